@@ -1,0 +1,82 @@
+"""The exported file against the Keras model it was made from, output by output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeprune.errors import ConversionError
+
+__all__ = ["OutputParity", "compare_outputs", "refuse_senseless"]
+
+# A float32 file that is further off than this from its model did not convert, whatever the converter said.
+FLOAT32_LIMIT = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputParity:
+    """Differences of one output over `samples` samples.
+
+    `range` is the model's largest minus smallest value, `relative_error` is max_error / range; `agreement` is the share
+    of samples with the same largest element (None for an output of one element).
+    """
+
+    output: str
+    samples: int
+    max_error: float
+    mean_error: float
+    range: float
+    relative_error: float
+    agreement: float | None
+
+
+def compare_outputs(expected: Mapping[str, np.ndarray], exported: Mapping[str, np.ndarray]) -> tuple[OutputParity, ...]:
+    """Parity of every output, matched by name. Raises ConversionError where names or shapes differ."""
+    if set(expected) != set(exported):
+        raise ConversionError(
+            f"the exported file has the outputs {', '.join(sorted(exported))}; the model has {', '.join(sorted(expected))}"
+        )
+    return tuple(_compare(name, expected[name], exported[name]) for name in expected)
+
+
+def _compare(name: str, expected: np.ndarray, exported: np.ndarray) -> OutputParity:
+    if expected.shape != exported.shape:
+        raise ConversionError(
+            f"output {name!r} has shape {exported.shape} in the file and {expected.shape} in the model"
+        )
+    difference = np.abs(expected.astype(np.float64) - exported.astype(np.float64))
+    spread = float(expected.max() - expected.min())
+    flat = expected.reshape(len(expected), -1)
+    agreement = None
+    if flat.shape[1] > 1:
+        agreement = float((flat.argmax(1) == exported.reshape(len(exported), -1).argmax(1)).mean())
+    largest = float(difference.max())
+    return OutputParity(
+        output=name,
+        samples=len(expected),
+        max_error=largest,
+        mean_error=float(difference.mean()),
+        range=spread,
+        relative_error=largest / spread if spread else (0.0 if largest == 0 else float("inf")),
+        agreement=agreement,
+    )
+
+
+def refuse_senseless(
+    file: str, precision: str, outputs: Mapping[str, np.ndarray], parity: tuple[OutputParity, ...]
+) -> None:
+    """Raise ConversionError for NaN outputs, for constant outputs of a model whose outputs vary, and for a float32
+    file that does not compute what its model computes."""
+    for name, values in outputs.items():
+        if not np.isfinite(values).all():
+            raise ConversionError(f"{file}: output {name!r} holds NaN or infinite values")
+    for item in parity:
+        values = outputs[item.output]
+        if len(values) > 1 and item.range > 0 and np.ptp(values, axis=0).max() == 0:
+            raise ConversionError(f"{file}: output {item.output!r} is the same for all {len(values)} samples")
+        if precision == "float32" and item.relative_error > FLOAT32_LIMIT:
+            raise ConversionError(
+                f"{file}: output {item.output!r} departs from the Keras model by {item.relative_error:.1%} of its range"
+            )

@@ -1,0 +1,201 @@
+"""Conversions as the rest of the tool sees them: a model goes in, a verified file on disk comes out.
+
+All converters run in one child process, started at the first conversion and started again after a crash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from edgeprune.artifact import Artifact, Format, Precision
+from edgeprune.converters.frozen import FrozenGraph, freeze
+from edgeprune.errors import ConversionError, UsageError
+
+__all__ = ["Converter", "check_export"]
+
+EXPORTS: dict[Format, tuple[Precision, ...]] = {
+    Format.TFLITE: (Precision.FLOAT32, Precision.FLOAT16, Precision.DYNAMIC, Precision.INT8),
+    Format.COREML: (Precision.FLOAT32, Precision.FLOAT16, Precision.SPARSE, Precision.INT8),
+}
+COREML_TARGETS = ("iOS15", "iOS16", "iOS17", "iOS18")
+SUFFIXES = {Format.TFLITE: ".tflite", Format.COREML: ".mlpackage"}
+
+
+def check_export(model_format: Format, precision: Precision, target: str = "iOS16") -> None:
+    """Raise UsageError for a combination that cannot be exported. Nothing heavy is imported."""
+    known = EXPORTS.get(model_format)
+    if known is None or precision not in known:
+        names = ", ".join(known or ())
+        raise UsageError(f"{model_format} has no precision {str(precision)!r}; it has: {names}")
+    if model_format is Format.COREML:
+        if target not in COREML_TARGETS:
+            raise UsageError(f"unknown deployment target {target!r}; known: {', '.join(COREML_TARGETS)}")
+        if target == "iOS15" and precision in (Precision.SPARSE, Precision.INT8):
+            raise UsageError(
+                f"Core ML {precision} weights need iOS 16 or newer and the deployment target is {target}; "
+                'set deployment_target = "iOS16" or export float16'
+            )
+
+
+class Converter:
+    """A context that owns the child process and the frozen graphs.
+
+    >>> with Converter() as converter:                                                      # doctest: +SKIP
+    ...     artifact = converter.export(model, Path("m.tflite"), Format.TFLITE, Precision.FLOAT32)
+    """
+
+    def __init__(self, *, timeout_s: float = 900) -> None:
+        self.timeout_s = timeout_s
+        self._child: subprocess.Popen[bytes] | None = None
+        self._frozen: dict[int, tuple[Any, FrozenGraph]] = {}
+        self._pending = b""
+
+    def __enter__(self) -> Converter:
+        self._folder = tempfile.TemporaryDirectory(prefix="edgeprune-convert-")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_child()
+        self._folder.cleanup()
+
+    def export(
+        self,
+        model: Any,
+        out: Path,
+        model_format: Format,
+        precision: Precision,
+        *,
+        io_type: str = "float32",
+        calibration: Mapping[str, np.ndarray] | None = None,
+        target: str = "iOS16",
+    ) -> tuple[Artifact, dict[str, int] | None]:
+        """Write `out` and return its artifact and, for Core ML, the zeros counted in the saved package's weights.
+
+        Raises ConversionError with the converter's reason; nothing is left at `out` then.
+        """
+        check_export(model_format, precision, target)
+        job: dict[str, Any] = {
+            "graph": self._freeze(model).to_json(),
+            "format": str(model_format),
+            "precision": str(precision),
+            "target": target,
+            "io_type": io_type,
+            "out": str(out.resolve()),
+        }
+        if precision is Precision.INT8 and model_format is Format.TFLITE:
+            job["calibration"] = str(self._write_calibration(calibration))
+        reply = self._ask(job, f"{model_format} {precision}")
+        if not out.exists():
+            raise ConversionError(f"{out.name}: the {model_format} converter reported success but wrote no file")
+        return Artifact.of(out, model_format, precision), reply.get("weights")
+
+    def start(self) -> None:
+        """Start the child early; its imports then run beside other work."""
+        if self._child is None:
+            # A file, not a pipe: nobody has to read what the converters say while they say it.
+            self._log = tempfile.TemporaryFile(dir=self._folder.name)  # noqa: SIM115  (closed with the child)
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-m", "edgeprune.converters.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                start_new_session=True,
+            )
+            self._pending = b""
+
+    def _freeze(self, model: Any) -> FrozenGraph:
+        known = self._frozen.get(id(model))
+        if known is None:
+            path = Path(self._folder.name) / f"graph{len(self._frozen)}.pb"
+            known = self._frozen[id(model)] = (model, freeze(model, path))
+        return known[1]
+
+    def _write_calibration(self, calibration: Mapping[str, np.ndarray] | None) -> Path:
+        if not calibration or not all(len(array) for array in calibration.values()):
+            raise UsageError("int8 needs a calibration set: samples of the training data (--calibration DATA.npz)")
+        path = Path(self._folder.name) / "calibration.npz"
+        np.savez(path, **{name: np.asarray(array) for name, array in calibration.items()})  # type: ignore[arg-type]
+        return path
+
+    def _ask(self, job: Mapping[str, Any], what: str) -> dict[str, Any]:
+        self.start()
+        assert self._child is not None
+        assert self._child.stdin is not None
+        try:
+            self._child.stdin.write(json.dumps(job).encode() + b"\n")
+            self._child.stdin.flush()
+            line = self._read_line(what)
+        except BrokenPipeError:
+            line = b""
+        if not line:
+            raise self._crash(what)
+        reply: dict[str, Any] = json.loads(line)
+        if not reply.pop("ok"):
+            raise ConversionError(f"{what}: {one_line(reply['kind'], reply['reason'])}")
+        return reply
+
+    def _read_line(self, what: str) -> bytes:
+        """The next reply, or b"" when the child is gone. Raises ConversionError after `timeout_s`."""
+        assert self._child is not None
+        assert self._child.stdout is not None
+        until = time.monotonic() + self.timeout_s
+        while b"\n" not in self._pending:
+            ready, _, _ = select.select([self._child.stdout], [], [], max(0.0, until - time.monotonic()))
+            if not ready:
+                self._end_child()
+                raise ConversionError(f"{what}: the converter did not finish within {self.timeout_s:g} s and was ended")
+            block = os.read(self._child.stdout.fileno(), 1 << 16)
+            if not block:
+                return b""
+            self._pending += block
+        line, self._pending = self._pending.split(b"\n", 1)
+        return line
+
+    def _crash(self, what: str) -> ConversionError:
+        assert self._child is not None
+        code = self._child.wait()
+        tail = self._log_tail()
+        self._end_child()
+        died = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return ConversionError(f"{what}: the converter's process {died}{': ' + tail if tail else ''}")
+
+    def _log_tail(self) -> str:
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log.read()[-4000:].decode(errors="replace").splitlines()]
+        return next((line[:200] for line in reversed(lines) if line), "")
+
+    def _end_child(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)  # it holds no state worth an orderly end
+        child.wait()
+        for stream in (child.stdin, child.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        self._log.close()
+
+
+def one_line(kind: str, reason: str) -> str:
+    """The telling line of a converter's long complaint."""
+    lines = [line.strip() for line in reason.splitlines() if line.strip()]
+    telling = next((line for line in lines if "error:" in line or "not " in line), lines[0] if lines else kind)
+    return telling[:300] if telling.startswith(kind) else f"{kind}: {telling[:300]}"

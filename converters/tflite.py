@@ -1,0 +1,87 @@
+"""GraphDef -> `.tflite` (TFLite schema version 3). Runs in the child process of `edgeprune.converters.session`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeprune.converters.frozen import FrozenGraph, thaw
+
+__all__ = ["IO_TYPES", "PRECISIONS", "convert_tflite"]
+
+PRECISIONS = ("float32", "float16", "dynamic", "int8")
+IO_TYPES = ("float32", "int8")
+
+
+def convert_tflite(
+    graph: FrozenGraph, *, precision: str, io_type: str = "float32", calibration: Mapping[str, np.ndarray] | None = None
+) -> bytes:
+    """The bytes of a `.tflite` file with one named signature, "serving_default".
+
+    int8 is full-integer post-training quantization (Jacob et al. 2018, arXiv:1712.05877): int8 weights per output
+    channel, int8 activations whose ranges come from `calibration` (arrays [samples, ...] by input name), int32 biases.
+    """
+    import tensorflow as tf
+
+    module, function = thaw(graph)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+    if precision != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if precision == "dynamic":
+        # Per-channel Dense needs FULLY_CONNECTED version 12, which runtimes up to 2.14 refuse to load.
+        converter._experimental_disable_per_channel_quantization_for_dense_layers = True
+    if precision == "int8":
+        if not calibration:
+            raise ValueError("int8 needs a calibration set")
+        converter.representative_dataset = lambda: _samples(graph, calibration)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = getattr(tf, io_type)
+        if any(t.dtype.startswith("int") for t in graph.inputs):
+            # One setting rules all inputs; integer inputs (indexes) must stay what they are.
+            converter.inference_input_type = tf.float32
+    return positive_zeros(bytes(converter.convert()))
+
+
+def _samples(graph: FrozenGraph, calibration: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """One dict a sample, by input name: the converter's input order is not the model's."""
+    count = min(len(array) for array in calibration.values())
+    for index in range(count):
+        yield {t.name: calibration[t.name][index : index + 1].astype(t.dtype) for t in graph.inputs}
+
+
+def positive_zeros(content: bytes) -> bytes:
+    """The same model with +0.0 for -0.0 in its float constants.
+
+    Folding a batch normalisation of negative scale into a pruned kernel turns its zeros into -0.0: equal in value, but
+    two byte patterns compress worse than one.
+    """
+    import tflite
+
+    buffer = bytearray(content)
+    model: Any = tflite.Model.GetRootAs(buffer, 0)
+    for part in range(model.SubgraphsLength()):
+        subgraph = model.Subgraphs(part)
+        for index in range(subgraph.TensorsLength()):
+            tensor = subgraph.Tensors(index)
+            words = {tflite.TensorType.FLOAT32: "<u4", tflite.TensorType.FLOAT16: "<u2"}.get(tensor.Type())
+            stored = model.Buffers(tensor.Buffer())
+            if words is None or stored.DataLength() == 0:
+                continue
+            bits = stored.DataAsNumpy().view(words)  # a view into `buffer`
+            bits[bits == (1 << (8 * bits.itemsize - 1))] = 0
+    return bytes(buffer)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write beside the final name and rename, so that no half file is ever seen."""
+    scratch = path.with_name(f".{path.name}.part")
+    try:
+        scratch.write_bytes(content)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -1,0 +1,71 @@
+"""The child process that converts: `python -P -m edgeprune.converters.worker`.
+
+One JSON job a line on standard input, one JSON reply a line on what was standard output. TensorFlow and coremltools are
+imported here, once, and kept for the next job. A converter that takes its process down (it happens: SIGSEGV in the
+quantizer) takes only this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main"]
+
+
+def _convert(job: dict[str, Any]) -> dict[str, Any]:
+    from edgeprune.converters.frozen import FrozenGraph
+
+    graph, out = FrozenGraph.from_json(job["graph"]), Path(job["out"])
+    if job["format"] == "tflite":
+        import numpy as np
+
+        from edgeprune.converters.tflite import convert_tflite, write
+
+        calibration = None
+        if job.get("calibration"):
+            with np.load(job["calibration"], allow_pickle=False) as arrays:
+                calibration = {name: arrays[name] for name in arrays.files}
+        content = convert_tflite(
+            graph, precision=job["precision"], io_type=job.get("io_type", "float32"), calibration=calibration
+        )
+        write(out, content)
+        return {}
+    from edgeprune.converters.coreml import convert_coreml, weights_of_package
+
+    convert_coreml(graph, out, precision=job["precision"], target=job["target"])
+    return {"weights": weights_of_package(out)}
+
+
+def _answer(job: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"ok": True, **_convert(job)}
+    except Exception as cause:  # noqa: BLE001  (converters raise anything; the parent turns it into one line)
+        return {"ok": False, "kind": type(cause).__name__, "reason": str(cause)}
+
+
+def _silence() -> None:
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    warnings.simplefilter("ignore")
+    import logging
+
+    logging.disable(logging.ERROR)  # coremltools warns of every untested version and absent macOS library
+
+
+def main() -> None:
+    """Answer jobs until standard input closes."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a converter prints must not mix with the replies
+    _silence()
+    for line in sys.stdin:
+        replies.write(json.dumps(_answer(json.loads(line))) + "\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main()

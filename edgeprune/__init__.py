@@ -1,0 +1,1 @@
+"""edgeprune: prune, quantize and convert Keras models, with an honest account of download and latency."""

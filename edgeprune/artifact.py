@@ -1,0 +1,61 @@
+"""A model file on disk: what it is, how precise it is, and the hash that names its bytes."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Artifact", "Format", "Precision", "files_of", "sha256_of"]
+
+
+class Format(enum.StrEnum):
+    """Container of a model."""
+
+    KERAS = "keras"
+    TFLITE = "tflite"
+    COREML = "coreml"
+
+
+class Precision(enum.StrEnum):
+    """Number format of the weights (and, for int8, of the activations)."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    DYNAMIC = "dynamic"  # dynamic range: int8 weights, float32 activations
+    INT8 = "int8"  # full integer for TFLite; weight-only, per channel for Core ML
+    SPARSE = "sparse"  # Core ML: float16 non-zeros and a bit mask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A written model file (or, for .mlpackage, folder)."""
+
+    path: Path
+    format: Format
+    precision: Precision
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path, model_format: Format, precision: Precision) -> Artifact:
+        """The artifact at `path`, hashed as it is on disk now."""
+        return cls(path=path, format=model_format, precision=precision, sha256=sha256_of(path))
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file itself, or every file of a package folder, sorted by its path inside it."""
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256, hex. A folder is hashed over its sorted relative names and contents."""
+    digest = hashlib.sha256()
+    for file in files_of(path):
+        if path.is_dir():
+            digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+            digest.update(file.stat().st_size.to_bytes(8, "little"))
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

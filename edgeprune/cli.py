@@ -1,0 +1,253 @@
+"""The command line: each verb parses, calls, renders and returns an exit code. Heavy imports wait for the verb."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeprune.errors import INTERRUPTED, EdgepruneError
+
+__all__ = ["cli", "main"]
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+EXIT_CODES = """\b
+Exit codes:
+  0  fine
+  1  over budget
+  2  wrong usage, option or recipe
+  3  could not be done or cannot be measured
+  4  an input file is missing or unreadable
+  130  interrupted (Ctrl-C)"""
+
+EPILOG = f"""{EXIT_CODES}
+
+\b
+Examples:
+  edgeprune run sample_models/fashion/recipe.toml -o out     the whole job: prune, fine-tune, INT8, export, measure
+  edgeprune prune model.keras --sparsity 0.8 -o small.keras  zeros in one shot, no data needed
+  edgeprune convert model.keras --to tflite --precision int8 --calibration train.npz -o model.tflite
+  edgeprune check model.tflite --limit "350 kB"              hold a file against a download budget"""
+
+
+def version_text() -> str:
+    """The installed version."""
+    from importlib.metadata import version
+
+    return version("edgeprune")
+
+
+@click.group(context_settings=CONTEXT, epilog=EPILOG)
+@click.version_option(package_name="edgeprune", message="edgeprune %(version)s")
+def cli() -> None:
+    """Make a Keras model smaller and prove what that gains: prune, fine-tune, quantize, convert to TFLite and Core ML,
+    and see download size beside latency, each measured on the file that ships."""
+
+
+def common_options(*names: str) -> Callable[[Any], Any]:
+    """Options that several verbs share, by name."""
+    known = {
+        "json": click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+        "quiet": click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
+        "overwrite": click.option(
+            "--overwrite", is_flag=True, help="Replace an existing output once the new one is complete."
+        ),
+        "trust": click.option(
+            "--trust-code",
+            is_flag=True,
+            help="Run code stored in the model file (Lambda layers). Only for files you trust.",
+        ),
+        "data": click.option(
+            "--data",
+            type=click.Path(path_type=Path),
+            metavar="NPZ",
+            help="Test samples: arrays named after the model's inputs (or x) and y. The exported file is scored on them.",
+        ),
+        "metric": click.option(
+            "--metric",
+            type=click.Choice(["accuracy", "auc", "mse", "mae"]),
+            default="accuracy",
+            show_default=True,
+            help="How the samples of --data are scored.",
+        ),
+        "seed": click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result."),
+        "scale": click.option(
+            "--scale", type=float, default=1.0, show_default=True, help="Float inputs become value * scale + offset."
+        ),
+        "offset": click.option("--offset", type=float, default=0.0, show_default=True, help="See --scale."),
+    }
+
+    def decorate(function: Any) -> Any:
+        for name in reversed(names):
+            function = known[name](function)
+        return function
+
+    return decorate
+
+
+def print_json(value: Any) -> None:
+    """Data on stdout."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
+
+
+@cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for models, ledger.json and report.md.")
+@click.option("--dry-run", is_flag=True, help="Check recipe, model and data, print the plan, and stop.")
+@common_options("overwrite", "json", "quiet", "trust")
+def run(
+    recipe: Path, output: Path | None, dry_run: bool, overwrite: bool, as_json: bool, quiet: bool, trust_code: bool
+) -> int:
+    """Run the steps of RECIPE (TOML) and leave models, ledger.json and report.md in the output folder.
+
+    Everything that can be checked is checked before any training. Exit code 1 when the recipe's budget is exceeded.
+    """
+    from edgeprune.verbs import run_verb
+
+    return run_verb(
+        recipe, output, dry_run=dry_run, overwrite=overwrite, as_json=as_json, quiet=quiet, trust_code=trust_code
+    )
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The pruned model, a .keras file.")
+@click.option("--sparsity", type=float, required=True, help="Fraction of weights to remove, for example 0.8.")
+@click.option(
+    "--scope",
+    type=click.Choice(["layer", "global"]),
+    default="layer",
+    show_default=True,
+    help="The same sparsity in each layer, or one threshold through all of them.",
+)
+@click.option(
+    "--include", multiple=True, metavar="PATTERN", help="Prune only layers whose name or type matches. Repeatable."
+)
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave matching layers dense. Repeatable.")
+@click.option("--prune-depthwise", is_flag=True, help="Prune depthwise kernels too.")
+@click.option("--keep-first", is_flag=True, help="Leave the first prunable layer dense.")
+@click.option("--keep-last", is_flag=True, help="Leave the last prunable layer dense.")
+@click.option("-v", "--verbose", is_flag=True, help="Show asked and got for each layer.")
+@common_options("data", "metric", "scale", "offset", "overwrite", "json", "trust")
+def prune(model: Path, output: Path, **options: Any) -> int:
+    """Set the smallest weights of MODEL (.keras or .h5) to zero in one shot. Needs no data.
+
+    The file keeps its size on disk: zeros show in the download, once it is compressed. With --data the model is scored
+    before and after. To recover accuracy, fine-tune: edgeprune finetune.
+    """
+    from edgeprune.verbs import prune_verb
+
+    return prune_verb(model, output, **options)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The tuned model, a .keras file.")
+@click.option("--train", type=click.Path(path_type=Path), required=True, metavar="NPZ", help="Training samples.")
+@click.option(
+    "--validation", type=click.Path(path_type=Path), metavar="NPZ", help="Samples that choose the best epoch."
+)
+@click.option("--epochs", type=int, required=True, help="Passes over the training samples.")
+@click.option("--batch-size", type=int, default=64, show_default=True)
+@click.option("--learning-rate", type=float, default=1e-3, show_default=True)
+@click.option("--patience", type=int, help="Stop after so many epochs without a better validation value.")
+@common_options("metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust")
+def finetune(model: Path, output: Path, **options: Any) -> int:
+    """Train MODEL on. Weights that are zero stay zero, so a pruned model stays pruned."""
+    from edgeprune.verbs import finetune_verb
+
+    return finetune_verb(model, output, **options)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--to", "to", type=click.Choice(["tflite", "coreml"]), required=True, help="Format of the output.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16", "dynamic", "int8", "sparse"]),
+    help="tflite: float32 (default), float16, dynamic, int8. coreml: float32, float16 (default), sparse, int8.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="A .tflite file or .mlpackage folder."
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="NPZ",
+    help="Training samples, for tflite int8: their ranges set the scales.",
+)
+@click.option("--samples", type=int, default=200, show_default=True, help="How many calibration samples to use.")
+@click.option(
+    "--io-type",
+    type=click.Choice(["float32", "int8"]),
+    default="float32",
+    show_default=True,
+    help="Inputs and outputs of tflite int8.",
+)
+@click.option("--deployment-target", default="iOS16", show_default=True, help="Oldest iOS that must run the package.")
+@common_options("data", "metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust")
+def convert(model: Path, output: Path, **options: Any) -> int:
+    """Convert MODEL (.keras or .h5) to TFLite or Core ML. Float and dynamic precision need no data.
+
+    With --data the exported .tflite is run over the samples by a real interpreter and compared with the Keras model.
+    """
+    from edgeprune.verbs import convert_verb
+
+    return convert_verb(model, output, **options)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--limit", metavar="SIZE", help='Largest download of each file, for example "350 kB" or "350 KiB".')
+@click.option(
+    "--codec",
+    type=click.Choice(["deflate", "brotli", "zstd"]),
+    default="deflate",
+    show_default=True,
+    help="What --limit is held against; deflate is what a zip, APK or IPA download costs.",
+)
+@common_options("json")
+def check(files: tuple[Path, ...], limit: str | None, codec: str, as_json: bool) -> int:
+    """Show what model FILES cost to install and to download, and hold them against a limit.
+
+    Reads .tflite files (weights, zeros, MACs) and .mlpackage folders (sizes). Needs neither TensorFlow nor Keras.
+    """
+    from edgeprune.check import check_verb
+
+    return check_verb(files, limit=limit, codec=codec, as_json=as_json)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. One line on stderr and the error's own exit code; never a traceback for what was foreseen."""
+    try:
+        code = cli.main(args=arguments, prog_name="edgeprune", standalone_mode=False)
+    except EdgepruneError as error:
+        _fail(str(error), error.exit_code)
+    except click.exceptions.Abort:
+        _fail("interrupted; nothing was written", INTERRUPTED)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was written", INTERRUPTED)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except BrokenPipeError:
+        # The reader of our stdout left (| head): not an error of ours.
+        sys.stderr.close()
+        sys.exit(0)
+    except MemoryError:
+        _fail("out of memory; use fewer samples or a smaller batch", 3)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(text: str, code: int) -> None:
+    line = " ".join(text.split())
+    click.echo(f"edgeprune: {line}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

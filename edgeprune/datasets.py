@@ -1,0 +1,147 @@
+"""Where samples come from: `.npz` files with one array for each model input, and `y` for the targets."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgeprune.errors import InputError
+
+__all__ = ["InputSpecs", "Samples", "check_targets", "load_samples"]
+
+# Input name -> (shape with the batch first, None for an open size; dtype).
+InputSpecs = Mapping[str, tuple[tuple[int | None, ...], str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """Samples of one split. Inputs [samples, ...] by input name, as stored; targets [samples, ...] or None."""
+
+    path: Path
+    inputs: Mapping[str, np.ndarray]
+    targets: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def rows(self, indices: np.ndarray) -> Samples:
+        """The samples at `indices`, in that order."""
+        targets = None if self.targets is None else self.targets[indices]
+        return Samples(path=self.path, inputs={k: v[indices] for k, v in self.inputs.items()}, targets=targets)
+
+    def some(self, count: int, rng: np.random.Generator) -> Samples:
+        """At most `count` samples, drawn without replacement."""
+        return self.rows(rng.permutation(len(self))[:count])
+
+
+def load_samples(
+    path: Path, specs: InputSpecs, *, scale: float = 1.0, offset: float = 0.0, need_targets: bool = True
+) -> Samples:
+    """Read a split and hold it against the model's inputs.
+
+    Float inputs become `value * scale + offset`; integer inputs (indexes) are left as they are. A model with one input
+    may also find its samples under "x". Raises InputError for a missing or broken file, missing arrays, wrong shapes,
+    no samples, NaN or infinite values.
+    """
+    arrays = _read_npz(path)
+    inputs = {name: _input(path, arrays, name, spec, len(specs), scale, offset) for name, spec in specs.items()}
+    targets = arrays.get("y")
+    if need_targets and targets is None:
+        raise InputError(f"{path}: no array 'y' with the targets; it has: {', '.join(sorted(arrays))}")
+    lengths = {name: len(array) for name, array in inputs.items()}
+    if targets is not None:
+        lengths["y"] = len(targets)
+        _refuse_nonfinite(path, "y", targets)
+    if len(set(lengths.values())) != 1:
+        raise InputError(f"{path}: arrays of different length: {', '.join(f'{k} {v}' for k, v in lengths.items())}")
+    if not next(iter(lengths.values())):
+        raise InputError(f"{path}: the data set is empty (0 samples)")
+    return Samples(path=path, inputs=inputs, targets=targets)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; data are read from an .npz file (numpy.savez_compressed)")
+    try:
+        if not zipfile.is_zipfile(path):
+            raise InputError(f"{path}: not an .npz file; write it with numpy.savez_compressed(path, x=..., y=...)")
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as cause:
+        hint = "it holds Python objects, not numbers" if "pickle" in str(cause) else f"damaged or cut short ({cause})"
+        raise InputError(f"{path}: cannot be read: {hint}") from cause
+
+
+def _input(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    name: str,
+    spec: tuple[tuple[int | None, ...], str],
+    inputs: int,
+    scale: float,
+    offset: float,
+) -> np.ndarray:
+    key = "x" if inputs == 1 and name not in arrays else name
+    if key not in arrays:
+        wanted = f"'{name}' (or 'x')" if inputs == 1 else f"'{name}'"
+        raise InputError(f"{path}: no array {wanted} for the model's input; it has: {', '.join(sorted(arrays))}")
+    array, (shape, dtype) = arrays[key], spec
+    _check_shape(path, key, array, tuple(shape[1:]))
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{path}: array '{key}' is of type {array.dtype}, not numbers")
+    _refuse_nonfinite(path, key, array)
+    if not dtype.startswith("float"):
+        return array
+    return array if (scale, offset) == (1.0, 0.0) else (array.astype(np.float32) * scale + offset).astype(np.float32)
+
+
+def _check_shape(path: Path, key: str, array: np.ndarray, wanted: tuple[int | None, ...]) -> None:
+    given = array.shape[1:]
+    fits = len(given) == len(wanted) and all(w is None or g == w for g, w in zip(given, wanted, strict=True))
+    if fits and array.ndim:
+        return
+    text = ", ".join("any" if w is None else str(w) for w in wanted)
+    hint = ""
+    if given == wanted[:-1] and wanted[-1:] == (1,):
+        hint = "; add the channel axis: x[..., None]"
+    elif sorted(map(str, given)) == sorted(map(str, wanted)):
+        hint = "; the axes are in another order (channels go last)"
+    raise InputError(f"{path}: array '{key}' holds samples of shape {given}, the model takes ({text}){hint}")
+
+
+def _refuse_nonfinite(path: Path, key: str, array: np.ndarray) -> None:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        row = int(np.argwhere(~np.isfinite(array))[0][0])
+        raise InputError(f"{path}: array '{key}' holds NaN or infinite values, first in sample {row}")
+
+
+def check_targets(samples: Samples, output_shape: tuple[int | None, ...], metric: str) -> None:
+    """Raise InputError where the targets cannot be compared with an output of this shape by this metric."""
+    targets = samples.targets
+    if targets is None:
+        raise InputError(f"{samples.path}: no array 'y' with the targets")
+    if metric == "accuracy":
+        classes = output_shape[-1]
+        flat = targets.reshape(len(targets), -1)
+        if flat.shape[1] != 1 or not np.array_equal(flat, flat.astype(np.int64)):
+            raise InputError(
+                f"{samples.path}: accuracy needs one class index for each sample in 'y', got shape {targets.shape} "
+                f"of {targets.dtype}; for one-hot targets store y.argmax(-1)"
+            )
+        if classes is not None and (flat.min() < 0 or flat.max() >= classes):
+            raise InputError(
+                f"{samples.path}: class indexes run from {int(flat.min())} to {int(flat.max())}, "
+                f"the model has {classes} outputs"
+            )
+    if metric == "auc" and not np.isin(targets, (0, 1)).all():
+        raise InputError(f"{samples.path}: auc needs targets 0 or 1 in 'y'")
+    if metric in ("mse", "mae"):
+        wanted = int(np.prod([s or 1 for s in output_shape[1:]]))
+        if targets[0].size != wanted:
+            raise InputError(f"{samples.path}: targets of {targets[0].size} values, the model's output has {wanted}")

@@ -1,0 +1,82 @@
+"""Every error the tool raises on purpose, and the exit code each one owns.
+
+EdgepruneError          3  could not do it
+├── OverBudget          1  a budget is exceeded
+├── UsageError          2  a wrong option or argument
+│   └── RecipeError     2  a wrong recipe or configuration
+├── Unsupported         3  valid input that this tool cannot handle
+├── MissingExtra        3  a package of an optional extra is not installed
+├── ConversionError     3  a converter refused, crashed or produced a wrong file
+├── RuntimeFailure      3  an interpreter refused, crashed or hung
+├── OutputError         3  an output could not be written
+└── InputError          4  an input file is missing, unreadable or not what it claims
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConversionError",
+    "EdgepruneError",
+    "InputError",
+    "MissingExtra",
+    "OutputError",
+    "OverBudget",
+    "RecipeError",
+    "RuntimeFailure",
+    "Unsupported",
+    "UsageError",
+]
+
+INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C (128 + SIGINT)
+
+
+class EdgepruneError(Exception):
+    """One clear line: what, where, and what to type next."""
+
+    exit_code = 3
+
+
+class OverBudget(EdgepruneError):
+    """A budget was checked and is exceeded."""
+
+    exit_code = 1
+
+
+class UsageError(EdgepruneError):
+    """A wrong option or argument."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A recipe that cannot be run as it stands."""
+
+
+class Unsupported(EdgepruneError):
+    """A valid input that this tool cannot handle."""
+
+
+class MissingExtra(EdgepruneError):
+    """A package of an optional extra is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'edgeprune[{extra}]'")
+        self.package, self.extra = package, extra
+
+
+class ConversionError(EdgepruneError):
+    """A converter refused, crashed or produced a wrong file."""
+
+
+class RuntimeFailure(EdgepruneError):
+    """An interpreter refused a file, crashed or hung."""
+
+
+class OutputError(EdgepruneError):
+    """An output could not be written."""
+
+
+class InputError(EdgepruneError):
+    """An input file is missing, unreadable or not what it claims to be."""
+
+    exit_code = 4

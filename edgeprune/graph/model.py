@@ -1,0 +1,326 @@
+"""A model file as the checker sees it: tensors, operations, their MACs and their zeros.
+
+MACs are dense ones: a multiplication by a stored zero counts, because interpreters carry it out. A zero of a
+quantized tensor is an element equal to its zero point; in floating point -0.0 is a zero like +0.0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["ELEMENT_BITS", "Graph", "Op", "Signature", "Tensor", "count_macs", "count_zeros", "parse_dense"]
+
+Shape = tuple[int, ...]
+
+# Bits one element takes in a file. int4, uint4 and int2 are packed, the first element in the lowest bits.
+ELEMENT_BITS: Mapping[str, int] = {
+    "bfloat16": 16,
+    "bool": 8,
+    "complex128": 128,
+    "complex64": 64,
+    "float16": 16,
+    "float32": 32,
+    "float64": 64,
+    "float8_e4m3fn": 8,
+    "float8_e5m2": 8,
+    "int16": 16,
+    "int2": 2,
+    "int32": 32,
+    "int4": 4,
+    "int64": 64,
+    "int8": 8,
+    "uint16": 16,
+    "uint32": 32,
+    "uint4": 4,
+    "uint64": 64,
+    "uint8": 8,
+}
+_FLOATS = frozenset({"bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"})
+_QUANTIZED = frozenset({"int16", "int2", "int4", "int8", "uint4", "uint8"})
+
+# float16 and sparse files put these between a stored constant and the operation that consumes it.
+_TRANSPARENT = frozenset({"DENSIFY", "DEQUANTIZE"})
+
+# Inputs 1..8 of an LSTM multiply the input and the recurrent state, 16 is the projection; a bidirectional
+# one repeats the layout after input 17.
+_LSTM = (*range(1, 9), 16)
+_BIDIRECTIONAL_LSTM = (*range(1, 9), 16, *range(18, 26), 33)
+_WEIGHT_INPUTS: Mapping[str, tuple[int, ...]] = {
+    "BATCH_MATMUL": (0, 1),
+    "BIDIRECTIONAL_SEQUENCE_LSTM": _BIDIRECTIONAL_LSTM,
+    "CONV_2D": (1,),
+    "CONV_3D": (1,),
+    "CONV_3D_TRANSPOSE": (1,),
+    "DEPTHWISE_CONV_2D": (1,),
+    "EMBEDDING_LOOKUP": (1,),
+    "FULLY_CONNECTED": (1,),
+    "GATHER": (0,),
+    "LSTM": _LSTM,
+    "RNN": (1, 2),
+    "SVDF": (1, 2),
+    "TRANSPOSE_CONV": (1,),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": _LSTM,
+    "UNIDIRECTIONAL_SEQUENCE_RNN": (1, 2),
+}
+_BIAS_INPUTS: Mapping[str, tuple[int, ...]] = {
+    "BIDIRECTIONAL_SEQUENCE_LSTM": (*range(9, 16), 17, *range(26, 33), 34),
+    "CONV_2D": (2,),
+    "CONV_3D": (2,),
+    "CONV_3D_TRANSPOSE": (3,),
+    "DEPTHWISE_CONV_2D": (2,),
+    "FULLY_CONNECTED": (2,),
+    "LSTM": (*range(9, 16), 17, *range(20, 24)),
+    "RNN": (3,),
+    "SVDF": (3,),
+    "TRANSPOSE_CONV": (3,),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": (*range(9, 16), 17, *range(20, 24)),
+    "UNIDIRECTIONAL_SEQUENCE_RNN": (3,),
+}
+# A bias split off its layer, a batch normalization left unfolded, a learned slope.
+_ELEMENTWISE = frozenset({"ADD", "DIV", "MUL", "PRELU", "SUB"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """A tensor of a graph. `shape` is the dense one, as in the file (a free dimension reads 1).
+
+    `raw_bytes` is what its values take in the file (0 when it is not a constant; the indices of a sparse tensor
+    are not in it), `zeros` the elements equal to zero (None when it is not a constant). Tensors with the same
+    `buffer` share their bytes; buffer 0 is nobody's.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str
+    constant: bool
+    raw_bytes: int
+    elements: int
+    zeros: int | None
+    buffer: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """An operation: `kind` as the schema spells it (CONV_2D), or the own name of a custom one.
+
+    `inputs` and `outputs` are positions in `Graph.tensors`, -1 for an optional input that is absent. `macs` is for
+    one invocation with the batch size of the file, 0 for anything that multiplies no weights with activations.
+    """
+
+    kind: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    macs: int
+    subgraph: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """A named entry point and the names of its inputs and outputs."""
+
+    name: str
+    subgraph: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """A model file read back.
+
+    `tensors` and `ops` hold every subgraph in order; `inputs` and `outputs` are the first one's.
+    """
+
+    path: Path
+    tensors: tuple[Tensor, ...]
+    ops: tuple[Op, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    signatures: tuple[Signature, ...]
+
+    @property
+    def macs(self) -> int:
+        """Dense MACs of one invocation of the first subgraph.
+
+        Subgraphs that no signature names (loop bodies, branches) count once each: how often a loop runs is not
+        in the file. Subgraphs that another signature names are other entry points and do not count.
+        """
+        elsewhere = {signature.subgraph for signature in self.signatures} - {0}
+        return sum(op.macs for op in self.ops if op.subgraph not in elsewhere)
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """Kernels, matrices and embedding tables that operations consume, shared bytes once, in order of use."""
+        return self._constants(_weight_positions)
+
+    @property
+    def weight_elements(self) -> int:
+        """Elements of `weights`."""
+        return sum(tensor.elements for tensor in self.weights)
+
+    @property
+    def weight_zeros(self) -> int:
+        """Zeros among the elements of `weights`."""
+        return sum(tensor.zeros or 0 for tensor in self.weights)
+
+    @property
+    def sparsity(self) -> float | None:
+        """Fraction of the weights that are zero (biases do not count); None for a graph without weights."""
+        elements = self.weight_elements
+        return self.weight_zeros / elements if elements else None
+
+    @property
+    def parameters(self) -> int:
+        """Elements of the weights and biases.
+
+        Biases are the inputs an operation documents as such, and constant operands of ADD, SUB, MUL, DIV and PRELU
+        that hold real numbers and more than one of them. Arrays that the converter merged because they are equal
+        count once, so this can be a little less than Keras counts.
+        """
+        return sum(tensor.elements for tensor in self._constants(_parameter_positions))
+
+    @property
+    def nonzero_parameters(self) -> int:
+        """Parameters that are not zero."""
+        return sum(tensor.elements - (tensor.zeros or 0) for tensor in self._constants(_parameter_positions))
+
+    def _constants(self, positions: Callable[[str], tuple[int, ...]]) -> tuple[Tensor, ...]:
+        """Constants that operations consume at `positions(kind)`, each stored array once."""
+        source = {
+            output: op.inputs[0] for op in self.ops if op.kind in _TRANSPARENT for output in op.outputs if op.inputs
+        }
+        found: dict[tuple[str, int], Tensor] = {}
+        for op in self.ops:
+            for position in positions(op.kind):
+                index = _follow(op.inputs[position], source) if position < len(op.inputs) else -1
+                if (
+                    index >= 0
+                    and self.tensors[index].constant
+                    and _is_parameter(self.tensors[index], op.kind, position)
+                ):
+                    tensor = self.tensors[index]
+                    found.setdefault(("buffer", tensor.buffer) if tensor.buffer else ("tensor", index), tensor)
+        return tuple(found.values())
+
+
+def _weight_positions(kind: str) -> tuple[int, ...]:
+    return _WEIGHT_INPUTS.get(kind, ())
+
+
+def _parameter_positions(kind: str) -> tuple[int, ...]:
+    return (0, 1) if kind in _ELEMENTWISE else _WEIGHT_INPUTS.get(kind, ()) + _BIAS_INPUTS.get(kind, ())
+
+
+def _is_parameter(tensor: Tensor, kind: str, position: int) -> bool:
+    """Shape arithmetic on int32 and int64 constants is no parameter; an int32 or int64 bias is."""
+    if position in _BIAS_INPUTS.get(kind, ()):
+        return True
+    real = tensor.dtype in _FLOATS or tensor.dtype in _QUANTIZED
+    return real and (tensor.elements > 1 or kind not in _ELEMENTWISE)
+
+
+def _follow(index: int, source: Mapping[int, int]) -> int:
+    """The tensor that `index` is an unpacked copy of; stops at a ring, which only a forged file has."""
+    seen: set[int] = set()
+    while index in source and index not in seen:
+        seen.add(index)
+        index = source[index]
+    return index
+
+
+def _recurrent(kind: str, inputs: Sequence[Shape]) -> int:
+    steps = math.prod(inputs[0][:-1])
+    return steps * sum(math.prod(shape) for shape in _present(inputs, _WEIGHT_INPUTS[kind]))
+
+
+def _present(inputs: Sequence[Shape], positions: Sequence[int]) -> Iterator[Shape]:
+    # An absent optional input has the shape (), which no matrix has.
+    return (inputs[position] for position in positions if position < len(inputs) and inputs[position])
+
+
+def count_macs(kind: str, inputs: Sequence[Shape], outputs: Sequence[Shape], *, adjoint_x: bool = False) -> int:
+    """Dense MACs of one operation from the shapes of its inputs and outputs; 0 for kinds that are not multiplications.
+
+    Kernel layouts are TFLite's: CONV_2D and TRANSPOSE_CONV (out, h, w, in), DEPTHWISE_CONV_2D (1, h, w, out), CONV_3D
+    (d, h, w, in, out), FULLY_CONNECTED (out, in). `adjoint_x` is BATCH_MATMUL's `adj_x`. A transposed convolution
+    multiplies every input element with its whole kernel, cropped outputs included. Raises IndexError when an input
+    is missing or has too few dimensions.
+    """
+    match kind:
+        case "CONV_2D":
+            return math.prod(outputs[0]) * inputs[1][1] * inputs[1][2] * inputs[1][3]
+        case "DEPTHWISE_CONV_2D":
+            return math.prod(outputs[0]) * inputs[1][1] * inputs[1][2]
+        case "FULLY_CONNECTED":
+            return math.prod(outputs[0]) * inputs[1][1]
+        case "BATCH_MATMUL":
+            return math.prod(outputs[0]) * inputs[0][-2 if adjoint_x else -1]
+        case "CONV_3D":
+            return math.prod(outputs[0]) * math.prod(inputs[1][:4])
+        case "TRANSPOSE_CONV":
+            return math.prod(inputs[2]) * math.prod(inputs[1][:3])
+        case "CONV_3D_TRANSPOSE":
+            return math.prod(inputs[2]) * math.prod(inputs[1][:4])
+        case "EMBEDDING_LOOKUP" | "GATHER":
+            return 0
+    return _recurrent(kind, inputs) if kind in _WEIGHT_INPUTS else 0
+
+
+def count_zeros(
+    raw: npt.NDArray[np.uint8],
+    dtype: str,
+    shape: Shape,
+    *,
+    zero_points: Sequence[int] = (0,),
+    axis: int = 0,
+) -> int:
+    """Elements of a stored dense constant that are zero.
+
+    `raw` is uint8 (bytes,), little-endian; `zero_points` has one entry, or one for each index along `axis` of
+    `shape`. Floating point ignores them. Raises ValueError when the bytes do not fit `shape`, or the zero points do
+    not fit the axis, and KeyError for a dtype that is not in ELEMENT_BITS.
+    """
+    elements = math.prod(shape)
+    if len(raw) != -(-elements * ELEMENT_BITS[dtype] // 8):
+        raise ValueError(f"{len(raw)} bytes do not hold {elements} elements of {dtype}")
+    if dtype in _FLOATS or dtype.startswith("complex"):
+        return elements - int(np.count_nonzero(_magnitude_bits(raw, dtype)))
+    values = parse_dense(raw, dtype, elements)
+    if len(set(zero_points)) == 1:
+        return int(np.count_nonzero(values == zero_points[0]))
+    if not 0 <= axis < len(shape) or shape[axis] != len(zero_points):
+        raise ValueError(f"{len(zero_points)} zero points do not fit axis {axis} of shape {shape}")
+    column = np.asarray(zero_points, np.int64).reshape((-1,) + (1,) * (len(shape) - axis - 1))
+    return int(np.count_nonzero(values.reshape(shape) == column))
+
+
+def _magnitude_bits(raw: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[np.bool_]:
+    """bool (elements,): any bit but the sign is set. Bits, not values: NaN then needs no special care."""
+    parts = 2 if dtype.startswith("complex") else 1
+    bits = ELEMENT_BITS[dtype] // parts
+    words = raw.view(np.dtype(f"<u{bits // 8}"))
+    magnitude = (words & words.dtype.type((1 << (bits - 1)) - 1)) != 0
+    whole: npt.NDArray[np.bool_] = magnitude.reshape(-1, parts).any(axis=1) if parts > 1 else magnitude
+    return whole
+
+
+def parse_dense(raw: npt.NDArray[np.uint8], dtype: str, elements: int) -> npt.NDArray[np.generic]:
+    """The integers of a stored constant, shape (elements,); packed ones unpacked to one a byte.
+
+    Raises KeyError for a dtype that is not in ELEMENT_BITS.
+    """
+    bits = ELEMENT_BITS[dtype]
+    if bits >= 8:
+        return raw.view(np.dtype(dtype).newbyteorder("<"))[:elements]
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    codes = ((raw[:, None] >> shifts) & np.uint8((1 << bits) - 1)).reshape(-1)[:elements]
+    if dtype.startswith("u"):
+        return codes
+    sign = 1 << (bits - 1)
+    return (codes ^ np.uint8(sign)).astype(np.int8) - np.int8(sign)

@@ -1,0 +1,137 @@
+"""The ledger of a run: what every stage is worth and what it costs. Unknown is None, never 0.
+
+The JSON form is `edgeprune/schemas/ledger.schema.json`; other tools build on its keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "ArtifactEntry",
+    "Ledger",
+    "MetricValue",
+    "RuntimeRun",
+    "Stage",
+    "Verdict",
+    "schema_path",
+]
+
+SCHEMA_VERSION = 1
+BASE_CODEC = "deflate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricValue:
+    """A metric measured on a file: `file` is a path in the ledger's folder, `runtime` what ran it."""
+
+    name: str
+    value: float
+    samples: int
+    file: str
+    runtime: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeRun:
+    """Whether an installed runtime ran the file; `value` is the metric there, `reason` why it did not run."""
+
+    name: str
+    version: str
+    ran: bool
+    value: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactEntry:
+    """A file of the run. `sparsity` is that of the weights in the file, read back from it; `exported` files ship."""
+
+    path: str
+    format: str
+    precision: str
+    sha256: str
+    raw_bytes: int
+    download_bytes: Mapping[str, int]
+    sparsity: float | None
+    macs: int | None
+    metric: MetricValue | None
+    metric_note: str | None
+    parity: list[Mapping[str, Any]] | None
+    runtimes: list[RuntimeRun]
+    exported: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A row of the ledger: the model after a step. `kind` is dense, prune, finetune or quantize."""
+
+    name: str
+    kind: str
+    parameters: int
+    nonzero_parameters: int
+    macs: int | None
+    metric: MetricValue | None
+    latency: Mapping[str, Any] | None
+    artifacts: list[ArtifactEntry]
+    pruning: Mapping[str, Any] | None
+    training: Mapping[str, Any] | None
+    seconds: float
+
+    @property
+    def main(self) -> ArtifactEntry | None:
+        """The file that stands for the stage in the table: the one its metric was measured on."""
+        return self.artifacts[0] if self.artifacts else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One budget limit held against one exported file; `passed` is None when it could not be checked."""
+
+    check: str
+    path: str
+    actual: float | None
+    limit: float
+    unit: str
+    passed: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """All stages of a run and where they came from."""
+
+    tool_version: str
+    recipe: Mapping[str, Any]
+    input: Mapping[str, Any]
+    data: Mapping[str, Any]
+    metric: Mapping[str, Any]
+    host: Mapping[str, Any]
+    seed: int
+    stages: list[Stage]
+    verdicts: list[Verdict] = field(default_factory=list)
+    summary: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The ledger as plain values, `schema_version` first."""
+        body = asdict(self)
+        version = body.pop("tool_version")
+        return {"schema_version": SCHEMA_VERSION, "tool": {"name": "edgeprune", "version": version}, **body}
+
+    @property
+    def dense(self) -> Stage:
+        """The stage that everything is compared with."""
+        return self.stages[0]
+
+    def download_ratio(self, entry: ArtifactEntry, codec: str = BASE_CODEC) -> float | None:
+        """Download of a file over that of the dense float32 .tflite file."""
+        base = self.dense.main
+        return entry.download_bytes[codec] / base.download_bytes[codec] if base else None
+
+
+def schema_path() -> Path:
+    """The published JSON Schema of `Ledger.to_json`."""
+    return Path(__file__).parent / "schemas" / "ledger.schema.json"

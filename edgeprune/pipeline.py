@@ -1,0 +1,470 @@
+"""Run a recipe: step by step, each step leaves a Stage in the ledger, and every number comes from a file on disk."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeprune.artifact import Artifact, Format, Precision, sha256_of
+from edgeprune.converters.evaluation import Evaluated, evaluate_file
+from edgeprune.converters.session import SUFFIXES, Converter, check_export
+from edgeprune.datasets import Samples, check_targets, load_samples
+from edgeprune.errors import EdgepruneError, MissingExtra, RecipeError, UsageError
+from edgeprune.keras_models import (
+    count_nonzero_parameters,
+    count_parameters,
+    input_specs,
+    load_model,
+    output_names,
+    predict,
+    save_model,
+)
+from edgeprune.latency.measure import compare_latency
+from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage
+from edgeprune.metrics import METRICS, Metric
+from edgeprune.progress import Progress
+from edgeprune.pruning.held import finetune, prune_while_training
+from edgeprune.pruning.magnitude import MagnitudeOptions, PruneReport, PruneResult, prune_magnitude, select_targets
+from edgeprune.pruning.schedule import ConstantSparsity, PolynomialDecay
+from edgeprune.quantization.calibration import calibration_set
+from edgeprune.recipe import ExportSpec, FinetuneStep, PruneStep, QuantizeStep, Recipe
+from edgeprune.runtime.session import installed_runtimes
+from edgeprune.size.accounting import measure_size
+from edgeprune.summary import budget_verdicts, summary_sentences
+from edgeprune.training import TrainLog, TrainOptions, steps_per_epoch
+
+__all__ = ["Prepared", "plan_lines", "prepare", "run_recipe"]
+
+PARITY_SAMPLES = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A recipe whose model and data have been read and found to fit together."""
+
+    recipe: Recipe
+    model: Any
+    metric: Metric
+    train: Samples | None
+    validation: Samples | None
+    test: Samples
+
+
+def check_extras(recipe: Recipe) -> None:
+    """Raise MissingExtra for a package that the recipe will need. Nothing heavy is imported."""
+
+    def missing(module: str) -> bool:
+        return importlib.util.find_spec(module) is None
+
+    for module in ("tensorflow", "keras"):
+        if missing(module):
+            raise MissingExtra(module, "convert", "running a recipe")
+    if any(e.format is Format.COREML for e in recipe.exports) and missing("coremltools"):
+        raise MissingExtra("coremltools", "convert", "a Core ML export")
+    if any(isinstance(s, PruneStep) and s.backend == "tfmot" for s in recipe.steps):
+        if missing("tensorflow_model_optimization") or missing("tf_keras"):
+            raise MissingExtra("tensorflow-model-optimization and tf-keras", "tfmot", "the tfmot backend")
+    if not installed_runtimes():
+        raise MissingExtra("a TFLite runtime", "litert", "measuring the accuracy of a .tflite file")
+
+
+def prepare(recipe: Recipe, *, trust_code: bool = False) -> Prepared:
+    """Read model and data and check everything that can be known before any training."""
+    check_extras(recipe)
+    for export in recipe.exports:
+        try:
+            check_export(export.format, export.precision, export.deployment_target)
+        except UsageError as cause:
+            raise RecipeError(f"{recipe.path}: {cause}") from cause
+    model = load_model(recipe.model, trust_code=trust_code)
+    metric, specs, shape = METRICS[recipe.metric], input_specs(model), tuple(model.outputs[0].shape)
+
+    def split(path: Path | None) -> Samples | None:
+        if path is None:
+            return None
+        samples = load_samples(path, specs, scale=recipe.data.scale, offset=recipe.data.offset)
+        check_targets(samples, shape, recipe.metric)
+        return samples
+
+    train, validation, test = split(recipe.data.train), split(recipe.data.validation), split(recipe.data.test)
+    assert test is not None
+    for step in recipe.steps:
+        if isinstance(step, PruneStep):
+            targets, _ = select_targets(model, magnitude_options(step))
+            if not targets:
+                raise UsageError(f"step {step.name!r}: nothing to prune; see its include and exclude patterns")
+    return Prepared(recipe=recipe, model=model, metric=metric, train=train, validation=validation, test=test)
+
+
+def magnitude_options(step: PruneStep) -> MagnitudeOptions:
+    """The options of the pruning style out of a recipe's step."""
+    return MagnitudeOptions(
+        sparsity=step.sparsity,
+        scope=step.scope,
+        include=step.include,
+        exclude=step.exclude,
+        prune_depthwise=step.prune_depthwise,
+        prune_first=step.prune_first,
+        prune_last=step.prune_last,
+    )
+
+
+def plan_lines(prepared: Prepared) -> list[str]:
+    """What `run` would do, a line each."""
+    recipe = prepared.recipe
+    parts = [("train", prepared.train), ("validation", prepared.validation), ("test", prepared.test)]
+    lines = [
+        f"model   {recipe.model} ({count_parameters(prepared.model):,} parameters)",
+        "data    " + ", ".join(f"{name} {len(s):,}" for name, s in parts if s is not None),
+        f"metric  {recipe.metric}, seed {recipe.seed}",
+    ]
+    for number, step in enumerate(recipe.steps, start=1):
+        lines.append(f"step {number}  {step.name}: {_plan_of(prepared, step)}")
+    for export in recipe.exports:
+        target = f" for {export.deployment_target}" if export.format is Format.COREML else ""
+        lines.append(f"export  {export.format} {export.precision}{target}")
+    if recipe.latency.measure:
+        lines.append(
+            f"latency {recipe.latency.processes} processes x {recipe.latency.pairs} pairs for each stage, on this host"
+        )
+    if recipe.budget:
+        limits = {k: v for k, v in asdict(recipe.budget).items() if v is not None}
+        lines.append("budget  " + ", ".join(f"{k} {v}" for k, v in limits.items()))
+    return lines
+
+
+def _plan_of(prepared: Prepared, step: Any) -> str:
+    if isinstance(step, QuantizeStep):
+        return f"int8, calibrated on {step.samples} training samples, {step.io_type} inputs and outputs"
+    assert prepared.train is not None or not step.epochs
+    steps = step.epochs * steps_per_epoch(len(prepared.train), step.batch_size) if prepared.train else 0
+    training = (
+        f"{step.epochs} epochs = {steps:,} steps of {step.batch_size}" if step.epochs else "one shot, no training"
+    )
+    if isinstance(step, FinetuneStep):
+        return f"fine-tune, {training}"
+    targets, skipped = select_targets(prepared.model, magnitude_options(step))
+    return (
+        f"{step.style} pruning to {step.sparsity:.0%} of {len(targets)} kernels ({step.scope} scope, {len(skipped)} layers "
+        f"stay dense), {training}{', ' + step.schedule if step.epochs else ''}, {step.backend} backend"
+    )
+
+
+def run_recipe(prepared: Prepared, folder: Path, progress: Progress) -> Ledger:
+    """Run all steps and exports, leave every file in `folder`, and return the ledger."""
+    with Converter() as converter:
+        converter.start()  # its imports run while the first steps do
+        return _Run(prepared, folder, progress, converter).ledger()
+
+
+class _Run:
+    """The state of one run: the current model, the files so far, the stages so far."""
+
+    def __init__(self, prepared: Prepared, folder: Path, progress: Progress, converter: Converter) -> None:
+        self.prepared, self.recipe, self.metric = prepared, prepared.recipe, prepared.metric
+        self.folder, self.progress, self.converter = folder, progress, converter
+        self.stem = self.recipe.model.stem
+        self.model = prepared.model
+        self.stages: list[Stage] = []
+        self.reference: dict[Precision, Path] = {}  # dense files that latency is compared with
+        self._predicted: tuple[Any, dict[str, np.ndarray]] | None = None
+        (folder / "stages").mkdir()
+
+    def ledger(self) -> Ledger:
+        self._dense()
+        for step in self.recipe.steps:
+            if isinstance(step, QuantizeStep):
+                self._quantize(step)
+            else:
+                self._train_step(step)
+        self._exports()
+        save_model(self.model, self.folder / f"{self.stem}.keras")
+        ledger = Ledger(
+            tool_version=version("edgeprune"),
+            recipe={"path": self.recipe.path.name, "sha256": self.recipe.sha256, "asked": _asked(self.recipe)},
+            input=_input_facts(self.recipe.model),
+            data={k: _data_facts(s) for k, s in self._splits().items()},
+            metric={
+                "name": self.metric.name,
+                "higher_is_better": self.metric.higher_is_better,
+                "is_share": self.metric.is_share,
+            },
+            host={"machine": platform.machine(), "system": platform.system(), "runtimes": installed_runtimes()},
+            seed=self.recipe.seed,
+            stages=self.stages,
+        )
+        ledger = replace(ledger, verdicts=budget_verdicts(ledger, self.recipe.budget))
+        return replace(ledger, summary=summary_sentences(ledger))
+
+    def _splits(self) -> dict[str, Samples]:
+        splits = {"train": self.prepared.train, "validation": self.prepared.validation, "test": self.prepared.test}
+        return {name: samples for name, samples in splits.items() if samples is not None}
+
+    def _dense(self) -> None:
+        begun = time.monotonic()
+        main = self._tflite("dense", Precision.FLOAT32)
+        self.reference[Precision.FLOAT32] = self.folder / main.path
+        artifacts = [main]
+        quantize = next((s for s in self.recipe.steps if isinstance(s, QuantizeStep)), None)
+        if quantize:
+            # int8 is compared with int8: latency at equal precision, and what quantization alone would give.
+            artifacts.append(self._tflite("dense", Precision.INT8, quantize))
+            self.reference[Precision.INT8] = self.folder / artifacts[-1].path
+        self._add("dense", "dense", artifacts, begun)
+
+    def _train_step(self, step: PruneStep | FinetuneStep) -> None:
+        begun = time.monotonic()
+        report: PruneReport | None = None
+        log: TrainLog | None = None
+        self.progress.begin(f"{step.name}: {'prune' if step.kind == 'prune' else 'fine-tune'}")
+        if isinstance(step, FinetuneStep):
+            assert self.prepared.train is not None
+            self.model, log = finetune(
+                self.model,
+                self.prepared.train,
+                self.prepared.validation,
+                self.metric,
+                self._train_options(step),
+                on_progress=self.progress.advance,
+            )
+        else:
+            result, log = self._prune(step)
+            self.model, report = result.model, result.report
+        self.progress.end(f"sparsity {report.got:.1%}" if report else "")
+        main = self._tflite(step.name, Precision.FLOAT32)
+        self._add(step.name, step.kind, [main], begun, report=report, log=log)
+
+    def _prune(self, step: PruneStep) -> tuple[PruneResult, TrainLog | None]:
+        options = magnitude_options(step)
+        if not step.epochs:
+            return prune_magnitude(self.model, options), None
+        train = self.prepared.train
+        assert train is not None
+        steps = step.epochs * steps_per_epoch(len(train), step.batch_size)
+        settled = max(1, round(steps * step.ramp)) if step.schedule == "polynomial" else 0
+        schedule: ConstantSparsity | PolynomialDecay = ConstantSparsity(final_sparsity=step.sparsity)
+        if step.schedule == "polynomial":
+            schedule = PolynomialDecay(
+                initial_sparsity=step.initial_sparsity,
+                final_sparsity=step.sparsity,
+                end_step=settled,
+                power=step.power,
+                frequency=step.frequency,
+            )
+        if step.backend == "tfmot":
+            from edgeprune.pruning.tfmot_backend import prune_with_tfmot as prune
+        else:
+            prune = prune_while_training
+        return prune(
+            self.model,
+            options,
+            schedule,
+            train,
+            self.prepared.validation,
+            self.metric,
+            self._train_options(step),
+            settled_step=settled,
+            on_progress=self.progress.advance,
+        )
+
+    def _train_options(self, step: PruneStep | FinetuneStep) -> TrainOptions:
+        return TrainOptions(
+            epochs=step.epochs,
+            batch_size=step.batch_size,
+            learning_rate=step.learning_rate,
+            decay=step.decay,
+            optimizer=step.optimizer,
+            patience=step.patience if isinstance(step, FinetuneStep) else None,
+            seed=self.recipe.seed,
+        )
+
+    def _quantize(self, step: QuantizeStep) -> None:
+        begun = time.monotonic()
+        entry = self._tflite(step.name, Precision.INT8, step)
+        source = self.stages[-1].main
+        if source and source.sparsity and (entry.sparsity or 0) < source.sparsity - 1e-6:
+            raise EdgepruneError(
+                f"sparsity was lost in quantization: {source.sparsity:.4f} before, {entry.sparsity} in {entry.path}"
+            )
+        self._add(step.name, step.kind, [entry], begun)
+
+    def _tflite(self, stage: str, precision: Precision, quantize: QuantizeStep | None = None) -> ArtifactEntry:
+        """Export the current model, run the file over the test split, and account for it."""
+        path = self.folder / "stages" / f"{self.stem}.{_slug(stage)}.{precision}.tflite"
+        self.progress.begin(f"{stage}: tflite {precision}")
+        artifact, _ = self.converter.export(
+            self.model,
+            path,
+            Format.TFLITE,
+            precision,
+            io_type=quantize.io_type if quantize else "float32",
+            calibration=self._calibration(quantize) if quantize else None,
+        )
+        entry = self._evaluated(artifact, every_runtime=False)
+        self.progress.end(_metric_note(entry))
+        return entry
+
+    def _calibration(self, step: QuantizeStep) -> Mapping[str, np.ndarray]:
+        assert self.prepared.train is not None
+        return calibration_set(self.prepared.train, input_specs(self.model), step.samples, self.recipe.seed)
+
+    def _evaluated(self, artifact: Artifact, *, every_runtime: bool) -> ArtifactEntry:
+        size = measure_size(artifact.path)
+        name = artifact.path.relative_to(self.folder).as_posix()
+        found = evaluate_file(
+            artifact,
+            self.prepared.test,
+            input_specs(self.model),
+            self._keras_outputs(),
+            self.metric,
+            every_runtime=every_runtime,
+            on_progress=self.progress.advance,
+        )
+        return _entry(name, artifact, size, found, self.metric, exported=False)
+
+    def _keras_outputs(self) -> dict[str, np.ndarray]:
+        """The current Keras model over the test split, computed once for each model."""
+        if self._predicted is None or self._predicted[0] is not self.model:
+            self._predicted = (self.model, predict(self.model, self.prepared.test.inputs))
+        return self._predicted[1]
+
+    def _add(
+        self,
+        name: str,
+        kind: str,
+        artifacts: list[ArtifactEntry],
+        begun: float,
+        *,
+        report: PruneReport | None = None,
+        log: TrainLog | None = None,
+    ) -> None:
+        main = artifacts[0]
+        latency = None if kind == "dense" else self._latency(name, main)
+        self.stages.append(
+            Stage(
+                name=name,
+                kind=kind,
+                parameters=count_parameters(self.model),
+                nonzero_parameters=count_nonzero_parameters(self.model),
+                macs=main.macs,
+                metric=main.metric,
+                latency=latency,
+                artifacts=artifacts,
+                pruning=asdict(report) if report else None,
+                training=asdict(log) if log else None,
+                seconds=round(time.monotonic() - begun, 3),
+            )
+        )
+
+    def _latency(self, name: str, entry: ArtifactEntry) -> Mapping[str, Any] | None:
+        if not self.recipe.latency.measure:
+            return None
+        self.progress.begin(f"{name}: latency against dense {entry.precision}")
+        found = compare_latency(
+            self.reference[Precision(entry.precision)],
+            self.folder / entry.path,
+            processes=self.recipe.latency.processes,
+            pairs=self.recipe.latency.pairs,
+            seed=self.recipe.seed,
+            on_progress=self.progress.advance,
+        )
+        self.progress.end(f"{found.ratio:.3f}x, {found.verdict}")
+        return {**asdict(found), "verdict": str(found.verdict)}
+
+    def _exports(self) -> None:
+        for export in self.recipe.exports:
+            wanted = self._stage_of(export)
+            path = self.folder / f"{self.stem}.{export.precision}{SUFFIXES[export.format]}"
+            self.progress.begin(f"export {path.name}")
+            same = self._already_made(wanted, export)
+            if same is not None:
+                (self.folder / same.path).replace(path)
+                artifact = Artifact.of(path, export.format, export.precision)
+                entry = replace(self._evaluated(artifact, every_runtime=True), exported=True)
+                wanted.artifacts[wanted.artifacts.index(same)] = entry
+                if wanted.metric and wanted.metric.file == same.path:
+                    index = self.stages.index(wanted)
+                    self.stages[index] = replace(wanted, metric=entry.metric)
+            else:
+                entry = self._export_new(export, path)
+                wanted.artifacts.append(entry)
+            self.progress.end(_metric_note(entry))
+
+    def _stage_of(self, export: ExportSpec) -> Stage:
+        """The int8 .tflite belongs to the quantize stage, all others to the last stage before it."""
+        if export.format is Format.TFLITE and export.precision is Precision.INT8:
+            return self.stages[-1]
+        return [s for s in self.stages if s.kind != "quantize"][-1]
+
+    def _already_made(self, stage: Stage, export: ExportSpec) -> ArtifactEntry | None:
+        if export.format is not Format.TFLITE:
+            return None
+        return next((e for e in stage.artifacts if e.precision == export.precision and not e.exported), None)
+
+    def _export_new(self, export: ExportSpec, path: Path) -> ArtifactEntry:
+        artifact, weights = self.converter.export(
+            self.model, path, export.format, export.precision, target=export.deployment_target
+        )
+        if export.format is Format.TFLITE:
+            return replace(self._evaluated(artifact, every_runtime=True), exported=True)
+        found = Evaluated(note="not measured: a Core ML model runs on macOS only")
+        entry = _entry(path.name, artifact, measure_size(path), found, self.metric, exported=True)
+        sparsity = weights["zeros"] / weights["elements"] if weights and weights["elements"] else None
+        return replace(entry, sparsity=sparsity)
+
+
+def _slug(text: str) -> str:
+    return "-".join("".join(ch if ch.isalnum() else " " for ch in text).split()) or "stage"
+
+
+def _metric_note(entry: ArtifactEntry) -> str:
+    return f"{entry.metric.name} {entry.metric.value:.4f}" if entry.metric else (entry.metric_note or "")
+
+
+def _entry(
+    name: str, artifact: Artifact, size: Any, found: Evaluated, metric: Metric, *, exported: bool
+) -> ArtifactEntry:
+    value = None
+    if found.value is not None:
+        value = MetricValue(
+            name=metric.name, value=found.value, samples=found.samples, file=name, runtime=found.runtime
+        )
+    return ArtifactEntry(
+        path=name,
+        format=str(artifact.format),
+        precision=str(artifact.precision),
+        sha256=artifact.sha256,
+        raw_bytes=size.raw_bytes,
+        download_bytes=size.download_bytes,
+        sparsity=size.graph.sparsity if size.graph else None,
+        macs=size.graph.macs if size.graph else None,
+        metric=value,
+        metric_note=found.note,
+        parity=[asdict(p) for p in found.parity] if found.parity else None,
+        runtimes=list(found.runs),
+        exported=exported,
+    )
+
+
+def _asked(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "steps": [asdict(step) for step in recipe.steps],
+        "exports": [asdict(export) for export in recipe.exports],
+        "budget": asdict(recipe.budget) if recipe.budget else None,
+    }
+
+
+def _input_facts(path: Path) -> dict[str, Any]:
+    return {"path": path.name, "sha256": sha256_of(path), "raw_bytes": path.stat().st_size}
+
+
+def _data_facts(samples: Samples) -> dict[str, Any]:
+    return {"path": samples.path.name, "sha256": sha256_of(samples.path), "samples": len(samples)}

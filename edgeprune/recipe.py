@@ -1,0 +1,397 @@
+"""A recipe: what to do with one model, as TOML. Everything that can be known without reading the model is checked here."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from edgeprune.artifact import Format, Precision
+from edgeprune.errors import EdgepruneError, InputError, RecipeError, UsageError
+from edgeprune.metrics import METRICS
+from edgeprune.units import parse_bytes
+
+__all__ = [
+    "Budget",
+    "DataSpec",
+    "ExportSpec",
+    "FinetuneStep",
+    "LatencySpec",
+    "PruneStep",
+    "QuantizeStep",
+    "Recipe",
+    "Step",
+    "load_recipe",
+]
+
+BACKENDS = ("native", "tfmot")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSpec:
+    """[data]: one .npz file for each split; float inputs become value * scale + offset."""
+
+    train: Path | None = None
+    validation: Path | None = None
+    test: Path
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneStep:
+    """[[steps]] kind = "prune". Without `epochs` in one shot; with them while training, along `schedule`.
+
+    Under schedule = "polynomial" sparsity grows from `initial_sparsity` until the share `ramp` of the steps is done and
+    is held from then on; under "constant" it is there from the first step.
+    """
+
+    kind: str = "prune"
+    name: str = "pruned"
+    style: str = "magnitude"
+    sparsity: float
+    scope: str = "layer"
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    prune_depthwise: bool = False
+    prune_first: bool = True
+    prune_last: bool = True
+    schedule: str = "polynomial"
+    initial_sparsity: float = 0.0
+    power: float = 3.0
+    frequency: int = 10
+    ramp: float = 0.7
+    epochs: int = 0
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    decay: str = "cosine"
+    optimizer: str = "adam"
+    backend: str = "native"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneStep:
+    """[[steps]] kind = "finetune": train on; zeros of kernels stay zeros."""
+
+    kind: str = "finetune"
+    name: str = "fine-tuned"
+    epochs: int
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    decay: str = "cosine"
+    optimizer: str = "adam"
+    patience: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeStep:
+    """[[steps]] kind = "quantize": full-integer post-training quantization of the .tflite file.
+
+    `samples` of the training split calibrate the activation ranges; `io_type` is the type of inputs and outputs.
+    """
+
+    kind: str = "quantize"
+    name: str = "int8"
+    precision: str = "int8"
+    samples: int = 200
+    io_type: str = "float32"
+
+
+Step = PruneStep | FinetuneStep | QuantizeStep
+STEPS: dict[str, type[PruneStep] | type[FinetuneStep] | type[QuantizeStep]] = {
+    "prune": PruneStep,
+    "finetune": FinetuneStep,
+    "quantize": QuantizeStep,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSpec:
+    """[[exports]]: a file to ship, made from the model after the last training step."""
+
+    format: Format
+    precision: Precision
+    deployment_target: str = "iOS16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencySpec:
+    """[latency]: the paired measurement on this host (`measure = false` leaves it out)."""
+
+    measure: bool = True
+    processes: int = 5
+    pairs: int = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """[budget]: limits that every exported file is held against. Sizes are written like "350 kB" or "350 KiB"."""
+
+    download_bytes: int | None = None
+    codec: str = "deflate"
+    install_bytes: int | None = None
+    max_metric_drop: float | None = None
+    min_sparsity: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One run. Paths are resolved against the recipe's folder."""
+
+    path: Path
+    sha256: str
+    model: Path
+    metric: str
+    seed: int
+    data: DataSpec
+    steps: tuple[Step, ...]
+    exports: tuple[ExportSpec, ...]
+    latency: LatencySpec
+    budget: Budget | None
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe. Raises InputError (cannot be read) and RecipeError (cannot be run as it stands)."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; name the recipe file in it, such as {path / 'recipe.toml'}")
+    try:
+        content = path.read_bytes()
+        raw = tomllib.loads(content.decode())
+    except OSError as cause:
+        raise InputError(f"{path}: cannot be read: {cause.strerror}") from cause
+    except UnicodeDecodeError as cause:
+        raise InputError(f"{path}: not a text file") from cause
+    except tomllib.TOMLDecodeError as cause:
+        raise RecipeError(f"{path}: not valid TOML: {cause}") from cause
+    try:
+        return _recipe(path, hashlib.sha256(content).hexdigest(), raw)
+    except RecipeError:
+        raise
+    except UsageError as cause:
+        raise RecipeError(f"{path}: {cause}") from cause
+
+
+def _recipe(path: Path, sha256: str, raw: Mapping[str, Any]) -> Recipe:
+    _known_keys(path, "", raw, ("model", "metric", "seed", "data", "steps", "exports", "latency", "budget"))
+    for key in ("model", "metric", "data"):
+        if key not in raw:
+            raise RecipeError(f"{path}: the key '{key}' is missing")
+    metric = _typed(path, "metric", raw["metric"], str)
+    if metric not in METRICS:
+        raise RecipeError(f"{path}: unknown metric {metric!r}{_near(metric, METRICS)}; known: {', '.join(METRICS)}")
+    data = _table(path, "data", raw["data"], DataSpec)
+    resolved = DataSpec(
+        **{
+            f.name: path.parent / value if isinstance(value := getattr(data, f.name), Path) else value
+            for f in fields(DataSpec)
+        }
+    )
+    recipe = Recipe(
+        path=path,
+        sha256=sha256,
+        model=path.parent / _typed(path, "model", raw["model"], str),
+        metric=metric,
+        seed=_typed(path, "seed", raw.get("seed", 0), int),
+        data=resolved,
+        steps=tuple(_step(path, n, item) for n, item in enumerate(_list(path, "steps", raw), start=1)),
+        exports=tuple(
+            _table(path, f"exports {n}", item, ExportSpec)
+            for n, item in enumerate(_list(path, "exports", raw), start=1)
+        ),
+        latency=_table(path, "latency", raw.get("latency", {}), LatencySpec),
+        budget=_budget(path, raw["budget"]) if "budget" in raw else None,
+    )
+    _check(recipe)
+    return recipe
+
+
+def _list(path: Path, key: str, raw: Mapping[str, Any]) -> list[Any]:
+    value = raw.get(key, [])
+    if not isinstance(value, list):
+        raise RecipeError(f"{path}: '{key}' is a list of tables; write [[{key}]] above each one")
+    return value
+
+
+def _near(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _known_keys(path: Path, where: str, raw: Any, known: Any) -> None:
+    if not isinstance(raw, Mapping):
+        raise RecipeError(f"{path}: [{where}] is a table of keys")
+    place = f" in [{where}]" if where else ""
+    for key in raw:
+        if key not in known:
+            raise RecipeError(
+                f"{path}: unknown key '{key}'{place}{_near(key, known) or '; known: ' + ', '.join(known)}"
+            )
+
+
+def _typed(path: Path, key: str, value: Any, kind: type) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise RecipeError(f"{path}: '{key}' must be a {kind.__name__}, got {value!r}")
+    return value
+
+
+# Type of a field as written in the dataclass -> how its TOML value is read.
+def _word(path: Path, key: str, value: Any, kind: type[Format] | type[Precision]) -> Any:
+    text = _typed(path, key, value, str)
+    names = [str(member) for member in kind]
+    if text not in names:
+        raise RecipeError(f"{path}: unknown {key} {text!r}{_near(text, names)}; known: {', '.join(names)}")
+    return kind(text)
+
+
+def _patterns(path: Path, key: str, value: Any) -> tuple[str, ...]:
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise RecipeError(f'{path}: \'{key}\' is a list of patterns such as ["block*", "Dense"], got {value!r}')
+    return tuple(items)
+
+
+READERS: dict[str, Callable[[Path, str, Any], Any]] = {
+    "Path": lambda path, key, value: Path(_typed(path, key, value, str)),
+    "Path | None": lambda path, key, value: Path(_typed(path, key, value, str)),
+    "bool": lambda path, key, value: _typed(path, key, value, bool),
+    "float": lambda path, key, value: _typed(path, key, value, float),
+    "float | None": lambda path, key, value: _typed(path, key, value, float),
+    "int": lambda path, key, value: _typed(path, key, value, int),
+    "int | None": lambda path, key, value: _typed(path, key, value, int),
+    "str": lambda path, key, value: _typed(path, key, value, str),
+    "tuple[str, ...]": _patterns,
+    "Format": lambda path, key, value: _word(path, key, value, Format),
+    "Precision": lambda path, key, value: _word(path, key, value, Precision),
+}
+
+
+def _table(path: Path, where: str, raw: Any, kind: type) -> Any:
+    """An instance of the dataclass `kind` from a TOML table."""
+    known = {f.name: f for f in fields(kind)}
+    _known_keys(path, where, raw, list(known))
+    values = {key: READERS[str(known[key].type)](path, f"{where}.{key}", value) for key, value in raw.items()}
+    try:
+        return kind(**values)
+    except TypeError as cause:
+        missing = str(cause).rsplit(":", maxsplit=1)[-1].strip()
+        raise RecipeError(f"{path}: [{where}] lacks {missing}") from cause
+
+
+def _step(path: Path, number: int, raw: Any) -> Step:
+    where = f"steps {number}"
+    kind = raw.get("kind") if isinstance(raw, Mapping) else None
+    if kind not in STEPS:
+        raise RecipeError(
+            f"{path}: [{where}] needs kind = one of {', '.join(STEPS)}; got {kind!r}{_near(str(kind), STEPS)}"
+        )
+    step: Step = _table(path, where, raw, STEPS[kind])
+    return step
+
+
+def _budget(path: Path, raw: Any) -> Budget:
+    names = ("download", "codec", "install", "max_metric_drop", "min_sparsity")
+    _known_keys(path, "budget", raw, names)
+    if not set(raw) & {"download", "install", "max_metric_drop", "min_sparsity"}:
+        raise RecipeError(
+            f"{path}: [budget] sets no limit; give one of download, install, max_metric_drop, min_sparsity"
+        )
+    codec = _typed(path, "budget.codec", raw.get("codec", "deflate"), str)
+    if codec not in ("deflate", "brotli", "zstd"):
+        raise RecipeError(f"{path}: unknown codec {codec!r}; known: deflate, brotli, zstd")
+
+    def size(key: str) -> int | None:
+        return parse_bytes(_typed(path, f"budget.{key}", raw[key], str)) if key in raw else None
+
+    def number(key: str) -> float | None:
+        return _typed(path, f"budget.{key}", raw[key], float) if key in raw else None
+
+    return Budget(
+        download_bytes=size("download"),
+        codec=codec,
+        install_bytes=size("install"),
+        max_metric_drop=number("max_metric_drop"),
+        min_sparsity=number("min_sparsity"),
+    )
+
+
+def _check(recipe: Recipe) -> None:
+    """What the tables say together."""
+    path = recipe.path
+    if not recipe.steps and not recipe.exports:
+        raise RecipeError(f"{path}: nothing to do; add [[steps]] or [[exports]]")
+    trains = [s.kind for s in recipe.steps if isinstance(s, FinetuneStep) or (isinstance(s, PruneStep) and s.epochs)]
+    quantizes = [n for n, s in enumerate(recipe.steps) if isinstance(s, QuantizeStep)]
+    if (trains or quantizes) and recipe.data.train is None:
+        raise RecipeError(f"{path}: the step '{(trains or ['quantize'])[0]}' needs training data; set train in [data]")
+    if len(quantizes) > 1 or (quantizes and quantizes[0] != len(recipe.steps) - 1):
+        raise RecipeError(f"{path}: 'quantize' comes once and last: nothing can be trained after it")
+    names = ["dense", *(step.name for step in recipe.steps)]
+    if len(set(names)) != len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise RecipeError(f'{path}: two stages are called {twice!r}; give the step a name of its own: name = "..."')
+    for step in recipe.steps:
+        try:
+            check_step(step)
+        except EdgepruneError as cause:
+            raise RecipeError(f"{path}: step {step.name!r}: {cause}") from cause
+    for export in recipe.exports:
+        if export.format is Format.TFLITE and export.precision is Precision.INT8 and not quantizes:
+            raise RecipeError(f'{path}: a tflite export of precision int8 needs a step with kind = "quantize"')
+    if len(set(recipe.exports)) != len(recipe.exports):
+        raise RecipeError(f"{path}: the same export is asked for twice")
+    if recipe.budget and not recipe.exports:
+        raise RecipeError(f"{path}: [budget] is held against exported files, and there are no [[exports]]")
+    if not 3 <= recipe.latency.processes <= 50 or not 5 <= recipe.latency.pairs <= 1000:
+        raise RecipeError(f"{path}: [latency] takes 3 to 50 processes and 5 to 1000 pairs")
+
+
+def check_step(step: Step) -> None:
+    """Raise UsageError for values that no model could make right."""
+    if any(ch in step.name for ch in "/\\") or not step.name.strip() or step.name.startswith("."):
+        raise UsageError(f"the name {step.name!r} cannot be part of a file name")
+    if isinstance(step, QuantizeStep):
+        if step.precision != "int8":
+            raise UsageError(
+                f"precision is int8; got {step.precision!r} (float16 and dynamic are precisions of an export)"
+            )
+        if step.io_type not in ("float32", "int8"):
+            raise UsageError(f"io_type is float32 or int8; got {step.io_type!r}")
+        if step.samples < 1:
+            raise UsageError(f"samples is at least 1; got {step.samples}")
+        return
+    if isinstance(step, PruneStep):
+        _check_prune(step)
+    if isinstance(step, FinetuneStep) and step.epochs < 1:
+        raise UsageError(f"epochs is at least 1; got {step.epochs}")
+
+
+def _check_prune(step: PruneStep) -> None:
+    for key in ("sparsity", "initial_sparsity"):
+        value = getattr(step, key)
+        if not 0 <= value < 1:
+            hint = f"; did you mean {value / 100:g}?" if 2 <= value < 100 else ""
+            raise UsageError(f"{key} is the fraction of weights to remove, at least 0 and below 1; got {value:g}{hint}")
+    choices = {
+        "style": ("magnitude",),
+        "scope": ("layer", "global"),
+        "schedule": ("polynomial", "constant"),
+        "backend": BACKENDS,
+    }
+    for key, known in choices.items():
+        value = getattr(step, key)
+        if value not in known:
+            raise UsageError(f"unknown {key} {value!r}{_near(value, known)}; known: {', '.join(known)}")
+    if step.epochs < 0 or step.frequency < 1 or not 0 < step.ramp <= 1:
+        raise UsageError("epochs is at least 0, frequency at least 1, ramp above 0 and at most 1")
+    if step.initial_sparsity > step.sparsity:
+        raise UsageError(f"initial_sparsity {step.initial_sparsity:g} is above sparsity {step.sparsity:g}")
+    if step.backend == "tfmot" and (not step.epochs or step.scope != "layer"):
+        raise UsageError('the tfmot backend prunes while training and layer by layer: set epochs and scope = "layer"')

@@ -1,0 +1,177 @@
+"""A ledger as tables and Markdown."""
+
+from __future__ import annotations
+
+from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage, Verdict
+from edgeprune.report.table import Table, to_markdown, to_text
+from edgeprune.units import format_bytes, format_percent, format_seconds
+
+__all__ = ["files_table", "ledger_markdown", "ledger_text", "stages_table"]
+
+UNKNOWN = "not measured"
+
+
+def metric_text(metric: MetricValue | None, is_share: bool) -> str:
+    """ "92.31 %" for a share, four decimals otherwise."""
+    if metric is None:
+        return UNKNOWN
+    return format_percent(metric.value, 2) if is_share else f"{metric.value:.4f}"
+
+
+def _latency_text(stage: Stage) -> str:
+    if stage.latency is None:
+        return "1 (base)" if stage.kind == "dense" else UNKNOWN
+    found = stage.latency
+    return f"{found['ratio']:.3f} [{found['low']:.3f}, {found['high']:.3f}] {found['verdict']}"
+
+
+def stages_table(ledger: Ledger) -> Table:
+    """A row for each stage."""
+    share = bool(ledger.metric["is_share"])
+    rows = []
+    for stage in ledger.stages:
+        main = stage.main
+        ratio = ledger.download_ratio(main) if main else None
+        rows.append(
+            (
+                stage.name,
+                metric_text(stage.metric, share),
+                main.precision if main else UNKNOWN,
+                f"{stage.parameters:,}",
+                f"{stage.nonzero_parameters:,}",
+                f"{stage.macs / 1e6:.2f} M" if stage.macs is not None else UNKNOWN,
+                format_bytes(main.raw_bytes) if main else UNKNOWN,
+                format_bytes(main.download_bytes["deflate"]) if main else UNKNOWN,
+                f"{ratio:.3f}x" if ratio is not None else UNKNOWN,
+                _latency_text(stage),
+                format_seconds(stage.seconds),
+            )
+        )
+    heads = (
+        "stage",
+        str(ledger.metric["name"]),
+        "file",
+        "parameters",
+        "non-zero",
+        "MACs",
+        "install",
+        "download",
+        "of dense",
+        "latency ratio, this host",
+        "took",
+    )
+    return Table(heads=heads, rows=tuple(rows), left=frozenset({0, 2, 9}))
+
+
+def files_table(ledger: Ledger) -> Table:
+    """A row for each file: what ships first."""
+    share = bool(ledger.metric["is_share"])
+    entries = [(stage, entry) for stage in ledger.stages for entry in stage.artifacts]
+    entries.sort(key=lambda pair: not pair[1].exported)
+    rows = tuple(_file_row(ledger, stage, entry, share) for stage, entry in entries)
+    heads = (
+        "file",
+        "stage",
+        "install",
+        "deflate",
+        "brotli",
+        "zstd",
+        "of dense",
+        "zeros",
+        str(ledger.metric["name"]),
+        "ran on",
+    )
+    return Table(heads=heads, rows=rows, left=frozenset({0, 1, 9}))
+
+
+def _file_row(ledger: Ledger, stage: Stage, entry: ArtifactEntry, share: bool) -> tuple[str, ...]:
+    ratio = ledger.download_ratio(entry)
+    return (
+        entry.path,
+        stage.name,
+        format_bytes(entry.raw_bytes),
+        *(format_bytes(entry.download_bytes[codec]) for codec in ("deflate", "brotli", "zstd")),
+        f"{ratio:.3f}x" if ratio is not None else UNKNOWN,
+        format_percent(entry.sparsity) if entry.sparsity is not None else UNKNOWN,
+        metric_text(entry.metric, share),
+        ", ".join(f"{run.name} {run.version}" for run in entry.runtimes if run.ran) or "nothing here",
+    )
+
+
+def _verdict_line(verdict: Verdict) -> str:
+    def shown(value: float | None) -> str:
+        if value is None:
+            return UNKNOWN
+        return format_bytes(int(value)) if verdict.unit == "bytes" else f"{value:.4g}"
+
+    word = {True: "ok  ", False: "OVER", None: "????"}[verdict.passed]
+    return f"{word} {verdict.path}: {verdict.check} {shown(verdict.actual)}, limit {shown(verdict.limit)}"
+
+
+def ledger_text(ledger: Ledger) -> str:
+    """Plain text for a terminal or a log."""
+    parts = [to_text(stages_table(ledger)), "", to_text(files_table(ledger)), ""]
+    parts += [f"* {sentence}" for sentence in ledger.summary]
+    if ledger.verdicts:
+        parts += ["", "Budget:", *(f"  {_verdict_line(v)}" for v in ledger.verdicts)]
+    return "\n".join(parts)
+
+
+def ledger_markdown(ledger: Ledger) -> str:
+    """The same facts as a Markdown page."""
+    parts = [
+        f"# {ledger.input['path']}: what pruning and quantization gain",
+        "",
+        *(f"- {sentence}" for sentence in ledger.summary),
+        "",
+        "## Stages",
+        "",
+        to_markdown(stages_table(ledger)),
+        "",
+        "## Files",
+        "",
+        to_markdown(files_table(ledger)),
+        "",
+    ]
+    if ledger.verdicts:
+        parts += ["## Budget", "", *(f"- {_verdict_line(v)}" for v in ledger.verdicts), ""]
+    for stage in ledger.stages:
+        if stage.pruning:
+            parts += _pruning_section(stage)
+    parts += ["## How it was measured", "", *(f"- {line}" for line in _methods(ledger)), ""]
+    return "\n".join(parts)
+
+
+def _pruning_section(stage: Stage) -> list[str]:
+    assert stage.pruning is not None
+    rows = tuple(
+        (
+            item["layer"],
+            item["kind"],
+            f"{item['elements']:,}",
+            format_percent(item["asked"]) if item["asked"] is not None else "global",
+            format_percent(item["got"]),
+        )
+        for item in stage.pruning["layers"]
+    )
+    table = Table(heads=("layer", "type", "weights", "asked", "got"), rows=rows, left=frozenset({0, 1}))
+    left = tuple((i["layer"], i["kind"], f"{i['parameters']:,}", i["reason"]) for i in stage.pruning["skipped"])
+    dense = Table(heads=("layer", "type", "parameters", "why it stays dense"), rows=left, left=frozenset({0, 1, 3}))
+    return [f"## Sparsity of stage {stage.name}", "", to_markdown(table), "", to_markdown(dense), ""]
+
+
+def _methods(ledger: Ledger) -> list[str]:
+    runtimes = ", ".join(f"{k} {v}" for k, v in ledger.host["runtimes"].items()) or "none installed"
+    lines = [
+        f"{ledger.metric['name']}: each .tflite file run over the test split by a real interpreter ({runtimes}).",
+        "Core ML: sizes and zeros are of the saved package; its predictions need macOS and are not measured here.",
+        "Download: the file compressed by deflate level 9 (what a zip, APK or IPA costs), brotli 11 and zstd 19. Install: the bytes of the file.",
+        "of dense: deflate bytes over those of the dense float32 .tflite file.",
+        "non-zero counts the Keras model's parameters; zeros are counted in the weights of the exported file.",
+    ]
+    how = next((s.latency["how"] for s in ledger.stages if s.latency), None)
+    if how:
+        lines.append(
+            f"Latency: {how}; dense and stage at the same precision. It ranks models on this host, not phones."
+        )
+    return lines

@@ -1,0 +1,39 @@
+"""A table of ready text: nothing is computed in this package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Table", "to_markdown", "to_text"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Column heads and rows of cells; columns in `left` are aligned to the left, the others to the right."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: frozenset[int] = frozenset({0})
+
+
+def to_markdown(table: Table) -> str:
+    """A GitHub-flavoured Markdown table."""
+
+    def line(cells: tuple[str, ...]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    rule = "|" + "|".join("---" if n in table.left else "---:" for n in range(len(table.heads))) + "|"
+    return "\n".join([line(table.heads), rule, *(line(row) for row in table.rows)])
+
+
+def to_text(table: Table) -> str:
+    """Aligned columns without colour, for logs and pipes."""
+    widths = [max(len(row[n]) for row in (table.heads, *table.rows)) for n in range(len(table.heads))]
+
+    def line(cells: tuple[str, ...]) -> str:
+        padded = (
+            c.ljust(w) if n in table.left else c.rjust(w) for n, (c, w) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(table.heads), "  ".join("-" * w for w in widths), *(line(row) for row in table.rows)])

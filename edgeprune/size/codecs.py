@@ -1,0 +1,57 @@
+"""The codecs that stand between a model file and its download."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import brotli
+import zstandard
+
+__all__ = ["CODECS", "Codec"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codec:
+    """A compressor at a fixed level: the same bytes in give the same bytes out.
+
+    `stands_for` names the download whose size it gives; `compress` returns a stream that the format's own
+    decompressor reads back.
+    """
+
+    name: str
+    level: int
+    stands_for: str
+    compress: Callable[[bytes], bytes]
+
+    def compressed_bytes(self, content: bytes) -> int:
+        """Bytes of the compressed stream. Incompressible content grows a little, as it does in a real download."""
+        return len(self.compress(content))
+
+
+def _deflate(content: bytes) -> bytes:
+    """A raw stream (RFC 1951), which is what a zip member holds."""
+    stream = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return stream.compress(content) + stream.flush()
+
+
+def _brotli(content: bytes) -> bytes:
+    """RFC 7932 with a window of 4 MiB, the encoder's default and what web servers send."""
+    return bytes(brotli.compress(content, quality=11, lgwin=22))
+
+
+def _zstd(content: bytes) -> bytes:
+    """RFC 8878, one frame with its content size and no checksum."""
+    # Not kept between calls: a compressor must not be shared by threads.
+    return bytes(zstandard.ZstdCompressor(level=19).compress(content))
+
+
+CODECS: Mapping[str, Codec] = {
+    codec.name: codec
+    for codec in (
+        Codec(name="deflate", level=9, stands_for="a member of a zip, APK or IPA", compress=_deflate),
+        Codec(name="brotli", level=11, stands_for="a web download (content coding br)", compress=_brotli),
+        Codec(name="zstd", level=19, stands_for="a web download (content coding zstd)", compress=_zstd),
+    )
+}

@@ -1,0 +1,143 @@
+"""Sentences for people who do not read tables, and budget limits held against files. Every word is computed."""
+
+from __future__ import annotations
+
+from edgeprune.ledger import ArtifactEntry, Ledger, Stage, Verdict
+from edgeprune.recipe import Budget
+from edgeprune.units import format_bytes
+
+__all__ = ["budget_verdicts", "summary_sentences"]
+
+
+def _change(before: float, after: float) -> str:
+    """A relative change: "-88 %"; a change below half a percent reads "unchanged"."""
+    percent = 100 * (after / before - 1)
+    return "unchanged" if abs(percent) < 0.5 else f"{percent:+.0f} %"
+
+
+def summary_sentences(ledger: Ledger) -> list[str]:
+    """The facts in the order in which they are asked for: download, quality, latency, sparsity, what is not known."""
+    sentences = _download(ledger) + _quality(ledger)
+    for stage in ledger.stages[1:]:
+        sentences += _latency(stage)
+    for stage in ledger.stages:
+        if stage.pruning:
+            sentences.append(_sparsity(stage))
+    return sentences + _unknown(ledger)
+
+
+def _exported(ledger: Ledger) -> list[ArtifactEntry]:
+    return [entry for stage in ledger.stages for entry in stage.artifacts if entry.exported]
+
+
+def _download(ledger: Ledger) -> list[str]:
+    base = ledger.dense.main
+    assert base is not None
+    sentences = []
+    for entry in _exported(ledger):
+        before, after = base.download_bytes["deflate"], entry.download_bytes["deflate"]
+        sentences.append(
+            f"Download {_change(before, after)} ({format_bytes(before)} -> {format_bytes(after)} zipped), install "
+            f"{_change(base.raw_bytes, entry.raw_bytes)} ({format_bytes(base.raw_bytes)} -> "
+            f"{format_bytes(entry.raw_bytes)}) with {entry.path}, against the dense float32 .tflite."
+        )
+    return sentences
+
+
+def _quality(ledger: Ledger) -> list[str]:
+    name, share, base = str(ledger.metric["name"]), bool(ledger.metric["is_share"]), ledger.dense.metric
+    if base is None:
+        return [f"{name}: not measured, so nothing is known of what pruning cost."]
+    sentences = []
+    for stage in ledger.stages[1:]:
+        found = stage.metric
+        if found is None:
+            continue
+        if share:
+            text = f"{100 * base.value:.2f} % -> {100 * found.value:.2f} % ({100 * (found.value - base.value):+.2f} points)"
+        else:
+            text = f"{base.value:.4f} -> {found.value:.4f} ({found.value - base.value:+.4f})"
+        sentences.append(
+            f"{name} of stage {stage.name}: {text} on {found.samples:,} test samples, "
+            f"measured on {found.file} with {found.runtime}."
+        )
+    return sentences
+
+
+def _latency(stage: Stage) -> list[str]:
+    found = stage.latency
+    if found is None or stage.main is None:
+        return []
+    interval = f"({found['ratio']:.3f}, 95 % {found['low']:.3f}-{found['high']:.3f})"
+    where = f"Latency of stage {stage.name} on this host, {stage.main.precision} against {stage.main.precision}"
+    zeros = stage.main.sparsity or 0.0
+    if found["verdict"] == "unchanged":
+        why = ": a dense runtime multiplies zeros too" if zeros > 0.05 else ""
+        return [f"{where}: unchanged {interval}{why}."]
+    if found["verdict"] == "inconclusive":
+        return [f"{where}: inconclusive {interval}; this host is too busy, measure again with more processes or pairs."]
+    return [f"{where}: {found['verdict']} {interval}."]
+
+
+def _sparsity(stage: Stage) -> str:
+    assert stage.pruning is not None
+    in_file = stage.main.sparsity if stage.main else None
+    read_back = (
+        f"{100 * in_file:.2f} % of all weights in {stage.main.path}" if in_file is not None and stage.main else ""
+    )
+    return (
+        f"Sparsity of stage {stage.name}: asked {100 * stage.pruning['asked']:.2f} %, got {100 * stage.pruning['got']:.2f} % "
+        f"of the pruned kernels{', ' + read_back if read_back else ''}; {len(stage.pruning['skipped'])} layers with "
+        "weights stayed dense, each with its reason in the report."
+    )
+
+
+def _unknown(ledger: Ledger) -> list[str]:
+    notes = [entry for entry in _exported(ledger) if entry.metric is None]
+    if not notes:
+        return []
+    files = ", ".join(entry.path for entry in notes)
+    return [f"Not measured: {ledger.metric['name']} and latency of {files}; Core ML models run on macOS and iOS only."]
+
+
+def budget_verdicts(ledger: Ledger, budget: Budget | None) -> list[Verdict]:
+    """Every limit against every exported file."""
+    if budget is None:
+        return []
+    return [verdict for entry in _exported(ledger) for verdict in _verdicts_of(ledger, entry, budget)]
+
+
+def _verdicts_of(ledger: Ledger, entry: ArtifactEntry, budget: Budget) -> list[Verdict]:
+    verdicts = []
+
+    def at_most(check: str, actual: float | None, limit: float | None, unit: str) -> None:
+        if limit is not None:
+            passed = None if actual is None else actual <= limit
+            verdicts.append(Verdict(check=check, path=entry.path, actual=actual, limit=limit, unit=unit, passed=passed))
+
+    at_most(f"download ({budget.codec})", entry.download_bytes[budget.codec], budget.download_bytes, "bytes")
+    at_most("install", entry.raw_bytes, budget.install_bytes, "bytes")
+    if entry.format == "tflite":  # what cannot run here is said to be not measured, not held against a limit
+        at_most("metric drop", _drop(ledger, entry), budget.max_metric_drop, str(ledger.metric["name"]))
+    if budget.min_sparsity is not None:
+        actual = entry.sparsity
+        passed = None if actual is None else actual >= budget.min_sparsity
+        verdicts.append(
+            Verdict(
+                check="sparsity at least",
+                path=entry.path,
+                actual=actual,
+                limit=budget.min_sparsity,
+                unit="fraction",
+                passed=passed,
+            )
+        )
+    return verdicts
+
+
+def _drop(ledger: Ledger, entry: ArtifactEntry) -> float | None:
+    base = ledger.dense.metric
+    if base is None or entry.metric is None:
+        return None
+    worse = base.value - entry.metric.value
+    return worse if ledger.metric["higher_is_better"] else -worse

@@ -1,0 +1,200 @@
+"""Fine-tuning: a seeded loop over batches with early stop, best weights kept and progress.
+
+Batches are drawn with a NumPy generator and go through `train_on_batch`, so the order is the seed's alone; operations
+run in TensorFlow's deterministic mode. XLA is off: compiling for the CPU makes a step several times slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeprune.datasets import Samples
+from edgeprune.errors import EdgepruneError, UsageError
+from edgeprune.keras_models import as_called, input_specs, keras_module, output_names, predict
+from edgeprune.metrics import Metric
+
+__all__ = ["OPTIMIZERS", "EpochLog", "TrainLog", "TrainOptions", "batches", "evaluate", "steps_per_epoch", "train"]
+
+OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
+OnProgress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """How to train. The learning rate falls to zero along a half cosine (Loshchilov & Hutter, arXiv:1608.03983)
+    unless `decay` is "constant". `patience` epochs without a better validation value end the training."""
+
+    epochs: int
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    decay: str = "cosine"
+    optimizer: str = "adam"
+    patience: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise UsageError(f"epochs and batch_size are at least 1; got {self.epochs} and {self.batch_size}")
+        if not 0 < self.learning_rate < 10:
+            raise UsageError(f"learning_rate is above 0 and below 10; got {self.learning_rate:g}")
+        if self.optimizer not in OPTIMIZERS:
+            raise UsageError(f"unknown optimizer {self.optimizer!r}; known: {', '.join(sorted(OPTIMIZERS))}")
+        if self.decay not in ("cosine", "constant"):
+            raise UsageError(f"decay is cosine or constant; got {self.decay!r}")
+        if self.patience is not None and self.patience < 1:
+            raise UsageError(f"patience is at least 1 epoch; got {self.patience}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochLog:
+    """Mean training loss of an epoch and the validation metric after it (None without a validation split)."""
+
+    loss: float
+    validation: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainLog:
+    """What happened: epochs in order, the epoch (from 1) whose weights were kept, whether patience ended it."""
+
+    epochs: tuple[EpochLog, ...]
+    kept_epoch: int
+    stopped_early: bool
+    steps: int
+
+
+def steps_per_epoch(samples: int, batch_size: int) -> int:
+    """Whole batches in an epoch; a data set smaller than a batch is one batch."""
+    return max(1, samples // batch_size)
+
+
+def batches(samples: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Index arrays of one epoch's batches in random order; what does not fill a batch waits for another epoch."""
+    order = rng.permutation(samples)
+    for step in range(steps_per_epoch(samples, batch_size)):
+        yield order[step * batch_size : (step + 1) * batch_size]
+
+
+def evaluate(model: Any, samples: Samples, metric: Metric) -> float:
+    """The metric of the Keras model's first output over all samples."""
+    assert samples.targets is not None
+    outputs = predict(model, samples.inputs)
+    return metric.compute(outputs[output_names(model)[0]], samples.targets)
+
+
+def make_deterministic(keras: Any, seed: int) -> None:
+    """Seed Python, NumPy and TensorFlow, and ask TensorFlow for repeatable kernels (for the whole process)."""
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+
+
+def compile_model(keras: Any, model: Any, metric: Metric, options: TrainOptions, total_steps: int) -> None:
+    """Compile in place for training with the metric's loss, on logits where the model's output is not a probability."""
+    rate: Any = options.learning_rate
+    if options.decay == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, decay_steps=total_steps)
+    optimizer = getattr(keras.optimizers, OPTIMIZERS[options.optimizer])(rate)
+    losses = {
+        "sparse_categorical_crossentropy": lambda: keras.losses.SparseCategoricalCrossentropy(
+            from_logits=not _ends_in(model, "softmax")
+        ),
+        "binary_crossentropy": lambda: keras.losses.BinaryCrossentropy(from_logits=not _ends_in(model, "sigmoid")),
+        "mean_squared_error": keras.losses.MeanSquaredError,
+        "mean_absolute_error": keras.losses.MeanAbsoluteError,
+    }
+    model.compile(optimizer, losses[metric.loss](), jit_compile=False)
+
+
+def _ends_in(model: Any, activation: str) -> bool:
+    """Whether the layer that makes the first output applies this activation."""
+    maker = model.outputs[0]._keras_history.operation
+    name = getattr(getattr(maker, "activation", None), "__name__", "")
+    return bool(name == activation or type(maker).__name__.lower() == activation)
+
+
+def train(
+    model: Any,
+    samples: Samples,
+    validation: Samples | None,
+    metric: Metric,
+    options: TrainOptions,
+    *,
+    on_step: Callable[[int], None] | None = None,
+    keep_best_from_step: int = 0,
+    on_progress: OnProgress | None = None,
+) -> TrainLog:
+    """Train `model` in place (hand in a copy) and leave the best weights in it.
+
+    `on_step(n)` runs before the first batch (n = 0) and after each one. Weights of epochs that end before
+    `keep_best_from_step` are never kept, for a model that is still being pruned is not a candidate.
+    Without validation the last weights stay. Raises EdgepruneError when the loss is not finite.
+    """
+    if len(model.outputs) != 1:
+        raise UsageError(f"training needs a model with one output; this one has {len(model.outputs)}")
+    keras = keras_module()
+    make_deterministic(keras, options.seed)
+    rng = np.random.default_rng(options.seed)
+    per_epoch = steps_per_epoch(len(samples), options.batch_size)
+    total = per_epoch * options.epochs
+    compile_model(keras, model, metric, options, total)
+    best = _Best(metric, options.patience)
+    logs: list[EpochLog] = []
+    step = 0
+    if on_step:
+        on_step(0)
+    for _ in range(options.epochs):
+        losses = []
+        for indices in batches(len(samples), options.batch_size, rng):
+            losses.append(_train_batch(model, samples, indices, step))
+            step += 1
+            if on_step:
+                on_step(step)
+            if on_progress:
+                on_progress(step, total, f"loss {losses[-1]:.3f}")
+        value = evaluate(model, validation, metric) if validation is not None else None
+        logs.append(EpochLog(loss=float(np.mean(losses)), validation=value))
+        if best.offer(model, len(logs), value, step >= keep_best_from_step):
+            break
+    best.restore(model)
+    return TrainLog(
+        epochs=tuple(logs), kept_epoch=best.epoch or len(logs), stopped_early=len(logs) < options.epochs, steps=step
+    )
+
+
+def _train_batch(model: Any, samples: Samples, indices: np.ndarray, step: int) -> float:
+    assert samples.targets is not None
+    inputs = [samples.inputs[name][indices].astype(dtype) for name, (_, dtype) in input_specs(model).items()]
+    targets = samples.targets[indices].reshape(len(indices), -1)
+    loss = float(model.train_on_batch(as_called(model, inputs), targets))
+    if not np.isfinite(loss):
+        raise EdgepruneError(f"training diverged: the loss is {loss} at step {step + 1}; lower learning_rate")
+    return loss
+
+
+class _Best:
+    """The best weights seen so far and the patience that is left."""
+
+    def __init__(self, metric: Metric, patience: int | None) -> None:
+        self.metric, self.patience = metric, patience
+        self.epoch: int | None = None
+        self._value = 0.0
+        self._weights: list[np.ndarray] | None = None
+
+    def offer(self, model: Any, epoch: int, value: float | None, eligible: bool) -> bool:
+        """Remember the weights if they are better; True when patience is used up."""
+        if value is None or not eligible:
+            return False
+        better = self.epoch is None or (value > self._value) == self.metric.higher_is_better and value != self._value
+        if better:
+            self.epoch, self._value, self._weights = epoch, value, model.get_weights()
+        return self.patience is not None and self.epoch is not None and epoch - self.epoch >= self.patience
+
+    def restore(self, model: Any) -> None:
+        if self._weights is not None:
+            model.set_weights(self._weights)

@@ -1,0 +1,70 @@
+"""Parse and print bytes and milliseconds: the only place that knows 1000, 1024 and 1e6.
+
+kB, MB and GB are powers of 1000; KiB, MiB and GiB are powers of 1024 (IEC 80000-13).
+"""
+
+from __future__ import annotations
+
+import re
+
+from edgeprune.errors import UsageError
+
+__all__ = ["format_bytes", "format_ms", "format_percent", "format_seconds", "parse_bytes"]
+
+BYTE_UNITS = {
+    "b": 1,
+    "kb": 1000,
+    "mb": 1000**2,
+    "gb": 1000**3,
+    "kib": 1024,
+    "mib": 1024**2,
+    "gib": 1024**3,
+}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]+)\s*", re.IGNORECASE)
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes in a size as people write it: "350 kB" is 350000, "350 KiB" is 358400.
+
+    Raises UsageError when the number or the unit is missing or unknown.
+    """
+    match = _SIZE.fullmatch(text)
+    unit = match.group(2).lower() if match else None
+    if match is None or unit not in BYTE_UNITS:
+        raise UsageError(f"{text!r} is not a size; write a number and a unit: '350 kB', '350 KiB', '2 MB' or '900 B'")
+    return round(float(match.group(1)) * BYTE_UNITS[unit])
+
+
+def format_bytes(count: int) -> str:
+    """A byte count in decimal units with three significant digits: 267431 -> "267 kB"."""
+    if count < 1000:
+        return f"{count} B"
+    for unit, size in (("GB", 1000**3), ("MB", 1000**2), ("kB", 1000)):
+        value = count / size
+        if value >= 0.9995:
+            return (
+                f"{value:.2f} {unit}"
+                if value < 9.995
+                else f"{value:.1f} {unit}"
+                if value < 99.95
+                else f"{value:.0f} {unit}"
+            )
+    return f"{count} B"
+
+
+def format_ms(milliseconds: float) -> str:
+    """Milliseconds with three significant digits: 0.4312 -> "0.431 ms"."""
+    return f"{milliseconds:.3g} ms"
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds, to a tenth below a minute: 64.2 -> "1 min 04 s"."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"
+
+
+def format_percent(fraction: float, digits: int = 1) -> str:
+    """A fraction as a percentage: 0.8004 -> "80.0 %"."""
+    return f"{100 * fraction:.{digits}f} %"

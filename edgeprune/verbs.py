@@ -1,0 +1,392 @@
+"""The maker's verbs behind the command line: run, prune, finetune, convert."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from edgeprune.artifact import Format, Precision, sha256_of
+from edgeprune.errors import UsageError
+from edgeprune.output import check_output_file, output_folder, write_file
+from edgeprune.progress import Progress
+from edgeprune.units import format_bytes
+
+__all__ = ["convert_verb", "finetune_verb", "prune_verb", "run_verb"]
+
+
+def _echo_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
+
+
+def run_verb(
+    path: Path, output: Path | None, *, dry_run: bool, overwrite: bool, as_json: bool, quiet: bool, trust_code: bool
+) -> int:
+    """`edgeprune run`: 0, or 1 over budget, or 3 when a limit could not be checked."""
+    from edgeprune.recipe import load_recipe
+
+    recipe = load_recipe(path)
+    if output is None and not dry_run:
+        raise UsageError("name the output folder: -o FOLDER (or look first: --dry-run)")
+    progress = Progress(quiet=quiet)
+    if dry_run or output is None:
+        from edgeprune.pipeline import plan_lines, prepare
+
+        click.echo("\n".join(plan_lines(prepare(recipe, trust_code=trust_code))))
+        return 0
+    with output_folder(output, overwrite=overwrite) as folder:
+        progress.begin("check recipe, model and data")
+        from edgeprune.pipeline import plan_lines, prepare, run_recipe
+
+        prepared = prepare(recipe, trust_code=trust_code)
+        progress.end()
+        for line in plan_lines(prepared):
+            progress.note("  " + line)
+        ledger = run_recipe(prepared, folder, progress)
+        from edgeprune.report.ledger_report import ledger_markdown, ledger_text
+
+        body = json.dumps(ledger.to_json(), indent=2, allow_nan=False, default=str)
+        write_file(folder / "ledger.json", body.encode() + b"\n")
+        write_file(folder / "report.md", ledger_markdown(ledger).encode())
+    if as_json:
+        click.echo(body)
+    else:
+        click.echo(ledger_text(ledger))
+        click.echo(f"\nWritten: {output}/ (models, ledger.json, report.md)")
+    outcomes = [verdict.passed for verdict in ledger.verdicts]
+    return 1 if False in outcomes else 3 if None in outcomes else 0
+
+
+def _scores(model: Any, data: Path | None, metric: str, scale: float, offset: float) -> tuple[float, int] | None:
+    if data is None:
+        return None
+    from edgeprune.datasets import check_targets, load_samples
+    from edgeprune.keras_models import input_specs
+    from edgeprune.metrics import METRICS
+    from edgeprune.training import evaluate
+
+    samples = load_samples(data, input_specs(model), scale=scale, offset=offset)
+    check_targets(samples, tuple(model.outputs[0].shape), metric)
+    return evaluate(model, samples, METRICS[metric]), len(samples)
+
+
+def prune_verb(
+    path: Path,
+    output: Path,
+    *,
+    sparsity: float,
+    scope: str,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    prune_depthwise: bool,
+    keep_first: bool,
+    keep_last: bool,
+    verbose: bool,
+    data: Path | None,
+    metric: str,
+    scale: float,
+    offset: float,
+    overwrite: bool,
+    as_json: bool,
+    trust_code: bool,
+) -> int:
+    """`edgeprune prune`."""
+    from edgeprune.pruning.schedule import check_sparsity
+
+    check_sparsity(sparsity, "--sparsity")
+    check_output_file(output, overwrite=overwrite, suffix=".keras")
+    from edgeprune.keras_models import count_nonzero_parameters, count_parameters, load_model, save_model
+    from edgeprune.pruning.magnitude import MagnitudeOptions, prune_magnitude
+
+    options = MagnitudeOptions(
+        sparsity=sparsity,
+        scope=scope,
+        include=include or ("*",),
+        exclude=exclude,
+        prune_depthwise=prune_depthwise,
+        prune_first=not keep_first,
+        prune_last=not keep_last,
+    )
+    model = load_model(path, trust_code=trust_code)
+    before = _scores(model, data, metric, scale, offset)
+    result = prune_magnitude(model, options)
+    after = _scores(result.model, data, metric, scale, offset)
+    save_model(result.model, output)
+    report = result.report
+    if as_json:
+        _echo_json(
+            {
+                "schema_version": 1,
+                "input": {"path": str(path), "sha256": sha256_of(path)},
+                "output": {"path": str(output), "sha256": sha256_of(output)},
+                "asked": report.asked,
+                "got": report.got,
+                "parameters": count_parameters(result.model),
+                "nonzero_parameters": count_nonzero_parameters(result.model),
+                "metric": {
+                    "name": metric,
+                    "before": before[0] if before else None,
+                    "after": after[0] if after else None,
+                    "samples": after[1] if after else None,
+                },
+                "layers": [asdict(layer) for layer in report.layers],
+                "skipped": [asdict(layer) for layer in report.skipped],
+            }
+        )
+        return 0
+    click.echo(_prune_text(report, verbose))
+    if before and after:
+        click.echo(f"{metric}: {before[0]:.4f} -> {after[0]:.4f} on {after[1]:,} samples (the Keras model)")
+    else:
+        click.echo(
+            f"{metric}: not measured (add --data TEST.npz); one-shot pruning can cost a lot, fine-tune to recover"
+        )
+    click.echo(f"Written: {output}")
+    return 0
+
+
+def _prune_text(report: Any, verbose: bool) -> str:
+    from edgeprune.report.table import Table, to_text
+
+    lines = [f"sparsity: asked {report.asked:.2%}, got {report.got:.2%} of the weights of {len(report.layers)} kernels"]
+    if verbose:
+        rows = tuple(
+            (i.layer, i.kind, f"{i.elements:,}", "global" if i.asked is None else f"{i.asked:.2%}", f"{i.got:.2%}")
+            for i in report.layers
+        )
+        heads = ("layer", "type", "weights", "asked", "got")
+        lines.append(to_text(Table(heads=heads, rows=rows, left=frozenset({0, 1}))))
+    reasons: dict[str, list[str]] = {}
+    for item in report.skipped:
+        reasons.setdefault(item.reason, []).append(item.layer)
+    for reason, names in reasons.items():
+        shown = ", ".join(names) if verbose or len(names) <= 4 else ", ".join(names[:3]) + f" and {len(names) - 3} more"
+        lines.append(f"left dense ({reason}): {shown}")
+    return "\n".join(lines)
+
+
+def finetune_verb(
+    path: Path,
+    output: Path,
+    *,
+    train: Path,
+    validation: Path | None,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    patience: int | None,
+    metric: str,
+    scale: float,
+    offset: float,
+    seed: int,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    trust_code: bool,
+) -> int:
+    """`edgeprune finetune`."""
+    check_output_file(output, overwrite=overwrite, suffix=".keras")
+    from edgeprune.datasets import check_targets, load_samples
+    from edgeprune.keras_models import input_specs, load_model, save_model
+    from edgeprune.metrics import METRICS
+    from edgeprune.pruning.held import finetune
+    from edgeprune.training import TrainOptions
+
+    options = TrainOptions(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, patience=patience, seed=seed
+    )
+    if patience is not None and validation is None:
+        raise UsageError("--patience needs --validation: without it no epoch is better than another")
+    model = load_model(path, trust_code=trust_code)
+    splits = []
+    for split in (train, validation):
+        samples = load_samples(split, input_specs(model), scale=scale, offset=offset) if split else None
+        if samples is not None:
+            check_targets(samples, tuple(model.outputs[0].shape), metric)
+        splits.append(samples)
+    assert splits[0] is not None
+    progress = Progress(quiet=quiet)
+    progress.begin(f"fine-tune {path.name}")
+    tuned, log = finetune(model, splits[0], splits[1], METRICS[metric], options, on_progress=progress.advance)
+    progress.end()
+    save_model(tuned, output)
+    if as_json:
+        _echo_json({"schema_version": 1, "output": {"path": str(output), "sha256": sha256_of(output)}, **asdict(log)})
+        return 0
+    for number, epoch in enumerate(log.epochs, start=1):
+        value = "not measured" if epoch.validation is None else f"{epoch.validation:.4f}"
+        kept = "  <- kept" if number == log.kept_epoch else ""
+        click.echo(f"epoch {number}: loss {epoch.loss:.4f}, validation {metric} {value}{kept}")
+    click.echo(f"Written: {output}")
+    return 0
+
+
+def convert_verb(
+    path: Path,
+    output: Path,
+    *,
+    to: str,
+    precision: str | None,
+    calibration: Path | None,
+    samples: int,
+    io_type: str,
+    deployment_target: str,
+    data: Path | None,
+    metric: str,
+    scale: float,
+    offset: float,
+    seed: int,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    trust_code: bool,
+) -> int:
+    """`edgeprune convert`."""
+    from edgeprune.converters.session import SUFFIXES, Converter, check_export
+
+    model_format = Format(to)
+    chosen = Precision(precision or ("float32" if model_format is Format.TFLITE else "float16"))
+    check_export(model_format, chosen, deployment_target)
+    check_output_file(output, overwrite=overwrite, suffix=SUFFIXES[model_format])
+    needs_calibration = model_format is Format.TFLITE and chosen is Precision.INT8
+    if needs_calibration and calibration is None:
+        raise UsageError(
+            "int8 needs samples to learn the ranges of the activations: add --calibration TRAIN.npz, "
+            "or use --precision dynamic, which needs no data"
+        )
+    if samples < 1:
+        raise UsageError(f"--samples is at least 1; got {samples}")
+    from edgeprune.datasets import check_targets, load_samples
+    from edgeprune.keras_models import input_specs, load_model
+    from edgeprune.quantization.calibration import calibration_set
+
+    progress = Progress(quiet=quiet)
+    progress.begin(f"load {path.name}")
+    model = load_model(path, trust_code=trust_code)
+    specs = input_specs(model)
+    ranges = None
+    if needs_calibration and calibration is not None:
+        pool = load_samples(calibration, specs, scale=scale, offset=offset, need_targets=False)
+        ranges = calibration_set(pool, specs, samples, seed)
+    tests = load_samples(data, specs, scale=scale, offset=offset) if data else None
+    if tests is not None:
+        check_targets(tests, tuple(model.outputs[0].shape), metric)
+    progress.end()
+    progress.begin(f"convert to {to} {chosen}")
+    import tempfile
+
+    with (
+        Converter() as converter,
+        tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".edgeprune.") as place,
+    ):
+        made = Path(place) / output.name
+        artifact, weights = converter.export(
+            model, made, model_format, chosen, io_type=io_type, calibration=ranges, target=deployment_target
+        )
+        progress.end()
+        facts = _judge(artifact, model, specs, tests, metric, progress, weights)
+        _move(made, output)
+    facts["path"] = str(output)
+    if as_json:
+        _echo_json({"schema_version": 1, "input": {"path": str(path), "sha256": sha256_of(path)}, "output": facts})
+    else:
+        click.echo(_convert_text(facts, metric))
+    return 0
+
+
+def _move(made: Path, output: Path) -> None:
+    """Rename into place; an old package is moved aside first and removed last."""
+    import shutil
+    import tempfile
+
+    if output.is_dir():
+        with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".edgeprune.old.") as old:
+            output.replace(Path(old) / output.name)
+            shutil.move(made, output)
+    else:
+        made.replace(output)
+
+
+def _judge(
+    artifact: Any, model: Any, specs: Any, tests: Any, metric: str, progress: Progress, weights: dict[str, int] | None
+) -> dict[str, Any]:
+    """Size, zeros, parity and score of the new file."""
+    from edgeprune.converters.evaluation import Evaluated, evaluate_file
+    from edgeprune.keras_models import predict
+    from edgeprune.metrics import METRICS
+    from edgeprune.size.accounting import measure_size
+
+    size = measure_size(artifact.path)
+    if artifact.format is Format.COREML:
+        found = Evaluated(note="not measured: a Core ML model runs on macOS only")
+    else:
+        samples = tests or _random_samples(specs)
+        progress.begin("run the file")
+        found = evaluate_file(
+            artifact,
+            samples,
+            specs,
+            predict(model, samples.inputs),
+            METRICS[metric] if tests else None,
+            every_runtime=True,
+            on_progress=progress.advance,
+        )
+        progress.end()
+    sparsity = size.graph.sparsity if size.graph else None
+    if weights and weights["elements"]:
+        sparsity = weights["zeros"] / weights["elements"]
+    return {
+        "format": str(artifact.format),
+        "precision": str(artifact.precision),
+        "sha256": artifact.sha256,
+        "raw_bytes": size.raw_bytes,
+        "download_bytes": size.download_bytes,
+        "sparsity": sparsity,
+        "macs": size.graph.macs if size.graph else None,
+        "metric": {"name": metric, "value": found.value, "samples": found.samples} if found.value is not None else None,
+        "metric_note": found.note,
+        "parity": [asdict(p) for p in found.parity] or None,
+        "parity_on": "samples of --data" if tests else "random samples" if found.parity else None,
+        "runtimes": [asdict(run) for run in found.runs],
+    }
+
+
+def _random_samples(specs: Any) -> Any:
+    """Eight samples for a parity check without data: normal floats; index 0 for integers, which is always valid."""
+    from edgeprune.datasets import Samples
+
+    rng = np.random.default_rng(0)
+    inputs = {
+        name: rng.normal(size=(8, *shape[1:])).astype(dtype)
+        if dtype.startswith("float")
+        else np.zeros((8, *shape[1:]), dtype)
+        for name, (shape, dtype) in specs.items()
+    }
+    return Samples(path=Path("random samples"), inputs=inputs, targets=None)
+
+
+def _convert_text(facts: dict[str, Any], metric: str) -> str:
+    codecs = ", ".join(f"{name} {format_bytes(count)}" for name, count in facts["download_bytes"].items())
+    lines = [f"install {format_bytes(facts['raw_bytes'])}; download: {codecs}"]
+    if facts["sparsity"] is not None:
+        lines.append(f"zeros in the file's weights: {facts['sparsity']:.2%}")
+    for item in facts["parity"] or []:
+        agreement = "" if item["agreement"] is None else f", same top class for {item['agreement']:.2%}"
+        lines.append(
+            f"output {item['output']!r} against the Keras model on {item['samples']:,} {facts['parity_on']}: largest difference "
+            f"{item['max_error']:.3g} ({item['relative_error']:.2%} of the output's range){agreement}"
+        )
+    ran = [f"{r['name']} {r['version']}" for r in facts["runtimes"] if r["ran"]]
+    lines += [f"runs on: {', '.join(ran)}"] if ran else []
+    lines += [f"does not run on {r['name']} {r['version']}: {r['reason']}" for r in facts["runtimes"] if not r["ran"]]
+    if facts["metric"]:
+        lines.append(
+            f"{metric} of the exported file: {facts['metric']['value']:.4f} on {facts['metric']['samples']:,} samples"
+        )
+    else:
+        lines.append(f"{metric} {facts['metric_note']}")
+    return "\n".join([*lines, f"Written: {facts['path']}"])
