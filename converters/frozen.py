@@ -20,7 +20,7 @@ __all__ = ["FrozenGraph", "FrozenTensor", "freeze", "thaw"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrozenTensor:
-    """An input or output of the graph: the name users see, the tensor's name in the graph, shape with batch 1, dtype."""
+    """An input or output: the name users see, the tensor's name in the graph, shape with batch 1, dtype."""
 
     name: str
     node: str
@@ -69,7 +69,7 @@ def batch_one_shapes(model: Any) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def freeze(model: Any, path: Path) -> FrozenGraph:
-    """Trace `model` in inference mode with a batch of one, make its variables constants, write the GraphDef to `path`."""
+    """Trace `model` in inference mode, batch one, make its variables constants, write the GraphDef to `path`."""
     keras_module()
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2

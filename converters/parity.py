@@ -19,7 +19,7 @@ FLOAT32_LIMIT = 1e-3
 class OutputParity:
     """Differences of one output over `samples` samples.
 
-    `range` is the model's largest minus smallest value, `relative_error` is max_error / range; `agreement` is the share
+    `range` is the model's largest minus smallest value, `relative_error` is max_error / range (None for a range of 0); `agreement` is the share
     of samples with the same largest element (None for an output of one element).
     """
 
@@ -28,7 +28,7 @@ class OutputParity:
     max_error: float
     mean_error: float
     range: float
-    relative_error: float
+    relative_error: float | None
     agreement: float | None
 
 
@@ -36,7 +36,8 @@ def compare_outputs(expected: Mapping[str, np.ndarray], exported: Mapping[str, n
     """Parity of every output, matched by name. Raises ConversionError where names or shapes differ."""
     if set(expected) != set(exported):
         raise ConversionError(
-            f"the exported file has the outputs {', '.join(sorted(exported))}; the model has {', '.join(sorted(expected))}"
+            f"the exported file has the outputs {', '.join(sorted(exported))}; "
+            f"the model has {', '.join(sorted(expected))}"
         )
     return tuple(_compare(name, expected[name], exported[name]) for name in expected)
 
@@ -59,7 +60,7 @@ def _compare(name: str, expected: np.ndarray, exported: np.ndarray) -> OutputPar
         max_error=largest,
         mean_error=float(difference.mean()),
         range=spread,
-        relative_error=largest / spread if spread else (0.0 if largest == 0 else float("inf")),
+        relative_error=largest / spread if spread else None,
         agreement=agreement,
     )
 
@@ -76,7 +77,7 @@ def refuse_senseless(
         values = outputs[item.output]
         if len(values) > 1 and item.range > 0 and np.ptp(values, axis=0).max() == 0:
             raise ConversionError(f"{file}: output {item.output!r} is the same for all {len(values)} samples")
-        if precision == "float32" and item.relative_error > FLOAT32_LIMIT:
+        if precision == "float32" and item.max_error > FLOAT32_LIMIT * (item.range or 1.0):
             raise ConversionError(
-                f"{file}: output {item.output!r} departs from the Keras model by {item.relative_error:.1%} of its range"
+                f"{file}: output {item.output!r} departs from the Keras model by {item.max_error:.3g} (range {item.range:.3g})"
             )

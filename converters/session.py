@@ -6,6 +6,7 @@ All converters run in one child process, started at the first conversion and sta
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import select
@@ -23,7 +24,7 @@ import numpy as np
 
 from edgeprune.artifact import Artifact, Format, Precision
 from edgeprune.converters.frozen import FrozenGraph, freeze
-from edgeprune.errors import ConversionError, UsageError
+from edgeprune.errors import ConversionError, MissingExtra, UsageError
 
 __all__ = ["Converter", "check_export"]
 
@@ -42,6 +43,8 @@ def check_export(model_format: Format, precision: Precision, target: str = "iOS1
         names = ", ".join(known or ())
         raise UsageError(f"{model_format} has no precision {str(precision)!r}; it has: {names}")
     if model_format is Format.COREML:
+        if importlib.util.find_spec("coremltools") is None:
+            raise MissingExtra("coremltools", "convert", "a Core ML export")
         if target not in COREML_TARGETS:
             raise UsageError(f"unknown deployment target {target!r}; known: {', '.join(COREML_TARGETS)}")
         if target == "iOS15" and precision in (Precision.SPARSE, Precision.INT8):

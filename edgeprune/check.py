@@ -11,7 +11,7 @@ import click
 
 from edgeprune.report.table import Table, to_text
 from edgeprune.size.accounting import SizeReport, measure_size
-from edgeprune.units import format_bytes, format_percent, parse_bytes
+from edgeprune.units import format_bytes, format_count, format_percent, parse_bytes
 
 __all__ = ["check_verb"]
 
@@ -72,5 +72,5 @@ def _row(report: SizeReport) -> tuple[str, ...]:
         *(format_bytes(report.download_bytes[codec]) for codec in ("deflate", "brotli", "zstd")),
         f"{graph.weight_elements:,}" if graph else unread,
         (format_percent(graph.sparsity) if graph.sparsity is not None else "no weights") if graph else unread,
-        f"{graph.macs / 1e6:.2f} M" if graph else unread,
+        format_count(graph.macs) if graph else unread,
     )

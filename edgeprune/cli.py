@@ -65,7 +65,7 @@ def common_options(*names: str) -> Callable[[Any], Any]:
             "--data",
             type=click.Path(path_type=Path),
             metavar="NPZ",
-            help="Test samples: arrays named after the model's inputs (or x) and y. The exported file is scored on them.",
+            help="Test samples to score on: arrays named after the model's inputs (or x) and y.",
         ),
         "metric": click.option(
             "--metric",
@@ -74,7 +74,9 @@ def common_options(*names: str) -> Callable[[Any], Any]:
             show_default=True,
             help="How the samples of --data are scored.",
         ),
-        "seed": click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result."),
+        "seed": click.option(
+            "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same result."
+        ),
         "scale": click.option(
             "--scale", type=float, default=1.0, show_default=True, help="Float inputs become value * scale + offset."
         ),
@@ -231,12 +233,17 @@ def main(arguments: list[str] | None = None) -> None:
         _fail("interrupted; nothing was written", INTERRUPTED)
     except KeyboardInterrupt:
         _fail("interrupted; nothing was written", INTERRUPTED)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()  # the whole help on stderr, as every click program answers
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except BrokenPipeError:
         # The reader of our stdout left (| head): not an error of ours.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        _fail(f"{error.filename or 'temporary files'}: {error.strerror or error}", 3)
     except MemoryError:
         _fail("out of memory; use fewer samples or a smaller batch", 3)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,10 @@ def load_samples(
         raise InputError(f"{path}: no array 'y' with the targets; it has: {', '.join(sorted(arrays))}")
     lengths = {name: len(array) for name, array in inputs.items()}
     if targets is not None:
+        if targets.dtype.kind not in "fiub" or not targets.ndim or 0 in targets.shape[1:]:
+            raise InputError(
+                f"{path}: array 'y' of type {targets.dtype} and shape {targets.shape} holds no target for each sample"
+            )
         lengths["y"] = len(targets)
         _refuse_nonfinite(path, "y", targets)
     if len(set(lengths.values())) != 1:
@@ -72,8 +77,9 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         if not zipfile.is_zipfile(path):
             raise InputError(f"{path}: not an .npz file; write it with numpy.savez_compressed(path, x=..., y=...)")
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as cause:
+            arrays = {name: archive[name] for name in archive.files}
+            return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    except (ValueError, OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as cause:
         hint = "it holds Python objects, not numbers" if "pickle" in str(cause) else f"damaged or cut short ({cause})"
         raise InputError(f"{path}: cannot be read: {hint}") from cause
 
@@ -141,7 +147,9 @@ def check_targets(samples: Samples, output_shape: tuple[int | None, ...], metric
             )
     if metric == "auc" and not np.isin(targets, (0, 1)).all():
         raise InputError(f"{samples.path}: auc needs targets 0 or 1 in 'y'")
-    if metric in ("mse", "mae"):
-        wanted = int(np.prod([s or 1 for s in output_shape[1:]]))
+    wanted = int(np.prod([s or 1 for s in output_shape[1:]]))
+    if metric == "auc" and wanted != 1:
+        raise InputError(f"{samples.path}: auc needs a model with one score for each sample; its output has {wanted}")
+    if metric != "accuracy":
         if targets[0].size != wanted:
             raise InputError(f"{samples.path}: targets of {targets[0].size} values, the model's output has {wanted}")

@@ -8,7 +8,9 @@ import os
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 from edgeprune.errors import InputError, MissingExtra, OutputError, Unsupported
 
 __all__ = [
+    "Leaf",
     "as_called",
     "call_model",
     "clone",
@@ -27,6 +30,7 @@ __all__ = [
     "leaf_layers",
     "load_model",
     "output_names",
+    "own_weights",
     "predict",
     "save_model",
 ]
@@ -97,7 +101,7 @@ def load_model(path: Path, *, trust_code: bool = False) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = keras.saving.load_model(path, custom_objects=custom, compile=False, safe_mode=not trust_code)
-    except Exception as cause:  # noqa: BLE001  (Keras raises anything from KeyError to OSError on damaged files)
+    except Exception as cause:  # Keras raises anything from KeyError to OSError on damaged files
         raise _loading_error(path, kind, config, cause) from cause
     _refuse_nan(path, model)
     return model
@@ -138,8 +142,10 @@ def _keras_config(path: Path) -> Mapping[str, Any]:
             if not names & {"model.weights.h5", "model.weights.json"}:
                 raise InputError(f"{path}: the archive holds no weights (model.weights.h5 is missing)")
             config = json.loads(archive.read("config.json"))
-            archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as cause:
+            broken = archive.testzip()
+            if broken is not None:
+                raise InputError(f"{path}: damaged ({broken} fails its checksum); copy or save the file again")
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as cause:
         raise InputError(f"{path}: damaged or cut short ({cause}); copy or save the file again") from cause
     if not isinstance(config, dict):
         raise InputError(f"{path}: config.json does not describe a model")
@@ -166,13 +172,13 @@ def _h5_config(path: Path) -> Mapping[str, Any]:
         with h5py.File(path, "r") as file:
             raw = file.attrs.get("model_config")
             version = file.attrs.get("keras_version", "unknown")
-    except OSError as cause:
+    except (OSError, RuntimeError, KeyError) as cause:
         raise InputError(f"{path}: damaged or cut short HDF5 file; copy or save it again") from cause
     if raw is None:
         raise InputError(f"{path}: holds weights but no architecture; save it with model.save('name.keras')")
     try:
         config = json.loads(raw)
-    except ValueError as cause:
+    except (ValueError, TypeError, RecursionError) as cause:
         raise InputError(f"{path}: its model_config is not JSON") from cause
     return {"model": config, "keras_version": version.decode() if isinstance(version, bytes) else str(version)}
 
@@ -203,7 +209,7 @@ def _refuse_code(path: Path, config: Mapping[str, Any]) -> None:
 
 def _keras2_layers(keras: Any) -> dict[str, Any]:
     """Layers of Keras 2 whose saved keys Keras 3 refuses although they hold the default: the key is dropped."""
-    defaults = {
+    defaults: dict[str, dict[str, Any]] = {
         "DepthwiseConv2D": {"groups": 1},
         "DepthwiseConv1D": {"groups": 1},
         "GRU": {"time_major": False},
@@ -211,7 +217,7 @@ def _keras2_layers(keras: Any) -> dict[str, Any]:
         "SimpleRNN": {"time_major": False},
     }
 
-    def adapter(name: str, drop: Mapping[str, Any]) -> Any:
+    def adapter(name: str, drop: dict[str, Any]) -> Any:
         plain = getattr(keras.layers, name)
 
         def from_config(config: dict[str, Any]) -> Any:
@@ -248,42 +254,83 @@ def _first_reason(text: str) -> str:
 
 
 def _refuse_nan(path: Path, model: Any) -> None:
-    for layer in leaf_layers(model):
-        for variable in layer.weights:
+    for leaf in leaf_layers(model):
+        for variable in own_weights(leaf.layer):
             values = np.asarray(variable)
             if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise InputError(f"{path}: layer {layer.name!r} holds NaN or infinite weights ({variable.name})")
+                raise InputError(f"{path}: layer {leaf.path!r} holds NaN or infinite weights ({variable.name})")
 
 
-def leaf_layers(model: Any) -> list[Any]:
-    """The layers that own weights or do work, in the model's order, nested models and wrappers opened, each once."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """A layer that owns weights or does work, and the nested models and wrappers that hold it, outermost first."""
+
+    layer: Any
+    holders: tuple[Any, ...]
+
+    @property
+    def path(self) -> str:
+        """Names from the outside in: "encoder/lstm_cell"."""
+        return "/".join(layer.name for layer in (*self.holders, self.layer))
+
+
+def leaf_layers(model: Any) -> list[Leaf]:
+    """Nested models and wrappers opened, in the model's order, each layer once (also where it is shared).
+
+    A wrapper with weights of its own (SpectralNormalization) is listed after what it wraps.
+    """
     seen: set[int] = set()
-    leaves = []
-    for layer in model._flatten_layers(include_self=False, recursive=True):
-        if id(layer) not in seen and not list(layer._flatten_layers(include_self=False, recursive=False)):
+
+    def walk(parent: Any, holders: tuple[Any, ...]) -> Iterator[Leaf]:
+        # Keras's own recursive walk lists the layers of a nested model last to first.
+        for layer in parent._flatten_layers(include_self=False, recursive=False):
+            if id(layer) in seen:
+                continue
             seen.add(id(layer))
-            leaves.append(layer)
-    return leaves
+            inner = list(walk(layer, (*holders, layer)))
+            yield from inner
+            if not inner or own_weights(layer):
+                yield Leaf(layer=layer, holders=holders)
+
+    return list(walk(model, ()))
+
+
+def own_weights(layer: Any) -> list[Any]:
+    """The weights of a layer without those of the layers that it holds."""
+    children = layer._flatten_layers(include_self=False, recursive=False)
+    inner = {id(weight) for child in children for weight in child.weights}
+    return [weight for weight in layer.weights if id(weight) not in inner]
 
 
 def clone(model: Any) -> Any:
     """A copy with its own variables and the same weights; neither optimizer nor compile state is carried."""
     keras = keras_module()
-    if not isinstance(model, keras.Sequential) and not getattr(
-        model, "_is_graph_network", hasattr(model, "_functional")
-    ):
-        if type(model).__name__ not in ("Functional", "Model"):
-            raise Unsupported(
-                f"model {model.name!r} is a subclass of keras.Model; its graph cannot be copied. "
-                "Rebuild it with the functional API"
-            )
+    if not isinstance(model, keras.Sequential) and type(model).__name__ not in ("Functional", "Model"):
+        raise Unsupported(
+            f"model {model.name!r} is a subclass of keras.Model ({type(model).__name__}); its graph cannot be copied: "
+            "rebuild it with the functional API"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        copy = keras.models.clone_model(model)
+        # Code in the model (Lambda) was allowed when it was loaded; a copy runs nothing new.
+        with keras.src.saving.serialization_lib.SafeModeScope(False):
+            copy = keras.models.clone_model(model, input_tensors=_named_inputs(keras, model))
     if not copy.built:
         copy.build(model.input_shape)
     copy.set_weights(model.get_weights())
     return copy
+
+
+def _named_inputs(keras: Any, model: Any) -> Any:
+    """Inputs for a copy under the names of `input_specs`; None where Keras keeps these itself."""
+    names = list(input_specs(model))
+    if isinstance(model, keras.Sequential) or names == [tensor.name for tensor in model.inputs]:
+        return None
+    tensors = [
+        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
+        for name, tensor in zip(names, model.inputs, strict=True)
+    ]
+    return as_called(model, tensors)
 
 
 def save_model(model: Any, path: Path) -> None:
@@ -301,8 +348,11 @@ def save_model(model: Any, path: Path) -> None:
 
 
 def input_specs(model: Any) -> dict[str, tuple[tuple[int | None, ...], str]]:
-    """Input name -> (shape with the batch first, dtype), in the model's order."""
-    return {tensor.name: (tuple(tensor.shape), str(tensor.dtype)) for tensor in model.inputs}
+    """Input name -> (shape with the batch first, dtype), in the model's order.
+
+    The name is that of the input layer: the name of its tensor differs between a model and its copy.
+    """
+    return {t._keras_history.operation.name: (tuple(t.shape), str(t.dtype)) for t in model.inputs}
 
 
 def output_names(model: Any) -> list[str]:

@@ -14,6 +14,7 @@ from edgeprune.errors import OutputError, UsageError
 __all__ = ["check_output_file", "output_folder", "write_file"]
 
 MARK = "ledger.json"  # what every output folder holds
+PACKAGE = ".mlpackage"  # the one output that is a folder
 
 
 def check_output_file(path: Path, *, overwrite: bool, suffix: str) -> None:
@@ -24,6 +25,12 @@ def check_output_file(path: Path, *, overwrite: bool, suffix: str) -> None:
         )
     if path.exists() and not overwrite:
         raise UsageError(f"{path}: exists already; choose another name or add --overwrite")
+    if path.exists() and path.is_dir() != (suffix == PACKAGE):
+        raise UsageError(
+            f"{path}: a {'folder' if path.is_dir() else 'file'}, which is not replaced; choose another name"
+        )
+    if path.is_dir() and any(path.iterdir()) and not (path / "Manifest.json").exists():
+        raise UsageError(f"{path}: not a Core ML package (no Manifest.json in it), so it is not overwritten")
     _check_parent(path)
 
 

@@ -23,7 +23,6 @@ from edgeprune.keras_models import (
     count_parameters,
     input_specs,
     load_model,
-    output_names,
     predict,
     save_model,
 )
@@ -42,8 +41,6 @@ from edgeprune.summary import budget_verdicts, summary_sentences
 from edgeprune.training import TrainLog, TrainOptions, steps_per_epoch
 
 __all__ = ["Prepared", "plan_lines", "prepare", "run_recipe"]
-
-PARITY_SAMPLES = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +66,9 @@ def check_extras(recipe: Recipe) -> None:
             raise MissingExtra(module, "convert", "running a recipe")
     if any(e.format is Format.COREML for e in recipe.exports) and missing("coremltools"):
         raise MissingExtra("coremltools", "convert", "a Core ML export")
-    if any(isinstance(s, PruneStep) and s.backend == "tfmot" for s in recipe.steps):
-        if missing("tensorflow_model_optimization") or missing("tf_keras"):
-            raise MissingExtra("tensorflow-model-optimization and tf-keras", "tfmot", "the tfmot backend")
+    wants_tfmot = any(isinstance(s, PruneStep) and s.backend == "tfmot" for s in recipe.steps)
+    if wants_tfmot and (missing("tensorflow_model_optimization") or missing("tf_keras")):
+        raise MissingExtra("tensorflow-model-optimization and tf-keras", "tfmot", "the tfmot backend")
     if not installed_runtimes():
         raise MissingExtra("a TFLite runtime", "litert", "measuring the accuracy of a .tflite file")
 
@@ -97,11 +94,36 @@ def prepare(recipe: Recipe, *, trust_code: bool = False) -> Prepared:
     train, validation, test = split(recipe.data.train), split(recipe.data.validation), split(recipe.data.test)
     assert test is not None
     for step in recipe.steps:
+        if not isinstance(step, QuantizeStep) and step.epochs:
+            _check_training(recipe, step, model)
         if isinstance(step, PruneStep):
             targets, _ = select_targets(model, magnitude_options(step))
             if not targets:
                 raise UsageError(f"step {step.name!r}: nothing to prune; see its include and exclude patterns")
     return Prepared(recipe=recipe, model=model, metric=metric, train=train, validation=validation, test=test)
+
+
+def _check_training(recipe: Recipe, step: PruneStep | FinetuneStep, model: Any) -> None:
+    """Raise now what training would raise after the first exports."""
+    try:
+        train_options(recipe, step)
+    except UsageError as cause:
+        raise RecipeError(f"{recipe.path}: step {step.name!r}: {cause}") from cause
+    if len(model.outputs) != 1:
+        raise RecipeError(f"{recipe.path}: training needs a model with one output; this one has {len(model.outputs)}")
+
+
+def train_options(recipe: Recipe, step: PruneStep | FinetuneStep) -> TrainOptions:
+    """The options of training out of a recipe's step."""
+    return TrainOptions(
+        epochs=step.epochs,
+        batch_size=step.batch_size,
+        learning_rate=step.learning_rate,
+        decay=step.decay,
+        optimizer=step.optimizer,
+        patience=step.patience if isinstance(step, FinetuneStep) else None,
+        seed=recipe.seed,
+    )
 
 
 def magnitude_options(step: PruneStep) -> MagnitudeOptions:
@@ -153,8 +175,8 @@ def _plan_of(prepared: Prepared, step: Any) -> str:
         return f"fine-tune, {training}"
     targets, skipped = select_targets(prepared.model, magnitude_options(step))
     return (
-        f"{step.style} pruning to {step.sparsity:.0%} of {len(targets)} kernels ({step.scope} scope, {len(skipped)} layers "
-        f"stay dense), {training}{', ' + step.schedule if step.epochs else ''}, {step.backend} backend"
+        f"{step.style} pruning to {step.sparsity:.0%} of {len(targets)} kernels ({step.scope} scope, "
+        f"{len(skipped)} layers stay dense), {training}{', ' + step.schedule if step.epochs else ''}, {step.backend} backend"
     )
 
 
@@ -232,7 +254,7 @@ class _Run:
                 self.prepared.train,
                 self.prepared.validation,
                 self.metric,
-                self._train_options(step),
+                train_options(self.recipe, step),
                 on_progress=self.progress.advance,
             )
         else:
@@ -270,20 +292,9 @@ class _Run:
             train,
             self.prepared.validation,
             self.metric,
-            self._train_options(step),
+            train_options(self.recipe, step),
             settled_step=settled,
             on_progress=self.progress.advance,
-        )
-
-    def _train_options(self, step: PruneStep | FinetuneStep) -> TrainOptions:
-        return TrainOptions(
-            epochs=step.epochs,
-            batch_size=step.batch_size,
-            learning_rate=step.learning_rate,
-            decay=step.decay,
-            optimizer=step.optimizer,
-            patience=step.patience if isinstance(step, FinetuneStep) else None,
-            seed=self.recipe.seed,
         )
 
     def _quantize(self, step: QuantizeStep) -> None:

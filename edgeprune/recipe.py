@@ -1,12 +1,13 @@
-"""A recipe: what to do with one model, as TOML. Everything that can be known without reading the model is checked here."""
+"""A recipe: what to do with one model, as TOML. What can be known without reading the model is checked here."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,19 +187,14 @@ def _recipe(path: Path, sha256: str, raw: Mapping[str, Any]) -> Recipe:
     if metric not in METRICS:
         raise RecipeError(f"{path}: unknown metric {metric!r}{_near(metric, METRICS)}; known: {', '.join(METRICS)}")
     data = _table(path, "data", raw["data"], DataSpec)
-    resolved = DataSpec(
-        **{
-            f.name: path.parent / value if isinstance(value := getattr(data, f.name), Path) else value
-            for f in fields(DataSpec)
-        }
-    )
+    splits = {key: path.parent / value for key in ("train", "validation", "test") if (value := getattr(data, key))}
     recipe = Recipe(
         path=path,
         sha256=sha256,
         model=path.parent / _typed(path, "model", raw["model"], str),
         metric=metric,
         seed=_typed(path, "seed", raw.get("seed", 0), int),
-        data=resolved,
+        data=replace(data, **splits),
         steps=tuple(_step(path, n, item) for n, item in enumerate(_list(path, "steps", raw), start=1)),
         exports=tuple(
             _table(path, f"exports {n}", item, ExportSpec)
@@ -347,6 +343,10 @@ def _check(recipe: Recipe) -> None:
             raise RecipeError(f'{path}: a tflite export of precision int8 needs a step with kind = "quantize"')
     if len(set(recipe.exports)) != len(recipe.exports):
         raise RecipeError(f"{path}: the same export is asked for twice")
+    if not 0 <= recipe.seed < 2**32:
+        raise RecipeError(f"{path}: seed is a whole number from 0 to {2**32 - 1}; got {recipe.seed}")
+    if not (math.isfinite(recipe.data.scale) and math.isfinite(recipe.data.offset)):
+        raise RecipeError(f"{path}: scale and offset in [data] are finite numbers")
     if recipe.budget and not recipe.exports:
         raise RecipeError(f"{path}: [budget] is held against exported files, and there are no [[exports]]")
     if not 3 <= recipe.latency.processes <= 50 or not 5 <= recipe.latency.pairs <= 1000:
@@ -389,8 +389,8 @@ def _check_prune(step: PruneStep) -> None:
         value = getattr(step, key)
         if value not in known:
             raise UsageError(f"unknown {key} {value!r}{_near(value, known)}; known: {', '.join(known)}")
-    if step.epochs < 0 or step.frequency < 1 or not 0 < step.ramp <= 1:
-        raise UsageError("epochs is at least 0, frequency at least 1, ramp above 0 and at most 1")
+    if step.epochs < 0 or step.frequency < 1 or not 0 < step.ramp <= 1 or not 0 < step.power < math.inf:
+        raise UsageError("epochs is at least 0, frequency at least 1, ramp above 0 and at most 1, power above 0")
     if step.initial_sparsity > step.sparsity:
         raise UsageError(f"initial_sparsity {step.initial_sparsity:g} is above sparsity {step.sparsity:g}")
     if step.backend == "tfmot" and (not step.epochs or step.scope != "layer"):

@@ -54,7 +54,8 @@ def _quality(ledger: Ledger) -> list[str]:
         if found is None:
             continue
         if share:
-            text = f"{100 * base.value:.2f} % -> {100 * found.value:.2f} % ({100 * (found.value - base.value):+.2f} points)"
+            points = 100 * (found.value - base.value)
+            text = f"{100 * base.value:.2f} % -> {100 * found.value:.2f} % ({points:+.2f} points)"
         else:
             text = f"{base.value:.4f} -> {found.value:.4f} ({found.value - base.value:+.4f})"
         sentences.append(
@@ -68,7 +69,11 @@ def _latency(stage: Stage) -> list[str]:
     found = stage.latency
     if found is None or stage.main is None:
         return []
-    interval = f"({found['ratio']:.3f}, 95 % {found['low']:.3f}-{found['high']:.3f})"
+    tolerance = found["tolerance"]
+    interval = (
+        f"({found['ratio']:.3f}, 95 % {found['low']:.3f}-{found['high']:.3f}; "
+        f"unchanged means within {1 - tolerance:.3f}-{1 + tolerance:.3f})"
+    )
     where = f"Latency of stage {stage.name} on this host, {stage.main.precision} against {stage.main.precision}"
     zeros = stage.main.sparsity or 0.0
     if found["verdict"] == "unchanged":
@@ -85,10 +90,11 @@ def _sparsity(stage: Stage) -> str:
     read_back = (
         f"{100 * in_file:.2f} % of all weights in {stage.main.path}" if in_file is not None and stage.main else ""
     )
+    asked, got = (100 * stage.pruning[key] for key in ("asked", "got"))
     return (
-        f"Sparsity of stage {stage.name}: asked {100 * stage.pruning['asked']:.2f} %, got {100 * stage.pruning['got']:.2f} % "
-        f"of the pruned kernels{', ' + read_back if read_back else ''}; {len(stage.pruning['skipped'])} layers with "
-        "weights stayed dense, each with its reason in the report."
+        f"Sparsity of stage {stage.name}: asked {asked:.2f} %, got {got:.2f} % of the pruned kernels"
+        f"{', ' + read_back if read_back else ''}; {len(stage.pruning['skipped'])} layers with weights stayed dense, "
+        "each with its reason in the report."
     )
 
 

@@ -94,6 +94,13 @@ def make_deterministic(keras: Any, seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
+def _seed_layers(model: Any, seed: int) -> None:
+    """Restart the random numbers of Dropout and its kin: a layer without a seed drew one when it was made."""
+    generators = [g for layer in model._flatten_layers() for g in layer._seed_generators]
+    for index, generator in enumerate(generators):
+        generator.state.assign(np.array([(seed + index) % 2**32, 0], generator.state.dtype))
+
+
 def compile_model(keras: Any, model: Any, metric: Metric, options: TrainOptions, total_steps: int) -> None:
     """Compile in place for training with the metric's loss, on logits where the model's output is not a probability."""
     rate: Any = options.learning_rate
@@ -139,6 +146,7 @@ def train(
         raise UsageError(f"training needs a model with one output; this one has {len(model.outputs)}")
     keras = keras_module()
     make_deterministic(keras, options.seed)
+    _seed_layers(model, options.seed)
     rng = np.random.default_rng(options.seed)
     per_epoch = steps_per_epoch(len(samples), options.batch_size)
     total = per_epoch * options.epochs
@@ -170,7 +178,10 @@ def train(
 def _train_batch(model: Any, samples: Samples, indices: np.ndarray, step: int) -> float:
     assert samples.targets is not None
     inputs = [samples.inputs[name][indices].astype(dtype) for name, (_, dtype) in input_specs(model).items()]
-    targets = samples.targets[indices].reshape(len(indices), -1)
+    targets = samples.targets[indices]
+    # A class index stays one number; any other target has the shape of the output (its samples may be stored flat).
+    shape = tuple(model.outputs[0].shape[1:])
+    targets = targets.reshape(len(indices), *(shape if targets[0].size == np.prod(shape) else (-1,)))
     loss = float(model.train_on_batch(as_called(model, inputs), targets))
     if not np.isfinite(loss):
         raise EdgepruneError(f"training diverged: the loss is {loss} at step {step + 1}; lower learning_rate")
@@ -190,8 +201,8 @@ class _Best:
         """Remember the weights if they are better; True when patience is used up."""
         if value is None or not eligible:
             return False
-        better = self.epoch is None or (value > self._value) == self.metric.higher_is_better and value != self._value
-        if better:
+        gain = value - self._value if self.metric.higher_is_better else self._value - value
+        if self.epoch is None or gain > 0:
             self.epoch, self._value, self._weights = epoch, value, model.get_weights()
         return self.patience is not None and self.epoch is not None and epoch - self.epoch >= self.patience
 

@@ -9,7 +9,7 @@ import re
 
 from edgeprune.errors import UsageError
 
-__all__ = ["format_bytes", "format_ms", "format_percent", "format_seconds", "parse_bytes"]
+__all__ = ["format_bytes", "format_count", "format_ms", "format_percent", "format_seconds", "parse_bytes"]
 
 BYTE_UNITS = {
     "b": 1,
@@ -37,24 +37,30 @@ def parse_bytes(text: str) -> int:
 
 def format_bytes(count: int) -> str:
     """A byte count in decimal units with three significant digits: 267431 -> "267 kB"."""
-    if count < 1000:
-        return f"{count} B"
     for unit, size in (("GB", 1000**3), ("MB", 1000**2), ("kB", 1000)):
         value = count / size
         if value >= 0.9995:
-            return (
-                f"{value:.2f} {unit}"
-                if value < 9.995
-                else f"{value:.1f} {unit}"
-                if value < 99.95
-                else f"{value:.0f} {unit}"
-            )
+            digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+            return f"{value:.{digits}f} {unit}"
     return f"{count} B"
+
+
+def format_count(count: int) -> str:
+    """A count with three significant digits: 5_123_456 -> "5.12 M"."""
+    for letter, size in (("G", 1000**3), ("M", 1000**2), ("k", 1000)):
+        if count / size >= 0.9995:
+            return f"{_three_digits(count / size)} {letter}"
+    return str(count)
+
+
+def _three_digits(value: float) -> str:
+    """Three significant digits, never in powers of ten above 1000: 1234.5 is "1234"."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
 def format_ms(milliseconds: float) -> str:
     """Milliseconds with three significant digits: 0.4312 -> "0.431 ms"."""
-    return f"{milliseconds:.3g} ms"
+    return f"{_three_digits(milliseconds)} ms"
 
 
 def format_seconds(seconds: float) -> str:

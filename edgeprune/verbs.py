@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,7 +58,8 @@ def run_verb(
     if as_json:
         click.echo(body)
     else:
-        click.echo(ledger_text(ledger))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        click.echo(ledger_text(ledger, width=width))
         click.echo(f"\nWritten: {output}/ (models, ledger.json, report.md)")
     outcomes = [verdict.passed for verdict in ledger.verdicts]
     return 1 if False in outcomes else 3 if None in outcomes else 0
@@ -300,9 +304,6 @@ def convert_verb(
 
 def _move(made: Path, output: Path) -> None:
     """Rename into place; an old package is moved aside first and removed last."""
-    import shutil
-    import tempfile
-
     if output.is_dir():
         with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".edgeprune.old.") as old:
             output.replace(Path(old) / output.name)
@@ -377,8 +378,8 @@ def _convert_text(facts: dict[str, Any], metric: str) -> str:
     for item in facts["parity"] or []:
         agreement = "" if item["agreement"] is None else f", same top class for {item['agreement']:.2%}"
         lines.append(
-            f"output {item['output']!r} against the Keras model on {item['samples']:,} {facts['parity_on']}: largest difference "
-            f"{item['max_error']:.3g} ({item['relative_error']:.2%} of the output's range){agreement}"
+            f"output {item['output']!r} against the Keras model on {item['samples']:,} {facts['parity_on']}: "
+            f"largest difference {item['max_error']:.3g} of a range of {item['range']:.3g}{agreement}"
         )
     ran = [f"{r['name']} {r['version']}" for r in facts["runtimes"] if r["ran"]]
     lines += [f"runs on: {', '.join(ran)}"] if ran else []

@@ -1,7 +1,7 @@
 """Keep pruned weights at zero while a model trains.
 
-Keras 3's optimizer applies a variable's constraint right after each update, inside the compiled step. A mask set as that
-constraint holds the zeros exactly, changes nothing in the model and leaves nothing to strip afterwards.
+Keras 3's optimizer applies a variable's constraint right after each update, inside the compiled step. A mask set as
+that constraint holds the zeros exactly, changes nothing in the model and leaves nothing to strip afterwards.
 """
 
 from __future__ import annotations

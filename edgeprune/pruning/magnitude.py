@@ -1,7 +1,7 @@
 """Magnitude pruning: the smallest weights become zero (Han et al. 2015, arXiv:1506.02626).
 
-Sparsity is the fraction of weights that are zero. With scope "layer" every kernel reaches the asked sparsity; with scope
-"global" one threshold runs through all chosen kernels together, so that layers end up differently sparse.
+Sparsity is the fraction of weights that are zero. With scope "layer" every kernel reaches the asked sparsity; with
+scope "global" one threshold runs through all chosen kernels together, so that layers end up differently sparse.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import UsageError
-from edgeprune.keras_models import clone, leaf_layers
+from edgeprune.keras_models import Leaf, clone, leaf_layers, own_weights
 from edgeprune.pruning.schedule import check_sparsity
 
 __all__ = [
@@ -69,7 +69,8 @@ DEPTHWISE: dict[str, tuple[str, ...]] = {
 class MagnitudeOptions:
     """What to prune and how much.
 
-    `include` and `exclude` are shell patterns matched against a layer's name and against its class ("block*", "Dense").
+    `include` and `exclude` are shell patterns matched against the name and the class of a layer and of the models and
+    wrappers that hold it ("block*", "Dense", "LSTM").
     First and last are the first and the last chosen layer in the model's own order.
     """
 
@@ -89,7 +90,7 @@ class MagnitudeOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One kernel that will be pruned. `key` is the variable's path inside the model and unique there."""
+    """One kernel that will be pruned. `layer` is the path of its layer; `key` names the kernel and is unique."""
 
     layer: str
     kind: str
@@ -131,7 +132,7 @@ class PruneReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneResult:
-    """A new model, the masks that hold it (True = kept, by variable path), and the report."""
+    """A new model, the masks that hold it (True = kept, by kernel), and the report."""
 
     model: Any
     masks: Mapping[str, Mask]
@@ -171,18 +172,20 @@ def masks_for(kernels: Mapping[str, Floats], sparsity: float, scope: str) -> dic
     return {key: keep_largest(w, sparsity) for key, w in kernels.items()}
 
 
-def matches(layer: Any, patterns: Sequence[str]) -> bool:
-    """Whether a layer's name or class matches one of the shell patterns."""
-    kind = type(layer).__name__
-    return any(fnmatch.fnmatchcase(layer.name, p) or fnmatch.fnmatchcase(kind, p) for p in patterns)
+def matches(leaf: Leaf, patterns: Sequence[str]) -> bool:
+    """Whether the path, or a name or class on the way to the layer, matches one of the shell patterns."""
+    names = {leaf.path}
+    for layer in (*leaf.holders, leaf.layer):
+        names |= {layer.name, type(layer).__name__}
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
-def _check_patterns(layers: Sequence[Any], options: MagnitudeOptions) -> None:
+def _check_patterns(leaves: Sequence[Leaf], options: MagnitudeOptions) -> None:
     for option, patterns in (("include", options.include), ("exclude", options.exclude)):
         for pattern in patterns:
-            if not any(matches(layer, [pattern]) for layer in layers):
-                names = ", ".join(layer.name for layer in layers[:6])
-                raise UsageError(f"{option} pattern {pattern!r} matches no layer with weights; layers are: {names} ...")
+            if not any(matches(leaf, [pattern]) for leaf in leaves):
+                names = ", ".join(leaf.path for leaf in leaves[:6]) + (" ..." if len(leaves) > 6 else "")
+                raise UsageError(f"{option} pattern {pattern!r} matches no layer with weights; layers are: {names}")
 
 
 def _kernels_of(layer: Any, prune_depthwise: bool) -> tuple[list[str], str]:
@@ -200,20 +203,20 @@ def _kernels_of(layer: Any, prune_depthwise: bool) -> tuple[list[str], str]:
 
 def select_targets(model: Any, options: MagnitudeOptions) -> tuple[list[Target], list[SkippedLayer]]:
     """The kernels to prune in the model's order, and every other layer with weights with the reason it is left out."""
-    layers = [layer for layer in leaf_layers(model) if layer.weights]
-    _check_patterns(layers, options)
-    candidates: list[tuple[Any, list[str]]] = []
+    leaves = [leaf for leaf in leaf_layers(model) if own_weights(leaf.layer)]
+    _check_patterns(leaves, options)
+    candidates: list[tuple[Leaf, list[str]]] = []
     skipped: list[SkippedLayer] = []
-    for layer in layers:
-        names, reason = _kernels_of(layer, options.prune_depthwise)
-        if names and not matches(layer, options.include):
+    for leaf in leaves:
+        names, reason = _kernels_of(leaf.layer, options.prune_depthwise)
+        if names and not matches(leaf, options.include):
             names, reason = [], "not matched by include"
-        if names and matches(layer, options.exclude):
+        if names and matches(leaf, options.exclude):
             names, reason = [], "matched by exclude"
         if names:
-            candidates.append((layer, names))
+            candidates.append((leaf, names))
         else:
-            skipped.append(_skip(layer, reason))
+            skipped.append(_skip(leaf, reason))
     if candidates and not options.prune_first:
         skipped.append(_skip(candidates.pop(0)[0], "first layer (prune_first = false)"))
     if candidates and not options.prune_last:
@@ -221,19 +224,25 @@ def select_targets(model: Any, options: MagnitudeOptions) -> tuple[list[Target],
     return list(_targets(candidates)), skipped
 
 
-def _skip(layer: Any, reason: str) -> SkippedLayer:
-    parameters = sum(int(np.prod(w.shape)) for w in layer.weights)
-    return SkippedLayer(layer=layer.name, kind=type(layer).__name__, parameters=parameters, reason=reason)
+def _skip(leaf: Leaf, reason: str) -> SkippedLayer:
+    parameters = sum(int(np.prod(w.shape)) for w in own_weights(leaf.layer))
+    return SkippedLayer(layer=leaf.path, kind=type(leaf.layer).__name__, parameters=parameters, reason=reason)
 
 
-def _targets(candidates: Sequence[tuple[Any, list[str]]]) -> Iterator[Target]:
-    for layer, names in candidates:
+def _targets(candidates: Sequence[tuple[Leaf, list[str]]]) -> Iterator[Target]:
+    keys: set[str] = set()
+    for leaf, names in candidates:
         for name in names:
             # Some layers expose a kernel as a computed property; the variable itself is what a mask can hold.
-            variable = getattr(layer, f"_{name}", None)
+            variable: Any = getattr(leaf.layer, f"_{name}", None)
             if not hasattr(variable, "assign"):
-                variable = getattr(layer, name)
-            yield Target(layer=layer.name, kind=type(layer).__name__, key=variable.path, variable=variable)
+                variable = getattr(leaf.layer, name)
+            # Not the variable's own path: layers of the same name in two nested models share it.
+            key = stem = f"{leaf.path}/{name}"
+            while key in keys:
+                key = f"{stem}#{len(keys)}"
+            keys.add(key)
+            yield Target(layer=leaf.path, kind=type(leaf.layer).__name__, key=key, variable=variable)
 
 
 def apply_masks(targets: Sequence[Target], masks: Mapping[str, Mask]) -> None:

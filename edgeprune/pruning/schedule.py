@@ -1,10 +1,10 @@
 """Sparsity as a function of the training step.
 
-Steps are counted as completed optimizer steps: step 0 is the moment before the first batch, step 1 the moment after it.
-The formulas are those of tensorflow-model-optimization (tfmot) 0.8.1; its trap is not kept. There a mask is renewed only
-when ``(step - begin_step) % frequency == 0`` is met by a counter that starts at 1, so ``begin_step=0`` with the default
-``frequency=100`` leaves a model of fewer than 100 steps dense. Here a schedule is renewed at ``begin_step`` itself (also
-when that is 0), then every ``frequency`` steps, and always once more at ``end_step``.
+Steps are completed optimizer steps: step 0 is the moment before the first batch, step 1 the moment after it.
+The formulas are those of tensorflow-model-optimization (tfmot) 0.8.1; its trap is not kept. There a mask is renewed
+only when ``(step - begin_step) % frequency == 0`` is met by a counter that starts at 1, so ``begin_step=0`` with the
+default ``frequency=100`` leaves a model of fewer than 100 steps dense. Here a schedule is renewed at ``begin_step``
+itself (also when that is 0), then every ``frequency`` steps, and always once more at ``end_step``.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ class ConstantSparsity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolynomialDecay:
-    """Fast at first, then slower: final + (initial - final) * (1 - progress) ** power, Zhu & Gupta 2017 (arXiv:1710.01878)."""
+    """Fast at first, then slower: final + (initial - final) * (1 - progress) ** power.
+
+    Zhu & Gupta 2017 (arXiv:1710.01878).
+    """
 
     final_sparsity: float
     initial_sparsity: float = 0.0
@@ -92,7 +95,8 @@ class PolynomialDecay:
         if step >= self.end_step:
             return self.final_sparsity
         progress = (step - self.begin_step) / (self.end_step - self.begin_step)
-        return self.final_sparsity + (self.initial_sparsity - self.final_sparsity) * (1 - progress) ** self.power
+        remaining = float((1 - progress) ** self.power)
+        return self.final_sparsity + (self.initial_sparsity - self.final_sparsity) * remaining
 
     def renews_at(self, step: int) -> bool:
         """At begin_step, every `frequency` steps after it, and at end_step."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage, Verdict
-from edgeprune.report.table import Table, to_markdown, to_text
-from edgeprune.units import format_bytes, format_percent, format_seconds
+from edgeprune.report.table import Table, to_markdown, to_terminal, to_text
+from edgeprune.units import format_bytes, format_count, format_percent, format_seconds
 
 __all__ = ["files_table", "ledger_markdown", "ledger_text", "stages_table"]
 
@@ -22,7 +22,7 @@ def _latency_text(stage: Stage) -> str:
     if stage.latency is None:
         return "1 (base)" if stage.kind == "dense" else UNKNOWN
     found = stage.latency
-    return f"{found['ratio']:.3f} [{found['low']:.3f}, {found['high']:.3f}] {found['verdict']}"
+    return f"{found['ratio']:.3f} ({found['low']:.3f}-{found['high']:.3f}) {found['verdict']}"
 
 
 def stages_table(ledger: Ledger) -> Table:
@@ -39,7 +39,7 @@ def stages_table(ledger: Ledger) -> Table:
                 main.precision if main else UNKNOWN,
                 f"{stage.parameters:,}",
                 f"{stage.nonzero_parameters:,}",
-                f"{stage.macs / 1e6:.2f} M" if stage.macs is not None else UNKNOWN,
+                format_count(stage.macs) if stage.macs is not None else UNKNOWN,
                 format_bytes(main.raw_bytes) if main else UNKNOWN,
                 format_bytes(main.download_bytes["deflate"]) if main else UNKNOWN,
                 f"{ratio:.3f}x" if ratio is not None else UNKNOWN,
@@ -57,7 +57,7 @@ def stages_table(ledger: Ledger) -> Table:
         "install",
         "download",
         "of dense",
-        "latency ratio, this host",
+        "latency ratio on this host",
         "took",
     )
     return Table(heads=heads, rows=tuple(rows), left=frozenset({0, 2, 9}))
@@ -108,9 +108,13 @@ def _verdict_line(verdict: Verdict) -> str:
     return f"{word} {verdict.path}: {verdict.check} {shown(verdict.actual)}, limit {shown(verdict.limit)}"
 
 
-def ledger_text(ledger: Ledger) -> str:
-    """Plain text for a terminal or a log."""
-    parts = [to_text(stages_table(ledger)), "", to_text(files_table(ledger)), ""]
+def ledger_text(ledger: Ledger, *, width: int | None = None) -> str:
+    """Text for a log, or, with the `width` of a terminal in columns, tables whose cells wrap to fit it."""
+
+    def shown(table: Table) -> str:
+        return to_text(table) if width is None else to_terminal(table, width)
+
+    parts = [shown(stages_table(ledger)), "", shown(files_table(ledger)), ""]
     parts += [f"* {sentence}" for sentence in ledger.summary]
     if ledger.verdicts:
         parts += ["", "Budget:", *(f"  {_verdict_line(v)}" for v in ledger.verdicts)]
@@ -165,7 +169,8 @@ def _methods(ledger: Ledger) -> list[str]:
     lines = [
         f"{ledger.metric['name']}: each .tflite file run over the test split by a real interpreter ({runtimes}).",
         "Core ML: sizes and zeros are of the saved package; its predictions need macOS and are not measured here.",
-        "Download: the file compressed by deflate level 9 (what a zip, APK or IPA costs), brotli 11 and zstd 19. Install: the bytes of the file.",
+        "Download: the file compressed by deflate level 9 (what a zip, APK or IPA costs), brotli 11 and zstd 19. "
+        "Install: the bytes of the file.",
         "of dense: deflate bytes over those of the dense float32 .tflite file.",
         "non-zero counts the Keras model's parameters; zeros are counted in the weights of the exported file.",
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Table", "to_markdown", "to_text"]
+__all__ = ["Table", "to_markdown", "to_terminal", "to_text"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,3 +37,22 @@ def to_text(table: Table) -> str:
         return "  ".join(padded).rstrip()
 
     return "\n".join([line(table.heads), "  ".join("-" * w for w in widths), *(line(row) for row in table.rows)])
+
+
+def to_terminal(table: Table, width: int) -> str:
+    """The table fitted into `width` columns; cells wrap."""
+    import io
+
+    import rich.box
+    import rich.console
+    import rich.table
+
+    drawn = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_lines=False)
+    for n, head in enumerate(table.heads):
+        drawn.add_column(head, justify="left" if n in table.left else "right", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(cell.replace("[", "\\[") for cell in row))
+    console = rich.console.Console(file=io.StringIO(), width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(drawn)
+    return capture.get().rstrip()

@@ -1,0 +1,1 @@
+"""Latency: `estimate` from a device profile, `measure` as a paired comparison on this host."""

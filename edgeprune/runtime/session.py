@@ -1,0 +1,247 @@
+"""The parent's side of inference: start a worker process, hand it a job, turn whatever happens there into one line.
+
+The interpreter is never imported here. A crash, a hang or a refusal in the worker is a RuntimeFailure; the worker is
+in a session of its own, so that it can be killed whole, and it is dead and reaped when a call here returns or raises.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeprune.errors import InputError, MissingExtra, OutputError, RuntimeFailure, UsageError
+
+__all__ = ["RUNTIMES", "RunResult", "RuntimeSpec", "ask_worker", "installed_runtimes", "run_tflite"]
+
+Progress = Callable[[int, int], None]
+Lines = queue.SimpleQueue[bytes | None]
+
+WORKER = "edgeprune.runtime.worker"
+CHATTER = ("INFO:", "WARNING:", "I0000", "W0000")  # how the interpreters begin what is no error
+NUMPY_2_SIGNS = ("CreateWrapperFromFile", "_ARRAY_API not found", "numpy.core.multiarray failed to import")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeSpec:
+    """An interpreter that can be installed: its distribution, the module with class Interpreter, and our extra."""
+
+    distribution: str
+    module: str
+    extra: str
+
+
+# Oldest first: a file that the oldest one runs, the newer ones run too.
+RUNTIMES: dict[str, RuntimeSpec] = {
+    "tflite-runtime": RuntimeSpec(distribution="tflite-runtime", module="tflite_runtime.interpreter", extra="tflite"),
+    "litert": RuntimeSpec(distribution="ai-edge-litert", module="ai_edge_litert.interpreter", extra="litert"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What a file computed: outputs by name in the file's order, each (N, ...), float32 or the file's integers.
+
+    `input_dtypes` and `output_dtypes` are the file's own types by name, before and after (de)quantization.
+    """
+
+    outputs: dict[str, npt.NDArray[Any]]
+    runtime: str
+    version: str
+    samples: int
+    input_dtypes: dict[str, str]
+    output_dtypes: dict[str, str]
+
+
+def installed_runtimes() -> dict[str, str]:
+    """Name -> version of every installed runtime, oldest runtime first; nothing is imported."""
+    found = {}
+    for name, spec in RUNTIMES.items():
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(spec.distribution)
+    return found
+
+
+def run_tflite(
+    path: Path,
+    inputs: Mapping[str, npt.NDArray[Any]],
+    *,
+    runtime: str,
+    threads: int = 2,
+    timeout_s: float = 600,
+    on_progress: Progress | None = None,
+) -> RunResult:
+    """Run a .tflite file over N samples, one per invoke, in a process of its own.
+
+    `inputs` maps input names (of the file's signature, else of its tensors) to arrays (N, ...) of float, integer or
+    bool; a file with a single input takes any name. Where the file's input is quantized, real numbers are quantized
+    with its scale and zero point (round half to even, clipped) and an array of the file's own integer type is fed as
+    it is; quantized outputs come back as float32. `on_progress` gets (samples done, N).
+
+    Raises MissingExtra, UsageError (unknown runtime), InputError (no such file), OutputError (no room for the
+    samples) and RuntimeFailure (refused file, wrong names or shapes, NaN, crash, or no end within `timeout_s`).
+    """
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+        job = {
+            "job": "run",
+            "path": str(path.absolute()),
+            "threads": threads,
+            "names": list(inputs),
+            "inputs": str(Path(folder) / "inputs.npz"),
+            "outputs": str(Path(folder) / "outputs.npz"),
+        }
+        _write_samples(Path(folder) / "inputs.npz", path, inputs)
+        result = ask_worker(job, [path], runtime=runtime, timeout_s=timeout_s, on_progress=on_progress)
+        with np.load(Path(folder) / "outputs.npz", allow_pickle=False) as file:
+            outputs = {name: file[str(i)] for i, name in enumerate(result["output_names"])}
+    return RunResult(
+        outputs=outputs,
+        runtime=runtime,
+        version=installed_runtimes()[runtime],
+        samples=result["samples"],
+        input_dtypes=result["input_dtypes"],
+        output_dtypes=result["output_dtypes"],
+    )
+
+
+def _write_samples(target: Path, path: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
+    for name, array in inputs.items():
+        if array.dtype.kind not in "fiub":  # an object array would be pickled
+            raise RuntimeFailure(f"{path}: the samples for input {name!r} are {array.dtype}, not numbers")
+    try:
+        np.savez(target, **{str(i): array for i, array in enumerate(inputs.values())})
+    except OSError as error:
+        raise OutputError(f"{target.parent}: no room for the samples of {path} ({error}); set TMPDIR") from error
+
+
+def ask_worker(
+    job: Mapping[str, Any], paths: list[Path], *, runtime: str, timeout_s: float, on_progress: Progress | None
+) -> dict[str, Any]:
+    """Give a job (worker.py lists them) to a fresh worker and return its result; `paths` are the files it is about.
+
+    Raises as `run_tflite` does.
+    """
+    spec, version = _installed(runtime)
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; give the path of a .tflite file")
+    subject = f"{' or '.join(str(path) for path in paths)} on {runtime} {version}"
+    with tempfile.TemporaryFile() as chatter, _worker(chatter) as (child, lines):
+        _give(child, {**job, "module": spec.module})
+        try:
+            for message in _replies(lines, timeout_s):
+                if "progress" in message and on_progress is not None:
+                    on_progress(*message["progress"])
+                if "error" in message:
+                    raise RuntimeFailure(f"{subject}: {message['error']}{_advice(runtime, message['error'])}")
+                if "result" in message:
+                    result: dict[str, Any] = message["result"]
+                    return result
+        except TimeoutError:
+            raise RuntimeFailure(f"{subject}: no end within {timeout_s:g} s; the worker was killed") from None
+        raise RuntimeFailure(f"{subject}: {_death(child.wait(), chatter)}")
+
+
+def _installed(runtime: str) -> tuple[RuntimeSpec, str]:
+    if runtime not in RUNTIMES:
+        raise UsageError(f"{runtime!r} is not a runtime; choose one of {', '.join(RUNTIMES)}")
+    spec = RUNTIMES[runtime]
+    version = installed_runtimes().get(runtime)
+    if version is None:
+        raise MissingExtra(spec.distribution, spec.extra, f"running a .tflite file on {runtime}")
+    return spec, version
+
+
+@contextmanager
+def _worker(chatter: IO[bytes]) -> Iterator[tuple[subprocess.Popen[bytes], Lines]]:
+    """A worker process and its lines; dead and reaped on the way out, however that is taken (Ctrl-C included)."""
+    child = subprocess.Popen(  # -P: a source tree in the current folder must not shadow the installed package
+        [sys.executable, "-P", "-m", WORKER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=chatter,
+        start_new_session=True,
+    )
+    lines: Lines = queue.SimpleQueue()
+    reader = threading.Thread(target=_read_lines, args=(child.stdout, lines), daemon=True)
+    reader.start()
+    try:
+        yield child, lines
+    finally:
+        if child.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        reader.join()  # the pipe is at its end now
+        for stream in (child.stdin, child.stdout):
+            if stream is not None:
+                with suppress(BrokenPipeError):
+                    stream.close()
+
+
+def _read_lines(stream: IO[bytes], lines: Lines) -> None:
+    """Every line of the stream, then None; in a thread, because reading a pipe knows no timeout."""
+    for line in stream:
+        lines.put(line)
+    lines.put(None)
+
+
+def _give(child: subprocess.Popen[bytes], job: Mapping[str, Any]) -> None:
+    """Send the job and leave stdin open: the worker ends when it closes."""
+    assert child.stdin is not None
+    with suppress(BrokenPipeError):  # the worker died at once: its exit status will say more
+        child.stdin.write(json.dumps(job).encode() + b"\n")
+        child.stdin.flush()
+
+
+def _replies(lines: Lines, timeout_s: float) -> Iterator[dict[str, Any]]:
+    """The worker's messages until it ends; raises TimeoutError when it has not ended after `timeout_s`."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            line = lines.get(timeout=max(0.0, deadline_s - time.monotonic()))
+        except queue.Empty:
+            raise TimeoutError from None
+        if line is None:
+            return
+        yield json.loads(line)
+
+
+def _death(status: int, chatter: IO[bytes]) -> str:
+    """Why a worker ended without an answer: the signal or exit status, and the last thing it printed."""
+    chatter.seek(max(0, chatter.seek(0, os.SEEK_END) - 4096))
+    printed = [line.strip() for line in chatter.read().decode(errors="replace").splitlines()]
+    last_words = " | ".join([line for line in printed if line and not line.startswith(CHATTER)][-2:])[-400:]
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        reason = f"the interpreter crashed ({name}); the file is broken or this runtime cannot take it"
+    else:
+        reason = f"the worker ended with status {status} and without an answer"
+    return f"{reason}: {last_words}" if last_words else reason
+
+
+def _advice(runtime: str, error: str) -> str:
+    """What to do about the failures that are known."""
+    if any(sign in error for sign in NUMPY_2_SIGNS) and runtime == "tflite-runtime":
+        return f"; tflite-runtime needs numpy<2 and finds {importlib.metadata.version('numpy')}: pip install 'numpy<2'"
+    if "Didn't find op for builtin opcode" in error and runtime != list(RUNTIMES)[-1]:
+        return f"; the file needs a newer runtime: use {list(RUNTIMES)[-1]!r}"
+    return ""

@@ -1,0 +1,397 @@
+"""The child process: the only place that imports an interpreter (started as `python -P -m edgeprune.runtime.worker`).
+
+One JSON object on the first line of stdin is the job; JSON lines on stdout are the replies: any number of
+`{"progress": [done, total]}`, then one `{"result": {...}}` or `{"error": "one line"}`. Arrays travel as uncompressed
+.npz files whose members are named by position ("0", "1", ...), because names of tensors are not always names of files.
+Whatever the interpreter prints goes to stderr, which the parent keeps for its error messages.
+
+Jobs (both also hold "module", the module that has the class `Interpreter`):
+    run   {"path", "threads", "names", "inputs", "outputs"}: a file over N samples, one per invoke
+    time  {"paths", "warmups", "pairs", "seed"}: CPU and wall time of several files in turn, one thread
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Tensor", "block_length", "dequantize", "main", "match_inputs", "pair_count", "pair_orders", "quantize"]
+
+Array = npt.NDArray[Any]
+Report = Callable[[int, int], None]
+
+# CPU time of one timed block, far above the timer's resolution. Longer blocks do not help: on a loaded machine the
+# noise of a pair hardly falls with their length (4.9 % at 0.3 ms, 5.2 % at 3 ms), so many short pairs win.
+BLOCK_NS = 400_000
+PROCESS_NS = 400_000_000  # CPU time that is worth spending on pairs once a process is started
+MAX_BLOCK = 2_000  # invokes
+REPORT_EVERY_S = 0.2
+QUANTIZED = (np.dtype(np.int8), np.dtype(np.uint8), np.dtype(np.int16))
+REFUSALS = (ValueError, RuntimeError, SystemError, MemoryError, ImportError, OSError, AttributeError, TypeError)
+
+
+class JobError(Exception):
+    """The job cannot be done; the message is the one line that the user will read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """An input or output of the loaded file; `signature` holds -1 where the size may change."""
+
+    name: str
+    index: int
+    shape: tuple[int, ...]
+    signature: tuple[int, ...]
+    dtype: np.dtype[Any]
+    scale: float
+    zero_point: int
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the integers stand for real numbers: real = scale * (integer - zero point)."""
+        return self.scale != 0.0 and self.dtype in QUANTIZED
+
+
+# --- Loading -----------------------------------------------------------------------------------------------------
+
+
+def load(module: str, path: str, threads: int) -> Any:
+    """An interpreter of `module` with the file at `path`, tensors not yet allocated."""
+    try:
+        interpreter = importlib.import_module(module).Interpreter
+    except REFUSALS as error:
+        raise JobError(f"{module} cannot be imported: {one_line(error)}") from error
+    try:
+        return interpreter(model_path=path, num_threads=threads)
+    except REFUSALS as error:
+        raise JobError(f"the file was refused: {one_line(error)}") from error
+
+
+def allocate(interpreter: Any) -> None:
+    """Allocate all tensors; a delegate that cannot take its nodes refuses here."""
+    try:
+        interpreter.allocate_tensors()
+    except REFUSALS as error:
+        raise JobError(f"the file was refused: {one_line(error)}") from error
+
+
+def invoke(interpreter: Any) -> None:
+    """One inference."""
+    try:
+        interpreter.invoke()
+    except REFUSALS as error:
+        raise JobError(f"inference failed: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception on one line, led by its class where that says more than "bad value"."""
+    text = " ".join(str(error).split())
+    prefix = "" if type(error) in (ValueError, RuntimeError) and text else f"{type(error).__name__}: "
+    return (prefix + text).rstrip(".")[:400]
+
+
+def tensors(interpreter: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """Inputs and outputs in the file's order, under the names of its signature where it has one."""
+    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    names_in, names_out = signature_names(interpreter, inputs, outputs)
+    read_in = [_tensor(detail, names_in) for detail in inputs]
+    read_out = [_tensor(detail, names_out) for detail in outputs]
+    for kind, found in (("inputs", read_in), ("outputs", read_out)):
+        if len({tensor.name for tensor in found}) != len(found):
+            raise JobError(f"the {kind} do not have distinct names: {listing(found)}")
+    return read_in, read_out
+
+
+def signature_names(
+    interpreter: Any, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]
+) -> tuple[dict[int, str], dict[int, str]]:
+    """Tensor index -> name, for inputs and outputs, by the signature of the main subgraph; empty without one."""
+    keys = list(interpreter.get_signature_list())
+    for key in sorted(keys, key=lambda key: key != "serving_default"):
+        runner = interpreter.get_signature_runner(key)
+        names_in = {detail["index"]: name for name, detail in runner.get_input_details().items()}
+        names_out = {detail["index"]: name for name, detail in runner.get_output_details().items()}
+        # A signature of another subgraph has other tensors: its names would be wrong for the main one.
+        if names_in.keys() == {d["index"] for d in inputs} and names_out.keys() == {d["index"] for d in outputs}:
+            return names_in, names_out
+    return {}, {}
+
+
+def _tensor(detail: dict[str, Any], names: dict[int, str]) -> Tensor:
+    scale, zero_point = detail["quantization"]
+    return Tensor(
+        name=names.get(detail["index"], detail["name"]),
+        index=detail["index"],
+        shape=tuple(int(n) for n in detail["shape"]),
+        signature=tuple(int(n) for n in detail["shape_signature"]),
+        dtype=np.dtype(detail["dtype"]),
+        scale=float(scale),
+        zero_point=int(zero_point),
+    )
+
+
+def listing(found: Sequence[Tensor]) -> str:
+    """Names with shapes and types, as an error message shows them."""
+    return ", ".join(f"{t.name!r} {t.dtype.name}{list(t.signature)}" for t in found)
+
+
+# --- Numbers -----------------------------------------------------------------------------------------------------
+
+
+def quantize(values: Array, scale: float, zero_point: int, dtype: np.dtype[Any]) -> Array:
+    """Real numbers as integers of `dtype`: round half to even, then clip (TFLite quantization specification)."""
+    limits = np.iinfo(dtype)
+    steps = np.rint(values.astype(np.float64) / scale) + zero_point
+    integers: Array = np.clip(steps, limits.min, limits.max).astype(dtype)
+    return integers
+
+
+def dequantize(values: Array, scale: float, zero_point: int) -> Array:
+    """Integers as the real numbers that they stand for, float32."""
+    return ((values.astype(np.int64) - zero_point) * np.float64(scale)).astype(np.float32)
+
+
+def match_inputs(wanted: Sequence[Tensor], arrays: dict[str, Array]) -> list[Array]:
+    """The caller's arrays in the file's order, by name; a single input needs no name."""
+    if len(wanted) == 1 and len(arrays) == 1:
+        return list(arrays.values())
+    if {tensor.name for tensor in wanted} != arrays.keys():
+        given = ", ".join(repr(name) for name in arrays)
+        raise JobError(f"the file's inputs are {listing(wanted)}; the samples are named {given or 'nothing'}")
+    return [arrays[tensor.name] for tensor in wanted]
+
+
+def sample_shape(tensor: Tensor, array: Array) -> tuple[int, ...]:
+    """The shape that one sample of `array` (N, ...) is fed in; raises JobError when the file does not take it."""
+    inner = array.shape[1:]
+    for shape in ((1, *inner), inner):
+        if len(shape) == len(tensor.shape) and all(
+            have == fixed or free == -1
+            for have, fixed, free in zip(shape, tensor.shape, tensor.signature or tensor.shape, strict=True)
+        ):
+            return shape
+    if tensor.shape[:1] != (1,) and tensor.shape[1:] == inner:
+        raise JobError(f"input {tensor.name!r} has the fixed batch {tensor.shape[0]}; export the model with batch 1")
+    raise JobError(f"one sample for input {tensor.name!r} has shape {list(inner)}; the file takes {listing([tensor])}")
+
+
+def encode(tensor: Tensor, array: Array) -> Array:
+    """Samples in the type that the file takes.
+
+    A quantized input takes its own integer type as it is (already quantized); anything else is read as real numbers
+    and quantized. A plain integer input takes numbers that are whole and in range.
+    """
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        raise JobError(f"the samples for input {tensor.name!r} hold NaN")
+    if array.dtype == tensor.dtype:
+        return array
+    if tensor.quantized:
+        return quantize(array, tensor.scale, tensor.zero_point, tensor.dtype)
+    if tensor.dtype.kind not in "fiub":
+        raise JobError(f"input {tensor.name!r} has the type {tensor.dtype.name}, which cannot be fed with numbers")
+    with np.errstate(invalid="ignore", over="ignore"):
+        cast = array.astype(tensor.dtype)
+    if tensor.dtype.kind != "f" and not np.array_equal(cast, array):
+        raise JobError(f"the samples for input {tensor.name!r} are not whole numbers of type {tensor.dtype.name}")
+    return cast
+
+
+# --- Job: run ----------------------------------------------------------------------------------------------------
+
+
+def run(job: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Run a file over all samples, write the outputs, and say what went in and out."""
+    with np.load(job["inputs"], allow_pickle=False) as file:
+        arrays = {name: file[str(i)] for i, name in enumerate(job["names"])}
+    interpreter = load(job["module"], job["path"], job["threads"])
+    wanted, _ = tensors(interpreter)
+    fed = [encode(tensor, array) for tensor, array in zip(wanted, match_inputs(wanted, arrays), strict=True)]
+    samples = count_samples(wanted, fed)
+    shapes = [sample_shape(tensor, array) for tensor, array in zip(wanted, fed, strict=True)]
+    for tensor, shape in zip(wanted, shapes, strict=True):
+        if shape != tensor.shape:
+            interpreter.resize_tensor_input(tensor.index, shape, strict=True)
+    allocate(interpreter)
+    _, results = tensors(interpreter)
+    collected: list[list[Array]] = [[] for _ in results]
+    last_report_s = time.monotonic()
+    for k in range(samples):
+        for tensor, array, shape in zip(wanted, fed, shapes, strict=True):
+            interpreter.set_tensor(tensor.index, array[k].reshape(shape))
+        invoke(interpreter)
+        for tensor, rows in zip(results, collected, strict=True):
+            rows.append(decode(tensor, interpreter.get_tensor(tensor.index), sample=k))
+        if time.monotonic() - last_report_s > REPORT_EVERY_S or k == samples - 1:
+            last_report_s = time.monotonic()
+            report(k + 1, samples)
+    stacked = [stack(tensor, rows) for tensor, rows in zip(results, collected, strict=True)]
+    np.savez(job["outputs"], **{str(i): array for i, array in enumerate(stacked)})
+    return {
+        "samples": samples,
+        "output_names": [tensor.name for tensor in results],
+        "input_dtypes": {tensor.name: tensor.dtype.name for tensor in wanted},
+        "output_dtypes": {tensor.name: tensor.dtype.name for tensor in results},
+    }
+
+
+def count_samples(wanted: Sequence[Tensor], fed: Sequence[Array]) -> int:
+    """N, which must be the same for every input and at least 1."""
+    counts = {tensor.name: len(array) if array.ndim else 0 for tensor, array in zip(wanted, fed, strict=True)}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        raise JobError(f"every input needs the same number of samples, at least 1; got {counts}")
+    return next(iter(counts.values()))
+
+
+def decode(tensor: Tensor, value: Array, *, sample: int) -> Array:
+    """One output: real numbers where the file holds quantized ones; the batch of 1 taken off."""
+    if value.dtype.kind == "f" and np.isnan(value).any():
+        raise JobError(f"output {tensor.name!r} holds NaN at sample {sample}")
+    real = dequantize(value, tensor.scale, tensor.zero_point) if tensor.quantized else value
+    return real[0] if real.ndim and real.shape[0] == 1 else real
+
+
+def stack(tensor: Tensor, rows: Sequence[Array]) -> Array:
+    """The outputs of all samples as one array (N, ...); floating types become float32."""
+    shapes = sorted({row.shape for row in rows})
+    if len(shapes) > 1:
+        raise JobError(f"output {tensor.name!r} changes its shape from sample to sample: {shapes[0]}, {shapes[1]}")
+    stacked = np.stack(rows)
+    return stacked.astype(np.float32, copy=False) if stacked.dtype.kind == "f" else stacked
+
+
+# --- Job: time ---------------------------------------------------------------------------------------------------
+
+
+def time_files(job: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Time the files in turn in this one process: nanoseconds per invoke, [pair][file], CPU and wall.
+
+    A pair times one block of each file in some order and then in the reverse of it (ABBA), so that a drift of the
+    machine's speed hits all files alike; its time for a file is the mean of the two blocks.
+    """
+    interpreters = []
+    for path in job["paths"]:
+        try:
+            interpreters.append(ready(job["module"], path, job["seed"]))
+        except JobError as error:
+            raise JobError(f"{path}: {error}") from error
+    for interpreter in interpreters:
+        for _ in range(job["warmups"]):
+            invoke(interpreter)
+    single_ns = float(np.median([time_block(interpreters[0], 1)[0] for _ in range(5)]))
+    block = block_length(single_ns)
+    pairs = pair_count(single_ns, block, len(interpreters), job["pairs"])
+    orders = pair_orders(len(interpreters))
+    times_ns = []
+    last_report_s = time.monotonic()
+    for k in range(pairs):
+        times_ns.append(time_pair(interpreters, orders[k % len(orders)], block))
+        if time.monotonic() - last_report_s > REPORT_EVERY_S or k == pairs - 1:
+            last_report_s = time.monotonic()
+            report(k + 1, pairs)
+    cpu_ns, wall_ns = (np.array(times_ns)[:, :, kind].tolist() for kind in (0, 1))
+    return {"cpu_ns": cpu_ns, "wall_ns": wall_ns, "block": block}
+
+
+def time_pair(interpreters: Sequence[Any], order: tuple[int, ...], block: int) -> Array:
+    """Per file (CPU, wall) nanoseconds per invoke, the mean of a block on the way there and one on the way back."""
+    total_ns = np.zeros((len(interpreters), 2))
+    for file in (*order, *reversed(order)):
+        interpreters[file].invoke()  # untimed: each block starts with its own weights in the cache, not another's
+        total_ns[file] += time_block(interpreters[file], block)
+    return total_ns / (2 * block)
+
+
+def ready(module: str, path: str, seed: int) -> Any:
+    """An interpreter on one thread with its inputs set: random numbers, but zeros where integers may be indexes."""
+    interpreter = load(module, path, 1)
+    allocate(interpreter)
+    numbers = np.random.default_rng(seed)
+    for tensor in tensors(interpreter)[0]:
+        if tensor.dtype.kind == "f":
+            value = numbers.uniform(0.0, 1.0, tensor.shape).astype(tensor.dtype)
+        elif tensor.quantized:
+            limits = np.iinfo(tensor.dtype)
+            value = numbers.integers(limits.min, limits.max, tensor.shape, dtype=tensor.dtype, endpoint=True)
+        elif tensor.dtype.kind in "iub":
+            value = np.zeros(tensor.shape, tensor.dtype)
+        else:
+            raise JobError(f"input {tensor.name!r} has the type {tensor.dtype.name}, which cannot be timed")
+        interpreter.set_tensor(tensor.index, value)
+    return interpreter
+
+
+def time_block(interpreter: Any, block: int) -> tuple[int, int]:
+    """Thread CPU time and wall time of `block` invokes, nanoseconds."""
+    run_once = interpreter.invoke
+    repeats = itertools.repeat(None, block)
+    wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
+    for _ in repeats:
+        run_once()
+    return time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
+
+
+def block_length(single_ns: float) -> int:
+    """Invokes per timed block, from the time of one invoke: about BLOCK_NS of CPU time, at least 1."""
+    return max(1, min(MAX_BLOCK, round(BLOCK_NS / max(single_ns, 1.0))))
+
+
+def pair_count(single_ns: float, block: int, files: int, wanted: int) -> int:
+    """At least the wanted pairs; for a fast model more of them, up to PROCESS_NS of CPU time and ten times as many."""
+    pair_ns = 2 * files * (block + 1) * max(single_ns, 1.0)
+    return max(wanted, min(10 * wanted, round(PROCESS_NS / pair_ns)))
+
+
+def pair_orders(files: int) -> list[tuple[int, ...]]:
+    """The orders that pairs take in turn: every permutation but those that are another one's mirror image."""
+    return [order for order in itertools.permutations(range(files)) if order[0] <= order[-1]]
+
+
+# --- The process -------------------------------------------------------------------------------------------------
+
+JOBS: dict[str, Callable[[dict[str, Any], Report], dict[str, Any]]] = {"run": run, "time": time_files}
+
+
+def private_stdout() -> TextIO:
+    """Keep stdout for replies: what the interpreter's C++ prints there goes to stderr instead."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return replies
+
+
+def end_with_parent() -> None:
+    """Wait for stdin to close, which it does when the parent ends in any way, and end this process too."""
+    while sys.stdin.buffer.read(1):
+        pass
+    os._exit(1)
+
+
+def main() -> NoReturn:
+    """Do the job on stdin and end with status 0 when a result or a one-line error was sent."""
+    replies = private_stdout()
+
+    def send(message: dict[str, Any]) -> None:
+        replies.write(json.dumps(message) + "\n")
+        replies.flush()
+
+    job = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    try:
+        send({"result": JOBS[job["job"]](job, lambda done, total: send({"progress": [done, total]}))})
+    except JobError as error:
+        send({"error": str(error)})
+    os._exit(0)  # an interpreter's destructor has nothing left to say, and could only crash
+
+
+if __name__ == "__main__":
+    main()
