@@ -58,7 +58,8 @@ def evaluate_file(
             results[name] = run_tflite(artifact.path, inputs, runtime=name, on_progress=on_progress)
             runs.append(_scored(results[name], expected, samples, metric))
         except RuntimeFailure as cause:
-            runs.append(RuntimeRun(name=name, version=installed_runtimes()[name], ran=False, reason=str(cause)))
+            reason = str(cause).replace(str(artifact.path), artifact.path.name)
+            runs.append(RuntimeRun(name=name, version=installed_runtimes()[name], ran=False, reason=reason))
     if not results:
         raise ConversionError(f"{artifact.path.name}: no installed runtime runs the file; {runs[0].reason}")
     newest = next(iter(results.values()))

@@ -19,8 +19,8 @@ FLOAT32_LIMIT = 1e-3
 class OutputParity:
     """Differences of one output over `samples` samples.
 
-    `range` is the model's largest minus smallest value, `relative_error` is max_error / range (None for a range of 0); `agreement` is the share
-    of samples with the same largest element (None for an output of one element).
+    `range` is the model's largest minus smallest value, `relative_error` is max_error / range (None for a range of 0);
+    `agreement` is the share of samples with the same largest element (None for an output of one element).
     """
 
     output: str
@@ -79,5 +79,6 @@ def refuse_senseless(
             raise ConversionError(f"{file}: output {item.output!r} is the same for all {len(values)} samples")
         if precision == "float32" and item.max_error > FLOAT32_LIMIT * (item.range or 1.0):
             raise ConversionError(
-                f"{file}: output {item.output!r} departs from the Keras model by {item.max_error:.3g} (range {item.range:.3g})"
+                f"{file}: output {item.output!r} departs from the Keras model by {item.max_error:.3g}, "
+                f"its range is {item.range:.3g}"
             )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.converters.frozen import FrozenGraph, thaw
+from edgeprune.converters.repair import widen_degenerate_scales
 
 __all__ = ["IO_TYPES", "PRECISIONS", "convert_tflite"]
 
@@ -44,7 +45,8 @@ def convert_tflite(
         if any(t.dtype.startswith("int") for t in graph.inputs):
             # One setting rules all inputs; integer inputs (indexes) must stay what they are.
             converter.inference_input_type = tf.float32
-    return positive_zeros(bytes(converter.convert()))
+    content = positive_zeros(bytes(converter.convert()))
+    return widen_degenerate_scales(content)[0] if precision == "int8" else content
 
 
 def _samples(graph: FrozenGraph, calibration: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:

@@ -150,6 +150,5 @@ def check_targets(samples: Samples, output_shape: tuple[int | None, ...], metric
     wanted = int(np.prod([s or 1 for s in output_shape[1:]]))
     if metric == "auc" and wanted != 1:
         raise InputError(f"{samples.path}: auc needs a model with one score for each sample; its output has {wanted}")
-    if metric != "accuracy":
-        if targets[0].size != wanted:
-            raise InputError(f"{samples.path}: targets of {targets[0].size} values, the model's output has {wanted}")
+    if metric != "accuracy" and targets[0].size != wanted:
+        raise InputError(f"{samples.path}: targets of {targets[0].size} values, the model's output has {wanted}")

@@ -317,6 +317,11 @@ def clone(model: Any) -> Any:
             copy = keras.models.clone_model(model, input_tensors=_named_inputs(keras, model))
     if not copy.built:
         copy.build(model.input_shape)
+    if len(copy.weights) != len(model.weights):
+        raise Unsupported(
+            f"model {model.name!r} cannot be copied: a layer is shared through several wrappers (TimeDistributed, "
+            "Bidirectional); wrap it once and share the wrapper"
+        )
     copy.set_weights(model.get_weights())
     return copy
 

@@ -97,9 +97,7 @@ def prepare(recipe: Recipe, *, trust_code: bool = False) -> Prepared:
         if not isinstance(step, QuantizeStep) and step.epochs:
             _check_training(recipe, step, model)
         if isinstance(step, PruneStep):
-            targets, _ = select_targets(model, magnitude_options(step))
-            if not targets:
-                raise UsageError(f"step {step.name!r}: nothing to prune; see its include and exclude patterns")
+            _check_targets(recipe, step, model)
     return Prepared(recipe=recipe, model=model, metric=metric, train=train, validation=validation, test=test)
 
 
@@ -111,6 +109,15 @@ def _check_training(recipe: Recipe, step: PruneStep | FinetuneStep, model: Any) 
         raise RecipeError(f"{recipe.path}: step {step.name!r}: {cause}") from cause
     if len(model.outputs) != 1:
         raise RecipeError(f"{recipe.path}: training needs a model with one output; this one has {len(model.outputs)}")
+
+
+def _check_targets(recipe: Recipe, step: PruneStep, model: Any) -> None:
+    try:
+        targets, _ = select_targets(model, magnitude_options(step))
+    except UsageError as cause:
+        raise RecipeError(f"{recipe.path}: step {step.name!r}: {cause}") from cause
+    if not targets:
+        raise RecipeError(f"{recipe.path}: step {step.name!r}: nothing to prune; see its include and exclude patterns")
 
 
 def train_options(recipe: Recipe, step: PruneStep | FinetuneStep) -> TrainOptions:
@@ -176,7 +183,8 @@ def _plan_of(prepared: Prepared, step: Any) -> str:
     targets, skipped = select_targets(prepared.model, magnitude_options(step))
     return (
         f"{step.style} pruning to {step.sparsity:.0%} of {len(targets)} kernels ({step.scope} scope, "
-        f"{len(skipped)} layers stay dense), {training}{', ' + step.schedule if step.epochs else ''}, {step.backend} backend"
+        f"{len(skipped)} layers stay dense), {training}{', ' + step.schedule if step.epochs else ''}, "
+        f"{step.backend} backend"
     )
 
 
@@ -376,12 +384,17 @@ class _Run:
         )
 
     def _latency(self, name: str, entry: ArtifactEntry) -> Mapping[str, Any] | None:
-        if not self.recipe.latency.measure:
+        base = self.stages[0].artifacts
+        reference = next((e for e in base if e.precision == entry.precision), None)
+        refused = {run.name for e in (entry, reference) if e for run in e.runtimes if not run.ran}
+        usable = [name for name in installed_runtimes() if name not in refused]
+        if not self.recipe.latency.measure or not usable:
             return None
         self.progress.begin(f"{name}: latency against dense {entry.precision}")
         found = compare_latency(
             self.reference[Precision(entry.precision)],
             self.folder / entry.path,
+            runtime=usable[-1],
             processes=self.recipe.latency.processes,
             pairs=self.recipe.latency.pairs,
             seed=self.recipe.seed,

@@ -323,6 +323,19 @@ def _check(recipe: Recipe) -> None:
     path = recipe.path
     if not recipe.steps and not recipe.exports:
         raise RecipeError(f"{path}: nothing to do; add [[steps]] or [[exports]]")
+    if not 0 <= recipe.seed < 2**32:
+        raise RecipeError(f"{path}: seed is a whole number from 0 to {2**32 - 1}; got {recipe.seed}")
+    if not (math.isfinite(recipe.data.scale) and math.isfinite(recipe.data.offset)):
+        raise RecipeError(f"{path}: scale and offset in [data] are finite numbers")
+    if not 3 <= recipe.latency.processes <= 50 or not 5 <= recipe.latency.pairs <= 1000:
+        raise RecipeError(f"{path}: [latency] takes 3 to 50 processes and 5 to 1000 pairs")
+    quantizes = _check_steps(recipe)
+    _check_exports(recipe, quantizes)
+
+
+def _check_steps(recipe: Recipe) -> bool:
+    """Each step, their order and their names; whether the last one quantizes."""
+    path = recipe.path
     trains = [s.kind for s in recipe.steps if isinstance(s, FinetuneStep) or (isinstance(s, PruneStep) and s.epochs)]
     quantizes = [n for n, s in enumerate(recipe.steps) if isinstance(s, QuantizeStep)]
     if (trains or quantizes) and recipe.data.train is None:
@@ -338,19 +351,18 @@ def _check(recipe: Recipe) -> None:
             check_step(step)
         except EdgepruneError as cause:
             raise RecipeError(f"{path}: step {step.name!r}: {cause}") from cause
+    return bool(quantizes)
+
+
+def _check_exports(recipe: Recipe, quantizes: bool) -> None:
+    path = recipe.path
     for export in recipe.exports:
         if export.format is Format.TFLITE and export.precision is Precision.INT8 and not quantizes:
             raise RecipeError(f'{path}: a tflite export of precision int8 needs a step with kind = "quantize"')
-    if len(set(recipe.exports)) != len(recipe.exports):
-        raise RecipeError(f"{path}: the same export is asked for twice")
-    if not 0 <= recipe.seed < 2**32:
-        raise RecipeError(f"{path}: seed is a whole number from 0 to {2**32 - 1}; got {recipe.seed}")
-    if not (math.isfinite(recipe.data.scale) and math.isfinite(recipe.data.offset)):
-        raise RecipeError(f"{path}: scale and offset in [data] are finite numbers")
+    if len({(e.format, e.precision) for e in recipe.exports}) != len(recipe.exports):
+        raise RecipeError(f"{path}: the same format and precision is exported twice")
     if recipe.budget and not recipe.exports:
         raise RecipeError(f"{path}: [budget] is held against exported files, and there are no [[exports]]")
-    if not 3 <= recipe.latency.processes <= 50 or not 5 <= recipe.latency.pairs <= 1000:
-        raise RecipeError(f"{path}: [latency] takes 3 to 50 processes and 5 to 1000 pairs")
 
 
 def check_step(step: Step) -> None:

@@ -17,7 +17,7 @@ from edgeprune.errors import EdgepruneError, UsageError
 from edgeprune.keras_models import as_called, input_specs, keras_module, output_names, predict
 from edgeprune.metrics import Metric
 
-__all__ = ["OPTIMIZERS", "EpochLog", "TrainLog", "TrainOptions", "batches", "evaluate", "steps_per_epoch", "train"]
+__all__ = ["OPTIMIZERS", "BestWeights", "EpochLog", "TrainLog", "TrainOptions", "batches", "evaluate", "steps_per_epoch", "train"]
 
 OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
 OnProgress = Callable[[int, int, str], None]
@@ -151,7 +151,7 @@ def train(
     per_epoch = steps_per_epoch(len(samples), options.batch_size)
     total = per_epoch * options.epochs
     compile_model(keras, model, metric, options, total)
-    best = _Best(metric, options.patience)
+    best = BestWeights(metric, options.patience)
     logs: list[EpochLog] = []
     step = 0
     if on_step:
@@ -188,7 +188,7 @@ def _train_batch(model: Any, samples: Samples, indices: np.ndarray, step: int) -
     return loss
 
 
-class _Best:
+class BestWeights:
     """The best weights seen so far and the patience that is left."""
 
     def __init__(self, metric: Metric, patience: int | None) -> None:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from edgeprune.errors import EdgepruneError, Unsupported
 from edgeprune.metrics import METRICS, Metric
-from edgeprune.training import OPTIMIZERS, TrainOptions, _Best, batches, make_deterministic, steps_per_epoch
+from edgeprune.training import OPTIMIZERS, TrainOptions, BestWeights, batches, make_deterministic, steps_per_epoch
 
 __all__ = ["main"]
 
@@ -158,7 +158,7 @@ def _train(
     steps = tfmot.sparsity.keras.UpdatePruningStep()
     steps.set_model(model)
     steps.on_train_begin()
-    best = _Best(metric, options.patience)
+    best = BestWeights(metric, options.patience)
     epochs: list[tuple[float, float | None]] = []
     step = 0
     for _ in range(options.epochs):

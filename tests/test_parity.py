@@ -1,0 +1,93 @@
+"""The exported file against its model: what is reported and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from edgeprune.converters.parity import compare_outputs, refuse_senseless
+from edgeprune.errors import ConversionError
+
+VALUES = arrays(np.float32, (3, 2), elements=st.floats(-100, 100, width=32))
+MODEL = np.array([[0.0, 1.0], [4.0, 2.0]], np.float32)
+
+
+def refuse(file: np.ndarray, model: np.ndarray = MODEL, precision: str = "float32") -> None:
+    parity = compare_outputs({"o": model}, {"o": file})
+    refuse_senseless("m.tflite", precision, {"o": file}, parity)
+
+
+def test_by_hand() -> None:
+    """Differences 0, 0.5, 0, 1 over a range of 4; one of two samples keeps its largest element."""
+    (found,) = compare_outputs({"o": MODEL}, {"o": np.array([[0.0, 0.5], [4.0, 3.0]], np.float32)})
+    assert (found.output, found.samples, found.max_error, found.mean_error) == ("o", 2, 1.0, 0.375)
+    assert (found.range, found.relative_error, found.agreement) == (4.0, 0.25, 1.0)
+    (turned,) = compare_outputs({"o": MODEL}, {"o": MODEL[:, ::-1]})
+    assert turned.agreement == 0.0
+
+
+@given(VALUES)
+def test_a_file_that_computes_the_same(values: np.ndarray) -> None:
+    """No difference, full agreement, and nothing to refuse."""
+    (found,) = compare_outputs({"o": values}, {"o": values})
+    assert (found.max_error, found.agreement) == (0.0, 1.0)
+    if np.ptp(values, axis=0).max() > 0 or np.ptp(values) == 0:
+        refuse(values, values)
+
+
+@given(VALUES, VALUES)
+def test_errors_have_an_order(model: np.ndarray, file: np.ndarray) -> None:
+    """Errors are the same both ways, and the mean is never above the largest."""
+    (there,), (back,) = compare_outputs({"o": model}, {"o": file}), compare_outputs({"o": file}, {"o": model})
+    assert there.max_error == back.max_error
+    assert 0 <= there.mean_error <= there.max_error * (1 + 1e-12)
+
+
+def test_outputs_are_matched_by_name() -> None:
+    """The order of the file's outputs does not matter; a missing name does."""
+    model = {"a": MODEL, "b": MODEL + 1}
+    assert [p.max_error for p in compare_outputs(model, {"b": MODEL + 1, "a": MODEL})] == [0.0, 0.0]
+    with pytest.raises(ConversionError, match="has the outputs a, c; the model has a, b"):
+        compare_outputs(model, {"a": MODEL, "c": MODEL})
+
+
+def test_shapes_must_agree() -> None:
+    """A batch or an axis that went lost is a failed conversion."""
+    with pytest.raises(ConversionError, match=r"shape \(1, 2\) in the file and \(2, 2\)"):
+        compare_outputs({"o": MODEL}, {"o": MODEL[:1]})
+
+
+def test_one_sample_of_one_output() -> None:
+    """A range of zero gives no relative error, and rounding is no reason to refuse."""
+    one = np.array([[0.5]], np.float32)
+    (found,) = compare_outputs({"o": one}, {"o": one + 1e-7})
+    assert (found.range, found.relative_error, found.agreement) == (0.0, None, None)
+    refuse(one + 1e-7, one)
+    with pytest.raises(ConversionError, match="departs"):
+        refuse(one + 1, one)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "dynamic", "int8"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nonfinite_outputs(precision: str, value: float) -> None:
+    """NaN and infinity are refused at every precision."""
+    with pytest.raises(ConversionError, match="NaN or infinite"):
+        refuse(np.array([[0.0, value], [4.0, 2.0]], np.float32), precision=precision)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_constant_outputs(precision: str) -> None:
+    """A file that gives the same for every sample lost its weights."""
+    with pytest.raises(ConversionError, match="the same for all 2 samples"):
+        refuse(np.array([[0.0, 1.0], [0.0, 1.0]], np.float32), precision=precision)
+
+
+def test_only_float32_must_be_close() -> None:
+    """A hundredth of the range is a failed float32 conversion, and what int8 costs."""
+    off = MODEL + np.array([[0.04, 0.0], [0.0, 0.0]], np.float32)
+    with pytest.raises(ConversionError, match="departs from the Keras model"):
+        refuse(off)
+    refuse(off, precision="int8")
