@@ -15,7 +15,7 @@ from edgeprune.keras_models import clone, keras_module
 from edgeprune.metrics import METRICS
 from edgeprune.pruning.held import held
 from edgeprune.pruning.magnitude import MagnitudeOptions, apply_masks, masks_for, select_targets
-from edgeprune.training import TrainOptions, _train_batch, compile_model, make_deterministic
+from edgeprune.training import TrainOptions, compile_model, make_deterministic, train_batch
 
 ROUNDS, STEPS, BATCH = 6, 12, 16
 
@@ -25,7 +25,7 @@ def measured(model: object, samples: Samples) -> tuple[float, float]:
     rows = np.arange(BATCH)
     cpu, wall = time.process_time(), time.perf_counter()
     for step in range(STEPS):
-        _train_batch(model, samples, rows, step)
+        train_batch(model, samples, rows, step)
     return (time.process_time() - cpu) * 1e3 / STEPS, (time.perf_counter() - wall) * 1e3 / STEPS
 
 

@@ -64,7 +64,7 @@ def evaluate_file(
         raise ConversionError(f"{artifact.path.name}: no installed runtime runs the file; {runs[0].reason}")
     newest = next(iter(results.values()))
     parity = compare_outputs(expected, newest.outputs)
-    refuse_senseless(artifact.path.name, str(artifact.precision), newest.outputs, parity)
+    refuse_senseless(artifact.path.name, str(artifact.precision), expected, newest.outputs, parity)
     value = next(run.value for run in runs if run.ran)
     return Evaluated(
         value=value,

@@ -156,6 +156,8 @@ def prune(model: Path, output: Path, **options: Any) -> int:
 @click.option("--epochs", type=int, required=True, help="Passes over the training samples.")
 @click.option("--batch-size", type=int, default=64, show_default=True)
 @click.option("--learning-rate", type=float, default=1e-3, show_default=True)
+@click.option("--flip", is_flag=True, help="Mirror training images left to right at random.")
+@click.option("--shift", type=int, default=0, show_default=True, help="Move training images by up to so many pixels.")
 @click.option("--patience", type=int, help="Stop after so many epochs without a better validation value.")
 @common_options("metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust")
 def finetune(model: Path, output: Path, **options: Any) -> int:

@@ -38,7 +38,7 @@ from edgeprune.recipe import ExportSpec, FinetuneStep, PruneStep, QuantizeStep, 
 from edgeprune.runtime.session import installed_runtimes
 from edgeprune.size.accounting import measure_size
 from edgeprune.summary import budget_verdicts, summary_sentences
-from edgeprune.training import TrainLog, TrainOptions, steps_per_epoch
+from edgeprune.training import Augmenter, TrainLog, TrainOptions, steps_per_epoch
 
 __all__ = ["Prepared", "plan_lines", "prepare", "run_recipe"]
 
@@ -104,7 +104,7 @@ def prepare(recipe: Recipe, *, trust_code: bool = False) -> Prepared:
 def _check_training(recipe: Recipe, step: PruneStep | FinetuneStep, model: Any) -> None:
     """Raise now what training would raise after the first exports."""
     try:
-        train_options(recipe, step)
+        Augmenter(train_options(recipe, step), [shape for shape, _ in input_specs(model).values()])
     except UsageError as cause:
         raise RecipeError(f"{recipe.path}: step {step.name!r}: {cause}") from cause
     if len(model.outputs) != 1:
@@ -118,6 +118,10 @@ def _check_targets(recipe: Recipe, step: PruneStep, model: Any) -> None:
         raise RecipeError(f"{recipe.path}: step {step.name!r}: {cause}") from cause
     if not targets:
         raise RecipeError(f"{recipe.path}: step {step.name!r}: nothing to prune; see its include and exclude patterns")
+    if step.backend == "tfmot":
+        from edgeprune.pruning.tfmot_backend import describe
+
+        describe(model)  # raises for a layer that cannot be rebuilt in tf_keras
 
 
 def train_options(recipe: Recipe, step: PruneStep | FinetuneStep) -> TrainOptions:
@@ -128,6 +132,8 @@ def train_options(recipe: Recipe, step: PruneStep | FinetuneStep) -> TrainOption
         learning_rate=step.learning_rate,
         decay=step.decay,
         optimizer=step.optimizer,
+        flip=step.flip,
+        shift=step.shift,
         patience=step.patience if isinstance(step, FinetuneStep) else None,
         seed=recipe.seed,
     )

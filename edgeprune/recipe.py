@@ -71,6 +71,8 @@ class PruneStep:
     learning_rate: float = 1e-3
     decay: str = "cosine"
     optimizer: str = "adam"
+    flip: bool = False
+    shift: int = 0
     backend: str = "native"
 
 
@@ -85,6 +87,8 @@ class FinetuneStep:
     learning_rate: float = 1e-3
     decay: str = "cosine"
     optimizer: str = "adam"
+    flip: bool = False
+    shift: int = 0
     patience: int | None = None
 
 

@@ -6,7 +6,7 @@ run in TensorFlow's deterministic mode. XLA is off: compiling for the CPU makes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,21 @@ from edgeprune.errors import EdgepruneError, UsageError
 from edgeprune.keras_models import as_called, input_specs, keras_module, output_names, predict
 from edgeprune.metrics import Metric
 
-__all__ = ["OPTIMIZERS", "BestWeights", "EpochLog", "TrainLog", "TrainOptions", "batches", "evaluate", "steps_per_epoch", "train"]
+__all__ = [
+    "OPTIMIZERS",
+    "Augmenter",
+    "BestWeights",
+    "EpochLog",
+    "TrainLog",
+    "TrainOptions",
+    "batches",
+    "compile_model",
+    "evaluate",
+    "make_deterministic",
+    "steps_per_epoch",
+    "train",
+    "train_batch",
+]
 
 OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
 OnProgress = Callable[[int, int, str], None]
@@ -26,7 +40,10 @@ OnProgress = Callable[[int, int, str], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions:
     """How to train. The learning rate falls to zero along a half cosine (Loshchilov & Hutter, arXiv:1608.03983)
-    unless `decay` is "constant". `patience` epochs without a better validation value end the training."""
+    unless `decay` is "constant". `patience` epochs without a better validation value end the training.
+
+    `flip` and `shift` vary training images: mirrored left to right at random, moved by up to `shift` pixels.
+    """
 
     epochs: int
     batch_size: int = 64
@@ -34,9 +51,13 @@ class TrainOptions:
     decay: str = "cosine"
     optimizer: str = "adam"
     patience: int | None = None
+    flip: bool = False
+    shift: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.shift < 0:
+            raise UsageError(f"shift is a number of pixels, at least 0; got {self.shift}")
         if self.epochs < 1 or self.batch_size < 1:
             raise UsageError(f"epochs and batch_size are at least 1; got {self.epochs} and {self.batch_size}")
         if not 0 < self.learning_rate < 10:
@@ -77,6 +98,39 @@ def batches(samples: int, batch_size: int, rng: np.random.Generator) -> Iterator
     order = rng.permutation(samples)
     for step in range(steps_per_epoch(samples, batch_size)):
         yield order[step * batch_size : (step + 1) * batch_size]
+
+
+class Augmenter:
+    """Varies the image inputs of a batch, [batch, height, width, channels], as `options` say; the seed decides how."""
+
+    def __init__(self, options: TrainOptions, input_shapes: Sequence[tuple[int | None, ...]]) -> None:
+        self._flip, self._shift = options.flip, options.shift
+        self._rng = np.random.default_rng([options.seed, 1])
+        self._images = [len(shape) == 4 for shape in input_shapes] if options.flip or options.shift else []
+        if self._images and not any(self._images):
+            raise UsageError("flip and shift vary images, and no input of this model has the shape of one")
+        sizes = [s for shape, image in zip(input_shapes, self._images, strict=False) if image for s in shape[1:3]]
+        if any(size is not None and size <= options.shift for size in sizes):
+            raise UsageError(f"shift = {options.shift} moves the whole image out of sight")
+
+    def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """New arrays for the image inputs, the same ones for the others."""
+        if not self._images:
+            return list(inputs)
+        return [self._varied(a) if image else a for a, image in zip(inputs, self._images, strict=True)]
+
+    def _varied(self, images: np.ndarray) -> np.ndarray:
+        count, height, width, _ = images.shape
+        if self._flip:
+            images = np.where(self._rng.random(count)[:, None, None, None] < 0.5, images[:, :, ::-1], images)
+        if self._shift:
+            margin = (self._shift, self._shift)
+            padded = np.pad(images, ((0, 0), margin, margin, (0, 0)), mode="edge")
+            moved = self._rng.integers(0, 2 * self._shift + 1, (count, 2))
+            rows = (moved[:, :1] + np.arange(height))[:, :, None]
+            columns = (moved[:, 1:] + np.arange(width))[:, None, :]
+            images = padded[np.arange(count)[:, None, None], rows, columns]
+        return images
 
 
 def evaluate(model: Any, samples: Samples, metric: Metric) -> float:
@@ -151,6 +205,7 @@ def train(
     per_epoch = steps_per_epoch(len(samples), options.batch_size)
     total = per_epoch * options.epochs
     compile_model(keras, model, metric, options, total)
+    augment = Augmenter(options, [shape for shape, _ in input_specs(model).values()])
     best = BestWeights(metric, options.patience)
     logs: list[EpochLog] = []
     step = 0
@@ -159,7 +214,7 @@ def train(
     for _ in range(options.epochs):
         losses = []
         for indices in batches(len(samples), options.batch_size, rng):
-            losses.append(_train_batch(model, samples, indices, step))
+            losses.append(train_batch(model, samples, indices, step, augment))
             step += 1
             if on_step:
                 on_step(step)
@@ -175,14 +230,18 @@ def train(
     )
 
 
-def _train_batch(model: Any, samples: Samples, indices: np.ndarray, step: int) -> float:
+def train_batch(
+    model: Any, samples: Samples, indices: np.ndarray, step: int, augment: Augmenter | None = None
+) -> float:
+    """One step of a compiled model on these samples; its loss. Raises EdgepruneError when that is not finite."""
     assert samples.targets is not None
     inputs = [samples.inputs[name][indices].astype(dtype) for name, (_, dtype) in input_specs(model).items()]
     targets = samples.targets[indices]
     # A class index stays one number; any other target has the shape of the output (its samples may be stored flat).
     shape = tuple(model.outputs[0].shape[1:])
     targets = targets.reshape(len(indices), *(shape if targets[0].size == np.prod(shape) else (-1,)))
-    loss = float(model.train_on_batch(as_called(model, inputs), targets))
+    varied = augment(inputs) if augment else inputs
+    loss = float(model.train_on_batch(as_called(model, varied), targets))
     if not np.isfinite(loss):
         raise EdgepruneError(f"training diverged: the loss is {loss} at step {step + 1}; lower learning_rate")
     return loss

@@ -182,6 +182,8 @@ def finetune_verb(
     epochs: int,
     batch_size: int,
     learning_rate: float,
+    flip: bool,
+    shift: int,
     patience: int | None,
     metric: str,
     scale: float,
@@ -201,7 +203,13 @@ def finetune_verb(
     from edgeprune.training import TrainOptions
 
     options = TrainOptions(
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, patience=patience, seed=seed
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        patience=patience,
+        flip=flip,
+        shift=shift,
+        seed=seed,
     )
     if patience is not None and validation is None:
         raise UsageError("--patience needs --validation: without it no epoch is better than another")

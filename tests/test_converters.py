@@ -69,7 +69,7 @@ def test_open_sizes_are_refused(keras: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "reason", "line"),
     [
-        ("ValueError", "", "ValueError: ValueError"),
+        ("ValueError", "", "ValueError"),
         ("ValueError", "short", "ValueError: short"),
         ("KeyError", "KeyError: x", "KeyError: x"),
         ("E", "first\n  <unknown>:0: error: op is not supported\nmore", "E: <unknown>:0: error: op is not supported"),
@@ -324,7 +324,7 @@ class TestChild:
     def test_a_hang(self, pruned: Any, tmp_path: Path) -> None:
         """A child that does not answer in time is ended."""
         with Converter(timeout_s=0.05) as converter:
-            with pytest.raises(ConversionError, match="did not finish within 0.05 s"):
+            with pytest.raises(ConversionError, match=r"did not finish within 0\.05 s"):
                 converter.export(pruned, tmp_path / "a.tflite", Format.TFLITE, Precision.FLOAT32)
             assert converter._child is None
         assert list(tmp_path.iterdir()) == []

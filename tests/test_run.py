@@ -24,9 +24,10 @@ NO_LATENCY = "\n[latency]\nmeasure = false\n"
 
 def run(recipe: Path, folder: Path) -> int:
     """`edgeprune run` in this process; its exit code."""
-    with pytest.raises(SystemExit) as ended, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Keras and TensorFlow deprecate is theirs
-        main(["run", str(recipe), "-o", str(folder), "--quiet"])
+        with pytest.raises(SystemExit) as ended:
+            main(["run", str(recipe), "-o", str(folder), "--quiet"])
     return int(ended.value.code or 0)
 
 

@@ -13,7 +13,7 @@ from edgeprune.datasets import Samples
 from edgeprune.errors import EdgepruneError, UsageError
 from edgeprune.keras_models import clone
 from edgeprune.metrics import METRICS
-from edgeprune.training import TrainOptions, BestWeights, batches, evaluate, steps_per_epoch, train
+from edgeprune.training import BestWeights, TrainOptions, batches, evaluate, steps_per_epoch, train
 
 ACCURACY = METRICS["accuracy"]
 

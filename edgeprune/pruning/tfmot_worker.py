@@ -19,7 +19,15 @@ import numpy.typing as npt
 
 from edgeprune.errors import EdgepruneError, Unsupported
 from edgeprune.metrics import METRICS, Metric
-from edgeprune.training import OPTIMIZERS, TrainOptions, BestWeights, batches, make_deterministic, steps_per_epoch
+from edgeprune.training import (
+    OPTIMIZERS,
+    Augmenter,
+    BestWeights,
+    TrainOptions,
+    batches,
+    make_deterministic,
+    steps_per_epoch,
+)
 
 __all__ = ["main"]
 
@@ -81,9 +89,12 @@ def _split(model: Any, arrays: Mapping[str, Array], split: str) -> tuple[list[Ar
     return [arrays[f"{split}.{n}"] for n in range(len(model.inputs))], arrays[f"{split}.y"]
 
 
-def _rows(model: Any, inputs: Sequence[Array], rows: Any) -> Any:
-    cast = [array[rows].astype(tensor.dtype.name) for array, tensor in zip(inputs, model.inputs, strict=True)]
-    return cast if len(cast) > 1 else cast[0]
+def _rows(model: Any, inputs: Sequence[Array], rows: Any) -> list[Array]:
+    return [array[rows].astype(tensor.dtype.name) for array, tensor in zip(inputs, model.inputs, strict=True)]
+
+
+def _one_or_all(inputs: list[Array]) -> Any:
+    return inputs if len(inputs) > 1 else inputs[0]
 
 
 def _predict(model: Any, inputs: Sequence[Array], *, batch_size: int = 256) -> Array:
@@ -91,7 +102,7 @@ def _predict(model: Any, inputs: Sequence[Array], *, batch_size: int = 256) -> A
 
     call = tf.function(lambda given: model(given, training=False), reduce_retracing=True)
     starts = range(0, len(inputs[0]), batch_size)
-    pieces = [call(_rows(model, inputs, slice(start, start + batch_size))) for start in starts]
+    pieces = [call(_one_or_all(_rows(model, inputs, slice(start, start + batch_size)))) for start in starts]
     return np.concatenate([np.asarray(tf.nest.flatten(piece)[0]) for piece in pieces])
 
 
@@ -158,13 +169,15 @@ def _train(
     steps = tfmot.sparsity.keras.UpdatePruningStep()
     steps.set_model(model)
     steps.on_train_begin()
+    augment = Augmenter(options, [tuple(tensor.shape) for tensor in model.inputs])
     best = BestWeights(metric, options.patience)
     epochs: list[tuple[float, float | None]] = []
     step = 0
     for _ in range(options.epochs):
         losses = []
         for rows in batches(len(targets), options.batch_size, rng):
-            loss = float(model.train_on_batch(_rows(model, inputs, rows), targets[rows].reshape(len(rows), -1)))
+            varied = augment(_rows(model, inputs, rows))
+            loss = float(model.train_on_batch(_one_or_all(varied), targets[rows].reshape(len(rows), -1)))
             step += 1
             if not np.isfinite(loss):
                 raise EdgepruneError(f"training diverged: the loss is {loss} at step {step}; lower learning_rate")
