@@ -104,11 +104,10 @@ def thaw(graph: FrozenGraph) -> tuple[Any, Any]:
     inner = imported.prune(feeds, fetches)
     specs = [tf.TensorSpec(t.shape, t.dtype, name=t.name) for t in graph.inputs]
 
-    class Exported(tf.Module):  # type: ignore[misc]
-        @tf.function(input_signature=specs)
-        def serve(self, *tensors: Any) -> dict[str, Any]:
-            made = inner(*tensors)
-            return dict(zip([t.name for t in graph.outputs], made, strict=True))
+    def serve(*tensors: Any) -> dict[str, Any]:
+        made = inner(*tensors)
+        return dict(zip([t.name for t in graph.outputs], made, strict=True))
 
-    module = Exported()
+    module = tf.Module()
+    module.serve = tf.function(serve, input_signature=specs)
     return module, module.serve.get_concrete_function()

@@ -133,7 +133,7 @@ class Converter:
         if not calibration or not all(len(array) for array in calibration.values()):
             raise UsageError("int8 needs a calibration set: samples of the training data (--calibration DATA.npz)")
         path = Path(self._folder.name) / "calibration.npz"
-        np.savez(path, **{name: np.asarray(array) for name, array in calibration.items()})  # type: ignore[arg-type]
+        np.savez(path, **{name: np.asarray(array) for name, array in calibration.items()})
         return path
 
     def _ask(self, job: Mapping[str, Any], what: str) -> dict[str, Any]:

@@ -42,9 +42,6 @@ def convert_tflite(
         converter.representative_dataset = lambda: _samples(graph, calibration)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = getattr(tf, io_type)
-        if any(t.dtype.startswith("int") for t in graph.inputs):
-            # One setting rules all inputs; integer inputs (indexes) must stay what they are.
-            converter.inference_input_type = tf.float32
     content = positive_zeros(bytes(converter.convert()))
     return widen_degenerate_scales(content)[0] if precision == "int8" else content
 

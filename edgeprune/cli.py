@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,12 @@ def prune(model: Path, output: Path, **options: Any) -> int:
 @click.option("--learning-rate", type=float, default=1e-3, show_default=True)
 @click.option("--flip", is_flag=True, help="Mirror training images left to right at random.")
 @click.option("--shift", type=int, default=0, show_default=True, help="Move training images by up to so many pixels.")
+@click.option(
+    "--teacher", type=click.Path(path_type=Path), metavar="MODEL", help="Learn from this model's answers too."
+)
+@click.option(
+    "--distill", type=float, default=0.9, show_default=True, help="Share of the targets that --teacher gives."
+)
 @click.option("--patience", type=int, help="Stop after so many epochs without a better validation value.")
 @common_options("metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust")
 def finetune(model: Path, output: Path, **options: Any) -> int:
@@ -248,6 +255,14 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(f"{error.filename or 'temporary files'}: {error.strerror or error}", 3)
     except MemoryError:
         _fail("out of memory; use fewer samples or a smaller batch", 3)
+    except Exception as error:
+        if os.environ.get("EDGEPRUNE_DEBUG"):
+            raise
+        _fail(
+            f"unexpected {type(error).__name__}: {str(error)[:300]}; this is a defect of edgeprune: "
+            "run again with EDGEPRUNE_DEBUG=1 and report what it prints",
+            3,
+        )
     else:
         sys.exit(code if isinstance(code, int) else 0)
 

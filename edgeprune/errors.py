@@ -60,7 +60,7 @@ class MissingExtra(EdgepruneError):
     """A package of an optional extra is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'edgeprune[{extra}]'")
+        super().__init__(f"{purpose} needs {package}, not installed here: pip install 'edgeprune[{extra}]'")
         self.package, self.extra = package, extra
 
 

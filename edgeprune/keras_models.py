@@ -25,6 +25,7 @@ __all__ = [
     "clone",
     "count_nonzero_parameters",
     "count_parameters",
+    "ends_in",
     "input_specs",
     "keras_module",
     "leaf_layers",
@@ -37,6 +38,7 @@ __all__ = [
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
+SUFFIXES = {"keras": (".keras",), "h5": (".h5", ".hdf5")}
 LFS_MAGIC = b"version https://git-lfs"
 # A weight file expands to about its own size; a thousandfold expansion is an attack (zip bomb).
 MAX_EXPANDED_BYTES = 8 * 1000**3
@@ -92,6 +94,10 @@ def load_model(path: Path, *, trust_code: bool = False) -> Any:
     Keras 2 file that Keras 3 cannot read). Code stored in the file (Lambda layers) runs only with `trust_code`.
     """
     kind = _kind_of(path)
+    if path.suffix not in SUFFIXES[kind]:  # Keras goes by the name alone
+        raise InputError(
+            f"{path}: its content is that of a {SUFFIXES[kind][0]} file; rename it to {path.stem}{SUFFIXES[kind][0]}"
+        )
     config = _keras_config(path) if kind == "keras" else _h5_config(path)
     if not trust_code:
         _refuse_code(path, config)
@@ -313,7 +319,7 @@ def clone(model: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Code in the model (Lambda) was allowed when it was loaded; a copy runs nothing new.
-        with keras.src.saving.serialization_lib.SafeModeScope(False):
+        with keras.src.saving.serialization_lib.SafeModeScope(False), _uncompiled(model):
             copy = keras.models.clone_model(model, input_tensors=_named_inputs(keras, model))
     if not copy.built:
         copy.build(model.input_shape)
@@ -324,6 +330,16 @@ def clone(model: Any) -> Any:
         )
     copy.set_weights(model.get_weights())
     return copy
+
+
+@contextlib.contextmanager
+def _uncompiled(model: Any) -> Iterator[None]:
+    """Keras copies the compile state too, and fails on a loss that it cannot find by name; hide it meanwhile."""
+    compiled, model.compiled = model.compiled, False
+    try:
+        yield
+    finally:
+        model.compiled = compiled
 
 
 def _named_inputs(keras: Any, model: Any) -> Any:
@@ -396,6 +412,13 @@ def call_model(model: Any, tensors: Sequence[Any]) -> Any:
     import tensorflow as tf
 
     return tf.nest.flatten(model(as_called(model, tensors), training=False))
+
+
+def ends_in(model: Any, activation: str) -> bool:
+    """Whether the layer that makes the model's first output applies this activation ("softmax", "sigmoid")."""
+    maker = model.outputs[0]._keras_history.operation
+    name = getattr(getattr(maker, "activation", None), "__name__", "")
+    return bool(name == activation or type(maker).__name__.lower() == activation)
 
 
 def count_parameters(model: Any) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.artifact import Artifact, Format, Precision, sha256_of
+from edgeprune.augmentation import Augmenter
 from edgeprune.converters.evaluation import Evaluated, evaluate_file
 from edgeprune.converters.session import SUFFIXES, Converter, check_export
 from edgeprune.datasets import Samples, check_targets, load_samples
@@ -38,7 +39,7 @@ from edgeprune.recipe import ExportSpec, FinetuneStep, PruneStep, QuantizeStep, 
 from edgeprune.runtime.session import installed_runtimes
 from edgeprune.size.accounting import measure_size
 from edgeprune.summary import budget_verdicts, summary_sentences
-from edgeprune.training import Augmenter, TrainLog, TrainOptions, steps_per_epoch
+from edgeprune.training import TrainLog, TrainOptions, steps_per_epoch
 
 __all__ = ["Prepared", "plan_lines", "prepare", "run_recipe"]
 
@@ -93,6 +94,9 @@ def prepare(recipe: Recipe, *, trust_code: bool = False) -> Prepared:
 
     train, validation, test = split(recipe.data.train), split(recipe.data.validation), split(recipe.data.test)
     assert test is not None
+    slugs = ["dense", *(_slug(step.name) for step in recipe.steps)]
+    if len(set(slugs)) != len(slugs):
+        raise RecipeError(f"{recipe.path}: two stages have names that make the same file name: {', '.join(slugs)}")
     for step in recipe.steps:
         if not isinstance(step, QuantizeStep) and step.epochs:
             _check_training(recipe, step, model)
@@ -104,7 +108,8 @@ def prepare(recipe: Recipe, *, trust_code: bool = False) -> Prepared:
 def _check_training(recipe: Recipe, step: PruneStep | FinetuneStep, model: Any) -> None:
     """Raise now what training would raise after the first exports."""
     try:
-        Augmenter(train_options(recipe, step), [shape for shape, _ in input_specs(model).values()])
+        options, shapes = train_options(recipe, step), [shape for shape, _ in input_specs(model).values()]
+        Augmenter(shapes, flip=options.flip, shift=options.shift, seed=options.seed)
     except UsageError as cause:
         raise RecipeError(f"{recipe.path}: step {step.name!r}: {cause}") from cause
     if len(model.outputs) != 1:
@@ -134,6 +139,7 @@ def train_options(recipe: Recipe, step: PruneStep | FinetuneStep) -> TrainOption
         optimizer=step.optimizer,
         flip=step.flip,
         shift=step.shift,
+        distill=step.distill,
         patience=step.patience if isinstance(step, FinetuneStep) else None,
         seed=recipe.seed,
     )
@@ -269,6 +275,7 @@ class _Run:
                 self.prepared.validation,
                 self.metric,
                 train_options(self.recipe, step),
+                teacher=self.prepared.model,
                 on_progress=self.progress.advance,
             )
         else:
@@ -295,20 +302,14 @@ class _Run:
                 power=step.power,
                 frequency=step.frequency,
             )
+        common = (self.model, options, schedule, train, self.prepared.validation, self.metric)
+        training = train_options(self.recipe, step)
         if step.backend == "tfmot":
-            from edgeprune.pruning.tfmot_backend import prune_with_tfmot as prune
-        else:
-            prune = prune_while_training
-        return prune(
-            self.model,
-            options,
-            schedule,
-            train,
-            self.prepared.validation,
-            self.metric,
-            train_options(self.recipe, step),
-            settled_step=settled,
-            on_progress=self.progress.advance,
+            from edgeprune.pruning.tfmot_backend import prune_with_tfmot
+
+            return prune_with_tfmot(*common, training, settled_step=settled, on_progress=self.progress.advance)
+        return prune_while_training(
+            *common, training, settled_step=settled, teacher=self.prepared.model, on_progress=self.progress.advance
         )
 
     def _quantize(self, step: QuantizeStep) -> None:

@@ -44,7 +44,8 @@ class Progress:
             return
         self._drawn = now
         spent = now - self._begun
-        left = f", about {spent / done * (total - done):.0f} s left" if done else ""
+        # The first steps also trace and load; they say nothing about the rest.
+        left = f", about {spent / done * (total - done):.0f} s left" if done >= max(5, total / 50) else ""
         if self._terminal:
             filled = round(BAR_WIDTH * done / max(total, 1))
             bar = "#" * filled + "." * (BAR_WIDTH - filled)

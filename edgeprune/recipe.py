@@ -73,6 +73,7 @@ class PruneStep:
     optimizer: str = "adam"
     flip: bool = False
     shift: int = 0
+    distill: float = 0.0
     backend: str = "native"
 
 
@@ -89,6 +90,7 @@ class FinetuneStep:
     optimizer: str = "adam"
     flip: bool = False
     shift: int = 0
+    distill: float = 0.0
     patience: int | None = None
 
 
@@ -409,5 +411,7 @@ def _check_prune(step: PruneStep) -> None:
         raise UsageError("epochs is at least 0, frequency at least 1, ramp above 0 and at most 1, power above 0")
     if step.initial_sparsity > step.sparsity:
         raise UsageError(f"initial_sparsity {step.initial_sparsity:g} is above sparsity {step.sparsity:g}")
+    if step.backend == "tfmot" and step.distill:
+        raise UsageError('the tfmot backend does not distil: drop distill or use backend = "native"')
     if step.backend == "tfmot" and (not step.epochs or step.scope != "layer"):
         raise UsageError('the tfmot backend prunes while training and layer by layer: set epochs and scope = "layer"')

@@ -91,10 +91,11 @@ def _sparsity(stage: Stage) -> str:
         f"{100 * in_file:.2f} % of all weights in {stage.main.path}" if in_file is not None and stage.main else ""
     )
     asked, got = (100 * stage.pruning[key] for key in ("asked", "got"))
+    dense = len(stage.pruning["skipped"])
     return (
         f"Sparsity of stage {stage.name}: asked {asked:.2f} %, got {got:.2f} % of the pruned kernels"
-        f"{', ' + read_back if read_back else ''}; {len(stage.pruning['skipped'])} layers with weights stayed dense, "
-        "each with its reason in the report."
+        f"{', ' + read_back if read_back else ''}; {dense} layer{'' if dense == 1 else 's'} with weights stayed "
+        "dense, each with its reason in the report."
     )
 
 

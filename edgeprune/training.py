@@ -6,20 +6,21 @@ run in TensorFlow's deterministic mode. XLA is off: compiling for the CPU makes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from edgeprune.augmentation import Augmenter
 from edgeprune.datasets import Samples
+from edgeprune.distillation import Teacher
 from edgeprune.errors import EdgepruneError, UsageError
-from edgeprune.keras_models import as_called, input_specs, keras_module, output_names, predict
+from edgeprune.keras_models import as_called, ends_in, input_specs, keras_module, output_names, predict
 from edgeprune.metrics import Metric
 
 __all__ = [
     "OPTIMIZERS",
-    "Augmenter",
     "BestWeights",
     "EpochLog",
     "TrainLog",
@@ -43,6 +44,7 @@ class TrainOptions:
     unless `decay` is "constant". `patience` epochs without a better validation value end the training.
 
     `flip` and `shift` vary training images: mirrored left to right at random, moved by up to `shift` pixels.
+    `distill` is the share of the targets that a teacher model gives.
     """
 
     epochs: int
@@ -53,11 +55,14 @@ class TrainOptions:
     patience: int | None = None
     flip: bool = False
     shift: int = 0
+    distill: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.shift < 0:
             raise UsageError(f"shift is a number of pixels, at least 0; got {self.shift}")
+        if not 0 <= self.distill <= 1:
+            raise UsageError(f"distill is the teacher's share of the targets, 0 to 1; got {self.distill:g}")
         if self.epochs < 1 or self.batch_size < 1:
             raise UsageError(f"epochs and batch_size are at least 1; got {self.epochs} and {self.batch_size}")
         if not 0 < self.learning_rate < 10:
@@ -100,39 +105,6 @@ def batches(samples: int, batch_size: int, rng: np.random.Generator) -> Iterator
         yield order[step * batch_size : (step + 1) * batch_size]
 
 
-class Augmenter:
-    """Varies the image inputs of a batch, [batch, height, width, channels], as `options` say; the seed decides how."""
-
-    def __init__(self, options: TrainOptions, input_shapes: Sequence[tuple[int | None, ...]]) -> None:
-        self._flip, self._shift = options.flip, options.shift
-        self._rng = np.random.default_rng([options.seed, 1])
-        self._images = [len(shape) == 4 for shape in input_shapes] if options.flip or options.shift else []
-        if self._images and not any(self._images):
-            raise UsageError("flip and shift vary images, and no input of this model has the shape of one")
-        sizes = [s for shape, image in zip(input_shapes, self._images, strict=False) if image for s in shape[1:3]]
-        if any(size is not None and size <= options.shift for size in sizes):
-            raise UsageError(f"shift = {options.shift} moves the whole image out of sight")
-
-    def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """New arrays for the image inputs, the same ones for the others."""
-        if not self._images:
-            return list(inputs)
-        return [self._varied(a) if image else a for a, image in zip(inputs, self._images, strict=True)]
-
-    def _varied(self, images: np.ndarray) -> np.ndarray:
-        count, height, width, _ = images.shape
-        if self._flip:
-            images = np.where(self._rng.random(count)[:, None, None, None] < 0.5, images[:, :, ::-1], images)
-        if self._shift:
-            margin = (self._shift, self._shift)
-            padded = np.pad(images, ((0, 0), margin, margin, (0, 0)), mode="edge")
-            moved = self._rng.integers(0, 2 * self._shift + 1, (count, 2))
-            rows = (moved[:, :1] + np.arange(height))[:, :, None]
-            columns = (moved[:, 1:] + np.arange(width))[:, None, :]
-            images = padded[np.arange(count)[:, None, None], rows, columns]
-        return images
-
-
 def evaluate(model: Any, samples: Samples, metric: Metric) -> float:
     """The metric of the Keras model's first output over all samples."""
     assert samples.targets is not None
@@ -161,22 +133,14 @@ def compile_model(keras: Any, model: Any, metric: Metric, options: TrainOptions,
     if options.decay == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, decay_steps=total_steps)
     optimizer = getattr(keras.optimizers, OPTIMIZERS[options.optimizer])(rate)
+    classes = keras.losses.CategoricalCrossentropy if options.distill else keras.losses.SparseCategoricalCrossentropy
     losses = {
-        "sparse_categorical_crossentropy": lambda: keras.losses.SparseCategoricalCrossentropy(
-            from_logits=not _ends_in(model, "softmax")
-        ),
-        "binary_crossentropy": lambda: keras.losses.BinaryCrossentropy(from_logits=not _ends_in(model, "sigmoid")),
+        "sparse_categorical_crossentropy": lambda: classes(from_logits=not ends_in(model, "softmax")),
+        "binary_crossentropy": lambda: keras.losses.BinaryCrossentropy(from_logits=not ends_in(model, "sigmoid")),
         "mean_squared_error": keras.losses.MeanSquaredError,
         "mean_absolute_error": keras.losses.MeanAbsoluteError,
     }
     model.compile(optimizer, losses[metric.loss](), jit_compile=False)
-
-
-def _ends_in(model: Any, activation: str) -> bool:
-    """Whether the layer that makes the first output applies this activation."""
-    maker = model.outputs[0]._keras_history.operation
-    name = getattr(getattr(maker, "activation", None), "__name__", "")
-    return bool(name == activation or type(maker).__name__.lower() == activation)
 
 
 def train(
@@ -186,6 +150,7 @@ def train(
     metric: Metric,
     options: TrainOptions,
     *,
+    teacher: Any = None,
     on_step: Callable[[int], None] | None = None,
     keep_best_from_step: int = 0,
     on_progress: OnProgress | None = None,
@@ -194,7 +159,8 @@ def train(
 
     `on_step(n)` runs before the first batch (n = 0) and after each one. Weights of epochs that end before
     `keep_best_from_step` are never kept, for a model that is still being pruned is not a candidate.
-    Without validation the last weights stay. Raises EdgepruneError when the loss is not finite.
+    Without validation the last weights stay. `teacher` is the model that `options.distill` asks. Raises EdgepruneError
+    when the loss is not finite.
     """
     if len(model.outputs) != 1:
         raise UsageError(f"training needs a model with one output; this one has {len(model.outputs)}")
@@ -205,7 +171,9 @@ def train(
     per_epoch = steps_per_epoch(len(samples), options.batch_size)
     total = per_epoch * options.epochs
     compile_model(keras, model, metric, options, total)
-    augment = Augmenter(options, [shape for shape, _ in input_specs(model).values()])
+    shapes = [shape for shape, _ in input_specs(model).values()]
+    augment = Augmenter(shapes, flip=options.flip, shift=options.shift, seed=options.seed)
+    teach = Teacher(teacher, metric, options.distill) if teacher is not None and options.distill else None
     best = BestWeights(metric, options.patience)
     logs: list[EpochLog] = []
     step = 0
@@ -214,7 +182,7 @@ def train(
     for _ in range(options.epochs):
         losses = []
         for indices in batches(len(samples), options.batch_size, rng):
-            losses.append(train_batch(model, samples, indices, step, augment))
+            losses.append(train_batch(model, samples, indices, step, augment, teach))
             step += 1
             if on_step:
                 on_step(step)
@@ -231,7 +199,12 @@ def train(
 
 
 def train_batch(
-    model: Any, samples: Samples, indices: np.ndarray, step: int, augment: Augmenter | None = None
+    model: Any,
+    samples: Samples,
+    indices: np.ndarray,
+    step: int,
+    augment: Augmenter | None = None,
+    teach: Teacher | None = None,
 ) -> float:
     """One step of a compiled model on these samples; its loss. Raises EdgepruneError when that is not finite."""
     assert samples.targets is not None
@@ -241,6 +214,8 @@ def train_batch(
     shape = tuple(model.outputs[0].shape[1:])
     targets = targets.reshape(len(indices), *(shape if targets[0].size == np.prod(shape) else (-1,)))
     varied = augment(inputs) if augment else inputs
+    if teach:
+        targets = teach(varied, targets)
     loss = float(model.train_on_batch(as_called(model, varied), targets))
     if not np.isfinite(loss):
         raise EdgepruneError(f"training diverged: the loss is {loss} at step {step + 1}; lower learning_rate")

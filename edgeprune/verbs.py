@@ -173,6 +173,13 @@ def _prune_text(report: Any, verbose: bool) -> str:
     return "\n".join(lines)
 
 
+def _ends(model: Any) -> Any:
+    """What two models must share for one to teach the other."""
+    from edgeprune.keras_models import input_specs
+
+    return input_specs(model), [tuple(tensor.shape) for tensor in model.outputs]
+
+
 def finetune_verb(
     path: Path,
     output: Path,
@@ -184,6 +191,8 @@ def finetune_verb(
     learning_rate: float,
     flip: bool,
     shift: int,
+    teacher: Path | None,
+    distill: float,
     patience: int | None,
     metric: str,
     scale: float,
@@ -209,11 +218,15 @@ def finetune_verb(
         patience=patience,
         flip=flip,
         shift=shift,
+        distill=distill if teacher else 0.0,
         seed=seed,
     )
     if patience is not None and validation is None:
         raise UsageError("--patience needs --validation: without it no epoch is better than another")
     model = load_model(path, trust_code=trust_code)
+    taught_by = load_model(teacher, trust_code=trust_code) if teacher else None
+    if taught_by is not None and _ends(taught_by) != _ends(model):
+        raise UsageError(f"{teacher}: the teacher's inputs and outputs differ from those of {path}")
     splits = []
     for split in (train, validation):
         samples = load_samples(split, input_specs(model), scale=scale, offset=offset) if split else None
@@ -223,7 +236,9 @@ def finetune_verb(
     assert splits[0] is not None
     progress = Progress(quiet=quiet)
     progress.begin(f"fine-tune {path.name}")
-    tuned, log = finetune(model, splits[0], splits[1], METRICS[metric], options, on_progress=progress.advance)
+    tuned, log = finetune(
+        model, splits[0], splits[1], METRICS[metric], options, teacher=taught_by, on_progress=progress.advance
+    )
     progress.end()
     save_model(tuned, output)
     if as_json:

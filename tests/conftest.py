@@ -125,8 +125,8 @@ def image_arrays(count: int, seed: int) -> dict[str, np.ndarray]:
 def work(tmp_path: Path, image_model: Any) -> Path:
     """A folder with model.keras, train.npz and test.npz."""
     image_model.save(tmp_path / "model.keras")
-    np.savez_compressed(tmp_path / "train.npz", **image_arrays(96, 3))  # type: ignore[arg-type]
-    np.savez_compressed(tmp_path / "test.npz", **image_arrays(48, 4))  # type: ignore[arg-type]
+    np.savez_compressed(tmp_path / "train.npz", **image_arrays(96, 3))
+    np.savez_compressed(tmp_path / "test.npz", **image_arrays(48, 4))
     return tmp_path
 
 
@@ -168,5 +168,8 @@ def one_converter(converter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         ) -> None:
             return None
 
-    monkeypatch.setattr("edgeprune.converters.session.Converter", Borrowed)
-    monkeypatch.setattr("edgeprune.pipeline.Converter", Borrowed)
+    from edgeprune import pipeline
+    from edgeprune.converters import session
+
+    monkeypatch.setattr(session, "Converter", Borrowed)
+    monkeypatch.setattr(pipeline, "Converter", Borrowed)

@@ -142,7 +142,7 @@ class TestModelFiles:
     def test_custom_layer(self, call: Any, tmp_path: Path, keras: Any) -> None:
         """A layer that is not Keras's own is exit code 3 and named."""
 
-        class Twice(keras.layers.Layer):  # type: ignore[misc,name-defined]
+        class Twice(keras.layers.Layer):  # type: ignore[misc]
             def call(self, x: Any) -> Any:
                 return 2 * x
 
@@ -325,6 +325,7 @@ RECIPES = [
     ('[[steps]]\nkind = "prune"\nsparsity = 0.5\nepochs = 1\npower = 0\n', 2, "power above 0"),
     (PRUNE + PRUNE, 2, "two stages are called 'pruned'"),
     (PRUNE + 'name = "a/b"\n', 2, "cannot be part of a file name"),
+    (PRUNE + 'name = "a b"\n' + PRUNE + 'name = "a-b"\n', 2, "the same file name"),
     (PRUNE + 'include = ["nothing*"]\n', 2, "matches no layer"),
     (PRUNE + 'exclude = ["*"]\n', 2, "nothing to prune"),
     ("", 2, "nothing to do"),
@@ -645,5 +646,5 @@ def test_interrupt_while_training(work: Path, recipe: Callable[..., Path]) -> No
             process.kill()
     told = [line for line in rest.splitlines() if line.strip() and not line.startswith("fine-tuned: ")]
     assert told == ["edgeprune: interrupted; nothing was written"]
-    assert process.returncode == 130
+    assert process.returncode in (130, -signal.SIGINT)  # Python may end itself by the signal, as shells expect
     assert children_of(mark) == []

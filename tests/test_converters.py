@@ -163,7 +163,7 @@ class TestTflite:
 
     @pytest.mark.parametrize("io_type", ["float32", "int8"])
     def test_integer_inputs(self, converter: Any, keras: Any, tmp_path: Path, io_type: str) -> None:
-        """Indexes stay int32 inputs in an int8 file; their sibling of floats stays float32."""
+        """Indexes stay int32 inputs in an int8 file; their sibling of floats has the asked type."""
         index, size = keras.Input((2,), dtype="int32", name="index"), keras.Input((3,), name="size")
         words = keras.layers.Flatten()(keras.layers.Embedding(10, 4, name="words")(index))
         h = keras.layers.Dense(8, activation="relu")(keras.layers.Concatenate()([words, size]))
@@ -176,7 +176,7 @@ class TestTflite:
             model, tmp_path / "m.tflite", Format.TFLITE, Precision.INT8, io_type=io_type, calibration=x
         )
         found, expected = run_tflite(artifact.path, x, runtime=RUNTIME), predict(model, x)
-        assert found.input_dtypes == {"index": "int32", "size": "float32"}
+        assert found.input_dtypes == {"index": "int32", "size": io_type}
         assert found.output_dtypes == {"scores": io_type}
         assert np.abs(found.outputs["scores"] - expected["scores"]).max() < 0.1 * np.ptp(expected["scores"])
 

@@ -33,16 +33,18 @@ RANKS: dict[str, int] = {
     "edgeprune.report": 7,  # of ledgers
     "edgeprune.datasets": 7,
     "edgeprune.keras_models": 7,
-    "edgeprune.training": 8,
-    "edgeprune.pruning": 9,
-    "edgeprune.quantization": 9,
-    "edgeprune.converters": 10,
-    "edgeprune.summary": 11,
-    "edgeprune.pipeline": 12,
-    "edgeprune.check": 13,
-    "edgeprune.verbs": 13,
-    "edgeprune.cli": 14,
-    "edgeprune.__main__": 15,
+    "edgeprune.augmentation": 7,
+    "edgeprune.distillation": 8,
+    "edgeprune.training": 9,
+    "edgeprune.pruning": 10,
+    "edgeprune.quantization": 10,
+    "edgeprune.converters": 11,
+    "edgeprune.summary": 12,
+    "edgeprune.pipeline": 13,
+    "edgeprune.check": 14,
+    "edgeprune.verbs": 14,
+    "edgeprune.cli": 15,
+    "edgeprune.__main__": 16,
 }
 # The checker wing: everything that `edgeprune check` and a look at a ledger need.
 CHECKER = ("errors", "units", "artifact", "report", "graph", "runtime", "size", "latency", "check", "ledger")

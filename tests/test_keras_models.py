@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeprune.errors import Unsupported
+from edgeprune.errors import InputError, Unsupported
 from edgeprune.keras_models import (
     clone,
     count_nonzero_parameters,
@@ -66,10 +66,10 @@ def test_both_formats_are_read(tmp_path: Path, image_model: Any, suffix: str) ->
 
 
 def test_the_suffix_does_not_decide(tmp_path: Path, image_model: Any) -> None:
-    """The first bytes of a file say what it is, not its name."""
+    """A file under a wrong name is told by its first bytes, with the name that Keras reads it under."""
     image_model.save(tmp_path / "m.keras")
     (tmp_path / "m.keras").rename(tmp_path / "m.h5")
-    with pytest.raises(Exception, match="h5"):  # Keras itself goes by the name; the error is ours
+    with pytest.raises(InputError, match=r"content is that of a .keras file; rename it to m.keras"):
         load_model(tmp_path / "m.h5")
 
 
@@ -139,7 +139,7 @@ def test_leaves_in_order(keras: Any) -> None:
 def test_a_subclassed_model(keras: Any) -> None:
     """A model whose graph is Python code cannot be copied, and says so."""
 
-    class Own(keras.Model):  # type: ignore[misc,name-defined]
+    class Own(keras.Model):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.d = keras.layers.Dense(2)

@@ -136,6 +136,13 @@ class TestTraining:
         log = train(clone(vector_model), made(64), made(20), ACCURACY, options)
         assert (len(log.epochs), log.kept_epoch, log.stopped_early) == (3, 1, True)
 
+    def test_unsettled_epochs_are_not_kept(self, vector_model: Any) -> None:
+        """Of equal epochs the first is kept that ends at or after the step from which weights count."""
+        options = TrainOptions(epochs=3, batch_size=16, learning_rate=1e-9)
+        for first_step, kept in ((0, 1), (4, 1), (5, 2), (12, 3)):
+            log = train(clone(vector_model), made(64), made(20), ACCURACY, options, keep_best_from_step=first_step)
+            assert log.kept_epoch == kept
+
     def test_a_diverging_loss(self, keras: Any) -> None:
         """A loss that is no longer finite ends training with the step and what to do."""
         x = keras.Input((6,), name="x")

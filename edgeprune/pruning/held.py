@@ -67,13 +67,17 @@ def finetune(
     metric: Metric,
     options: TrainOptions,
     *,
+    teacher: Any = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[Any, TrainLog]:
-    """A fine-tuned copy. Zeros of kernels stay zeros; the argument is left alone."""
+    """A fine-tuned copy. Zeros of kernels stay zeros; the argument is left alone.
+
+    With `options.distill` the `teacher` (a model with the same inputs and outputs) gives that share of the targets.
+    """
     tuned = clone(model)
     targets, _ = select_targets(tuned, MagnitudeOptions(sparsity=0.0, prune_depthwise=True))
     with held(targets, nonzero_masks(targets)):
-        log = train(tuned, samples, validation, metric, options, on_progress=on_progress)
+        log = train(tuned, samples, validation, metric, options, teacher=teacher, on_progress=on_progress)
     return tuned, log
 
 
@@ -87,6 +91,7 @@ def prune_while_training(
     options: TrainOptions,
     *,
     settled_step: int,
+    teacher: Any = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[PruneResult, TrainLog]:
     """A copy whose sparsity follows `schedule` while it trains; the argument is left alone.
@@ -114,6 +119,7 @@ def prune_while_training(
             validation,
             metric,
             options,
+            teacher=teacher,
             on_step=renew,
             keep_best_from_step=settled_step,
             on_progress=on_progress,

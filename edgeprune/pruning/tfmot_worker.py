@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeprune.augmentation import Augmenter
 from edgeprune.errors import EdgepruneError, Unsupported
 from edgeprune.metrics import METRICS, Metric
 from edgeprune.training import (
     OPTIMIZERS,
-    Augmenter,
     BestWeights,
     TrainOptions,
     batches,
@@ -169,7 +169,8 @@ def _train(
     steps = tfmot.sparsity.keras.UpdatePruningStep()
     steps.set_model(model)
     steps.on_train_begin()
-    augment = Augmenter(options, [tuple(tensor.shape) for tensor in model.inputs])
+    shapes = [tuple(tensor.shape) for tensor in model.inputs]
+    augment = Augmenter(shapes, flip=options.flip, shift=options.shift, seed=options.seed)
     best = BestWeights(metric, options.patience)
     epochs: list[tuple[float, float | None]] = []
     step = 0
