@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -33,13 +32,6 @@ Examples:
   edgeprune prune model.keras --sparsity 0.8 -o small.keras  zeros in one shot, no data needed
   edgeprune convert model.keras --to tflite --precision int8 --calibration train.npz -o model.tflite
   edgeprune check model.tflite --limit "350 kB"              hold a file against a download budget"""
-
-
-def version_text() -> str:
-    """The installed version."""
-    from importlib.metadata import version
-
-    return version("edgeprune")
 
 
 @click.group(context_settings=CONTEXT, epilog=EPILOG)
@@ -90,11 +82,6 @@ def common_options(*names: str) -> Callable[[Any], Any]:
         return function
 
     return decorate
-
-
-def print_json(value: Any) -> None:
-    """Data on stdout."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
 
 
 @cli.command()

@@ -80,7 +80,11 @@ def output_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.absolute().parent))
             path.replace(old)
-            scratch.replace(path)
+            try:
+                scratch.replace(path)
+            except OSError:
+                old.replace(path)
+                raise
             shutil.rmtree(old)
         else:
             scratch.replace(path)

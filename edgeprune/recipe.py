@@ -315,12 +315,15 @@ def _budget(path: Path, raw: Any) -> Budget:
     def number(key: str) -> float | None:
         return _typed(path, f"budget.{key}", raw[key], float) if key in raw else None
 
+    sparsity, drop = number("min_sparsity"), number("max_metric_drop")
+    if (sparsity is not None and not 0 <= sparsity <= 1) or (drop is not None and not drop >= 0):
+        raise RecipeError(f"{path}: in [budget] min_sparsity is a fraction, 0 to 1, and max_metric_drop at least 0")
     return Budget(
         download_bytes=size("download"),
         codec=codec,
         install_bytes=size("install"),
-        max_metric_drop=number("max_metric_drop"),
-        min_sparsity=number("min_sparsity"),
+        max_metric_drop=drop,
+        min_sparsity=sparsity,
     )
 
 

@@ -23,7 +23,7 @@ def summary_sentences(ledger: Ledger) -> list[str]:
     for stage in ledger.stages:
         if stage.pruning:
             sentences.append(_sparsity(stage))
-    return sentences + _unknown(ledger)
+    return sentences + _refused(ledger) + _unknown(ledger)
 
 
 def _exported(ledger: Ledger) -> list[ArtifactEntry]:
@@ -97,6 +97,16 @@ def _sparsity(stage: Stage) -> str:
         f"{', ' + read_back if read_back else ''}; {dense} layer{'' if dense == 1 else 's'} with weights stayed "
         "dense, each with its reason in the report."
     )
+
+
+def _refused(ledger: Ledger) -> list[str]:
+    return [
+        f"{entry.path} does not run on {run.name} {run.version}: {run.reason}"
+        for stage in ledger.stages
+        for entry in stage.artifacts
+        for run in entry.runtimes
+        if not run.ran
+    ]
 
 
 def _unknown(ledger: Ledger) -> list[str]:
