@@ -150,8 +150,13 @@ def prune(model: Path, output: Path, **options: Any) -> int:
     "--teacher", type=click.Path(path_type=Path), metavar="MODEL", help="Learn from this model's answers too."
 )
 @click.option(
-    "--distill", type=float, default=0.9, show_default=True, help="Share of the targets that --teacher gives."
+    "--distill",
+    type=float,
+    default=0.9,
+    show_default=True,
+    help="Share of the loss that the answers of --teacher have.",
 )
+@click.option("--temperature", type=float, default=3.0, show_default=True, help="Warmth of the teacher's answers.")
 @click.option("--patience", type=int, help="Stop after so many epochs without a better validation value.")
 @common_options("metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust")
 def finetune(model: Path, output: Path, **options: Any) -> int:

@@ -1,7 +1,8 @@
-"""Distillation: the dense model's answers stand beside the labels as targets (Hinton et al. 2015, arXiv:1503.02531).
+"""Distillation: the dense model's answers stand beside the labels (Hinton et al. 2015, arXiv:1503.02531).
 
-At temperature 1 the two losses of the paper are one: cross-entropy against (1 - share) * label + share * answer. For
-regression the same mixture is the target.
+For classes, loss = (1 - share) * H(label, p) + share * T^2 * H(answer at T, p at T), where H is cross-entropy and "at
+T" divides the logits by the temperature: a warm answer also tells which wrong classes are nearly right. A single
+probability is taken as two classes. For regression the target is (1 - share) * label + share * answer.
 """
 
 from __future__ import annotations
@@ -14,31 +15,52 @@ import numpy as np
 from edgeprune.keras_models import call_model, ends_in
 from edgeprune.metrics import Metric
 
-__all__ = ["Teacher"]
+__all__ = ["Distillation"]
+
+TINY = 1e-7  # what Keras clips probabilities to
 
 
-class Teacher:
-    """Answers of a model that is not trained, mixed into the targets of a batch."""
+class Distillation:
+    """A teacher for a model that is trained: `targets` of a batch, and the `loss` to compile the model with."""
 
-    def __init__(self, model: Any, metric: Metric, share: float) -> None:
+    def __init__(self, teacher: Any, student: Any, metric: Metric, *, share: float, temperature: float) -> None:
         import tensorflow as tf
 
-        self._share = share
-        self._classes = model.outputs[0].shape[-1] if metric.loss == "sparse_categorical_crossentropy" else None
+        self._share, self._temperature, self._metric = share, temperature, metric
+        self._sorts = metric.loss in ("sparse_categorical_crossentropy", "binary_crossentropy")
+        self._student_gives_shares = ends_in(student, "softmax") or ends_in(student, "sigmoid")
+        gives_shares = ends_in(teacher, "softmax") or ends_in(teacher, "sigmoid")
 
         def answer(*tensors: Any) -> Any:
-            made = call_model(model, tensors)[0]
-            if metric.loss == "sparse_categorical_crossentropy" and not ends_in(model, "softmax"):
-                return tf.nn.softmax(made)
-            if metric.loss == "binary_crossentropy" and not ends_in(model, "sigmoid"):
-                return tf.sigmoid(made)
-            return made
+            made = call_model(teacher, tensors)[0]
+            return tf.nn.softmax(self._logits(made, gives_shares) / temperature) if self._sorts else made
 
         self._answer = tf.function(answer, reduce_retracing=True)
 
-    def __call__(self, inputs: Sequence[np.ndarray], targets: np.ndarray) -> np.ndarray:
-        """Targets float32 in the shape of the model's output; class indexes become one row of shares each."""
+    def _logits(self, outputs: Any, are_shares: bool) -> Any:
+        """Outputs [..., classes] or [..., 1] as logits of at least two classes."""
+        import tensorflow as tf
+
+        if self._metric.loss == "binary_crossentropy":
+            logit = tf.math.log(outputs + TINY) - tf.math.log(1 - outputs + TINY) if are_shares else outputs
+            return tf.concat([tf.zeros_like(logit), logit], -1)
+        return tf.math.log(outputs + TINY) if are_shares else outputs
+
+    def targets(self, inputs: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
+        """float32 [batch, ..., 2 * classes]: the labels as shares, then the warm answers; for regression the mixture
+        in the shape of the output."""
         answers: np.ndarray = self._answer(*inputs).numpy()
-        if self._classes is not None:
-            targets = np.eye(self._classes, dtype=np.float32)[targets.reshape(answers.shape[:-1]).astype(np.int64)]
-        return ((1 - self._share) * targets.reshape(answers.shape) + self._share * answers).astype(np.float32)
+        if not self._sorts:
+            return ((1 - self._share) * labels.reshape(answers.shape) + self._share * answers).astype(np.float32)
+        shares = np.eye(answers.shape[-1], dtype=np.float32)[labels.reshape(answers.shape[:-1]).astype(np.int64)]
+        return np.concatenate([shares, answers.astype(np.float32)], -1)
+
+    def loss(self, targets: Any, outputs: Any) -> Any:
+        """The loss of each sample, for `model.compile`; `targets` as made above. Regression keeps its own loss."""
+        import tensorflow as tf
+
+        logits = self._logits(outputs, self._student_gives_shares)
+        labels, answers = tf.split(tf.cast(targets, logits.dtype), 2, -1)
+        hard = -tf.reduce_sum(labels * tf.nn.log_softmax(logits), -1)
+        warm = -tf.reduce_sum(answers * tf.nn.log_softmax(logits / self._temperature), -1)
+        return (1 - self._share) * hard + self._share * self._temperature**2 * warm

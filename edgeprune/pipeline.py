@@ -140,6 +140,7 @@ def train_options(recipe: Recipe, step: PruneStep | FinetuneStep) -> TrainOption
         flip=step.flip,
         shift=step.shift,
         distill=step.distill,
+        temperature=step.temperature,
         patience=step.patience if isinstance(step, FinetuneStep) else None,
         seed=recipe.seed,
     )

@@ -74,6 +74,7 @@ class PruneStep:
     flip: bool = False
     shift: int = 0
     distill: float = 0.0
+    temperature: float = 3.0
     backend: str = "native"
 
 
@@ -91,6 +92,7 @@ class FinetuneStep:
     flip: bool = False
     shift: int = 0
     distill: float = 0.0
+    temperature: float = 3.0
     patience: int | None = None
 
 

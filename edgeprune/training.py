@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeprune.augmentation import Augmenter
 from edgeprune.datasets import Samples
-from edgeprune.distillation import Teacher
+from edgeprune.distillation import Distillation
 from edgeprune.errors import EdgepruneError, UsageError
 from edgeprune.keras_models import as_called, ends_in, input_specs, keras_module, output_names, predict
 from edgeprune.metrics import Metric
@@ -44,7 +44,7 @@ class TrainOptions:
     unless `decay` is "constant". `patience` epochs without a better validation value end the training.
 
     `flip` and `shift` vary training images: mirrored left to right at random, moved by up to `shift` pixels.
-    `distill` is the share of the targets that a teacher model gives.
+    `distill` is the share of the loss that a teacher model's answers have, at `temperature`.
     """
 
     epochs: int
@@ -56,13 +56,16 @@ class TrainOptions:
     flip: bool = False
     shift: int = 0
     distill: float = 0.0
+    temperature: float = 3.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.shift < 0:
             raise UsageError(f"shift is a number of pixels, at least 0; got {self.shift}")
         if not 0 <= self.distill <= 1:
-            raise UsageError(f"distill is the teacher's share of the targets, 0 to 1; got {self.distill:g}")
+            raise UsageError(f"distill is the teacher's share of the loss, 0 to 1; got {self.distill:g}")
+        if not 0.1 <= self.temperature <= 100:
+            raise UsageError(f"temperature is 0.1 to 100; got {self.temperature:g}")
         if self.epochs < 1 or self.batch_size < 1:
             raise UsageError(f"epochs and batch_size are at least 1; got {self.epochs} and {self.batch_size}")
         if not 0 < self.learning_rate < 10:
@@ -127,20 +130,30 @@ def _seed_layers(model: Any, seed: int) -> None:
         generator.state.assign(np.array([(seed + index) % 2**32, 0], generator.state.dtype))
 
 
-def compile_model(keras: Any, model: Any, metric: Metric, options: TrainOptions, total_steps: int) -> None:
+def compile_model(
+    keras: Any,
+    model: Any,
+    metric: Metric,
+    options: TrainOptions,
+    total_steps: int,
+    distillation: Distillation | None = None,
+) -> None:
     """Compile in place for training with the metric's loss, on logits where the model's output is not a probability."""
     rate: Any = options.learning_rate
     if options.decay == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, decay_steps=total_steps)
     optimizer = getattr(keras.optimizers, OPTIMIZERS[options.optimizer])(rate)
-    classes = keras.losses.CategoricalCrossentropy if options.distill else keras.losses.SparseCategoricalCrossentropy
     losses = {
-        "sparse_categorical_crossentropy": lambda: classes(from_logits=not ends_in(model, "softmax")),
+        "sparse_categorical_crossentropy": lambda: keras.losses.SparseCategoricalCrossentropy(
+            from_logits=not ends_in(model, "softmax")
+        ),
         "binary_crossentropy": lambda: keras.losses.BinaryCrossentropy(from_logits=not ends_in(model, "sigmoid")),
         "mean_squared_error": keras.losses.MeanSquaredError,
         "mean_absolute_error": keras.losses.MeanAbsoluteError,
     }
-    model.compile(optimizer, losses[metric.loss](), jit_compile=False)
+    sorts = metric.loss.endswith("crossentropy")
+    loss = distillation.loss if distillation and sorts else losses[metric.loss]()
+    model.compile(optimizer, loss, jit_compile=False)
 
 
 def train(
@@ -170,10 +183,12 @@ def train(
     rng = np.random.default_rng(options.seed)
     per_epoch = steps_per_epoch(len(samples), options.batch_size)
     total = per_epoch * options.epochs
-    compile_model(keras, model, metric, options, total)
+    distillation = None
+    if teacher is not None and options.distill:
+        distillation = Distillation(teacher, model, metric, share=options.distill, temperature=options.temperature)
+    compile_model(keras, model, metric, options, total, distillation)
     shapes = [shape for shape, _ in input_specs(model).values()]
     augment = Augmenter(shapes, flip=options.flip, shift=options.shift, seed=options.seed)
-    teach = Teacher(teacher, metric, options.distill) if teacher is not None and options.distill else None
     best = BestWeights(metric, options.patience)
     logs: list[EpochLog] = []
     step = 0
@@ -182,7 +197,7 @@ def train(
     for _ in range(options.epochs):
         losses = []
         for indices in batches(len(samples), options.batch_size, rng):
-            losses.append(train_batch(model, samples, indices, step, augment, teach))
+            losses.append(train_batch(model, samples, indices, step, augment, distillation))
             step += 1
             if on_step:
                 on_step(step)
@@ -204,7 +219,7 @@ def train_batch(
     indices: np.ndarray,
     step: int,
     augment: Augmenter | None = None,
-    teach: Teacher | None = None,
+    distillation: Distillation | None = None,
 ) -> float:
     """One step of a compiled model on these samples; its loss. Raises EdgepruneError when that is not finite."""
     assert samples.targets is not None
@@ -214,8 +229,8 @@ def train_batch(
     shape = tuple(model.outputs[0].shape[1:])
     targets = targets.reshape(len(indices), *(shape if targets[0].size == np.prod(shape) else (-1,)))
     varied = augment(inputs) if augment else inputs
-    if teach:
-        targets = teach(varied, targets)
+    if distillation:
+        targets = distillation.targets(varied, targets)
     loss = float(model.train_on_batch(as_called(model, varied), targets))
     if not np.isfinite(loss):
         raise EdgepruneError(f"training diverged: the loss is {loss} at step {step + 1}; lower learning_rate")

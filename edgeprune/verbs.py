@@ -193,6 +193,7 @@ def finetune_verb(
     shift: int,
     teacher: Path | None,
     distill: float,
+    temperature: float,
     patience: int | None,
     metric: str,
     scale: float,
@@ -219,6 +220,7 @@ def finetune_verb(
         flip=flip,
         shift=shift,
         distill=distill if teacher else 0.0,
+        temperature=temperature,
         seed=seed,
     )
     if patience is not None and validation is None:

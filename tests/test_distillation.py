@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeprune.augmentation import Augmenter
-from edgeprune.distillation import Teacher
+from edgeprune.distillation import Distillation
 from edgeprune.errors import UsageError
 from edgeprune.metrics import METRICS
 
@@ -27,25 +27,46 @@ def classifier(activation: str | None, units: int) -> Any:
     return keras.Model(given, keras.layers.Dense(units, activation=activation)(given))
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    made = np.exp(logits - logits.max(-1, keepdims=True))
+    return made / made.sum(-1, keepdims=True)
+
+
 @pytest.mark.parametrize("activation", ["softmax", None])
-def test_class_targets_become_shares(activation: str | None) -> None:
-    """A quarter from the teacher and the rest from the label; logits are turned into probabilities first."""
-    model, given = classifier(activation, 3), np.eye(4, dtype=np.float32)[:2]
-    made = np.asarray(model(given))
-    answers = made if activation else np.exp(made) / np.exp(made).sum(1, keepdims=True)
+def test_loss_of_classes_is_that_of_the_paper(activation: str | None) -> None:
+    """(1 - share) * H(label, p) + share * T^2 * H(answer at T, p at T), from logits and from probabilities."""
+    teacher, given = classifier(activation, 3), np.eye(4, dtype=np.float32)[:2]
+    made = np.asarray(teacher(given), np.float64)
+    taught = np.log(made) if activation else made
+    logits = np.array([[1.0, -1.0, 0.5], [0.0, 2.0, 0.0]])
+    labels = np.array([2, 0])
+    distillation = Distillation(teacher, teacher, METRICS["accuracy"], share=0.25, temperature=2.0)
 
-    mixed = Teacher(model, METRICS["accuracy"], 0.25)([given], np.array([[2], [0]]))
+    targets = distillation.targets([given], labels[:, None])
+    found = distillation.loss(targets, (softmax(logits) if activation else logits).astype(np.float32)).numpy()
 
-    labels = np.array([[0, 0, 1], [1, 0, 0]])
-    np.testing.assert_allclose(mixed, 0.75 * labels + 0.25 * answers, atol=1e-6)
-    np.testing.assert_allclose(mixed.sum(1), 1, atol=1e-6)
+    hard = -np.log(softmax(logits)[np.arange(2), labels])
+    warm = -(softmax(taught / 2) * np.log(softmax(logits / 2))).sum(1)
+    np.testing.assert_allclose(found, 0.75 * hard + 0.25 * 4 * warm, rtol=1e-4)
 
 
-def test_regression_targets_are_mixed_too() -> None:
+def test_a_single_probability_is_two_classes() -> None:
+    """At share 0 the loss is the binary cross-entropy of the label."""
+    teacher, given = classifier("sigmoid", 1), np.eye(4, dtype=np.float32)[:2]
+    distillation = Distillation(teacher, teacher, METRICS["auc"], share=0.0, temperature=3.0)
+
+    targets = distillation.targets([given], np.array([[1], [0]]))
+    found = distillation.loss(targets, np.array([[0.8], [0.3]], np.float32)).numpy()
+
+    np.testing.assert_allclose(found, [-np.log(0.8), -np.log(0.7)], rtol=1e-4)
+
+
+def test_regression_targets_are_mixed() -> None:
     """At share 1 the target is the teacher's answer alone."""
     model, given = classifier(None, 2), np.eye(4, dtype=np.float32)
+    distillation = Distillation(model, model, METRICS["mse"], share=1.0, temperature=3.0)
 
-    mixed = Teacher(model, METRICS["mse"], 1.0)([given], np.zeros((4, 2)))
+    mixed = distillation.targets([given], np.zeros((4, 2)))
 
     np.testing.assert_allclose(mixed, np.asarray(model(given)), atol=1e-6)
 
