@@ -173,3 +173,8 @@ def one_converter(converter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(session, "Converter", Borrowed)
     monkeypatch.setattr(pipeline, "Converter", Borrowed)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first: a mistake shows in seconds, not after the trainings."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
