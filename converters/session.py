@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -50,7 +51,7 @@ def check_export(model_format: Format, precision: Precision, target: str = "iOS1
         if target == "iOS15" and precision in (Precision.SPARSE, Precision.INT8):
             raise UsageError(
                 f"Core ML {precision} weights need iOS 16 or newer and the deployment target is {target}; "
-                'set deployment_target = "iOS16" or export float16'
+                "choose the deployment target iOS16 or newer, or export float16"
             )
 
 
@@ -176,12 +177,15 @@ class Converter:
         tail = self._log_tail()
         self._end_child()
         died = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return ConversionError(f"{what}: the converter's process {died}{': ' + tail if tail else ''}")
+        advice = "; recurrent layers convert as float32, float16 or dynamic only" if "int8" in what else ""
+        return ConversionError(f"{what}: the converter's process {died}{': ' + tail if tail else ''}{advice}")
 
     def _log_tail(self) -> str:
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read()[-4000:].decode(errors="replace").splitlines()]
-        return next((line[:200] for line in reversed(lines) if line), "")
+        # TensorFlow's own log lines (I0000 00:00 ...) come last and are never the cause.
+        told = (line[:200] for line in reversed(lines) if line and not re.match(r"[IWE]\d{4} |WARNING:", line))
+        return next(told, "")
 
     def _end_child(self) -> None:
         child, self._child = self._child, None

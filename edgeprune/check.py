@@ -57,6 +57,7 @@ def _facts(report: SizeReport) -> dict[str, Any]:
         "raw_bytes": report.raw_bytes,
         "download_bytes": dict(report.download_bytes),
         "parameters": graph.parameters if graph else None,
+        "weights": graph.weight_elements if graph else None,
         "zeros": graph.weight_zeros if graph else None,
         "sparsity": graph.sparsity if graph else None,
         "macs": graph.macs if graph else None,

@@ -65,7 +65,7 @@ def common_options(*names: str) -> Callable[[Any], Any]:
             type=click.Choice(["accuracy", "auc", "mse", "mae"]),
             default="accuracy",
             show_default=True,
-            help="How the samples of --data are scored.",
+            help="How outputs are scored; training uses the loss that goes with it.",
         ),
         "seed": click.option(
             "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same result."

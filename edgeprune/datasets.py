@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, UsageError
 
 __all__ = ["InputSpecs", "Samples", "check_targets", "load_samples"]
 
@@ -52,7 +52,7 @@ def load_samples(
     inputs = {name: _input(path, arrays, name, spec, len(specs), scale, offset) for name, spec in specs.items()}
     targets = arrays.get("y")
     if need_targets and targets is None:
-        raise InputError(f"{path}: no array 'y' with the targets; it has: {', '.join(sorted(arrays))}")
+        raise InputError(f"{path}: no array 'y' with the targets; it has: {', '.join(sorted(arrays)) or 'none'}")
     lengths = {name: len(array) for name, array in inputs.items()}
     if targets is not None:
         if targets.dtype.kind not in "fiub" or not targets.ndim or 0 in targets.shape[1:]:
@@ -96,7 +96,9 @@ def _input(
     key = "x" if inputs == 1 and name not in arrays else name
     if key not in arrays:
         wanted = f"'{name}' (or 'x')" if inputs == 1 else f"'{name}'"
-        raise InputError(f"{path}: no array {wanted} for the model's input; it has: {', '.join(sorted(arrays))}")
+        raise InputError(
+            f"{path}: no array {wanted} for the model's input; it has: {', '.join(sorted(arrays)) or 'none'}"
+        )
     array, (shape, dtype) = arrays[key], spec
     _check_shape(path, key, array, tuple(shape[1:]))
     if array.dtype.kind not in "fiub":
@@ -112,13 +114,13 @@ def _check_shape(path: Path, key: str, array: np.ndarray, wanted: tuple[int | No
     fits = len(given) == len(wanted) and all(w is None or g == w for g, w in zip(given, wanted, strict=True))
     if fits and array.ndim:
         return
-    text = ", ".join("any" if w is None else str(w) for w in wanted)
+    text = f"({', '.join('any' if w is None else str(w) for w in wanted)}{',' if len(wanted) == 1 else ''})"
     hint = ""
     if given == wanted[:-1] and wanted[-1:] == (1,):
         hint = "; add the channel axis: x[..., None]"
     elif sorted(map(str, given)) == sorted(map(str, wanted)):
         hint = "; the axes are in another order (channels go last)"
-    raise InputError(f"{path}: array '{key}' holds samples of shape {given}, the model takes ({text}){hint}")
+    raise InputError(f"{path}: array '{key}' holds samples of shape {given}, the model takes {text}{hint}")
 
 
 def _refuse_nonfinite(path: Path, key: str, array: np.ndarray) -> None:
@@ -134,6 +136,10 @@ def check_targets(samples: Samples, output_shape: tuple[int | None, ...], metric
         raise InputError(f"{samples.path}: no array 'y' with the targets")
     if metric == "accuracy":
         classes = output_shape[-1]
+        if classes == 1:
+            raise UsageError(
+                "the model has a single output, and accuracy compares several: score it with the metric auc, mse or mae"
+            )
         flat = targets.reshape(len(targets), -1)
         if flat.shape[1] != 1 or not np.array_equal(flat, flat.astype(np.int64)):
             raise InputError(

@@ -33,6 +33,7 @@ __all__ = [
     "output_names",
     "own_weights",
     "predict",
+    "refuse_half_precision",
     "save_model",
 ]
 
@@ -71,6 +72,9 @@ def muted_stderr() -> Iterator[None]:
 def keras_module() -> Any:
     """The keras package on its TensorFlow backend. Raises MissingExtra when it is not installed."""
     quiet_tensorflow()
+    chosen = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if chosen != "tensorflow":
+        raise Unsupported(f"KERAS_BACKEND is set to {chosen!r} and exporting needs TensorFlow: unset KERAS_BACKEND")
     try:
         with muted_stderr(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -278,6 +282,17 @@ class Leaf:
     def path(self) -> str:
         """Names from the outside in: "encoder/lstm_cell"."""
         return "/".join(layer.name for layer in (*self.holders, self.layer))
+
+
+def refuse_half_precision(model: Any) -> None:
+    """Raise Unsupported for layers that compute in float16 or bfloat16: TFLite has no such kernels."""
+    for leaf in leaf_layers(model):
+        dtype = leaf.layer.compute_dtype
+        if dtype in ("float16", "bfloat16"):
+            raise Unsupported(
+                f"layer {leaf.layer.name!r} computes in {dtype} (policy {leaf.layer.dtype_policy.name!r}), which "
+                "TFLite cannot; build the model with the float32 policy, load these weights into it and save that"
+            )
 
 
 def leaf_layers(model: Any) -> list[Leaf]:

@@ -20,9 +20,7 @@ PACKAGE = ".mlpackage"  # the one output that is a folder
 def check_output_file(path: Path, *, overwrite: bool, suffix: str) -> None:
     """Raise before any work when `path` cannot become the output."""
     if path.suffix != suffix:
-        raise UsageError(
-            f"{path}: the output of this command is a {suffix} file; name it {path.stem or 'model'}{suffix}"
-        )
+        raise UsageError(f"{path}: the output of this command ends in {suffix}; name it {path.stem or 'model'}{suffix}")
     if path.exists() and not overwrite:
         raise UsageError(f"{path}: exists already; choose another name or add --overwrite")
     if path.exists() and path.is_dir() != (suffix == PACKAGE):

@@ -25,6 +25,7 @@ from edgeprune.keras_models import (
     input_specs,
     load_model,
     predict,
+    refuse_half_precision,
     save_model,
 )
 from edgeprune.latency.measure import compare_latency
@@ -32,7 +33,14 @@ from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage
 from edgeprune.metrics import METRICS, Metric
 from edgeprune.progress import Progress
 from edgeprune.pruning.held import finetune, prune_while_training
-from edgeprune.pruning.magnitude import MagnitudeOptions, PruneReport, PruneResult, prune_magnitude, select_targets
+from edgeprune.pruning.magnitude import (
+    NOTHING_TO_PRUNE,
+    MagnitudeOptions,
+    PruneReport,
+    PruneResult,
+    prune_magnitude,
+    select_targets,
+)
 from edgeprune.pruning.schedule import ConstantSparsity, PolynomialDecay
 from edgeprune.quantization.calibration import calibration_set
 from edgeprune.recipe import ExportSpec, FinetuneStep, PruneStep, QuantizeStep, Recipe
@@ -83,6 +91,7 @@ def prepare(recipe: Recipe, *, trust_code: bool = False) -> Prepared:
         except UsageError as cause:
             raise RecipeError(f"{recipe.path}: {cause}") from cause
     model = load_model(recipe.model, trust_code=trust_code)
+    refuse_half_precision(model)
     metric, specs, shape = METRICS[recipe.metric], input_specs(model), tuple(model.outputs[0].shape)
 
     def split(path: Path | None) -> Samples | None:
@@ -122,7 +131,7 @@ def _check_targets(recipe: Recipe, step: PruneStep, model: Any) -> None:
     except UsageError as cause:
         raise RecipeError(f"{recipe.path}: step {step.name!r}: {cause}") from cause
     if not targets:
-        raise RecipeError(f"{recipe.path}: step {step.name!r}: nothing to prune; see its include and exclude patterns")
+        raise RecipeError(f"{recipe.path}: step {step.name!r}: {NOTHING_TO_PRUNE}")
     if step.backend == "tfmot":
         from edgeprune.pruning.tfmot_backend import describe
 
@@ -489,9 +498,15 @@ def _entry(
 def _asked(recipe: Recipe) -> dict[str, Any]:
     return {
         "steps": [asdict(step) for step in recipe.steps],
-        "exports": [asdict(export) for export in recipe.exports],
+        "exports": [_asked_export(export) for export in recipe.exports],
         "budget": asdict(recipe.budget) if recipe.budget else None,
     }
+
+
+def _asked_export(export: ExportSpec) -> dict[str, Any]:
+    """A deployment target means something to Core ML only."""
+    asked = asdict(export)
+    return asked if export.format is Format.COREML else {**asked, "deployment_target": None}
 
 
 def _input_facts(path: Path) -> dict[str, Any]:

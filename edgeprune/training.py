@@ -67,7 +67,8 @@ class TrainOptions:
         if not 0.1 <= self.temperature <= 100:
             raise UsageError(f"temperature is 0.1 to 100; got {self.temperature:g}")
         if self.epochs < 1 or self.batch_size < 1:
-            raise UsageError(f"epochs and batch_size are at least 1; got {self.epochs} and {self.batch_size}")
+            name, value = ("epochs", self.epochs) if self.epochs < 1 else ("batch_size", self.batch_size)
+            raise UsageError(f"{name} is at least 1; got {value}")
         if not 0 < self.learning_rate < 10:
             raise UsageError(f"learning_rate is above 0 and below 10; got {self.learning_rate:g}")
         if self.optimizer not in OPTIMIZERS:

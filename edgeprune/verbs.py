@@ -290,12 +290,14 @@ def convert_verb(
     if samples < 1:
         raise UsageError(f"--samples is at least 1; got {samples}")
     from edgeprune.datasets import check_targets, load_samples
-    from edgeprune.keras_models import input_specs, load_model
+    from edgeprune.keras_models import input_specs, load_model, refuse_half_precision
     from edgeprune.quantization.calibration import calibration_set
 
     progress = Progress(quiet=quiet)
     progress.begin(f"load {path.name}")
     model = load_model(path, trust_code=trust_code)
+    if model_format is Format.TFLITE:
+        refuse_half_precision(model)
     specs = input_specs(model)
     ranges = None
     if needs_calibration and calibration is not None:

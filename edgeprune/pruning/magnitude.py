@@ -19,6 +19,7 @@ from edgeprune.keras_models import Leaf, clone, leaf_layers, own_weights
 from edgeprune.pruning.schedule import check_sparsity
 
 __all__ = [
+    "NOTHING_TO_PRUNE",
     "SCOPES",
     "LayerSparsity",
     "MagnitudeOptions",
@@ -36,6 +37,10 @@ __all__ = [
 ]
 
 SCOPES = ("layer", "global")
+NOTHING_TO_PRUNE = (
+    "nothing to prune: no convolution, dense, embedding or recurrent kernel is left; the model has none, or include, "
+    "exclude and the first/last options leave all of them out"
+)
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -197,7 +202,10 @@ def _kernels_of(layer: Any, prune_depthwise: bool) -> tuple[list[str], str]:
     if names:
         return names, ""
     if kind in DEPTHWISE:
-        return [], "depthwise kernel: few weights, each one of a channel's only taps (prune_depthwise = true to prune)"
+        return (
+            [],
+            "depthwise kernel: few weights, each one of a channel's only taps (pruned with prune-depthwise only)",
+        )
     return [], "no kernel: normalisation, bias or scale weights are not pruned"
 
 
@@ -288,7 +296,7 @@ def prune_magnitude(model: Any, options: MagnitudeOptions) -> PruneResult:
     pruned = clone(model)
     targets, skipped = select_targets(pruned, options)
     if not targets:
-        raise UsageError("nothing to prune: every layer with weights is left out (see the options include and exclude)")
+        raise UsageError(NOTHING_TO_PRUNE)
     masks = masks_for({t.key: np.asarray(t.variable) for t in targets}, options.sparsity, options.scope)
     apply_masks(targets, masks)
     return PruneResult(model=pruned, masks=masks, report=report_sparsity(targets, skipped, options))

@@ -29,6 +29,7 @@ from edgeprune.errors import EdgepruneError, MissingExtra, OutputError, Unsuppor
 from edgeprune.keras_models import clone, input_specs, keras_module, output_names, predict
 from edgeprune.metrics import Metric
 from edgeprune.pruning.magnitude import (
+    NOTHING_TO_PRUNE,
     MagnitudeOptions,
     PruneResult,
     Target,
@@ -122,7 +123,7 @@ def prune_with_tfmot(
     pruned = clone(model)
     targets, skipped = select_targets(pruned, pruning)
     if not targets:
-        raise UsageError("nothing to prune: every layer with weights is left out (see the options include and exclude)")
+        raise UsageError(NOTHING_TO_PRUNE)
     graph = describe(pruned)
     _refuse_shared(graph, targets)
     before = {target.key: np.asarray(target.variable) for target in targets}

@@ -161,7 +161,8 @@ def _pruning_section(stage: Stage) -> list[str]:
     table = Table(heads=("layer", "type", "weights", "asked", "got"), rows=rows, left=frozenset({0, 1}))
     left = tuple((i["layer"], i["kind"], f"{i['parameters']:,}", i["reason"]) for i in stage.pruning["skipped"])
     dense = Table(heads=("layer", "type", "parameters", "why it stays dense"), rows=left, left=frozenset({0, 1, 3}))
-    return [f"## Sparsity of stage {stage.name}", "", to_markdown(table), "", to_markdown(dense), ""]
+    kept = [to_markdown(dense), ""] if left else []
+    return [f"## Sparsity of stage {stage.name}", "", to_markdown(table), "", *kept]
 
 
 def _methods(ledger: Ledger) -> list[str]:
