@@ -1,6 +1,6 @@
 """Train the Fashion-MNIST sample model and write its committed data subset.
 
-    python sample_models/fashion/train.py                 # full training, about 40 minutes on two cores
+    python sample_models/fashion/train.py                 # full training, about 20 minutes on two idle cores
     python sample_models/fashion/train.py --subset-only   # only rewrite the .npz files
 
 The full data set is looked for in the Debian package ``dataset-fashion-mnist``, then in the cache of
@@ -178,8 +178,8 @@ def train(arrays: dict[str, np.ndarray], indices: dict[str, np.ndarray], epochs:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", type=Path, help="folder with the four idx.gz files")
-    options.add_argument("--epochs", type=int, default=16)
-    options.add_argument("--batch", type=int, default=128)
+    options.add_argument("--epochs", type=int, default=14)
+    options.add_argument("--batch", type=int, default=64)
     options.add_argument("--subset-only", action="store_true", help="write the .npz files and stop")
     choice = options.parse_args()
     arrays = full_data(choice.data)
