@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import struct
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +91,21 @@ def _output_renames(function: Any, spec: Any, graph: FrozenGraph) -> list[tuple[
 
 
 def _finish(package: Path) -> None:
+    """Same model, same bytes: zeros of one sign, protobuf maps in key order, identifiers that depend on names only."""
+    from coremltools.proto import Model_pb2
+
     for file in package.rglob("*"):
         file.chmod(0o755 if file.is_dir() else 0o644)
         if file.name == "weight.bin":
             _positive_zeros(file)
+        if file.suffix == ".mlmodel":
+            spec = Model_pb2.Model.FromString(file.read_bytes())
+            file.write_bytes(spec.SerializeToString(deterministic=True))
+    manifest = package / "Manifest.json"
+    text = manifest.read_text()
+    for drawn, entry in json.loads(text)["itemInfoEntries"].items():
+        text = text.replace(drawn, str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])).upper())
+    manifest.write_text(json.dumps(json.loads(text), indent=4, sort_keys=True) + "\n")
 
 
 def _positive_zeros(path: Path) -> None:
