@@ -38,11 +38,13 @@ class MetricValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeRun:
-    """Whether an installed runtime ran the file; `value` is the metric there, `reason` why it did not run."""
+    """Whether an installed runtime ran the file; `value` is the metric over `samples` there, `reason` why it did not
+    run."""
 
     name: str
     version: str
     ran: bool
+    samples: int = 0
     value: float | None = None
     reason: str | None = None
 

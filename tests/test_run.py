@@ -143,14 +143,15 @@ def test_unmeasured_is_null_and_never_zero(fashion: tuple[Path, dict[str, Any]])
 
 
 def test_exported_tflite_files_ran_on_both_runtimes(fashion: tuple[Path, dict[str, Any]]) -> None:
-    """tflite-runtime 2.14 and LiteRT 2.3 both load and score every .tflite file that ships."""
+    """LiteRT 2.3 scores every .tflite file that ships on all samples, tflite-runtime 2.14 on the first thousand."""
     shipped = [e for s in fashion[1]["stages"] for e in s["artifacts"] if e["exported"] and e["format"] == "tflite"]
 
     assert len(shipped) == 2
     for entry in shipped:
         assert {run["name"]: run["ran"] for run in entry["runtimes"]} == {"tflite-runtime": True, "litert": True}
         values = [run["value"] for run in entry["runtimes"]]
-        assert max(values) - min(values) <= 0.005
+        assert max(values) - min(values) <= 0.02
+        assert {run["name"]: run["samples"] for run in entry["runtimes"]} == {"tflite-runtime": 1000, "litert": 5000}
 
 
 def test_same_seed_same_ledger(flights: list[tuple[Path, dict[str, Any]]]) -> None:
