@@ -486,7 +486,7 @@ class TestOutputs:
         """A temporary folder that cannot be made is one line."""
 
         def refuse(*_: Any, **__: Any) -> None:
-            raise OSError(28, "No space left on device", "/tmp/x")
+            raise OSError(28, "No space left on device", "/tmp/model")
 
         monkeypatch.setattr("edgeprune.converters.session.tempfile.TemporaryDirectory", refuse)
         run(call, recipe(FLOAT)).error(3, "No space left on device")
