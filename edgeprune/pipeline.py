@@ -226,7 +226,6 @@ class _Run:
         self.stem = self.recipe.model.stem
         self.model = prepared.model
         self.stages: list[Stage] = []
-        self.reference: dict[Precision, Path] = {}  # dense files that latency is compared with
         self._predicted: tuple[Any, dict[str, np.ndarray]] | None = None
         (folder / "stages").mkdir()
 
@@ -263,13 +262,11 @@ class _Run:
     def _dense(self) -> None:
         begun = time.monotonic()
         main = self._tflite("dense", Precision.FLOAT32)
-        self.reference[Precision.FLOAT32] = self.folder / main.path
         artifacts = [main]
         quantize = next((s for s in self.recipe.steps if isinstance(s, QuantizeStep)), None)
         if quantize:
             # int8 is compared with int8: latency at equal precision, and what quantization alone would give.
             artifacts.append(self._tflite("dense", Precision.INT8, quantize))
-            self.reference[Precision.INT8] = self.folder / artifacts[-1].path
         self._add("dense", "dense", artifacts, begun)
 
     def _train_step(self, step: PruneStep | FinetuneStep) -> None:
@@ -401,15 +398,14 @@ class _Run:
         )
 
     def _latency(self, name: str, entry: ArtifactEntry) -> Mapping[str, Any] | None:
-        base = self.stages[0].artifacts
-        reference = next((e for e in base if e.precision == entry.precision), None)
-        refused = {run.name for e in (entry, reference) if e for run in e.runtimes if not run.ran}
+        reference = next(e for e in self.stages[0].artifacts if e.precision == entry.precision)
+        refused = {run.name for e in (entry, reference) for run in e.runtimes if not run.ran}
         usable = [name for name in installed_runtimes() if name not in refused]
         if not self.recipe.latency.measure or not usable:
             return None
         self.progress.begin(f"{name}: latency against dense {entry.precision}")
         found = compare_latency(
-            self.reference[Precision(entry.precision)],
+            self.folder / reference.path,
             self.folder / entry.path,
             runtime=usable[-1],
             processes=self.recipe.latency.processes,
