@@ -14,7 +14,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 from edgeprune.artifact import Artifact, Format, Precision
 from edgeprune.converters.frozen import FrozenGraph, freeze
 from edgeprune.errors import ConversionError, MissingExtra, UsageError
+from edgeprune.interrupts import child_process, scratch_folder
 
 __all__ = ["Converter", "check_export"]
 
@@ -65,18 +65,20 @@ class Converter:
     def __init__(self, *, timeout_s: float = 900) -> None:
         self.timeout_s = timeout_s
         self._child: subprocess.Popen[bytes] | None = None
+        self._life = contextlib.ExitStack()  # of the child and its log
         self._frozen: dict[int, tuple[Any, FrozenGraph]] = {}
         self._pending = b""
 
     def __enter__(self) -> Converter:
-        self._folder = tempfile.TemporaryDirectory(prefix="edgeprune-convert-")
+        self._stack = contextlib.ExitStack()
+        self._folder = self._stack.enter_context(scratch_folder("edgeprune-convert-"))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end_child()
-        self._folder.cleanup()
+        self._stack.close()
 
     def export(
         self,
@@ -113,27 +115,30 @@ class Converter:
         """Start the child early; its imports then run beside other work."""
         if self._child is None:
             # A file, not a pipe: nobody has to read what the converters say while they say it.
-            self._log = tempfile.TemporaryFile(dir=self._folder.name)  # noqa: SIM115  (closed with the child)
-            self._child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "edgeprune.converters.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._log,
-                start_new_session=True,
-            )
+            self._log = self._life.enter_context((self._folder / "log.txt").open("w+b"))
+            self._child = self._life.enter_context(child_process(self._popen))
             self._pending = b""
+
+    def _popen(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "edgeprune.converters.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            start_new_session=True,
+        )
 
     def _freeze(self, model: Any) -> FrozenGraph:
         known = self._frozen.get(id(model))
         if known is None:
-            path = Path(self._folder.name) / f"graph{len(self._frozen)}.pb"
+            path = self._folder / f"graph{len(self._frozen)}.pb"
             known = self._frozen[id(model)] = (model, freeze(model, path))
         return known[1]
 
     def _write_calibration(self, calibration: Mapping[str, np.ndarray] | None) -> Path:
         if not calibration or not all(len(array) for array in calibration.values()):
             raise UsageError("int8 needs a calibration set: samples of the training data (--calibration DATA.npz)")
-        path = Path(self._folder.name) / "calibration.npz"
+        path = self._folder / "calibration.npz"
         np.savez(path, **{name: np.asarray(array) for name, array in calibration.items()})
         return path
 
@@ -188,17 +193,8 @@ class Converter:
         return next(told, "")
 
     def _end_child(self) -> None:
-        child, self._child = self._child, None
-        if child is None:
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)  # it holds no state worth an orderly end
-        child.wait()
-        for stream in (child.stdin, child.stdout):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
-        self._log.close()
+        self._child = None
+        self._life.close()  # kills it: it holds no state worth an orderly end
 
 
 def one_line(kind: str, reason: str) -> str:

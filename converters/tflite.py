@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,13 +73,3 @@ def positive_zeros(content: bytes) -> bytes:
             bits = stored.DataAsNumpy().view(words)  # a view into `buffer`
             bits[bits == (1 << (8 * bits.itemsize - 1))] = 0
     return bytes(buffer)
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write beside the final name and rename, so that no half file is ever seen."""
-    scratch = path.with_name(f".{path.name}.part")
-    try:
-        scratch.write_bytes(content)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -24,7 +24,8 @@ def _convert(job: dict[str, Any]) -> dict[str, Any]:
     if job["format"] == "tflite":
         import numpy as np
 
-        from edgeprune.converters.tflite import convert_tflite, write
+        from edgeprune.converters.tflite import convert_tflite
+        from edgeprune.output import write_file
 
         calibration = None
         if job.get("calibration"):
@@ -33,7 +34,7 @@ def _convert(job: dict[str, Any]) -> dict[str, Any]:
         content = convert_tflite(
             graph, precision=job["precision"], io_type=job.get("io_type", "float32"), calibration=calibration
         )
-        write(out, content)
+        write_file(out, content)
         return {}
     from edgeprune.converters.coreml import convert_coreml, weights_of_package
 

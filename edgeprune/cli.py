@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from edgeprune.errors import INTERRUPTED, EdgepruneError
+from edgeprune.interrupts import handlers
 
 __all__ = ["cli", "main"]
 
@@ -22,7 +23,7 @@ Exit codes:
   2  wrong usage, option or recipe
   3  could not be done or cannot be measured
   4  an input file is missing or unreadable
-  130  interrupted (Ctrl-C)"""
+  130  interrupted (Ctrl-C); 143 terminated (SIGTERM)"""
 
 EPILOG = f"""{EXIT_CODES}
 
@@ -226,14 +227,17 @@ def check(files: tuple[Path, ...], limit: str | None, codec: str, as_json: bool)
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. One line on stderr and the error's own exit code; never a traceback for what was foreseen."""
+    with handlers():
+        _main(arguments)
+
+
+def _main(arguments: list[str] | None) -> None:
     try:
         code = cli.main(args=arguments, prog_name="edgeprune", standalone_mode=False)
     except EdgepruneError as error:
         _fail(str(error), error.exit_code)
-    except click.exceptions.Abort:
-        _fail("interrupted; nothing was written", INTERRUPTED)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was written", INTERRUPTED)
+    except (click.exceptions.Abort, KeyboardInterrupt):  # where the caller handles signals in a way of its own
+        _fail("interrupted", INTERRUPTED)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()  # the whole help on stderr, as every click program answers
         sys.exit(error.exit_code)

@@ -6,10 +6,11 @@ import contextlib
 import json
 import os
 import re
+import sys
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import InputError, MissingExtra, OutputError, Unsupported
+from edgeprune.interrupts import undoing
 
 __all__ = [
     "Leaf",
+    "Predictor",
     "as_called",
     "call_model",
     "clone",
@@ -33,6 +36,7 @@ __all__ = [
     "output_names",
     "own_weights",
     "predict",
+    "predictor",
     "refuse_half_precision",
     "save_model",
 ]
@@ -41,6 +45,7 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
 SUFFIXES = {"keras": (".keras",), "h5": (".h5", ".hdf5")}
 LFS_MAGIC = b"version https://git-lfs"
+Predictor = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 # A weight file expands to about its own size; a thousandfold expansion is an attack (zip bomb).
 MAX_EXPANDED_BYTES = 8 * 1000**3
 LARGEST_RATIO = 1000
@@ -75,6 +80,16 @@ def keras_module() -> Any:
     chosen = os.environ.get("KERAS_BACKEND", "tensorflow")
     if chosen != "tensorflow":
         raise Unsupported(f"KERAS_BACKEND is set to {chosen!r} and exporting needs TensorFlow: unset KERAS_BACKEND")
+    keras: Any = sys.modules.get("keras") if "tensorflow" in sys.modules else None
+    keras = keras or _start_keras()
+    if keras.backend.backend() != "tensorflow":
+        raise Unsupported(
+            f"Keras runs on its {keras.backend.backend()} backend; exporting needs TensorFlow: unset KERAS_BACKEND"
+        )
+    return keras
+
+
+def _start_keras() -> Any:
     try:
         with muted_stderr(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -84,10 +99,6 @@ def keras_module() -> Any:
             tf.get_logger().setLevel("ERROR")
     except ImportError as cause:
         raise MissingExtra("tensorflow and keras", "convert", "working on a Keras model") from cause
-    if keras.backend.backend() != "tensorflow":
-        raise Unsupported(
-            f"Keras runs on its {keras.backend.backend()} backend; exporting needs TensorFlow: unset KERAS_BACKEND"
-        )
     return keras
 
 
@@ -373,10 +384,10 @@ def save_model(model: Any, path: Path) -> None:
     """Write a plain `.keras` file: no optimizer slots, no compile state. Written beside and renamed."""
     scratch = path.with_name(f".{path.stem}.{os.getpid()}.keras")
     try:
-        with warnings.catch_warnings():
+        with undoing(lambda: scratch.unlink(missing_ok=True)), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             clone(model).save(scratch)
-        scratch.replace(path)
+            scratch.replace(path)
     except OSError as cause:
         raise OutputError(f"{path}: cannot be written: {cause.strerror or cause}") from cause
     finally:
@@ -400,16 +411,25 @@ def output_names(model: Any) -> list[str]:
 
 def predict(model: Any, inputs: Mapping[str, np.ndarray], *, batch_size: int = 256) -> dict[str, np.ndarray]:
     """Outputs by name for samples given by input name; inference mode, no progress bar."""
-    ordered = [np.asarray(inputs[name], dtype) for name, (_, dtype) in input_specs(model).items()]
+    return predictor(model, batch_size=batch_size)(inputs)
+
+
+def predictor(model: Any, *, batch_size: int = 256) -> Predictor:
+    """`predict` for a model that is asked again and again: it is traced once, and its weights may change meanwhile."""
     import tensorflow as tf
 
     call = tf.function(lambda *tensors: call_model(model, tensors), reduce_retracing=True)
-    pieces: list[list[np.ndarray]] = []
-    for start in range(0, len(ordered[0]), batch_size):
-        made = call(*[tf.constant(a[start : start + batch_size]) for a in ordered])
-        pieces.append([t.numpy() for t in made])
-    columns = [np.concatenate(column) for column in zip(*pieces, strict=True)]
-    return dict(zip(output_names(model), columns, strict=True))
+
+    def outputs(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        ordered = [np.asarray(inputs[name], dtype) for name, (_, dtype) in input_specs(model).items()]
+        pieces: list[list[np.ndarray]] = []
+        for start in range(0, len(ordered[0]), batch_size):
+            made = call(*[tf.constant(a[start : start + batch_size]) for a in ordered])
+            pieces.append([t.numpy() for t in made])
+        columns = [np.concatenate(column) for column in zip(*pieces, strict=True)]
+        return dict(zip(output_names(model), columns, strict=True))
+
+    return outputs
 
 
 def as_called(model: Any, values: Sequence[Any]) -> Any:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from edgeprune.errors import OutputError, UsageError
+from edgeprune.interrupts import held_back, note_output, scratch_folder, undoing
 
-__all__ = ["check_output_file", "output_folder", "write_file"]
+__all__ = ["check_output_file", "output_folder", "put_in_place", "write_file"]
 
 MARK = "ledger.json"  # what every output folder holds
 PACKAGE = ".mlpackage"  # the one output that is a folder
@@ -48,8 +48,9 @@ def write_file(path: Path, content: bytes) -> None:
     """Write a file beside its name and rename it."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        scratch.write_bytes(content)
-        scratch.replace(path)
+        with undoing(lambda: scratch.unlink(missing_ok=True)):
+            scratch.write_bytes(content)
+            scratch.replace(path)
     except OSError as cause:
         raise OutputError(f"{path}: cannot be written: {cause.strerror or cause}") from cause
     finally:
@@ -71,22 +72,27 @@ def output_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     if path.exists() and not (path / MARK).exists() and any(path.iterdir()):
         raise UsageError(f"{path}: not the output of an earlier run (no {MARK} in it), so it is not overwritten")
     _check_parent(path)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+    parent = path.absolute().parent
     try:
-        yield scratch
-        scratch.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.absolute().parent))
-            path.replace(old)
-            try:
-                scratch.replace(path)
-            except OSError:
-                old.replace(path)
-                raise
-            shutil.rmtree(old)
-        else:
-            scratch.replace(path)
+        with scratch_folder(f".{path.name}.", parent) as scratch:
+            new = scratch / "new"
+            new.mkdir()
+            yield new
+            put_in_place(new, path, scratch / "old")
     except OSError as cause:
         raise OutputError(f"{path}: cannot be written: {cause.strerror or cause}") from cause
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def put_in_place(made: Path, path: Path, aside: Path) -> None:
+    """Rename a finished output to `path`. A folder that stands there becomes `aside`, and comes back if that fails."""
+    with held_back():
+        old_folder = path.is_dir()
+        if old_folder:
+            path.replace(aside)
+        try:
+            made.replace(path)
+        except OSError:
+            if old_folder:
+                aside.replace(path)
+            raise
+        note_output(path)

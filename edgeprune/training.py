@@ -16,7 +16,7 @@ from edgeprune.augmentation import Augmenter
 from edgeprune.datasets import Samples
 from edgeprune.distillation import Distillation
 from edgeprune.errors import EdgepruneError, UsageError
-from edgeprune.keras_models import as_called, ends_in, input_specs, keras_module, output_names, predict
+from edgeprune.keras_models import Predictor, as_called, ends_in, input_specs, keras_module, output_names, predictor
 from edgeprune.metrics import Metric
 
 __all__ = [
@@ -109,10 +109,11 @@ def batches(samples: int, batch_size: int, rng: np.random.Generator) -> Iterator
         yield order[step * batch_size : (step + 1) * batch_size]
 
 
-def evaluate(model: Any, samples: Samples, metric: Metric) -> float:
-    """The metric of the Keras model's first output over all samples."""
+def evaluate(model: Any, samples: Samples, metric: Metric, *, outputs_of: Predictor | None = None) -> float:
+    """The metric of the Keras model's first output over all samples; `outputs_of` is a predictor of the model, for
+    repeated calls."""
     assert samples.targets is not None
-    outputs = predict(model, samples.inputs)
+    outputs = (outputs_of or predictor(model))(samples.inputs)
     return metric.compute(outputs[output_names(model)[0]], samples.targets)
 
 
@@ -190,7 +191,7 @@ def train(
     compile_model(keras, model, metric, options, total, distillation)
     shapes = [shape for shape, _ in input_specs(model).values()]
     augment = Augmenter(shapes, flip=options.flip, shift=options.shift, seed=options.seed)
-    best = BestWeights(metric, options.patience)
+    best, outputs_of = BestWeights(metric, options.patience), predictor(model)
     logs: list[EpochLog] = []
     step = 0
     if on_step:
@@ -204,7 +205,7 @@ def train(
                 on_step(step)
             if on_progress:
                 on_progress(step, total, f"loss {losses[-1]:.3f}")
-        value = evaluate(model, validation, metric) if validation is not None else None
+        value = evaluate(model, validation, metric, outputs_of=outputs_of) if validation is not None else None
         logs.append(EpochLog(loss=float(np.mean(losses)), validation=value))
         if best.offer(model, len(logs), value, step >= keep_best_from_step):
             break

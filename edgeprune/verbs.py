@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ import numpy as np
 
 from edgeprune.artifact import Format, Precision, sha256_of
 from edgeprune.errors import UsageError
-from edgeprune.output import check_output_file, output_folder, write_file
+from edgeprune.interrupts import note_output, scratch_folder
+from edgeprune.output import check_output_file, output_folder, put_in_place, write_file
 from edgeprune.progress import Progress
 from edgeprune.units import format_bytes
 
@@ -120,6 +120,7 @@ def prune_verb(
     result = prune_magnitude(model, options)
     after = _scores(result.model, data, metric, scale, offset)
     save_model(result.model, output)
+    note_output(output)
     report = result.report
     if as_json:
         _echo_json(
@@ -243,6 +244,7 @@ def finetune_verb(
     )
     progress.end()
     save_model(tuned, output)
+    note_output(output)
     if as_json:
         _echo_json({"schema_version": 1, "output": {"path": str(output), "sha256": sha256_of(output)}, **asdict(log)})
         return 0
@@ -308,35 +310,20 @@ def convert_verb(
         check_targets(tests, tuple(model.outputs[0].shape), metric)
     progress.end()
     progress.begin(f"convert to {to} {chosen}")
-    import tempfile
-
-    with (
-        Converter() as converter,
-        tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".edgeprune.") as place,
-    ):
-        made = Path(place) / output.name
+    with Converter() as converter, scratch_folder(".edgeprune.", output.absolute().parent) as place:
+        made = place / output.name
         artifact, weights = converter.export(
             model, made, model_format, chosen, io_type=io_type, calibration=ranges, target=deployment_target
         )
         progress.end()
         facts = _judge(artifact, model, specs, tests, metric, progress, weights)
-        _move(made, output)
+        put_in_place(made, output, place / "old")
     facts["path"] = str(output)
     if as_json:
         _echo_json({"schema_version": 1, "input": {"path": str(path), "sha256": sha256_of(path)}, "output": facts})
     else:
         click.echo(_convert_text(facts, metric))
     return 0
-
-
-def _move(made: Path, output: Path) -> None:
-    """Rename into place; an old package is moved aside first and removed last."""
-    if output.is_dir():
-        with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".edgeprune.old.") as old:
-            output.replace(Path(old) / output.name)
-            shutil.move(made, output)
-    else:
-        made.replace(output)
 
 
 def _judge(

@@ -316,7 +316,7 @@ class TestChild:
             assert list(tmp_path.iterdir()) == []
             converter.export(pruned, tmp_path / "a.tflite", Format.TFLITE, Precision.FLOAT32)
             child = converter._child.pid
-            folder = Path(converter._folder.name)
+            folder = converter._folder
         assert not Path(f"/proc/{child}").exists()
         assert not folder.exists()
         assert [p.name for p in tmp_path.iterdir()] == ["a.tflite"]

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 RANKS: dict[str, int] = {
     "edgeprune": 0,  # the package itself resolves its public names on first use and is exempt
     "edgeprune.errors": 0,
+    "edgeprune.interrupts": 0,
     "edgeprune.units": 1,
     "edgeprune.artifact": 2,
     "edgeprune.report.table": 2,
@@ -47,7 +48,19 @@ RANKS: dict[str, int] = {
     "edgeprune.__main__": 16,
 }
 # The checker wing: everything that `edgeprune check` and a look at a ledger need.
-CHECKER = ("errors", "units", "artifact", "report", "graph", "runtime", "size", "latency", "check", "ledger")
+CHECKER = (
+    "errors",
+    "interrupts",
+    "units",
+    "artifact",
+    "report",
+    "graph",
+    "runtime",
+    "size",
+    "latency",
+    "check",
+    "ledger",
+)
 HEAVY = {"tensorflow", "keras", "coremltools", "tf_keras", "tensorflow_model_optimization", "sklearn"}
 
 

@@ -10,7 +10,6 @@ Wall time is reported beside it.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import InputError, MissingExtra, OutputError, RuntimeFailure, UsageError
+from edgeprune.interrupts import scratch_folder
 from edgeprune.latency.statistics import Interval, Verdict, paired_ratios, ratio_interval, verdict, widened_tolerance
 from edgeprune.runtime.session import RUNTIMES, ask_worker, installed_runtimes
 
@@ -98,8 +98,8 @@ def compare_latency(
     if min(processes, pairs) < 1 or warmups < 0:
         raise UsageError(f"processes and pairs must be at least 1 and warmups 0; got {processes}, {pairs}, {warmups}")
     times: list[ProcessTimes] = []
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
-        files = [baseline, _copy(baseline, Path(folder)), candidate]
+    with scratch_folder("edgeprune-") as folder:
+        files = [baseline, _copy(baseline, folder), candidate]
         job = {"job": "time", "warmups": warmups, "pairs": pairs, "seed": seed}
         for planned in range(processes, ROUNDS * processes + 1, processes):
             for k in range(len(times), planned):

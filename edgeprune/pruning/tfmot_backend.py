@@ -7,7 +7,6 @@ it inside tfmot's own wrappers and sends the weights back. This process imports 
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
@@ -15,7 +14,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +24,7 @@ import numpy.typing as npt
 
 from edgeprune.datasets import Samples
 from edgeprune.errors import EdgepruneError, MissingExtra, OutputError, Unsupported, UsageError
+from edgeprune.interrupts import child_process, scratch_folder
 from edgeprune.keras_models import clone, input_specs, keras_module, output_names, predict
 from edgeprune.metrics import Metric
 from edgeprune.pruning.magnitude import (
@@ -351,8 +350,7 @@ def _run_child(
     job: Mapping[str, Any], arrays: Mapping[str, Array], on_progress: OnProgress | None
 ) -> tuple[dict[str, Any], dict[str, Array]]:
     """The child's last message and the weights it wrote. Nothing is left on disk and no process behind."""
-    with tempfile.TemporaryDirectory(prefix="edgeprune-tfmot-") as name:
-        folder = Path(name)
+    with scratch_folder("edgeprune-tfmot-") as folder:
         try:
             (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
             np.savez(folder / "arrays.npz", **dict(arrays))
@@ -365,15 +363,18 @@ def _run_child(
 
 def _converse(folder: Path, on_progress: Callable[[int, int, str], None] | None) -> dict[str, Any]:
     with (folder / "log.txt").open("w+b") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "edgeprune.pruning.tfmot_worker", str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env={**os.environ, "TF_USE_LEGACY_KERAS": "1"},
-            start_new_session=True,
-        )
-        try:
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "edgeprune.pruning.tfmot_worker", str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, "TF_USE_LEGACY_KERAS": "1"},
+                start_new_session=True,
+            )
+
+        with child_process(start) as child:
             for message in _messages(child):
                 if message["kind"] == "done":
                     return message
@@ -382,8 +383,6 @@ def _converse(folder: Path, on_progress: Callable[[int, int, str], None] | None)
                 if on_progress:
                     on_progress(message["step"], message["total"], message["text"])
             raise _crash(child, log)
-        finally:
-            _end(child)
 
 
 def _messages(child: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
@@ -410,11 +409,3 @@ def _crash(child: subprocess.Popen[bytes], log: Any) -> EdgepruneError:
     lines = [line.strip() for line in log.read()[-4000:].decode(errors="replace").splitlines() if line.strip()]
     died = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     return EdgepruneError(f"tfmot: its process {died}{': ' + lines[-1][:200] if lines else ''}; {NATIVE}")
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)  # it holds no state worth an orderly end
-    child.wait()
-    if child.stdout is not None:
-        child.stdout.close()

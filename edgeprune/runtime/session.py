@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import InputError, MissingExtra, OutputError, RuntimeFailure, UsageError
+from edgeprune.interrupts import child_process, kill, scratch_folder
 
 __all__ = ["RUNTIMES", "RunResult", "RuntimeSpec", "ask_worker", "installed_runtimes", "run_tflite"]
 
@@ -96,18 +97,18 @@ def run_tflite(
     Raises MissingExtra, UsageError (unknown runtime), InputError (no such file), OutputError (no room for the
     samples) and RuntimeFailure (refused file, wrong names or shapes, NaN, crash, or no end within `timeout_s`).
     """
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+    with scratch_folder("edgeprune-") as folder:
         job = {
             "job": "run",
             "path": str(path.absolute()),
             "threads": threads,
             "names": list(inputs),
-            "inputs": str(Path(folder) / "inputs.npz"),
-            "outputs": str(Path(folder) / "outputs.npz"),
+            "inputs": str(folder / "inputs.npz"),
+            "outputs": str(folder / "outputs.npz"),
         }
-        _write_samples(Path(folder) / "inputs.npz", path, inputs)
+        _write_samples(folder / "inputs.npz", path, inputs)
         result = ask_worker(job, [path], runtime=runtime, timeout_s=timeout_s, on_progress=on_progress)
-        with np.load(Path(folder) / "outputs.npz", allow_pickle=False) as file:
+        with np.load(folder / "outputs.npz", allow_pickle=False) as file:
             outputs = {name: file[str(i)] for i, name in enumerate(result["output_names"])}
     return RunResult(
         outputs=outputs,
@@ -170,28 +171,25 @@ def _installed(runtime: str) -> tuple[RuntimeSpec, str]:
 @contextmanager
 def _worker(chatter: IO[bytes]) -> Iterator[tuple[subprocess.Popen[bytes], Lines]]:
     """A worker process and its lines; dead and reaped on the way out, however that is taken (Ctrl-C included)."""
-    child = subprocess.Popen(  # -P: a source tree in the current folder must not shadow the installed package
-        [sys.executable, "-P", "-m", WORKER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=chatter,
-        start_new_session=True,
-    )
-    lines: Lines = queue.SimpleQueue()
-    reader = threading.Thread(target=_read_lines, args=(child.stdout, lines), daemon=True)
-    reader.start()
-    try:
-        yield child, lines
-    finally:
-        if child.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-        reader.join()  # the pipe is at its end now
-        for stream in (child.stdin, child.stdout):
-            if stream is not None:
-                with suppress(BrokenPipeError):
-                    stream.close()
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # -P: a source tree in the current folder must not shadow the installed package
+            [sys.executable, "-P", "-m", WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=chatter,
+            start_new_session=True,
+        )
+
+    with child_process(start) as child:
+        lines: Lines = queue.SimpleQueue()
+        reader = threading.Thread(target=_read_lines, args=(child.stdout, lines), daemon=True)
+        reader.start()
+        try:
+            yield child, lines
+        finally:
+            kill(child)
+            reader.join()  # the pipe is at its end now
 
 
 def _read_lines(stream: IO[bytes], lines: Lines) -> None:

@@ -1,0 +1,154 @@
+"""Ctrl-C and SIGTERM end the program at once, with everything half done undone.
+
+A KeyboardInterrupt cannot be trusted to get through TensorFlow: raised while a function is being traced it may be
+dropped in a weak reference's callback (training then goes on) or come out as another exception (SystemError,
+NotImplementedError). So the command line installs handlers that do not raise: they undo what is registered here,
+newest first, print one line and end the process. A program that imports edgeprune keeps its own handlers, and the
+same clean-up then happens on the way out of each context.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+__all__ = ["child_process", "handlers", "held_back", "kill", "note_output", "scratch_folder", "undoing"]
+
+WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+_undos: dict[int, Callable[[], object]] = {}
+_numbers = itertools.count()
+_kept: list[str] = []
+_holds = 0
+_waiting: int | None = None
+_stderr = 2
+
+
+@contextlib.contextmanager
+def undoing(undo: Callable[[], object]) -> Iterator[None]:
+    """Inside the context, a signal calls `undo` before the process ends. On the way out nothing is called."""
+    number = next(_numbers)
+    _undos[number] = undo
+    try:
+        yield
+    finally:
+        _undos.pop(number, None)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Inside the context a signal waits. For a few lines that must happen together, never for long work."""
+    global _holds
+    _holds += 1
+    try:
+        yield
+    finally:
+        _holds -= 1
+        if not _holds and _waiting is not None:
+            _end(_waiting)
+
+
+@contextlib.contextmanager
+def scratch_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+    """A new folder that is gone when the context ends, however it ends. Raises OSError when none can be made."""
+    with contextlib.ExitStack() as stack:
+        with held_back():
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.enter_context(undoing(lambda: shutil.rmtree(folder, ignore_errors=True)))
+        yield folder
+
+
+@contextlib.contextmanager
+def child_process(start: Callable[[], subprocess.Popen[bytes]]) -> Iterator[subprocess.Popen[bytes]]:
+    """The process that `start` starts in a session of its own; at the end killed with all its children and reaped."""
+    with contextlib.ExitStack() as stack:
+        with held_back():
+            child = start()
+            stack.callback(_close, child)
+            stack.callback(kill, child)
+            stack.enter_context(undoing(lambda: kill(child)))
+        yield child
+
+
+def kill(child: subprocess.Popen[bytes]) -> None:
+    """Kill a process that leads a session of its own, and all that it started, and reap it."""
+    if child.poll() is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _close(child: subprocess.Popen[bytes]) -> None:
+    for stream in (child.stdin, child.stdout):
+        if stream is not None:
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+
+def note_output(path: Path) -> None:
+    """Note a complete output: a signal that comes later must not claim that nothing was written."""
+    _kept.append(str(path))
+
+
+@contextlib.contextmanager
+def handlers() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM inside the context, unless this is not the main thread or the caller handles (or, as
+    a shell does for a job in the background, ignores) them already."""
+    global _stderr
+    usual = (signal.default_int_handler, signal.SIG_DFL)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in WORDS}
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # no stderr at all: then nobody reads the line
+            _stderr = os.dup(2)  # TensorFlow's start hides the real one for some seconds
+            stack.callback(_forget_stderr)
+        for number, handler in before.items():
+            if handler in usual:
+                stack.callback(signal.signal, number, handler)
+                signal.signal(number, _on_signal)
+        _kept.clear()
+        yield
+
+
+def _forget_stderr() -> None:
+    global _stderr
+    os.close(_stderr)
+    _stderr = 2
+
+
+def _on_signal(number: int, _frame: FrameType | None) -> None:
+    global _waiting
+    if _holds:
+        _waiting = number
+    else:
+        _end(number)
+
+
+def _end(number: int) -> NoReturn:
+    for other in WORDS:
+        signal.signal(other, signal.SIG_IGN)
+    for undo in reversed(list(_undos.values())):
+        with contextlib.suppress(Exception):
+            undo()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    done = f"{', '.join(_kept)}: complete" if _kept else "nothing was written"
+    clear = "\r\x1b[K" if os.isatty(_stderr) else ""  # a progress bar may stand there
+    with contextlib.suppress(OSError):
+        os.write(_stderr, f"{clear}edgeprune: {WORDS[signal.Signals(number)]}; {done}\n".encode())
+    os._exit(128 + number)
