@@ -632,12 +632,15 @@ def test_interrupt_while_training(work: Path, recipe: Callable[..., Path]) -> No
     """Ctrl-C while training ends with 130, without output, scratch folder or child processes."""
     path = recipe('[[steps]]\nkind = "finetune"\nepochs = 100000\n')
     mark = f"EDGEPRUNE_TEST_{os.getpid()}_{time.monotonic_ns()}"
-    command = [sys.executable, "-c", INTERRUPTIBLE, "run", str(path), "-o", str(work / "out")]
+    command = [sys.executable, "-P", "-c", INTERRUPTIBLE, "run", str(path), "-o", str(work / "out")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, mark: "1"}) as process:
         assert process.stderr is not None
+        said = []
         for line in process.stderr:
+            said.append(line)
             if line.startswith("fine-tuned: fine-tune: "):  # steps are being done, the function is traced
                 break
+        assert process.poll() is None, said
         process.send_signal(signal.SIGINT)
         try:
             _, rest = process.communicate(timeout=60)

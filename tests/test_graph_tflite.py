@@ -537,7 +537,7 @@ def test_reading_imports_no_converter() -> None:
         "measure_size(Path(sys.argv[1]));"
         "print(sorted({'tensorflow', 'keras', 'coremltools', 'tf_keras'} & set(sys.modules)))"
     )
-    command = [sys.executable, "-c", code, str(FILES / "float32.tflite")]
+    command = [sys.executable, "-P", "-c", code, str(FILES / "float32.tflite")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

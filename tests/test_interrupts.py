@@ -21,7 +21,7 @@ def outcome(body: str, folder: Path, number: int = signal.SIGINT) -> tuple[int, 
     # A shell starts background jobs with SIGINT ignored, and so would this test's child be.
     script += "signal.signal(signal.SIGINT, signal.default_int_handler)\n" + body
     with subprocess.Popen(
-        [sys.executable, "-c", script], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-P", "-c", script], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

@@ -254,7 +254,7 @@ class TestInstalled:
         """The parent's side imports neither an interpreter nor TensorFlow."""
         code = "import sys, edgeprune.latency.measure, edgeprune.runtime.session; print(*sys.modules)"
         modules = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
         ).stdout.split()
         assert not {"tensorflow", "keras", "coremltools", "tflite_runtime", "ai_edge_litert"} & set(modules)
 
