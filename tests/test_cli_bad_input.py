@@ -488,7 +488,7 @@ class TestOutputs:
         def refuse(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device", "/tmp/model")
 
-        monkeypatch.setattr("edgeprune.converters.session.tempfile.TemporaryDirectory", refuse)
+        monkeypatch.setattr("edgeprune.converters.session.scratch_folder", refuse)
         run(call, recipe(FLOAT)).error(3, "No space left on device")
 
 
