@@ -31,6 +31,7 @@ EPILOG = f"""{EXIT_CODES}
 Examples:
   edgeprune run sample_models/fashion/recipe.toml -o out     the whole job: prune, fine-tune, INT8, export, measure
   edgeprune prune model.keras --sparsity 0.8 -o small.keras  zeros in one shot, no data needed
+  edgeprune prune model.keras --style channel --ratio 0.4 -o narrow.keras      fewer channels: smaller and faster
   edgeprune convert model.keras --to tflite --precision int8 --calibration train.npz -o model.tflite
   edgeprune check model.tflite --limit "350 kB"              hold a file against a download budget"""
 
@@ -104,35 +105,114 @@ def run(
     )
 
 
+CHANNEL_ONLY = (
+    "ratio macs parameters lossless importance round_to through_norms compensate verify train seed".split()  # noqa: SIM905
+)
+MAGNITUDE_ONLY = ("sparsity", "prune_depthwise", "keep_first", "keep_last")
+
+
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The pruned model, a .keras file.")
-@click.option("--sparsity", type=float, required=True, help="Fraction of weights to remove, for example 0.8.")
+@click.option(
+    "--style",
+    type=click.Choice(["magnitude", "channel"]),
+    default="magnitude",
+    show_default=True,
+    help="Zeros in the kernels (a smaller download), or fewer channels (smaller and faster).",
+)
+@click.option("--sparsity", type=float, help="magnitude: fraction of weights to remove, for example 0.8.")
+@click.option("--ratio", type=float, help="channel: fraction of channels to remove, for example 0.4.")
+@click.option("--macs", type=float, help="channel: share of the MACs to keep, for example 0.5.")
+@click.option("--parameters", type=float, help="channel: share of the parameters to keep.")
+@click.option("--lossless", is_flag=True, help="channel: remove dead channels only; outputs stay the same.")
 @click.option(
     "--scope",
     type=click.Choice(["layer", "global"]),
     default="layer",
     show_default=True,
-    help="The same sparsity in each layer, or one threshold through all of them.",
+    help="The same fraction in each layer, or one threshold through all of them.",
+)
+@click.option(
+    "--importance",
+    type=click.Choice(["l1", "l2", "bn_scale", "fpgm", "lamp", "taylor", "activation", "random"]),
+    default="lamp",
+    show_default=True,
+    help="channel: how channels are ranked. taylor and activation need --train.",
+)
+@click.option(
+    "--round-to",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="channel: widths become multiples of this; 8 suits int8 kernels, 16 float ones.",
 )
 @click.option(
     "--include", multiple=True, metavar="PATTERN", help="Prune only layers whose name or type matches. Repeatable."
 )
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave matching layers dense. Repeatable.")
-@click.option("--prune-depthwise", is_flag=True, help="Prune depthwise kernels too.")
-@click.option("--keep-first", is_flag=True, help="Leave the first prunable layer dense.")
-@click.option("--keep-last", is_flag=True, help="Leave the last prunable layer dense.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave matching layers as they are. Repeatable.")
+@click.option("--prune-depthwise", is_flag=True, help="magnitude: prune depthwise kernels too.")
+@click.option("--keep-first", is_flag=True, help="magnitude: leave the first prunable layer dense.")
+@click.option("--keep-last", is_flag=True, help="magnitude: leave the last prunable layer dense.")
+@click.option(
+    "--through-norms", is_flag=True, help="channel: also where a LayerNormalization reads them (its statistics change)."
+)
+@click.option(
+    "--compensate",
+    type=click.Choice(["none", "mean"]),
+    default="none",
+    show_default=True,
+    help="channel: move the mean of removed channels into the next bias (needs --train).",
+)
+@click.option("--train", type=click.Path(path_type=Path), metavar="NPZ", help="channel: training samples to look at.")
+@click.option(
+    "--verify/--no-verify", default=True, help="channel: check the new model on random inputs.  [default: verify]"
+)
 @click.option("-v", "--verbose", is_flag=True, help="Show asked and got for each layer.")
-@common_options("data", "metric", "scale", "offset", "overwrite", "json", "trust")
-def prune(model: Path, output: Path, **options: Any) -> int:
-    """Set the smallest weights of MODEL (.keras or .h5) to zero in one shot. Needs no data.
+@common_options("data", "metric", "scale", "offset", "seed", "overwrite", "json", "trust")
+@click.pass_context
+def prune(context: click.Context, /, model: Path, output: Path, style: str, **options: Any) -> int:
+    """Prune MODEL (.keras or .h5) in one shot; most ways need no data.
 
-    The file keeps its size on disk: zeros show in the download, once it is compressed. With --data the model is scored
-    before and after. To recover accuracy, fine-tune: edgeprune finetune.
+    --style magnitude sets the smallest weights to zero: the file keeps its size on disk and its speed, the download
+    shrinks. --style channel removes whole channels with everything that is tied to them: a smaller and faster model of
+    the same layers. With --data the model is scored before and after. To recover accuracy: edgeprune finetune.
+
+    \b
+    Examples:
+      edgeprune prune model.keras --sparsity 0.8 -o sparse.keras
+      edgeprune prune model.keras --style channel --ratio 0.4 -o narrow.keras
+      edgeprune prune model.keras --style channel --macs 0.5 --importance taylor --train train.npz -o half.keras
+      edgeprune prune model.keras --style channel --lossless -o same.keras
     """
+    strangers = MAGNITUDE_ONLY if style == "channel" else CHANNEL_ONLY
+    given = [n for n in strangers if context.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE]
+    if given:
+        flag = "--" + given[0].replace("_", "-")
+        hint = "; add --style channel" if style == "magnitude" else ""
+        raise click.UsageError(f"{flag} does not belong to --style {style}{hint}")
+    mine = {name: value for name, value in options.items() if name not in strangers}
+    if style == "channel":
+        from edgeprune.channel_verbs import channel_verb
+
+        return channel_verb(model, output, **mine)
+    if mine["sparsity"] is None:
+        raise click.UsageError("Missing option '--sparsity': the fraction of weights to remove, for example 0.8")
     from edgeprune.verbs import prune_verb
 
-    return prune_verb(model, output, **options)
+    return prune_verb(model, output, **mine)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--through-norms", is_flag=True, help="Follow channels through LayerNormalization too.")
+@common_options("json", "trust")
+def groups(model: Path, through_norms: bool, as_json: bool, trust_code: bool) -> int:
+    """List the dependency groups of MODEL: layers that must lose the same channels, what is at stake in each, and
+    whether it can be pruned or why not."""
+    from edgeprune.channel_verbs import groups_verb
+
+    return groups_verb(model, through_norms=through_norms, as_json=as_json, trust_code=trust_code)
 
 
 @cli.command()

@@ -83,6 +83,7 @@ class Stage:
     pruning: Mapping[str, Any] | None
     training: Mapping[str, Any] | None
     seconds: float
+    channels: Mapping[str, Any] | None = None  # of channel pruning: asked and got, removed and skipped by layer
 
     @property
     def main(self) -> ArtifactEntry | None:

@@ -32,6 +32,7 @@ from edgeprune.latency.measure import compare_latency
 from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage
 from edgeprune.metrics import METRICS, Metric
 from edgeprune.progress import Progress
+from edgeprune.pruning.channel import ChannelOptions, ChannelReport, analyse, chosen_groups
 from edgeprune.pruning.held import finetune, prune_while_training
 from edgeprune.pruning.magnitude import (
     NOTHING_TO_PRUNE,
@@ -41,9 +42,10 @@ from edgeprune.pruning.magnitude import (
     prune_magnitude,
     select_targets,
 )
+from edgeprune.pruning.rounds import prune_in_rounds
 from edgeprune.pruning.schedule import ConstantSparsity, PolynomialDecay
 from edgeprune.quantization.calibration import calibration_set
-from edgeprune.recipe import ExportSpec, FinetuneStep, PruneStep, QuantizeStep, Recipe
+from edgeprune.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, Recipe
 from edgeprune.runtime.session import installed_runtimes
 from edgeprune.size.accounting import measure_size
 from edgeprune.summary import budget_verdicts, summary_sentences
@@ -111,10 +113,12 @@ def prepare(recipe: Recipe, *, trust_code: bool = False) -> Prepared:
             _check_training(recipe, step, model)
         if isinstance(step, PruneStep):
             _check_targets(recipe, step, model)
+        if isinstance(step, ChannelStep):
+            _check_channels(recipe, step, model)
     return Prepared(recipe=recipe, model=model, metric=metric, train=train, validation=validation, test=test)
 
 
-def _check_training(recipe: Recipe, step: PruneStep | FinetuneStep, model: Any) -> None:
+def _check_training(recipe: Recipe, step: PruneStep | ChannelStep | FinetuneStep, model: Any) -> None:
     """Raise now what training would raise after the first exports."""
     try:
         options, shapes = train_options(recipe, step), [shape for shape, _ in input_specs(model).values()]
@@ -138,7 +142,35 @@ def _check_targets(recipe: Recipe, step: PruneStep, model: Any) -> None:
         describe(model)  # raises for a layer that cannot be rebuilt in tf_keras
 
 
-def train_options(recipe: Recipe, step: PruneStep | FinetuneStep) -> TrainOptions:
+def _check_channels(recipe: Recipe, step: ChannelStep, model: Any) -> None:
+    try:
+        options = channel_options(recipe, step)
+        if options is not None and not chosen_groups(analyse(model, through_norms=step.through_norms), options)[0]:
+            raise UsageError("nothing to prune: no group of channels may lose any; see edgeprune groups MODEL")
+    except UsageError as cause:
+        raise RecipeError(f"{recipe.path}: step {step.name!r}: {cause}") from cause
+
+
+def channel_options(recipe: Recipe, step: ChannelStep) -> ChannelOptions | None:
+    """The options of channel pruning out of a recipe's step; None for the lossless mode."""
+    if step.lossless:
+        return None
+    return ChannelOptions(
+        ratio=step.ratio,
+        macs=step.macs,
+        parameters=step.parameters,
+        scope=step.scope,
+        importance=step.importance,
+        round_to=step.round_to,
+        include=step.include,
+        exclude=step.exclude,
+        through_norms=step.through_norms,
+        compensate=step.compensate,
+        seed=recipe.seed,
+    )
+
+
+def train_options(recipe: Recipe, step: PruneStep | ChannelStep | FinetuneStep) -> TrainOptions:
     """The options of training out of a recipe's step."""
     return TrainOptions(
         epochs=step.epochs,
@@ -202,12 +234,25 @@ def _plan_of(prepared: Prepared, step: Any) -> str:
     )
     if isinstance(step, FinetuneStep):
         return f"fine-tune, {training}"
+    if isinstance(step, ChannelStep):
+        return _channel_plan(prepared, step, training)
     targets, skipped = select_targets(prepared.model, magnitude_options(step))
     return (
         f"{step.style} pruning to {step.sparsity:.0%} of {len(targets)} kernels ({step.scope} scope, "
         f"{len(skipped)} layers stay dense), {training}{', ' + step.schedule if step.epochs else ''}, "
         f"{step.backend} backend"
     )
+
+
+def _channel_plan(prepared: Prepared, step: ChannelStep, training: str) -> str:
+    options = channel_options(prepared.recipe, step)
+    structure = analyse(prepared.model, through_norms=step.through_norms)
+    groups = len(structure.groups)
+    if options is None:
+        return f"channel pruning of dead channels (lossless) in {groups} groups, {training}"
+    chosen, _ = chosen_groups(structure, options)
+    after = f", {training} after each of {step.rounds} rounds" if step.rounds > 1 else f", {training}"
+    return f"channel pruning to {options.asked} in {len(chosen)} of {groups} groups by {step.importance}{after}"
 
 
 def run_recipe(prepared: Prepared, folder: Path, progress: Progress) -> Ledger:
@@ -269,9 +314,10 @@ class _Run:
             artifacts.append(self._tflite("dense", Precision.INT8, quantize))
         self._add("dense", "dense", artifacts, begun)
 
-    def _train_step(self, step: PruneStep | FinetuneStep) -> None:
+    def _train_step(self, step: PruneStep | ChannelStep | FinetuneStep) -> None:
         begun = time.monotonic()
         report: PruneReport | None = None
+        channels: ChannelReport | None = None
         log: TrainLog | None = None
         self.progress.begin(f"{step.name}: {'prune' if step.kind == 'prune' else 'fine-tune'}")
         if isinstance(step, FinetuneStep):
@@ -285,12 +331,44 @@ class _Run:
                 teacher=self.prepared.model,
                 on_progress=self.progress.advance,
             )
+        elif isinstance(step, ChannelStep):
+            channels, log = self._prune_channels(step)
         else:
             result, log = self._prune(step)
             self.model, report = result.model, result.report
-        self.progress.end(f"sparsity {report.got:.1%}" if report else "")
+        said = f"{channels.got:.1%} of the channels removed" if channels else ""
+        self.progress.end(f"sparsity {report.got:.1%}" if report else said)
         main = self._tflite(step.name, Precision.FLOAT32)
-        self._add(step.name, step.kind, [main], begun, report=report, log=log)
+        self._add(step.name, step.kind, [main], begun, report=report, channels=channels, log=log)
+
+    def _prune_channels(self, step: ChannelStep) -> tuple[ChannelReport, TrainLog | None]:
+        """Cut the current model, in rounds with training after each if the step has epochs."""
+        logs: list[TrainLog] = []
+
+        def trained(model: Any, _number: int) -> Any:
+            assert self.prepared.train is not None
+            tuned, log = finetune(
+                model,
+                self.prepared.train,
+                self.prepared.validation,
+                self.metric,
+                train_options(self.recipe, step),
+                teacher=self.prepared.model,
+                on_progress=self.progress.advance,
+            )
+            logs.append(log)
+            return tuned
+
+        result = prune_in_rounds(
+            self.model,
+            channel_options(self.recipe, step),
+            rounds=step.rounds,
+            samples=self.prepared.train,
+            metric=self.metric,
+            train=trained if step.epochs else None,
+        )
+        self.model = result.model
+        return result.report, logs[-1] if logs else None
 
     def _prune(self, step: PruneStep) -> tuple[PruneResult, TrainLog | None]:
         options = magnitude_options(step)
@@ -377,6 +455,7 @@ class _Run:
         begun: float,
         *,
         report: PruneReport | None = None,
+        channels: ChannelReport | None = None,
         log: TrainLog | None = None,
     ) -> None:
         main = artifacts[0]
@@ -392,6 +471,7 @@ class _Run:
                 latency=latency,
                 artifacts=artifacts,
                 pruning=asdict(report) if report else None,
+                channels=asdict(channels) if channels else None,
                 training=asdict(log) if log else None,
                 seconds=round(time.monotonic() - begun, 3),
             )

@@ -18,6 +18,7 @@ from edgeprune.units import parse_bytes
 
 __all__ = [
     "Budget",
+    "ChannelStep",
     "DataSpec",
     "ExportSpec",
     "FinetuneStep",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 BACKENDS = ("native", "tfmot")
+LOOKS_AT_DATA = ("taylor", "activation")  # importance criteria
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,40 @@ class PruneStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelStep:
+    """[[steps]] kind = "prune", style = "channel": remove channels. One of `ratio` (fraction of channels removed),
+    `macs`, `parameters` (share left) or `lossless` (dead channels only).
+
+    With `epochs` the model is trained so long after each of the `rounds`.
+    """
+
+    kind: str = "prune"
+    name: str = "pruned"
+    style: str = "channel"
+    ratio: float | None = None
+    macs: float | None = None
+    parameters: float | None = None
+    lossless: bool = False
+    scope: str = "layer"
+    importance: str = "lamp"
+    round_to: int = 8
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    through_norms: bool = False
+    compensate: str = "none"
+    rounds: int = 1
+    epochs: int = 0
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    decay: str = "cosine"
+    optimizer: str = "adam"
+    flip: bool = False
+    shift: int = 0
+    distill: float = 0.0
+    temperature: float = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneStep:
     """[[steps]] kind = "finetune": train on; zeros of kernels stay zeros."""
 
@@ -110,7 +146,8 @@ class QuantizeStep:
     io_type: str = "float32"
 
 
-Step = PruneStep | FinetuneStep | QuantizeStep
+Step = PruneStep | ChannelStep | FinetuneStep | QuantizeStep
+STYLES: dict[str, type[PruneStep] | type[ChannelStep]] = {"magnitude": PruneStep, "channel": ChannelStep}
 STEPS: dict[str, type[PruneStep] | type[FinetuneStep] | type[QuantizeStep]] = {
     "prune": PruneStep,
     "finetune": FinetuneStep,
@@ -296,7 +333,12 @@ def _step(path: Path, number: int, raw: Any) -> Step:
         raise RecipeError(
             f"{path}: [{where}] needs kind = one of {', '.join(STEPS)}; got {kind!r}{_near(str(kind), STEPS)}"
         )
-    step: Step = _table(path, where, raw, STEPS[kind])
+    style = raw.get("style", "magnitude") if kind == "prune" else None
+    if style is not None and style not in STYLES:
+        raise RecipeError(
+            f"{path}: [{where}] has the unknown style {style!r}{_near(str(style), STYLES)}; known: {', '.join(STYLES)}"
+        )
+    step: Step = _table(path, where, raw, STYLES[style] if style else STEPS[kind])
     return step
 
 
@@ -347,7 +389,7 @@ def _check(recipe: Recipe) -> None:
 def _check_steps(recipe: Recipe) -> bool:
     """Each step, their order and their names; whether the last one quantizes."""
     path = recipe.path
-    trains = [s.kind for s in recipe.steps if isinstance(s, FinetuneStep) or (isinstance(s, PruneStep) and s.epochs)]
+    trains = [s.kind for s in recipe.steps if not isinstance(s, QuantizeStep) and needs_training_data(s)]
     quantizes = [n for n, s in enumerate(recipe.steps) if isinstance(s, QuantizeStep)]
     if (trains or quantizes) and recipe.data.train is None:
         raise RecipeError(f"{path}: the step '{(trains or ['quantize'])[0]}' needs training data; set train in [data]")
@@ -376,6 +418,12 @@ def _check_exports(recipe: Recipe, quantizes: bool) -> None:
         raise RecipeError(f"{path}: [budget] is held against exported files, and there are no [[exports]]")
 
 
+def needs_training_data(step: PruneStep | ChannelStep | FinetuneStep) -> bool:
+    """Whether the step trains or looks at training samples."""
+    looks = isinstance(step, ChannelStep) and (step.importance in LOOKS_AT_DATA or step.compensate != "none")
+    return looks or isinstance(step, FinetuneStep) or step.epochs > 0
+
+
 def check_step(step: Step) -> None:
     """Raise UsageError for values that no model could make right."""
     if any(ch in step.name for ch in "/\\") or not step.name.strip() or step.name.startswith("."):
@@ -392,8 +440,20 @@ def check_step(step: Step) -> None:
         return
     if isinstance(step, PruneStep):
         _check_prune(step)
+    if isinstance(step, ChannelStep):
+        _check_channel(step)
     if isinstance(step, FinetuneStep) and step.epochs < 1:
         raise UsageError(f"epochs is at least 1; got {step.epochs}")
+
+
+def _check_channel(step: ChannelStep) -> None:
+    asked = [key for key in ("ratio", "macs", "parameters") if getattr(step, key) is not None]
+    if len(asked) + step.lossless != 1:
+        raise UsageError("channel pruning takes one of ratio, macs, parameters and lossless = true")
+    if step.epochs < 0 or step.rounds < 1:
+        raise UsageError("epochs is at least 0 and rounds at least 1")
+    if step.rounds > 1 and (step.lossless or not step.epochs):
+        raise UsageError("rounds are for training in between: set epochs, and a ratio, macs or parameters")
 
 
 def _check_prune(step: PruneStep) -> None:

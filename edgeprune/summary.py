@@ -23,6 +23,8 @@ def summary_sentences(ledger: Ledger) -> list[str]:
     for stage in ledger.stages:
         if stage.pruning:
             sentences.append(_sparsity(stage))
+        if stage.channels:
+            sentences.append(_channels(ledger, stage))
     return sentences + _refused(ledger) + _unknown(ledger)
 
 
@@ -97,6 +99,23 @@ def _sparsity(stage: Stage) -> str:
         f"{', ' + read_back if read_back else ''}; {dense} layer{'' if dense == 1 else 's'} with weights stayed "
         "dense, each with its reason in the report."
     )
+
+
+def _channels(ledger: Ledger, stage: Stage) -> str:
+    assert stage.channels is not None
+    found = stage.channels
+    macs, dense = stage.macs, ledger.dense.macs
+    text = (
+        f"Channels of stage {stage.name}: asked {found['asked']}, {100 * found['got']:.0f} % removed; parameters "
+        f"{found['parameters_before']:,} -> {found['parameters_after']:,}"
+    )
+    if macs and dense:
+        text += f", MACs {macs / dense:.3f} of dense"
+        if stage.latency and macs != dense:
+            text += f", latency {stage.latency['ratio']:.3f} of dense as measured on this host"
+    kept = len(found["skipped"])
+    checked = "not checked" if found["verified"] is None else f"checked to {found['verified']:.0e}"
+    return f"{text}; {kept} group{'' if kept == 1 else 's'} kept all channels; surgery {checked}."
 
 
 def _refused(ledger: Ledger) -> list[str]:

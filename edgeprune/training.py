@@ -28,6 +28,7 @@ __all__ = [
     "batches",
     "compile_model",
     "evaluate",
+    "loss_of",
     "make_deterministic",
     "steps_per_epoch",
     "train",
@@ -132,19 +133,8 @@ def _seed_layers(model: Any, seed: int) -> None:
         generator.state.assign(np.array([(seed + index) % 2**32, 0], generator.state.dtype))
 
 
-def compile_model(
-    keras: Any,
-    model: Any,
-    metric: Metric,
-    options: TrainOptions,
-    total_steps: int,
-    distillation: Distillation | None = None,
-) -> None:
-    """Compile in place for training with the metric's loss, on logits where the model's output is not a probability."""
-    rate: Any = options.learning_rate
-    if options.decay == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, decay_steps=total_steps)
-    optimizer = getattr(keras.optimizers, OPTIMIZERS[options.optimizer])(rate)
+def loss_of(keras: Any, model: Any, metric: Metric) -> Any:
+    """The metric's loss for this model, on logits where the model's output is not a probability."""
     losses = {
         "sparse_categorical_crossentropy": lambda: keras.losses.SparseCategoricalCrossentropy(
             from_logits=not ends_in(model, "softmax")
@@ -153,8 +143,24 @@ def compile_model(
         "mean_squared_error": keras.losses.MeanSquaredError,
         "mean_absolute_error": keras.losses.MeanAbsoluteError,
     }
+    return losses[metric.loss]()
+
+
+def compile_model(
+    keras: Any,
+    model: Any,
+    metric: Metric,
+    options: TrainOptions,
+    total_steps: int,
+    distillation: Distillation | None = None,
+) -> None:
+    """Compile in place for training with the metric's loss."""
+    rate: Any = options.learning_rate
+    if options.decay == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, decay_steps=total_steps)
+    optimizer = getattr(keras.optimizers, OPTIMIZERS[options.optimizer])(rate)
     sorts = metric.loss.endswith("crossentropy")
-    loss = distillation.loss if distillation and sorts else losses[metric.loss]()
+    loss = distillation.loss if distillation and sorts else loss_of(keras, model, metric)
     model.compile(optimizer, loss, jit_compile=False)
 
 

@@ -43,6 +43,7 @@ RANKS: dict[str, int] = {
     "edgeprune.summary": 12,
     "edgeprune.pipeline": 13,
     "edgeprune.check": 14,
+    "edgeprune.channel_verbs": 14,
     "edgeprune.verbs": 14,
     "edgeprune.cli": 15,
     "edgeprune.__main__": 16,

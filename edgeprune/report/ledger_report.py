@@ -142,6 +142,8 @@ def ledger_markdown(ledger: Ledger) -> str:
     for stage in ledger.stages:
         if stage.pruning:
             parts += _pruning_section(stage)
+        if stage.channels:
+            parts += _channel_section(stage)
     parts += ["## How it was measured", "", *(f"- {line}" for line in _methods(ledger)), ""]
     return "\n".join(parts)
 
@@ -163,6 +165,16 @@ def _pruning_section(stage: Stage) -> list[str]:
     dense = Table(heads=("layer", "type", "parameters", "why it stays dense"), rows=left, left=frozenset({0, 1, 3}))
     kept = [to_markdown(dense), ""] if left else []
     return [f"## Sparsity of stage {stage.name}", "", to_markdown(table), "", *kept]
+
+
+def _channel_section(stage: Stage) -> list[str]:
+    assert stage.channels is not None
+    rows = tuple((i["layer"], i["kind"], f"{i['before']:,}", f"{i['after']:,}") for i in stage.channels["removed"])
+    table = Table(heads=("layer", "type", "channels before", "after"), rows=rows, left=frozenset({0, 1}))
+    left = tuple((", ".join(i["layers"]), f"{i['channels']:,}", i["reason"]) for i in stage.channels["skipped"])
+    kept = Table(heads=("layers", "channels", "why all channels stay"), rows=left, left=frozenset({0, 2}))
+    parts = [f"## Channels of stage {stage.name}", "", to_markdown(table), ""]
+    return [*parts, to_markdown(kept), ""] if left else parts
 
 
 def _methods(ledger: Ledger) -> list[str]:

@@ -1,0 +1,201 @@
+"""The verbs of channel pruning behind the command line: prune --style channel, groups."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeprune.artifact import sha256_of
+from edgeprune.errors import UsageError
+from edgeprune.interrupts import note_output
+from edgeprune.output import check_output_file
+from edgeprune.progress import Progress
+from edgeprune.report.table import Table, to_text
+from edgeprune.units import format_count
+
+__all__ = ["channel_verb", "groups_verb"]
+
+
+def channel_verb(
+    path: Path,
+    output: Path,
+    *,
+    ratio: float | None,
+    macs: float | None,
+    parameters: float | None,
+    lossless: bool,
+    scope: str,
+    importance: str,
+    round_to: int,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    through_norms: bool,
+    compensate: str,
+    verify: bool,
+    train: Path | None,
+    data: Path | None,
+    metric: str,
+    scale: float,
+    offset: float,
+    seed: int,
+    verbose: bool,
+    overwrite: bool,
+    as_json: bool,
+    trust_code: bool,
+) -> int:
+    """`edgeprune prune --style channel`."""
+    asked = [name for name, value in (("--ratio", ratio), ("--macs", macs), ("--parameters", parameters)) if value]
+    if lossless and (asked or ratio is not None):
+        raise UsageError(f"--lossless removes dead channels only; leave out {', '.join(asked) or '--ratio'}")
+    check_output_file(output, overwrite=overwrite, suffix=".keras")
+    from edgeprune.datasets import check_targets, load_samples
+    from edgeprune.keras_models import input_specs, load_model, save_model
+    from edgeprune.metrics import METRICS
+    from edgeprune.pruning.channel import ChannelOptions, prune_channels
+    from edgeprune.pruning.lossless import prune_dead
+
+    options = None
+    if not lossless:
+        options = ChannelOptions(
+            ratio=ratio,
+            macs=macs,
+            parameters=parameters,
+            scope=scope,
+            importance=importance,
+            round_to=round_to,
+            include=include or ("*",),
+            exclude=exclude,
+            through_norms=through_norms,
+            compensate=compensate,
+            seed=seed,
+        )
+    progress = Progress(quiet=as_json)
+    progress.begin(f"load {path.name}")
+    model = load_model(path, trust_code=trust_code)
+    specs, shape = input_specs(model), tuple(model.outputs[0].shape)
+
+    def split(file: Path | None) -> Any:
+        if file is None:
+            return None
+        samples = load_samples(file, specs, scale=scale, offset=offset)
+        check_targets(samples, shape, metric)
+        return samples
+
+    samples, tests = split(train), split(data)
+    progress.end()
+    progress.begin("remove channels")
+    if options is None:
+        result = prune_dead(model)
+    else:
+        result = prune_channels(model, options, samples=samples, metric=METRICS[metric], verify=verify)
+    progress.end()
+    scores = None
+    if tests is not None:
+        from edgeprune.training import evaluate
+
+        scores = [evaluate(m, tests, METRICS[metric]) for m in (model, result.model)]
+    save_model(result.model, output)
+    note_output(output)
+    report = result.report
+    if as_json:
+        body = {
+            "schema_version": 1,
+            "input": {"path": str(path), "sha256": sha256_of(path)},
+            "output": {"path": str(output), "sha256": sha256_of(output)},
+            **asdict(report),
+            "metric": {
+                "name": metric,
+                "before": scores[0] if scores else None,
+                "after": scores[1] if scores else None,
+                "samples": len(tests) if tests is not None else None,
+            },
+        }
+        click.echo(json.dumps(body, indent=2, allow_nan=False))
+        return 0
+    click.echo(_text(report, verbose))
+    if scores:
+        click.echo(f"{metric}: {scores[0]:.4f} -> {scores[1]:.4f} on {len(tests):,} samples (the Keras model)")
+    else:
+        click.echo(f"{metric}: not measured (add --data TEST.npz); to recover accuracy: edgeprune finetune")
+    click.echo(f"Written: {output}")
+    return 0
+
+
+def _share(before: int | None, after: int | None) -> str:
+    if before is None or after is None:
+        return "not known (the model leaves a size open)"
+    return f"{format_count(before)} -> {format_count(after)} ({after / before:.3f}x)" if before else "0"
+
+
+def _text(report: Any, verbose: bool) -> str:
+    lines = [
+        f"asked {report.asked}, got {report.got:.1%} of the channels removed",
+        f"parameters {_share(report.parameters_before, report.parameters_after)}, "
+        f"MACs {_share(report.macs_before, report.macs_after)}",
+    ]
+    if verbose and report.removed:
+        rows = tuple((i.layer, i.kind, f"{i.before:,}", f"{i.after:,}") for i in report.removed)
+        lines.append(to_text(Table(heads=("layer", "type", "channels", "left"), rows=rows, left=frozenset({0, 1}))))
+    reasons: dict[str, list[str]] = {}
+    for group in report.skipped:
+        reasons.setdefault(group.reason, []).append(group.layer)
+    for reason, names in reasons.items():
+        shown = ", ".join(names) if verbose or len(names) <= 4 else ", ".join(names[:3]) + f" and {len(names) - 3} more"
+        lines.append(f"all channels kept ({reason}): {shown}")
+    if report.altered:
+        lines.append(f"statistics changed with the channels, as asked for: {', '.join(report.altered)}")
+    if report.verified is None:
+        lines.append(f"surgery: {report.note}")
+    else:
+        lines.append(f"surgery checked on random inputs: largest relative error {report.verified:.1e}")
+    return "\n".join(lines)
+
+
+def groups_verb(path: Path, *, through_norms: bool, as_json: bool, trust_code: bool) -> int:
+    """`edgeprune groups`."""
+    from edgeprune.keras_models import load_model
+    from edgeprune.pruning.channel import analyse
+
+    structure = analyse(load_model(path, trust_code=trust_code), through_norms=through_norms)
+    stakes = [structure.at_stake(group) for group in structure.groups]
+    if as_json:
+        groups = [
+            {
+                "name": group.name,
+                "channels": group.channels,
+                "channels_per_unit": group.width,
+                "members": [asdict(member) for member in group.members],
+                "parameters": stake.parameters,
+                "macs": stake.macs,
+                "prunable": group.reason is None,
+                "reason": group.reason,
+            }
+            for group, stake in zip(structure.groups, stakes, strict=True)
+        ]
+        body = {"schema_version": 1, "input": {"path": str(path), "sha256": sha256_of(path)}, "groups": groups}
+        click.echo(json.dumps(body, indent=2))
+        return 0
+    rows = tuple(
+        (
+            ", ".join(m.layer for m in group.members if m.makes) or group.name,
+            str(sum(not m.makes for m in group.members)),
+            f"{group.channels:,}" + (f" ({group.width} at once)" if group.width > 1 else ""),
+            format_count(stake.parameters),
+            format_count(stake.macs),
+            "yes" if group.reason is None else f"no: {group.reason}",
+        )
+        for group, stake in zip(structure.groups, stakes, strict=True)
+    )
+    heads = ("made by", "read by", "channels", "parameters", "MACs", "prunable")
+    click.echo(to_text(Table(heads=heads, rows=rows, left=frozenset({0, 5}))))
+    whole = structure.whole()
+    click.echo(
+        f"\n{sum(group.reason is None for group in structure.groups)} of {len(structure.groups)} groups can lose "
+        f"channels. Parameters and MACs are those of all that touches the group's channels; the model has "
+        f"{format_count(whole.parameters)} and {format_count(whole.macs)}."
+    )
+    return 0

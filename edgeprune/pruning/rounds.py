@@ -1,0 +1,93 @@
+"""Channel pruning in rounds, with training between them: small cuts are recovered from better than one large one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from edgeprune.datasets import Samples
+from edgeprune.errors import UsageError
+from edgeprune.metrics import Metric
+from edgeprune.pruning.channel import ChannelOptions, ChannelReport, ChannelResult, LayerWidth, analyse, prune_channels
+from edgeprune.pruning.groups import Cost
+from edgeprune.pruning.lossless import prune_dead
+
+__all__ = ["merged_reports", "prune_in_rounds", "round_options"]
+
+Train = Callable[[Any, int], Any]
+
+
+def round_options(options: ChannelOptions, number: int, rounds: int, base: Cost, now: Cost) -> ChannelOptions:
+    """The options of round `number` (from 1) of `rounds`: each round keeps the same share of what is left.
+
+    `base` is the cost before the first round and `now` that before this one: widths are rounded, so a round may have
+    removed more than its part.
+    """
+    if options.ratio is not None:
+        return replace(options, ratio=1 - (1 - options.ratio) ** (1 / rounds))
+    if options.macs is not None:
+        return replace(options, macs=min(1.0, options.macs ** (number / rounds) * base.macs / max(now.macs, 1)))
+    assert options.parameters is not None
+    share = options.parameters ** (number / rounds) * base.parameters / max(now.parameters, 1)
+    return replace(options, parameters=min(1.0, share))
+
+
+def prune_in_rounds(
+    model: Any,
+    options: ChannelOptions | None,
+    *,
+    rounds: int = 1,
+    samples: Samples | None = None,
+    metric: Metric | None = None,
+    train: Train | None = None,
+) -> ChannelResult:
+    """Remove channels in `rounds` rounds; `train(model, round)` returns the model trained on after each of them.
+
+    Without `options` dead channels are removed, in one round. The report is that of all rounds together.
+    """
+    if rounds < 1:
+        raise UsageError(f"rounds is at least 1; got {rounds}")
+    if options is None:
+        result = prune_dead(model)
+        return replace(result, model=train(result.model, 1)) if train else result
+    structure = analyse(model, through_norms=options.through_norms)
+    base = now = structure.whole()
+    reports: list[ChannelReport] = []
+    current = model
+    for number in range(1, rounds + 1):
+        asked = round_options(options, number, rounds, base, now)
+        result = prune_channels(current, asked, samples=samples, metric=metric)
+        reports.append(result.report)
+        now = Cost(result.report.parameters_after, result.report.macs_after or 0)
+        current = train(result.model, number) if train else result.model
+    return ChannelResult(model=current, report=merged_reports(reports, options))
+
+
+def merged_reports(reports: list[ChannelReport], options: ChannelOptions) -> ChannelReport:
+    """The first round's widths against the last one's."""
+    first, last = reports[0], reports[-1]
+    before: dict[str, LayerWidth] = {}
+    after: dict[str, LayerWidth] = {}
+    for report in reports:
+        for item in report.removed:
+            before.setdefault(item.layer, item)
+            after[item.layer] = item
+    removed = tuple(replace(before[name], after=after[name].after) for name in before)
+    errors = [report.verified for report in reports if report.verified is not None]
+    return replace(
+        last,
+        asked=options.asked,
+        got=1 - _kept_share(reports),
+        parameters_before=first.parameters_before,
+        macs_before=first.macs_before,
+        removed=removed,
+        verified=max(errors) if len(errors) == len(reports) else None,
+    )
+
+
+def _kept_share(reports: list[ChannelReport]) -> float:
+    share = 1.0
+    for report in reports:
+        share *= 1 - report.got
+    return share

@@ -1,0 +1,93 @@
+"""Rules of what changes elements and leaves shapes alone: normalisation, activation, dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgeprune.pruning.rules.reading import activated
+from edgeprune.pruning.trace import Call, Flow, Trace
+
+__all__ = ["across_channels", "batch_norm", "elementwise", "layer_scale", "prelu", "same", "softmax", "whole_norm"]
+
+
+def batch_norm(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    flow, rank = call.flows[0], len(call.shape)
+    axis = (layer.axis if layer.axis >= 0 else layer.axis + rank + 1) - 1
+    labels = trace.vector(flow, axis, int(call.shape[axis] or 0), f"{layer.name} normalises another axis")
+    # A channel is switched off by scale and shift; without a scale its mean is zero too, else it would be left over.
+    off = ("gamma", "beta") if layer.scale else ("beta", "moving_mean")
+    for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+        trace.bind(layer, getattr(layer, name, None), 0, labels, made=name in off)
+    if not layer.scale and np.any(flow.value):
+        trace.atoms.fix(labels, f"a removed channel is not 0 where {layer.name} reads it")
+    return [trace.along(labels, rank, axis)]
+
+
+def layer_scale(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    """A factor for each channel (LayerScale of ConvNeXt, arXiv:2103.17239)."""
+    labels = trace.vector(call.flows[0], len(call.shape) - 1, int(call.shape[-1] or 0), layer.name)
+    trace.bind(layer, layer.gamma, 0, labels, made=True)
+    return [trace.along(labels, len(call.shape), len(call.shape) - 1)]
+
+
+def across_channels(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    """LayerNormalization and its kin: other channels change when one goes; only followed when asked."""
+    flow, rank = call.flows[0], len(call.shape)
+    axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
+    norm_axes = sorted((axis if axis >= 0 else axis + rank + 1) - 1 for axis in axes)
+    if not flow.labels.any() or not set(flow.labelled) & set(norm_axes):
+        return [flow]
+    reason = f"{layer.name} ({type(layer).__name__}) normalises over the channels: their statistics would change"
+    if not trace.through_norms or norm_axes != [rank - 1]:
+        trace.atoms.fix(flow.labels, reason)
+        return [trace.nothing(call.outputs[0])]
+    labels = trace.vector(flow, rank - 1, int(call.shape[-1] or 0), reason)
+    for name in ("gamma", "beta", "scale"):
+        variable = getattr(layer, name, None)
+        if hasattr(variable, "assign"):
+            trace.bind(layer, variable, 0, labels, made=True)
+    trace.altered.append((layer.name, labels))
+    return [trace.along(labels, rank, rank - 1)]
+
+
+def whole_norm(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    if not call.flows[0].labels.any():
+        return list(call.flows[:1])
+    return trace.fence(layer, call, f"{layer.name} ({type(layer).__name__}) reads all channels of a sample together")
+
+
+def prelu(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    flow = call.flows[0]
+    for axis in flow.labelled:
+        if layer.alpha.shape[axis] > 1:
+            trace.bind(layer, layer.alpha, axis, trace.vector(flow, axis, layer.alpha.shape[axis], layer.name))
+    if np.any(flow.value):
+        trace.atoms.fix(flow.labels, f"a removed channel is not 0 where {layer.name} reads it")
+    return [flow]
+
+
+def same(_trace: Trace, _layer: Any, call: Call) -> list[Flow]:
+    return [call.flows[0]]
+
+
+def elementwise(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+    """One tensor in, the same function of each element out."""
+    flow = call.flows[0]
+    if len(call.flows) > 1:
+        return trace.fence(operation, call, f"{operation.name} is given a second tensor")
+    if not flow.labels.any():
+        return [flow]
+    activation = getattr(operation, "activation", None) or operation
+    return [Flow(flow.labels, activated(trace, activation, flow.labels, flow.value, operation.name))]
+
+
+def softmax(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+    flow, rank = call.flows[0], len(call.shape)
+    axes = operation.axis if isinstance(operation.axis, list | tuple) else [operation.axis]
+    if {(a if a >= 0 else a + rank + 1) - 1 for a in axes} & set(flow.labelled):
+        return trace.fence(operation, call, f"{operation.name} (softmax) reads all channels together")
+    if np.any(flow.value) or flow.labels.any():
+        return trace.fence(operation, call, f"a removed channel is not 0 behind {operation.name}")
+    return [flow]

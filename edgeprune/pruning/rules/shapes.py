@@ -1,0 +1,197 @@
+"""Rules of what moves positions and axes: pooling, padding, reshaping, slicing, splitting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from edgeprune.pruning.atoms import Labels
+from edgeprune.pruning.rules.reading import channel_axis
+from edgeprune.pruning.trace import Call, Flow, Keep, Trace, compact
+
+__all__ = ["get_item", "global_pool", "permute", "reduce", "repeat_vector", "reshape", "spatial", "split", "squeeze"]
+
+
+def spatial(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    """Pooling, padding, cropping and up-sampling: positions change, channels do not."""
+    flow, rank = call.flows[0], len(call.shape)
+    axis = channel_axis(layer, rank)
+    if any(other != axis for other in flow.labelled):
+        return trace.fence(layer, call, f"{layer.name} moves positions that depend on the channels")
+    if type(layer).__name__.startswith("ZeroPadding") and np.any(flow.value):
+        trace.atoms.fix(flow.labels, f"a removed channel is not 0 where {layer.name} pads it")
+    return [flow]
+
+
+def global_pool(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    flow = spatial(trace, layer, call)[0]
+    if layer.keepdims:
+        return [flow]
+    axis = channel_axis(layer, len(call.shape))
+    return [Flow(flow.labels.reshape(flow.labels.shape[axis]), flow.value.reshape(-1))]
+
+
+def repeat_vector(_trace: Trace, _layer: Any, call: Call) -> list[Flow]:
+    flow = call.flows[0]
+    return [Flow(flow.labels[None], flow.value[None])]
+
+
+def _whole(flow: Flow, shape: tuple[int | None, ...]) -> tuple[Labels, Any] | None:
+    """Labels and values of every element; None when a size is open."""
+    sizes = [size for size in shape if size is not None]
+    if len(sizes) < len(shape):
+        return None
+    return np.broadcast_to(flow.labels, sizes), np.broadcast_to(flow.value, sizes)
+
+
+def _moved(trace: Trace, operation: Any, call: Call, move: Callable[[Any], Any]) -> list[Flow]:
+    """An operation that only moves elements: it does to the labels what it does to the numbers."""
+    flow = call.flows[0]
+    if not flow.labels.any():
+        return [trace.nothing(t) for t in call.outputs]
+    whole = _whole(flow, call.shape)
+    if whole is None:
+        return trace.fence(operation, call, f"{operation.name} is given a tensor of open size")
+    moved = [move(part) for part in whole]
+    labels, values = ([part] if isinstance(part, np.ndarray) else list(part) for part in moved)
+    return [_shrunk(label, value) for label, value in zip(labels, values, strict=True)]
+
+
+def _shrunk(labels: Labels, values: Any) -> Flow:
+    small = compact(np.array(labels))
+    for axis, size in enumerate(values.shape):
+        if size > 1 and (values == np.take(values, [0], axis)).all():
+            values = np.take(values, [0], axis)
+    return Flow(small, np.array(values))
+
+
+def reshape(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+    flow, after = call.flows[0], call.output_shape
+    if not flow.labels.any():
+        return [trace.nothing(call.outputs[0])]
+    if any(size is None for size in after):
+        return trace.fence(operation, call, f"{operation.name} makes a tensor of open size")
+    made = trace.settled(_moved(trace, operation, call, lambda part: part.reshape(after))[0])
+    axes = list(made.labelled)
+
+    def target(keep: Keep) -> tuple[int, ...]:
+        sizes = [int(size or 0) for size in after]
+        for axis in axes:
+            sizes[axis] = int(keep(made.labels.reshape(-1)).sum())
+        return tuple(sizes)
+
+    if type(operation).__name__ == "Reshape" and hasattr(operation, "target_shape"):
+        trace.edit(operation, "target_shape", target)
+    elif type(operation).__name__ == "Reshape":
+        trace.edit(operation, "newshape", lambda keep: (-1, *target(keep)))
+    return [made]
+
+
+def permute(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+    dims = getattr(operation, "dims", None)
+    if dims is not None:
+        order = [axis - 1 for axis in dims]
+    else:
+        axes = operation.axes
+        order = list(range(len(call.shape)))[::-1] if axes is None else [axis - 1 for axis in axes[1:]]
+        if axes is None or axes[0] != 0:
+            return trace.fence(operation, call, f"{operation.name} moves the batch")
+    flow = call.flows[0]
+    rank = len(call.shape)
+    value = np.broadcast_to(flow.value, np.broadcast_shapes(flow.value.shape, (1,) * rank))
+    return [Flow(flow.labels.transpose(order), value.transpose(order))]
+
+
+def get_item(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+    tensor, key = call.node.arguments.args[0], call.node.arguments.args[1]
+    key = list(key) if isinstance(key, tuple) else [key]
+    rank = len(tensor.shape)
+    if Ellipsis in key:
+        place = key.index(Ellipsis)
+        missing = rank - sum(item is not None and item is not Ellipsis for item in key)
+        key[place : place + 1] = [slice(None)] * missing
+    plain = all(isinstance(item, slice | int) for item in key)
+    if not plain or key[0] != slice(None) or any(isinstance(i, slice) and i.step not in (None, 1) for i in key):
+        return trace.fence(operation, call, f"{operation.name}: this slicing cannot be followed")
+    flow = call.flows[0]
+    inner = [*key[1:], *[slice(None)] * (rank - len(key))]
+    cut = [axis for axis, item in enumerate(inner) if axis in flow.labelled and item != slice(None)]
+    if any(isinstance(inner[axis], int) for axis in cut):
+        return trace.fence(operation, call, f"{operation.name} takes single channels by their number")
+    small = tuple(
+        item if axis in flow.labelled else (0 if isinstance(item, int) else slice(None))
+        for axis, item in enumerate(inner)
+    )
+    value = np.broadcast_to(flow.value, np.broadcast_shapes(flow.value.shape, flow.labels.shape))
+    for axis in cut:
+        start, stop, _ = inner[axis].indices(flow.labels.shape[axis])
+        line = flow.labels.reshape(-1)
+        _edit_slice(trace, call, key, axis + 1, line, start, stop)
+    return [Flow(flow.labels[small], value[small])]
+
+
+def _edit_slice(trace: Trace, call: Call, key: list[Any], axis: int, line: Labels, start: int, stop: int) -> None:
+    def arguments(keep: Keep) -> tuple[Any, ...]:
+        kept = keep(line)
+        item = slice(int(kept[:start].sum()), int(kept[:stop].sum()))
+        return (call.node.arguments.args[0], tuple(item if n == axis else part for n, part in enumerate(key)))
+
+    trace.arguments[id(call.node)] = arguments
+
+
+def split(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+    flow, rank = call.flows[0], len(call.shape)
+    axis = (operation.axis if operation.axis >= 0 else operation.axis + rank + 1) - 1
+    if axis not in flow.labelled:
+        return [flow for _ in call.outputs]
+    sections, line = operation.indices_or_sections, flow.labels.reshape(-1)
+    size = len(line)
+    cuts = list(range(size // sections, size, size // sections)) if isinstance(sections, int) else list(sections)
+    trace.edit(operation, "indices_or_sections", lambda keep: [int(keep(line)[:cut].sum()) for cut in cuts])
+    value = np.broadcast_to(flow.value, np.broadcast_shapes(flow.value.shape, flow.labels.shape))
+    parts = zip(np.split(flow.labels, cuts, axis), np.split(value, cuts, axis), strict=True)
+    return [Flow(labels, values) for labels, values in parts]
+
+
+def squeeze(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+    return _fitted(trace, operation, call, list(call.output_shape))
+
+
+def _fitted(trace: Trace, operation: Any, call: Call, after: list[int | None]) -> list[Flow]:
+    """Axes of size 1 come or go; those that carry labels keep their order."""
+    flow = call.flows[0]
+    if not flow.labels.any():
+        return [trace.nothing(call.outputs[0])]
+    sizes = iter([size for size in flow.labels.shape if size > 1])
+    wide = next(sizes, None)
+    shape = []
+    for size in after:
+        if wide is not None and size == wide:
+            shape.append(wide)
+            wide = next(sizes, None)
+        else:
+            shape.append(1)
+    value = np.broadcast_to(flow.value, np.broadcast_shapes(flow.value.shape, flow.labels.shape))
+    if math.prod(shape) != flow.labels.size:
+        return trace.fence(operation, call, f"{operation.name} cannot be followed")
+    return [Flow(flow.labels.reshape(shape), value.reshape(shape))]
+
+
+def reduce(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+    """Mean, sum or maximum over positions."""
+    flow, rank = call.flows[0], len(call.shape)
+    axis = operation.axis
+    axes = range(rank + 1) if axis is None else axis if isinstance(axis, list | tuple) else [axis]
+    gone = {(a if a >= 0 else a + rank + 1) - 1 for a in axes}
+    if -1 in gone or gone & set(flow.labelled):
+        return trace.fence(operation, call, f"{operation.name} reads all channels together")
+    if np.any(flow.value) and type(operation).__name__ not in ("Mean", "Max", "Min", "Amax", "Amin"):
+        trace.atoms.fix(flow.labels, f"a removed channel is not 0 where {operation.name} adds it up")
+    value = np.broadcast_to(flow.value, np.broadcast_shapes(flow.value.shape, flow.labels.shape))
+    if operation.keepdims:
+        return [flow]
+    kept = tuple(slice(None) if a not in gone else 0 for a in range(rank))
+    return [Flow(flow.labels[kept], value[kept])]
