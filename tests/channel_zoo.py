@@ -23,6 +23,10 @@ def randomised(model: Any, seed: int = 0) -> Any:
             variable.assign(rng.normal(0, 0.3, variable.shape))
         elif variable.name in ("alpha", "scale"):
             variable.assign(rng.uniform(0.1, 0.4, variable.shape))
+        else:
+            taps = int(np.prod(variable.shape[:-2]))
+            fan_in = taps if "depthwise" in variable.path else max(int(np.prod(variable.shape[:-1])), 1)
+            variable.assign(rng.normal(0, fan_in**-0.5, variable.shape))
     return model
 
 

@@ -255,6 +255,8 @@ def plan_channels(
     cost = cost_of or (lambda c: float(c.macs)) if options.macs is not None else (lambda c: float(c.parameters))
     share = options.macs if options.macs is not None else options.parameters
     assert share is not None
+    if options.macs is not None and has_open_sizes(structure):
+        raise UsageError("macs cannot be a target: the model leaves sizes open; ask for ratio or parameters")
     base = cost(structure.whole())
     found = _lowest_cut(cuts, above, lambda k: cost(structure.cost(k)), share * base)
     if found is None:
@@ -377,10 +379,7 @@ def report_of(
 ) -> ChannelReport:
     """The report of a plan that has been carried out."""
     before, after = structure.whole(), structure.cost(kept)
-    open_sizes = any(
-        weight.positions == 0 and len(weight.variable.shape) > 1 and _is_kernel(weight.name)
-        for weight in structure.weights
-    )
+    open_sizes = has_open_sizes(structure)
     removed = []
     channels = gone = 0
     for layer, labels in structure.trace.makers.values():
@@ -405,8 +404,9 @@ def report_of(
     )
 
 
-def _is_kernel(name: str) -> bool:
-    return name.endswith("kernel")
+def has_open_sizes(structure: Structure) -> bool:
+    """Whether a kernel is applied at an unknown number of positions."""
+    return any(weight.positions == 0 and weight.name.endswith("kernel") for weight in structure.weights)
 
 
 def _skipped(group: Group, reason: str) -> SkippedGroup:

@@ -27,15 +27,19 @@ def dead_units(structure: Structure) -> tuple[Kept, Shifts]:
     """(Units that stay, bool [units]; what the channels hold where each layer reads them, by id of the layer)."""
     kept = ~structure.free
     dead = structure.free.copy()
+    for labels in structure.trace.internal:  # a recurrent unit also feeds its layer, a head is read inside it
+        units = structure.units(labels)
+        dead[units[units >= 0]] = False
     ranges = ranges_of(structure.trace.model)
     held: dict[int, Any] = {}
     for read in structure.trace.reads:
         if not read.sums:
             continue
         units = structure.units(read.labels)
-        low, high = ranges[id(read.tensor)].line(read.axis, len(units))
-        with np.errstate(invalid="ignore"):
-            constant = high - low <= WIDTH * np.maximum(1.0, np.abs(low))
+        found = ranges.get(id(read.tensor))  # None inside TimeDistributed
+        low, high = found.line(read.axis, len(units)) if found else (np.full(len(units), -np.inf),) * 2
+        constant = np.isfinite(low)
+        constant[constant] = high[constant] - low[constant] <= WIDTH * np.maximum(1.0, np.abs(low[constant]))
         value = np.where(constant, low, 0.0)
         free_of_cost = constant & (value == 0)
         if read.kernel is not None:

@@ -96,16 +96,16 @@ def _activated(function: Any, given: Range) -> Range | None:
     name = getattr(function, "__name__", type(function).__name__.lower())
     if function is None or name == "linear":
         return given
+    if name not in (*RISING, *DIPPING):
+        return None
     low, high = apply_scalar(function, given.low), apply_scalar(function, given.high)
     if name in RISING:
         return Range(low, high)
-    if name in DIPPING:
-        # At minus infinity these give 0 times infinity.
-        low, high = np.nan_to_num(low, nan=0.0, posinf=np.inf), np.nan_to_num(high, nan=0.0, posinf=np.inf)
-        exact = given.low == given.high
-        dip = np.where(given.low < 0, DIP, np.inf)
-        return Range(np.where(exact, low, np.minimum(np.minimum(low, high), dip)), np.maximum(low, high))
-    return None
+    # At minus infinity the others give 0 times infinity.
+    low, high = np.nan_to_num(low, nan=0.0, posinf=np.inf), np.nan_to_num(high, nan=0.0, posinf=np.inf)
+    exact = given.low == given.high
+    dip = np.where(given.low < 0, DIP, np.inf)
+    return Range(np.where(exact, low, np.minimum(np.minimum(low, high), dip)), np.maximum(low, high))
 
 
 def _weighted(kernel: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats]:

@@ -130,6 +130,7 @@ class Trace:
         self.reads: list[Read] = []
         self.calls: dict[int, int] = {}  # layer by id -> how often it is called
         self.readers: dict[int, list[Any]] = {}  # tensor by id -> the operations that it is given to
+        self.internal: list[Labels] = []  # channels that the layer itself reads, too
         self.altered: list[tuple[str, Labels]] = []  # normalisations over channels, by name
         self.fences: list[tuple[str, str]] = []
         graph = functional_of(model)

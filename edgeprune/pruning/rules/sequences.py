@@ -27,6 +27,7 @@ def recurrent(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     if rest != 0:
         trace.atoms.fix(made, f"{layer.name}: a removed unit would not rest at 0")
     tiled = np.tile(made, gates)
+    trace.internal.append(made)
     trace.bind(layer, cell.kernel, 0, read)
     trace.bind(layer, cell.kernel, 1, tiled, made=True)
     trace.bind(layer, cell.recurrent_kernel, 0, made)
@@ -85,6 +86,7 @@ def attention(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     query, value = tensors[0], tensors[1] if len(tensors) > 1 else tensors[0]
     key = tensors[2] if len(tensors) > 2 and "attention_mask" not in call.node.arguments.kwargs else value
     heads = trace.make(layer, layer.num_heads)
+    trace.internal.append(heads)
     for dense, source in ((layer._query_dense, query), (layer._key_dense, key), (layer._value_dense, value)):
         one = Call(call.node, [source], [by_id[id(source)]], call.outputs)
         trace.bind(layer, dense.kernel, 0, consumed(trace, layer, one, 1, int(source.shape[-1])))
