@@ -15,6 +15,7 @@ from typing import Any
 
 __all__ = [
     "Artifact",
+    "ChannelOptions",
     "ConstantSparsity",
     "Converter",
     "EdgepruneError",
@@ -32,6 +33,8 @@ __all__ = [
     "load_samples",
     "measure_size",
     "prepare",
+    "prune_channels",
+    "prune_dead",
     "prune_magnitude",
     "prune_while_training",
     "read_graph",
@@ -43,6 +46,7 @@ __all__ = [
 # Public name -> the module that holds it.
 _HOMES = {
     "Artifact": "edgeprune.artifact",
+    "ChannelOptions": "edgeprune.pruning.plan",
     "ConstantSparsity": "edgeprune.pruning.schedule",
     "Converter": "edgeprune.converters.session",
     "EdgepruneError": "edgeprune.errors",
@@ -60,6 +64,8 @@ _HOMES = {
     "load_samples": "edgeprune.datasets",
     "measure_size": "edgeprune.size.accounting",
     "prepare": "edgeprune.pipeline",
+    "prune_channels": "edgeprune.pruning.channel",
+    "prune_dead": "edgeprune.pruning.lossless",
     "prune_magnitude": "edgeprune.pruning.magnitude",
     "prune_while_training": "edgeprune.pruning.held",
     "read_graph": "edgeprune.graph",

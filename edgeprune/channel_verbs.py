@@ -55,8 +55,9 @@ def channel_verb(
     from edgeprune.datasets import check_targets, load_samples
     from edgeprune.keras_models import input_specs, load_model, save_model
     from edgeprune.metrics import METRICS
-    from edgeprune.pruning.channel import ChannelOptions, prune_channels
+    from edgeprune.pruning.channel import prune_channels
     from edgeprune.pruning.lossless import prune_dead
+    from edgeprune.pruning.plan import ChannelOptions
 
     options = None
     if not lossless:

@@ -32,7 +32,7 @@ from edgeprune.latency.measure import compare_latency
 from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage
 from edgeprune.metrics import METRICS, Metric
 from edgeprune.progress import Progress
-from edgeprune.pruning.channel import ChannelOptions, ChannelReport, analyse, chosen_groups
+from edgeprune.pruning.channel import ChannelReport, analyse
 from edgeprune.pruning.held import finetune, prune_while_training
 from edgeprune.pruning.magnitude import (
     NOTHING_TO_PRUNE,
@@ -42,6 +42,7 @@ from edgeprune.pruning.magnitude import (
     prune_magnitude,
     select_targets,
 )
+from edgeprune.pruning.plan import ChannelOptions, chosen_groups
 from edgeprune.pruning.rounds import prune_in_rounds
 from edgeprune.pruning.schedule import ConstantSparsity, PolynomialDecay
 from edgeprune.quantization.calibration import calibration_set

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from edgeprune.datasets import Samples
 from edgeprune.errors import Unsupported, UsageError
 from edgeprune.keras_models import predict
-from edgeprune.pruning.channel import ChannelOptions, analyse, plan_channels, prune_channels, rounded
+from edgeprune.pruning.channel import analyse, prune_channels
 from edgeprune.pruning.groups import Cost, Group
 from edgeprune.pruning.importance import unit_scores
+from edgeprune.pruning.plan import ChannelOptions, plan_channels, rounded
 from edgeprune.pruning.rounds import prune_in_rounds, round_options
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras.*")

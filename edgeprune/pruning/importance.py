@@ -30,12 +30,14 @@ DATA_SAMPLES = 512  # of the training split, for the criteria that look at data
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Criterion:
     """A way to score channels. `rows` scores the channels of a weight given as [channels, weights of each]; None for
-    criteria that look at something else. `source` is the paper."""
+    criteria that look at something else. `absolute` scores have one unit in all layers (a change of the loss), so that
+    they can be set against what a channel costs. `source` is the paper."""
 
     name: str
     rows: Callable[[Floats], Floats] | None
     needs_data: bool = False
     needs_targets: bool = False
+    absolute: bool = False
     source: str
 
 
@@ -85,6 +87,7 @@ CRITERIA: dict[str, Criterion] = {
             rows=None,
             needs_data=True,
             needs_targets=True,
+            absolute=True,
             source="Molchanov et al. 2019, first-order Taylor expansion, arXiv:1906.10771",
         ),
         Criterion(

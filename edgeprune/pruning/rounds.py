@@ -9,9 +9,10 @@ from typing import Any
 from edgeprune.datasets import Samples
 from edgeprune.errors import UsageError
 from edgeprune.metrics import Metric
-from edgeprune.pruning.channel import ChannelOptions, ChannelReport, ChannelResult, LayerWidth, analyse, prune_channels
+from edgeprune.pruning.channel import ChannelReport, ChannelResult, LayerWidth, analyse, prune_channels
 from edgeprune.pruning.groups import Cost
 from edgeprune.pruning.lossless import prune_dead
+from edgeprune.pruning.plan import ChannelOptions
 
 __all__ = ["merged_reports", "prune_in_rounds", "round_options"]
 
