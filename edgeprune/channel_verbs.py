@@ -139,8 +139,12 @@ def _text(report: Any, verbose: bool) -> str:
         f"MACs {_share(report.macs_before, report.macs_after)}",
     ]
     if verbose and report.removed:
-        rows = tuple((i.layer, i.kind, f"{i.before:,}", f"{i.after:,}") for i in report.removed)
-        lines.append(to_text(Table(heads=("layer", "type", "channels", "left"), rows=rows, left=frozenset({0, 1}))))
+        rows = tuple(
+            (i.layer, i.kind, f"{i.before:,}", "ranked" if i.asked is None else f"{i.asked:g}", f"{i.after:,}")
+            for i in report.removed
+        )
+        heads = ("layer", "type", "channels", "asked to stay", "left")
+        lines.append(to_text(Table(heads=heads, rows=rows, left=frozenset({0, 1}))))
     reasons: dict[str, list[str]] = {}
     for group in report.skipped:
         reasons.setdefault(group.reason, []).append(group.layer)

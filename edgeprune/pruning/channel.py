@@ -42,11 +42,13 @@ OPEN_SIZE = 32  # stands in for a size that the model leaves open
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerWidth:
-    """Channels that a layer makes, before and after."""
+    """Channels that a layer makes, before and after. `asked` is how many were to stay before rounding, None where all
+    groups were ranked together."""
 
     layer: str
     kind: str
     before: int
+    asked: float | None
     after: int
 
 
@@ -125,6 +127,7 @@ def prune_channels(
         structure,
         kept,
         asked=options.asked,
+        ratio=options.ratio if options.scope == "layer" else None,
         skipped=chosen_groups(structure, options)[1],
         altered=altered,
         error=error,
@@ -179,12 +182,13 @@ def report_of(
     kept: Kept,
     *,
     asked: str,
+    ratio: float | None = None,
     skipped: Sequence[tuple[Group, str]] = (),
     altered: tuple[str, ...] = (),
     error: float | None = None,
     note: str | None = None,
 ) -> ChannelReport:
-    """The report of a plan that has been carried out."""
+    """The report of a plan that has been carried out; `ratio` is what was asked of each layer, if anything was."""
     before, after = structure.whole(), structure.cost(kept)
     open_sizes = has_open_sizes(structure)
     removed = []
@@ -194,7 +198,13 @@ def report_of(
         channels, gone = channels + len(stays), gone + int((~stays).sum())
         if not stays.all():
             removed.append(
-                LayerWidth(layer=layer.name, kind=type(layer).__name__, before=len(stays), after=int(stays.sum()))
+                LayerWidth(
+                    layer=layer.name,
+                    kind=type(layer).__name__,
+                    before=len(stays),
+                    asked=None if ratio is None else round(len(stays) * (1 - ratio), 2),
+                    after=int(stays.sum()),
+                )
             )
     return ChannelReport(
         asked=asked,

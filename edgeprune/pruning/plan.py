@@ -27,10 +27,11 @@ class ChannelOptions:
     """What to remove and how much: one of `ratio` (fraction of channels), `macs` or `parameters` (share left).
 
     With scope "layer" each group loses `ratio` of its channels, with "global" all groups together, the least important
-    channels first and at most 90 % of a group; `macs` and `parameters` rank like that too ("taylor" by importance per
-    cost). Widths become multiples of `round_to` where a group has more channels than that. `through_norms` also prunes channels that a
-    LayerNormalization reads together, which changes its statistics. `compensate` = "mean" moves the mean of a removed
-    channel into the bias of the layers that read it (needs samples).
+    channels first and at most 90 % of a group; `macs` and `parameters` rank like that too (criteria with an absolute
+    scale, such as taylor, by importance per cost). Widths become multiples of `round_to` where a group has more
+    channels than that. `through_norms` also prunes channels that a LayerNormalization reads together, which changes its
+    statistics. `compensate` = "mean" moves the mean of a removed channel into the bias of the layers that read it
+    (needs samples).
     """
 
     ratio: float | None = None

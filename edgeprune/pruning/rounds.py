@@ -74,7 +74,15 @@ def merged_reports(reports: list[ChannelReport], options: ChannelOptions) -> Cha
         for item in report.removed:
             before.setdefault(item.layer, item)
             after[item.layer] = item
-    removed = tuple(replace(before[name], after=after[name].after) for name in before)
+    ratio = options.ratio if options.scope == "layer" else None
+    removed = tuple(
+        replace(
+            before[name],
+            asked=None if ratio is None else round(before[name].before * (1 - ratio), 2),
+            after=after[name].after,
+        )
+        for name in before
+    )
     errors = [report.verified for report in reports if report.verified is not None]
     return replace(
         last,

@@ -169,8 +169,17 @@ def _pruning_section(stage: Stage) -> list[str]:
 
 def _channel_section(stage: Stage) -> list[str]:
     assert stage.channels is not None
-    rows = tuple((i["layer"], i["kind"], f"{i['before']:,}", f"{i['after']:,}") for i in stage.channels["removed"])
-    table = Table(heads=("layer", "type", "channels before", "after"), rows=rows, left=frozenset({0, 1}))
+    rows = tuple(
+        (
+            i["layer"],
+            i["kind"],
+            f"{i['before']:,}",
+            "ranked" if i["asked"] is None else f"{i['asked']:g}",
+            f"{i['after']:,}",
+        )
+        for i in stage.channels["removed"]
+    )
+    table = Table(heads=("layer", "type", "channels", "asked to stay", "left"), rows=rows, left=frozenset({0, 1}))
     left = tuple((", ".join(i["layers"]), f"{i['channels']:,}", i["reason"]) for i in stage.channels["skipped"])
     kept = Table(heads=("layers", "channels", "why all channels stay"), rows=left, left=frozenset({0, 2}))
     parts = [f"## Channels of stage {stage.name}", "", to_markdown(table), ""]
