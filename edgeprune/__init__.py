@@ -63,7 +63,7 @@ _HOMES = {
     "load_recipe": "edgeprune.recipe",
     "load_samples": "edgeprune.datasets",
     "measure_size": "edgeprune.size.accounting",
-    "prepare": "edgeprune.pipeline",
+    "prepare": "edgeprune.preparation",
     "prune_channels": "edgeprune.pruning.channel",
     "prune_dead": "edgeprune.pruning.lossless",
     "prune_magnitude": "edgeprune.pruning.magnitude",

@@ -14,7 +14,7 @@ from edgeprune.errors import UsageError
 from edgeprune.interrupts import note_output
 from edgeprune.output import check_output_file
 from edgeprune.progress import Progress
-from edgeprune.report.table import Table, to_text
+from edgeprune.report.table import Table, reason_lines, to_text
 from edgeprune.units import format_count
 
 __all__ = ["channel_verb", "groups_verb"]
@@ -145,12 +145,7 @@ def _text(report: Any, verbose: bool) -> str:
         )
         heads = ("layer", "type", "channels", "asked to stay", "left")
         lines.append(to_text(Table(heads=heads, rows=rows, left=frozenset({0, 1}))))
-    reasons: dict[str, list[str]] = {}
-    for group in report.skipped:
-        reasons.setdefault(group.reason, []).append(group.layer)
-    for reason, names in reasons.items():
-        shown = ", ".join(names) if verbose or len(names) <= 4 else ", ".join(names[:3]) + f" and {len(names) - 3} more"
-        lines.append(f"all channels kept ({reason}): {shown}")
+    lines += reason_lines("all channels kept", ((g.layer, g.reason) for g in report.skipped), every=verbose)
     if report.altered:
         lines.append(f"statistics changed with the channels, as asked for: {', '.join(report.altered)}")
     if report.verified is None:

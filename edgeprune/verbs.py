@@ -37,13 +37,14 @@ def run_verb(
         raise UsageError("name the output folder: -o FOLDER (or look first: --dry-run)")
     progress = Progress(quiet=quiet)
     if dry_run or output is None:
-        from edgeprune.pipeline import plan_lines, prepare
+        from edgeprune.preparation import plan_lines, prepare
 
         click.echo("\n".join(plan_lines(prepare(recipe, trust_code=trust_code))))
         return 0
     with output_folder(output, overwrite=overwrite) as folder:
         progress.begin("check recipe, model and data")
-        from edgeprune.pipeline import plan_lines, prepare, run_recipe
+        from edgeprune.pipeline import run_recipe
+        from edgeprune.preparation import plan_lines, prepare
 
         prepared = prepare(recipe, trust_code=trust_code)
         progress.end()
@@ -155,7 +156,7 @@ def prune_verb(
 
 
 def _prune_text(report: Any, verbose: bool) -> str:
-    from edgeprune.report.table import Table, to_text
+    from edgeprune.report.table import Table, reason_lines, to_text
 
     lines = [f"sparsity: asked {report.asked:.2%}, got {report.got:.2%} of the weights of {len(report.layers)} kernels"]
     if verbose:
@@ -165,12 +166,7 @@ def _prune_text(report: Any, verbose: bool) -> str:
         )
         heads = ("layer", "type", "weights", "asked", "got")
         lines.append(to_text(Table(heads=heads, rows=rows, left=frozenset({0, 1}))))
-    reasons: dict[str, list[str]] = {}
-    for item in report.skipped:
-        reasons.setdefault(item.reason, []).append(item.layer)
-    for reason, names in reasons.items():
-        shown = ", ".join(names) if verbose or len(names) <= 4 else ", ".join(names[:3]) + f" and {len(names) - 3} more"
-        lines.append(f"left dense ({reason}): {shown}")
+    lines += reason_lines("left dense", ((item.layer, item.reason) for item in report.skipped), every=verbose)
     return "\n".join(lines)
 
 

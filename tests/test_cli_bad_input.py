@@ -576,7 +576,7 @@ class TestExtras:
 
     def test_no_runtime(self, call: Any, recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without a TFLite runtime a run cannot measure anything."""
-        monkeypatch.setattr("edgeprune.pipeline.installed_runtimes", dict)
+        monkeypatch.setattr("edgeprune.preparation.installed_runtimes", dict)
         run(call, recipe(PRUNE)).error(3, "edgeprune[litert]")
 
     def test_no_keras(self, call: Any, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Table", "to_markdown", "to_terminal", "to_text"]
+__all__ = ["Table", "reason_lines", "to_markdown", "to_terminal", "to_text"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +15,19 @@ class Table:
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     left: frozenset[int] = frozenset({0})
+
+
+def reason_lines(what: str, items: Iterable[tuple[str, str]], *, every: bool) -> list[str]:
+    """A line for each reason: "left dense (matched by exclude): a, b"; `items` are (name, reason). Only `every` shows
+    more than four names."""
+    names_by: dict[str, list[str]] = {}
+    for name, reason in items:
+        names_by.setdefault(reason, []).append(name)
+    lines = []
+    for reason, names in names_by.items():
+        shown = ", ".join(names) if every or len(names) <= 4 else ", ".join(names[:3]) + f" and {len(names) - 3} more"
+        lines.append(f"{what} ({reason}): {shown}")
+    return lines
 
 
 def to_markdown(table: Table) -> str:
