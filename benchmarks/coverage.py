@@ -18,14 +18,16 @@ from typing import Any
 import numpy as np
 
 from edgeprune.keras_models import clone, keras_module
-from edgeprune.pruning.channel import analyse, largest_error
+from edgeprune.pruning.channel import analyse
 from edgeprune.pruning.importance import unit_scores
 from edgeprune.pruning.plan import ChannelOptions, plan_channels
 from edgeprune.pruning.surgery import cut, zeroed
+from edgeprune.pruning.verification import largest_error
 
 SIZES = (32, 48, 64, 71, 75, 96, 128, 224, 331)
 FIXED = {"NASNetLarge": (331,), "NASNetMobile": (224,)}  # weights=None fixes the input size here
-SPREAD = {"gamma": (0.5, 1.5), "beta": (-0.5, 0.5), "moving_mean": (-0.5, 0.5), "moving_variance": (0.5, 1.5)}
+# A scale around 1 makes the deepest of these models chaotic with random weights: they amplify rounding.
+SPREAD = {"gamma": (0.3, 1.0), "beta": (-0.5, 0.5), "moving_mean": (-0.5, 0.5), "moving_variance": (0.5, 1.5)}
 
 
 def built(keras: Any, name: str) -> Any:
@@ -59,7 +61,7 @@ def row(keras: Any, name: str) -> bool:
     seconds = time.process_time() - begun
     before, after = structure.whole(), structure.cost(kept)
     prunable = sum(group.reason is None for group in structure.groups)
-    error = largest_error(zeroed(structure, kept, clone), small, count=2)
+    error = largest_error(zeroed(structure, kept, clone), small)
     ok = error <= 1e-4 and after.parameters < before.parameters and small.count_params() == after.parameters
     sizes = f"{before.parameters / 1e6:7.2f} {after.parameters / 1e6:7.2f}"
     sizes += f"  {before.macs / 1e6:9.1f} {after.macs / 1e6:9.1f}"

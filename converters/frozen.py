@@ -76,7 +76,7 @@ def freeze(model: Any, path: Path) -> FrozenGraph:
 
     shapes = batch_one_shapes(model)
     specs = [tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in shapes.items()]
-    traced = tf.function(lambda *tensors: call_model(model, tensors)).get_concrete_function(*specs)
+    traced = tf.function(lambda *tensors: call_model(model, tensors), autograph=False).get_concrete_function(*specs)
     frozen = convert_variables_to_constants_v2(traced)
     if len(frozen.inputs) != len(shapes):
         raise ConversionError(f"model {model.name!r}: freezing left {len(frozen.inputs)} inputs of {len(shapes)}")

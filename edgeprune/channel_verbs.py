@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from edgeprune.artifact import sha256_of
-from edgeprune.errors import UsageError
+from edgeprune.errors import InputError, UsageError
 from edgeprune.interrupts import note_output
 from edgeprune.output import check_output_file
 from edgeprune.progress import Progress
@@ -19,61 +19,38 @@ from edgeprune.units import format_count
 
 __all__ = ["channel_verb", "groups_verb"]
 
+UNKNOWN = "a number of MACs that is not known (a size is open, or a layer is not followed)"
+
 
 def channel_verb(
     path: Path,
     output: Path,
     *,
-    ratio: float | None,
-    macs: float | None,
-    parameters: float | None,
     lossless: bool,
-    scope: str,
-    importance: str,
-    round_to: int,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    through_norms: bool,
-    compensate: str,
     verify: bool,
     train: Path | None,
     data: Path | None,
     metric: str,
     scale: float,
     offset: float,
-    seed: int,
     verbose: bool,
     overwrite: bool,
     as_json: bool,
     trust_code: bool,
+    **asked: Any,
 ) -> int:
-    """`edgeprune prune --style channel`."""
-    asked = [name for name, value in (("--ratio", ratio), ("--macs", macs), ("--parameters", parameters)) if value]
-    if lossless and (asked or ratio is not None):
-        raise UsageError(f"--lossless removes dead channels only; leave out {', '.join(asked) or '--ratio'}")
+    """`edgeprune prune --style channel`; `asked` are the fields of ChannelOptions."""
+    options = _asked_options(lossless=lossless, train=train, **asked)
     check_output_file(output, overwrite=overwrite, suffix=".keras")
+    for file in (train, data):
+        if file is not None and not file.exists():
+            raise InputError(f"{file}: no such file")
     from edgeprune.datasets import check_targets, load_samples
     from edgeprune.keras_models import input_specs, load_model, save_model
     from edgeprune.metrics import METRICS
     from edgeprune.pruning.channel import prune_channels
     from edgeprune.pruning.lossless import prune_dead
-    from edgeprune.pruning.plan import ChannelOptions
 
-    options = None
-    if not lossless:
-        options = ChannelOptions(
-            ratio=ratio,
-            macs=macs,
-            parameters=parameters,
-            scope=scope,
-            importance=importance,
-            round_to=round_to,
-            include=include or ("*",),
-            exclude=exclude,
-            through_norms=through_norms,
-            compensate=compensate,
-            seed=seed,
-        )
     progress = Progress(quiet=as_json)
     progress.begin(f"load {path.name}")
     model = load_model(path, trust_code=trust_code)
@@ -126,15 +103,33 @@ def channel_verb(
     return 0
 
 
+def _asked_options(*, lossless: bool, train: Path | None, include: tuple[str, ...], **asked: Any) -> Any:
+    """ChannelOptions, or None for the lossless mode; what needs samples is refused without them."""
+    from edgeprune.pruning.importance import CRITERIA
+    from edgeprune.pruning.plan import ChannelOptions
+
+    if lossless:
+        given = [name for name in ("ratio", "macs", "parameters") if asked[name] is not None]
+        if given:
+            raise UsageError(f"--lossless removes dead channels only; leave out --{given[0]}")
+        return None
+    options = ChannelOptions(include=include or ("*",), **asked)
+    if CRITERIA[options.importance].needs_data and train is None:
+        raise UsageError(f"--importance {options.importance} looks at training samples: add --train TRAIN.npz")
+    if options.compensate != "none" and train is None:
+        raise UsageError("--compensate mean needs training samples: add --train TRAIN.npz")
+    return options
+
+
 def _share(before: int | None, after: int | None) -> str:
     if before is None or after is None:
-        return "not known (the model leaves a size open)"
+        return "not known (a size is open, or a layer is not followed)"
     return f"{format_count(before)} -> {format_count(after)} ({after / before:.3f}x)" if before else "0"
 
 
 def _text(report: Any, verbose: bool) -> str:
     lines = [
-        f"asked {report.asked}, got {report.got:.1%} of the channels removed",
+        f"asked {report.asked}; {report.got:.1%} of all channels removed",
         f"parameters {_share(report.parameters_before, report.parameters_after)}, "
         f"MACs {_share(report.macs_before, report.macs_after)}",
     ]
@@ -159,8 +154,10 @@ def groups_verb(path: Path, *, through_norms: bool, as_json: bool, trust_code: b
     """`edgeprune groups`."""
     from edgeprune.keras_models import load_model
     from edgeprune.pruning.channel import analyse
+    from edgeprune.pruning.plan import macs_unknown
 
     structure = analyse(load_model(path, trust_code=trust_code), through_norms=through_norms)
+    known = not macs_unknown(structure)
     stakes = [structure.at_stake(group) for group in structure.groups]
     if as_json:
         groups = [
@@ -170,13 +167,18 @@ def groups_verb(path: Path, *, through_norms: bool, as_json: bool, trust_code: b
                 "channels_per_unit": group.width,
                 "members": [asdict(member) for member in group.members],
                 "parameters": stake.parameters,
-                "macs": stake.macs,
+                "macs": stake.macs if known else None,
                 "prunable": group.reason is None,
                 "reason": group.reason,
             }
             for group, stake in zip(structure.groups, stakes, strict=True)
         ]
-        body = {"schema_version": 1, "input": {"path": str(path), "sha256": sha256_of(path)}, "groups": groups}
+        body = {
+            "schema_version": 1,
+            "input": {"path": str(path), "sha256": sha256_of(path)},
+            "groups": groups,
+            "not_followed": [{"layer": name, "reason": reason} for name, reason in structure.trace.fences],
+        }
         click.echo(json.dumps(body, indent=2))
         return 0
     rows = tuple(
@@ -185,17 +187,19 @@ def groups_verb(path: Path, *, through_norms: bool, as_json: bool, trust_code: b
             str(sum(not m.makes for m in group.members)),
             f"{group.channels:,}" + (f" ({group.width} at once)" if group.width > 1 else ""),
             format_count(stake.parameters),
-            format_count(stake.macs),
+            format_count(stake.macs) if known else "not known",
             "yes" if group.reason is None else f"no: {group.reason}",
         )
         for group, stake in zip(structure.groups, stakes, strict=True)
     )
     heads = ("made by", "read by", "channels", "parameters", "MACs", "prunable")
     click.echo(to_text(Table(heads=heads, rows=rows, left=frozenset({0, 5}))))
+    for name, reason in dict(structure.trace.fences).items():
+        click.echo(f"not followed: {reason}" + ("" if name in reason else f" ({name})"))
     whole = structure.whole()
     click.echo(
         f"\n{sum(group.reason is None for group in structure.groups)} of {len(structure.groups)} groups can lose "
         f"channels. Parameters and MACs are those of all that touches the group's channels; the model has "
-        f"{format_count(whole.parameters)} and {format_count(whole.macs)}."
+        f"{format_count(whole.parameters)} parameters and {format_count(whole.macs) + ' MACs' if known else UNKNOWN}."
     )
     return 0

@@ -191,6 +191,13 @@ def prune(context: click.Context, /, model: Path, output: Path, style: str, **op
         flag = "--" + given[0].replace("_", "-")
         hint = "; add --style channel" if style == "magnitude" else ""
         raise click.UsageError(f"{flag} does not belong to --style {style}{hint}")
+    unused = ("importance", "round_to", "scope", "include", "exclude", "through_norms", "compensate", "train")
+    if style == "channel" and (options["lossless"] or options["ratio"] is None):
+        pointless = unused if options["lossless"] else ("scope",)
+        given = [n for n in pointless if context.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE]
+        if given:
+            why = "--lossless removes dead channels only" if options["lossless"] else "--scope is for --ratio"
+            raise click.UsageError(f"--{given[0].replace('_', '-')} has no effect: {why}")
     mine = {name: value for name, value in options.items() if name not in strangers}
     if style == "channel":
         from edgeprune.channel_verbs import channel_verb

@@ -35,7 +35,7 @@ class Distillation:
             made = call_model(teacher, tensors)[0]
             return tf.nn.softmax(self._logits(made, gives_shares) / temperature) if self._sorts else made
 
-        self._answer = tf.function(answer, reduce_retracing=True)
+        self._answer = tf.function(answer, autograph=False, reduce_retracing=True)
 
     def _logits(self, outputs: Any, are_shares: bool) -> Any:
         """Outputs [..., classes] or [..., 1] as logits of at least two classes."""

@@ -39,6 +39,7 @@ __all__ = [
     "predictor",
     "refuse_half_precision",
     "save_model",
+    "unlocked",
 ]
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -345,7 +346,7 @@ def clone(model: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Code in the model (Lambda) was allowed when it was loaded; a copy runs nothing new.
-        with keras.src.saving.serialization_lib.SafeModeScope(False), _uncompiled(model):
+        with unlocked(), _uncompiled(model):
             copy = keras.models.clone_model(model, input_tensors=_named_inputs(keras, model))
     if not copy.built:
         copy.build(model.input_shape)
@@ -356,6 +357,11 @@ def clone(model: Any) -> Any:
         )
     copy.set_weights(model.get_weights())
     return copy
+
+
+def unlocked() -> Any:
+    """A context in which layers with code (Lambda) are made from their configuration."""
+    return keras_module().src.saving.serialization_lib.SafeModeScope(False)
 
 
 @contextlib.contextmanager
@@ -418,7 +424,7 @@ def predictor(model: Any, *, batch_size: int = 256) -> Predictor:
     """`predict` for a model that is asked again and again: it is traced once, and its weights may change meanwhile."""
     import tensorflow as tf
 
-    call = tf.function(lambda *tensors: call_model(model, tensors), reduce_retracing=True)
+    call = tf.function(lambda *tensors: call_model(model, tensors), autograph=False, reduce_retracing=True)
 
     def outputs(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         ordered = [np.asarray(inputs[name], dtype) for name, (_, dtype) in input_specs(model).items()]

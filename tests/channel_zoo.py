@@ -37,6 +37,9 @@ def inputs_for(model: Any, count: int = 3, seed: int = 1) -> dict[str, np.ndarra
     for tensor in model.inputs:
         shape = (count, *(size or 6 for size in tensor.shape[1:]))
         whole = "int" in str(tensor.dtype)
+        if str(tensor.dtype) == "bool":
+            made[tensor._keras_history.operation.name] = rng.random(shape) < 0.7
+            continue
         made[tensor._keras_history.operation.name] = (
             rng.integers(0, 5, shape).astype(tensor.dtype) if whole else rng.normal(size=shape).astype(np.float32)
         )
@@ -294,6 +297,43 @@ def repeated(keras: Any, L: Any, ops: Any) -> Any:  # noqa: N803
     return keras.Model(x, L.TimeDistributed(L.Dense(2), name="out")(L.GRU(16, return_sequences=True)(y)))
 
 
+def keyword_attention(keras: Any, L: Any, ops: Any) -> Any:  # noqa: N803
+    query, memory = keras.Input((9, 16), name="query"), keras.Input((5, 12), name="memory")
+    mask = keras.Input((9, 5), dtype="bool", name="mask")
+    q, v = L.Dense(20, name="q")(query), L.Dense(24, name="v")(memory)
+    k = L.Dense(12, name="k")(memory)
+    y = L.MultiHeadAttention(4, 8, output_shape=16, name="heads")(value=v, query=q, key=k, attention_mask=mask)
+    return keras.Model([query, memory, mask], L.Dense(3)(L.GlobalAveragePooling1D()(y)))
+
+
+def masked_lstm(keras: Any, L: Any, ops: Any) -> Any:  # noqa: N803
+    x = keras.Input((7,), dtype="int32")
+    y = L.Embedding(12, 16, mask_zero=True, name="words")(x)
+    y = L.LSTM(24, return_sequences=True, name="first")(y)
+    return keras.Model(x, L.Dense(3)(L.GRU(16, name="second")(y)))
+
+
+def average_of_three(keras: Any, L: Any, ops: Any) -> Any:  # noqa: N803
+    x = keras.Input((6,))
+    parts = [L.Dense(16, activation=a, name=a)(x) for a in ("sigmoid", "relu", "softplus")]
+    return keras.Model(x, L.Dense(3)(L.Average()(parts)))
+
+
+def two_sizes(keras: Any, L: Any, ops: Any) -> Any:  # noqa: N803
+    inner = keras.Input((None, None, 16))
+    tower = keras.Model(inner, L.GlobalAveragePooling2D()(L.Conv2D(24, 3, name="deep")(inner)), name="tower")
+    stem = L.Conv2D(16, 3, padding="same", name="stem")
+    small, large = keras.Input((8, 8, 3), name="small"), keras.Input((12, 12, 3), name="large")
+    return keras.Model([small, large], L.Dense(2)(L.Concatenate()([tower(stem(small)), tower(stem(large))])))
+
+
+def axes_of_one(keras: Any, L: Any, ops: Any) -> Any:  # noqa: N803
+    x = keras.Input((16, 16))
+    y = L.Conv1D(16, 1, activation="relu", name="a")(x)
+    y = L.Conv2D(16, (1, 3), name="b")(ops.expand_dims(y, 1))
+    return keras.Model(x, L.Dense(3)(L.GlobalMaxPooling1D()(ops.squeeze(y, axis=1))))
+
+
 ZOO: dict[str, Builder] = {
     "plain": plain,
     "residual": residual,
@@ -327,4 +367,9 @@ ZOO: dict[str, Builder] = {
     "mixer": mixer,
     "branches": branches,
     "repeated": repeated,
+    "keyword_attention": keyword_attention,
+    "masked_lstm": masked_lstm,
+    "average_of_three": average_of_three,
+    "two_sizes": two_sizes,
+    "axes_of_one": axes_of_one,
 }

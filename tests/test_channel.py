@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune.datasets import Samples
-from edgeprune.errors import Unsupported, UsageError
-from edgeprune.keras_models import predict
+from edgeprune.errors import EdgepruneError, Unsupported, UsageError
+from edgeprune.keras_models import clone, predict
 from edgeprune.pruning.channel import analyse, prune_channels
 from edgeprune.pruning.groups import Cost, Group
 from edgeprune.pruning.importance import unit_scores
 from edgeprune.pruning.plan import ChannelOptions, plan_channels, rounded
 from edgeprune.pruning.rounds import prune_in_rounds, round_options
+from edgeprune.pruning.verification import checked, random_inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras.*")
 
@@ -280,3 +281,83 @@ def test_every_model_of_the_zoo_goes_through(keras: Any) -> None:
             assert report.parameters_after < report.parameters_before
             done += 1
     assert done == len(ZOO) - 1
+
+
+class TestVerification:
+    """The check of a surgery on random inputs."""
+
+    def test_it_bites(self, wide: Any) -> None:
+        """A model whose weights are not those of the reference fails."""
+        other = clone(wide)
+        kernel = other.get_layer("in0").kernel
+        kernel.assign(np.asarray(kernel) * 1.01)
+        with pytest.raises(EdgepruneError, match="failed its check: outputs depart by"):
+            checked(wide, other, 1e-4, "those of the model")
+        assert checked(wide, clone(wide), 1e-4, "those of the model") == (0.0, None)
+
+    def test_indexes_and_truth_values_are_random(self, keras: Any) -> None:
+        """Integer inputs reach every row of an embedding, bool inputs hold both values, bytes are pixels."""
+        ids, flags = keras.Input((50,), dtype="int32", name="ids"), keras.Input((50,), dtype="bool", name="flags")
+        pixels = keras.Input((5, 5, 3), dtype="uint8", name="pixels")
+        parts = [keras.layers.Embedding(7, 2)(ids), keras.ops.cast(flags, "float32")]
+        model = keras.Model(
+            [ids, flags, pixels],
+            [keras.layers.Flatten()(parts[0]), parts[1], keras.layers.Rescaling(1.0)(pixels)],
+        )
+        made = next(random_inputs(model))
+        assert set(np.unique(made["ids"])) == set(range(7))
+        assert set(np.unique(made["flags"])) == {False, True}
+        assert made["pixels"].max() > 200
+
+    def test_open_sizes_grow_until_the_model_runs(self, keras: Any) -> None:
+        """A kernel of 80 samples needs more than the first size that is tried."""
+        x = keras.Input((None, 1))
+        y = keras.layers.GlobalAveragePooling1D()(keras.layers.Conv1D(4, 80)(x))
+        model = randomised(keras.Model(x, y))
+        assert checked(model, clone(model), 1e-4, "itself") == (0.0, None)
+
+    def test_what_cannot_be_run_is_said(self, keras: Any) -> None:
+        """A model that refuses every random input is reported as not checked, with the reason."""
+        x = keras.Input((None, None, 1))
+        model = keras.Model(x, keras.layers.Dense(2)(keras.layers.Reshape((7, 11))(x)))
+        error, note = checked(model, clone(model), 1e-4, "itself")
+        assert error is None
+        assert (note or "").startswith("not checked: the model does not run on random inputs")
+
+    def test_a_model_that_amplifies_rounding(self, keras: Any) -> None:
+        """Where the model itself turns rounding into large differences, nothing can be said of the surgery."""
+        x = keras.Input((4,))
+        model = keras.Model(x, keras.ops.sin(x * 1e7))
+        error, note = checked(model, keras.Model(x, keras.ops.sin(x * 1.0000001e7)), 1e-4, "itself")
+        assert error is None
+        assert "amplifies rounding" in (note or "")
+
+
+@pytest.mark.parametrize(("what", "part"), [("quantize", "quantized in Keras"), ("enable_lora", "LoRA")])
+def test_weights_of_another_kind(keras: Any, what: str, part: str) -> None:
+    """Quantized and LoRA layers are refused before any work."""
+    x = keras.Input((8,))
+    model = keras.Model(x, keras.layers.Dense(2)(keras.layers.Dense(16, name="a")(x)))
+    if what == "quantize":
+        model.get_layer("a").quantize("int8")
+    else:
+        model.get_layer("a").enable_lora(2)
+    with pytest.raises(Unsupported, match=part):
+        prune_channels(model, ChannelOptions(ratio=0.5))
+
+
+def test_a_ratio_of_zero_changes_nothing(keras: Any) -> None:
+    """Widths that are no multiple of round_to stay, too."""
+    x = keras.Input((8,))
+    model = randomised(keras.Model(x, keras.layers.Dense(2)(keras.layers.Dense(20, name="a")(x))))
+    assert widths(prune_channels(model, ChannelOptions(ratio=0.0))) == {}
+
+
+def test_macs_of_layers_that_are_not_followed(keras: Any) -> None:
+    """What a layer without a rule multiplies is not known, and neither is the sum."""
+    x = keras.Input((5, 8, 8, 2))
+    y = keras.layers.Flatten()(keras.layers.ConvLSTM2D(4, 3)(x))
+    model = randomised(keras.Model(x, keras.layers.Dense(2)(keras.layers.Dense(16, name="a")(y))))
+    assert prune_channels(model, ChannelOptions(ratio=0.5)).report.macs_before is None
+    with pytest.raises(UsageError, match="layers that are not followed"):
+        prune_channels(model, ChannelOptions(macs=0.5))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from channel_zoo import ZOO, inputs_for, randomised
 
-from edgeprune.keras_models import clone, predict
+from edgeprune.keras_models import clone, load_model, predict
 from edgeprune.pruning.channel import analyse
 from edgeprune.pruning.groups import Structure
 from edgeprune.pruning.surgery import cut, zeroed
@@ -127,6 +127,32 @@ def test_a_file_of_the_smaller_model_needs_no_edgeprune(keras: Any, tmp_path: Pa
     subprocess.run([sys.executable, "-P", "-c", script], cwd=tmp_path, check=True, capture_output=True)
     expected = next(iter(predict(small, x).values()))
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_slices_of_a_loaded_model(keras: Any, tmp_path: Path) -> None:
+    """A slice reads the same after saving and loading, from the end too; steps along other axes do not matter."""
+    L = keras.layers  # noqa: N806
+    x = keras.Input((8, 8, 3))
+    y = L.Conv2D(16, 3, padding="same", name="a")(x)
+    y = L.Concatenate()([y[:, ::2, :, -6:], y[:, 1::2, :, :6]])
+    randomised(keras.Model(x, L.Dense(3)(L.GlobalAveragePooling2D()(y)))).save(tmp_path / "m.keras")
+    model = load_model(tmp_path / "m.keras")
+    structure = analyse(model)
+    kept = some_units(structure, 0.4, 0)
+    assert not kept.all()
+    x = inputs_for(model)
+    expected = predict(zeroed(structure, kept, clone), x)
+    assert relative_error(expected, predict(cut(structure, kept), x)) <= 1e-4
+
+
+def test_code_that_was_trusted(keras: Any) -> None:
+    """A model with a Lambda is rebuilt with it; the Lambda's channels stay."""
+    L = keras.layers  # noqa: N806
+    x = keras.Input((8,))
+    y = L.Lambda(lambda t: t * 2, name="code")(L.Dense(16, name="b")(L.Dense(16, activation="relu", name="a")(x)))
+    structure = analyse(keras.Model(x, L.Dense(2)(y)))
+    small = cut(structure, some_units(structure, 0.5, 0))
+    assert (small.get_layer("a").units, small.get_layer("b").units) == (8, 16)
 
 
 def test_channels_first(keras: Any) -> None:

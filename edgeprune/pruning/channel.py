@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 
 from edgeprune.datasets import Samples
-from edgeprune.errors import EdgepruneError, UsageError
-from edgeprune.keras_models import clone, input_specs, predict
+from edgeprune.errors import Unsupported, UsageError
+from edgeprune.keras_models import clone, leaf_layers
 from edgeprune.metrics import Metric
 from edgeprune.pruning.groups import Group, Kept, Structure
 from edgeprune.pruning.importance import unit_scores
 from edgeprune.pruning.observe import channel_means
-from edgeprune.pruning.plan import ChannelOptions, chosen_groups, has_open_sizes, plan_channels
+from edgeprune.pruning.plan import ChannelOptions, chosen_groups, macs_unknown, plan_channels
 from edgeprune.pruning.rules import RULES
 from edgeprune.pruning.surgery import cut, zeroed
 from edgeprune.pruning.trace import Trace
+from edgeprune.pruning.verification import checked
 
 __all__ = [
     "ChannelReport",
@@ -31,13 +32,11 @@ __all__ = [
     "LayerWidth",
     "SkippedGroup",
     "analyse",
-    "largest_error",
     "prune_channels",
     "report_of",
 ]
 
 TOLERANCE = 1e-4  # relative error of the surgery against the zeroed model, float32
-OPEN_SIZE = 32  # stands in for a size that the model leaves open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +63,10 @@ class SkippedGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelReport:
-    """What channel pruning did. `macs_*` are those of kernels for one sample, None where the model leaves a size
-    open; `got` is the share of channels removed. `verified` is the largest relative error of the new model against the
-    old one with the removed channels set to zero, None where that was not checked (`note` says why)."""
+    """What channel pruning did. `macs_*` are those of kernels for one sample, None where a size is open or a layer is
+    not followed; `got` is the share of channels removed. `verified` is the largest relative error of the surgery
+    (before compensation) against the old model with the removed channels set to zero; None where not checked (`note`).
+    """
 
     asked: str
     got: float
@@ -90,7 +90,12 @@ class ChannelResult:
 
 
 def analyse(model: Any, *, through_norms: bool = False) -> Structure:
-    """The dependency groups of a Functional or Sequential model. Raises Unsupported for a subclassed one."""
+    """The dependency groups of a Functional or Sequential model. Raises Unsupported for others and quantized ones."""
+    for leaf in leaf_layers(model):
+        quantized, adapted = getattr(leaf.layer, "quantization_mode", None), getattr(leaf.layer, "lora_enabled", False)
+        if quantized or adapted:
+            what = f"is quantized in Keras ({quantized})" if quantized else "has LoRA weights"
+            raise Unsupported(f"layer {leaf.path!r} {what}, and its channels cannot be removed; prune the model before")
     return Structure(Trace(model, RULES, through_norms=through_norms))
 
 
@@ -145,36 +150,7 @@ def _altered(structure: Structure, kept: Kept) -> tuple[str, ...]:
 def _verify(structure: Structure, kept: Kept, pruned: Any, altered: tuple[str, ...]) -> tuple[float | None, str | None]:
     if altered:
         return None, f"not checked: the statistics of {', '.join(altered)} change with the channels, as was asked for"
-    error = largest_error(zeroed(structure, kept, clone), pruned)
-    if not error <= TOLERANCE:
-        raise EdgepruneError(
-            f"the surgery of model {structure.trace.model.name!r} failed its check: outputs depart by {error:.2g} of "
-            "their range from those with the removed channels set to zero; please report this model"
-        )
-    return error, None
-
-
-def largest_error(old: Any, new: Any, *, count: int = 3, seed: int = 0) -> float:
-    """Largest difference of any output on random inputs, relative to the largest magnitude of that output for the same
-    input.
-
-    Images are random pixels of 0..1, -1..1 and 0..255 in turn, other floats are normal, integers 0.
-    """
-    rng = np.random.default_rng(seed)
-    inputs = {}
-    for name, (shape, dtype) in input_specs(old).items():
-        sizes = (count, *(size or OPEN_SIZE for size in shape[1:]))
-        values = rng.uniform(0, 1, sizes) if len(sizes) == 4 else rng.normal(size=sizes)
-        if len(sizes) == 4:
-            values[0::3], values[1::3] = 255 * values[0::3], 2 * values[1::3] - 1
-        inputs[name] = np.zeros(sizes, dtype) if not dtype.startswith("float") else values.astype(dtype)
-    expected, got = predict(old, inputs), predict(new, inputs)
-    worst = 0.0
-    for a, b in zip(expected.values(), got.values(), strict=True):
-        a, b = (np.asarray(array, np.float64).reshape(count, -1) for array in (a, b))
-        scale = np.maximum(np.abs(a).max(1), 1e-12)
-        worst = max(worst, float((np.abs(a - b).max(1) / scale).max()))
-    return worst
+    return checked(zeroed(structure, kept, clone), pruned, TOLERANCE, "those with the removed channels set to zero")
 
 
 def report_of(
@@ -190,7 +166,7 @@ def report_of(
 ) -> ChannelReport:
     """The report of a plan that has been carried out; `ratio` is what was asked of each layer, if anything was."""
     before, after = structure.whole(), structure.cost(kept)
-    open_sizes = has_open_sizes(structure)
+    unknown = macs_unknown(structure)
     removed = []
     channels = gone = 0
     for layer, labels in structure.trace.makers.values():
@@ -211,8 +187,8 @@ def report_of(
         got=gone / channels if channels else 0.0,
         parameters_before=before.parameters,
         parameters_after=after.parameters,
-        macs_before=None if open_sizes else before.macs,
-        macs_after=None if open_sizes else after.macs,
+        macs_before=None if unknown else before.macs,
+        macs_after=None if unknown else after.macs,
         removed=tuple(removed),
         skipped=tuple(_skipped(group, reason) for group, reason in skipped),
         altered=altered,

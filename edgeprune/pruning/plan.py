@@ -15,7 +15,7 @@ from edgeprune.keras_models import leaf_layers
 from edgeprune.pruning.groups import Cost, Group, Kept, Structure
 from edgeprune.pruning.importance import CRITERIA
 
-__all__ = ["ChannelOptions", "chosen_groups", "has_open_sizes", "plan_channels", "rounded"]
+__all__ = ["ChannelOptions", "chosen_groups", "macs_unknown", "plan_channels", "rounded"]
 
 FLOOR = 0.1  # share of a group's channels that a ranking over all groups leaves at least
 SCOPES = ("layer", "global")
@@ -55,7 +55,7 @@ class ChannelOptions:
         value = float(getattr(self, given[0]))
         lowest = value >= 0 if given[0] == "ratio" else value > 0
         if not (lowest and (value < 1 if given[0] == "ratio" else value <= 1)):
-            hint = f"; did you mean {value / 100:g}?" if 1 < value < 100 else ""
+            hint = f"; did you mean {value / 100:g}?" if 2 <= value < 100 else ""
             what = "the fraction of channels to remove, at least 0 and below 1"
             share = f"the share of {given[0]} to keep, above 0 and at most 1"
             raise UsageError(f"{given[0]} is {what if given[0] == 'ratio' else share}; got {value:g}{hint}")
@@ -110,6 +110,8 @@ def rounded(group: Group, wanted: float, round_to: int, fixed: int) -> int:
     channels, at least one such multiple, at least the `fixed` units, at most all."""
     step = max(1, round_to // math.gcd(round_to, group.width))
     total = len(group.units)
+    if wanted >= total:
+        return total
     kept = max(step, round(wanted / step) * step)
     if kept < fixed:
         kept = math.ceil(fixed / step) * step
@@ -180,7 +182,7 @@ def plan_channels(
     """
     groups, left = chosen_groups(structure, options)
     if not groups:
-        reasons = sorted({reason for _, reason in left})
+        reasons = sorted({reason for _, reason in left}) or ["the model has no layers that make channels"]
         raise UsageError(f"nothing to prune: no group of channels may lose any ({'; '.join(reasons[:3])})")
     planner = _Planner(structure, options, groups, scores)
     if options.ratio is not None and options.scope == "layer":
@@ -196,8 +198,11 @@ def plan_channels(
 def _within_cost(planner: _Planner, cost_of: Callable[[Cost], float] | None) -> Kept:
     structure, options = planner.structure, planner.options
     what = "macs" if options.macs is not None else "parameters"
-    if what == "macs" and has_open_sizes(structure):
-        raise UsageError("macs cannot be a target: the model leaves sizes open; ask for ratio or parameters")
+    if what == "macs" and macs_unknown(structure):
+        raise UsageError(
+            "macs cannot be a target: the model leaves sizes open, or has layers that are not followed "
+            "(edgeprune groups lists them); ask for ratio or parameters"
+        )
     cost = cost_of or (lambda c: float(getattr(c, what)))
     share, base = float(getattr(options, what)), cost(structure.whole())
     if CRITERIA[options.importance].absolute:
@@ -223,6 +228,8 @@ def _unit_costs(
     return np.maximum(costs / (mean or 1.0), 1e-6)
 
 
-def has_open_sizes(structure: Structure) -> bool:
-    """Whether a kernel is applied at an unknown number of positions."""
-    return any(weight.positions == 0 and weight.name.endswith("kernel") for weight in structure.weights)
+def macs_unknown(structure: Structure) -> bool:
+    """Whether MACs are not known: a kernel is applied at an open number of positions, or in a layer not followed."""
+    applied = {id(weight.variable) for weight in structure.weights if weight.positions}
+    kernels = [v for v in structure.trace.model.weights if v.name.endswith("kernel") and len(v.shape) > 1]
+    return any(id(kernel) not in applied for kernel in kernels)

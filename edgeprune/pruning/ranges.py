@@ -221,6 +221,11 @@ def _same(_operation: Any, _node: Any, given: Sequence[Range]) -> list[Range]:
     return [given[0]]
 
 
+def _up_sampling(layer: Any, _node: Any, given: Sequence[Range]) -> list[Range] | None:
+    """Nearest and bilinear interpolation stay within the values around; bicubic and Lanczos overshoot."""
+    return [given[0]] if getattr(layer, "interpolation", "nearest") in ("nearest", "bilinear") else None
+
+
 def _padded(_layer: Any, _node: Any, given: Sequence[Range]) -> list[Range]:
     return [Range(np.minimum(given[0].low, 0), np.maximum(given[0].high, 0))]
 
@@ -295,7 +300,8 @@ RANGES: dict[str, Rule] = {
     **dict.fromkeys(("HardSigmoid", "HardSilu", "ELU"), _activation),
     **dict.fromkeys(("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise"), _same),
     **dict.fromkeys([f"{kind}Pooling{n}D" for kind in ("Max", "Average") for n in (1, 2, 3)], _same),
-    **dict.fromkeys([f"{kind}{n}D" for kind in ("Cropping", "UpSampling") for n in (1, 2, 3)], _same),
+    **dict.fromkeys([f"Cropping{n}D" for n in (1, 2, 3)], _same),
+    **dict.fromkeys([f"UpSampling{n}D" for n in (1, 2, 3)], _up_sampling),
     **dict.fromkeys([f"ZeroPadding{n}D" for n in (1, 2, 3)], _padded),
     **dict.fromkeys([f"Global{kind}Pooling{n}D" for kind in ("Max", "Average") for n in (1, 2, 3)], _global_pool),
     **dict.fromkeys(("Flatten", "Reshape"), _reshape),

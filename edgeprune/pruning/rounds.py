@@ -91,6 +91,7 @@ def merged_reports(reports: list[ChannelReport], options: ChannelOptions) -> Cha
         parameters_before=first.parameters_before,
         macs_before=first.macs_before,
         removed=removed,
+        skipped=first.skipped,
         verified=max(errors) if len(errors) == len(reports) else None,
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import EdgepruneError
-from edgeprune.keras_models import keras_module
+from edgeprune.keras_models import keras_module, unlocked
 from edgeprune.pruning.atoms import Labels
 from edgeprune.pruning.groups import Kept, Structure
 from edgeprune.pruning.trace import Read, Trace, functional_of, nodes_of
@@ -29,7 +29,8 @@ def cut(structure: Structure, kept: Kept, held: Shifts | None = None) -> Any:
     `held` says what the removed channels hold where a layer reads them; their share moves into its bias. By default it
     is what they hold when the weights that make them are zero. Raises EdgepruneError when a layer cannot be rebuilt.
     """
-    return _Cut(structure, kept, structure.trace.folds if held is None else held).model()
+    with unlocked():  # code in the model (Lambda) was allowed when it was loaded
+        return _Cut(structure, kept, structure.trace.folds if held is None else held).model()
 
 
 class _Cut:
@@ -79,7 +80,7 @@ class _Cut:
         return made
 
     def _call(self, node: Any, known: dict[int, Any]) -> None:
-        new = self._layer(node.operation, [known[id(t)] for t in node.input_tensors])
+        new = self._layer(node.operation)
         edited = self.trace.arguments.get(id(node))
         if edited is not None:
             tensor, *rest = edited(self.keep)
@@ -90,16 +91,15 @@ class _Cut:
         for old, made in zip(node.outputs, self.keras.tree.flatten(outputs), strict=True):
             known[id(old)] = made
 
-    def _layer(self, old: Any, tensors: Sequence[Any] = ()) -> Any:
+    def _layer(self, old: Any) -> Any:
         """The new layer or operation for an old one, the same one for each of its uses."""
         if id(old) not in self._made:
-            self._made[id(old)] = self._new_layer(old, tensors)
+            self._made[id(old)] = self._new_layer(old)
         return self._made[id(old)]
 
-    def _new_layer(self, old: Any, tensors: Sequence[Any]) -> Any:
+    def _new_layer(self, old: Any) -> Any:
         if hasattr(old, "_nodes_by_depth") or getattr(old, "_functional", None) is not None:
-            shapes = [tuple(t.shape) for t in tensors] or self._inner_shapes(old)
-            return self._graph(old, shapes)
+            return self._graph(old, self._inner_shapes(old))
         if isinstance(old, self.keras.layers.Bidirectional):
             ways = [self._plain(way) for way in (old.forward_layer, old.backward_layer)]
             return self._plain(old, layer=ways[0], backward_layer=ways[1])
@@ -108,7 +108,7 @@ class _Cut:
         return self._plain(old)
 
     def _inner_shapes(self, model: Any) -> list[tuple[int | None, ...]]:
-        """Input shapes of a nested model that is part of a Sequential one."""
+        """Input shapes of a nested model: its own (it may be used at several sizes), but for the channels that go."""
         shapes = []
         for tensor, flow in zip(functional_of(model).inputs, self.trace.inputs[id(model)], strict=True):
             shape = list(tensor.shape)

@@ -95,6 +95,8 @@ class Call:
 def functional_of(model: Any) -> Any:
     """The functional graph of a Functional or Sequential model. Raises Unsupported for any other."""
     graph = getattr(model, "_functional", None) or model
+    if type(model).__name__ == "Sequential" and not hasattr(graph, "_nodes_by_depth"):
+        raise Unsupported(f"model {model.name!r} has no input shape yet: add keras.Input(shape) as its first layer")
     if not hasattr(graph, "_nodes_by_depth"):
         raise Unsupported(
             f"model {model.name!r} is a subclass of keras.Model ({type(model).__name__}), whose graph is hidden in its "
@@ -148,7 +150,8 @@ class Trace:
             self.calls[id(node.operation)] = self.calls.get(id(node.operation), 0) + 1
             for tensor in tensors:
                 self.readers.setdefault(id(tensor), []).append(node)
-            call = Call(node, tensors, [known[id(t)] for t in tensors], node.outputs)
+            read = [t for t in tensors if t is not node.arguments.kwargs.get("mask")]
+            call = Call(node, read or tensors, [known[id(t)] for t in read or tensors], node.outputs)
             for tensor, flow in zip(node.outputs, self.follow(node.operation, call), strict=True):
                 known[id(tensor)] = flow
         for tensor in graph.outputs:

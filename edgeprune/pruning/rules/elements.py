@@ -13,6 +13,7 @@ __all__ = ["across_channels", "batch_norm", "elementwise", "layer_scale", "prelu
 
 
 def batch_norm(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    """Scale, shift and statistics go with the channel."""
     flow, rank = call.flows[0], len(call.shape)
     axis = (layer.axis if layer.axis >= 0 else layer.axis + rank + 1) - 1
     labels = trace.vector(flow, axis, int(call.shape[axis] or 0), f"{layer.name} normalises another axis")
@@ -53,12 +54,14 @@ def across_channels(trace: Trace, layer: Any, call: Call) -> list[Flow]:
 
 
 def whole_norm(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    """Statistics over all channels of a sample (or constants for each channel): not followed."""
     if not call.flows[0].labels.any():
         return list(call.flows[:1])
     return trace.fence(layer, call, f"{layer.name} ({type(layer).__name__}) reads all channels of a sample together")
 
 
 def prelu(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    """The slopes go with the channel."""
     flow = call.flows[0]
     for axis in flow.labelled:
         if layer.alpha.shape[axis] > 1:
@@ -69,6 +72,7 @@ def prelu(trace: Trace, layer: Any, call: Call) -> list[Flow]:
 
 
 def same(_trace: Trace, _layer: Any, call: Call) -> list[Flow]:
+    """Nothing changes for a channel."""
     return [call.flows[0]]
 
 
@@ -84,6 +88,7 @@ def elementwise(trace: Trace, operation: Any, call: Call) -> list[Flow]:
 
 
 def softmax(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+    """Softmax over positions leaves constants behind, over channels it reads all of them: not followed."""
     flow, rank = call.flows[0], len(call.shape)
     axes = operation.axis if isinstance(operation.axis, list | tuple) else [operation.axis]
     if {(a if a >= 0 else a + rank + 1) - 1 for a in axes} & set(flow.labelled):

@@ -24,6 +24,7 @@ SMALL_GROUP = 8  # grouped convolutions with so few input channels a group lose 
 
 
 def conv(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    """Convolution: reads channels, makes filters; grouped ones stay grouped."""
     rank = len(call.shape)
     axis, kernel = channel_axis(layer, rank), weight_of(layer, "kernel")
     groups, filters = layer.groups, layer.filters
@@ -58,6 +59,7 @@ def _tie_groups(trace: Trace, layer: Any, read: Labels, made: Labels, groups: in
 
 
 def conv_transpose(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    """Transposed convolution: its kernel holds outputs before inputs."""
     rank = len(call.shape)
     axis, kernel = channel_axis(layer, rank), weight_of(layer, "kernel")
     read = consumed(trace, layer, call, axis, int(call.shape[axis] or 0))
@@ -71,6 +73,7 @@ def conv_transpose(trace: Trace, layer: Any, call: Call) -> list[Flow]:
 
 
 def depthwise(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    """Depthwise convolution: passes channels on, each depth_multiplier times."""
     rank = len(call.shape)
     axis, kernel = channel_axis(layer, rank), weight_of(layer, "kernel")
     read = consumed(trace, layer, call, axis, int(call.shape[axis] or 0), sums=False)
@@ -82,6 +85,7 @@ def depthwise(trace: Trace, layer: Any, call: Call) -> list[Flow]:
 
 
 def separable(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    """A depthwise and a pointwise kernel in one layer."""
     rank = len(call.shape)
     axis = channel_axis(layer, rank)
     read = consumed(trace, layer, call, axis, int(call.shape[axis] or 0))
@@ -98,6 +102,7 @@ def separable(trace: Trace, layer: Any, call: Call) -> list[Flow]:
 
 
 def dense(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    """Dense on the last axis of a tensor of any rank."""
     flow, rank, kernel = call.flows[0], len(call.shape), weight_of(layer, "kernel")
     made = trace.make(layer, layer.units)
     trace.applied(layer, kernel, positions_of(call.shape, rank - 1))
@@ -116,6 +121,7 @@ def dense(trace: Trace, layer: Any, call: Call) -> list[Flow]:
 
 
 def embedding(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    """Embedding: makes the channels of its vectors."""
     made, rank = trace.make(layer, layer.output_dim), len(call.output_shape)
     trace.bind(layer, weight_of(layer, "embeddings"), 1, made, made=True)
     trace.edit(layer, "output_dim", kept_count(made))

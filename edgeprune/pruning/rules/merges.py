@@ -17,7 +17,7 @@ COMBINE: dict[str, Callable[[Any, Any], Any]] = {
     "Multiply": np.multiply,
     "Maximum": np.maximum,
     "Minimum": np.minimum,
-    "Average": lambda a, b: (a + b) / 2,
+    "Average": np.add,  # divided by their number at the end
     "Divide": np.divide,
     "TrueDivide": np.divide,
     "CustomScaleLayer": np.add,  # of InceptionResNetV2: a + scale * b
@@ -59,6 +59,8 @@ def merge(trace: Trace, operation: Any, call: Call) -> list[Flow]:
     first_is_tensor = not constants or call.node.arguments.args[0] is call.tensors[0]
     for other, tensor in zip(flows[1:], call.tensors[1:], strict=True):
         total = _combined(trace, operation, total, other, tensor, call, combine)
+    if type(operation).__name__ == "Average":
+        total = Flow(total.labels, np.asarray(total.value / len(flows), np.float64))
     for constant in constants:
         value = float(np.asarray(constant).reshape(-1)[0])
         pair = (total.value, value) if first_is_tensor else (value, total.value)
@@ -99,6 +101,7 @@ def _constants(call: Call) -> list[Any]:
 
 
 def concatenate(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+    """Joined along channels, parts keep their own labels; joined along positions, they share them."""
     rank = len(call.shape)
     axis = (operation.axis if operation.axis >= 0 else operation.axis + rank + 1) - 1
     if not any(flow.labels.any() for flow in call.flows):
@@ -127,4 +130,5 @@ def _stacked(trace: Trace, operation: Any, call: Call, axis: int) -> list[Flow]:
 
 
 def product(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+    """Sums over products of channels are not followed."""
     return trace.fence(operation, call, f"{operation.name} sums over products of its channels")

@@ -84,8 +84,9 @@ def consumed(
     folds = plain and kernel is not None and bool(getattr(layer, "use_bias", False)) and not pads
     trace.reads.append(Read(layer, call.tensors[0], axis, labels, kernel, pads, sums))
     if constant.any():
-        if folds:
-            trace.folds[id(layer)] = np.where(labels > 0, line, 0.0)
+        held = np.where(labels > 0, line, 0.0)
+        if folds and np.array_equal(trace.folds.get(id(layer), held), held):
+            trace.folds[id(layer)] = held
         else:
             trace.atoms.fix(labels[constant], f"a removed channel is not 0 where {layer.name} reads it")
             labels = np.where(constant, 0, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ __all__ = ["attention", "bidirectional", "recurrent", "time_distributed"]
 
 
 def recurrent(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    """LSTM, GRU, SimpleRNN: a unit owns a column in each gate and a row of the recurrent kernel."""
     cell, steps = layer.cell, int(call.shape[0] or 0)
     kind = type(cell).__name__
     gates = {"LSTMCell": 4, "GRUCell": 3, "SimpleRNNCell": 1}.get(kind)
-    if gates is None or len(call.flows) > 1:
+    if gates is None or len(call.flows) > 1:  # the mask is no input (see Trace.run)
         return trace.fence(layer, call, f"{layer.name}: a cell or an initial state that cannot be followed")
     if kind == "SimpleRNNCell" or layer.get_config().get("activation") != "tanh":
         rest = float(apply_scalar(cell.activation, 0.0))
@@ -41,6 +43,7 @@ def recurrent(trace: Trace, layer: Any, call: Call) -> list[Flow]:
 
 
 def bidirectional(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    """Both directions make units of their own; merging by sum, product or mean joins them."""
     forward, backward, merge = layer.forward_layer, layer.backward_layer, layer.merge_mode
     if len(call.outputs) > 1 or len(call.flows) > 1 or merge not in ("concat", "sum", "mul", "ave"):
         return trace.fence(layer, call, f"{layer.name}: states of a bidirectional layer cannot be followed")
@@ -55,6 +58,7 @@ def bidirectional(trace: Trace, layer: Any, call: Call) -> list[Flow]:
 
 
 def time_distributed(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    """The rule of the layer inside, for one step."""
     flow, inner = call.flows[0], layer.layer
     if 0 in flow.labelled:
         return trace.fence(layer, call, f"{layer.name} runs over the axis of the channels")
@@ -78,17 +82,20 @@ class _Without:
 
 def attention(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     """Multi-head attention loses whole heads; the channels of its output are its own."""
-    if len(call.outputs) > 1 or len(call.shape) != 2 or layer._flash_attention:
+    given = (
+        inspect.signature(layer.call).bind_partial(*call.node.arguments.args, **call.node.arguments.kwargs).arguments
+    )
+    flows = {id(t): flow for t, flow in zip(call.tensors, call.flows, strict=True)}
+    query, value = given.get("query"), given.get("value")
+    key = given.get("key")
+    key = value if key is None else key
+    followed = all(id(tensor) in flows for tensor in (query, value, key))
+    if not followed or len(call.outputs) > 1 or any(len(t.shape) != 3 for t in (query, value, key)):
         return trace.fence(layer, call, f"{layer.name}: this use of attention cannot be followed")
-    args = [*call.node.arguments.args, *call.node.arguments.kwargs.values()]
-    by_id = {id(t): flow for t, flow in zip(call.tensors, call.flows, strict=True)}
-    tensors = [t for t in args if id(t) in by_id]
-    query, value = tensors[0], tensors[1] if len(tensors) > 1 else tensors[0]
-    key = tensors[2] if len(tensors) > 2 and "attention_mask" not in call.node.arguments.kwargs else value
     heads = trace.make(layer, layer.num_heads)
     trace.internal.append(heads)
     for dense, source in ((layer._query_dense, query), (layer._key_dense, key), (layer._value_dense, value)):
-        one = Call(call.node, [source], [by_id[id(source)]], call.outputs)
+        one = Call(call.node, [source], [flows[id(source)]], call.outputs)
         trace.bind(layer, dense.kernel, 0, consumed(trace, layer, one, 1, int(source.shape[-1])))
         switch = dense is layer._value_dense  # a head whose values are zero adds nothing
         trace.bind(layer, dense.kernel, 1, heads, made=switch)

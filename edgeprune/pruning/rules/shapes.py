@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +26,7 @@ def spatial(trace: Trace, layer: Any, call: Call) -> list[Flow]:
 
 
 def global_pool(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    """Positions are gone, channels stay."""
     flow = spatial(trace, layer, call)[0]
     if layer.keepdims:
         return [flow]
@@ -35,6 +35,7 @@ def global_pool(trace: Trace, layer: Any, call: Call) -> list[Flow]:
 
 
 def repeat_vector(_trace: Trace, _layer: Any, call: Call) -> list[Flow]:
+    """A new axis of positions in front of the channels."""
     flow = call.flows[0]
     return [Flow(flow.labels[None], flow.value[None])]
 
@@ -69,9 +70,14 @@ def _shrunk(labels: Labels, values: Any) -> Flow:
 
 
 def reshape(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+    """Flatten and Reshape: every element keeps its label; the target shape follows the widths."""
     flow, after = call.flows[0], call.output_shape
     if not flow.labels.any():
         return [trace.nothing(call.outputs[0])]
+    if getattr(operation, "data_format", None) == "channels_first":
+        return trace.fence(operation, call, f"{operation.name} flattens channels_first, which moves the channels")
+    if id(operation) in trace.edits:
+        return trace.fence(operation, call, f"{operation.name} is one layer used on several tensors")
     if any(size is None for size in after):
         return trace.fence(operation, call, f"{operation.name} makes a tensor of open size")
     made = trace.settled(_moved(trace, operation, call, lambda part: part.reshape(after))[0])
@@ -91,6 +97,7 @@ def reshape(trace: Trace, operation: Any, call: Call) -> list[Flow]:
 
 
 def permute(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+    """Axes change places."""
     dims = getattr(operation, "dims", None)
     if dims is not None:
         order = [axis - 1 for axis in dims]
@@ -106,20 +113,21 @@ def permute(trace: Trace, operation: Any, call: Call) -> list[Flow]:
 
 
 def get_item(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+    """Slicing: a range of channels keeps its own labels, and its ends follow the widths."""
     tensor, key = call.node.arguments.args[0], call.node.arguments.args[1]
-    key = list(key) if isinstance(key, tuple) else [key]
+    key = list(key) if isinstance(key, list | tuple) else [key]  # a list in a model that was loaded
     rank = len(tensor.shape)
     if Ellipsis in key:
         place = key.index(Ellipsis)
         missing = rank - sum(item is not None and item is not Ellipsis for item in key)
         key[place : place + 1] = [slice(None)] * missing
     plain = all(isinstance(item, slice | int) for item in key)
-    if not plain or key[0] != slice(None) or any(isinstance(i, slice) and i.step not in (None, 1) for i in key):
+    if not plain or key[0] != slice(None):
         return trace.fence(operation, call, f"{operation.name}: this slicing cannot be followed")
     flow = call.flows[0]
     inner = [*key[1:], *[slice(None)] * (rank - len(key))]
     cut = [axis for axis, item in enumerate(inner) if axis in flow.labelled and item != slice(None)]
-    if any(isinstance(inner[axis], int) for axis in cut):
+    if any(isinstance(inner[axis], int) or inner[axis].step not in (None, 1) for axis in cut):
         return trace.fence(operation, call, f"{operation.name} takes single channels by their number")
     small = tuple(
         item if axis in flow.labelled else (0 if isinstance(item, int) else slice(None))
@@ -143,6 +151,7 @@ def _edit_slice(trace: Trace, call: Call, key: list[Any], axis: int, line: Label
 
 
 def split(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+    """Cut into parts whose widths follow what is kept."""
     flow, rank = call.flows[0], len(call.shape)
     axis = (operation.axis if operation.axis >= 0 else operation.axis + rank + 1) - 1
     if axis not in flow.labelled:
@@ -157,27 +166,22 @@ def split(trace: Trace, operation: Any, call: Call) -> list[Flow]:
 
 
 def squeeze(trace: Trace, operation: Any, call: Call) -> list[Flow]:
-    return _fitted(trace, operation, call, list(call.output_shape))
-
-
-def _fitted(trace: Trace, operation: Any, call: Call, after: list[int | None]) -> list[Flow]:
-    """Axes of size 1 come or go; those that carry labels keep their order."""
+    """Axes of size 1 come or go."""
     flow = call.flows[0]
     if not flow.labels.any():
         return [trace.nothing(call.outputs[0])]
-    sizes = iter([size for size in flow.labels.shape if size > 1])
-    wide = next(sizes, None)
-    shape = []
-    for size in after:
-        if wide is not None and size == wide:
-            shape.append(wide)
-            wide = next(sizes, None)
-        else:
-            shape.append(1)
+    grows = type(operation).__name__ == "ExpandDims"
+    rank = len(call.output_shape if grows else call.shape) + 1
+    axes = operation.axis if isinstance(operation.axis, list | tuple) else [operation.axis]
+    if None in axes:
+        return trace.fence(operation, call, f"{operation.name} drops every axis of size 1")
+    places = sorted((axis if axis >= 0 else axis + rank) - 1 for axis in axes)
+    if -1 in places:
+        return trace.fence(operation, call, f"{operation.name} moves the batch")
     value = np.broadcast_to(flow.value, np.broadcast_shapes(flow.value.shape, flow.labels.shape))
-    if math.prod(shape) != flow.labels.size:
-        return trace.fence(operation, call, f"{operation.name} cannot be followed")
-    return [Flow(flow.labels.reshape(shape), value.reshape(shape))]
+    if grows:
+        return [Flow(np.expand_dims(flow.labels, tuple(places)), np.expand_dims(value, tuple(places)))]
+    return [Flow(np.squeeze(flow.labels, tuple(places)), np.squeeze(value, tuple(places)))]
 
 
 def reduce(trace: Trace, operation: Any, call: Call) -> list[Flow]:
