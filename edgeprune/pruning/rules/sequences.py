@@ -86,9 +86,9 @@ def attention(trace: Trace, layer: Any, call: Call) -> list[Flow]:
         inspect.signature(layer.call).bind_partial(*call.node.arguments.args, **call.node.arguments.kwargs).arguments
     )
     flows = {id(t): flow for t, flow in zip(call.tensors, call.flows, strict=True)}
-    query, value = given.get("query"), given.get("value")
-    key = given.get("key")
-    key = value if key is None else key
+    query: Any = given.get("query")
+    value: Any = given.get("value")
+    key: Any = given.get("key", value)
     followed = all(id(tensor) in flows for tensor in (query, value, key))
     if not followed or len(call.outputs) > 1 or any(len(t.shape) != 3 for t in (query, value, key)):
         return trace.fence(layer, call, f"{layer.name}: this use of attention cannot be followed")
