@@ -82,13 +82,12 @@ class _Without:
 
 def attention(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     """Multi-head attention loses whole heads; the channels of its output are its own."""
-    given = (
-        inspect.signature(layer.call).bind_partial(*call.node.arguments.args, **call.node.arguments.kwargs).arguments
-    )
+    arguments = call.node.arguments
+    bound = inspect.signature(layer.call).bind_partial(*arguments.args, **arguments.kwargs)
+    given: dict[str, Any] = dict(bound.arguments)
     flows = {id(t): flow for t, flow in zip(call.tensors, call.flows, strict=True)}
-    query: Any = given.get("query")
-    value: Any = given.get("value")
-    key: Any = given.get("key", value)
+    query, value = given["query"], given["value"]
+    key = value if given.get("key") is None else given["key"]
     followed = all(id(tensor) in flows for tensor in (query, value, key))
     if not followed or len(call.outputs) > 1 or any(len(t.shape) != 3 for t in (query, value, key)):
         return trace.fence(layer, call, f"{layer.name}: this use of attention cannot be followed")
