@@ -334,6 +334,13 @@ def axes_of_one(keras: Any, L: Any, ops: Any) -> Any:  # noqa: N803
     return keras.Model(x, L.Dense(3)(L.GlobalMaxPooling1D()(ops.squeeze(y, axis=1))))
 
 
+def group_norms(keras: Any, L: Any, ops: Any) -> Any:  # noqa: N803
+    x = keras.Input((8, 8, 3))
+    y = L.ReLU()(L.GroupNormalization(groups=8, name="eight")(L.Conv2D(32, 3, name="a")(x)))
+    y = L.ReLU()(L.GroupNormalization(groups=-1, name="instance")(L.Conv2D(16, 3, name="b")(y)))
+    return keras.Model(x, L.Dense(3)(L.GlobalAveragePooling2D()(y)))
+
+
 ZOO: dict[str, Builder] = {
     "plain": plain,
     "residual": residual,
@@ -372,4 +379,5 @@ ZOO: dict[str, Builder] = {
     "average_of_three": average_of_three,
     "two_sizes": two_sizes,
     "axes_of_one": axes_of_one,
+    "group_norms": group_norms,
 }

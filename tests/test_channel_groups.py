@@ -102,6 +102,17 @@ def test_layer_normalization_only_when_asked(keras: Any) -> None:
     assert group_of(analyse(model, through_norms=True), "a").reason is None
 
 
+def test_group_normalization(keras: Any) -> None:
+    """Whole groups of 4 channels go, single channels under instance normalisation; the same place of all 8 if asked."""
+    build = ZOO["group_norms"]
+    plain = analyse(build(keras, keras.layers, keras.ops))
+    asked = analyse(build(keras, keras.layers, keras.ops), through_norms=True)
+    assert [(len(group_of(s, "a").units), group_of(s, "a").width) for s in (plain, asked)] == [(8, 4), (4, 8)]
+    assert (len(group_of(plain, "b").units), group_of(plain, "b").width) == (16, 1)
+    assert [name for name, _ in plain.trace.altered] == []
+    assert [name for name, _ in asked.trace.altered] == ["eight"]
+
+
 def test_an_unknown_layer_fences_its_group_off(keras: Any) -> None:
     """A custom layer keeps the channels that reach it, by name, and nothing else."""
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras.*")
 # Models of the zoo in which nothing is bounded but what comes behind layers without a rule.
 UNBOUNDED = {
     *("attention", "cross_attention", "keyword_attention", "time_distributed", "bidirectional", "repeated", "mixer"),
-    *("separable", "masked_lstm", "two_sizes"),
+    *("separable", "masked_lstm", "two_sizes", "group_norms"),
 }
 
 

@@ -6,10 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.pruning.rules.reading import activated
+from edgeprune.pruning.rules.reading import activated, kept_count
 from edgeprune.pruning.trace import Call, Flow, Trace
 
-__all__ = ["across_channels", "batch_norm", "elementwise", "layer_scale", "prelu", "same", "softmax", "whole_norm"]
+__all__ = [
+    "across_channels",
+    "batch_norm",
+    "elementwise",
+    "group_norm",
+    "layer_scale",
+    "prelu",
+    "same",
+    "softmax",
+    "whole_norm",
+]
 
 
 def batch_norm(trace: Trace, layer: Any, call: Call) -> list[Flow]:
@@ -51,6 +61,29 @@ def across_channels(trace: Trace, layer: Any, call: Call) -> list[Flow]:
             trace.bind(layer, variable, 0, labels, made=True)
     trace.altered.append((layer.name, labels))
     return [trace.along(labels, rank, rank - 1)]
+
+
+def group_norm(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+    """Whole groups go, which leaves the statistics of the others alone; when asked, the same places of every group."""
+    flow, rank = call.flows[0], len(call.shape)
+    if not flow.labels.any():
+        return [flow]
+    if np.any(flow.value):
+        trace.atoms.fix(flow.labels, f"a removed channel is not 0 where {layer.name} reads it")
+        return [trace.nothing(call.outputs[0])]
+    axis = (layer.axis if layer.axis >= 0 else layer.axis + rank + 1) - 1
+    reason = f"{layer.name} normalises groups of channels together"
+    labels = trace.vector(flow, axis, int(call.shape[axis] or 0), reason)
+    places = labels.reshape(layer.groups, -1)
+    if trace.through_norms and places.shape[1] > 1:
+        trace.atoms.join(places, places[:1], reason)
+        trace.altered.append((layer.name, labels))
+    else:
+        trace.atoms.join(places, places[:, :1], reason)
+        trace.edit(layer, "groups", kept_count(places[:, 0]))
+    for variable in (layer.gamma, layer.beta):
+        trace.bind(layer, variable, 0, labels, made=True)
+    return [trace.along(labels, rank, axis)]
 
 
 def whole_norm(trace: Trace, layer: Any, call: Call) -> list[Flow]:
