@@ -144,6 +144,10 @@ def _end(number: int) -> NoReturn:
     for undo in reversed(list(_undos.values())):
         with contextlib.suppress(Exception):
             undo()
+    for name, module in list(sys.modules.items()):  # TensorFlow's own files, which it removes at a usual exit only
+        if name.startswith("__autograph_generated_file"):
+            with contextlib.suppress(Exception):
+                Path(str(module.__file__)).unlink()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

@@ -633,7 +633,10 @@ def test_interrupt_while_training(work: Path, recipe: Callable[..., Path]) -> No
     path = recipe('[[steps]]\nkind = "finetune"\nepochs = 100000\n')
     mark = f"EDGEPRUNE_TEST_{os.getpid()}_{time.monotonic_ns()}"
     command = [sys.executable, "-P", "-c", INTERRUPTIBLE, "run", str(path), "-o", str(work / "out")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, mark: "1"}) as process:
+    temporary = work / "temporary"
+    temporary.mkdir()
+    env = {**os.environ, mark: "1", "TMPDIR": str(temporary)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
         assert process.stderr is not None
         said = []
         for line in process.stderr:
@@ -649,3 +652,4 @@ def test_interrupt_while_training(work: Path, recipe: Callable[..., Path]) -> No
     told = [line for line in rest.splitlines() if line.strip() and not line.startswith("fine-tuned: ")]
     assert (told, process.returncode) == (["edgeprune: interrupted; nothing was written"], 130)
     assert children_of(mark) == []
+    assert list(temporary.iterdir()) == []

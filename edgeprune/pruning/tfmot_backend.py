@@ -370,7 +370,7 @@ def _converse(folder: Path, on_progress: Callable[[int, int, str], None] | None)
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, "TF_USE_LEGACY_KERAS": "1"},
+                env={**os.environ, "TF_USE_LEGACY_KERAS": "1", "TMPDIR": str(folder)},  # it may leave files there
                 start_new_session=True,
             )
 
