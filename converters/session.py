@@ -125,6 +125,7 @@ class Converter:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
+            env={**os.environ, "TMPDIR": str(self._folder)},  # it is killed, and leaves its files there
             start_new_session=True,
         )
 
