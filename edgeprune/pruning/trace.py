@@ -117,7 +117,7 @@ class Trace:
     """The walk over a model's graph and all that it found.
 
     `weights` holds every bound variable by id, `edits` the options of a layer that depend on what is kept, `arguments`
-    the same for the arguments of a call, `notes` why atoms are where they are.
+    the same for the arguments of a call, `fences` what was not followed, as (layer, reason).
     """
 
     def __init__(self, model: Any, rules: Mapping[str, Rule], *, through_norms: bool = False) -> None:
