@@ -91,7 +91,10 @@ CRITERIA: dict[str, Criterion] = {
             source="Molchanov et al. 2019, first-order Taylor expansion, arXiv:1906.10771",
         ),
         Criterion(
-            name="activation", rows=None, needs_data=True, source="Hu et al. 2016, Network Trimming, arXiv:1607.03250"
+            name="activation",
+            rows=None,
+            needs_data=True,
+            source="Molchanov et al. 2017, mean activation, arXiv:1611.06440",
         ),
         Criterion(
             name="random", rows=None, source="Mittal et al. 2018, random pruning as a baseline, arXiv:1801.10447"
