@@ -118,6 +118,20 @@ def test_a_constant_under_padding_stays(keras: Any) -> None:
     assert removed(prune_dead(model)) == {"a": 1}
 
 
+def test_a_constant_that_is_padded_with_zeros_stays(keras: Any) -> None:
+    """The same where the padding is a layer of its own in front of a convolution without any."""
+    L = keras.layers  # noqa: N806
+    x = keras.Input((8, 8, 3))
+    y = L.BatchNormalization(name="norm")(L.Conv2D(16, 3, name="a")(x))
+    y = L.Conv2D(16, 3, activation="relu", name="b")(L.ZeroPadding2D(1)(y))
+    model = randomised(keras.Model(x, L.Dense(4)(L.GlobalAveragePooling2D()(y))))
+    set_channel(model, "norm", "gamma", 2, 0.0)
+    set_channel(model, "norm", "beta", 2, 1.0)
+    assert removed(prune_dead(model)) == {}
+    set_channel(model, "norm", "beta", 2, 0.0)
+    assert removed(prune_dead(model)) == {"a": 1}
+
+
 def test_a_channel_dead_in_one_branch_only_stays(keras: Any) -> None:
     """Of channels that are added up all must be dead."""
     L = keras.layers  # noqa: N806
