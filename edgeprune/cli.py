@@ -106,7 +106,8 @@ def run(
 
 
 CHANNEL_ONLY = (
-    "ratio macs parameters lossless importance round_to through_norms compensate verify train seed".split()  # noqa: SIM905
+    *("ratio", "macs", "parameters", "lossless", "importance", "round_to", "through_norms", "compensate"),
+    *("verify", "train", "seed"),
 )
 MAGNITUDE_ONLY = ("sparsity", "prune_depthwise", "keep_first", "keep_last")
 

@@ -114,16 +114,7 @@ class _Run:
         log: TrainLog | None = None
         self.progress.begin(f"{step.name}: {'prune' if step.kind == 'prune' else 'fine-tune'}")
         if isinstance(step, FinetuneStep):
-            assert self.prepared.train is not None
-            self.model, log = finetune(
-                self.model,
-                self.prepared.train,
-                self.prepared.validation,
-                self.metric,
-                train_options(self.recipe, step),
-                teacher=self.prepared.model,
-                on_progress=self.progress.advance,
-            )
+            self.model, log = self._finetuned(self.model, step)
         elif isinstance(step, ChannelStep):
             channels, log = self._prune_channels(step)
         else:
@@ -134,21 +125,25 @@ class _Run:
         main = self._tflite(step.name, Precision.FLOAT32)
         self._add(step.name, step.kind, [main], begun, report=report, channels=channels, log=log)
 
+    def _finetuned(self, model: Any, step: ChannelStep | FinetuneStep) -> tuple[Any, TrainLog]:
+        """A copy of the model, trained as the step says."""
+        assert self.prepared.train is not None
+        return finetune(
+            model,
+            self.prepared.train,
+            self.prepared.validation,
+            self.metric,
+            train_options(self.recipe, step),
+            teacher=self.prepared.model,
+            on_progress=self.progress.advance,
+        )
+
     def _prune_channels(self, step: ChannelStep) -> tuple[ChannelReport, TrainLog | None]:
         """Cut the current model, in rounds with training after each if the step has epochs."""
         logs: list[TrainLog] = []
 
         def trained(model: Any, _number: int) -> Any:
-            assert self.prepared.train is not None
-            tuned, log = finetune(
-                model,
-                self.prepared.train,
-                self.prepared.validation,
-                self.metric,
-                train_options(self.recipe, step),
-                teacher=self.prepared.model,
-                on_progress=self.progress.advance,
-            )
+            tuned, log = self._finetuned(model, step)
             logs.append(log)
             return tuned
 

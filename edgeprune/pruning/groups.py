@@ -87,6 +87,7 @@ class Structure:
         self._axes = [axis for n, weight in enumerate(self.weights) for axis in self._axes_of(n, weight)]
         bound = {id(weight.variable) for weight in self.weights}
         self._other = sum(int(np.prod(v.shape)) for v in trace.model.weights if id(v) not in bound)
+        self._whole = self.cost(np.ones(len(self), bool))
         self.groups = self._make_groups()
 
     def __len__(self) -> int:
@@ -172,14 +173,14 @@ class Structure:
 
     def whole(self) -> Cost:
         """Parameters and MACs of the model as it is."""
-        return self.cost(np.ones(len(self), bool))
+        return self._whole
 
     def at_stake(self, group: Group) -> Cost:
         """Parameters and MACs of everything that touches a group's channels."""
         without = np.ones(len(self), bool)
         without[group.units] = False
-        whole, rest = self.whole(), self.cost(without)
-        return Cost(whole.parameters - rest.parameters, whole.macs - rest.macs)
+        rest = self.cost(without)
+        return Cost(self._whole.parameters - rest.parameters, self._whole.macs - rest.macs)
 
     def guards(self) -> list[npt.NDArray[np.int64]]:
         """Sets of units of which one must stay, because a weight or tensor would be empty without them."""

@@ -12,7 +12,7 @@ from edgeprune.datasets import Samples
 from edgeprune.keras_models import input_specs, keras_module
 from edgeprune.metrics import Metric
 from edgeprune.pruning.groups import Structure
-from edgeprune.pruning.trace import functional_of, nodes_of
+from edgeprune.pruning.trace import functional_of, is_model, nodes_of
 from edgeprune.training import loss_of
 
 __all__ = ["channel_magnitudes", "channel_means", "play", "weight_gradients"]
@@ -33,7 +33,7 @@ def play(graph: Any, values: Sequence[Any], seen: Seen) -> list[Any]:
         if any(id(t) not in known for t in node.input_tensors):
             continue
         operation, inputs = node.operation, [known[id(t)] for t in node.input_tensors]
-        if hasattr(operation, "_nodes_by_depth") or getattr(operation, "_functional", None) is not None:
+        if is_model(operation):
             outputs = play(functional_of(operation), inputs, seen)
         else:
             args, kwargs = node.arguments.fill_in(known)

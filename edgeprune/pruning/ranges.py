@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeprune.pruning.rules.reading import apply_scalar, channel_axis
-from edgeprune.pruning.trace import functional_of, nodes_of
+from edgeprune.pruning.rules.reading import apply_scalar, channel_axis, flow_axis
+from edgeprune.pruning.trace import functional_of, is_model, nodes_of
 
 __all__ = ["Range", "ranges_of"]
 
@@ -77,7 +77,7 @@ def _run(graph: Any, given: Sequence[Range], found: dict[int, Range]) -> list[Ra
         if any(id(t) not in known for t in node.input_tensors):
             continue
         operation, inputs = node.operation, [known[id(t)] for t in node.input_tensors]
-        if hasattr(operation, "_nodes_by_depth") or getattr(operation, "_functional", None) is not None:
+        if is_model(operation):
             made = _run(functional_of(operation), inputs, found)
         else:
             rule = RANGES.get(type(operation).__name__)
@@ -149,13 +149,9 @@ def _conv(layer: Any, node: Any, given: Sequence[Range]) -> list[Range] | None:
         return None
     low, high = _with_padding(layer, *given[0].line(axis, kernel.shape[-2]))
     taps = kernel.reshape(-1, *kernel.shape[-2:])
-    if layer.padding == "valid" or len(taps) == 1:
-        bounds = [_weighted(tap, low, high) for tap in taps]
-        if (low == high).all():  # a constant times all taps: no need to widen
-            bounds = [_weighted(taps.sum(0), low, high)]
-    else:
-        bounds = [_weighted(tap, low, high) for tap in taps]
-    return _finished(layer, *_summed(bounds), rank, axis)
+    if (low == high).all():  # a constant times all taps: no need to widen
+        taps = taps.sum(0, keepdims=True)
+    return _finished(layer, *_summed([_weighted(tap, low, high) for tap in taps]), rank, axis)
 
 
 def _depthwise(layer: Any, node: Any, given: Sequence[Range]) -> list[Range] | None:
@@ -189,7 +185,7 @@ def _dense(layer: Any, node: Any, given: Sequence[Range]) -> list[Range] | None:
 
 def _batch_norm(layer: Any, node: Any, given: Sequence[Range]) -> list[Range]:
     rank = len(node.input_tensors[0].shape) - 1
-    axis = (layer.axis if layer.axis >= 0 else layer.axis + rank + 1) - 1
+    axis = flow_axis(layer.axis, rank)
     mean, variance = (np.asarray(v, np.float64) for v in (layer.moving_mean, layer.moving_variance))
     factor = (np.asarray(layer.gamma, np.float64) if layer.scale else 1.0) / np.sqrt(variance + layer.epsilon)
     shift = (np.asarray(layer.beta, np.float64) if layer.center else 0.0) - mean * factor
@@ -281,7 +277,7 @@ def _multiply(_operation: Any, node: Any, given: Sequence[Range]) -> list[Range]
 
 def _concatenate(operation: Any, node: Any, given: Sequence[Range]) -> list[Range] | None:
     rank = len(node.outputs[0].shape) - 1
-    axis = (operation.axis if operation.axis >= 0 else operation.axis + rank + 1) - 1
+    axis = flow_axis(operation.axis, rank)
     sizes = [t.shape[axis + 1] for t in node.input_tensors]
     if any(size is None for size in sizes):
         return None

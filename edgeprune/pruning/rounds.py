@@ -9,7 +9,7 @@ from typing import Any
 from edgeprune.datasets import Samples
 from edgeprune.errors import UsageError
 from edgeprune.metrics import Metric
-from edgeprune.pruning.channel import ChannelReport, ChannelResult, LayerWidth, analyse, prune_channels
+from edgeprune.pruning.channel import ChannelReport, ChannelResult, LayerWidth, prune_channels
 from edgeprune.pruning.groups import Cost
 from edgeprune.pruning.lossless import prune_dead
 from edgeprune.pruning.plan import ChannelOptions
@@ -52,14 +52,14 @@ def prune_in_rounds(
     if options is None:
         result = prune_dead(model)
         return replace(result, model=train(result.model, 1)) if train else result
-    structure = analyse(model, through_norms=options.through_norms)
-    base = now = structure.whole()
+    base = now = Cost(1, 1)  # only their ratio counts; the first report tells the real ones
     reports: list[ChannelReport] = []
     current = model
     for number in range(1, rounds + 1):
         asked = round_options(options, number, rounds, base, now)
         result = prune_channels(current, asked, samples=samples, metric=metric)
         reports.append(result.report)
+        base = Cost(reports[0].parameters_before, reports[0].macs_before or 0)
         now = Cost(result.report.parameters_after, result.report.macs_after or 0)
         current = train(result.model, number) if train else result.model
     return ChannelResult(model=current, report=merged_reports(reports, options))

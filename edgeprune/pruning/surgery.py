@@ -15,7 +15,7 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.keras_models import keras_module, unlocked
 from edgeprune.pruning.atoms import Labels
 from edgeprune.pruning.groups import Kept, Structure
-from edgeprune.pruning.trace import Read, Trace, functional_of, nodes_of
+from edgeprune.pruning.trace import Read, Trace, functional_of, is_model, nodes_of
 
 __all__ = ["Shifts", "can_fold", "cut", "norm_behind", "zeroed"]
 
@@ -98,7 +98,7 @@ class _Cut:
         return self._made[id(old)]
 
     def _new_layer(self, old: Any) -> Any:
-        if hasattr(old, "_nodes_by_depth") or getattr(old, "_functional", None) is not None:
+        if is_model(old):
             return self._graph(old, self._inner_shapes(old))
         if isinstance(old, self.keras.layers.Bidirectional):
             ways = [self._plain(way) for way in (old.forward_layer, old.backward_layer)]

@@ -2,7 +2,7 @@
 
 Each tensor carries a `Flow`: for every element (without the batch) the atom that it belongs to, in compact form (an
 axis along which the labels do not vary has size 1), and the value that a removed channel would have there. A layer's
-rule (rules.py) takes the flows of its inputs, binds the axes of its weights to labels, joins what the operation ties
+rule (rules/) takes the flows of its inputs, binds the axes of its weights to labels, joins what the operation ties
 together, and returns the flows of its outputs. Shared layers and models used twice meet the same bindings again, which
 joins the atoms of both uses. An operation without a rule fixes what flows into it and never breaks the rest.
 """
@@ -19,7 +19,19 @@ import numpy.typing as npt
 from edgeprune.errors import Unsupported
 from edgeprune.pruning.atoms import Atoms, Labels
 
-__all__ = ["Call", "Flow", "Keep", "Read", "Rule", "Trace", "Weight", "compact", "functional_of", "nodes_of"]
+__all__ = [
+    "Call",
+    "Flow",
+    "Keep",
+    "Read",
+    "Rule",
+    "Trace",
+    "Weight",
+    "compact",
+    "functional_of",
+    "is_model",
+    "nodes_of",
+]
 
 # Which labels are kept: bool, the same shape. Labels of 0 are always kept.
 Keep = Callable[[Labels], npt.NDArray[np.bool_]]
@@ -42,6 +54,11 @@ class Flow:
     def labelled(self) -> list[int]:
         """The axes along which labels vary."""
         return [axis for axis, size in enumerate(self.labels.shape) if size > 1]
+
+    @property
+    def values(self) -> Values:
+        """`value` in the shape of `labels` (or a wider one, where it varies along other axes)."""
+        return np.broadcast_to(self.value, np.broadcast_shapes(self.value.shape, self.labels.shape))
 
 
 @dataclass(slots=True)
@@ -105,6 +122,11 @@ def functional_of(model: Any) -> Any:
     return graph
 
 
+def is_model(operation: Any) -> bool:
+    """Whether a call is that of a nested Functional or Sequential model."""
+    return hasattr(operation, "_nodes_by_depth") or getattr(operation, "_functional", None) is not None
+
+
 def nodes_of(graph: Any) -> Iterator[Any]:
     """Calls in the order of execution, input layers left out."""
     for depth in sorted(graph._nodes_by_depth, reverse=True):
@@ -160,7 +182,7 @@ class Trace:
 
     def follow(self, operation: Any, call: Call) -> list[Flow]:
         """One call: by the rule of its class, through a nested model, or fenced off."""
-        if hasattr(operation, "_nodes_by_depth") or getattr(operation, "_functional", None) is not None:
+        if is_model(operation):
             return self._nested(operation, call)
         rule = self.rules.get(type(operation).__name__)
         known = type(operation).__module__.split(".")[0] == "keras"

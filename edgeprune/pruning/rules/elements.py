@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.pruning.rules.reading import activated, kept_count
+from edgeprune.pruning.rules.reading import activated, flow_axis, kept_count
 from edgeprune.pruning.trace import Call, Flow, Trace
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
 def batch_norm(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     """Scale, shift and statistics go with the channel."""
     flow, rank = call.flows[0], len(call.shape)
-    axis = (layer.axis if layer.axis >= 0 else layer.axis + rank + 1) - 1
+    axis = flow_axis(layer.axis, rank)
     labels = trace.vector(flow, axis, int(call.shape[axis] or 0), f"{layer.name} normalises another axis")
     # A channel is switched off by scale and shift; without a scale its mean is zero too, else it would be left over.
     off = ("gamma", "beta") if layer.scale else ("beta", "moving_mean")
@@ -47,7 +47,7 @@ def across_channels(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     """LayerNormalization and its kin: other channels change when one goes; only followed when asked."""
     flow, rank = call.flows[0], len(call.shape)
     axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
-    norm_axes = sorted((axis if axis >= 0 else axis + rank + 1) - 1 for axis in axes)
+    norm_axes = sorted(flow_axis(axis, rank) for axis in axes)
     if not flow.labels.any() or not set(flow.labelled) & set(norm_axes):
         return [flow]
     reason = f"{layer.name} ({type(layer).__name__}) normalises over the channels: their statistics would change"
@@ -71,7 +71,7 @@ def group_norm(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     if np.any(flow.value):
         trace.atoms.fix(flow.labels, f"a removed channel is not 0 where {layer.name} reads it")
         return [trace.nothing(call.outputs[0])]
-    axis = (layer.axis if layer.axis >= 0 else layer.axis + rank + 1) - 1
+    axis = flow_axis(layer.axis, rank)
     reason = f"{layer.name} normalises groups of channels together"
     labels = trace.vector(flow, axis, int(call.shape[axis] or 0), reason)
     places = labels.reshape(layer.groups, -1)
@@ -124,7 +124,7 @@ def softmax(trace: Trace, operation: Any, call: Call) -> list[Flow]:
     """Softmax over positions leaves constants behind, over channels it reads all of them: not followed."""
     flow, rank = call.flows[0], len(call.shape)
     axes = operation.axis if isinstance(operation.axis, list | tuple) else [operation.axis]
-    if {(a if a >= 0 else a + rank + 1) - 1 for a in axes} & set(flow.labelled):
+    if {flow_axis(a, rank) for a in axes} & set(flow.labelled):
         return trace.fence(operation, call, f"{operation.name} (softmax) reads all channels together")
     if np.any(flow.value) or flow.labels.any():
         return trace.fence(operation, call, f"a removed channel is not 0 behind {operation.name}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.pruning.rules.reading import flow_axis
 from edgeprune.pruning.trace import Call, Flow, Trace
 
 __all__ = ["COMBINE", "concatenate", "merge", "product"]
@@ -103,7 +104,7 @@ def _constants(call: Call) -> list[Any]:
 def concatenate(trace: Trace, operation: Any, call: Call) -> list[Flow]:
     """Joined along channels, parts keep their own labels; joined along positions, they share them."""
     rank = len(call.shape)
-    axis = (operation.axis if operation.axis >= 0 else operation.axis + rank + 1) - 1
+    axis = flow_axis(operation.axis, rank)
     if not any(flow.labels.any() for flow in call.flows):
         return [trace.nothing(call.outputs[0])]
     if any(other != axis for flow in call.flows for other in flow.labelled):
@@ -114,7 +115,7 @@ def concatenate(trace: Trace, operation: Any, call: Call) -> list[Flow]:
         if size is None:
             return trace.fence(operation, call, f"{operation.name} is given a tensor of open size")
         parts.append(trace.vector(flow, axis, int(size), f"{operation.name} joins it with other axes"))
-        value = np.broadcast_to(flow.value, np.broadcast_shapes(flow.value.shape, flow.labels.shape))
+        value = flow.values
         values.append(np.broadcast_to(np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])[0], (int(size),)))
     return [trace.along(np.concatenate(parts), rank, axis, np.concatenate(values))]
 

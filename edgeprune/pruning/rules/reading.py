@@ -18,6 +18,7 @@ __all__ = [
     "bind_bias",
     "channel_axis",
     "consumed",
+    "flow_axis",
     "kept_count",
     "positions_of",
     "weight_of",
@@ -29,6 +30,11 @@ RUNS_OVER_CHANNELS = ("softmax", "log_softmax", "sparsemax", "sparse_softmax", "
 def channel_axis(layer: Any, rank: int) -> int:
     """The axis of the channels in a flow of this rank."""
     return 0 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
+
+
+def flow_axis(axis: int, rank: int) -> int:
+    """An axis as Keras counts it (the batch is 0, the last one -1) in a flow of this rank; -1 for the batch."""
+    return (axis if axis >= 0 else axis + rank + 1) - 1
 
 
 def positions_of(shape: tuple[int | None, ...], channel: int) -> int:
@@ -76,7 +82,7 @@ def consumed(
     """
     flow = call.flows[0]
     labels = trace.vector(flow, axis, size, f"{layer.name} reads another axis of it")
-    values = np.broadcast_to(flow.value, np.broadcast_shapes(flow.value.shape, flow.labels.shape))
+    values = flow.values
     rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
     line = np.broadcast_to(rows[0], (size,))
     constant = (labels > 0) & (line != 0)

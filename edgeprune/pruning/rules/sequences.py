@@ -20,10 +20,7 @@ def recurrent(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     gates = {"LSTMCell": 4, "GRUCell": 3, "SimpleRNNCell": 1}.get(kind)
     if gates is None or len(call.flows) > 1:  # the mask is no input (see Trace.run)
         return trace.fence(layer, call, f"{layer.name}: a cell or an initial state that cannot be followed")
-    if kind == "SimpleRNNCell" or layer.get_config().get("activation") != "tanh":
-        rest = float(apply_scalar(cell.activation, 0.0))
-    else:
-        rest = 0.0
+    rest = float(apply_scalar(cell.activation, 0.0))
     read = consumed(trace, layer, call, 1, int(call.shape[1] or 0))
     made = trace.make(layer, cell.units)
     if rest != 0:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from edgeprune.pruning.atoms import Labels
-from edgeprune.pruning.rules.reading import channel_axis
+from edgeprune.pruning.rules.reading import channel_axis, flow_axis
 from edgeprune.pruning.trace import Call, Flow, Keep, Trace, compact
 
 __all__ = ["get_item", "global_pool", "permute", "reduce", "repeat_vector", "reshape", "spatial", "split", "squeeze"]
@@ -48,19 +47,6 @@ def _whole(flow: Flow, shape: tuple[int | None, ...]) -> tuple[Labels, Any] | No
     return np.broadcast_to(flow.labels, sizes), np.broadcast_to(flow.value, sizes)
 
 
-def _moved(trace: Trace, operation: Any, call: Call, move: Callable[[Any], Any]) -> list[Flow]:
-    """An operation that only moves elements: it does to the labels what it does to the numbers."""
-    flow = call.flows[0]
-    if not flow.labels.any():
-        return [trace.nothing(t) for t in call.outputs]
-    whole = _whole(flow, call.shape)
-    if whole is None:
-        return trace.fence(operation, call, f"{operation.name} is given a tensor of open size")
-    moved = [move(part) for part in whole]
-    labels, values = ([part] if isinstance(part, np.ndarray) else list(part) for part in moved)
-    return [_shrunk(label, value) for label, value in zip(labels, values, strict=True)]
-
-
 def _shrunk(labels: Labels, values: Any) -> Flow:
     small = compact(np.array(labels))
     for axis, size in enumerate(values.shape):
@@ -78,13 +64,18 @@ def reshape(trace: Trace, operation: Any, call: Call) -> list[Flow]:
         return trace.fence(operation, call, f"{operation.name} flattens channels_first, which moves the channels")
     if id(operation) in trace.edits:
         return trace.fence(operation, call, f"{operation.name} is one layer used on several tensors")
-    if any(size is None for size in after):
+    sizes_after = [size for size in after if size is not None]
+    if len(sizes_after) < len(after):
         return trace.fence(operation, call, f"{operation.name} makes a tensor of open size")
-    made = trace.settled(_moved(trace, operation, call, lambda part: part.reshape(after))[0])
+    whole = _whole(flow, call.shape)
+    if whole is None:
+        return trace.fence(operation, call, f"{operation.name} is given a tensor of open size")
+    labels, values = whole
+    made = trace.settled(_shrunk(labels.reshape(sizes_after), values.reshape(sizes_after)))
     axes = list(made.labelled)
 
     def target(keep: Keep) -> tuple[int, ...]:
-        sizes = [int(size or 0) for size in after]
+        sizes = list(sizes_after)
         for axis in axes:
             sizes[axis] = int(keep(made.labels.reshape(-1)).sum())
         return tuple(sizes)
@@ -133,7 +124,7 @@ def get_item(trace: Trace, operation: Any, call: Call) -> list[Flow]:
         item if axis in flow.labelled else (0 if isinstance(item, int) else slice(None))
         for axis, item in enumerate(inner)
     )
-    value = np.broadcast_to(flow.value, np.broadcast_shapes(flow.value.shape, flow.labels.shape))
+    value = flow.values
     for axis in cut:
         start, stop, _ = inner[axis].indices(flow.labels.shape[axis])
         line = flow.labels.reshape(-1)
@@ -153,14 +144,14 @@ def _edit_slice(trace: Trace, call: Call, key: list[Any], axis: int, line: Label
 def split(trace: Trace, operation: Any, call: Call) -> list[Flow]:
     """Cut into parts whose widths follow what is kept."""
     flow, rank = call.flows[0], len(call.shape)
-    axis = (operation.axis if operation.axis >= 0 else operation.axis + rank + 1) - 1
+    axis = flow_axis(operation.axis, rank)
     if axis not in flow.labelled:
         return [flow for _ in call.outputs]
     sections, line = operation.indices_or_sections, flow.labels.reshape(-1)
     size = len(line)
     cuts = list(range(size // sections, size, size // sections)) if isinstance(sections, int) else list(sections)
     trace.edit(operation, "indices_or_sections", lambda keep: [int(keep(line)[:cut].sum()) for cut in cuts])
-    value = np.broadcast_to(flow.value, np.broadcast_shapes(flow.value.shape, flow.labels.shape))
+    value = flow.values
     parts = zip(np.split(flow.labels, cuts, axis), np.split(value, cuts, axis), strict=True)
     return [Flow(labels, values) for labels, values in parts]
 
@@ -178,7 +169,7 @@ def squeeze(trace: Trace, operation: Any, call: Call) -> list[Flow]:
     places = sorted((axis if axis >= 0 else axis + rank) - 1 for axis in axes)
     if -1 in places:
         return trace.fence(operation, call, f"{operation.name} moves the batch")
-    value = np.broadcast_to(flow.value, np.broadcast_shapes(flow.value.shape, flow.labels.shape))
+    value = flow.values
     if grows:
         return [Flow(np.expand_dims(flow.labels, tuple(places)), np.expand_dims(value, tuple(places)))]
     return [Flow(np.squeeze(flow.labels, tuple(places)), np.squeeze(value, tuple(places)))]
@@ -189,12 +180,12 @@ def reduce(trace: Trace, operation: Any, call: Call) -> list[Flow]:
     flow, rank = call.flows[0], len(call.shape)
     axis = operation.axis
     axes = range(rank + 1) if axis is None else axis if isinstance(axis, list | tuple) else [axis]
-    gone = {(a if a >= 0 else a + rank + 1) - 1 for a in axes}
+    gone = {flow_axis(a, rank) for a in axes}
     if -1 in gone or gone & set(flow.labelled):
         return trace.fence(operation, call, f"{operation.name} reads all channels together")
     if np.any(flow.value) and type(operation).__name__ not in ("Mean", "Max", "Min", "Amax", "Amin"):
         trace.atoms.fix(flow.labels, f"a removed channel is not 0 where {operation.name} adds it up")
-    value = np.broadcast_to(flow.value, np.broadcast_shapes(flow.value.shape, flow.labels.shape))
+    value = flow.values
     if operation.keepdims:
         return [flow]
     kept = tuple(slice(None) if a not in gone else 0 for a in range(rank))
