@@ -46,7 +46,21 @@ class DataSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PruneStep:
+class TrainingKeys:
+    """The keys that every step with training has."""
+
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    decay: str = "cosine"
+    optimizer: str = "adam"
+    flip: bool = False
+    shift: int = 0
+    distill: float = 0.0
+    temperature: float = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneStep(TrainingKeys):
     """[[steps]] kind = "prune". Without `epochs` in one shot; with them while training, along `schedule`.
 
     Under schedule = "polynomial" sparsity grows from `initial_sparsity` until the share `ramp` of the steps is done and
@@ -69,19 +83,11 @@ class PruneStep:
     frequency: int = 10
     ramp: float = 0.7
     epochs: int = 0
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    decay: str = "cosine"
-    optimizer: str = "adam"
-    flip: bool = False
-    shift: int = 0
-    distill: float = 0.0
-    temperature: float = 3.0
     backend: str = "native"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelStep:
+class ChannelStep(TrainingKeys):
     """[[steps]] kind = "prune", style = "channel": remove channels. One of `ratio` (fraction of channels removed),
     `macs`, `parameters` (share left) or `lossless` (dead channels only).
 
@@ -104,31 +110,15 @@ class ChannelStep:
     compensate: str = "none"
     rounds: int = 1
     epochs: int = 0
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    decay: str = "cosine"
-    optimizer: str = "adam"
-    flip: bool = False
-    shift: int = 0
-    distill: float = 0.0
-    temperature: float = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FinetuneStep:
+class FinetuneStep(TrainingKeys):
     """[[steps]] kind = "finetune": train on; zeros of kernels stay zeros."""
 
     kind: str = "finetune"
     name: str = "fine-tuned"
     epochs: int
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    decay: str = "cosine"
-    optimizer: str = "adam"
-    flip: bool = False
-    shift: int = 0
-    distill: float = 0.0
-    temperature: float = 3.0
     patience: int | None = None
 
 
