@@ -1,0 +1,265 @@
+"""The reference evaluator: run a saved Core ML package on this machine, operation by operation.
+
+The package is read from disk (`edgeprune.graph.mil`), compressed constants are decoded, and every operation is carried
+out by TensorFlow in float32; a value that the program declares float16 is rounded to float16. It proves graph, weights
+and their precision. It does not reproduce the kernels of Apple's CPU, GPU or Neural Engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from edgeprune.converters.evaluator import arrays, elementwise, recurrent, sums, windows
+from edgeprune.converters.evaluator.arguments import Arguments, Kernel, UnknownOperationError
+from edgeprune.errors import ConversionError, InputError
+from edgeprune.graph.constexpr import DECODERS, decode
+from edgeprune.graph.mil import Block, Constant, Feature, Operation, Package, Port
+
+__all__ = ["KERNELS", "Evaluator", "Step", "constants_of", "unknown_operations"]
+
+Array = npt.NDArray[Any]
+Env = dict[str, Any]
+KERNELS: Mapping[str, Kernel] = {
+    **arrays.KERNELS,
+    **elementwise.KERNELS,
+    **recurrent.KERNELS,
+    **sums.KERNELS,
+    **windows.KERNELS,
+}
+# Tracing the program as one graph costs about as much as this many runs operation by operation.
+EAGER_SAMPLES = 16
+_WIDE = {tf.float16: tf.float32, tf.int8: tf.int32, tf.uint8: tf.int32, tf.int16: tf.int32, tf.uint16: tf.int32}
+_HANDLED = {"const", "classify"}
+_NARROW = {"float16", "float32", "bool", "int32", "int16", "int8", "uint8", "uint16", "uint32", "int64", "float64"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """The value of one output of one operation: float32 or the program's integers, [samples, ...]."""
+
+    name: str
+    kind: str
+    values: Array
+
+
+def unknown_operations(package: Package) -> list[str]:
+    """Kinds of operations in the program that the evaluator does not know, sorted."""
+    known = KERNELS.keys() | DECODERS.keys() | _HANDLED
+    found = set()
+    blocks = [package.program] if package.program else []
+    while blocks:
+        for operation in blocks.pop().operations:
+            found.add(operation.kind)
+            blocks.extend(operation.blocks)
+    return sorted(found - known)
+
+
+def constants_of(package: Package) -> dict[str, Array]:
+    """Every constant of the main function by name, compressed ones decoded."""
+    made: Env = {}
+    if package.program:
+        for operation in package.program.operations:
+            if operation.kind == "const" or operation.kind in DECODERS:
+                made.update(_constants(operation, made))
+    return {name: value for name, value in made.items() if isinstance(value, np.ndarray)}
+
+
+def _constants(operation: Operation, made: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    if operation.kind == "const":
+        value = operation.attributes["val"]
+        yield operation.outputs[0].name, value.array() if value.dtype not in ("string", "list") else value.values
+        return
+    parts = {name: constant.array() if constant.dtype != "string" else constant.values
+             for name, constant in operation.attributes.items()}
+    for name, bindings in operation.inputs.items():
+        (binding,) = bindings
+        parts[name] = binding.array() if isinstance(binding, Constant) else made[binding]
+    yield from zip([port.name for port in operation.outputs], decode(operation.kind, parts), strict=True)
+
+
+class Evaluator:
+    """A package made ready to run.
+
+    Raises UnknownOperationError when the program holds an operation that is not known, Unsupported-like ConversionError
+    for a model that is no ML program, InputError when the program contradicts itself.
+    """
+
+    def __init__(self, package: Package) -> None:
+        if package.program is None:
+            raise UnknownOperationError(f"{package.what} (only ML programs are evaluated)")
+        unknown = unknown_operations(package)
+        if unknown:
+            raise UnknownOperationError(", ".join(unknown))
+        self.package, self.program = package, package.program
+        self.images = {feature.name: feature for feature in package.inputs if feature.kind == "image"}
+        self._constants: Env = {}
+        try:
+            for operation in self.program.operations:
+                if operation.kind == "const" or operation.kind in DECODERS:
+                    self._constants.update(_constants(operation, self._constants))
+        except (KeyError, ValueError, IndexError, TypeError) as cause:
+            raise InputError(f"{package.path}: a broken Core ML model: constant {operation.outputs[0].name!r}: {cause}") from cause
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """Inputs of the program: name, type and shape, batch first."""
+        return self.program.inputs
+
+    def run(
+        self, inputs: Mapping[str, Array], on_progress: Callable[[int, int], None] | None = None
+    ) -> dict[str, Array]:
+        """Outputs by name, [samples, ...] in float32 or integers.
+
+        `inputs` maps names to arrays [samples, ...]; those of an image input hold pixels 0 to 255, [samples, height,
+        width, channels], in the order RGB. Raises ConversionError for missing inputs and wrong shapes.
+        """
+        count = self._check(inputs)
+        call = self._once if count <= EAGER_SAMPLES else tf.function(self._once, autograph=False)
+        rows: list[list[Array]] = []
+        for index in range(count):
+            fed = {port.name: tf.constant(self._fed(port, inputs[port.name][index])) for port in self.ports}
+            rows.append([np.asarray(value) for value in call(fed)])
+            if on_progress is not None and (index % 16 == 0 or index == count - 1):
+                on_progress(index + 1, count)
+        names = self._output_names()
+        columns = [np.stack([_unbatched(value) for value in column]) for column in zip(*rows, strict=True)]
+        return {
+            name: column.astype(np.float32) if column.dtype.kind == "f" else column
+            for name, column in zip(names, columns, strict=True)
+        }
+
+    def trace(self, inputs: Mapping[str, Array], largest: int = 1 << 24) -> list[Step]:
+        """Every intermediate float value of the main function in order of execution, up to `largest` elements each."""
+        count = self._check(inputs)
+        found: dict[str, tuple[str, list[Array]]] = {}
+
+        def note(operation: Operation, name: str, value: Any) -> None:
+            array = np.asarray(value)
+            if array.dtype.kind == "f" and array.size * count <= largest:
+                found.setdefault(name, (operation.kind, []))[1].append(_unbatched(array.astype(np.float32)))
+
+        for index in range(count):
+            self._once({p.name: tf.constant(self._fed(p, inputs[p.name][index])) for p in self.ports}, note)
+        return [
+            Step(name=name, kind=kind, values=np.stack(values))
+            for name, (kind, values) in found.items()
+            if len(values) == count
+        ]
+
+    def _output_names(self) -> list[str]:
+        return list(self.program.outputs)
+
+    def _check(self, inputs: Mapping[str, Array]) -> int:
+        wanted = [port.name for port in self.ports]
+        if set(wanted) != set(inputs):
+            raise ConversionError(
+                f"{self.package.path.name}: its inputs are {', '.join(wanted)}; samples are named {', '.join(inputs)}"
+            )
+        return min(len(array) for array in inputs.values())
+
+    def _fed(self, port: Port, sample: Array) -> Array:
+        """One sample as the program takes it, with a batch of one."""
+        image = self.images.get(port.name)
+        if image is not None:
+            sample = _planes(sample, image)
+        shape = tuple(size or 1 for size in port.shape)
+        if any(size is None for size in port.shape) or sample.size != int(np.prod(shape)):
+            raise ConversionError(
+                f"{self.package.path.name}: input {port.name!r} takes {list(port.shape)}, a sample is {list(sample.shape)}"
+            )
+        kind = "float32" if port.dtype == "float16" else port.dtype
+        fed: Array = sample.reshape(shape).astype(kind)
+        return fed.astype(np.float16) if port.dtype == "float16" else fed
+
+    def _once(
+        self, fed: Mapping[str, Any], note: Callable[[Operation, str, Any], None] | None = None
+    ) -> list[Any]:
+        env: Env = {**self._constants, **fed}
+        for operation in self.program.operations:
+            if operation.kind == "const" or operation.kind in DECODERS:
+                continue
+            for port, value in zip(operation.outputs, self._apply(operation, env), strict=False):
+                env[port.name] = value
+                if note is not None:
+                    note(operation, port.name, value)
+        return [env[name] for name in self.program.outputs]
+
+    def _apply(self, operation: Operation, env: Env) -> tuple[Any, ...]:
+        try:
+            arguments = Arguments(
+                kind=operation.kind,
+                values={name: _given(bindings, env) for name, bindings in operation.inputs.items()},
+                outputs=len(operation.outputs),
+            )
+            if operation.kind == "classify":
+                return (env_label(arguments), tf.convert_to_tensor(arguments["probabilities"]))
+            made = KERNELS[operation.kind](arguments)
+        except (ValueError, KeyError, TypeError, IndexError, tf.errors.OpError) as cause:
+            where = operation.outputs[0].name if operation.outputs else operation.kind
+            line = " ".join(str(cause).split())[:200]
+            raise InputError(
+                f"{self.package.path}: operation {operation.kind} ({where!r}) cannot be carried out: {line}"
+            ) from cause
+        values = made if isinstance(made, tuple) else (made,)
+        return tuple(_declared(value, port) for value, port in zip(values, operation.outputs, strict=False))
+
+
+def env_label(arguments: Arguments) -> Any:
+    """Index of the most probable class; names belong to the app."""
+    return tf.argmax(tf.reshape(arguments["probabilities"], [-1]), output_type=tf.int32)
+
+
+def _given(bindings: tuple[str | Constant, ...], env: Env) -> Any:
+    values = [_wide(_bound(binding, env)) for binding in bindings]
+    return values[0] if len(values) == 1 else values
+
+
+def _bound(binding: str | Constant, env: Env) -> Any:
+    if isinstance(binding, str):
+        return env[binding]
+    return binding.values if binding.dtype in ("string", "list") else binding.array()
+
+
+def _wide(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        if value.dtype == np.float16:
+            return value.astype(np.float32)
+        small = value.dtype.kind in "iu" and value.dtype not in (np.int32, np.int64)
+        return value.astype(np.int32) if small else value
+    if isinstance(value, tf.Tensor):
+        return tf.cast(value, _WIDE[value.dtype]) if value.dtype in _WIDE else value
+    return value
+
+
+def _declared(value: Any, port: Port) -> Any:
+    """A result in the type that the program declares for it."""
+    if port.dtype not in _NARROW:
+        return value
+    value = tf.convert_to_tensor(value)
+    wanted = tf.as_dtype(port.dtype)
+    return value if value.dtype == wanted else tf.cast(value, wanted)
+
+
+def _unbatched(value: Array) -> Array:
+    return value[0] if value.ndim and value.shape[0] == 1 else value
+
+
+def _planes(sample: Array, image: Feature) -> Array:
+    """Pixels [height, width, channels] as planes [channels, height, width] in the order of the image input."""
+    pixels = sample[..., None] if sample.ndim == 2 else sample
+    planes = np.moveaxis(pixels, -1, 0)
+    return planes[::-1] if image.color == "BGR" else planes
+
+
+def open_package(path: Path) -> Evaluator:
+    """The evaluator of a saved package."""
+    from edgeprune.graph.mil import read_coreml
+
+    return Evaluator(read_coreml(path))
