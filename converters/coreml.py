@@ -6,80 +6,228 @@ import json
 import shutil
 import struct
 import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgeprune.artifact import files_of
 from edgeprune.converters.frozen import FrozenGraph, thaw
+from edgeprune.size.codecs import CODECS
 
-__all__ = ["PRECISIONS", "TARGETS", "convert_coreml", "weights_of_package"]
+__all__ = ["PREDICTED", "TARGETS", "CoreMlOptions", "ImageInput", "convert_coreml", "sparse_counterpart"]
 
-PRECISIONS = ("float32", "float16", "sparse", "int8")
-# Deployment target -> whether weights can be stored compressed (constexpr ops came with iOS 16; coremltools 9 guide).
-TARGETS = {"iOS15": False, "iOS16": True, "iOS17": True, "iOS18": True}
+# Deployment target -> what its weights can be: constexpr operations came with iOS 16, two of them in a row with iOS 18
+# (coremltools 9 guide, "Optimization overview").
+TARGETS = {"iOS15": "plain", "iOS16": "compressed", "iOS17": "compressed", "iOS18": "joint"}
+# The name that Core ML's own classifiers give to the predicted class.
+PREDICTED = "classLabel"
+# coremltools skips tensors below 2048 elements without a word; a table or a scale pays from about this size on.
+SMALLEST_TENSOR = 64
 
 # weight.bin, version 2: blobs with a 64-byte header each (coremltools, mlmodel/src/MILBlob/Blob/StorageFormat.hpp).
 BLOB_SENTINEL = 0xDEADBEEF
 BLOB_WORDS = {1: "<u2", 2: "<u4"}  # float16, float32
 
 
-def convert_coreml(graph: FrozenGraph, out: Path, *, precision: str, target: str) -> None:
-    """Write the package `out`. Inputs and outputs keep their names and are float32 (or int32) arrays.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageInput:
+    """An input that the app feeds with pictures: the model gets `scale * pixel + bias` for pixels 0 to 255.
 
-    float16 computes and stores in float16; sparse stores the non-zeros and a bit mask; int8 stores weights as int8 with
-    one symmetric scale per output channel (zeros stay zeros) and computes in float16.
+    `color`: RGB, BGR or GRAYSCALE, the order of the channels that the model was trained with. `bias` has one number, or
+    one for each channel.
+    """
+
+    name: str
+    scale: float = 1.0
+    bias: tuple[float, ...] = (0.0,)
+    color: str = "RGB"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreMlOptions:
+    """What the package tells Xcode and the app, beside the model itself."""
+
+    target: str = "iOS16"
+    image: ImageInput | None = None
+    class_labels: tuple[str, ...] = ()
+    author: str = ""
+    license: str = ""
+    description: str = ""
+    version: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """What the child process is told."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> CoreMlOptions:
+        """The inverse of `to_json`."""
+        image = told["image"] and ImageInput(**{**told["image"], "bias": tuple(told["image"]["bias"])})
+        return cls(**{**told, "image": image, "class_labels": tuple(told["class_labels"])})
+
+
+def sparse_counterpart(precision: str) -> str | None:
+    """The precision without the bit mask, which a sparse encoding must beat; None for those that are not sparse."""
+    if precision == "sparse":
+        return "float16"
+    return precision.removeprefix("sparse-") if precision.startswith("sparse-") else None
+
+
+def convert_coreml(graph: FrozenGraph, out: Path, *, precision: str, options: CoreMlOptions) -> None:
+    """Write the package `out`. Inputs and outputs keep their names; arrays are float32 or int32.
+
+    float32 and float16 compute and store in that type. All others compute in float16: int8 stores one symmetric scale
+    for each output channel (zeros stay zeros), paletteN a table of 2^N values for each tensor (k-means), sparse a bit
+    mask and the non-zeros, and sparse-X a bit mask and the non-zeros as X.
+
+    Raises ValueError when a sparse encoding makes the download larger than the same weights without the mask.
     """
     import coremltools as ct
 
+    register_missing_operations()
     _, function = thaw(graph)
-    compute = ct.precision.FLOAT32 if precision == "float32" else ct.precision.FLOAT16
     model = ct.convert(
         [function],
         source="tensorflow",
         convert_to="mlprogram",
-        inputs=[_tensor_type(ct, t.name, t.shape, t.dtype) for t in graph.inputs],
-        minimum_deployment_target=getattr(ct.target, target),
-        compute_precision=compute,
+        inputs=[_input_type(ct, tensor, options) for tensor in graph.inputs],
+        classifier_config=_classifier(ct, function, options),
+        minimum_deployment_target=getattr(ct.target, options.target),
+        compute_precision=ct.precision.FLOAT32 if precision == "float32" else ct.precision.FLOAT16,
         skip_model_load=True,
     )
-    model = _compressed(model, precision)
+    _write(_compressed(model, precision), out, graph, function, options)
+    plain = sparse_counterpart(precision)
+    if plain is not None:
+        _refuse_larger(
+            out, precision, plain, lambda to: _write(_compressed(model, plain), to, graph, function, options)
+        )
+
+
+def register_missing_operations() -> None:
+    """Teach coremltools 9.0 the TensorFlow operations that Keras layers use and it lacks."""
+    from coremltools.converters.mil import register_tf_op
+    from coremltools.converters.mil.frontend.tensorflow.tf_op_registry import _TF_OPS_REGISTRY
+    from coremltools.converters.mil.mil import Builder as mb  # noqa: N813  (coremltools's own convention)
+    from coremltools.converters.mil.mil import types
+
+    if "Erfc" in _TF_OPS_REGISTRY:
+        return
+
+    def Erfc(context: Any, node: Any) -> None:  # noqa: N802  (registered under its name)
+        """Exact GELU: 1 - erf(x)."""
+        x = context[node.inputs[0]]
+        context.add(node.name, mb.sub(x=np.float32(1.0), y=mb.erf(x=x), name=node.name))
+
+    def LogicalAnd(context: Any, node: Any) -> None:  # noqa: N802
+        """Attention masks arrive as numbers where a cast to bool was dropped on the way."""
+        sides = [context[name] for name in node.inputs]
+        x, y = (side if side.dtype == types.bool else mb.cast(x=side, dtype="bool") for side in sides)
+        context.add(node.name, mb.logical_and(x=x, y=y, name=node.name))
+
+    register_tf_op(Erfc)
+    register_tf_op(LogicalAnd, override=True)
+
+
+def _input_type(ct: Any, tensor: Any, options: CoreMlOptions) -> Any:
+    image = options.image
+    if image is not None and image.name == tensor.name:
+        layout = getattr(ct.colorlayout, image.color)
+        bias = list(image.bias) if len(image.bias) > 1 else [image.bias[0]] * tensor.shape[-1]
+        told = bias[0] if image.color == "GRAYSCALE" else bias
+        return ct.ImageType(name=tensor.name, shape=tensor.shape, scale=image.scale, bias=told, color_layout=layout)
+    kind = np.int32 if tensor.dtype.startswith("int") else np.float32
+    return ct.TensorType(name=tensor.name, shape=tensor.shape, dtype=kind)
+
+
+def _classifier(ct: Any, function: Any, options: CoreMlOptions) -> Any:
+    if not options.class_labels:
+        return None
+    (output,) = function.outputs
+    return ct.ClassifierConfig(
+        list(options.class_labels),
+        predicted_feature_name=PREDICTED,
+        predicted_probabilities_output=output.name.split(":")[0],
+    )
+
+
+def _compressed(model: Any, precision: str) -> Any:
+    import coremltools.optimize.coreml as cto
+
+    def everywhere(told: Any) -> Any:
+        return cto.OptimizationConfig(global_config=told)
+
+    joint = precision.startswith("sparse-")
+    if precision.startswith("sparse"):
+        # A mask costs one bit an element, so float16 pays from 1/16 zeros on.
+        keep: Any = cto.OpThresholdPrunerConfig(
+            threshold=1e-12, minimum_sparsity_percentile=0.1, weight_threshold=SMALLEST_TENSOR
+        )
+        model = cto.prune_weights(model, everywhere(keep))
+    inner = precision.removeprefix("sparse-")
+    if inner == "int8":
+        keep = cto.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", weight_threshold=SMALLEST_TENSOR)
+        return cto.linear_quantize_weights(model, everywhere(keep), joint_compression=joint)
+    if inner.startswith("palette"):
+        bits = int(inner.removeprefix("palette"))
+        keep = cto.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=max(SMALLEST_TENSOR, 1 << bits))
+        return cto.palettize_weights(model, everywhere(keep), joint_compression=joint)
+    return model
+
+
+def _write(model: Any, out: Path, graph: FrozenGraph, function: Any, options: CoreMlOptions) -> None:
+    import coremltools as ct
+
     spec = model.get_spec()
-    for made, wanted in _output_renames(function, spec, graph):
+    for made, wanted in _output_renames(function, spec, graph, bool(options.class_labels)):
         ct.utils.rename_feature(spec, made, wanted)
-    renamed = ct.models.MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True)
+    named = ct.models.MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True)
+    for field, text in (
+        ("author", options.author),
+        ("license", options.license),
+        ("short_description", options.description),
+        ("version", options.version),
+    ):
+        if text:
+            setattr(named, field, text)
     scratch = out.with_name(f".{out.name}.part.mlpackage")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        renamed.save(str(scratch))
+        named.save(str(scratch))
         _finish(scratch)
         scratch.replace(out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _tensor_type(ct: Any, name: str, shape: tuple[int, ...], dtype: str) -> Any:
-    return ct.TensorType(name=name, shape=shape, dtype=np.int32 if dtype.startswith("int") else np.float32)
+def _refuse_larger(out: Path, precision: str, plain: str, write: Callable[[Path], None]) -> None:
+    twin = out.with_name(f".{out.name}.twin.mlpackage")
+    try:
+        write(twin)
+        sizes = [_download(package) for package in (out, twin)]
+    finally:
+        shutil.rmtree(twin, ignore_errors=True)
+    if sizes[0] >= sizes[1]:
+        shutil.rmtree(out, ignore_errors=True)
+        raise ValueError(
+            f"{precision} does not make the download smaller: {sizes[0]:,} bytes by deflate, not less than the "
+            f"{sizes[1]:,} bytes of {plain}; the model has too few zeros: prune it first, or use --precision {plain}"
+        )
 
 
-def _compressed(model: Any, precision: str) -> Any:
-    import coremltools.optimize.coreml as cto
-
-    if precision == "sparse":
-        # The defaults skip tensors below 2048 elements or half zeros without a word. A mask costs one bit an element,
-        # so float16 pays from 1/16 zeros on.
-        keep: Any = cto.OpThresholdPrunerConfig(threshold=1e-12, minimum_sparsity_percentile=0.1, weight_threshold=64)
-        return cto.prune_weights(model, cto.OptimizationConfig(global_config=keep))
-    if precision == "int8":
-        keep = cto.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", weight_threshold=64)
-        return cto.linear_quantize_weights(model, cto.OptimizationConfig(global_config=keep))
-    return model
+def _download(package: Path) -> int:
+    return sum(CODECS["deflate"].compressed_bytes(file.read_bytes()) for file in files_of(package))
 
 
-def _output_renames(function: Any, spec: Any, graph: FrozenGraph) -> list[tuple[str, str]]:
+def _output_renames(function: Any, spec: Any, graph: FrozenGraph, classifier: bool) -> list[tuple[str, str]]:
     """(name given by the converter, name wanted). The converter calls outputs Identity, Identity_1, ... in the order
     in which the function returns them; a function that returns a dict returns it sorted by key."""
     made = [output.name for output in spec.description.output]
+    if classifier:
+        return [(spec.description.predictedProbabilitiesName, graph.outputs[0].name)]
     returned = [t.name.split(":")[0] for t in function.outputs]
     wanted = sorted(t.name for t in graph.outputs)
     if sorted(made) != sorted(returned):
@@ -100,6 +248,7 @@ def _finish(package: Path) -> None:
             _positive_zeros(file)
         if file.suffix == ".mlmodel":
             spec = Model_pb2.Model.FromString(file.read_bytes())
+            spec.description.metadata.userDefined.pop("com.github.apple.coremltools.conversion_date", None)
             file.write_bytes(spec.SerializeToString(deterministic=True))
     manifest = package / "Manifest.json"
     text = manifest.read_text()
@@ -122,44 +271,3 @@ def _positive_zeros(path: Path) -> None:
             bits[bits == (1 << (8 * bits.itemsize - 1))] = 0
         header = (start + size + 63) // 64 * 64
     path.write_bytes(content)
-
-
-# MIL op -> its inputs that are multiplied weights.
-WEIGHT_INPUTS = {"conv": "weight", "conv_transpose": "weight", "linear": "weight", "gather": "x", "matmul": "y"}
-
-
-def weights_of_package(package: Path) -> dict[str, int]:
-    """Elements and zeros of the multiplied weights, read back from the saved package (compressed ones decoded)."""
-    import coremltools as ct
-    from coremltools.converters.mil.frontend.milproto.load import load
-
-    model = ct.models.MLModel(str(package), skip_model_load=True)
-    spec = model.get_spec()
-    program = load(spec, spec.specificationVersion, model.weights_dir)
-    elements = zeros = 0
-    seen: set[str] = set()
-    for function in program.functions.values():
-        for op in function.operations:
-            source = _constant_behind(op)
-            if source is None or source.name in seen:
-                continue
-            seen.add(source.name)
-            values = _decoded(source)
-            if values is not None and values.ndim >= 2:
-                elements += values.size
-                zeros += int(values.size - np.count_nonzero(values))
-    return {"elements": elements, "zeros": zeros}
-
-
-def _constant_behind(op: Any) -> Any:
-    name = WEIGHT_INPUTS.get(op.op_type)
-    variable = op.inputs.get(name) if name else None
-    source = getattr(variable, "op", None)
-    while source is not None and source.op_type == "cast":
-        source = source.inputs["x"].op
-    return source if source is not None and source.op_type.startswith("const") else None
-
-
-def _decoded(op: Any) -> np.ndarray | None:
-    values = op.outputs[0].val if op.op_type == "const" else op.materialized_val_inference()
-    return values if isinstance(values, np.ndarray) and values.dtype.kind in "fiu" else None

@@ -80,6 +80,7 @@ def freeze(model: Any, path: Path) -> FrozenGraph:
     frozen = convert_variables_to_constants_v2(traced)
     if len(frozen.inputs) != len(shapes):
         raise ConversionError(f"model {model.name!r}: freezing left {len(frozen.inputs)} inputs of {len(shapes)}")
+    frozen = _inlined(frozen)
     path.write_bytes(frozen.graph.as_graph_def().SerializeToString())
 
     def ends(names: list[str], tensors: Any) -> tuple[FrozenTensor, ...]:
@@ -91,6 +92,31 @@ def freeze(model: Any, path: Path) -> FrozenGraph:
     return FrozenGraph(
         path=path, inputs=ends(list(shapes), frozen.inputs), outputs=ends(output_names(model), frozen.outputs)
     )
+
+
+def _inlined(frozen: Any) -> Any:
+    """The function without calls of others. Keras compiles a grouped convolution by XLA, which marks it as a function of
+    its own; coremltools knows no calls."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    definition = frozen.graph.as_graph_def()
+    if not definition.library.function:
+        return frozen
+    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
+    for item in (*nodes, *definition.library.function):
+        for mark in ("_XlaMustCompile", "_noinline"):
+            item.attr.pop(mark, None)
+    for function in definition.library.function:  # a process knows one function of a name
+        function.signature.name += "_unmarked"
+    for node in nodes:
+        for value in node.attr.values():
+            if value.HasField("func"):
+                value.func.name += "_unmarked"
+    names = [[tensor.name for tensor in ends] for ends in (frozen.inputs, frozen.outputs)]
+    imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(definition, name=""), [])
+    feeds, fetches = ([imported.graph.as_graph_element(name) for name in ends] for ends in names)
+    return convert_variables_to_constants_v2(imported.prune(feeds, fetches))
 
 
 def thaw(graph: FrozenGraph) -> tuple[Any, Any]:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.artifact import Artifact, Format, Precision
+from edgeprune.converters.coreml import TARGETS, CoreMlOptions
 from edgeprune.converters.frozen import FrozenGraph, freeze
 from edgeprune.errors import ConversionError, MissingExtra, UsageError
 from edgeprune.interrupts import child_process, scratch_folder
@@ -31,9 +32,21 @@ __all__ = ["Converter", "check_export"]
 
 EXPORTS: dict[Format, tuple[Precision, ...]] = {
     Format.TFLITE: (Precision.FLOAT32, Precision.FLOAT16, Precision.DYNAMIC, Precision.INT8),
-    Format.COREML: (Precision.FLOAT32, Precision.FLOAT16, Precision.SPARSE, Precision.INT8),
+    Format.COREML: (
+        Precision.FLOAT32,
+        Precision.FLOAT16,
+        Precision.INT8,
+        Precision.PALETTE2,
+        Precision.PALETTE4,
+        Precision.PALETTE6,
+        Precision.PALETTE8,
+        Precision.SPARSE,
+        Precision.SPARSE_INT8,
+        Precision.SPARSE_PALETTE4,
+        Precision.SPARSE_PALETTE6,
+        Precision.SPARSE_PALETTE8,
+    ),
 }
-COREML_TARGETS = ("iOS15", "iOS16", "iOS17", "iOS18")
 SUFFIXES = {Format.TFLITE: ".tflite", Format.COREML: ".mlpackage"}
 
 
@@ -46,13 +59,25 @@ def check_export(model_format: Format, precision: Precision, target: str = "iOS1
     if model_format is Format.COREML:
         if importlib.util.find_spec("coremltools") is None:
             raise MissingExtra("coremltools", "convert", "a Core ML export")
-        if target not in COREML_TARGETS:
-            raise UsageError(f"unknown deployment target {target!r}; known: {', '.join(COREML_TARGETS)}")
-        if target == "iOS15" and precision in (Precision.SPARSE, Precision.INT8):
-            raise UsageError(
-                f"Core ML {precision} weights need iOS 16 or newer and the deployment target is {target}; "
-                "choose the deployment target iOS16 or newer, or export float16"
-            )
+        _check_target(precision, target)
+
+
+def _check_target(precision: Precision, target: str) -> None:
+    if target not in TARGETS:
+        raise UsageError(f"unknown deployment target {target!r}; known: {', '.join(TARGETS)}")
+    joint, compressed = precision.startswith("sparse-"), precision not in (Precision.FLOAT32, Precision.FLOAT16)
+    if joint and TARGETS[target] != "joint":
+        raise UsageError(
+            f"Core ML {precision} weights need iOS 18 and the deployment target is {target}; "
+            f"choose the deployment target iOS18, or export {precision.removeprefix('sparse-')} or sparse"
+        )
+    if compressed and TARGETS[target] == "plain":
+        raise UsageError(
+            f"Core ML {precision} weights need iOS 16 or newer and the deployment target is {target}; "
+            "choose the deployment target iOS16 or newer, or export float16"
+        )
+    if precision.endswith(("palette2", "palette4", "palette6", "palette8")) and not importlib.util.find_spec("sklearn"):
+        raise MissingExtra("scikit-learn", "convert", "a palette of weights")
 
 
 class Converter:
@@ -89,27 +114,28 @@ class Converter:
         *,
         io_type: str = "float32",
         calibration: Mapping[str, np.ndarray] | None = None,
-        target: str = "iOS16",
-    ) -> tuple[Artifact, dict[str, int] | None]:
-        """Write `out` and return its artifact and, for Core ML, the zeros counted in the saved package's weights.
+        coreml: CoreMlOptions | None = None,
+    ) -> Artifact:
+        """Write `out` and return its artifact.
 
         Raises ConversionError with the converter's reason; nothing is left at `out` then.
         """
-        check_export(model_format, precision, target)
+        options = coreml or CoreMlOptions()
+        check_export(model_format, precision, options.target)
         job: dict[str, Any] = {
             "graph": self._freeze(model).to_json(),
             "format": str(model_format),
             "precision": str(precision),
-            "target": target,
+            "coreml": options.to_json(),
             "io_type": io_type,
             "out": str(out.resolve()),
         }
         if precision is Precision.INT8 and model_format is Format.TFLITE:
             job["calibration"] = str(self._write_calibration(calibration))
-        reply = self._ask(job, f"{model_format} {precision}")
+        self._ask(job, f"{model_format} {precision}")
         if not out.exists():
             raise ConversionError(f"{out.name}: the {model_format} converter reported success but wrote no file")
-        return Artifact.of(out, model_format, precision), reply.get("weights")
+        return Artifact.of(out, model_format, precision)
 
     def start(self) -> None:
         """Start the child early; its imports then run beside other work."""

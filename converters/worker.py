@@ -36,10 +36,10 @@ def _convert(job: dict[str, Any]) -> dict[str, Any]:
         )
         write_file(out, content)
         return {}
-    from edgeprune.converters.coreml import convert_coreml, weights_of_package
+    from edgeprune.converters.coreml import CoreMlOptions, convert_coreml
 
-    convert_coreml(graph, out, precision=job["precision"], target=job["target"])
-    return {"weights": weights_of_package(out)}
+    convert_coreml(graph, out, precision=job["precision"], options=CoreMlOptions.from_json(job["coreml"]))
+    return {}
 
 
 def _answer(job: dict[str, Any]) -> dict[str, Any]:

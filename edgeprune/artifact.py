@@ -26,6 +26,14 @@ class Precision(enum.StrEnum):
     DYNAMIC = "dynamic"  # dynamic range: int8 weights, float32 activations
     INT8 = "int8"  # full integer for TFLite; weight-only, per channel for Core ML
     SPARSE = "sparse"  # Core ML: float16 non-zeros and a bit mask
+    PALETTE2 = "palette2"  # Core ML: a table of 4 float16 values for each tensor, 2-bit indexes; likewise below
+    PALETTE4 = "palette4"
+    PALETTE6 = "palette6"
+    PALETTE8 = "palette8"
+    SPARSE_INT8 = "sparse-int8"  # Core ML, from iOS 18: a bit mask, and the non-zeros as int8
+    SPARSE_PALETTE4 = "sparse-palette4"  # Core ML, from iOS 18: a bit mask, and the non-zeros as indexes into a table
+    SPARSE_PALETTE6 = "sparse-palette6"
+    SPARSE_PALETTE8 = "sparse-palette8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

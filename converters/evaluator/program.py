@@ -7,9 +7,8 @@ and their precision. It does not reproduce the kernels of Apple's CPU, GPU or Ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,11 @@ import tensorflow as tf
 from edgeprune.converters.evaluator import arrays, elementwise, recurrent, sums, windows
 from edgeprune.converters.evaluator.arguments import Arguments, Kernel, UnknownOperationError
 from edgeprune.errors import ConversionError, InputError
-from edgeprune.graph.constexpr import DECODERS, decode
-from edgeprune.graph.mil import Block, Constant, Feature, Operation, Package, Port
+from edgeprune.graph.constexpr import DECODERS
+from edgeprune.graph.coreml import constants_of, is_constant
+from edgeprune.graph.mil import Constant, Operation, Package, Port
 
-__all__ = ["KERNELS", "Evaluator", "Step", "constants_of", "unknown_operations"]
+__all__ = ["KERNELS", "Evaluator", "Step", "unknown_operations"]
 
 Array = npt.NDArray[Any]
 Env = dict[str, Any]
@@ -61,34 +61,11 @@ def unknown_operations(package: Package) -> list[str]:
     return sorted(found - known)
 
 
-def constants_of(package: Package) -> dict[str, Array]:
-    """Every constant of the main function by name, compressed ones decoded."""
-    made: Env = {}
-    if package.program:
-        for operation in package.program.operations:
-            if operation.kind == "const" or operation.kind in DECODERS:
-                made.update(_constants(operation, made))
-    return {name: value for name, value in made.items() if isinstance(value, np.ndarray)}
-
-
-def _constants(operation: Operation, made: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    if operation.kind == "const":
-        value = operation.attributes["val"]
-        yield operation.outputs[0].name, value.array() if value.dtype not in ("string", "list") else value.values
-        return
-    parts = {name: constant.array() if constant.dtype != "string" else constant.values
-             for name, constant in operation.attributes.items()}
-    for name, bindings in operation.inputs.items():
-        (binding,) = bindings
-        parts[name] = binding.array() if isinstance(binding, Constant) else made[binding]
-    yield from zip([port.name for port in operation.outputs], decode(operation.kind, parts), strict=True)
-
-
 class Evaluator:
     """A package made ready to run.
 
-    Raises UnknownOperationError when the program holds an operation that is not known, Unsupported-like ConversionError
-    for a model that is no ML program, InputError when the program contradicts itself.
+    Raises UnknownOperationError for a model that is no ML program or holds an operation that is not known, InputError
+    when the program contradicts itself.
     """
 
     def __init__(self, package: Package) -> None:
@@ -98,14 +75,8 @@ class Evaluator:
         if unknown:
             raise UnknownOperationError(", ".join(unknown))
         self.package, self.program = package, package.program
-        self.images = {feature.name: feature for feature in package.inputs if feature.kind == "image"}
-        self._constants: Env = {}
-        try:
-            for operation in self.program.operations:
-                if operation.kind == "const" or operation.kind in DECODERS:
-                    self._constants.update(_constants(operation, self._constants))
-        except (KeyError, ValueError, IndexError, TypeError) as cause:
-            raise InputError(f"{package.path}: a broken Core ML model: constant {operation.outputs[0].name!r}: {cause}") from cause
+        self.images = {feature.name for feature in package.inputs if feature.kind == "image"}
+        self._constants = constants_of(package)
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -118,7 +89,8 @@ class Evaluator:
         """Outputs by name, [samples, ...] in float32 or integers.
 
         `inputs` maps names to arrays [samples, ...]; those of an image input hold pixels 0 to 255, [samples, height,
-        width, channels], in the order RGB. Raises ConversionError for missing inputs and wrong shapes.
+        width, channels], channels in the order that the model was trained with. Raises ConversionError for missing
+        inputs and wrong shapes.
         """
         count = self._check(inputs)
         call = self._once if count <= EAGER_SAMPLES else tf.function(self._once, autograph=False)
@@ -128,11 +100,12 @@ class Evaluator:
             rows.append([np.asarray(value) for value in call(fed)])
             if on_progress is not None and (index % 16 == 0 or index == count - 1):
                 on_progress(index + 1, count)
-        names = self._output_names()
+        names = self.program.outputs
         columns = [np.stack([_unbatched(value) for value in column]) for column in zip(*rows, strict=True)]
         return {
             name: column.astype(np.float32) if column.dtype.kind == "f" else column
             for name, column in zip(names, columns, strict=True)
+            if name != self.package.predicted
         }
 
     def trace(self, inputs: Mapping[str, Array], largest: int = 1 << 24) -> list[Step]:
@@ -153,9 +126,6 @@ class Evaluator:
             if len(values) == count
         ]
 
-    def _output_names(self) -> list[str]:
-        return list(self.program.outputs)
-
     def _check(self, inputs: Mapping[str, Array]) -> int:
         wanted = [port.name for port in self.ports]
         if set(wanted) != set(inputs):
@@ -166,24 +136,22 @@ class Evaluator:
 
     def _fed(self, port: Port, sample: Array) -> Array:
         """One sample as the program takes it, with a batch of one."""
-        image = self.images.get(port.name)
-        if image is not None:
-            sample = _planes(sample, image)
+        if port.name in self.images:
+            sample = _planes(sample)
         shape = tuple(size or 1 for size in port.shape)
         if any(size is None for size in port.shape) or sample.size != int(np.prod(shape)):
             raise ConversionError(
-                f"{self.package.path.name}: input {port.name!r} takes {list(port.shape)}, a sample is {list(sample.shape)}"
+                f"{self.package.path.name}: input {port.name!r} takes {list(port.shape)}, "
+                f"a sample is {list(sample.shape)}"
             )
         kind = "float32" if port.dtype == "float16" else port.dtype
         fed: Array = sample.reshape(shape).astype(kind)
         return fed.astype(np.float16) if port.dtype == "float16" else fed
 
-    def _once(
-        self, fed: Mapping[str, Any], note: Callable[[Operation, str, Any], None] | None = None
-    ) -> list[Any]:
+    def _once(self, fed: Mapping[str, Any], note: Callable[[Operation, str, Any], None] | None = None) -> list[Any]:
         env: Env = {**self._constants, **fed}
         for operation in self.program.operations:
-            if operation.kind == "const" or operation.kind in DECODERS:
+            if is_constant(operation):
                 continue
             for port, value in zip(operation.outputs, self._apply(operation, env), strict=False):
                 env[port.name] = value
@@ -251,15 +219,7 @@ def _unbatched(value: Array) -> Array:
     return value[0] if value.ndim and value.shape[0] == 1 else value
 
 
-def _planes(sample: Array, image: Feature) -> Array:
-    """Pixels [height, width, channels] as planes [channels, height, width] in the order of the image input."""
+def _planes(sample: Array) -> Array:
+    """Pixels [height, width, channels] as planes [channels, height, width]."""
     pixels = sample[..., None] if sample.ndim == 2 else sample
-    planes = np.moveaxis(pixels, -1, 0)
-    return planes[::-1] if image.color == "BGR" else planes
-
-
-def open_package(path: Path) -> Evaluator:
-    """The evaluator of a saved package."""
-    from edgeprune.graph.mil import read_coreml
-
-    return Evaluator(read_coreml(path))
+    return np.moveaxis(pixels, -1, 0)

@@ -190,9 +190,7 @@ def _pool(a: Arguments, kind: str) -> Any:
     return _first(made)
 
 
-def _ceiled(
-    a: Arguments, kind: str, sizes: list[int], kernel: list[int], strides: list[int], pairs: Pairs
-) -> Pairs:
+def _ceiled(a: Arguments, kind: str, sizes: list[int], kernel: list[int], strides: list[int], pairs: Pairs) -> Pairs:
     """Room behind, so that a last window that is not full counts too (it starts inside the input or its padding)."""
     wide = []
     for size, extent, stride, (before, after) in zip(sizes, kernel, strides, pairs, strict=True):
@@ -274,7 +272,9 @@ def _nearest(a: Arguments) -> Any:
         size = int(x.shape[axis])
         wanted = a.integer(target) if target in a.values else int(np.floor(size * a.number(factor, 1)))
         if wanted % size and size % wanted:
-            raise UnknownOperationError(f"{a.kind} from {size} to {wanted}: which neighbour is nearest is not specified")
+            raise UnknownOperationError(
+                f"{a.kind} from {size} to {wanted}: which neighbour is nearest is not specified"
+            )
         x = tf.gather(x, np.arange(wanted) * size // wanted, axis=axis)
     return x
 

@@ -125,5 +125,3 @@ def _varint(view: memoryview, place: int) -> tuple[int, int]:
                 raise BrokenMessageError(f"a number of more than ten bytes at byte {place}")
     except IndexError:
         raise BrokenMessageError(f"cut short at byte {place}") from None
-
-
