@@ -27,6 +27,9 @@ PREDICTED = "classLabel"
 # coremltools skips tensors below 2048 elements without a word; a table or a scale pays from about this size on.
 SMALLEST_TENSOR = 64
 
+WEAK_MASK = -3e4
+LARGEST_HALF = float(np.finfo(np.float16).max)
+
 # weight.bin, version 2: blobs with a 64-byte header each (coremltools, mlmodel/src/MILBlob/Blob/StorageFormat.hpp).
 BLOB_SENTINEL = 0xDEADBEEF
 BLOB_WORDS = {1: "<u2", 2: "<u4"}  # float16, float32
@@ -88,7 +91,7 @@ def convert_coreml(graph: FrozenGraph, out: Path, *, precision: str, options: Co
     import coremltools as ct
 
     register_missing_operations()
-    _, function = thaw(graph)
+    _, function = thaw(graph, None if precision == "float32" else _weaken_masks)
     model = ct.convert(
         [function],
         source="tensorflow",
@@ -96,7 +99,9 @@ def convert_coreml(graph: FrozenGraph, out: Path, *, precision: str, options: Co
         inputs=[_input_type(ct, tensor, options) for tensor in graph.inputs],
         classifier_config=_classifier(ct, function, options),
         minimum_deployment_target=getattr(ct.target, options.target),
-        compute_precision=ct.precision.FLOAT32 if precision == "float32" else ct.precision.FLOAT16,
+        compute_precision=ct.precision.FLOAT32
+        if precision == "float32"
+        else ct.transform.FP16ComputePrecision(op_selector=_fits_half),
         skip_model_load=True,
     )
     _write(_compressed(model, precision), out, graph, function, options)
@@ -130,6 +135,32 @@ def register_missing_operations() -> None:
 
     register_tf_op(Erfc)
     register_tf_op(LogicalAnd, override=True)
+
+
+def _weaken_masks(definition: Any) -> None:
+    """Attention adds -1e9 or so to what a mask hides: -infinity in float16, and NaN where all is hidden. Keras's own
+    float16 layers take -3e4 instead, which softmax turns into the same 0."""
+    import tensorflow as tf
+
+    for node in definition.node:
+        if node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum:
+            value = tf.make_ndarray(node.attr["value"].tensor)
+            if value.size == 1 and -np.inf < value.item() < -LARGEST_HALF:
+                weak = np.full(value.shape, WEAK_MASK, np.float32)
+                node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(weak))
+
+
+def _fits_half(operation: Any) -> bool:
+    """Whether an operation may compute in float16: a constant beyond its range would become infinite, and an attention
+    mask (0 * -1e9) NaN."""
+    for given in operation.inputs.values():
+        for variable in given if isinstance(given, tuple | list) else (given,):
+            value = getattr(variable, "val", None)
+            if isinstance(value, np.ndarray | np.floating) and np.asarray(value).dtype.kind == "f":
+                largest = np.abs(np.asarray(value, np.float64)).max(initial=0.0)
+                if LARGEST_HALF < largest < np.inf:
+                    return False
+    return True
 
 
 def _input_type(ct: Any, tensor: Any, options: CoreMlOptions) -> Any:

@@ -1,24 +1,37 @@
-"""Judge an exported .tflite file: run it with a real interpreter, score it, compare it with the Keras model."""
+"""Judge an exported file: run it, score it, compare it with the Keras model.
+
+A .tflite file runs in a real interpreter. A Core ML package runs in Core ML itself on macOS, elsewhere in the reference
+evaluator, and says so.
+"""
 
 from __future__ import annotations
 
+import platform
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 
-from edgeprune.artifact import Artifact
+from edgeprune.artifact import Artifact, Format
+from edgeprune.converters.coreml import ImageInput
+from edgeprune.converters.evaluator.arguments import UnknownOperationError
 from edgeprune.converters.parity import OutputParity, compare_outputs, refuse_senseless
 from edgeprune.datasets import InputSpecs, Samples
 from edgeprune.errors import ConversionError, RuntimeFailure
+from edgeprune.graph.mil import read_coreml
 from edgeprune.ledger import RuntimeRun
 from edgeprune.metrics import Metric
 from edgeprune.runtime.session import RunResult, installed_runtimes, run_tflite
 
-__all__ = ["Evaluated", "evaluate_file"]
+__all__ = ["EVALUATOR", "Evaluated", "evaluate_file"]
 
 # int8 on tflite-runtime 2.14 takes 15 times as long as on LiteRT 2.3 (x86); this many tell whether it agrees.
 OLDER_RUNTIME_SAMPLES = 1000
+EVALUATOR_SAMPLES = 1000
+EVALUATOR = "edgeprune evaluator"  # of graph and weights; it does not reproduce Apple's float16 kernels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +54,19 @@ def evaluate_file(
     metric: Metric | None,
     *,
     every_runtime: bool,
+    image: ImageInput | None = None,
+    tolerance: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluated:
     """Run a .tflite file over all samples with the newest installed runtime and, if asked, over the first
-    OLDER_RUNTIME_SAMPLES with each older one.
+    OLDER_RUNTIME_SAMPLES with each older one; run a Core ML package over the first EVALUATOR_SAMPLES.
 
     `expected` are the Keras model's outputs for the same samples. Without a metric (no targets) only parity is
-    computed. Raises ConversionError when no installed runtime runs the file or when its outputs make no sense.
+    computed. `image` is the package's image input: its pixels are (value - bias) / scale. Raises ConversionError when no
+    installed runtime runs the file or when its outputs make no sense (`refuse_senseless`).
     """
+    if artifact.format is Format.COREML:
+        return _evaluate_package(artifact, samples, specs, expected, metric, image, tolerance, on_progress)
     inputs = {name: samples.inputs[name].astype(dtype) for name, (_, dtype) in specs.items()}
     names = list(installed_runtimes())  # oldest first
     if not names:
@@ -71,7 +89,7 @@ def evaluate_file(
         raise ConversionError(f"{artifact.path.name}: no installed runtime runs the file; {runs[0].reason}")
     newest = next(iter(results.values()))
     parity = compare_outputs(expected, newest.outputs)
-    refuse_senseless(artifact.path.name, str(artifact.precision), expected, newest.outputs, parity)
+    refuse_senseless(artifact.path.name, str(artifact.precision), expected, newest.outputs, parity, tolerance=tolerance)
     value = next(run.value for run in runs if run.ran)
     return Evaluated(
         value=value,
@@ -81,6 +99,55 @@ def evaluate_file(
         runs=tuple(reversed(runs)),
         note=None if value is not None else "not measured: no targets",
     )
+
+
+def _evaluate_package(
+    artifact: Artifact,
+    samples: Samples,
+    specs: InputSpecs,
+    expected: Mapping[str, np.ndarray],
+    metric: Metric | None,
+    image: ImageInput | None,
+    tolerance: float | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> Evaluated:
+    count = min(len(samples), EVALUATOR_SAMPLES)
+    inputs = {name: samples.inputs[name][:count].astype(dtype) for name, (_, dtype) in specs.items()}
+    if image is not None:
+        pixels = (inputs[image.name] - np.asarray(image.bias, np.float32)) / np.float32(image.scale)
+        inputs[image.name] = pixels.astype(np.float32)
+    wanted = {name: values[:count] for name, values in expected.items()}
+    try:
+        outputs, runtime, version = _run_package(artifact.path, inputs, image is not None, on_progress)
+    except UnknownOperationError as cause:
+        run = RuntimeRun(name=EVALUATOR, version=metadata.version("edgeprune"), ran=False, reason=f"op {cause}")
+        return Evaluated(note=f"not verified: op {cause} is not known to the evaluator", runs=(run,))
+    parity = compare_outputs(wanted, outputs)
+    refuse_senseless(artifact.path.name, str(artifact.precision), wanted, outputs, parity, tolerance=tolerance)
+    value = None
+    if metric is not None and samples.targets is not None:
+        value = metric.compute(outputs[next(iter(wanted))], samples.targets[:count])
+    return Evaluated(
+        value=value,
+        samples=count,
+        runtime=f"{runtime} {version}",
+        parity=parity,
+        runs=(RuntimeRun(name=runtime, version=version, ran=True, samples=count, value=value),),
+        note=None if value is not None else "not measured: no targets",
+    )
+
+
+def _run_package(
+    path: Path, inputs: Mapping[str, np.ndarray], pictures: bool, on_progress: Callable[[int, int], None] | None
+) -> tuple[dict[str, np.ndarray], str, str]:
+    """(outputs, what ran it, its version). Core ML itself where there is one; it takes pictures as files only."""
+    if sys.platform == "darwin" and not pictures:
+        from edgeprune.converters.macos import run_coreml
+
+        return run_coreml(path, inputs, on_progress), "core ml", platform.mac_ver()[0]
+    from edgeprune.converters.evaluator.program import Evaluator
+
+    return Evaluator(read_coreml(path)).run(inputs, on_progress), EVALUATOR, metadata.version("edgeprune")
 
 
 def _scored(

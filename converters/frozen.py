@@ -8,6 +8,7 @@ several times the CPU time.)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,10 @@ def freeze(model: Any, path: Path) -> FrozenGraph:
 
 
 def _inlined(frozen: Any) -> Any:
-    """The function without calls of others. Keras compiles a grouped convolution by XLA, which marks it as a function of
-    its own; coremltools knows no calls."""
+    """The function without calls of others.
+
+    Keras compiles a grouped convolution by XLA, which marks it as a function of its own; coremltools knows no calls.
+    """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -119,11 +122,16 @@ def _inlined(frozen: Any) -> Any:
     return convert_variables_to_constants_v2(imported.prune(feeds, fetches))
 
 
-def thaw(graph: FrozenGraph) -> tuple[Any, Any]:
-    """(tf.Module, its concrete function) with the names of `graph` as its signature. Runs in the child process."""
+def thaw(graph: FrozenGraph, edit: Callable[[Any], None] | None = None) -> tuple[Any, Any]:
+    """(tf.Module, its concrete function) with the names of `graph` as its signature. Runs in the child process.
+
+    `edit` may change the GraphDef before it is imported.
+    """
     import tensorflow as tf
 
     definition = tf.compat.v1.GraphDef.FromString(graph.path.read_bytes())
+    if edit is not None:
+        edit(definition)
     imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(definition, name=""), [])
     feeds = [imported.graph.as_graph_element(t.node) for t in graph.inputs]
     fetches = [imported.graph.as_graph_element(t.node) for t in graph.outputs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,10 +10,13 @@ import numpy as np
 
 from edgeprune.errors import ConversionError
 
-__all__ = ["OutputParity", "compare_outputs", "refuse_senseless"]
+__all__ = ["POOR_SQNR_DB", "OutputParity", "compare_outputs", "refuse_senseless", "sqnr_db"]
 
-# A float32 file that is further off than this from its model did not convert, whatever the converter said.
-FLOAT32_LIMIT = 1e-3
+# Share of the output range that a file of this precision may be off; beyond it, it computes something else. float16 has
+# 11 bits, and a deep model adds up its rounding.
+LIMITS = {"float32": 1e-3, "float16": 0.1}
+# A quantized file whose error is stronger than its signal says nothing any more; below the second it is poor.
+LEAST_SQNR_DB, POOR_SQNR_DB = 0.0, 10.0
 # An output varies when its samples differ by more than this share of its range.
 VARIES = 0.1
 
@@ -22,7 +26,8 @@ class OutputParity:
     """Differences of one output over `samples` samples.
 
     `range` is the model's largest minus smallest value, `relative_error` is max_error / range (None for a range of 0);
-    `agreement` is the share of samples with the same largest element (None for an output of one element).
+    `agreement` is the share of samples with the same largest element (None for an output of one element). `sqnr_db`:
+    10 log10 of the power of the model's output over that of the difference (None where they are equal).
     """
 
     output: str
@@ -32,6 +37,7 @@ class OutputParity:
     range: float
     relative_error: float | None
     agreement: float | None
+    sqnr_db: float | None
 
 
 def compare_outputs(expected: Mapping[str, np.ndarray], exported: Mapping[str, np.ndarray]) -> tuple[OutputParity, ...]:
@@ -64,7 +70,17 @@ def _compare(name: str, expected: np.ndarray, exported: np.ndarray) -> OutputPar
         range=spread,
         relative_error=largest / spread if spread else None,
         agreement=agreement,
+        sqnr_db=sqnr_db(expected, exported),
     )
+
+
+def sqnr_db(expected: np.ndarray, exported: np.ndarray) -> float | None:
+    """Signal to quantization noise ratio, decibels; None where both are equal, and where either is not finite."""
+    signal = float(np.square(expected, dtype=np.float64).sum())
+    noise = float(np.square(expected.astype(np.float64) - exported.astype(np.float64)).sum())
+    if noise == 0 or not np.isfinite(signal + noise):
+        return None
+    return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
 def refuse_senseless(
@@ -73,20 +89,32 @@ def refuse_senseless(
     expected: Mapping[str, np.ndarray],
     outputs: Mapping[str, np.ndarray],
     parity: tuple[OutputParity, ...],
+    *,
+    tolerance: float | None = None,
 ) -> None:
-    """Raise ConversionError for NaN outputs, for constant outputs of a model whose outputs vary, and for a float32
-    file that does not compute what its model computes."""
+    """Raise ConversionError for NaN outputs, for constant outputs of a model whose outputs vary, and for a file that does
+    not compute what its model computes.
+
+    `tolerance` is the largest difference allowed, as a share of the output range; without it LIMITS has one for the float
+    precisions, and for the others the error must not be stronger than the signal.
+    """
     for name, values in outputs.items():
         if not np.isfinite(values).all():
             raise ConversionError(f"{file}: output {name!r} holds NaN or infinite values")
+    limit = LIMITS.get(precision) if tolerance is None else tolerance
     for item in parity:
         values, model = outputs[item.output], expected[item.output]
         # A little variation may fall below the steps of int8, and a model may itself be constant (pruned to death).
         varies = bool(np.ptp(model, axis=0).max() > VARIES * item.range)
         if varies and np.ptp(values, axis=0).max() == 0:
             raise ConversionError(f"{file}: output {item.output!r} is the same for all {len(values)} samples")
-        if precision == "float32" and item.max_error > FLOAT32_LIMIT * (item.range or 1.0):
+        if limit is not None and item.max_error > limit * (item.range or 1.0):
             raise ConversionError(
                 f"{file}: output {item.output!r} departs from the Keras model by {item.max_error:.3g}, "
-                f"its range is {item.range:.3g}"
+                f"its range is {item.range:.3g}; edgeprune verify --bisect names the layer"
+            )
+        if limit is None and item.sqnr_db is not None and item.sqnr_db < LEAST_SQNR_DB:
+            raise ConversionError(
+                f"{file}: the error of output {item.output!r} is stronger than its signal (SQNR {item.sqnr_db:.1f} dB); "
+                "edgeprune verify --bisect names the layer"
             )
