@@ -62,8 +62,8 @@ def evaluate_file(
     OLDER_RUNTIME_SAMPLES with each older one; run a Core ML package over the first EVALUATOR_SAMPLES.
 
     `expected` are the Keras model's outputs for the same samples. Without a metric (no targets) only parity is
-    computed. `image` is the package's image input: its pixels are (value - bias) / scale. Raises ConversionError when no
-    installed runtime runs the file or when its outputs make no sense (`refuse_senseless`).
+    computed. `image` is the package's image input: its pixels are (value - bias) / scale. Raises ConversionError when
+    no installed runtime runs the file or when its outputs make no sense (`refuse_senseless`).
     """
     if artifact.format is Format.COREML:
         return _evaluate_package(artifact, samples, specs, expected, metric, image, tolerance, on_progress)
@@ -118,7 +118,7 @@ def _evaluate_package(
         inputs[image.name] = pixels.astype(np.float32)
     wanted = {name: values[:count] for name, values in expected.items()}
     try:
-        outputs, runtime, version = _run_package(artifact.path, inputs, image is not None, on_progress)
+        outputs, runtime, version = _run_package(artifact.path, inputs, on_progress)
     except UnknownOperationError as cause:
         run = RuntimeRun(name=EVALUATOR, version=metadata.version("edgeprune"), ran=False, reason=f"op {cause}")
         return Evaluated(note=f"not verified: op {cause} is not known to the evaluator", runs=(run,))
@@ -138,16 +138,17 @@ def _evaluate_package(
 
 
 def _run_package(
-    path: Path, inputs: Mapping[str, np.ndarray], pictures: bool, on_progress: Callable[[int, int], None] | None
+    path: Path, inputs: Mapping[str, np.ndarray], on_progress: Callable[[int, int], None] | None
 ) -> tuple[dict[str, np.ndarray], str, str]:
-    """(outputs, what ran it, its version). Core ML itself where there is one; it takes pictures as files only."""
-    if sys.platform == "darwin" and not pictures:
+    """(outputs, what ran it, its version): Core ML itself where there is one and all ends are arrays."""
+    package = read_coreml(path)
+    if sys.platform == "darwin" and all(end.kind == "array" for end in (*package.inputs, *package.outputs)):
         from edgeprune.converters.macos import run_coreml
 
         return run_coreml(path, inputs, on_progress), "core ml", platform.mac_ver()[0]
     from edgeprune.converters.evaluator.program import Evaluator
 
-    return Evaluator(read_coreml(path)).run(inputs, on_progress), EVALUATOR, metadata.version("edgeprune")
+    return Evaluator(package).run(inputs, on_progress), EVALUATOR, metadata.version("edgeprune")
 
 
 def _scored(

@@ -17,8 +17,8 @@ def run_coreml(
 ) -> dict[str, np.ndarray]:
     """Outputs by name, [samples, ...], for arrays [samples, ...] by input name, one prediction a sample.
 
-    The compute unit is the CPU, whose results do not depend on the machine's GPU or Neural Engine. Raises RuntimeFailure
-    with Core ML's reason.
+    The compute unit is the CPU, whose results do not depend on the machine's GPU or Neural Engine. Raises
+    RuntimeFailure with Core ML's reason.
     """
     import coremltools as ct
 
@@ -30,9 +30,7 @@ def run_coreml(
             rows.append(model.predict({name: array[index : index + 1] for name, array in inputs.items()}))
             if on_progress is not None:
                 on_progress(index + 1, count)
-    except Exception as cause:  # noqa: BLE001  (Core ML raises RuntimeError and others)
+    except Exception as cause:
         raise RuntimeFailure(f"{path} on Core ML: {' '.join(str(cause).split())[:300]}") from cause
-    # A classifier also returns the name of the class, and its probabilities by name.
-    arrays = [name for name, value in rows[0].items() if isinstance(value, np.ndarray)]
-    made = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in arrays}
+    made = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
     return {name: v[:, 0] if v.ndim > 1 and v.shape[1] == 1 else v for name, v in made.items()}

@@ -92,11 +92,11 @@ def refuse_senseless(
     *,
     tolerance: float | None = None,
 ) -> None:
-    """Raise ConversionError for NaN outputs, for constant outputs of a model whose outputs vary, and for a file that does
-    not compute what its model computes.
+    """Raise ConversionError for NaN outputs, for constant outputs of a model whose outputs vary, and for a file that
+    does not compute what its model computes.
 
-    `tolerance` is the largest difference allowed, as a share of the output range; without it LIMITS has one for the float
-    precisions, and for the others the error must not be stronger than the signal.
+    `tolerance` is the largest difference allowed, as a share of the output range; without it LIMITS has one for the
+    float precisions, and for the others the error must not be stronger than the signal.
     """
     for name, values in outputs.items():
         if not np.isfinite(values).all():
@@ -115,6 +115,6 @@ def refuse_senseless(
             )
         if limit is None and item.sqnr_db is not None and item.sqnr_db < LEAST_SQNR_DB:
             raise ConversionError(
-                f"{file}: the error of output {item.output!r} is stronger than its signal (SQNR {item.sqnr_db:.1f} dB); "
-                "edgeprune verify --bisect names the layer"
+                f"{file}: the error of output {item.output!r} is stronger than its signal "
+                f"(SQNR {item.sqnr_db:.1f} dB); edgeprune verify --bisect names the layer"
             )

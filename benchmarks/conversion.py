@@ -1,0 +1,129 @@
+"""Every model builder of keras.applications to TFLite and Core ML, each file run and compared with its Keras model.
+
+Each model is built with random weights and statistics at its smallest legal input. A column holds the largest error of
+the logits over 2 random samples as a share of their range, or the reason why there is none. Targets: 1e-5 for both
+float32 columns; float16 within 0.1 (its rounding adds up over hundreds of layers); int8 is right when its SQNR is
+positive, random weights are no measure of its accuracy. A process of its own for each model keeps memory in bounds.
+
+    python benchmarks/conversion.py [MODEL ...]
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIZES = (32, 48, 64, 71, 75, 96, 128, 224, 331)
+FIXED = {"NASNetLarge": (331,), "NASNetMobile": (224,)}  # weights=None fixes the input size here
+SPREAD = {"gamma": (0.3, 1.0), "beta": (-0.5, 0.5), "moving_mean": (-0.5, 0.5), "moving_variance": (0.5, 1.5)}
+COLUMNS = (("tflite", "float32"), ("tflite", "int8"), ("coreml", "float16"), ("coreml", "float32"))
+EXACT = 1e-5
+
+
+def built(keras: Any, name: str) -> Any:
+    """The model at the smallest size that its builder takes, with random statistics and biases."""
+    builder: Callable[..., Any] = getattr(keras.applications, name)
+    for size in FIXED.get(name, SIZES):
+        try:
+            model = builder(input_shape=(size, size, 3), weights=None, classifier_activation=None)
+            break
+        except ValueError:
+            continue
+    else:
+        raise SystemExit(f"{name}: no input size found")
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        if variable.name in SPREAD:
+            variable.assign(rng.uniform(*SPREAD[variable.name], variable.shape))
+        elif variable.name == "bias":
+            variable.assign(rng.normal(0, 0.1, variable.shape))
+    return model
+
+
+def cells(name: str) -> list[dict[str, Any]]:
+    """One result for each column."""
+    from edgeprune.artifact import Format, Precision
+    from edgeprune.converters.evaluation import evaluate_file
+    from edgeprune.converters.session import SUFFIXES, Converter
+    from edgeprune.datasets import Samples
+    from edgeprune.errors import EdgepruneError
+    from edgeprune.keras_models import input_specs, keras_module, predict
+
+    model = built(keras_module(), name)
+    specs = input_specs(model)
+    rng = np.random.default_rng(1)
+    images = {key: rng.uniform(0, 255, (8, *shape[1:])).astype(np.float32) for key, (shape, _) in specs.items()}
+    some = Samples(path=Path("random"), inputs={key: array[:2] for key, array in images.items()}, targets=None)
+    expected = predict(model, some.inputs)
+    found = []
+    with Converter() as converter, tempfile.TemporaryDirectory() as place:
+        for kind, precision in COLUMNS:
+            out = Path(place) / f"m{SUFFIXES[Format(kind)]}"
+            begun = time.monotonic()
+            try:
+                calibration = images if precision == "int8" else None
+                artifact = converter.export(model, out, Format(kind), Precision(precision), calibration=calibration)
+                judged = evaluate_file(artifact, some, specs, expected, None, every_runtime=False)
+                told = {"error": None if judged.parity else judged.note}
+                if judged.parity:
+                    (output,) = judged.parity
+                    told |= {"relative": output.relative_error, "sqnr": output.sqnr_db}
+            except EdgepruneError as error:
+                told = {"error": str(error)}
+            found.append({**told, "seconds": time.monotonic() - begun})
+            gc.collect()
+    return found
+
+
+def shown(column: tuple[str, str], cell: dict[str, Any]) -> str:
+    if cell["error"]:
+        return "FAIL"
+    if column[1] == "int8":
+        return "equal" if cell["sqnr"] is None else f"{cell['sqnr']:.0f} dB"
+    return f"{cell['relative']:.1e}"
+
+
+def good(column: tuple[str, str], cell: dict[str, Any]) -> bool:
+    return cell["error"] is None and (column[1] != "float32" or cell["relative"] <= EXACT)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(cells(sys.argv[2])))
+        return
+    from edgeprune.keras_models import keras_module
+
+    applications = keras_module().applications
+    names = sys.argv[1:] or [name for name in dir(applications) if name[0].isupper()]
+    print(f"{'model':20s}" + "".join(f"{' '.join(column):>17s}" for column in COLUMNS) + "   wall s", flush=True)
+    passed = [0] * len(COLUMNS)
+    for name in names:
+        done = subprocess.run(
+            [sys.executable, "-P", __file__, "--one", name], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            print(f"{name:20s} the process ended with {done.returncode}: {done.stderr.strip()[-300:]}", flush=True)
+            continue
+        row = json.loads(done.stdout.splitlines()[-1])
+        passed = [n + good(column, cell) for n, column, cell in zip(passed, COLUMNS, row, strict=True)]
+        texts = "".join(f"{shown(column, cell):>17s}" for column, cell in zip(COLUMNS, row, strict=True))
+        print(f"{name:20s}{texts}   {sum(cell['seconds'] for cell in row):6.1f}", flush=True)
+        for column, cell in zip(COLUMNS, row, strict=True):
+            if cell["error"]:
+                print(f"    {' '.join(column)}: {cell['error']}", flush=True)
+    told = ", ".join(f"{' '.join(c)} {n} of {len(names)}" for c, n in zip(COLUMNS, passed, strict=True))
+    print(f"converted and in parity: {told}")
+    sys.exit(0 if all(n == len(names) for n in passed) else 1)
+
+
+if __name__ == "__main__":
+    main()
