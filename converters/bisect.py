@@ -1,0 +1,153 @@
+"""Name the first layer at which an exported file departs from its Keras model.
+
+Converters fold, fuse and rename, so tensors of the file are matched with the outputs of layers by their values: a layer
+agrees when some tensor of the file equals its output on the same samples, whatever its name and layout. A layer that is
+fused into the next one has no tensor of its own; it is sound when a layer behind it agrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeprune.converters.parity import sqnr_db
+from edgeprune.errors import Unsupported
+from edgeprune.keras_models import input_specs, keras_module
+
+__all__ = ["Departure", "LayerMatch", "find_departure", "layer_outputs", "match_layers"]
+
+Array = npt.NDArray[Any]
+# Smallest signal to noise ratio, decibels, at which a tensor counts as the layer's output.
+ENOUGH_DB = {"float32": 60.0, "float16": 35.0}
+ENOUGH_QUANTIZED_DB = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerMatch:
+    """A layer and the tensor of the file that is closest to its output; `sqnr_db` None for equal, -inf for none."""
+
+    layer: str
+    kind: str
+    tensor: str
+    sqnr_db: float | None
+    agrees: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Departure:
+    """Where a file departs: the first layer that does, and the last one before it that agrees (None: the inputs).
+
+    `first` is None when all layers agree or are fused into ones that do.
+    """
+
+    first: LayerMatch | None
+    last_sound: str | None
+    layers: tuple[LayerMatch, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Played:
+    """One call of a layer: its output [samples, ...] and the calls that made its inputs."""
+
+    layer: str
+    kind: str
+    values: Array
+    feeds: tuple[int, ...]
+
+
+def layer_outputs(model: Any, inputs: Mapping[str, Array]) -> list[_Played]:
+    """The output of each call of a layer, nested models opened, in order of execution.
+
+    Raises Unsupported for a model that is no graph of layers.
+    """
+    keras_module()
+    import tensorflow as tf
+
+    from edgeprune.pruning.observe import play
+    from edgeprune.pruning.trace import functional_of, is_model
+
+    if not is_model(model):
+        name = getattr(model, "name", "the model")
+        raise Unsupported(f"{name}: --bisect names layers of Functional or Sequential models, and this is neither")
+    played: list[_Played] = []
+    makers: dict[int, int] = {}
+    kept: list[Any] = []  # ids are of living tensors only
+
+    def seen(node: Any, given: Sequence[Any], outputs: Sequence[Any]) -> None:
+        feeds = tuple(sorted({makers[id(value)] for value in given if id(value) in makers}))
+        kept.extend([*given, *outputs])
+        if is_model(node.operation):
+            return
+        for output in outputs:
+            if id(output) in makers:
+                continue
+            makers[id(output)] = len(played)
+            values = np.asarray(output).astype(np.float32)
+            name = node.operation.name
+            played.append(_Played(layer=name, kind=type(node.operation).__name__, values=values, feeds=feeds))
+
+    values = [tf.constant(np.asarray(inputs[name], dtype)) for name, (_, dtype) in input_specs(model).items()]
+    play(functional_of(model), values, seen)
+    return played
+
+
+def match_layers(
+    played: Sequence[_Played], tensors: Sequence[tuple[str, Array]], precision: str
+) -> tuple[LayerMatch, ...]:
+    """Each layer with its closest tensor among those of its size."""
+    enough = ENOUGH_DB.get(precision, ENOUGH_QUANTIZED_DB)
+    by_size: dict[int, list[tuple[str, Array]]] = {}
+    for name, values in tensors:
+        by_size.setdefault(values.size, []).append((name, values))
+    found = []
+    for call in played:
+        best: tuple[float, str] = (-np.inf, "")
+        for name, values in by_size.get(call.values.size, []):
+            best = max(best, (_closeness(call.values, values), name))
+        decibels = None if best[0] == np.inf else best[0]
+        found.append(
+            LayerMatch(layer=call.layer, kind=call.kind, tensor=best[1], sqnr_db=decibels, agrees=best[0] >= enough)
+        )
+    return tuple(found)
+
+
+def _closeness(layer: Array, tensor: Array) -> float:
+    """Largest signal to noise ratio over the layouts that converters use; +inf for equal."""
+    best = -np.inf
+    for view in _layouts(layer, tensor.shape):
+        if view.shape[0] == tensor.shape[0]:
+            found = sqnr_db(view.reshape(-1), tensor.reshape(-1))
+            equal = found is None and bool(np.isfinite(view).all() and np.isfinite(tensor).all())
+            best = max(best, np.inf if equal else -np.inf if found is None else found)
+    return float(best)
+
+
+def _layouts(layer: Array, shape: tuple[int, ...]) -> list[Array]:
+    """The layer's output as it is, with channels first, and with the sample's axes reversed or swapped in pairs."""
+    views = [layer]
+    if layer.ndim > 2:
+        views.append(np.moveaxis(layer, -1, 1))
+        views.append(np.moveaxis(layer, 1, -1))
+    wanted = [size for size in shape[1:] if size != 1]
+    flat = [view for view in views if [size for size in view.shape[1:] if size != 1] == wanted]
+    return flat or views
+
+
+def find_departure(played: Sequence[_Played], matches: Sequence[LayerMatch]) -> Departure:
+    """The first layer in order of execution that does not agree and has no layer behind it that does."""
+    sound = [match.agrees for match in matches]
+    for index in range(len(played) - 1, -1, -1):
+        if sound[index]:
+            for feed in played[index].feeds:
+                sound[feed] = True
+    first = next((index for index, fine in enumerate(sound) if not fine), None)
+    before = [match.layer for match in matches[: first or 0] if match.agrees]
+    return Departure(
+        first=None if first is None else matches[first],
+        last_sound=before[-1] if before else None,
+        layers=tuple(matches),
+    )
