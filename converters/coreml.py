@@ -91,7 +91,7 @@ def convert_coreml(graph: FrozenGraph, out: Path, *, precision: str, options: Co
     import coremltools as ct
 
     register_missing_operations()
-    _, function = thaw(graph, None if precision == "float32" else _weaken_masks)
+    _, function = thaw(graph, prepare=None if precision == "float32" else _weaken_masks)
     model = ct.convert(
         [function],
         source="tensorflow",

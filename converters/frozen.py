@@ -122,16 +122,16 @@ def _inlined(frozen: Any) -> Any:
     return convert_variables_to_constants_v2(imported.prune(feeds, fetches))
 
 
-def thaw(graph: FrozenGraph, edit: Callable[[Any], None] | None = None) -> tuple[Any, Any]:
+def thaw(graph: FrozenGraph, *, prepare: Callable[[Any], None] | None = None) -> tuple[Any, Any]:
     """(tf.Module, its concrete function) with the names of `graph` as its signature. Runs in the child process.
 
-    `edit` may change the GraphDef before it is imported.
+    `prepare` may change the GraphDef before.
     """
     import tensorflow as tf
 
     definition = tf.compat.v1.GraphDef.FromString(graph.path.read_bytes())
-    if edit is not None:
-        edit(definition)
+    if prepare is not None:
+        prepare(definition)
     imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(definition, name=""), [])
     feeds = [imported.graph.as_graph_element(t.node) for t in graph.inputs]
     fetches = [imported.graph.as_graph_element(t.node) for t in graph.outputs]
