@@ -67,7 +67,7 @@ def cells(name: str) -> list[dict[str, Any]]:
     found = []
     with Converter() as converter, tempfile.TemporaryDirectory() as place:
         for kind, precision in COLUMNS:
-            out = Path(place) / f"m{SUFFIXES[Format(kind)]}"
+            out = Path(place) / f"{precision}{SUFFIXES[Format(kind)]}"
             begun = time.monotonic()
             try:
                 calibration = images if precision == "int8" else None

@@ -22,7 +22,7 @@ __all__ = ["Departure", "LayerMatch", "find_departure", "layer_outputs", "match_
 
 Array = npt.NDArray[Any]
 # Smallest signal to noise ratio, decibels, at which a tensor counts as the layer's output.
-ENOUGH_DB = {"float32": 60.0, "float16": 35.0}
+ENOUGH_DB = {"float32": 60.0, "float16": 40.0}
 ENOUGH_QUANTIZED_DB = 10.0
 
 

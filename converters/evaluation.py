@@ -26,7 +26,7 @@ from edgeprune.ledger import RuntimeRun
 from edgeprune.metrics import Metric
 from edgeprune.runtime.session import RunResult, installed_runtimes, run_tflite
 
-__all__ = ["EVALUATOR", "Evaluated", "evaluate_file"]
+__all__ = ["EVALUATOR", "Evaluated", "evaluate_file", "run_package"]
 
 # int8 on tflite-runtime 2.14 takes 15 times as long as on LiteRT 2.3 (x86); this many tell whether it agrees.
 OLDER_RUNTIME_SAMPLES = 1000
@@ -118,7 +118,7 @@ def _evaluate_package(
         inputs[image.name] = pixels.astype(np.float32)
     wanted = {name: values[:count] for name, values in expected.items()}
     try:
-        outputs, runtime, version = _run_package(artifact.path, inputs, on_progress)
+        outputs, runtime, version = run_package(artifact.path, inputs, on_progress)
     except UnknownOperationError as cause:
         run = RuntimeRun(name=EVALUATOR, version=metadata.version("edgeprune"), ran=False, reason=f"op {cause}")
         return Evaluated(note=f"not verified: op {cause} is not known to the evaluator", runs=(run,))
@@ -137,7 +137,7 @@ def _evaluate_package(
     )
 
 
-def _run_package(
+def run_package(
     path: Path, inputs: Mapping[str, np.ndarray], on_progress: Callable[[int, int], None] | None
 ) -> tuple[dict[str, np.ndarray], str, str]:
     """(outputs, what ran it, its version): Core ML itself where there is one and all ends are arrays."""

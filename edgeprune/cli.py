@@ -293,6 +293,43 @@ def convert(model: Path, output: Path, **options: Any) -> int:
 
 
 @cli.command()
+@click.argument("exported", type=click.Path(path_type=Path))
+@click.option(
+    "--against", type=click.Path(path_type=Path), required=True, metavar="MODEL", help="The Keras model it came from."
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), metavar="NPZ", help="Samples to compare on.  [default: 8 random ones]"
+)
+@click.option(
+    "--metric", type=click.Choice(["accuracy", "auc", "mse", "mae"]), help="Score both, with the targets y of --data."
+)
+@click.option(
+    "--tolerance",
+    type=float,
+    help="Largest difference allowed, as a share of the output range.  [default: 0.001 for float32, 0.1 for float16; "
+    "others: the error must not be stronger than the signal]",
+)
+@click.option("--bisect", is_flag=True, help="Name the first layer that departs from the model.")
+@common_options("scale", "offset", "json", "quiet", "trust")
+def verify(exported: Path, **options: Any) -> int:
+    """Does EXPORTED (.tflite or .mlpackage, made by anyone) compute what a Keras model computes?
+
+    A .tflite file runs in the installed interpreters. A Core ML package runs in Core ML on a Mac; elsewhere the
+    evaluator carries out its program operation by operation, which proves graph and weights, not Apple's kernels.
+    Inputs and outputs are matched by name, else by size and value. Exit code 3 when it departs or cannot be verified.
+
+    \b
+    Examples:
+      edgeprune verify app/model.tflite --against model.keras --data test.npz --metric accuracy
+      edgeprune verify Model.mlpackage --against model.keras --bisect
+      edgeprune verify Photo.mlpackage --against model.keras --scale 0.00784314 --offset -1   (image input)
+    """
+    from edgeprune.export_verbs import verify_verb
+
+    return verify_verb(exported, **options)
+
+
+@cli.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--limit", metavar="SIZE", help='Largest download of each file, for example "350 kB" or "350 KiB".')
 @click.option(

@@ -45,6 +45,7 @@ RANKS: dict[str, int] = {
     "edgeprune.pipeline": 13,
     "edgeprune.check": 14,
     "edgeprune.channel_verbs": 14,
+    "edgeprune.export_verbs": 14,
     "edgeprune.verbs": 14,
     "edgeprune.cli": 15,
     "edgeprune.__main__": 16,

@@ -1,0 +1,192 @@
+"""Hold a file that anyone made against a Keras model: does it compute the same, and if not, from which layer on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeprune.artifact import Format
+from edgeprune.converters.bisect import Departure, find_departure, layer_outputs, match_layers
+from edgeprune.converters.evaluation import run_package
+from edgeprune.converters.pairing import pair_inputs, pair_outputs
+from edgeprune.converters.parity import OutputParity, compare_outputs, refuse_senseless
+from edgeprune.datasets import Samples
+from edgeprune.errors import ConversionError, EdgepruneError, InputError, RuntimeFailure, UsageError
+from edgeprune.graph import read_graph
+from edgeprune.graph.mil import read_coreml
+from edgeprune.graph.precision import coreml_precision, tflite_precision
+from edgeprune.keras_models import input_specs, predict
+from edgeprune.ledger import RuntimeRun
+from edgeprune.metrics import Metric
+from edgeprune.runtime.session import installed_runtimes, run_tflite, trace_tflite
+
+__all__ = ["BISECTED", "ExportedFile", "Verified", "open_exported", "verify_file"]
+
+Arrays = Mapping[str, np.ndarray]
+# Samples that --bisect looks at: every intermediate value of each is kept.
+BISECTED = 4
+# An evaluator on this machine, not a phone: more samples say little more.
+MOST_SAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedFile:
+    """A file to verify: what it is, its precision as read from it, and its inputs (name -> shape, batch first).
+
+    `pictures` names its image inputs.
+    """
+
+    path: Path
+    format: Format
+    precision: str
+    inputs: Mapping[str, tuple[int | None, ...]]
+    pictures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What holding a file against its model told.
+
+    `failure` is why it does not agree; None when it does. `pairs` maps the model's outputs to the file's.
+    """
+
+    parity: tuple[OutputParity, ...]
+    pairs: Mapping[str, str]
+    runs: tuple[RuntimeRun, ...]
+    samples: int
+    value: float | None
+    model_value: float | None
+    failure: EdgepruneError | None
+    departure: Departure | None
+
+
+def open_exported(path: Path) -> ExportedFile:
+    """Read what a file is. Raises InputError for what is missing or broken, UsageError for other kinds of file."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path.suffix in (".mlpackage", ".mlmodel"):
+        package = read_coreml(path)
+        shapes = {end.name: tuple(end.shape) for end in package.inputs}
+        if package.program is not None:
+            shapes = {port.name: port.shape for port in package.program.inputs}
+        return ExportedFile(
+            path=path,
+            format=Format.COREML,
+            precision=coreml_precision(package),
+            inputs=shapes,
+            pictures=tuple(end.name for end in package.inputs if end.kind == "image"),
+        )
+    if path.suffix != ".tflite":
+        raise UsageError(f"{path}: verify reads .tflite, .mlpackage and .mlmodel; give one of these")
+    graph = read_graph(path)
+    tensors = [graph.tensors[index] for index in graph.inputs]
+    names = [tensor.name for tensor in tensors]
+    signature = next((s for s in graph.signatures if s.subgraph == 0 and len(s.inputs) == len(names)), None)
+    if signature is not None and len(names) == 1:
+        names = list(signature.inputs)
+    return ExportedFile(
+        path=path,
+        format=Format.TFLITE,
+        precision=tflite_precision(graph),
+        inputs={name: tensor.shape for name, tensor in zip(names, tensors, strict=True)},
+    )
+
+
+def verify_file(
+    exported: ExportedFile,
+    model: Any,
+    samples: Samples,
+    metric: Metric | None,
+    *,
+    scale: float = 1.0,
+    offset: float = 0.0,
+    tolerance: float | None = None,
+    bisect: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Verified:
+    """Run model and file over the samples (at most MOST_SAMPLES) and compare.
+
+    An image input of a package is fed with pixels, (value - offset) / scale. A departure does not raise: it is
+    `Verified.failure`. Raises UnknownOperationError when the evaluator cannot run the package, and ConversionError when
+    inputs or outputs cannot be matched or no runtime runs the file.
+    """
+    count = min(len(samples), MOST_SAMPLES)
+    inputs = {name: samples.inputs[name][:count].astype(dtype) for name, (_, dtype) in input_specs(model).items()}
+    expected = predict(model, inputs)
+    names = pair_inputs({k: shape for k, (shape, _) in input_specs(model).items()}, exported.inputs, exported.path.name)
+    fed = {
+        names[name]: _pixels(values, names[name] in exported.pictures, scale, offset) for name, values in inputs.items()
+    }
+    found, runs = _run(exported, fed, on_progress)
+    outputs, pairs = pair_outputs(expected, found, exported.path.name)
+    parity = compare_outputs(expected, outputs)
+    failure: EdgepruneError | None = None
+    try:
+        refuse_senseless(exported.path.name, exported.precision, expected, outputs, parity, tolerance=tolerance)
+    except ConversionError as error:
+        failure = error
+    value = model_value = None
+    if metric is not None and samples.targets is not None:
+        first = next(iter(expected))
+        value = metric.compute(outputs[first], samples.targets[:count])
+        model_value = metric.compute(expected[first], samples.targets[:count])
+    departure = None
+    if bisect:
+        few = {name: values[:BISECTED] for name, values in inputs.items()}
+        departure = _bisected(exported, model, few, {name: values[:BISECTED] for name, values in fed.items()})
+    return Verified(
+        parity=parity,
+        pairs=pairs,
+        runs=runs,
+        samples=count,
+        value=value,
+        model_value=model_value,
+        failure=failure,
+        departure=departure,
+    )
+
+
+def _pixels(values: np.ndarray, picture: bool, scale: float, offset: float) -> np.ndarray:
+    return ((values - np.float32(offset)) / np.float32(scale)).astype(np.float32) if picture else values
+
+
+def _run(
+    exported: ExportedFile, fed: Arrays, on_progress: Callable[[int, int], None] | None
+) -> tuple[Arrays, tuple[RuntimeRun, ...]]:
+    """Outputs from the newest runtime that runs the file, and what each runtime said."""
+    if exported.format is Format.COREML:
+        outputs, name, version = run_package(exported.path, fed, on_progress)
+        count = len(next(iter(fed.values())))
+        return outputs, (RuntimeRun(name=name, version=version, ran=True, samples=count),)
+    runs: list[RuntimeRun] = []
+    newest: Arrays | None = None
+    for name, version in reversed(installed_runtimes().items()):
+        try:
+            found = run_tflite(exported.path, fed, runtime=name, on_progress=on_progress)
+            runs.append(RuntimeRun(name=name, version=version, ran=True, samples=found.samples))
+            newest = newest or found.outputs
+        except RuntimeFailure as cause:
+            reason = str(cause).replace(str(exported.path), exported.path.name)
+            runs.append(RuntimeRun(name=name, version=version, ran=False, reason=reason))
+    if newest is None:
+        why = runs[0].reason if runs else "no TFLite runtime is installed (pip install 'edgeprune[litert]')"
+        raise ConversionError(f"{exported.path.name}: no installed runtime runs the file; {why}")
+    return newest, tuple(reversed(runs))
+
+
+def _bisected(exported: ExportedFile, model: Any, inputs: Arrays, fed: Arrays) -> Departure:
+    played = layer_outputs(model, inputs)
+    if exported.format is Format.COREML:
+        from edgeprune.converters.evaluator.program import Evaluator
+
+        steps = Evaluator(read_coreml(exported.path)).trace(fed)
+        tensors = [(step.name, step.values) for step in steps]
+    else:
+        newest = list(installed_runtimes())[-1]
+        traced = trace_tflite(exported.path, fed, runtime=newest).tensors
+        tensors = [(tensor.name, tensor.values) for tensor in traced if tensor.values is not None]
+    return find_departure(played, match_layers(played, tensors, exported.precision))
