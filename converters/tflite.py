@@ -39,7 +39,7 @@ def convert_tflite(
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if precision == "dynamic":
+    if precision in ("dynamic", "int16x8"):
         # Per-channel Dense needs FULLY_CONNECTED version 12, which runtimes up to 2.14 refuse to load.
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
     if quantized:
