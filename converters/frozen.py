@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -160,16 +160,16 @@ def _constants(operations: list[Any]) -> int:
     return sum(read.values())
 
 
-def thaw(graph: FrozenGraph, *, without_negation: bool = False) -> tuple[Any, Any]:
+def thaw(graph: FrozenGraph, *, prepare: Callable[[Any], None] | None = None) -> tuple[Any, Any]:
     """(tf.Module, its concrete function) with the names of `graph` as its signature. Runs in the child process.
 
-    `without_negation` multiplies by -1 instead: the same numbers, and multiplication has integer kernels.
+    `prepare` may change the GraphDef before.
     """
     import tensorflow as tf
 
     definition = tf.compat.v1.GraphDef.FromString(graph.path.read_bytes())
-    if without_negation:
-        _multiply_by_minus_one(tf, definition)
+    if prepare is not None:
+        prepare(definition)
     imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(definition, name=""), [])
     feeds = [imported.graph.as_graph_element(t.node) for t in graph.inputs]
     fetches = [imported.graph.as_graph_element(t.node) for t in graph.outputs]
@@ -183,14 +183,3 @@ def thaw(graph: FrozenGraph, *, without_negation: bool = False) -> tuple[Any, An
     module = tf.Module()
     module.serve = tf.function(serve, input_signature=specs)
     return module, module.serve.get_concrete_function()
-
-
-def _multiply_by_minus_one(tf: Any, definition: Any) -> None:
-    """Replace negations of floats in a GraphDef, in place."""
-    for node in [node for node in definition.node if node.op == "Neg"]:
-        if tf.as_dtype(node.attr["T"].type).is_floating:
-            factor = definition.node.add(name=f"{node.name}/minus_one", op="Const")
-            factor.attr["dtype"].type = node.attr["T"].type
-            factor.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(-1.0, dtype=node.attr["T"].type))
-            node.op = "Mul"
-            node.input.insert(1, factor.name)

@@ -22,6 +22,12 @@ def one_line(kind: str, reason: str, precision: str = "") -> str:
             f"TFLite has no {precision} kernel for {', '.join(no_kernel)}: leave these in float with "
             f"{FALLBACK_ADVICE}, or use --precision int8 or dynamic"
         )
+    whole = re.search(r"Max and min for dynamic tensors .* Failed for tensor (?:serving_default_)?([^\s:]+)", reason)
+    if whole:
+        return (
+            f"{precision} cannot quantize the arithmetic on whole numbers that reads {whole.group(1)!r} (a mask of "
+            "padding, a comparison): use --precision int8 or dynamic"
+        )
     lines = [line.strip() for line in reason.splitlines() if line.strip()]
     telling = next((line for line in lines if "error:" in line or "not " in line), lines[0] if lines else kind)
     return telling[:_LENGTH] if telling.startswith(kind) else f"{kind}: {telling[:_LENGTH]}"

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from edgeprune.converters.frozen import FrozenGraph, thaw
+from edgeprune.converters.integer_graph import for_int8, for_int16x8
 from edgeprune.converters.repair import widen_degenerate_scales
+from edgeprune.converters.rewriting import separate_biases, unpack_transposed_kernels
 
 __all__ = ["PRECISIONS", "convert_tflite"]
 
@@ -33,14 +35,15 @@ def convert_tflite(
     import tensorflow as tf
 
     quantized = precision in ("int8", "int16x8")
-    module, function = thaw(graph, without_negation=quantized)
+    module, function = thaw(graph, prepare={"int8": for_int8, "int16x8": for_int16x8}.get(precision))
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if precision in ("dynamic", "int16x8"):
-        # Per-channel Dense needs FULLY_CONNECTED version 12, which runtimes up to 2.14 refuse to load.
+        # Per-channel Dense: dynamic needs FULLY_CONNECTED version 12, which runtimes up to 2.14 refuse to load; those
+        # of int16x8 they compute wrongly where the input has several rows.
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
     if quantized:
         if not calibration:
@@ -54,6 +57,10 @@ def convert_tflite(
         converter.target_spec.supported_ops = [kernels, *floats]
         converter.inference_input_type = converter.inference_output_type = getattr(tf, io_type)
     content = positive_zeros(bytes(converter.convert()))
+    if precision == "dynamic":
+        content = unpack_transposed_kernels(content)
+    if precision == "int16x8":
+        content = separate_biases(content)
     return widen_degenerate_scales(content)[0] if precision == "int8" else content
 
 
