@@ -13,8 +13,10 @@ def for_int8(definition: Any) -> None:
 
 
 def for_int16x8(definition: Any) -> None:
-    """The same, and drop the arithmetic by which Keras lets an embedding take negative indexes: it would be quantized."""
+    """The same; squared differences, which no runtime takes as int16, become products; and the arithmetic by which Keras
+    lets an embedding take negative indexes goes, because it would be quantized."""
     _multiply_by_minus_one(definition)
+    _multiply_differences(definition)
     _plain_indexes(definition)
 
 
@@ -38,6 +40,15 @@ def _multiply_by_minus_one(definition: Any) -> None:
             factor.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(-1.0, dtype=node.attr["T"].type))
             node.op = "Mul"
             node.input.insert(1, factor.name)
+
+
+def _multiply_differences(definition: Any) -> None:
+    for node in [node for node in definition.node if node.op == "SquaredDifference"]:
+        difference = definition.node.add(name=f"{node.name}/difference", op="Sub", input=node.input)
+        difference.attr["T"].CopyFrom(node.attr["T"])
+        node.op = "Mul"
+        del node.input[:]
+        node.input.extend([difference.name, difference.name])
 
 
 def _plain_indexes(definition: Any) -> None:
