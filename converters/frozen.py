@@ -8,11 +8,14 @@ several times the CPU time.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeprune.converters.unrolling import open_time_axis, unrolled
 from edgeprune.errors import ConversionError, Unsupported
 from edgeprune.keras_models import call_model, input_specs, keras_module, output_names
 
@@ -31,11 +34,14 @@ class FrozenTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrozenGraph:
-    """A GraphDef on disk and its ends."""
+    """A GraphDef on disk and its ends. `loops` names the loops left in it, `constants` counts the floats that any file
+    made from it must hold."""
 
     path: Path
     inputs: tuple[FrozenTensor, ...]
     outputs: tuple[FrozenTensor, ...]
+    loops: tuple[str, ...] = ()
+    constants: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """What the child process is told."""
@@ -43,6 +49,8 @@ class FrozenGraph:
             "path": str(self.path),
             "inputs": [asdict(t) for t in self.inputs],
             "outputs": [asdict(t) for t in self.outputs],
+            "loops": list(self.loops),
+            "constants": self.constants,
         }
 
     @classmethod
@@ -52,7 +60,13 @@ class FrozenGraph:
         def ends(items: list[dict[str, Any]]) -> tuple[FrozenTensor, ...]:
             return tuple(FrozenTensor(**{**item, "shape": tuple(item["shape"])}) for item in items)
 
-        return cls(path=Path(told["path"]), inputs=ends(told["inputs"]), outputs=ends(told["outputs"]))
+        return cls(
+            path=Path(told["path"]),
+            inputs=ends(told["inputs"]),
+            outputs=ends(told["outputs"]),
+            loops=tuple(told["loops"]),
+            constants=told["constants"],
+        )
 
 
 def batch_one_shapes(model: Any) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -69,15 +83,25 @@ def batch_one_shapes(model: Any) -> dict[str, tuple[tuple[int, ...], str]]:
     return shapes
 
 
-def freeze(model: Any, path: Path) -> FrozenGraph:
-    """Trace `model` in inference mode, batch one, make its variables constants, write the GraphDef to `path`."""
+def freeze(model: Any, path: Path, *, unroll: bool = False) -> FrozenGraph:
+    """Trace `model` in inference mode, batch one, make its variables constants, write the GraphDef to `path`; with
+    `unroll`, recurrent layers are written out step by step."""
     keras_module()
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     shapes = batch_one_shapes(model)
     specs = [tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in shapes.items()]
-    traced = tf.function(lambda *tensors: call_model(model, tensors), autograph=False).get_concrete_function(*specs)
+    called = unrolled(model) if unroll else model
+    try:
+        traced = tf.function(lambda *tensors: call_model(called, tensors), autograph=False).get_concrete_function(
+            *specs
+        )
+    except ValueError as cause:
+        open_axis = open_time_axis(called, cause) if unroll else None
+        if open_axis is None:
+            raise
+        raise open_axis from cause
     frozen = convert_variables_to_constants_v2(traced)
     if len(frozen.inputs) != len(shapes):
         raise ConversionError(f"model {model.name!r}: freezing left {len(frozen.inputs)} inputs of {len(shapes)}")
@@ -90,8 +114,13 @@ def freeze(model: Any, path: Path) -> FrozenGraph:
             for name, t in zip(names, tensors, strict=True)
         )
 
+    operations = frozen.graph.get_operations()
     return FrozenGraph(
-        path=path, inputs=ends(list(shapes), frozen.inputs), outputs=ends(output_names(model), frozen.outputs)
+        path=path,
+        inputs=ends(list(shapes), frozen.inputs),
+        outputs=ends(output_names(model), frozen.outputs),
+        loops=tuple(_loops(operations)),
+        constants=_constants(operations),
     )
 
 
@@ -120,6 +149,43 @@ def _inlined(frozen: Any) -> Any:
     imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(definition, name=""), [])
     feeds, fetches = ([imported.graph.as_graph_element(name) for name in ends] for ends in names)
     return convert_variables_to_constants_v2(imported.prune(feeds, fetches))
+
+
+def _loops(operations: Iterable[Any]) -> list[str]:
+    """The layer (or what there is of a name) of each loop."""
+    found = [op.name for op in operations if op.type in ("LoopCond", "While", "StatelessWhile")]
+    return [re.sub(r"/?(while)?(/LoopCond.*)?$", "", name) or name for name in found]
+
+
+def _constants(operations: list[Any]) -> int:
+    """Floats that reach an operation which depends on an input, equal arrays once.
+
+    What is computed from constants alone (a slice of a position table, say) counts as little as it can be folded to.
+    """
+    depends: set[str] = set()  # names of operations
+    behind: dict[str, frozenset[bytes]] = {}  # operation on constants alone -> the constants it is made of
+    sizes: dict[bytes, int] = {}
+    read: dict[frozenset[bytes], int] = {}
+    for op in operations:
+        if op.type == "Const":
+            if op.outputs[0].dtype.is_floating:
+                key = hashlib.sha256(op.get_attr("value").SerializeToString(deterministic=True)).digest()
+                sizes[key] = op.outputs[0].shape.num_elements() or 0
+                behind[op.name] = frozenset([key])
+            continue
+        sources = [t.op.name for t in op.inputs]
+        in_loop = op.type in ("Enter", "Merge", "NextIteration", "Placeholder")
+        if in_loop or not sources or any(name in depends for name in sources):
+            depends.add(op.name)
+            for tensor in op.inputs:
+                made_of = behind.get(tensor.op.name)
+                if made_of:
+                    folded = tensor.shape.num_elements() if tensor.shape.is_fully_defined() else None
+                    whole = sum(sizes[key] for key in made_of)
+                    read[made_of] = max(read.get(made_of, 0), min(whole, folded if folded is not None else 0))
+        else:
+            behind[op.name] = frozenset().union(*(behind.get(name, frozenset()) for name in sources))
+    return sum(read.values())
 
 
 def thaw(graph: FrozenGraph, *, prepare: Callable[[Any], None] | None = None) -> tuple[Any, Any]:

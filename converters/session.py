@@ -11,6 +11,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,14 +25,18 @@ import numpy as np
 
 from edgeprune.artifact import Artifact, Format, Precision
 from edgeprune.converters.coreml import TARGETS, CoreMlOptions
+from edgeprune.converters.file_checks import INTEGER, refuse_fallback, refuse_lost_package_weights, refuse_lost_weights
 from edgeprune.converters.frozen import FrozenGraph, freeze
-from edgeprune.errors import ConversionError, MissingExtra, UsageError
+from edgeprune.converters.refusals import one_line
+from edgeprune.converters.unrolling import rolled_layers
+from edgeprune.errors import ConversionError, MissingExtra, Unsupported, UsageError
+from edgeprune.graph import read_graph
 from edgeprune.interrupts import child_process, scratch_folder
 
-__all__ = ["Converter", "check_export"]
+__all__ = ["Converter", "check_export", "check_io_type"]
 
 EXPORTS: dict[Format, tuple[Precision, ...]] = {
-    Format.TFLITE: (Precision.FLOAT32, Precision.FLOAT16, Precision.DYNAMIC, Precision.INT8),
+    Format.TFLITE: (Precision.FLOAT32, Precision.FLOAT16, Precision.DYNAMIC, Precision.INT8, Precision.INT16X8),
     Format.COREML: (
         Precision.FLOAT32,
         Precision.FLOAT16,
@@ -48,6 +53,10 @@ EXPORTS: dict[Format, tuple[Precision, ...]] = {
     ),
 }
 SUFFIXES = {Format.TFLITE: ".tflite", Format.COREML: ".mlpackage"}
+IO_TYPES = {Precision.INT8: ("float32", "int8"), Precision.INT16X8: ("float32", "int16")}
+# The quantizer dies in a loop. tflite-runtime 2.14 computes float16 loops wrongly: XNNPACK takes the unpacking of the
+# weights away from under them. float32 and dynamic loops run right on both runtimes, and make the smaller file.
+UNROLLED = (Precision.FLOAT16, *INTEGER)
 
 
 def check_export(model_format: Format, precision: Precision, target: str = "iOS16") -> None:
@@ -80,6 +89,13 @@ def _check_target(precision: Precision, target: str) -> None:
         raise MissingExtra("scikit-learn", "convert", "a palette of weights")
 
 
+def check_io_type(model_format: Format, precision: Precision, io_type: str) -> None:
+    """Raise UsageError for inputs and outputs that a file of this precision cannot have."""
+    known = IO_TYPES.get(precision, ("float32",)) if model_format is Format.TFLITE else ("float32",)
+    if io_type not in known:
+        raise UsageError(f"{model_format} {precision} has inputs and outputs of {' or '.join(known)}, not {io_type}")
+
+
 class Converter:
     """A context that owns the child process and the frozen graphs.
 
@@ -91,7 +107,7 @@ class Converter:
         self.timeout_s = timeout_s
         self._child: subprocess.Popen[bytes] | None = None
         self._life = contextlib.ExitStack()  # of the child and its log
-        self._frozen: dict[int, tuple[Any, FrozenGraph]] = {}
+        self._frozen: dict[tuple[int, bool], tuple[Any, FrozenGraph]] = {}
         self._pending = b""
 
     def __enter__(self) -> Converter:
@@ -115,26 +131,40 @@ class Converter:
         io_type: str = "float32",
         calibration: Mapping[str, np.ndarray] | None = None,
         coreml: CoreMlOptions | None = None,
+        float_fallback: bool = False,
     ) -> Artifact:
         """Write `out` and return its artifact.
 
-        Raises ConversionError with the converter's reason; nothing is left at `out` then.
+        Raises ConversionError with the converter's reason, for an integer file that computes in float somewhere
+        (unless `float_fallback` allows it) and for one without its weights; nothing is left at `out` then.
         """
         options = coreml or CoreMlOptions()
         check_export(model_format, precision, options.target)
+        check_io_type(model_format, precision, io_type)
+        what, integer = f"{model_format} {precision}", model_format is Format.TFLITE and precision in INTEGER
+        graph = self._freeze(model, unroll=model_format is Format.COREML or precision in UNROLLED)
+        if graph.loops and (integer or model_format is Format.COREML):
+            reader, advice = ("the quantizer", "use --precision dynamic, or ") if integer else ("coremltools", "")
+            loops = ", ".join(repr(name) for name in graph.loops)
+            raise Unsupported(
+                f"{what}: {loops} is a loop that cannot be unrolled, and {reader} cannot read loops: "
+                f"{advice}build the layer without a while_loop"
+            )
         job: dict[str, Any] = {
-            "graph": self._freeze(model).to_json(),
+            "graph": graph.to_json(),
             "format": str(model_format),
             "precision": str(precision),
             "coreml": options.to_json(),
             "io_type": io_type,
             "out": str(out.resolve()),
+            "float_fallback": float_fallback,
         }
-        if precision is Precision.INT8 and model_format is Format.TFLITE:
-            job["calibration"] = str(self._write_calibration(calibration))
-        self._ask(job, f"{model_format} {precision}")
+        if integer:
+            job["calibration"] = str(self._write_calibration(calibration, precision))
+        self._ask(job, what)
         if not out.exists():
             raise ConversionError(f"{out.name}: the {model_format} converter reported success but wrote no file")
+        _check_file(out, graph, model_format, precision, float_fallback=float_fallback or not integer)
         return Artifact.of(out, model_format, precision)
 
     def start(self) -> None:
@@ -155,16 +185,19 @@ class Converter:
             start_new_session=True,
         )
 
-    def _freeze(self, model: Any) -> FrozenGraph:
-        known = self._frozen.get(id(model))
+    def _freeze(self, model: Any, *, unroll: bool) -> FrozenGraph:
+        key = (id(model), unroll and bool(rolled_layers(model)))
+        known = self._frozen.get(key)
         if known is None:
             path = self._folder / f"graph{len(self._frozen)}.pb"
-            known = self._frozen[id(model)] = (model, freeze(model, path))
+            known = self._frozen[key] = (model, freeze(model, path, unroll=key[1]))
         return known[1]
 
-    def _write_calibration(self, calibration: Mapping[str, np.ndarray] | None) -> Path:
+    def _write_calibration(self, calibration: Mapping[str, np.ndarray] | None, precision: Precision) -> Path:
         if not calibration or not all(len(array) for array in calibration.values()):
-            raise UsageError("int8 needs a calibration set: samples of the training data (--calibration DATA.npz)")
+            raise UsageError(
+                f"{precision} needs a calibration set: samples of the training data (--calibration DATA.npz)"
+            )
         path = self._folder / "calibration.npz"
         np.savez(path, **{name: np.asarray(array) for name, array in calibration.items()})
         return path
@@ -183,7 +216,7 @@ class Converter:
             raise self._crash(what)
         reply: dict[str, Any] = json.loads(line)
         if not reply.pop("ok"):
-            raise ConversionError(f"{what}: {one_line(reply['kind'], reply['reason'])}")
+            raise ConversionError(f"{what}: {one_line(reply['kind'], reply['reason'], str(job['precision']))}")
         return reply
 
     def _read_line(self, what: str) -> bytes:
@@ -209,8 +242,7 @@ class Converter:
         tail = self._log_tail()
         self._end_child()
         died = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        advice = "; recurrent layers convert as float32, float16 or dynamic only" if "int8" in what else ""
-        return ConversionError(f"{what}: the converter's process {died}{': ' + tail if tail else ''}{advice}")
+        return ConversionError(f"{what}: the converter's process {died}{': ' + tail if tail else ''}")
 
     def _log_tail(self) -> str:
         self._log.seek(0)
@@ -224,8 +256,21 @@ class Converter:
         self._life.close()  # kills it: it holds no state worth an orderly end
 
 
-def one_line(kind: str, reason: str) -> str:
-    """The telling line of a converter's long complaint."""
-    lines = [line.strip() for line in reason.splitlines() if line.strip()]
-    telling = next((line for line in lines if "error:" in line or "not " in line), lines[0] if lines else kind)
-    return telling[:300] if telling.startswith(kind) else f"{kind}: {telling[:300]}"
+def _check_file(
+    path: Path, graph: FrozenGraph, model_format: Format, precision: Precision, *, float_fallback: bool
+) -> None:
+    """Raise for what the converter did without a word; the file is gone then."""
+    try:
+        if model_format is Format.COREML:
+            refuse_lost_package_weights(path, graph.constants)
+            return
+        written = read_graph(path)
+        refuse_lost_weights(written, graph.constants)
+        if not float_fallback:
+            refuse_fallback(written, precision)
+    except BaseException:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        raise

@@ -8,40 +8,59 @@ from typing import Any
 import numpy as np
 
 from edgeprune.converters.frozen import FrozenGraph, thaw
+from edgeprune.converters.integer_graph import for_int8, for_int16x8
 from edgeprune.converters.repair import widen_degenerate_scales
+from edgeprune.converters.rewriting import separate_biases, unpack_transposed_kernels
 
-__all__ = ["IO_TYPES", "PRECISIONS", "convert_tflite"]
+__all__ = ["PRECISIONS", "convert_tflite"]
 
-PRECISIONS = ("float32", "float16", "dynamic", "int8")
-IO_TYPES = ("float32", "int8")
+PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
 
 
 def convert_tflite(
-    graph: FrozenGraph, *, precision: str, io_type: str = "float32", calibration: Mapping[str, np.ndarray] | None = None
+    graph: FrozenGraph,
+    *,
+    precision: str,
+    io_type: str = "float32",
+    calibration: Mapping[str, np.ndarray] | None = None,
+    float_fallback: bool = False,
 ) -> bytes:
     """The bytes of a `.tflite` file with one named signature, "serving_default".
 
     int8 is full-integer post-training quantization (Jacob et al. 2018, arXiv:1712.05877): int8 weights per output
     channel, int8 activations whose ranges come from `calibration` (arrays [samples, ...] by input name), int32 biases.
+    int16x8 is the same with int16 activations around zero and int64 biases. With `float_fallback` operations that have
+    no kernel for such integers stay in float.
     """
     import tensorflow as tf
 
-    module, function = thaw(graph)
+    quantized = precision in ("int8", "int16x8")
+    module, function = thaw(graph, prepare={"int8": for_int8, "int16x8": for_int16x8}.get(precision))
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if precision == "dynamic":
-        # Per-channel Dense needs FULLY_CONNECTED version 12, which runtimes up to 2.14 refuse to load.
+    if precision in ("dynamic", "int16x8"):
+        # Per-channel Dense: dynamic needs FULLY_CONNECTED version 12, which runtimes up to 2.14 refuse to load; those
+        # of int16x8 they compute wrongly where the input has several rows.
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
-    if precision == "int8":
+    if quantized:
         if not calibration:
-            raise ValueError("int8 needs a calibration set")
+            raise ValueError(f"{precision} needs a calibration set")
         converter.representative_dataset = lambda: _samples(graph, calibration)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        kernels = {
+            "int8": tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
+            "int16x8": tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+        }[precision]
+        floats = [tf.lite.OpsSet.TFLITE_BUILTINS] if float_fallback else []
+        converter.target_spec.supported_ops = [kernels, *floats]
         converter.inference_input_type = converter.inference_output_type = getattr(tf, io_type)
     content = positive_zeros(bytes(converter.convert()))
+    if precision == "dynamic":
+        content = unpack_transposed_kernels(content)
+    if precision == "int16x8":
+        content = separate_biases(content)
     return widen_degenerate_scales(content)[0] if precision == "int8" else content
 
 

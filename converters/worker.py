@@ -32,7 +32,11 @@ def _convert(job: dict[str, Any]) -> dict[str, Any]:
             with np.load(job["calibration"], allow_pickle=False) as arrays:
                 calibration = {name: arrays[name] for name in arrays.files}
         content = convert_tflite(
-            graph, precision=job["precision"], io_type=job.get("io_type", "float32"), calibration=calibration
+            graph,
+            precision=job["precision"],
+            io_type=job.get("io_type", "float32"),
+            calibration=calibration,
+            float_fallback=job.get("float_fallback", False),
         )
         write_file(out, content)
         return {}

@@ -19,12 +19,13 @@ class Format(enum.StrEnum):
 
 
 class Precision(enum.StrEnum):
-    """Number format of the weights (and, for int8, of the activations)."""
+    """Number format of the weights (and, for int8 and int16x8, of the activations)."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     DYNAMIC = "dynamic"  # dynamic range: int8 weights, float32 activations
     INT8 = "int8"  # full integer for TFLite; weight-only, per channel for Core ML
+    INT16X8 = "int16x8"  # TFLite: int16 activations, int8 weights
     SPARSE = "sparse"  # Core ML: float16 non-zeros and a bit mask
     PALETTE2 = "palette2"  # Core ML: a table of 4 float16 values for each tensor, 2-bit indexes; likewise below
     PALETTE4 = "palette4"

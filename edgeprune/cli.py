@@ -260,8 +260,9 @@ def finetune(model: Path, output: Path, **options: Any) -> int:
 @click.option("--to", "to", type=click.Choice(["tflite", "coreml"]), required=True, help="Format of the output.")
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "float16", "dynamic", "int8", "sparse"]),
-    help="tflite: float32 (default), float16, dynamic, int8. coreml: float32, float16 (default), sparse, int8.",
+    type=click.Choice(["float32", "float16", "dynamic", "int8", "int16x8", "sparse"]),
+    help="tflite: float32 (default), float16, dynamic, int8, int16x8. coreml: float32, float16 (default), sparse, "
+    "int8.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="A .tflite file or .mlpackage folder."
@@ -270,15 +271,18 @@ def finetune(model: Path, output: Path, **options: Any) -> int:
     "--calibration",
     type=click.Path(path_type=Path),
     metavar="NPZ",
-    help="Training samples, for tflite int8: their ranges set the scales.",
+    help="Training samples, for tflite int8 and int16x8: their ranges set the scales.",
 )
 @click.option("--samples", type=int, default=200, show_default=True, help="How many calibration samples to use.")
 @click.option(
     "--io-type",
-    type=click.Choice(["float32", "int8"]),
+    type=click.Choice(["float32", "int8", "int16"]),
     default="float32",
     show_default=True,
-    help="Inputs and outputs of tflite int8.",
+    help="Inputs and outputs of tflite int8 (float32, int8) and int16x8 (float32, int16).",
+)
+@click.option(
+    "--float-fallback", is_flag=True, help="tflite int8, int16x8: operations without an integer kernel stay in float."
 )
 @click.option("--deployment-target", default="iOS16", show_default=True, help="Oldest iOS that must run the package.")
 @common_options("data", "metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust")

@@ -5,7 +5,7 @@ The JSON form is `edgeprune/schemas/ledger.schema.json`; other tools build on it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ __all__ = [
     "RuntimeRun",
     "Stage",
     "Verdict",
+    "oldest_runtime",
     "schema_path",
 ]
 
@@ -49,9 +50,27 @@ class RuntimeRun:
     reason: str | None = None
 
 
+def oldest_runtime(runs: Sequence[RuntimeRun], installed: Iterable[str]) -> str | None:
+    """ "tflite-runtime 2.14.0": the oldest of the `installed` runtimes (names, oldest first) that ran a file.
+
+    None when none ran it, or when an older one was not tried.
+    """
+    tried = {run.name: run for run in runs}
+    for name in installed:
+        run = tried.get(name)
+        if run is None:
+            return None
+        if run.ran:
+            return f"{run.name} {run.version}"
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactEntry:
-    """A file of the run. `sparsity` is that of the weights in the file, read back from it; `exported` files ship."""
+    """A file of the run. `sparsity` is that of the weights in the file, read back from it; `exported` files ship.
+
+    `float_ops` are the operations of an integer file that compute in float, because that was allowed.
+    """
 
     path: str
     format: str
@@ -66,6 +85,8 @@ class ArtifactEntry:
     parity: list[Mapping[str, Any]] | None
     runtimes: list[RuntimeRun]
     exported: bool
+    oldest_runtime: str | None = None
+    float_ops: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgeprune.artifact import Artifact, Format, Precision, sha256_of
 from edgeprune.converters.evaluation import Evaluated, evaluate_file
+from edgeprune.converters.file_checks import INTEGER, float_ops
 from edgeprune.converters.session import SUFFIXES, Converter
 from edgeprune.datasets import Samples
 from edgeprune.errors import EdgepruneError
@@ -25,7 +26,7 @@ from edgeprune.keras_models import (
     save_model,
 )
 from edgeprune.latency.measure import compare_latency
-from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage
+from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage, oldest_runtime
 from edgeprune.metrics import Metric
 from edgeprune.preparation import Prepared, channel_options, file_part, magnitude_options, train_options
 from edgeprune.progress import Progress
@@ -104,7 +105,7 @@ class _Run:
         quantize = next((s for s in self.recipe.steps if isinstance(s, QuantizeStep)), None)
         if quantize:
             # int8 is compared with int8: latency at equal precision, and what quantization alone would give.
-            artifacts.append(self._tflite("dense", Precision.INT8, quantize))
+            artifacts.append(self._tflite("dense", Precision(quantize.precision), quantize))
         self._add("dense", "dense", artifacts, begun)
 
     def _train_step(self, step: PruneStep | ChannelStep | FinetuneStep) -> None:
@@ -187,7 +188,7 @@ class _Run:
 
     def _quantize(self, step: QuantizeStep) -> None:
         begun = time.monotonic()
-        entry = self._tflite(step.name, Precision.INT8, step)
+        entry = self._tflite(step.name, Precision(step.precision), step)
         source = self.stages[-1].main
         if source and source.sparsity and (entry.sparsity or 0) < source.sparsity - 1e-6:
             raise EdgepruneError(
@@ -206,6 +207,7 @@ class _Run:
             precision,
             io_type=quantize.io_type if quantize else "float32",
             calibration=self._calibration(quantize) if quantize else None,
+            float_fallback=quantize.float_fallback if quantize else False,
         )
         entry = self._evaluated(artifact, every_runtime=False)
         self.progress.end(_metric_note(entry))
@@ -304,8 +306,8 @@ class _Run:
             self.progress.end(_metric_note(entry))
 
     def _stage_of(self, export: ExportSpec) -> Stage:
-        """The int8 .tflite belongs to the quantize stage, all others to the last stage before it."""
-        if export.format is Format.TFLITE and export.precision is Precision.INT8:
+        """An integer .tflite belongs to the quantize stage, all others to the last stage before it."""
+        if export.format is Format.TFLITE and export.precision in INTEGER:
             return self.stages[-1]
         return [s for s in self.stages if s.kind != "quantize"][-1]
 
@@ -352,6 +354,8 @@ def _entry(
         parity=[asdict(p) for p in found.parity] if found.parity else None,
         runtimes=list(found.runs),
         exported=exported,
+        oldest_runtime=oldest_runtime(found.runs, installed_runtimes()),
+        float_ops=list(float_ops(size.graph)) if size.graph and artifact.precision in INTEGER else [],
     )
 
 

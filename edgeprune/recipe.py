@@ -32,6 +32,7 @@ __all__ = [
 
 BACKENDS = ("native", "tfmot")
 LOOKS_AT_DATA = ("taylor", "activation")  # importance criteria
+INTEGER_IO = {"int8": "int8", "int16x8": "int16"}  # precision that a step quantizes to -> its own type of the ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +127,8 @@ class FinetuneStep(TrainingKeys):
 class QuantizeStep:
     """[[steps]] kind = "quantize": full-integer post-training quantization of the .tflite file.
 
-    `samples` of the training split calibrate the activation ranges; `io_type` is the type of inputs and outputs.
+    `samples` of the training split calibrate the activation ranges; `io_type` is the type of inputs and outputs;
+    `float_fallback` lets operations without an integer kernel compute in float. Its name is its precision.
     """
 
     kind: str = "quantize"
@@ -134,6 +136,7 @@ class QuantizeStep:
     precision: str = "int8"
     samples: int = 200
     io_type: str = "float32"
+    float_fallback: bool = False
 
 
 Step = PruneStep | ChannelStep | FinetuneStep | QuantizeStep
@@ -329,7 +332,7 @@ def _step(path: Path, number: int, raw: Any) -> Step:
             f"{path}: [{where}] has the unknown style {style!r}{_near(str(style), STYLES)}; known: {', '.join(STYLES)}"
         )
     step: Step = _table(path, where, raw, STYLES[style] if style else STEPS[kind])
-    return step
+    return replace(step, name=step.precision) if isinstance(step, QuantizeStep) and "name" not in raw else step
 
 
 def _budget(path: Path, raw: Any) -> Budget:
@@ -372,12 +375,11 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(f"{path}: scale and offset in [data] are finite numbers")
     if not 3 <= recipe.latency.processes <= 50 or not 5 <= recipe.latency.pairs <= 1000:
         raise RecipeError(f"{path}: [latency] takes 3 to 50 processes and 5 to 1000 pairs")
-    quantizes = _check_steps(recipe)
-    _check_exports(recipe, quantizes)
+    _check_exports(recipe, _check_steps(recipe))
 
 
-def _check_steps(recipe: Recipe) -> bool:
-    """Each step, their order and their names; whether the last one quantizes."""
+def _check_steps(recipe: Recipe) -> str | None:
+    """Each step, their order and their names; the precision that the last one quantizes to."""
     path = recipe.path
     trains = [s.kind for s in recipe.steps if not isinstance(s, QuantizeStep) and needs_training_data(s)]
     quantizes = [n for n, s in enumerate(recipe.steps) if isinstance(s, QuantizeStep)]
@@ -394,14 +396,18 @@ def _check_steps(recipe: Recipe) -> bool:
             check_step(step)
         except EdgepruneError as cause:
             raise RecipeError(f"{path}: step {step.name!r}: {cause}") from cause
-    return bool(quantizes)
+    last = recipe.steps[-1] if recipe.steps else None
+    return last.precision if isinstance(last, QuantizeStep) else None
 
 
-def _check_exports(recipe: Recipe, quantizes: bool) -> None:
+def _check_exports(recipe: Recipe, quantized: str | None) -> None:
     path = recipe.path
     for export in recipe.exports:
-        if export.format is Format.TFLITE and export.precision is Precision.INT8 and not quantizes:
-            raise RecipeError(f'{path}: a tflite export of precision int8 needs a step with kind = "quantize"')
+        if export.format is Format.TFLITE and export.precision in INTEGER_IO and export.precision != quantized:
+            also = "" if export.precision is Precision.INT8 else f' and precision = "{export.precision}"'
+            raise RecipeError(
+                f'{path}: a tflite export of precision {export.precision} needs a step with kind = "quantize"{also}'
+            )
     if len({(e.format, e.precision) for e in recipe.exports}) != len(recipe.exports):
         raise RecipeError(f"{path}: the same format and precision is exported twice")
     if recipe.budget and not recipe.exports:
@@ -419,12 +425,13 @@ def check_step(step: Step) -> None:
     if any(ch in step.name for ch in "/\\") or not step.name.strip() or step.name.startswith("."):
         raise UsageError(f"the name {step.name!r} cannot be part of a file name")
     if isinstance(step, QuantizeStep):
-        if step.precision != "int8":
+        if step.precision not in INTEGER_IO:
             raise UsageError(
-                f"precision is int8; got {step.precision!r} (float16 and dynamic are precisions of an export)"
+                f"precision is int8 or int16x8; got {step.precision!r} (float16 and dynamic are precisions of an export)"
             )
-        if step.io_type not in ("float32", "int8"):
-            raise UsageError(f"io_type is float32 or int8; got {step.io_type!r}")
+        known = ("float32", INTEGER_IO[step.precision])
+        if step.io_type not in known:
+            raise UsageError(f"io_type of {step.precision} is {' or '.join(known)}; got {step.io_type!r}")
         if step.samples < 1:
             raise UsageError(f"samples is at least 1; got {step.samples}")
         return

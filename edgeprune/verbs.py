@@ -261,6 +261,7 @@ def convert_verb(
     calibration: Path | None,
     samples: int,
     io_type: str,
+    float_fallback: bool,
     deployment_target: str,
     data: Path | None,
     metric: str,
@@ -273,16 +274,18 @@ def convert_verb(
     trust_code: bool,
 ) -> int:
     """`edgeprune convert`."""
-    from edgeprune.converters.session import SUFFIXES, Converter, check_export
+    from edgeprune.converters.file_checks import INTEGER
+    from edgeprune.converters.session import SUFFIXES, Converter, check_export, check_io_type
 
     model_format = Format(to)
     chosen = Precision(precision or ("float32" if model_format is Format.TFLITE else "float16"))
     check_export(model_format, chosen, deployment_target)
+    check_io_type(model_format, chosen, io_type)
     check_output_file(output, overwrite=overwrite, suffix=SUFFIXES[model_format])
-    needs_calibration = model_format is Format.TFLITE and chosen is Precision.INT8
+    needs_calibration = model_format is Format.TFLITE and chosen in INTEGER
     if needs_calibration and calibration is None:
         raise UsageError(
-            "int8 needs samples to learn the ranges of the activations: add --calibration TRAIN.npz, "
+            f"{chosen} needs samples to learn the ranges of the activations: add --calibration TRAIN.npz, "
             "or use --precision dynamic, which needs no data"
         )
     if samples < 1:
@@ -309,7 +312,14 @@ def convert_verb(
     with Converter() as converter, scratch_folder(".edgeprune.", output.absolute().parent) as place:
         made = place / output.name
         artifact, weights = converter.export(
-            model, made, model_format, chosen, io_type=io_type, calibration=ranges, target=deployment_target
+            model,
+            made,
+            model_format,
+            chosen,
+            io_type=io_type,
+            calibration=ranges,
+            target=deployment_target,
+            float_fallback=float_fallback,
         )
         progress.end()
         facts = _judge(artifact, model, specs, tests, metric, progress, weights)
@@ -327,8 +337,11 @@ def _judge(
 ) -> dict[str, Any]:
     """Size, zeros, parity and score of the new file."""
     from edgeprune.converters.evaluation import Evaluated, evaluate_file
+    from edgeprune.converters.file_checks import INTEGER, float_ops
     from edgeprune.keras_models import predict
+    from edgeprune.ledger import oldest_runtime
     from edgeprune.metrics import METRICS
+    from edgeprune.runtime import installed_runtimes
     from edgeprune.size.accounting import measure_size
 
     size = measure_size(artifact.path)
@@ -363,6 +376,8 @@ def _judge(
         "parity": [asdict(p) for p in found.parity] or None,
         "parity_on": "samples of --data" if tests else "random samples" if found.parity else None,
         "runtimes": [asdict(run) for run in found.runs],
+        "oldest_runtime": oldest_runtime(found.runs, installed_runtimes()),
+        "float_ops": list(float_ops(size.graph)) if size.graph and artifact.precision in INTEGER else [],
     }
 
 
@@ -394,6 +409,8 @@ def _convert_text(facts: dict[str, Any], metric: str) -> str:
     ran = [f"{r['name']} {r['version']}" for r in facts["runtimes"] if r["ran"]]
     lines += [f"runs on: {', '.join(ran)}"] if ran else []
     lines += [f"does not run on {r['name']} {r['version']}: {r['reason']}" for r in facts["runtimes"] if not r["ran"]]
+    lines += [f"oldest runtime that ran it: {facts['oldest_runtime']}"] if facts["oldest_runtime"] else []
+    lines += [f"computes in float: {', '.join(facts['float_ops'])}"] if facts["float_ops"] else []
     if facts["metric"]:
         lines.append(
             f"{metric} of the exported file: {facts['metric']['value']:.4f} on {facts['metric']['samples']:,} samples"

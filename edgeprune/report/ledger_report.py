@@ -80,8 +80,9 @@ def files_table(ledger: Ledger) -> Table:
         "zeros",
         str(ledger.metric["name"]),
         "ran on",
+        "oldest runtime",
     )
-    return Table(heads=heads, rows=rows, left=frozenset({0, 1, 9}))
+    return Table(heads=heads, rows=rows, left=frozenset({0, 1, 9, 10}))
 
 
 def _file_row(ledger: Ledger, stage: Stage, entry: ArtifactEntry, share: bool) -> tuple[str, ...]:
@@ -95,6 +96,7 @@ def _file_row(ledger: Ledger, stage: Stage, entry: ArtifactEntry, share: bool) -
         format_percent(entry.sparsity) if entry.sparsity is not None else UNKNOWN,
         metric_text(entry.metric, share),
         ", ".join(f"{run.name} {run.version}" for run in entry.runtimes if run.ran) or "nothing here",
+        entry.oldest_runtime or "not tried",
     )
 
 
@@ -190,6 +192,8 @@ def _methods(ledger: Ledger) -> list[str]:
     runtimes = ", ".join(f"{k} {v}" for k, v in ledger.host["runtimes"].items()) or "none installed"
     lines = [
         f"{ledger.metric['name']}: each .tflite file run over the test split by a real interpreter ({runtimes}).",
+        "oldest runtime: the oldest installed one that ran the file; what ships is tried on all of them, because apps "
+        "ship old ones.",
         "Core ML: sizes and zeros are of the saved package; its predictions need macOS and are not measured here.",
         "Download: the file compressed by deflate level 9 (what a zip, APK or IPA costs), brotli 11 and zstd 19. "
         "Install: the bytes of the file.",

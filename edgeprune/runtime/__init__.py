@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
-from edgeprune.runtime.session import RUNTIMES, RunResult, RuntimeSpec, installed_runtimes, run_tflite
+from edgeprune.runtime.session import (
+    RUNTIMES,
+    RunResult,
+    RuntimeSpec,
+    TracedTensor,
+    TraceResult,
+    installed_runtimes,
+    run_tflite,
+    trace_tflite,
+)
 
-__all__ = ["RUNTIMES", "RunResult", "RuntimeSpec", "installed_runtimes", "run_tflite"]
+__all__ = [
+    "RUNTIMES",
+    "RunResult",
+    "RuntimeSpec",
+    "TraceResult",
+    "TracedTensor",
+    "installed_runtimes",
+    "run_tflite",
+    "trace_tflite",
+]

@@ -28,7 +28,17 @@ import numpy.typing as npt
 from edgeprune.errors import InputError, MissingExtra, OutputError, RuntimeFailure, UsageError
 from edgeprune.interrupts import child_process, kill, scratch_folder
 
-__all__ = ["RUNTIMES", "RunResult", "RuntimeSpec", "ask_worker", "installed_runtimes", "run_tflite"]
+__all__ = [
+    "RUNTIMES",
+    "RunResult",
+    "RuntimeSpec",
+    "TraceResult",
+    "TracedTensor",
+    "ask_worker",
+    "installed_runtimes",
+    "run_tflite",
+    "trace_tflite",
+]
 
 Progress = Callable[[int, int], None]
 Lines = queue.SimpleQueue[bytes | None]
@@ -67,6 +77,29 @@ class RunResult:
     samples: int
     input_dtypes: dict[str, str]
     output_dtypes: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracedTensor:
+    """What an op wrote: the tensor's name, type and shape in the file (batch first), the kind of the op, and float32
+    values (N, ...); `values` is None with the reason in `note`."""
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    dtype: str
+    values: npt.NDArray[Any] | None
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceResult:
+    """Every tensor that an op of the main subgraph wrote and that depends on an input, in execution order."""
+
+    tensors: tuple[TracedTensor, ...]
+    runtime: str
+    version: str
+    samples: int
 
 
 def installed_runtimes() -> dict[str, str]:
@@ -117,6 +150,43 @@ def run_tflite(
         samples=result["samples"],
         input_dtypes=result["input_dtypes"],
         output_dtypes=result["output_dtypes"],
+    )
+
+
+def trace_tflite(
+    path: Path,
+    inputs: Mapping[str, npt.NDArray[Any]],
+    *,
+    runtime: str,
+    threads: int = 1,
+    timeout_s: float = 600,
+    limit_bytes: int = 64_000_000,
+) -> TraceResult:
+    """Run a .tflite file over a few samples without delegates, and keep what every op computes.
+
+    Takes `inputs` and raises as `run_tflite` does, except that NaN is a value. Tensors whose values over all samples
+    take more than `limit_bytes`, hold no numbers or change their shape are named without values.
+    """
+    with scratch_folder("edgeprune-") as folder:
+        job = {
+            "job": "trace",
+            "path": str(path.absolute()),
+            "threads": threads,
+            "names": list(inputs),
+            "inputs": str(folder / "inputs.npz"),
+            "outputs": str(folder / "outputs.npz"),
+            "limit_bytes": limit_bytes,
+        }
+        _write_samples(folder / "inputs.npz", path, inputs)
+        result = ask_worker(job, [path], runtime=runtime, timeout_s=timeout_s, on_progress=None)
+        with np.load(folder / "outputs.npz", allow_pickle=False) as file:
+            values = {name: file[name] for name in file.files}
+    traced = (
+        TracedTensor(**{**told, "shape": tuple(told["shape"])}, values=values.get(str(n)))
+        for n, told in enumerate(result["tensors"])
+    )
+    return TraceResult(
+        tensors=tuple(traced), runtime=runtime, version=installed_runtimes()[runtime], samples=result["samples"]
     )
 
 

@@ -7,6 +7,7 @@ Whatever the interpreter prints goes to stderr, which the parent keeps for its e
 
 Jobs (both also hold "module", the module that has the class `Interpreter`):
     run   {"path", "threads", "names", "inputs", "outputs"}: a file over N samples, one per invoke
+    trace {"path", "threads", "names", "inputs", "outputs", "limit_bytes"}: the same, keeping what every op writes
     time  {"paths", "warmups", "pairs", "seed"}: CPU and wall time of several files in turn, one thread
 """
 
@@ -66,14 +67,20 @@ class Tensor:
 # --- Loading -----------------------------------------------------------------------------------------------------
 
 
-def load(module: str, path: str, threads: int) -> Any:
-    """An interpreter of `module` with the file at `path`, tensors not yet allocated."""
+def load(module: str, path: str, threads: int, *, keep_all: bool = False) -> Any:
+    """An interpreter of `module` with the file at `path`, tensors not yet allocated; with `keep_all` it overwrites no
+    tensor, and no delegate takes over any op."""
     try:
-        interpreter = importlib.import_module(module).Interpreter
+        library = importlib.import_module(module)
+        interpreter = library.Interpreter
     except REFUSALS as error:
         raise JobError(f"{module} cannot be imported: {one_line(error)}") from error
     try:
-        return interpreter(model_path=path, num_threads=threads)
+        options: dict[str, Any] = {}
+        if keep_all:
+            options["experimental_preserve_all_tensors"] = True
+            options["experimental_op_resolver_type"] = library.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        return interpreter(model_path=path, num_threads=threads, **options)
     except REFUSALS as error:
         raise JobError(f"the file was refused: {one_line(error)}") from error
 
@@ -212,23 +219,13 @@ def encode(tensor: Tensor, array: Array) -> Array:
 
 def run(job: dict[str, Any], report: Report) -> dict[str, Any]:
     """Run a file over all samples, write the outputs, and say what went in and out."""
-    with np.load(job["inputs"], allow_pickle=False) as file:
-        arrays = {name: file[str(i)] for i, name in enumerate(job["names"])}
     interpreter = load(job["module"], job["path"], job["threads"])
-    wanted, _ = tensors(interpreter)
-    fed = [encode(tensor, array) for tensor, array in zip(wanted, match_inputs(wanted, arrays), strict=True)]
-    samples = count_samples(wanted, fed)
-    shapes = [sample_shape(tensor, array) for tensor, array in zip(wanted, fed, strict=True)]
-    for tensor, shape in zip(wanted, shapes, strict=True):
-        if shape != tensor.shape:
-            interpreter.resize_tensor_input(tensor.index, shape, strict=True)
-    allocate(interpreter)
+    wanted, samples, feed = prepare(interpreter, job)
     _, results = tensors(interpreter)
     collected: list[list[Array]] = [[] for _ in results]
     last_report_s = time.monotonic()
     for k in range(samples):
-        for tensor, array, shape in zip(wanted, fed, shapes, strict=True):
-            interpreter.set_tensor(tensor.index, array[k].reshape(shape))
+        feed(k)
         invoke(interpreter)
         for tensor, rows in zip(results, collected, strict=True):
             rows.append(decode(tensor, interpreter.get_tensor(tensor.index), sample=k))
@@ -243,6 +240,26 @@ def run(job: dict[str, Any], report: Report) -> dict[str, Any]:
         "input_dtypes": {tensor.name: tensor.dtype.name for tensor in wanted},
         "output_dtypes": {tensor.name: tensor.dtype.name for tensor in results},
     }
+
+
+def prepare(interpreter: Any, job: dict[str, Any]) -> tuple[list[Tensor], int, Callable[[int], None]]:
+    """Size the inputs for the job's samples and allocate; the inputs, the number of samples, and what sets sample k."""
+    with np.load(job["inputs"], allow_pickle=False) as file:
+        arrays = {name: file[str(i)] for i, name in enumerate(job["names"])}
+    wanted, _ = tensors(interpreter)
+    fed = [encode(tensor, array) for tensor, array in zip(wanted, match_inputs(wanted, arrays), strict=True)]
+    samples = count_samples(wanted, fed)
+    shapes = [sample_shape(tensor, array) for tensor, array in zip(wanted, fed, strict=True)]
+    for tensor, shape in zip(wanted, shapes, strict=True):
+        if shape != tensor.shape:
+            interpreter.resize_tensor_input(tensor.index, shape, strict=True)
+    allocate(interpreter)
+
+    def feed(k: int) -> None:
+        for tensor, array, shape in zip(wanted, fed, shapes, strict=True):
+            interpreter.set_tensor(tensor.index, array[k].reshape(shape))
+
+    return wanted, samples, feed
 
 
 def count_samples(wanted: Sequence[Tensor], fed: Sequence[Array]) -> int:
@@ -268,6 +285,65 @@ def stack(tensor: Tensor, rows: Sequence[Array]) -> Array:
         raise JobError(f"output {tensor.name!r} changes its shape from sample to sample: {shapes[0]}, {shapes[1]}")
     stacked = np.stack(rows)
     return stacked.astype(np.float32, copy=False) if stacked.dtype.kind == "f" else stacked
+
+
+# --- Job: trace --------------------------------------------------------------------------------------------------
+
+
+def trace(job: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Run a file over a few samples and write what every op computes from the inputs, in execution order."""
+    interpreter = load(job["module"], job["path"], job["threads"], keep_all=True)
+    wanted, samples, feed = prepare(interpreter, job)
+    written = written_tensors(interpreter, {tensor.index for tensor in wanted})
+    notes = [note_of(tensor, samples, job["limit_bytes"]) for tensor, _ in written]
+    collected: list[list[Array]] = [[] for _ in written]
+    for k in range(samples):
+        feed(k)
+        invoke(interpreter)
+        for n, (tensor, _) in enumerate(written):
+            if notes[n] is None:
+                collected[n].append(real_values(tensor, interpreter.get_tensor(tensor.index)))
+        report(k + 1, samples)
+    for n, rows in enumerate(collected):
+        if notes[n] is None and len({row.shape for row in rows}) > 1:
+            notes[n] = "its shape changes from sample to sample"
+    kept = {str(n): np.stack(rows) for n, rows in enumerate(collected) if notes[n] is None}
+    np.savez(job["outputs"], **kept)
+    return {
+        "samples": samples,
+        "tensors": [
+            {"name": t.name, "op": op, "shape": list(t.shape), "dtype": t.dtype.name, "note": note}
+            for (t, op), note in zip(written, notes, strict=True)
+        ],
+    }
+
+
+def written_tensors(interpreter: Any, inputs: set[int]) -> list[tuple[Tensor, str]]:
+    """Tensors of the main subgraph that an op writes and that depend on an input, with the op's kind, in order."""
+    details = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
+    depends, found = set(inputs), []
+    for op in interpreter._get_ops_details():
+        if depends.isdisjoint(int(index) for index in op["inputs"]):
+            continue  # unpacks a constant
+        for index in (int(index) for index in op["outputs"]):
+            if index in details and index not in depends:
+                found.append((_tensor(details[index], {}), str(op["op_name"])))
+            depends.add(index)
+    return found
+
+
+def note_of(tensor: Tensor, samples: int, limit_bytes: int) -> str | None:
+    """Why a tensor's values are left out; None when they are not."""
+    if tensor.dtype.kind not in "fiub":
+        return f"holds {tensor.dtype.name}, not numbers"
+    size_bytes = 4 * samples * int(np.prod(tensor.shape))
+    return f"{size_bytes} bytes, above the limit of {limit_bytes}" if size_bytes > limit_bytes else None
+
+
+def real_values(tensor: Tensor, value: Array) -> Array:
+    """float32 numbers, quantized ones decoded, the batch of 1 taken off."""
+    real = dequantize(value, tensor.scale, tensor.zero_point) if tensor.quantized else value.astype(np.float32)
+    return real[0] if real.ndim and real.shape[0] == 1 else real
 
 
 # --- Job: time ---------------------------------------------------------------------------------------------------
@@ -359,7 +435,7 @@ def pair_orders(files: int) -> list[tuple[int, ...]]:
 
 # --- The process -------------------------------------------------------------------------------------------------
 
-JOBS: dict[str, Callable[[dict[str, Any], Report], dict[str, Any]]] = {"run": run, "time": time_files}
+JOBS: dict[str, Callable[[dict[str, Any], Report], dict[str, Any]]] = {"run": run, "time": time_files, "trace": trace}
 
 
 def private_stdout() -> TextIO:

@@ -1,0 +1,78 @@
+"""Change a GraphDef so that less of it stays in float, or fails, when TFLite quantizes it. Runs in the child process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["for_int8", "for_int16x8"]
+
+
+def for_int8(definition: Any) -> None:
+    """Make negations of floats, which have no integer kernel, multiplications by -1 (LayerNormalization has one)."""
+    _multiply_by_minus_one(definition)
+
+
+def for_int16x8(definition: Any) -> None:
+    """The same; squared differences, which no runtime takes as int16, become products; and the arithmetic by which Keras
+    lets an embedding take negative indexes goes, because it would be quantized."""
+    _multiply_by_minus_one(definition)
+    _multiply_differences(definition)
+    _plain_indexes(definition)
+
+
+def _multiply_by_minus_one(definition: Any) -> None:
+    import tensorflow as tf
+
+    read_by: dict[str, list[Any]] = {}
+    for node in definition.node:
+        for name in node.input:
+            read_by.setdefault(_source(name), []).append(node)
+
+    def in_gelu(node: Any) -> bool:
+        """The converter knows an exact GELU by erfc(-x * c) in it."""
+        readers = read_by.get(node.name, [])
+        return any(r.op == "Erfc" or any(far.op == "Erfc" for far in read_by.get(r.name, ())) for r in readers)
+
+    for node in [node for node in definition.node if node.op == "Neg"]:
+        if tf.as_dtype(node.attr["T"].type).is_floating and not in_gelu(node):
+            factor = definition.node.add(name=f"{node.name}/minus_one", op="Const")
+            factor.attr["dtype"].type = node.attr["T"].type
+            factor.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(-1.0, dtype=node.attr["T"].type))
+            node.op = "Mul"
+            node.input.insert(1, factor.name)
+
+
+def _multiply_differences(definition: Any) -> None:
+    for node in [node for node in definition.node if node.op == "SquaredDifference"]:
+        difference = definition.node.add(name=f"{node.name}/difference", op="Sub", input=node.input)
+        difference.attr["T"].CopyFrom(node.attr["T"])
+        node.op = "Mul"
+        del node.input[:]
+        node.input.extend([difference.name, difference.name])
+
+
+def _plain_indexes(definition: Any) -> None:
+    """Gather by x where it is by "x + n if x < 0 else x"."""
+    nodes = {node.name: node for node in definition.node}
+
+    def through(name: str) -> Any:
+        node = nodes[_source(name)]
+        while node.op == "Identity":
+            node = nodes[_source(node.input[0])]
+        return node
+
+    for node in definition.node:
+        if node.op != "GatherV2":
+            continue
+        chosen = through(node.input[1])
+        if chosen.op not in ("Select", "SelectV2"):
+            continue
+        is_negative, wrapped, index = (through(name) for name in chosen.input[:3])
+        if is_negative.op == "Less" and wrapped.op in ("Add", "AddV2") and through(is_negative.input[0]) is index:
+            if any(through(name) is index for name in wrapped.input[:2]):
+                node.input[1] = chosen.input[2]
+
+
+def _source(name: str) -> str:
+    """The node that a name in a list of inputs means ("^node" for control, "node:1" for a second output)."""
+    return name.removeprefix("^").split(":")[0]
