@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.artifact import Artifact, Format
-from edgeprune.converters.coreml import ImageInput
 from edgeprune.converters.evaluator.arguments import UnknownOperationError
+from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.parity import OutputParity, compare_outputs, refuse_senseless
 from edgeprune.datasets import InputSpecs, Samples
 from edgeprune.errors import ConversionError, RuntimeFailure
@@ -26,7 +26,7 @@ from edgeprune.ledger import RuntimeRun
 from edgeprune.metrics import Metric
 from edgeprune.runtime.session import RunResult, installed_runtimes, run_tflite
 
-__all__ = ["EVALUATOR", "Evaluated", "evaluate_file", "run_package"]
+__all__ = ["EVALUATOR", "Evaluated", "evaluate_file", "pixels_of", "run_package"]
 
 # int8 on tflite-runtime 2.14 takes 15 times as long as on LiteRT 2.3 (x86); this many tell whether it agrees.
 OLDER_RUNTIME_SAMPLES = 1000
@@ -114,8 +114,7 @@ def _evaluate_package(
     count = min(len(samples), EVALUATOR_SAMPLES)
     inputs = {name: samples.inputs[name][:count].astype(dtype) for name, (_, dtype) in specs.items()}
     if image is not None:
-        pixels = (inputs[image.name] - np.asarray(image.bias, np.float32)) / np.float32(image.scale)
-        inputs[image.name] = pixels.astype(np.float32)
+        inputs[image.name] = pixels_of(inputs[image.name], image)
     wanted = {name: values[:count] for name, values in expected.items()}
     try:
         outputs, runtime, version = run_package(artifact.path, inputs, on_progress)
@@ -135,6 +134,12 @@ def _evaluate_package(
         runs=(RuntimeRun(name=runtime, version=version, ran=True, samples=count, value=value),),
         note=None if value is not None else "not measured: no targets",
     )
+
+
+def pixels_of(values: np.ndarray, image: ImageInput) -> np.ndarray:
+    """The pixels that an image input turns into `values`, not rounded."""
+    pixels: np.ndarray = (values - np.asarray(image.bias, np.float32)) / np.float32(image.scale)
+    return pixels.astype(np.float32)
 
 
 def run_package(

@@ -6,10 +6,11 @@ The file is read back with the checker's own reader; no interpreter runs.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from edgeprune.artifact import Precision
+from edgeprune.artifact import Artifact, Precision
 from edgeprune.errors import ConversionError
 from edgeprune.graph import Graph, Op
 from edgeprune.graph.coreml import constants_of
@@ -20,8 +21,10 @@ __all__ = [
     "INTEGER",
     "constant_elements",
     "float_ops",
+    "kernel_sparsity",
     "refuse_fallback",
     "refuse_lost_package_weights",
+    "refuse_lost_sparsity",
     "refuse_lost_weights",
 ]
 
@@ -63,6 +66,8 @@ _MADE_UP = ("PartitionedCall", "StatefulPartitionedCall", "arith.constant", "tfl
 # Folding a batch normalisation merges its four vectors into the kernel and the bias before it.
 _FEWEST_CONSTANTS = 0.25
 _SHOWN = 4
+# A model with fewer zeros than this was not pruned; of a pruned one's zeros, a file must keep this share.
+_SPARSE, _LEAST_KEPT = 0.05, 0.8
 
 
 def float_ops(graph: Graph) -> tuple[str, ...]:
@@ -112,6 +117,28 @@ def refuse_lost_package_weights(path: Path, expected: int) -> None:
     """The same for a Core ML package, its compressed constants counted as what they stand for."""
     constants = constants_of(read_coreml(path)).values()
     _refuse_few(path, sum(c.size for c in constants if isinstance(c, np.ndarray) and c.dtype.kind == "f"), expected)
+
+
+def refuse_lost_sparsity(artifact: Artifact, found: float | None, model: Any) -> None:
+    """Raise ConversionError when the file of a pruned model has far fewer zeros in its weights than the model.
+
+    Palettes are left out: the entry that stands for most zeros need not be 0 itself.
+    """
+    had = kernel_sparsity(model)
+    if "palette" in artifact.precision or found is None or had is None or had < _SPARSE:
+        return
+    if found < _LEAST_KEPT * had:
+        raise ConversionError(
+            f"{artifact.path.name}: sparsity was lost in the conversion to {artifact.precision}: {had:.1%} of the "
+            f"model's weights are zero, {found:.1%} of the file's; the download gains nothing from pruning"
+        )
+
+
+def kernel_sparsity(model: Any) -> float | None:
+    """Share of zeros in the weights of two and more axes of a Keras model; None for a model without layers."""
+    kernels = [np.asarray(weight) for weight in getattr(model, "weights", []) if len(weight.shape) > 1]
+    elements = sum(kernel.size for kernel in kernels)
+    return sum(int(k.size - np.count_nonzero(k)) for k in kernels) / elements if elements else None
 
 
 def _refuse_few(path: Path, found: int, expected: int) -> None:

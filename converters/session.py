@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from edgeprune.artifact import Artifact, Format, Precision
-from edgeprune.converters.coreml import TARGETS, CoreMlOptions
 from edgeprune.converters.file_checks import INTEGER, refuse_fallback, refuse_lost_package_weights, refuse_lost_weights
 from edgeprune.converters.frozen import FrozenGraph, freeze
+from edgeprune.converters.packaging import TARGETS, CoreMlOptions
 from edgeprune.converters.refusals import one_line
 from edgeprune.converters.unrolling import rolled_layers
 from edgeprune.errors import ConversionError, MissingExtra, Unsupported, UsageError

@@ -11,7 +11,8 @@ import numpy as np
 
 from edgeprune.artifact import Format
 from edgeprune.converters.bisect import Departure, find_departure, layer_outputs, match_layers
-from edgeprune.converters.evaluation import run_package
+from edgeprune.converters.evaluation import pixels_of, run_package
+from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.pairing import pair_inputs, pair_outputs
 from edgeprune.converters.parity import OutputParity, compare_outputs, refuse_senseless
 from edgeprune.datasets import Samples
@@ -24,7 +25,7 @@ from edgeprune.ledger import RuntimeRun
 from edgeprune.metrics import Metric
 from edgeprune.runtime.session import installed_runtimes, run_tflite, trace_tflite
 
-__all__ = ["BISECTED", "ExportedFile", "Verified", "open_exported", "verify_file"]
+__all__ = ["BISECTED", "ExportedFile", "Verified", "bisect_file", "open_exported", "verify_file"]
 
 Arrays = Mapping[str, np.ndarray]
 # Samples that --bisect looks at: every intermediate value of each is kept.
@@ -119,7 +120,10 @@ def verify_file(
     expected = predict(model, inputs)
     names = pair_inputs({k: shape for k, (shape, _) in input_specs(model).items()}, exported.inputs, exported.path.name)
     fed = {
-        names[name]: _pixels(values, names[name] in exported.pictures, scale, offset) for name, values in inputs.items()
+        names[name]: pixels_of(values, ImageInput(name=name, scale=scale, bias=(offset,)))
+        if names[name] in exported.pictures
+        else values
+        for name, values in inputs.items()
     }
     found, runs = _run(exported, fed, on_progress)
     outputs, pairs = pair_outputs(expected, found, exported.path.name)
@@ -150,10 +154,6 @@ def verify_file(
     )
 
 
-def _pixels(values: np.ndarray, picture: bool, scale: float, offset: float) -> np.ndarray:
-    return ((values - np.float32(offset)) / np.float32(scale)).astype(np.float32) if picture else values
-
-
 def _run(
     exported: ExportedFile, fed: Arrays, on_progress: Callable[[int, int], None] | None
 ) -> tuple[Arrays, tuple[RuntimeRun, ...]]:
@@ -176,6 +176,16 @@ def _run(
         why = runs[0].reason if runs else "no TFLite runtime is installed (pip install 'edgeprune[litert]')"
         raise ConversionError(f"{exported.path.name}: no installed runtime runs the file; {why}")
     return newest, tuple(reversed(runs))
+
+
+def bisect_file(exported: ExportedFile, model: Any, inputs: Arrays, *, image: ImageInput | None = None) -> Departure:
+    """Where a file departs, from a few samples by the model's input names; `image` as in `evaluate_file`."""
+    names = pair_inputs({k: shape for k, (shape, _) in input_specs(model).items()}, exported.inputs, exported.path.name)
+    fed = {
+        names[name]: pixels_of(values, image) if image and image.name == name else values
+        for name, values in inputs.items()
+    }
+    return _bisected(exported, model, inputs, fed)
 
 
 def _bisected(exported: ExportedFile, model: Any, inputs: Arrays, fed: Arrays) -> Departure:

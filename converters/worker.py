@@ -40,7 +40,8 @@ def _convert(job: dict[str, Any]) -> dict[str, Any]:
         )
         write_file(out, content)
         return {}
-    from edgeprune.converters.coreml import CoreMlOptions, convert_coreml
+    from edgeprune.converters.coreml import convert_coreml
+    from edgeprune.converters.packaging import CoreMlOptions
 
     convert_coreml(graph, out, precision=job["precision"], options=CoreMlOptions.from_json(job["coreml"]))
     return {}

@@ -105,6 +105,16 @@ def run(
     )
 
 
+PRECISIONS = (
+    *("float32", "float16", "dynamic", "int8", "int16x8", "palette2", "palette4", "palette6", "palette8"),
+    *("sparse", "sparse-int8", "sparse-palette4", "sparse-palette6", "sparse-palette8"),
+)
+TOLERANCE = click.option(
+    "--tolerance",
+    type=float,
+    help="Largest difference allowed, as a share of the output range.  [default: 0.001 for float32, 0.1 for float16; "
+    "others: the error must not be stronger than the signal]",
+)
 CHANNEL_ONLY = (
     *("ratio", "macs", "parameters", "lossless", "importance", "round_to", "through_norms", "compensate"),
     *("verify", "train", "seed"),
@@ -260,9 +270,10 @@ def finetune(model: Path, output: Path, **options: Any) -> int:
 @click.option("--to", "to", type=click.Choice(["tflite", "coreml"]), required=True, help="Format of the output.")
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "float16", "dynamic", "int8", "int16x8", "sparse"]),
-    help="tflite: float32 (default), float16, dynamic, int8, int16x8. coreml: float32, float16 (default), sparse, "
-    "int8.",
+    type=click.Choice(PRECISIONS),
+    metavar="NAME",
+    help="tflite: float32 (default), float16, dynamic, int8, int16x8. coreml: float32, float16 (default), int8, "
+    "palette2, palette4, palette6, palette8, sparse; from iOS18 sparse-int8, sparse-palette4, -palette6, -palette8.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="A .tflite file or .mlpackage folder."
@@ -285,13 +296,45 @@ def finetune(model: Path, output: Path, **options: Any) -> int:
     "--float-fallback", is_flag=True, help="tflite int8, int16x8: operations without an integer kernel stay in float."
 )
 @click.option("--deployment-target", default="iOS16", show_default=True, help="Oldest iOS that must run the package.")
+@click.option(
+    "--image-input",
+    metavar="NAME",
+    help="coreml: this input takes pictures; the model gets pixel * SCALE + OFFSET (see --scale).",
+)
+@click.option("--image-bias", metavar="B,B,B", help="coreml: an offset for each channel, instead of --offset.")
+@click.option(
+    "--color",
+    type=click.Choice(["RGB", "BGR", "GRAYSCALE"]),
+    help="coreml: order of the channels that the model was trained with.  [default: RGB]",
+)
+@click.option(
+    "--class-labels",
+    type=click.Path(path_type=Path),
+    metavar="TXT",
+    help="coreml: one label a line; the package becomes a classifier.",
+)
+@click.option("--author", help="coreml: shown by Xcode, like --license, --description and --version.")
+@click.option("--license", help="coreml: licence of the model.")
+@click.option("--description", help="coreml: what the model does.")
+@click.option("--version", help="coreml: version of the model.")
+@TOLERANCE
+@click.option("--bisect", is_flag=True, help="Where the file departs from the model, name the first layer that does.")
 @common_options("data", "metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust")
 def convert(model: Path, output: Path, **options: Any) -> int:
-    """Convert MODEL (.keras or .h5) to TFLite or Core ML. Float and dynamic precision need no data.
+    """Convert MODEL (.keras or .h5) to TFLite or Core ML and check the file against it.
 
-    With --data the exported .tflite is run over the samples by a real interpreter and compared with the Keras model.
+    Every file is run and compared with the Keras model before it is written: a .tflite by the installed interpreters,
+    a Core ML package by Core ML on a Mac and by the evaluator elsewhere. The samples are those of --data, or random
+    ones. Only tflite int8 and int16x8 need data (--calibration).
+
+    \b
+    Examples:
+      edgeprune convert model.keras --to tflite --precision int8 --calibration train.npz --data test.npz -o model.tflite
+      edgeprune convert model.keras --to coreml --precision palette4 -o Model.mlpackage
+      edgeprune convert model.keras --to coreml --image-input image --scale 0.00784314 --offset -1 \\
+          --class-labels labels.txt -o Photo.mlpackage
     """
-    from edgeprune.verbs import convert_verb
+    from edgeprune.export_verbs import convert_verb
 
     return convert_verb(model, output, **options)
 
@@ -307,12 +350,7 @@ def convert(model: Path, output: Path, **options: Any) -> int:
 @click.option(
     "--metric", type=click.Choice(["accuracy", "auc", "mse", "mae"]), help="Score both, with the targets y of --data."
 )
-@click.option(
-    "--tolerance",
-    type=float,
-    help="Largest difference allowed, as a share of the output range.  [default: 0.001 for float32, 0.1 for float16; "
-    "others: the error must not be stronger than the signal]",
-)
+@TOLERANCE
 @click.option("--bisect", is_flag=True, help="Name the first layer that departs from the model.")
 @common_options("scale", "offset", "json", "quiet", "trust")
 def verify(exported: Path, **options: Any) -> int:

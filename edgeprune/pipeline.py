@@ -15,9 +15,11 @@ import numpy as np
 from edgeprune.artifact import Artifact, Format, Precision, sha256_of
 from edgeprune.converters.evaluation import Evaluated, evaluate_file
 from edgeprune.converters.file_checks import INTEGER, float_ops
+from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.session import SUFFIXES, Converter
 from edgeprune.datasets import Samples
 from edgeprune.errors import EdgepruneError
+from edgeprune.graph.coreml import storage_of
 from edgeprune.keras_models import (
     count_nonzero_parameters,
     count_parameters,
@@ -28,7 +30,7 @@ from edgeprune.keras_models import (
 from edgeprune.latency.measure import compare_latency
 from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage, oldest_runtime
 from edgeprune.metrics import Metric
-from edgeprune.preparation import Prepared, channel_options, file_part, magnitude_options, train_options
+from edgeprune.preparation import Prepared, channel_options, coreml_options, file_part, magnitude_options, train_options
 from edgeprune.progress import Progress
 from edgeprune.pruning.channel import ChannelReport
 from edgeprune.pruning.held import finetune, prune_while_training
@@ -200,7 +202,7 @@ class _Run:
         """Export the current model, run the file over the test split, and account for it."""
         path = self.folder / "stages" / f"{self.stem}.{file_part(stage)}.{precision}.tflite"
         self.progress.begin(f"{stage}: tflite {precision}")
-        artifact, _ = self.converter.export(
+        artifact = self.converter.export(
             self.model,
             path,
             Format.TFLITE,
@@ -217,7 +219,7 @@ class _Run:
         assert self.prepared.train is not None
         return calibration_set(self.prepared.train, input_specs(self.model), step.samples, self.recipe.seed)
 
-    def _evaluated(self, artifact: Artifact, *, every_runtime: bool) -> ArtifactEntry:
+    def _evaluated(self, artifact: Artifact, *, every_runtime: bool, image: ImageInput | None = None) -> ArtifactEntry:
         size = measure_size(artifact.path)
         name = artifact.path.relative_to(self.folder).as_posix()
         found = evaluate_file(
@@ -227,6 +229,7 @@ class _Run:
             self._keras_outputs(),
             self.metric,
             every_runtime=every_runtime,
+            image=image,
             on_progress=self.progress.advance,
         )
         return _entry(name, artifact, size, found, self.metric, exported=False)
@@ -317,15 +320,12 @@ class _Run:
         return next((e for e in stage.artifacts if e.precision == export.precision and not e.exported), None)
 
     def _export_new(self, export: ExportSpec, path: Path) -> ArtifactEntry:
-        artifact, weights = self.converter.export(
-            self.model, path, export.format, export.precision, target=export.deployment_target
-        )
+        options = coreml_options(self.recipe, export)
+        artifact = self.converter.export(self.model, path, export.format, export.precision, coreml=options)
         if export.format is Format.TFLITE:
             return replace(self._evaluated(artifact, every_runtime=True), exported=True)
-        found = Evaluated(note="not measured: a Core ML model runs on macOS only")
-        entry = _entry(path.name, artifact, measure_size(path), found, self.metric, exported=True)
-        sparsity = weights["zeros"] / weights["elements"] if weights and weights["elements"] else None
-        return replace(entry, sparsity=sparsity)
+        entry = self._evaluated(artifact, every_runtime=True, image=options.image)
+        return replace(entry, sparsity=storage_of(path).sparsity, exported=True)
 
 
 def _metric_note(entry: ArtifactEntry) -> str:
@@ -368,9 +368,11 @@ def _asked(recipe: Recipe) -> dict[str, Any]:
 
 
 def _asked_export(export: ExportSpec) -> dict[str, Any]:
-    """A deployment target means something to Core ML only."""
+    """What follows the precision means something to Core ML only."""
     asked = asdict(export)
-    return asked if export.format is Format.COREML else {**asked, "deployment_target": None}
+    if export.format is Format.COREML:
+        return {**asked, "class_labels": export.class_labels.name if export.class_labels else None}
+    return {"format": asked["format"], "precision": asked["precision"], "deployment_target": None}
 
 
 def _input_facts(path: Path) -> dict[str, Any]:

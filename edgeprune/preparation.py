@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from edgeprune.artifact import Format
 from edgeprune.augmentation import Augmenter
+from edgeprune.converters.packaging import CoreMlOptions, ImageInput, check_ends, read_labels
 from edgeprune.converters.session import check_export
 from edgeprune.datasets import Samples, check_targets, load_samples
 from edgeprune.errors import MissingExtra, RecipeError, UsageError
@@ -17,7 +18,7 @@ from edgeprune.metrics import METRICS, Metric
 from edgeprune.pruning.channel import analyse
 from edgeprune.pruning.magnitude import NOTHING_TO_PRUNE, MagnitudeOptions, select_targets
 from edgeprune.pruning.plan import ChannelOptions, chosen_groups
-from edgeprune.recipe import ChannelStep, FinetuneStep, PruneStep, QuantizeStep, Recipe, Step
+from edgeprune.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, Recipe, Step
 from edgeprune.runtime.session import installed_runtimes
 from edgeprune.training import TrainOptions, steps_per_epoch
 
@@ -25,6 +26,7 @@ __all__ = [
     "Prepared",
     "channel_options",
     "check_extras",
+    "coreml_options",
     "file_part",
     "magnitude_options",
     "plan_lines",
@@ -73,9 +75,16 @@ def prepare(recipe: Recipe, *, trust_code: bool = False) -> Prepared:
             check_export(export.format, export.precision, export.deployment_target)
         except UsageError as cause:
             raise RecipeError(f"{recipe.path}: {cause}") from cause
+    packages = [coreml_options(recipe, export) for export in recipe.exports]
     model = load_model(recipe.model, trust_code=trust_code)
     refuse_half_precision(model)
     metric, specs, shape = METRICS[recipe.metric], input_specs(model), tuple(model.outputs[0].shape)
+
+    for options in packages:
+        try:
+            check_ends(specs, [tuple(tensor.shape) for tensor in model.outputs], options)
+        except UsageError as cause:
+            raise RecipeError(f"{recipe.path}: {cause}") from cause
 
     def split(path: Path | None) -> Samples | None:
         if path is None:
@@ -97,6 +106,24 @@ def prepare(recipe: Recipe, *, trust_code: bool = False) -> Prepared:
         if isinstance(step, ChannelStep):
             _check_channels(recipe, step, model)
     return Prepared(recipe=recipe, model=model, metric=metric, train=train, validation=validation, test=test)
+
+
+def coreml_options(recipe: Recipe, export: ExportSpec) -> CoreMlOptions:
+    """What a Core ML package of this recipe tells the app. Raises InputError for bad class labels."""
+    image = None
+    if export.image_input is not None:
+        image = ImageInput(
+            name=export.image_input, scale=recipe.data.scale, bias=(recipe.data.offset,), color=export.color
+        )
+    return CoreMlOptions(
+        target=export.deployment_target,
+        image=image,
+        class_labels=read_labels(export.class_labels) if export.class_labels else (),
+        author=export.author,
+        license=export.license,
+        description=export.description,
+        version=export.version,
+    )
 
 
 def _check_training(recipe: Recipe, step: PruneStep | ChannelStep | FinetuneStep, model: Any) -> None:

@@ -150,11 +150,22 @@ STEPS: dict[str, type[PruneStep] | type[FinetuneStep] | type[QuantizeStep]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportSpec:
-    """[[exports]]: a file to ship, made from the model after the last training step."""
+    """[[exports]]: a file to ship, made from the model after the last training step.
+
+    The keys after `precision` are for coreml. `image_input` takes pictures, scaled like the data; `color` is the order
+    of its channels; `class_labels` is a text file with one label a line.
+    """
 
     format: Format
     precision: Precision
     deployment_target: str = "iOS16"
+    image_input: str | None = None
+    color: str = "RGB"
+    class_labels: Path | None = None
+    author: str = ""
+    license: str = ""
+    description: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,8 +246,7 @@ def _recipe(path: Path, sha256: str, raw: Mapping[str, Any]) -> Recipe:
         data=replace(data, **splits),
         steps=tuple(_step(path, n, item) for n, item in enumerate(_list(path, "steps", raw), start=1)),
         exports=tuple(
-            _table(path, f"exports {n}", item, ExportSpec)
-            for n, item in enumerate(_list(path, "exports", raw), start=1)
+            _export(path, f"exports {n}", item) for n, item in enumerate(_list(path, "exports", raw), start=1)
         ),
         latency=_table(path, "latency", raw.get("latency", {}), LatencySpec),
         budget=_budget(path, raw["budget"]) if "budget" in raw else None,
@@ -301,6 +311,7 @@ READERS: dict[str, Callable[[Path, str, Any], Any]] = {
     "int": lambda path, key, value: _typed(path, key, value, int),
     "int | None": lambda path, key, value: _typed(path, key, value, int),
     "str": lambda path, key, value: _typed(path, key, value, str),
+    "str | None": lambda path, key, value: _typed(path, key, value, str),
     "tuple[str, ...]": _patterns,
     "Format": lambda path, key, value: _word(path, key, value, Format),
     "Precision": lambda path, key, value: _word(path, key, value, Precision),
@@ -333,6 +344,17 @@ def _step(path: Path, number: int, raw: Any) -> Step:
         )
     step: Step = _table(path, where, raw, STYLES[style] if style else STEPS[kind])
     return replace(step, name=step.precision) if isinstance(step, QuantizeStep) and "name" not in raw else step
+
+
+def _export(path: Path, where: str, raw: Any) -> ExportSpec:
+    export: ExportSpec = _table(path, where, raw, ExportSpec)
+    if export.format is not Format.COREML:
+        for key in ("image_input", "class_labels", "author", "license", "description", "version"):
+            if getattr(export, key):
+                raise RecipeError(f"{path}: [{where}] has the key '{key}', which is for coreml")
+    if export.color not in ("RGB", "BGR", "GRAYSCALE"):
+        raise RecipeError(f"{path}: [{where}] has the color {export.color!r}; known: RGB, BGR, GRAYSCALE")
+    return replace(export, class_labels=path.parent / export.class_labels) if export.class_labels else export
 
 
 def _budget(path: Path, raw: Any) -> Budget:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgeprune.artifact import Format
 from edgeprune.ledger import ArtifactEntry, Ledger, Stage, Verdict
 from edgeprune.recipe import Budget
 from edgeprune.units import format_bytes
@@ -129,11 +130,30 @@ def _refused(ledger: Ledger) -> list[str]:
 
 
 def _unknown(ledger: Ledger) -> list[str]:
-    notes = [entry for entry in _exported(ledger) if entry.metric is None]
-    if not notes:
-        return []
-    files = ", ".join(entry.path for entry in notes)
-    return [f"Not measured: {ledger.metric['name']} and latency of {files}; Core ML models run on macOS and iOS only."]
+    """What was not measured, and what was by the evaluator only."""
+    packages = [entry for entry in _exported(ledger) if entry.format == Format.COREML]
+    lines = [
+        f"{ledger.metric['name']} of {entry.path}: {entry.metric_note}."
+        for entry in _exported(ledger)
+        if entry.metric is None
+    ]
+    for entry in (entry for entry in packages if entry.metric is not None):
+        lines.append(
+            f"{ledger.metric['name']} of {entry.path}: {_value(ledger, entry)}; Apple's own kernels may round otherwise."
+            if "evaluator" in entry.metric.runtime
+            else f"{ledger.metric['name']} of {entry.path}: {_value(ledger, entry)}."
+        )
+    if packages:
+        files = ", ".join(entry.path for entry in packages)
+        lines.append(f"Not measured: latency of {files}; Core ML runs on macOS and iOS only.")
+    return lines
+
+
+def _value(ledger: Ledger, entry: ArtifactEntry) -> str:
+    found = entry.metric
+    assert found is not None
+    text = f"{100 * found.value:.2f} %" if ledger.metric["is_share"] else f"{found.value:.4f}"
+    return f"{text} on {found.samples:,} test samples with {found.runtime}"
 
 
 def budget_verdicts(ledger: Ledger, budget: Budget | None) -> list[Verdict]:

@@ -1,4 +1,4 @@
-"""The maker's verbs behind the command line: run, prune, finetune, convert."""
+"""The maker's verbs behind the command line: run, prune, finetune."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
-from edgeprune.artifact import Format, Precision, sha256_of
+from edgeprune.artifact import sha256_of
 from edgeprune.errors import UsageError
-from edgeprune.interrupts import note_output, scratch_folder
-from edgeprune.output import check_output_file, output_folder, put_in_place, write_file
+from edgeprune.interrupts import note_output
+from edgeprune.output import check_output_file, output_folder, write_file
 from edgeprune.progress import Progress
-from edgeprune.units import format_bytes
 
-__all__ = ["convert_verb", "finetune_verb", "prune_verb", "run_verb"]
+__all__ = ["finetune_verb", "prune_verb", "run_verb"]
 
 
 def _echo_json(value: Any) -> None:
@@ -250,171 +248,3 @@ def finetune_verb(
         click.echo(f"epoch {number}: loss {epoch.loss:.4f}, validation {metric} {value}{kept}")
     click.echo(f"Written: {output}")
     return 0
-
-
-def convert_verb(
-    path: Path,
-    output: Path,
-    *,
-    to: str,
-    precision: str | None,
-    calibration: Path | None,
-    samples: int,
-    io_type: str,
-    float_fallback: bool,
-    deployment_target: str,
-    data: Path | None,
-    metric: str,
-    scale: float,
-    offset: float,
-    seed: int,
-    overwrite: bool,
-    as_json: bool,
-    quiet: bool,
-    trust_code: bool,
-) -> int:
-    """`edgeprune convert`."""
-    from edgeprune.converters.file_checks import INTEGER
-    from edgeprune.converters.session import SUFFIXES, Converter, check_export, check_io_type
-
-    model_format = Format(to)
-    chosen = Precision(precision or ("float32" if model_format is Format.TFLITE else "float16"))
-    check_export(model_format, chosen, deployment_target)
-    check_io_type(model_format, chosen, io_type)
-    check_output_file(output, overwrite=overwrite, suffix=SUFFIXES[model_format])
-    needs_calibration = model_format is Format.TFLITE and chosen in INTEGER
-    if needs_calibration and calibration is None:
-        raise UsageError(
-            f"{chosen} needs samples to learn the ranges of the activations: add --calibration TRAIN.npz, "
-            "or use --precision dynamic, which needs no data"
-        )
-    if samples < 1:
-        raise UsageError(f"--samples is at least 1; got {samples}")
-    from edgeprune.datasets import check_targets, load_samples
-    from edgeprune.keras_models import input_specs, load_model, refuse_half_precision
-    from edgeprune.quantization.calibration import calibration_set
-
-    progress = Progress(quiet=quiet)
-    progress.begin(f"load {path.name}")
-    model = load_model(path, trust_code=trust_code)
-    if model_format is Format.TFLITE:
-        refuse_half_precision(model)
-    specs = input_specs(model)
-    ranges = None
-    if needs_calibration and calibration is not None:
-        pool = load_samples(calibration, specs, scale=scale, offset=offset, need_targets=False)
-        ranges = calibration_set(pool, specs, samples, seed)
-    tests = load_samples(data, specs, scale=scale, offset=offset) if data else None
-    if tests is not None:
-        check_targets(tests, tuple(model.outputs[0].shape), metric)
-    progress.end()
-    progress.begin(f"convert to {to} {chosen}")
-    with Converter() as converter, scratch_folder(".edgeprune.", output.absolute().parent) as place:
-        made = place / output.name
-        artifact, weights = converter.export(
-            model,
-            made,
-            model_format,
-            chosen,
-            io_type=io_type,
-            calibration=ranges,
-            target=deployment_target,
-            float_fallback=float_fallback,
-        )
-        progress.end()
-        facts = _judge(artifact, model, specs, tests, metric, progress, weights)
-        put_in_place(made, output, place / "old")
-    facts["path"] = str(output)
-    if as_json:
-        _echo_json({"schema_version": 1, "input": {"path": str(path), "sha256": sha256_of(path)}, "output": facts})
-    else:
-        click.echo(_convert_text(facts, metric))
-    return 0
-
-
-def _judge(
-    artifact: Any, model: Any, specs: Any, tests: Any, metric: str, progress: Progress, weights: dict[str, int] | None
-) -> dict[str, Any]:
-    """Size, zeros, parity and score of the new file."""
-    from edgeprune.converters.evaluation import Evaluated, evaluate_file
-    from edgeprune.converters.file_checks import INTEGER, float_ops
-    from edgeprune.keras_models import predict
-    from edgeprune.ledger import oldest_runtime
-    from edgeprune.metrics import METRICS
-    from edgeprune.runtime import installed_runtimes
-    from edgeprune.size.accounting import measure_size
-
-    size = measure_size(artifact.path)
-    if artifact.format is Format.COREML:
-        found = Evaluated(note="not measured: a Core ML model runs on macOS only")
-    else:
-        samples = tests or _random_samples(specs)
-        progress.begin("run the file")
-        found = evaluate_file(
-            artifact,
-            samples,
-            specs,
-            predict(model, samples.inputs),
-            METRICS[metric] if tests else None,
-            every_runtime=True,
-            on_progress=progress.advance,
-        )
-        progress.end()
-    sparsity = size.graph.sparsity if size.graph else None
-    if weights and weights["elements"]:
-        sparsity = weights["zeros"] / weights["elements"]
-    return {
-        "format": str(artifact.format),
-        "precision": str(artifact.precision),
-        "sha256": artifact.sha256,
-        "raw_bytes": size.raw_bytes,
-        "download_bytes": size.download_bytes,
-        "sparsity": sparsity,
-        "macs": size.graph.macs if size.graph else None,
-        "metric": {"name": metric, "value": found.value, "samples": found.samples} if found.value is not None else None,
-        "metric_note": found.note,
-        "parity": [asdict(p) for p in found.parity] or None,
-        "parity_on": "samples of --data" if tests else "random samples" if found.parity else None,
-        "runtimes": [asdict(run) for run in found.runs],
-        "oldest_runtime": oldest_runtime(found.runs, installed_runtimes()),
-        "float_ops": list(float_ops(size.graph)) if size.graph and artifact.precision in INTEGER else [],
-    }
-
-
-def _random_samples(specs: Any) -> Any:
-    """Eight samples for a parity check without data: normal floats; index 0 for integers, which is always valid."""
-    from edgeprune.datasets import Samples
-
-    rng = np.random.default_rng(0)
-    inputs = {
-        name: rng.normal(size=(8, *shape[1:])).astype(dtype)
-        if dtype.startswith("float")
-        else np.zeros((8, *shape[1:]), dtype)
-        for name, (shape, dtype) in specs.items()
-    }
-    return Samples(path=Path("random samples"), inputs=inputs, targets=None)
-
-
-def _convert_text(facts: dict[str, Any], metric: str) -> str:
-    codecs = ", ".join(f"{name} {format_bytes(count)}" for name, count in facts["download_bytes"].items())
-    lines = [f"install {format_bytes(facts['raw_bytes'])}; download: {codecs}"]
-    if facts["sparsity"] is not None:
-        lines.append(f"zeros in the file's weights: {facts['sparsity']:.2%}")
-    for item in facts["parity"] or []:
-        agreement = "" if item["agreement"] is None else f", same top class for {item['agreement']:.2%}"
-        lines.append(
-            f"output {item['output']!r} against the Keras model on {item['samples']:,} {facts['parity_on']}: "
-            f"largest difference {item['max_error']:.3g} of a range of {item['range']:.3g}{agreement}"
-        )
-    ran = [f"{r['name']} {r['version']}" for r in facts["runtimes"] if r["ran"]]
-    lines += [f"runs on: {', '.join(ran)}"] if ran else []
-    lines += [f"does not run on {r['name']} {r['version']}: {r['reason']}" for r in facts["runtimes"] if not r["ran"]]
-    lines += [f"oldest runtime that ran it: {facts['oldest_runtime']}"] if facts["oldest_runtime"] else []
-    lines += [f"computes in float: {', '.join(facts['float_ops'])}"] if facts["float_ops"] else []
-    if facts["metric"]:
-        lines.append(
-            f"{metric} of the exported file: {facts['metric']['value']:.4f} on {facts['metric']['samples']:,} samples"
-        )
-    else:
-        lines.append(f"{metric} {facts['metric_note']}")
-    return "\n".join([*lines, f"Written: {facts['path']}"])

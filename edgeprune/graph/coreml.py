@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ import numpy.typing as npt
 
 from edgeprune.errors import InputError
 from edgeprune.graph.constexpr import DECODERS, decode
-from edgeprune.graph.mil import Constant, Operation, Package
+from edgeprune.graph.mil import Constant, Operation, Package, read_coreml
 
-__all__ = ["StoredWeight", "constants_of", "is_constant", "weights_of"]
+__all__ = ["Storage", "StoredWeight", "constants_of", "is_constant", "storage_of", "weights_of"]
 
 Array = npt.NDArray[Any]
 
@@ -46,6 +47,33 @@ class StoredWeight:
     def elements(self) -> int:
         """How many numbers it holds."""
         return int(np.prod(self.shape))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """How a package stores its multiplied weights. `encodings`: number of tensors by encoding."""
+
+    elements: int
+    zeros: int
+    encodings: Mapping[str, int]
+
+    @property
+    def sparsity(self) -> float | None:
+        """Share of the weights that are zero; None without weights."""
+        return self.zeros / self.elements if self.elements else None
+
+
+def storage_of(path: Path) -> Storage:
+    """The weights of the package at `path` taken together. Raises InputError as `read_coreml` does."""
+    weights = weights_of(read_coreml(path))
+    encodings: dict[str, int] = {}
+    for weight in weights:
+        encodings[weight.encoding] = encodings.get(weight.encoding, 0) + 1
+    return Storage(
+        elements=sum(weight.elements for weight in weights),
+        zeros=sum(weight.zeros for weight in weights),
+        encodings=encodings,
+    )
 
 
 def is_constant(operation: Operation) -> bool:
