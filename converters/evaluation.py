@@ -138,8 +138,8 @@ def _evaluate_package(
 
 def pixels_of(values: np.ndarray, image: ImageInput) -> np.ndarray:
     """The pixels that an image input turns into `values`, not rounded."""
-    pixels: np.ndarray = (values - np.asarray(image.bias, np.float32)) / np.float32(image.scale)
-    return pixels.astype(np.float32)
+    pixels = np.divide(np.subtract(values, np.asarray(image.bias, np.float32)), np.float32(image.scale))
+    return np.asarray(pixels, np.float32)
 
 
 def run_package(

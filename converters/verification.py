@@ -71,7 +71,7 @@ def open_exported(path: Path) -> ExportedFile:
         raise InputError(f"{path}: no such file")
     if path.suffix in (".mlpackage", ".mlmodel"):
         package = read_coreml(path)
-        shapes = {end.name: tuple(end.shape) for end in package.inputs}
+        shapes: dict[str, tuple[int | None, ...]] = {end.name: tuple(end.shape) for end in package.inputs}
         if package.program is not None:
             shapes = {port.name: port.shape for port in package.program.inputs}
         return ExportedFile(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeprune.artifact import Format
-from edgeprune.ledger import ArtifactEntry, Ledger, Stage, Verdict
+from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage, Verdict
 from edgeprune.recipe import Budget
 from edgeprune.units import format_bytes
 
@@ -137,21 +137,19 @@ def _unknown(ledger: Ledger) -> list[str]:
         for entry in _exported(ledger)
         if entry.metric is None
     ]
-    for entry in (entry for entry in packages if entry.metric is not None):
-        lines.append(
-            f"{ledger.metric['name']} of {entry.path}: {_value(ledger, entry)}; Apple's own kernels may round otherwise."
-            if "evaluator" in entry.metric.runtime
-            else f"{ledger.metric['name']} of {entry.path}: {_value(ledger, entry)}."
-        )
+    lines += [
+        f"{ledger.metric['name']} of {entry.path}: {_value(ledger, entry.metric)}"
+        + ("; Apple's own kernels may round otherwise." if "evaluator" in entry.metric.runtime else ".")
+        for entry in packages
+        if entry.metric is not None
+    ]
     if packages:
         files = ", ".join(entry.path for entry in packages)
         lines.append(f"Not measured: latency of {files}; Core ML runs on macOS and iOS only.")
     return lines
 
 
-def _value(ledger: Ledger, entry: ArtifactEntry) -> str:
-    found = entry.metric
-    assert found is not None
+def _value(ledger: Ledger, found: MetricValue) -> str:
     text = f"{100 * found.value:.2f} %" if ledger.metric["is_share"] else f"{found.value:.4f}"
     return f"{text} on {found.samples:,} test samples with {found.runtime}"
 

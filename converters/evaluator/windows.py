@@ -207,7 +207,10 @@ def _ceiled(a: Arguments, kind: str, sizes: list[int], kernel: list[int], stride
 def _pooled(x: Any, kernel: list[int], strides: list[int], kind: str) -> Any:
     if len(kernel) == 1:
         x, kernel, strides = _planar(x, kernel, strides)
-        return tf.squeeze(tf.nn.pool(x, kernel, kind, strides, "VALID"), 1)
+        return tf.squeeze(_pooled(x, kernel, strides, kind), 1)
+    if any(stride > extent for stride, extent in zip(strides, kernel, strict=True)):  # TensorFlow refuses these
+        every = tf.nn.pool(x, kernel, kind, [1] * len(kernel), "VALID")
+        return every[(slice(None), *(slice(None, None, stride) for stride in strides))]
     return tf.nn.pool(x, kernel, kind, strides, "VALID")
 
 

@@ -104,7 +104,7 @@ def _lut_to_sparse(parts: Parts) -> tuple[Array, ...]:
     mask, axis = np.asarray(parts["indices_mask"]), parts.get("vector_axis")
     lut = np.asarray(parts["lut"])
     dense = _tables(_scatter(mask, np.asarray(parts["indices_nonzero_data"])), lut, axis)
-    wide = mask if lut.shape[-1] == 1 else np.repeat(mask, lut.shape[-1], int(axis))
+    wide = mask if lut.shape[-1] == 1 else np.repeat(mask, lut.shape[-1], int(axis or 0))
     return wide, dense[wide != 0]
 
 
