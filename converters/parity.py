@@ -111,10 +111,9 @@ def refuse_senseless(
         if limit is not None and item.max_error > limit * (item.range or 1.0):
             raise ConversionError(
                 f"{file}: output {item.output!r} departs from the Keras model by {item.max_error:.3g}, "
-                f"its range is {item.range:.3g}; edgeprune verify --bisect names the layer"
+                f"its range is {item.range:.3g}"
             )
         if limit is None and item.sqnr_db is not None and item.sqnr_db < LEAST_SQNR_DB:
             raise ConversionError(
-                f"{file}: the error of output {item.output!r} is stronger than its signal "
-                f"(SQNR {item.sqnr_db:.1f} dB); edgeprune verify --bisect names the layer"
+                f"{file}: the error of output {item.output!r} is stronger than its signal (SQNR {item.sqnr_db:.1f} dB)"
             )

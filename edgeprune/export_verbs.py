@@ -201,9 +201,8 @@ def _judge(
             on_progress=progress.advance,
         )
     except ConversionError as error:
-        if bisect:
-            raise ConversionError(f"{error}; {_where(artifact, model, samples, coreml)}") from error
-        raise
+        where = _where(artifact, model, samples, coreml) if bisect else "add --bisect to learn from which layer on"
+        raise ConversionError(f"{error}; {where}") from error
     progress.end()
     storage = storage_of(artifact.path) if artifact.format is Format.COREML else None
     sparsity = storage.sparsity if storage else size.graph.sparsity if size.graph else None
@@ -236,7 +235,7 @@ def _where(artifact: Artifact, model: Any, samples: Any, coreml: Any) -> str:
 
     few = {n: samples.inputs[n][:BISECTED].astype(dtype) for n, (_, dtype) in input_specs(model).items()}
     departure = bisect_file(open_exported(artifact.path), model, few, image=coreml.image)
-    return "; ".join(_departure_lines(departure))
+    return "; ".join(_departure_lines(departure, agrees=False))
 
 
 def _convert_text(facts: dict[str, Any], metric: str) -> str:
@@ -335,7 +334,8 @@ def verify_verb(
     else:
         click.echo(_text(exported, against, found, on, metric))
     if found.failure is not None:
-        raise found.failure
+        where = "" if bisect else "; add --bisect to learn from which layer on"
+        raise ConversionError(f"{found.failure}{where}")
     return 0
 
 
@@ -393,12 +393,12 @@ def _text(exported: Any, against: Path, found: Any, on: str, metric: str | None)
     lines += [parity_line(item, on, found.pairs[item.output]) for item in found.parity]
     if metric is not None:
         lines.append(f"{metric}: model {found.model_value:.4f}, file {found.value:.4f} on {found.samples:,} {on}")
-    lines += _departure_lines(found.departure)
+    lines += _departure_lines(found.departure, agrees=found.failure is None)
     lines.append("agrees" if found.failure is None else "does not agree")
     return "\n".join(lines)
 
 
-def _departure_lines(departure: Any) -> list[str]:
+def _departure_lines(departure: Any, *, agrees: bool) -> list[str]:
     if departure is None:
         return []
     if departure.first is None:
@@ -408,4 +408,5 @@ def _departure_lines(departure: Any) -> list[str]:
     noise = (
         "" if first.sqnr_db in (None, float("-inf")) else f" (closest tensor of the file: SQNR {first.sqnr_db:.1f} dB)"
     )
-    return [f"first layer that departs: {first.layer!r} ({first.kind}){noise}; {sound}"]
+    what = "first layer that is only roughly right" if agrees else "first layer that departs"
+    return [f"{what}: {first.layer!r} ({first.kind}){noise}; {sound}"]
