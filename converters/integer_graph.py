@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["for_int8", "for_int16x8"]
+__all__ = ["for_int16x8", "for_integers"]
 
 
-def for_int8(definition: Any) -> None:
+def for_integers(definition: Any) -> None:
     """Replace, in place, what normalisations need and has no integer kernel: negations become multiplications by -1,
     squared differences become products."""
     _multiply_by_minus_one(definition)
@@ -17,7 +17,7 @@ def for_int8(definition: Any) -> None:
 def for_int16x8(definition: Any) -> None:
     """The same, and drop the arithmetic by which Keras lets an embedding take negative indexes: it would be
     quantized."""
-    for_int8(definition)
+    for_integers(definition)
     _plain_indexes(definition)
 
 

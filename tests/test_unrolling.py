@@ -169,7 +169,10 @@ def test_a_loop_of_another_kind(keras: Any, tmp_path: Path, precision: Precision
     x = keras.Input((3,), name="x")
     model = keras.Model(x, Doubling(name="doubling")(x))
     given = {"x": np.ones((2, 3), np.float32)}
-    with Converter() as converter, pytest.raises(Unsupported, match=r"'\S*doubling\S*' is a loop .* precision dynamic"):
+    with (
+        Converter() as converter,
+        pytest.raises(Unsupported, match=r"'\S*doubling\S*' is a loop .* --precision dynamic"),
+    ):
         converter.export(model, tmp_path / "a.tflite", Format.TFLITE, precision, calibration=given)
     assert list(tmp_path.iterdir()) == []
 
