@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.converters.frozen import FrozenGraph, thaw
-from edgeprune.converters.integer_graph import for_integers, for_int16x8
+from edgeprune.converters.integer_graph import for_int16x8, for_integers
 from edgeprune.converters.repair import widen_degenerate_scales
 from edgeprune.converters.rewriting import separate_biases, unpack_transposed_kernels
 
