@@ -62,7 +62,7 @@ _MOVES = frozenset(
 )
 _FLOATS = frozenset({"bfloat16", "float16", "float32", "float64"})
 # Names that the converter makes up for tensors.
-_MADE_UP = ("PartitionedCall", "StatefulPartitionedCall", "arith.constant", "tfl.")
+_MADE_UP = ("PartitionedCall", "StatefulPartitionedCall", "arith.constant", "serving_default", "tfl.")
 # Folding a batch normalisation merges its four vectors into the kernel and the bias before it.
 _FEWEST_CONSTANTS = 0.25
 _SHOWN = 4

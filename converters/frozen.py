@@ -8,6 +8,7 @@ several times the CPU time.)
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.converters.unrolling import open_time_axis, unrolled
+from edgeprune.converters.unrolling import unrolled
 from edgeprune.errors import ConversionError, Unsupported
 from edgeprune.keras_models import call_model, input_specs, keras_module, output_names
 
@@ -92,16 +93,9 @@ def freeze(model: Any, path: Path, *, unroll: bool = False) -> FrozenGraph:
 
     shapes = batch_one_shapes(model)
     specs = [tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in shapes.items()]
-    called = unrolled(model) if unroll else model
-    try:
-        traced = tf.function(lambda *tensors: call_model(called, tensors), autograph=False).get_concrete_function(
-            *specs
-        )
-    except ValueError as cause:
-        open_axis = open_time_axis(called, cause) if unroll else None
-        if open_axis is None:
-            raise
-        raise open_axis from cause
+    call = tf.function(lambda *tensors: call_model(model, tensors), autograph=False)
+    with unrolled(model) if unroll else contextlib.nullcontext():
+        traced = call.get_concrete_function(*specs)
     frozen = convert_variables_to_constants_v2(traced)
     if len(frozen.inputs) != len(shapes):
         raise ConversionError(f"model {model.name!r}: freezing left {len(frozen.inputs)} inputs of {len(shapes)}")
@@ -110,7 +104,7 @@ def freeze(model: Any, path: Path, *, unroll: bool = False) -> FrozenGraph:
 
     def ends(names: list[str], tensors: Any) -> tuple[FrozenTensor, ...]:
         return tuple(
-            FrozenTensor(name=name, node=t.name, shape=tuple(t.shape.as_list()), dtype=t.dtype.name)
+            FrozenTensor(name=name, node=t.name, shape=_known(t.shape), dtype=t.dtype.name)
             for name, t in zip(names, tensors, strict=True)
         )
 
@@ -124,6 +118,7 @@ def freeze(model: Any, path: Path, *, unroll: bool = False) -> FrozenGraph:
     )
 
 
+<<<<<<< HEAD
 def _inlined(frozen: Any) -> Any:
     """The function without calls of others.
 
@@ -149,6 +144,11 @@ def _inlined(frozen: Any) -> Any:
     imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(definition, name=""), [])
     feeds, fetches = ([imported.graph.as_graph_element(name) for name in ends] for ends in names)
     return convert_variables_to_constants_v2(imported.prune(feeds, fetches))
+=======
+def _known(shape: Any) -> tuple[int, ...]:
+    """The sizes; none for what comes out of a loop, whose shape TensorFlow does not follow."""
+    return () if shape.rank is None else tuple(shape.as_list())
+>>>>>>> tflite
 
 
 def _loops(operations: Iterable[Any]) -> list[str]:

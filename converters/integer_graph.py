@@ -1,22 +1,23 @@
-"""Change a GraphDef so that less of it stays in float, or fails, when TFLite quantizes it. Runs in the child process."""
+"""Change a GraphDef so that less of it stays in float, or fails, when TFLite quantizes it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["for_int8", "for_int16x8"]
+__all__ = ["for_int16x8", "for_integers"]
 
 
-def for_int8(definition: Any) -> None:
-    """Make negations of floats, which have no integer kernel, multiplications by -1 (LayerNormalization has one)."""
+def for_integers(definition: Any) -> None:
+    """Replace, in place, what normalisations need and has no integer kernel: negations become multiplications by -1,
+    squared differences become products."""
     _multiply_by_minus_one(definition)
+    _multiply_differences(definition)
 
 
 def for_int16x8(definition: Any) -> None:
-    """The same; squared differences, which no runtime takes as int16, become products; and the arithmetic by which Keras
-    lets an embedding take negative indexes goes, because it would be quantized."""
-    _multiply_by_minus_one(definition)
-    _multiply_differences(definition)
+    """The same, and drop the arithmetic by which Keras lets an embedding take negative indexes: it would be
+    quantized."""
+    for_integers(definition)
     _plain_indexes(definition)
 
 
@@ -68,9 +69,10 @@ def _plain_indexes(definition: Any) -> None:
         if chosen.op not in ("Select", "SelectV2"):
             continue
         is_negative, wrapped, index = (through(name) for name in chosen.input[:3])
-        if is_negative.op == "Less" and wrapped.op in ("Add", "AddV2") and through(is_negative.input[0]) is index:
-            if any(through(name) is index for name in wrapped.input[:2]):
-                node.input[1] = chosen.input[2]
+        compares = is_negative.op == "Less" and through(is_negative.input[0]) is index
+        wraps = wrapped.op in ("Add", "AddV2") and any(through(name) is index for name in wrapped.input[:2])
+        if compares and wraps:
+            node.input[1] = chosen.input[2]
 
 
 def _source(name: str) -> str:

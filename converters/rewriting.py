@@ -1,6 +1,6 @@
 """Change a written .tflite file where the converter's choice does not run, or runs wrongly.
 
-Runs in the child process of `edgeprune.converters.session`: the schema with objects that can be changed is TensorFlow's.
+Runs in the child process of `edgeprune.converters.session`: the schema whose objects can be changed is TensorFlow's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def _rewritten(content: bytes, change: Callable[[Any, Any, Any], bool]) -> bytes
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(content), 0))
-    if not any([change(schema, model, subgraph) for subgraph in model.subgraphs]):
+    changed = [change(schema, model, subgraph) for subgraph in model.subgraphs]
+    if not any(changed):
         return content
     for buffer in model.buffers:
         buffer.Pack = _aligned(schema, buffer)

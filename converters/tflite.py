@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.converters.frozen import FrozenGraph, thaw
-from edgeprune.converters.integer_graph import for_int8, for_int16x8
+from edgeprune.converters.integer_graph import for_int16x8, for_integers
 from edgeprune.converters.repair import widen_degenerate_scales
 from edgeprune.converters.rewriting import separate_biases, unpack_transposed_kernels
 
@@ -35,7 +35,7 @@ def convert_tflite(
     import tensorflow as tf
 
     quantized = precision in ("int8", "int16x8")
-    module, function = thaw(graph, prepare={"int8": for_int8, "int16x8": for_int16x8}.get(precision))
+    module, function = thaw(graph, prepare={"int8": for_integers, "int16x8": for_int16x8}.get(precision))
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]

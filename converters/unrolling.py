@@ -6,12 +6,14 @@ coremltools cannot read it; written out, each step is a handful of plain operati
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from edgeprune.errors import Unsupported
-from edgeprune.keras_models import clone, keras_module
+from edgeprune.keras_models import keras_module
 
-__all__ = ["open_time_axis", "rolled_layers", "unrolled"]
+__all__ = ["rolled_layers", "unrolled"]
 
 
 def rolled_layers(model: Any) -> list[Any]:
@@ -20,41 +22,32 @@ def rolled_layers(model: Any) -> list[Any]:
     return [layer for layer in model._flatten_layers() if isinstance(layer, rnn) and not layer.unroll]
 
 
-def unrolled(model: Any) -> Any:
-    """The model itself when nothing in it is rolled, else a copy that computes the same with every recurrent layer
-    unrolled.
+@contextlib.contextmanager
+def unrolled(model: Any) -> Iterator[None]:
+    """While this is open, a trace of `model` has every recurrent layer unrolled; afterwards the model is as it was.
 
-    Raises Unsupported for a model that cannot be copied.
+    A layer decides this at each call, so no copy is needed, and models that cannot be copied (subclasses, cells of
+    one's own) unroll too. Raises Unsupported, naming the layers, where a number of steps is found to be open.
     """
     rolled = rolled_layers(model)
-    if not rolled:
-        return model
-    try:
-        copy = clone(model)
-    except Unsupported as cause:
-        raise Unsupported(
-            f"the recurrent layer {rolled[0].name!r} must be unrolled in a copy of the model, and {cause}; "
-            f"or build {type(rolled[0]).__name__} with unroll=True"
-        ) from cause
-    for layer in rolled_layers(copy):
+    for layer in rolled:
         layer.unroll = True
-    return copy
+    try:
+        yield
+    except ValueError as cause:
+        if "Cannot unroll" not in str(cause):
+            raise
+        names = [repr(layer.name) for layer in rolled if _open(layer)] or [repr(layer.name) for layer in rolled]
+        raise Unsupported(
+            f"layer {', '.join(names)} has an open number of time steps and cannot be unrolled, which this format or "
+            "precision needs: give its input a fixed length"
+        ) from cause
+    finally:
+        for layer in rolled:
+            layer.unroll = False
 
 
-def open_time_axis(model: Any, cause: Exception) -> Unsupported | None:
-    """The error to raise when tracing an unrolled model failed because a number of steps is not fixed, else None."""
-    if "unroll" not in str(cause):
-        return None
-    rnn = keras_module().layers.RNN
-    names = [repr(layer.name) for layer in model._flatten_layers() if isinstance(layer, rnn) and _steps(layer) is None]
-    which = f"layer {', '.join(names)}" if names else f"a recurrent layer of model {model.name!r}"
-    return Unsupported(
-        f"{which} has an open number of time steps and cannot be unrolled: give its input a fixed length"
-    )
-
-
-def _steps(layer: Any) -> int | None:
-    """The length of the time axis that the layer was built on, None where it is open."""
-    nodes = layer._inbound_nodes
-    shapes = [tuple(node.input_tensors[0].shape) for node in nodes if node.input_tensors]
-    return next((shape[1] for shape in shapes if shape[1] is None), 0) if shapes else 0
+def _open(layer: Any) -> bool:
+    """Whether the layer was built on a time axis without a length."""
+    shapes = [tuple(node.input_tensors[0].shape) for node in layer._inbound_nodes if node.input_tensors]
+    return any(shape[1] is None for shape in shapes)

@@ -449,7 +449,8 @@ def check_step(step: Step) -> None:
     if isinstance(step, QuantizeStep):
         if step.precision not in INTEGER_IO:
             raise UsageError(
-                f"precision is int8 or int16x8; got {step.precision!r} (float16 and dynamic are precisions of an export)"
+                f"precision is int8 or int16x8; got {step.precision!r} "
+                "(float16 and dynamic are precisions of an export)"
             )
         known = ("float32", INTEGER_IO[step.precision])
         if step.io_type not in known:

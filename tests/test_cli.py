@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgeprune.graph import read_graph
-from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, RuntimeRun, Stage, Verdict
+from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, RuntimeRun, Stage, Verdict, oldest_runtime
 from edgeprune.recipe import Budget
 from edgeprune.report.ledger_report import ledger_markdown, ledger_text
 from edgeprune.runtime import installed_runtimes
@@ -189,6 +189,7 @@ def ledger() -> Ledger:
         metric=score(0.9198, "m.int8.tflite"),
         runtimes=[old, RuntimeRun(name="litert", version="2.3.0", ran=True, value=0.9198)],
         exported=True,
+        oldest_runtime="litert 2.3.0",
     )
     made = Ledger(
         tool_version="1.2.3",
@@ -239,6 +240,22 @@ def test_verdicts(ledger: Ledger) -> None:
     ]
     assert isinstance(ledger.verdicts[0], Verdict)
     assert budget_verdicts(ledger, None) == []
+
+
+@pytest.mark.parametrize(
+    ("ran", "found"),
+    [
+        ({"old": True, "new": True}, "old 1"),
+        ({"old": False, "new": True}, "new 1"),
+        ({"old": False, "new": False}, None),
+        ({"new": True}, None),
+        ({}, None),
+    ],
+)
+def test_oldest_runtime(ran: dict[str, bool], found: str | None) -> None:
+    """The oldest installed runtime that ran a file; unknown where an older one was not tried."""
+    runs = [RuntimeRun(name=name, version="1", ran=did) for name, did in reversed(ran.items())]
+    assert oldest_runtime(runs, ["old", "new"]) == found
 
 
 def test_ledger_text(ledger: Ledger) -> None:
@@ -343,6 +360,23 @@ class TestConvert:
         assert (facts["path"], facts["precision"], facts["metric"]["samples"]) == (str(target), "int8", 48)
         assert facts["parity_on"] == "samples of --data"
         assert all(run["ran"] for run in facts["runtimes"])
+        first, number = next(iter(installed_runtimes().items()))
+        assert (facts["oldest_runtime"], facts["float_ops"]) == (f"{first} {number}", [])
+
+    def test_floats_in_an_integer_file(self, call: Any, keras: Any, tmp_path: Path) -> None:
+        """Without --float-fallback an operation that stays in float is an error that offers it; with it, it is told."""
+        x = keras.Input((4,), name="x")
+        keras.Model(x, keras.layers.Dense(3)(keras.layers.ELU()(keras.layers.Dense(5)(x)))).save(tmp_path / "m.keras")
+        rng = np.random.default_rng(0)
+        np.savez(tmp_path / "train.npz", x=rng.normal(size=(20, 4)).astype(np.float32), y=np.zeros(20, np.int64))
+        options = ("--to", "tflite", "--precision", "int8", "--calibration", tmp_path / "train.npz", "-q")
+        target = tmp_path / "m.tflite"
+        call("convert", tmp_path / "m.keras", "-o", target, *options).error(3, "ELU", "--float-fallback")
+        assert not target.exists()
+        outcome = call("convert", tmp_path / "m.keras", "-o", target, *options, "--float-fallback")
+        assert (outcome.code, outcome.err) == (0, "")
+        assert "\ncomputes in float: ELU '" in outcome.out
+        assert "\noldest runtime that ran it: " in outcome.out
 
     def test_indexes_only(self, call: Any, keras: Any, tmp_path: Path) -> None:
         """A model that takes only indexes is converted without data too: its random samples are all alike."""

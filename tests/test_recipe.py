@@ -163,3 +163,15 @@ def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, told: str) -> No
     assert str(caught.value).startswith(f"{path}: ")
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_step_to_int16x8(tmp_path: Path) -> None:
+    """A quantize step takes int16x8 and floats where no kernel is, and is named after its precision."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        'model = "m.keras"\nmetric = "mse"\n[data]\ntest = "t.npz"\ntrain = "t.npz"\n'
+        '[[steps]]\nkind = "quantize"\nprecision = "int16x8"\nio_type = "int16"\nfloat_fallback = true\n'
+        '[[exports]]\nformat = "tflite"\nprecision = "int16x8"\n'
+    )
+    (step,) = load_recipe(path).steps
+    assert step == QuantizeStep(name="int16x8", precision="int16x8", io_type="int16", float_fallback=True)

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune.errors import InputError, MissingExtra, RuntimeFailure, UsageError
-from edgeprune.runtime import RUNTIMES, RuntimeSpec, installed_runtimes, run_tflite
+from edgeprune.graph import read_graph
+from edgeprune.runtime import RUNTIMES, RuntimeSpec, installed_runtimes, run_tflite, trace_tflite
 from edgeprune.runtime.worker import dequantize, quantize
 
 FILES = Path(__file__).parent / "runtime_files"
@@ -109,6 +110,37 @@ class TestRealRuntimes:
         """A file whose length is free is resized to the samples' length."""
         result = run_tflite(FILES / "dynamic.tflite", {"x": np.ones((3, 5), np.float32)}, runtime=runtime)
         assert result.outputs["sum"].tolist() == [5.0, 5.0, 5.0]
+
+    @pytest.mark.parametrize(("file", "step"), [("dense.tflite", 1e-6), ("dense_int8.tflite", 0.03)])
+    def test_trace(self, runtime: str, file: str, step: float) -> None:
+        """A trace names what every op wrote in execution order, with float32 values; the last is the file's output."""
+        traced = trace_tflite(FILES / file, {"image": IMAGES}, runtime=runtime)
+        assert (traced.samples, traced.runtime, traced.version) == (2, runtime, installed_runtimes()[runtime])
+        last = traced.tensors[-1]
+        assert (last.op, last.shape, last.note) == ("FULLY_CONNECTED", (1, 2), None)
+        assert last.dtype == ("int8" if "int8" in file else "float32")
+        assert last.values is not None
+        assert last.values.dtype == np.float32
+        np.testing.assert_allclose(last.values, SCORES, atol=step)
+
+    def test_trace_of_several_ops(self, runtime: str) -> None:
+        """Tensors between the ends are kept too, under their names in the file, and NaN is a value like any other."""
+        inputs = {"row": np.array([[2], [1]]), "value": np.array([[1.0, 1.0], [0.0, 5.0]])}
+        traced = trace_tflite(FILES / "two_inputs.tflite", inputs, runtime=runtime)
+        assert [tensor.op for tensor in traced.tensors] == [
+            op.kind for op in read_graph(FILES / "two_inputs.tflite").ops
+        ]
+        assert len({tensor.name for tensor in traced.tensors}) == len(traced.tensors) > 1
+        assert traced.tensors[-1].values is not None
+        assert traced.tensors[-1].values.tolist() == [[31.0, 41.0], [10.0, 25.0]]
+        logarithm = trace_tflite(FILES / "logarithm.tflite", {"x": np.array([[1.0, -1.0]])}, runtime=runtime)
+        assert logarithm.tensors[-1].values is not None
+        assert np.isnan(logarithm.tensors[-1].values[0, 1])
+
+    def test_a_tensor_too_large_to_trace(self, runtime: str) -> None:
+        """What would take more than the limit is named with its size, without values."""
+        (tensor,) = trace_tflite(FILES / "dense.tflite", {"x": IMAGES}, runtime=runtime, limit_bytes=15).tensors
+        assert (tensor.values, tensor.note) == (None, "16 bytes, above the limit of 15")
 
     @pytest.mark.parametrize(
         ("file", "samples", "reason"),
