@@ -118,7 +118,6 @@ def freeze(model: Any, path: Path, *, unroll: bool = False) -> FrozenGraph:
     )
 
 
-<<<<<<< HEAD
 def _inlined(frozen: Any) -> Any:
     """The function without calls of others.
 
@@ -144,11 +143,11 @@ def _inlined(frozen: Any) -> Any:
     imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(definition, name=""), [])
     feeds, fetches = ([imported.graph.as_graph_element(name) for name in ends] for ends in names)
     return convert_variables_to_constants_v2(imported.prune(feeds, fetches))
-=======
+
+
 def _known(shape: Any) -> tuple[int, ...]:
     """The sizes; none for what comes out of a loop, whose shape TensorFlow does not follow."""
     return () if shape.rank is None else tuple(shape.as_list())
->>>>>>> tflite
 
 
 def _loops(operations: Iterable[Any]) -> list[str]:

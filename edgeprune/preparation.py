@@ -211,13 +211,8 @@ def plan_lines(prepared: Prepared) -> list[str]:
 
 def _plan_of(prepared: Prepared, step: Any) -> str:
     if isinstance(step, QuantizeStep):
-<<<<<<< HEAD
-        floats = ", floats where no kernel is" if step.float_fallback else ""
-        return f"{step.precision}, calibrated on {step.samples} training samples, {step.io_type} inputs and outputs{floats}"
-=======
         ends = f"{step.io_type} inputs and outputs{', floats where no kernel is' if step.float_fallback else ''}"
         return f"{step.precision}, calibrated on {step.samples} training samples, {ends}"
->>>>>>> tflite
     assert prepared.train is not None or not step.epochs
     steps = step.epochs * steps_per_epoch(len(prepared.train), step.batch_size) if prepared.train else 0
     training = (
