@@ -95,6 +95,16 @@ def register_missing_operations() -> None:
         x, y = (side if side.dtype == types.bool else mb.cast(x=side, dtype="bool") for side in sides)
         context.add(node.name, mb.logical_and(x=x, y=y, name=node.name))
 
+    known_cast = _TF_OPS_REGISTRY["Cast"]
+
+    def Cast(context: Any, node: Any) -> None:  # noqa: N802
+        """A mask of integers becomes one of truth values."""
+        if node.attr["DstT"] != types.bool:
+            known_cast(context, node)
+            return
+        context.add(node.name, mb.cast(x=context[node.inputs[0]], dtype="bool", name=node.name))
+
+    register_tf_op(Cast, override=True)
     register_tf_op(Erfc)
     register_tf_op(LogicalAnd, override=True)
 

@@ -335,6 +335,8 @@ def verify_verb(
         click.echo(_text(exported, against, found, on, metric))
     if found.failure is not None:
         where = "" if bisect else "; add --bisect to learn from which layer on"
+        if exported.pictures and scale == 1 and offset == 0:
+            where += "; its image input takes pixels: give the scaling of the model's input with --scale and --offset"
         raise ConversionError(f"{found.failure}{where}")
     return 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +158,7 @@ class TestTflite:
     )
     def test_float_files(self, converter: Any, pruned: Any, tmp_path: Path, precision: Precision, limit: float) -> None:
         """The file computes what the model computes, keeps every zero and holds no -0.0."""
-        artifact, _ = converter.export(pruned, tmp_path / "m.tflite", Format.TFLITE, precision)
+        artifact = converter.export(pruned, tmp_path / "m.tflite", Format.TFLITE, precision)
         x = images(20)
         expected = predict(pruned, x)
         found = run_tflite(artifact.path, x, runtime=RUNTIME)
@@ -178,7 +177,7 @@ class TestTflite:
     @pytest.mark.parametrize("io_type", ["float32", "int8"])
     def test_int8_file(self, converter: Any, pruned: Any, tmp_path: Path, io_type: str) -> None:
         """Full integer: zeros stay zeros, inputs and outputs have the asked type, classes mostly agree."""
-        artifact, _ = converter.export(
+        artifact = converter.export(
             pruned, tmp_path / "m.tflite", Format.TFLITE, Precision.INT8, io_type=io_type, calibration=images(50)
         )
         x = images(40)
@@ -196,7 +195,7 @@ class TestTflite:
         both = keras.layers.Concatenate()([late, early])
         outputs = [keras.layers.Dense(n, name=name)(both) for name, n in (("scores", 4), ("area", 1))]
         model = keras.Model([late, early], outputs)
-        artifact, _ = converter.export(model, tmp_path / "m.tflite", Format.TFLITE, Precision.FLOAT32)
+        artifact = converter.export(model, tmp_path / "m.tflite", Format.TFLITE, Precision.FLOAT32)
         x = {name: RNG.normal(size=(6, n)).astype(np.float32) for name, n in (("alpha", 2), ("zeta", 3))}
         found, expected = run_tflite(artifact.path, x, runtime=RUNTIME).outputs, predict(model, x)
         assert {name: a.shape for name, a in found.items()} == {"scores": (6, 4), "area": (6, 1)}
@@ -214,7 +213,7 @@ class TestTflite:
             "index": RNG.integers(0, 10, (40, 2)).astype(np.int32),
             "size": RNG.normal(size=(40, 3)).astype(np.float32),
         }
-        artifact, _ = converter.export(
+        artifact = converter.export(
             model, tmp_path / "m.tflite", Format.TFLITE, Precision.INT8, io_type=io_type, calibration=x
         )
         found, expected = run_tflite(artifact.path, x, runtime=RUNTIME), predict(model, x)
@@ -227,7 +226,7 @@ class TestTflite:
         ends = {name: keras.Input((n,), name=name) for name, n in (("zeta", 3), ("alpha", 2))}
         joined = keras.layers.Concatenate()([ends["zeta"], ends["alpha"]])
         model = keras.Model(ends, keras.layers.Dense(2, name="d")(joined))
-        artifact, _ = converter.export(model, tmp_path / "m.tflite", Format.TFLITE, Precision.FLOAT32)
+        artifact = converter.export(model, tmp_path / "m.tflite", Format.TFLITE, Precision.FLOAT32)
         x = {name: RNG.normal(size=(5, n)).astype(np.float32) for name, n in (("zeta", 3), ("alpha", 2))}
         found = run_tflite(artifact.path, x, runtime=RUNTIME).outputs
         np.testing.assert_allclose(found["d"], predict(model, x)["d"], atol=1e-5)
@@ -249,92 +248,10 @@ class TestTflite:
     def test_the_same_file_twice(self, converter: Any, pruned: Any, tmp_path: Path) -> None:
         """Two exports of one model are equal byte by byte."""
         hashes = {
-            converter.export(pruned, tmp_path / name, Format.TFLITE, Precision.FLOAT32)[0].sha256
+            converter.export(pruned, tmp_path / name, Format.TFLITE, Precision.FLOAT32).sha256
             for name in ("a.tflite", "b.tflite")
         }
         assert len(hashes) == 1
-
-
-def float_blobs(package: Path) -> list[np.ndarray]:
-    """Bit patterns of the float blobs in a package's weight.bin (MIL blob storage, version 2)."""
-    (file,) = package.rglob("weight.bin")
-    content = file.read_bytes()
-    (count,) = struct.unpack_from("<I", content, 0)
-    blobs, header = [], 64
-    for _ in range(count):
-        sentinel, kind, size, start = struct.unpack_from("<IIQQ", content, header)
-        assert sentinel == 0xDEADBEEF
-        if kind in (1, 2):
-            word = "<u2" if kind == 1 else "<u4"
-            blobs.append(np.frombuffer(content, word, count=size // int(word[-1]), offset=start))
-        header = (start + size + 63) // 64 * 64
-    return blobs
-
-
-@pytest.mark.slow
-class TestCoreMl:
-    """Packages from coremltools."""
-
-    @pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.FLOAT16, Precision.SPARSE, Precision.INT8])
-    def test_packages(self, converter: Any, pruned: Any, tmp_path: Path, precision: Precision) -> None:
-        """Every precision keeps the zeros, the names and the fixed shape; the package is whole and readable."""
-        pytest.importorskip("coremltools")
-        package = tmp_path / "m.mlpackage"
-        _, weights = converter.export(pruned, package, Format.COREML, precision)
-        assert weights is not None
-        assert weights["elements"] == 276
-        assert weights["zeros"] >= 153
-        assert sorted(p.name for p in package.iterdir()) == ["Data", "Manifest.json"]
-        assert [p.name for p in tmp_path.iterdir()] == ["m.mlpackage"]
-        assert ends_of(package) == (["image"], ["scores"])
-        for bits in float_blobs(package):
-            assert not (bits == 1 << (8 * bits.itemsize - 1)).any()
-
-    def test_output_names(self, converter: Any, keras: Any, tmp_path: Path) -> None:
-        """Several outputs have their own names and sizes, never Identity, and none is taken for another."""
-        pytest.importorskip("coremltools")
-        x = keras.Input((4,), name="x")
-        outputs = [keras.layers.Dense(n, name=name)(x) for name, n in (("zeta", 3), ("Identity", 5), ("alpha", 2))]
-        package = tmp_path / "m.mlpackage"
-        converter.export(keras.Model(x, outputs), package, Format.COREML, Precision.FLOAT16)
-        assert ends_of(package) == (["x"], ["Identity", "alpha", "zeta"])
-        assert sizes_of(package) == {"zeta": 3, "Identity": 5, "alpha": 2}
-
-    def test_old_ios(self, converter: Any, pruned: Any, tmp_path: Path) -> None:
-        """Compressed weights for iOS 15 are refused; plain float16 is written."""
-        with pytest.raises(UsageError, match="iOS 16 or newer"):
-            converter.export(pruned, tmp_path / "m.mlpackage", Format.COREML, Precision.INT8, target="iOS15")
-        assert list(tmp_path.iterdir()) == []
-        pytest.importorskip("coremltools")
-        converter.export(pruned, tmp_path / "m.mlpackage", Format.COREML, Precision.FLOAT16, target="iOS15")
-        assert (tmp_path / "m.mlpackage" / "Manifest.json").exists()
-
-
-def description_of(package: Path) -> Any:
-    """The description in a package's model, read by coremltools's own message class."""
-    from coremltools.proto import Model_pb2
-
-    (file,) = package.rglob("*.mlmodel")
-    model = Model_pb2.Model()
-    model.ParseFromString(file.read_bytes())
-    return model
-
-
-def ends_of(package: Path) -> tuple[list[str], list[str]]:
-    description = description_of(package).description
-    return sorted(i.name for i in description.input), sorted(o.name for o in description.output)
-
-
-def sizes_of(package: Path) -> dict[str, int]:
-    """Output name -> size of its last axis, as the program itself says."""
-    program = description_of(package).mlProgram
-    (block,) = next(iter(program.functions.values())).block_specializations.values()
-    sizes = {}
-    for operation in block.operations:
-        for output in operation.outputs:
-            if output.name in block.outputs:
-                sizes[output.name] = output.type.tensorType.dimensions[-1].constant.size
-    return sizes
 
 
 @pytest.mark.slow

@@ -194,9 +194,9 @@ def _methods(ledger: Ledger) -> list[str]:
         f"{ledger.metric['name']}: each .tflite file run over the test split by a real interpreter ({runtimes}).",
         "oldest runtime: the oldest installed one that ran the file; what ships is tried on all of them, because apps "
         "ship old ones.",
-        "Core ML: on macOS Core ML itself runs the saved package; elsewhere edgeprune's evaluator carries out its program "
-        "operation by operation in float32, rounding to float16 where the program says so. That proves graph and weights; "
-        "it does not reproduce Apple's kernels.",
+        "Core ML: on macOS Core ML itself runs the saved package; elsewhere edgeprune's evaluator carries out its "
+        "program operation by operation in float32, rounding to float16 where the program says so. That proves graph "
+        "and weights; it does not reproduce Apple's kernels.",
         "Download: the file compressed by deflate level 9 (what a zip, APK or IPA costs), brotli 11 and zstd 19. "
         "Install: the bytes of the file.",
         "of dense: deflate bytes over those of the dense float32 .tflite file.",
