@@ -15,6 +15,7 @@ import numpy as np
 from edgeprune.artifact import files_of
 from edgeprune.converters.frozen import FrozenGraph, thaw
 from edgeprune.converters.packaging import CoreMlOptions
+from edgeprune.graph.coreml import storage_of
 from edgeprune.size.codecs import CODECS
 
 __all__ = ["PREDICTED", "convert_coreml", "sparse_counterpart"]
@@ -213,7 +214,8 @@ def _refuse_larger(out: Path, precision: str, plain: str, write: Callable[[Path]
         sizes = [_download(package) for package in (out, twin)]
     finally:
         shutil.rmtree(twin, ignore_errors=True)
-    if sizes[0] > LEAST_GAIN * sizes[1]:
+    encoded = any("sparse" in encoding for encoding in storage_of(out).encodings)
+    if not encoded or sizes[0] > LEAST_GAIN * sizes[1]:
         shutil.rmtree(out, ignore_errors=True)
         raise ValueError(
             f"{precision} does not make the download smaller: {sizes[0]:,} bytes by deflate, {sizes[1]:,} as {plain}; "
