@@ -146,14 +146,15 @@ def test_int16x8_with_several_ends(converter: Any, keras: Any, tmp_path: Path, i
 def test_int16x8_of_a_shared_layer(converter: Any, keras: Any, tmp_path: Path) -> None:
     """A layer used twice on activations of different ranges has the right bias both times (the quantizer stores it in
     the unit of the first)."""
-    x = keras.Input((6,), name="x")
-    twice = keras.layers.Dense(6, name="twice")
-    model = randomised(keras.Model(x, keras.layers.Dense(3, name="out")(twice(keras.layers.Rescaling(0.05)(twice(x))))))
-    twice.bias.assign(np.linspace(-2, 2, 6))
-    given = samples(model)
+    x = keras.Input((6, 6, 4), name="x")
+    twice = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="twice")
+    pooled = keras.layers.GlobalAveragePooling2D()(twice(twice(x)))
+    model = randomised(keras.Model(x, keras.layers.Dense(3, name="out")(pooled)))
+    twice.bias.assign(np.linspace(-1, 2, 4))
+    given = {"x": 0.05 * samples(model)["x"]}
     path = tmp_path / "m.tflite"
     converter.export(model, path, Format.TFLITE, Precision.INT16X8, calibration=given)
-    assert max(errors(path, model, given).values()) < 0.03
+    assert max(errors(path, model, given).values()) < 0.05
 
 
 def elu_model(keras: Any) -> Any:
