@@ -18,7 +18,7 @@ import numpy as np
 from edgeprune.artifact import Artifact, Format
 from edgeprune.converters.evaluator.arguments import UnknownOperationError
 from edgeprune.converters.packaging import ImageInput
-from edgeprune.converters.parity import OutputParity, compare_outputs, refuse_senseless
+from edgeprune.converters.parity import OutputParity, compare_outputs, refuse_senseless, sqnr_db
 from edgeprune.datasets import InputSpecs, Samples
 from edgeprune.errors import ConversionError, RuntimeFailure
 from edgeprune.graph.mil import read_coreml
@@ -26,11 +26,13 @@ from edgeprune.ledger import RuntimeRun
 from edgeprune.metrics import Metric
 from edgeprune.runtime.session import RunResult, installed_runtimes, run_tflite
 
-__all__ = ["EVALUATOR", "Evaluated", "evaluate_file", "pixels_of", "run_package"]
+__all__ = ["EVALUATOR", "Evaluated", "evaluate_file", "pixels_of", "run_package", "strays"]
 
 # int8 on tflite-runtime 2.14 takes 15 times as long as on LiteRT 2.3 (x86); this many tell whether it agrees.
 OLDER_RUNTIME_SAMPLES = 1000
 EVALUATOR_SAMPLES = 1000
+# Two runtimes differ by a step or two of int8; tflite-runtime 2.14 runs some files and is 20 to 90 % of the range off.
+LEAST_AGREEMENT_DB = 15.0
 EVALUATOR = "edgeprune evaluator"  # of graph and weights; it does not reproduce Apple's float16 kernels
 
 
@@ -80,6 +82,10 @@ def evaluate_file(
             count = min(len(samples), OLDER_RUNTIME_SAMPLES) if results else len(samples)
             some = {key: array[:count] for key, array in inputs.items()}
             found = run_tflite(artifact.path, some, runtime=name, on_progress=on_progress)
+            wrong = strays(next(iter(results.values())).outputs, found.outputs) if results else None
+            if wrong is not None:
+                runs.append(RuntimeRun(name=name, version=found.version, ran=False, reason=wrong))
+                continue
             runs.append(_scored(found, expected, samples, metric))
             results[name] = found
         except RuntimeFailure as cause:
@@ -99,6 +105,19 @@ def evaluate_file(
         runs=tuple(reversed(runs)),
         note=None if value is not None else "not measured: no targets",
     )
+
+
+def strays(newest: Mapping[str, np.ndarray], older: Mapping[str, np.ndarray]) -> str | None:
+    """Why what an older runtime computes is no answer although it ran; None when it agrees with the newest one."""
+    for name, values in older.items():
+        same = newest[name][: len(values)]
+        noise = sqnr_db(same, values)
+        if not np.isfinite(values).all() or (noise is not None and noise < LEAST_AGREEMENT_DB):
+            return (
+                f"loads the file and computes something else: output {name!r} differs from the newest runtime's by up to "
+                f"{np.abs(same.astype(np.float64) - values).max():.3g}, its range is {np.ptp(same):.3g}"
+            )
+    return None
 
 
 def _evaluate_package(

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeprune.artifact import Format
 from edgeprune.converters.bisect import Departure, find_departure, layer_outputs, match_layers
-from edgeprune.converters.evaluation import pixels_of, run_package
+from edgeprune.converters.evaluation import pixels_of, run_package, strays
 from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.pairing import pair_inputs, pair_outputs
 from edgeprune.converters.parity import OutputParity, compare_outputs, refuse_senseless
@@ -167,6 +167,10 @@ def _run(
     for name, version in reversed(installed_runtimes().items()):
         try:
             found = run_tflite(exported.path, fed, runtime=name, on_progress=on_progress)
+            wrong = strays(newest, found.outputs) if newest is not None else None
+            if wrong is not None:
+                runs.append(RuntimeRun(name=name, version=version, ran=False, reason=wrong))
+                continue
             runs.append(RuntimeRun(name=name, version=version, ran=True, samples=found.samples))
             newest = newest or found.outputs
         except RuntimeFailure as cause:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from edgeprune.converters.evaluation import strays
 from edgeprune.converters.parity import compare_outputs, refuse_senseless
 from edgeprune.errors import ConversionError
 
@@ -97,3 +98,13 @@ def test_only_float32_must_be_close() -> None:
     with pytest.raises(ConversionError, match="departs from the Keras model"):
         refuse(off)
     refuse(off, precision="int8")
+
+
+def test_an_older_runtime_that_strays() -> None:
+    """A runtime whose outputs are far from the newest one's has not run the file; a step of int8 is no difference."""
+    newest = {"y": np.linspace(0, 1, 40).reshape(10, 4).astype(np.float32)}
+    assert strays(newest, {"y": newest["y"][:6] + np.float32(0.004)}) is None
+    assert "differs from the newest runtime's by up to 0.5, its range is 0.59" in str(
+        strays(newest, {"y": newest["y"][:6] + np.float32(0.5)})
+    )
+    assert strays(newest, {"y": np.full((6, 4), np.nan, np.float32)}) is not None

@@ -243,10 +243,10 @@ def test_lost_weights(converter: Any, image_model: Any, tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
     converter.export(image_model, path, Format.TFLITE, Precision.FLOAT32)
     graph = converter._freeze(image_model, unroll=False)
-    _check_file(path, graph, Precision.FLOAT32, float_fallback=True)
+    _check_file(path, graph, Format.TFLITE, Precision.FLOAT32, float_fallback=True)
     crippled(path)
     with pytest.raises(ConversionError, match=r"m\.tflite: weights are missing: the file holds \d+ constants"):
-        _check_file(path, graph, Precision.FLOAT32, float_fallback=True)
+        _check_file(path, graph, Format.TFLITE, Precision.FLOAT32, float_fallback=True)
     assert not path.exists()
 
 

@@ -39,7 +39,7 @@ class TestVerify:
         assert (made.code, made.err) == (0, "")
         right = call("verify", file, "--against", work / "model.keras", "--bisect", "-q")
         assert (right.code, right.err) == (0, "")
-        assert "all 6 layers agree, or are fused into layers that do\nagrees" in right.out
+        assert "all 7 layers agree, or are fused into layers that do\nagrees" in right.out
         wrong = call("verify", file, "--against", broken, "--bisect", "-q")
         assert wrong.code == 3
         assert "first layer that departs: 'point' (Conv2D)" in wrong.out
@@ -49,14 +49,15 @@ class TestVerify:
     def test_json_with_data(self, call: Callable[..., Any], work: Path) -> None:
         """--json holds parity, runtimes, scores of both and the bisected layers."""
         file = work / "model.tflite"
-        call("convert", work / "model.keras", "--to", "tflite", "--precision", "dynamic", "-o", file, "-q")
+        given = ("--calibration", work / "train.npz")
+        call("convert", work / "model.keras", "--to", "tflite", "--precision", "int8", *given, "-o", file, "-q")
         told = call(
             *("verify", file, "--against", work / "model.keras", "--data", work / "test.npz", "--metric", "accuracy"),
             *("--bisect", "--json", "-q"),
         )
         found = json.loads(told.out)
         assert (told.code, found["agrees"], found["samples"]) == (0, True, 48)
-        assert found["file"]["precision"] == "dynamic"
+        assert found["file"]["precision"] == "int8"
         assert found["parity"][0]["file_output"] == "scores"
         assert found["parity"][0]["sqnr_db"] > 20
         assert abs(found["metric"]["file"] - found["metric"]["model"]) <= 0.1
