@@ -15,11 +15,11 @@ from edgeprune.keras_models import (
     count_parameters,
     input_specs,
     leaf_layers,
-    load_model,
     output_names,
     predict,
     save_model,
 )
+from edgeprune.model_files import load_model
 
 
 def test_a_clone_is_separate(image_model: Any) -> None:
