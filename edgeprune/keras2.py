@@ -58,7 +58,7 @@ def translate(config: Mapping[str, Any], *, custom: frozenset[str] = frozenset()
     """
     try:
         made, part = _Translator(custom=custom).layer(config)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as cause:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError) as cause:
         raise InputError(
             f"its architecture is not one that Keras 2 writes ({type(cause).__name__}: {cause})"
         ) from cause
@@ -269,6 +269,8 @@ class _Graph:
             return [name, node + (told[0] in graphs), index]
         if isinstance(told, Mapping):
             return {key: self._ends(item, graphs) for key, item in told.items()}
+        if not isinstance(told, list) or isinstance(told[0], str):
+            raise ValueError(f"no layer for the end {told!r}")
         if len(told) == 1:
             return self._ends(told[0], graphs)
         return [self._ends(item, graphs) for item in told]

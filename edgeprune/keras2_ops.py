@@ -139,6 +139,7 @@ def _table() -> dict[str, Rule]:
         given={"axis": 0},
         only={"batch_dims": (0,), "validate_indices": (None,)},
     )
+    rules["compat.v1.gather"] = rules["gather"]
     rules["nn.depth_to_space"] = Rule(
         operation="nn.DepthToSpace", settings={"block_size": "block_size"}, only={"data_format": ("NHWC",)}
     )

@@ -36,6 +36,12 @@ LFS_MAGIC = b"version https://git-lfs"
 # A weight file expands to about its own size; a thousandfold expansion is an attack (zip bomb).
 MAX_EXPANDED_BYTES = 8 * 1000**3
 LARGEST_RATIO = 1000
+CODE = {
+    "Lambda": "a Lambda, which runs code stored in the file",
+    "__lambda__": "a Lambda, which runs code stored in the file",
+    "TFSMLayer": "a TFSMLayer, which runs a SavedModel stored elsewhere",
+    "TorchModuleWrapper": "a TorchModuleWrapper, which unpickles what is stored in the file",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,11 +274,11 @@ def _registered(config: Any) -> Iterator[tuple[str, str]]:
 
 def _refuse_code(path: Path, config: Mapping[str, Any]) -> None:
     for item in _objects(config):
-        if item["class_name"] in ("Lambda", "__lambda__"):
+        if item["class_name"] in CODE:
             inner = item.get("config")
             name = inner.get("name", "") if isinstance(inner, dict) else ""
             raise Unsupported(
-                f"{path}: layer {name or 'Lambda'!r} is a Lambda, which runs code stored in the file; "
+                f"{path}: layer {name or 'Lambda'!r} is {CODE[item['class_name']]}; "
                 "if you trust its author, add --trust-code"
             )
 
