@@ -67,11 +67,26 @@ OBJECTS = {
     "_regularizer": "keras.regularizers",
     "_constraint": "keras.constraints",
 }
+# Layers that Keras 3 left behind -> what they are.
+GONE = {
+    "AbstractRNNCell": "a class of Keras 2",
+    "CuDNNGRU": "a layer of TensorFlow 1",
+    "CuDNNLSTM": "a layer of TensorFlow 1",
+    "DenseFeatures": "a layer of Keras 2",
+    "LocallyConnected1D": "a layer of Keras 2",
+    "LocallyConnected2D": "a layer of Keras 2",
+    "RandomHeight": "a layer of Keras 2",
+    "RandomWidth": "a layer of Keras 2",
+    "TensorFlowOpLayer": "an operator as TensorFlow 2.0 to 2.3 wrote it",
+    "ThresholdedReLU": "a layer of Keras 2",
+}
 
 
 def settings_of(kind: str, told: Mapping[str, Any], custom: frozenset[str]) -> dict[str, Any]:
     """The settings of a layer of Keras itself. Raises Unsupported, naming the layer, for one that Keras 3 lacks."""
     name = str(told.get("name", kind))
+    if kind in GONE:
+        raise Unsupported(f"layer {name!r} is a {kind}, {GONE[kind]}, which has no equal in Keras 3")
     config: dict[str, Any] = {}
     for key, value in _defaults(kind, told):
         allowed = DROPPED.get(kind, {}).get(key)

@@ -140,22 +140,13 @@ def _weights(source: Source) -> Iterator[tuple[Any, str]]:
         with h5py.File(source.path, "r") as file:
             yield file.get("model_weights", file), "h5"
         return
-    with (
-        zipfile.ZipFile(source.path) as archive,
-        _h5_in(archive, "model.weights.h5") as stream,
-        h5py.File(stream, "r") as file,
-    ):
+    with zipfile.ZipFile(source.path) as archive, h5py.File(_h5_in(archive, "model.weights.h5"), "r") as file:
         yield file, "keras"
 
 
-@contextlib.contextmanager
-def _h5_in(archive: zipfile.ZipFile, name: str) -> Iterator[Any]:
-    """A file in an archive that can be read at random; what is compressed is expanded in memory."""
-    if archive.getinfo(name).compress_type == zipfile.ZIP_STORED:
-        with archive.open(name) as stream:
-            yield stream
-    else:
-        yield io.BytesIO(archive.read(name))
+def _h5_in(archive: zipfile.ZipFile, name: str) -> io.BytesIO:
+    """A file in an archive, in memory: a stream out of an archive goes back only by starting again."""
+    return io.BytesIO(archive.read(name))
 
 
 def _kind_of(path: Path) -> str:
@@ -200,8 +191,7 @@ def _keras_config(path: Path) -> tuple[Mapping[str, Any], str]:
                 raise InputError(f"{path}: damaged ({broken} fails its checksum); copy or save the file again")
             for name in sorted(names):
                 if name.endswith(".h5"):
-                    with _h5_in(archive, name) as stream:
-                        _check_hdf5(path, stream)
+                    _check_hdf5(path, _h5_in(archive, name))
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as cause:
         raise InputError(f"{path}: damaged or cut short ({cause}); copy or save the file again") from cause
     if not isinstance(config, dict):

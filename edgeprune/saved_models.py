@@ -174,7 +174,7 @@ def _reason(operation: str, functions: set[str]) -> str:
     if OUTWARD.fullmatch(operation) or operation in SAVERS:
         return "reaches out of the model (files, code, data)"
     if known.is_stateful and not STATEFUL.fullmatch(operation):
-        return "is not needed to compute outputs and may do anything"
+        return "keeps state in a way that is not known to be harmless"
     return ""
 
 

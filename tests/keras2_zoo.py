@@ -215,6 +215,12 @@ def named_ends() -> Any:
     return keras.Model(ends, {"first": layers.Dense(2, name="first")(h), "last": layers.Dense(3, name="last")(h)})
 
 
+def code() -> Any:
+    """Code in the file."""
+    x = keras.Input((3,), name="x")
+    return keras.Model(x, layers.Lambda(lambda v: v * 2.0, name="doubled")(x))
+
+
 def small_v3() -> Any:
     """MobileNetV3."""
     return keras.applications.MobileNetV3Small((32, 32, 3), alpha=0.35, minimalistic=False, weights=None, classes=5)
@@ -242,6 +248,7 @@ ZOO = (
     branches,
     prepared,
     activations,
+    code,
     named_ends,
     small_v3,
     small_v2,

@@ -181,6 +181,8 @@ def operator(function: str, **keywords: Any) -> dict[str, Any]:
         (sequential("LSTM", recurrent_activation="hard_sigmoid"), "hard_sigmoid"),
         (sequential("Dense", activation="my_own"), "activation 'my_own'"),
         (sequential("InputLayer", ragged=True), "has ragged=True"),
+        (sequential("ThresholdedReLU", theta=1.0), "layer 'it' is a ThresholdedReLU, a layer of Keras 2"),
+        (sequential("TensorFlowOpLayer", node_def="{}"), "an operator as TensorFlow 2.0 to 2.3 wrote it"),
         (operator("nn.conv2d", filters=[1]), "layer 'it' is the operator tf.nn.conv2d, which has no equal in Keras 3"),
         (operator("os.system"), "tf.os.system, which has no equal"),
         (operator("math.add", y=1, spin=3), "tf.math.add with spin=3"),
@@ -234,6 +236,24 @@ def test_old_files_without_a_key() -> None:
     made = translate(config).config["config"]["layers"][1]["config"]
     assert made["reset_after"] is False
     assert translate({"class_name": "Sequential", "config": config["config"]["layers"]}).parts[0].kind == "GRU"
+
+
+def test_policies_go_by_name() -> None:
+    """A dtype policy becomes its name, wherever Keras 2 wrote it."""
+    policy = {"class_name": "Policy", "config": {"name": "mixed_float16"}}
+    inner = {"class_name": "Dense", "config": {"name": "d", "units": 2, "dtype": policy}}
+    made = translate(sequential("TimeDistributed", layer=inner, dtype=policy)).config["config"]["layers"][1]["config"]
+    assert made["dtype"] == made["layer"]["config"]["dtype"] == "mixed_float16"
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_code_of_keras_2(zoo: Path, suffix: str) -> None:
+    """A Lambda of Keras 2 is refused, and with trust it runs and computes the same."""
+    with pytest.raises(Unsupported, match=r"'doubled' is a Lambda.*--trust-code"):
+        load_model(zoo / f"code{suffix}")
+    model = load_model(zoo / f"code{suffix}", trust_code=True)
+    inputs, outputs, _ = expected(zoo / "code.npz", model)
+    assert distance(predict(model, inputs).values(), outputs) < 3e-6
 
 
 def test_frozen_layers_stay_frozen(zoo: Path) -> None:
