@@ -89,7 +89,7 @@ class _Translator:
             inner: list[Part] = []
             for key, value in config.items():
                 config[key] = self._inside(value, inner)
-            if kind in ("TimeDistributed", "SpectralNormalization") and inner:
+            if kind == "TimeDistributed" and inner:
                 part = replace(part, parts=tuple(inner))
         return object_of(HOMES.get(kind, "keras.layers"), kind, config), part
 

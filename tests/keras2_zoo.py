@@ -215,10 +215,32 @@ def named_ends() -> Any:
     return keras.Model(ends, {"first": layers.Dense(2, name="first")(h), "last": layers.Dense(3, name="last")(h)})
 
 
+def others() -> Any:
+    """Merging, reshaping and three-dimensional layers, and wrappers with weights of their own."""
+    x = keras.Input((6, 4), name="x")
+    a = layers.SpectralNormalization(layers.Conv1D(4, 3, padding="same"))(layers.Masking(0.5)(x))
+    b = layers.Average()([a, layers.Subtract()([x, a]), layers.Maximum()([x, a]), layers.Minimum()([x, a])])
+    c = layers.Dot((2, 2), normalize=True)([b, x])
+    d = layers.Conv3D(3, 2)(layers.Reshape((3, 4, 3, 1))(c))
+    d = layers.MaxPooling3D((1, 2, 1), padding="same")(layers.AlphaDropout(0.1)(d))
+    e = layers.TimeDistributed(models.Sequential([layers.Dense(3, input_shape=(6,)), layers.Dense(2)]))(c)
+    f = layers.GlobalAveragePooling1D()(layers.UpSampling1D(2)(layers.ZeroPadding1D(1)(layers.Cropping1D(1)(e))))
+    g = layers.RepeatVector(3)(layers.ActivityRegularization(0.1)(layers.GaussianDropout(0.1)(f)))
+    return keras.Model(x, [layers.GlobalMaxPooling3D()(d), g])
+
+
 def code() -> Any:
     """Code in the file."""
     x = keras.Input((3,), name="x")
     return keras.Model(x, layers.Lambda(lambda v: v * 2.0, name="doubled")(x))
+
+
+def trained() -> Any:
+    """A model with an optimizer whose slots lie in the file."""
+    model = models.Sequential([layers.Dense(64, input_shape=(64,)), layers.Dense(3)])
+    model.compile("adam", "mse")
+    model.fit(np.ones((4, 64)), np.ones((4, 3)), verbose=0)
+    return model
 
 
 def small_v3() -> Any:
@@ -249,6 +271,8 @@ ZOO = (
     prepared,
     activations,
     code,
+    others,
+    trained,
     named_ends,
     small_v3,
     small_v2,
