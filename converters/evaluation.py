@@ -114,8 +114,8 @@ def strays(newest: Mapping[str, np.ndarray], older: Mapping[str, np.ndarray]) ->
         noise = sqnr_db(same, values)
         if not np.isfinite(values).all() or (noise is not None and noise < LEAST_AGREEMENT_DB):
             return (
-                f"loads the file and computes something else: output {name!r} differs from the newest runtime's by up to "
-                f"{np.abs(same.astype(np.float64) - values).max():.3g}, its range is {np.ptp(same):.3g}"
+                f"loads the file and computes something else: output {name!r} differs from the newest runtime's by up "
+                f"to {np.abs(same.astype(np.float64) - values).max():.3g}, its range is {np.ptp(same):.3g}"
             )
     return None
 

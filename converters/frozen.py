@@ -75,6 +75,10 @@ def batch_one_shapes(model: Any) -> dict[str, tuple[tuple[int, ...], str]]:
     shapes = {}
     for name, (shape, dtype) in input_specs(model).items():
         rest = shape[1:]
+        if shape[0] not in (1, None):
+            raise Unsupported(
+                f"input {name!r} has a fixed batch of {shape[0]}; a phone needs a batch of one or an open one"
+            )
         if any(size is None for size in rest):
             raise Unsupported(
                 f"input {name!r} has the open shape {tuple(rest)}; a phone needs fixed sizes: "
@@ -100,7 +104,14 @@ def freeze(model: Any, path: Path, *, unroll: bool = False) -> FrozenGraph:
     if len(frozen.inputs) != len(shapes):
         raise ConversionError(f"model {model.name!r}: freezing left {len(frozen.inputs)} inputs of {len(shapes)}")
     frozen = _inlined(frozen)
-    path.write_bytes(frozen.graph.as_graph_def().SerializeToString())
+    definition = frozen.graph.as_graph_def()
+    path.write_bytes(definition.SerializeToString())
+    made = list(frozen.outputs)
+    if not all(t.shape.is_fully_defined() for t in made):
+        # Functions inside a SavedModel keep an open batch; imported again, the shapes follow from the inputs.
+        with tf.Graph().as_default() as whole:
+            tf.graph_util.import_graph_def(definition, name="")
+        made = [whole.get_tensor_by_name(t.name) for t in made]
 
     def ends(names: list[str], tensors: Any) -> tuple[FrozenTensor, ...]:
         return tuple(
@@ -112,7 +123,7 @@ def freeze(model: Any, path: Path, *, unroll: bool = False) -> FrozenGraph:
     return FrozenGraph(
         path=path,
         inputs=ends(list(shapes), frozen.inputs),
-        outputs=ends(output_names(model), frozen.outputs),
+        outputs=ends(output_names(model), made),
         loops=tuple(_loops(operations)),
         constants=_constants(operations),
     )

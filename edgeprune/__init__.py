@@ -59,7 +59,7 @@ _HOMES = {
     "compare_latency": "edgeprune.latency.measure",
     "finetune": "edgeprune.pruning.held",
     "keep_largest": "edgeprune.pruning.magnitude",
-    "load_model": "edgeprune.keras_models",
+    "load_model": "edgeprune.model_files",
     "load_recipe": "edgeprune.recipe",
     "load_samples": "edgeprune.datasets",
     "measure_size": "edgeprune.size.accounting",

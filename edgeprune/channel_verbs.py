@@ -37,6 +37,7 @@ def channel_verb(
     overwrite: bool,
     as_json: bool,
     trust_code: bool,
+    custom: tuple[Path, ...],
     **asked: Any,
 ) -> int:
     """`edgeprune prune --style channel`; `asked` are the fields of ChannelOptions."""
@@ -46,14 +47,15 @@ def channel_verb(
         if file is not None and not file.exists():
             raise InputError(f"{file}: no such file")
     from edgeprune.datasets import check_targets, load_samples
-    from edgeprune.keras_models import input_specs, load_model, save_model
+    from edgeprune.keras_models import input_specs, save_model
     from edgeprune.metrics import METRICS
+    from edgeprune.model_files import load_model
     from edgeprune.pruning.channel import prune_channels
     from edgeprune.pruning.lossless import prune_dead
 
     progress = Progress(quiet=as_json)
     progress.begin(f"load {path.name}")
-    model = load_model(path, trust_code=trust_code)
+    model = load_model(path, trust_code=trust_code, custom=custom)
     specs, shape = input_specs(model), tuple(model.outputs[0].shape)
 
     def split(file: Path | None) -> Any:
@@ -150,13 +152,13 @@ def _text(report: Any, verbose: bool) -> str:
     return "\n".join(lines)
 
 
-def groups_verb(path: Path, *, through_norms: bool, as_json: bool, trust_code: bool) -> int:
+def groups_verb(path: Path, *, through_norms: bool, as_json: bool, trust_code: bool, custom: tuple[Path, ...]) -> int:
     """`edgeprune groups`."""
-    from edgeprune.keras_models import load_model
+    from edgeprune.model_files import load_model
     from edgeprune.pruning.channel import analyse
     from edgeprune.pruning.plan import macs_unknown
 
-    structure = analyse(load_model(path, trust_code=trust_code), through_norms=through_norms)
+    structure = analyse(load_model(path, trust_code=trust_code, custom=custom), through_norms=through_norms)
     known = not macs_unknown(structure)
     stakes = [structure.at_stake(group) for group in structure.groups]
     if as_json:

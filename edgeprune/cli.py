@@ -56,6 +56,13 @@ def common_options(*names: str) -> Callable[[Any], Any]:
             is_flag=True,
             help="Run code stored in the model file (Lambda layers). Only for files you trust.",
         ),
+        "custom": click.option(
+            "--custom",
+            multiple=True,
+            type=click.Path(path_type=Path),
+            metavar="FILE.py",
+            help="Your own Python file with layers that the model uses; it is run. Repeatable.",
+        ),
         "data": click.option(
             "--data",
             type=click.Path(path_type=Path),
@@ -90,9 +97,11 @@ def common_options(*names: str) -> Callable[[Any], Any]:
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for models, ledger.json and report.md.")
 @click.option("--dry-run", is_flag=True, help="Check recipe, model and data, print the plan, and stop.")
-@common_options("overwrite", "json", "quiet", "trust")
+@common_options("overwrite", "json", "quiet", "trust", "custom")
 def run(
-    recipe: Path, output: Path | None, dry_run: bool, overwrite: bool, as_json: bool, quiet: bool, trust_code: bool
+    recipe: Path,
+    output: Path | None,
+    **options: Any,
 ) -> int:
     """Run the steps of RECIPE (TOML) and leave models, ledger.json and report.md in the output folder.
 
@@ -100,9 +109,7 @@ def run(
     """
     from edgeprune.verbs import run_verb
 
-    return run_verb(
-        recipe, output, dry_run=dry_run, overwrite=overwrite, as_json=as_json, quiet=quiet, trust_code=trust_code
-    )
+    return run_verb(recipe, output, **options)
 
 
 PRECISIONS = (
@@ -180,7 +187,7 @@ MAGNITUDE_ONLY = ("sparsity", "prune_depthwise", "keep_first", "keep_last")
     "--verify/--no-verify", default=True, help="channel: check the new model on random inputs.  [default: verify]"
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show asked and got for each layer.")
-@common_options("data", "metric", "scale", "offset", "seed", "overwrite", "json", "trust")
+@common_options("data", "metric", "scale", "offset", "seed", "overwrite", "json", "trust", "custom")
 @click.pass_context
 def prune(context: click.Context, /, model: Path, output: Path, style: str, **options: Any) -> int:
     """Prune MODEL (.keras or .h5) in one shot; most ways need no data.
@@ -224,13 +231,13 @@ def prune(context: click.Context, /, model: Path, output: Path, style: str, **op
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--through-norms", is_flag=True, help="Follow channels through LayerNormalization too.")
-@common_options("json", "trust")
-def groups(model: Path, through_norms: bool, as_json: bool, trust_code: bool) -> int:
+@common_options("json", "trust", "custom")
+def groups(model: Path, **options: Any) -> int:
     """List the dependency groups of MODEL: layers that must lose the same channels, what is at stake in each, and
     whether it can be pruned or why not."""
     from edgeprune.channel_verbs import groups_verb
 
-    return groups_verb(model, through_norms=through_norms, as_json=as_json, trust_code=trust_code)
+    return groups_verb(model, **options)
 
 
 @cli.command()
@@ -257,7 +264,7 @@ def groups(model: Path, through_norms: bool, as_json: bool, trust_code: bool) ->
 )
 @click.option("--temperature", type=float, default=3.0, show_default=True, help="Warmth of the teacher's answers.")
 @click.option("--patience", type=int, help="Stop after so many epochs without a better validation value.")
-@common_options("metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust")
+@common_options("metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom")
 def finetune(model: Path, output: Path, **options: Any) -> int:
     """Train MODEL on. Weights that are zero stay zero, so a pruned model stays pruned."""
     from edgeprune.verbs import finetune_verb
@@ -319,9 +326,9 @@ def finetune(model: Path, output: Path, **options: Any) -> int:
 @click.option("--version", help="coreml: version of the model.")
 @TOLERANCE
 @click.option("--bisect", is_flag=True, help="Where the file departs from the model, name the first layer that does.")
-@common_options("data", "metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust")
+@common_options("data", "metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom")
 def convert(model: Path, output: Path, **options: Any) -> int:
-    """Convert MODEL (.keras or .h5) to TFLite or Core ML and check the file against it.
+    """Convert MODEL (.keras, .h5 or a SavedModel folder) to TFLite or Core ML and check the file against it.
 
     Every file is run and compared with the Keras model before it is written: a .tflite by the installed interpreters,
     a Core ML package by Core ML on a Mac and by the evaluator elsewhere. The samples are those of --data, or random
@@ -352,7 +359,7 @@ def convert(model: Path, output: Path, **options: Any) -> int:
 )
 @TOLERANCE
 @click.option("--bisect", is_flag=True, help="Name the first layer that departs from the model.")
-@common_options("scale", "offset", "json", "quiet", "trust")
+@common_options("scale", "offset", "json", "quiet", "trust", "custom")
 def verify(exported: Path, **options: Any) -> int:
     """Does EXPORTED (.tflite or .mlpackage, made by anyone) compute what a Keras model computes?
 

@@ -41,6 +41,7 @@ def convert_verb(
     as_json: bool,
     quiet: bool,
     trust_code: bool,
+    custom: tuple[Path, ...],
     **package: Any,
 ) -> int:
     """`edgeprune convert`; `package` holds the options of Core ML packages."""
@@ -65,12 +66,13 @@ def convert_verb(
         raise UsageError(f"--samples is at least 1; got {samples}")
     from edgeprune.converters.trial_inputs import trial_samples
     from edgeprune.datasets import check_targets, load_samples
-    from edgeprune.keras_models import input_specs, load_model, refuse_half_precision
+    from edgeprune.keras_models import input_specs, refuse_half_precision
+    from edgeprune.model_files import load_convertible
     from edgeprune.quantization.calibration import calibration_set
 
     progress = Progress(quiet=quiet)
     progress.begin(f"load {path.name}")
-    model = load_model(path, trust_code=trust_code)
+    model = load_convertible(path, trust_code=trust_code, custom=custom)
     if model_format is Format.TFLITE:
         refuse_half_precision(model)
     specs = input_specs(model)
@@ -282,6 +284,7 @@ def verify_verb(
     as_json: bool,
     quiet: bool,
     trust_code: bool,
+    custom: tuple[Path, ...],
 ) -> int:
     """`edgeprune verify`: 0 when the file computes what the model computes; otherwise the error says how far it is."""
     if metric is not None and data is None:
@@ -295,11 +298,12 @@ def verify_verb(
     from edgeprune.datasets import check_targets, load_samples
     from edgeprune.keras_models import input_specs
     from edgeprune.metrics import METRICS
+    from edgeprune.model_files import load_convertible
 
     exported = open_exported(path)
     progress = Progress(quiet=quiet)
     progress.begin(f"load {against.name}")
-    model = _model(against, trust_code)
+    model = load_convertible(against, trust_code=trust_code, custom=custom)
     specs = input_specs(model)
     if data is None:
         only = next(iter(specs)) if len(specs) == 1 and exported.pictures else None
@@ -341,12 +345,6 @@ def verify_verb(
     return 0
 
 
-def _model(path: Path, trust_code: bool) -> Any:
-    from edgeprune.keras_models import load_model
-
-    return load_model(path, trust_code=trust_code)
-
-
 def _json(exported: Any, against: Path, found: Any, on: str, metric: str | None) -> dict[str, Any]:
     departure = found.departure
     return {
@@ -382,7 +380,7 @@ def parity_line(item: Any, on: str, other: str | None = None) -> str:
     agreement = "" if item.agreement is None else f", same top class for {item.agreement:.2%}"
     noise = "equal" if item.sqnr_db is None else f"SQNR {item.sqnr_db:.1f} dB"
     return (
-        f"output {named} against the Keras model on {item.samples:,} {on}: largest difference {item.max_error:.3g}, "
+        f"output {named} against the model on {item.samples:,} {on}: largest difference {item.max_error:.3g}, "
         f"mean {item.mean_error:.3g}, range {item.range:.3g}{share}, {noise}{agreement}"
     )
 

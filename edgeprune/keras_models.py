@@ -1,15 +1,11 @@
-"""Load, copy, save and walk Keras models: the only place that knows Keras quirks."""
+"""Copy, save, walk and call Keras models: the only place that knows Keras quirks. Some of it serves SavedModels too."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
 import sys
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.errors import InputError, MissingExtra, OutputError, Unsupported
+from edgeprune.errors import MissingExtra, OutputError, Unsupported
 from edgeprune.interrupts import undoing
+from edgeprune.saved_models import SavedModel
 
 __all__ = [
     "Leaf",
@@ -32,24 +29,17 @@ __all__ = [
     "input_specs",
     "keras_module",
     "leaf_layers",
-    "load_model",
     "output_names",
     "own_weights",
     "predict",
     "predictor",
+    "refresh",
     "refuse_half_precision",
     "save_model",
     "unlocked",
 ]
 
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-ZIP_MAGIC = b"PK\x03\x04"
-SUFFIXES = {"keras": (".keras",), "h5": (".h5", ".hdf5")}
-LFS_MAGIC = b"version https://git-lfs"
 Predictor = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
-# A weight file expands to about its own size; a thousandfold expansion is an attack (zip bomb).
-MAX_EXPANDED_BYTES = 8 * 1000**3
-LARGEST_RATIO = 1000
 
 
 def quiet_tensorflow() -> None:
@@ -103,186 +93,6 @@ def _start_keras() -> Any:
     return keras
 
 
-def load_model(path: Path, *, trust_code: bool = False) -> Any:
-    """A Keras 3 model from a `.keras` or `.h5` file, without its optimizer and compile state.
-
-    Raises InputError (missing, damaged, not a model, NaN weights) and Unsupported (code inside, custom layers, a
-    Keras 2 file that Keras 3 cannot read). Code stored in the file (Lambda layers) runs only with `trust_code`.
-    """
-    kind = _kind_of(path)
-    if path.suffix not in SUFFIXES[kind]:  # Keras goes by the name alone
-        raise InputError(
-            f"{path}: its content is that of a {SUFFIXES[kind][0]} file; rename it to {path.stem}{SUFFIXES[kind][0]}"
-        )
-    config = _keras_config(path) if kind == "keras" else _h5_config(path)
-    if not trust_code:
-        _refuse_code(path, config)
-    keras = keras_module()
-    custom = {} if kind == "keras" else _keras2_layers(keras)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = keras.saving.load_model(path, custom_objects=custom, compile=False, safe_mode=not trust_code)
-    except Exception as cause:  # Keras raises anything from KeyError to OSError on damaged files
-        raise _loading_error(path, kind, config, cause) from cause
-    _refuse_nan(path, model)
-    return model
-
-
-def _kind_of(path: Path) -> str:
-    """ "keras" or "h5", by the first bytes and not by the name."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if path.is_dir():
-        what = "a SavedModel folder" if (path / "saved_model.pb").exists() else "a folder"
-        raise InputError(
-            f"{path}: {what}, not a model file; save the model with model.save('name.keras') and pass that"
-        )
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(64)
-    except OSError as cause:
-        raise InputError(f"{path}: cannot be read: {cause.strerror}") from cause
-    if head.startswith(ZIP_MAGIC):
-        return "keras"
-    if head.startswith(HDF5_MAGIC):
-        return "h5"
-    if head.startswith(LFS_MAGIC):
-        raise InputError(f"{path}: a git-lfs pointer, not the model itself; run: git lfs pull")
-    what = "empty" if not head else "not a Keras model: neither a .keras archive nor HDF5"
-    raise InputError(f"{path}: {what}; save it with model.save('name.keras')")
-
-
-def _keras_config(path: Path) -> Mapping[str, Any]:
-    """The architecture inside a `.keras` archive, read without Keras."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _refuse_bad_archive(path, archive)
-            names = set(archive.namelist())
-            if "config.json" not in names:
-                raise InputError(f"{path}: a zip archive without config.json, so not a .keras model")
-            if not names & {"model.weights.h5", "model.weights.json"}:
-                raise InputError(f"{path}: the archive holds no weights (model.weights.h5 is missing)")
-            config = json.loads(archive.read("config.json"))
-            broken = archive.testzip()
-            if broken is not None:
-                raise InputError(f"{path}: damaged ({broken} fails its checksum); copy or save the file again")
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as cause:
-        raise InputError(f"{path}: damaged or cut short ({cause}); copy or save the file again") from cause
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: config.json does not describe a model")
-    return config
-
-
-def _refuse_bad_archive(path: Path, archive: zipfile.ZipFile) -> None:
-    for entry in archive.infolist():
-        parts = entry.filename.replace("\\", "/").split("/")
-        if ".." in parts or entry.filename.startswith(("/", "\\")):
-            raise InputError(f"{path}: refused, an entry points outside the archive: {entry.filename!r}")
-    expanded = sum(entry.file_size for entry in archive.infolist())
-    if expanded > MAX_EXPANDED_BYTES or expanded > LARGEST_RATIO * max(path.stat().st_size, 1):
-        raise InputError(f"{path}: refused, its entries expand to {expanded} bytes (zip bomb?)")
-
-
-def _h5_config(path: Path) -> Mapping[str, Any]:
-    """The architecture inside an HDF5 file, with the version of Keras that wrote it under "keras_version"."""
-    try:
-        import h5py
-    except ImportError as cause:
-        raise MissingExtra("h5py", "convert", "reading a .h5 model") from cause
-    try:
-        with h5py.File(path, "r") as file:
-            raw = file.attrs.get("model_config")
-            version = file.attrs.get("keras_version", "unknown")
-    except (OSError, RuntimeError, KeyError) as cause:
-        raise InputError(f"{path}: damaged or cut short HDF5 file; copy or save it again") from cause
-    if raw is None:
-        raise InputError(f"{path}: holds weights but no architecture; save it with model.save('name.keras')")
-    try:
-        config = json.loads(raw)
-    except (ValueError, TypeError, RecursionError) as cause:
-        raise InputError(f"{path}: its model_config is not JSON") from cause
-    return {"model": config, "keras_version": version.decode() if isinstance(version, bytes) else str(version)}
-
-
-def _objects(config: Any) -> Iterator[Mapping[str, Any]]:
-    """Every serialised object inside a config, outermost first."""
-    stack = [config]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            if "class_name" in item:
-                yield item
-            stack.extend(item.values())
-        elif isinstance(item, list):
-            stack.extend(item)
-
-
-def _refuse_code(path: Path, config: Mapping[str, Any]) -> None:
-    for item in _objects(config):
-        if item["class_name"] in ("Lambda", "__lambda__"):
-            inner = item.get("config")
-            name = inner.get("name", "") if isinstance(inner, dict) else ""
-            raise Unsupported(
-                f"{path}: layer {name or 'Lambda'!r} is a Lambda, which runs code stored in the file; "
-                "if you trust its author, add --trust-code"
-            )
-
-
-def _keras2_layers(keras: Any) -> dict[str, Any]:
-    """Layers of Keras 2 whose saved keys Keras 3 refuses although they hold the default: the key is dropped."""
-    defaults: dict[str, dict[str, Any]] = {
-        "DepthwiseConv2D": {"groups": 1},
-        "DepthwiseConv1D": {"groups": 1},
-        "GRU": {"time_major": False},
-        "LSTM": {"time_major": False},
-        "SimpleRNN": {"time_major": False},
-    }
-
-    def adapter(name: str, drop: dict[str, Any]) -> Any:
-        plain = getattr(keras.layers, name)
-
-        def from_config(config: dict[str, Any]) -> Any:
-            kept = {k: v for k, v in config.items() if not (k in drop and v == drop[k])}
-            return plain.from_config(kept)
-
-        return type(name, (), {"from_config": staticmethod(from_config)})
-
-    return {name: adapter(name, drop) for name, drop in defaults.items()}
-
-
-def _loading_error(path: Path, kind: str, config: Mapping[str, Any], cause: Exception) -> Exception:
-    text = " ".join(str(cause).split())
-    unknown = re.search(r"(?:Could not locate class|Unknown layer:|Could not deserialize class) '?(\w+)'?", text)
-    if unknown:
-        return Unsupported(
-            f"{path}: holds the custom layer {unknown.group(1)!r}, which this process does not know; "
-            "only layers of Keras itself are read from a file"
-        )
-    version = str(config.get("keras_version", ""))
-    if kind == "h5" and not version.startswith("3"):
-        return Unsupported(
-            f"{path}: written by Keras {version}, and Keras 3 cannot read it: {_first_reason(text)}; "
-            "load it with the tf_keras package there, rebuild it in Keras 3 and save it as .keras"
-        )
-    return InputError(f"{path}: cannot be loaded: {_first_reason(text)}")
-
-
-def _first_reason(text: str) -> str:
-    found = re.search(
-        r"(Unrecognized keyword arguments passed to \w+: \{.*?\}|Unrecognized keyword arguments?.{0,80})", text
-    )
-    return found.group(1) if found else text[:160]
-
-
-def _refuse_nan(path: Path, model: Any) -> None:
-    for leaf in leaf_layers(model):
-        for variable in own_weights(leaf.layer):
-            values = np.asarray(variable)
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise InputError(f"{path}: layer {leaf.path!r} holds NaN or infinite weights ({variable.name})")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaf:
     """A layer that owns weights or does work, and the nested models and wrappers that hold it, outermost first."""
@@ -298,7 +108,7 @@ class Leaf:
 
 def refuse_half_precision(model: Any) -> None:
     """Raise Unsupported for layers that compute in float16 or bfloat16: TFLite has no such kernels."""
-    for leaf in leaf_layers(model):
+    for leaf in [] if isinstance(model, SavedModel) else leaf_layers(model):
         dtype = leaf.layer.compute_dtype
         if dtype in ("float16", "bfloat16"):
             raise Unsupported(
@@ -356,7 +166,15 @@ def clone(model: Any) -> Any:
             "Bidirectional); wrap it once and share the wrapper"
         )
     copy.set_weights(model.get_weights())
+    refresh(copy)
     return copy
+
+
+def refresh(model: Any) -> None:
+    """Let layers that compute with a copy of their weights (Normalization) take it again."""
+    for leaf in leaf_layers(model):
+        if hasattr(leaf.layer, "finalize_state"):
+            leaf.layer.finalize_state()
 
 
 def unlocked() -> Any:
@@ -405,11 +223,15 @@ def input_specs(model: Any) -> dict[str, tuple[tuple[int | None, ...], str]]:
 
     The name is that of the input layer: the name of its tensor differs between a model and its copy.
     """
+    if isinstance(model, SavedModel):
+        return {t.name: (t.shape, t.dtype) for t in model.inputs}
     return {t._keras_history.operation.name: (tuple(t.shape), str(t.dtype)) for t in model.inputs}
 
 
 def output_names(model: Any) -> list[str]:
     """One name for each output: the name of the layer that makes it, numbered where a layer makes several."""
+    if isinstance(model, SavedModel):
+        return [t.name for t in model.outputs]
     if isinstance(getattr(model, "output_names", None), list) and len(set(model.output_names)) == len(model.outputs):
         return [str(name).replace("/", "_") for name in model.output_names]
     return [f"output_{index}" for index in range(len(model.outputs))]
@@ -452,6 +274,8 @@ def call_model(model: Any, tensors: Sequence[Any]) -> Any:
     """The model's outputs, flat and in order, for input tensors in the order of `input_specs`; inference mode."""
     import tensorflow as tf
 
+    if isinstance(model, SavedModel):
+        return model.call(tensors)
     return tf.nest.flatten(model(as_called(model, tensors), training=False))
 
 

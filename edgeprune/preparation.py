@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,8 +14,9 @@ from edgeprune.converters.packaging import CoreMlOptions, ImageInput, check_ends
 from edgeprune.converters.session import check_export
 from edgeprune.datasets import Samples, check_targets, load_samples
 from edgeprune.errors import MissingExtra, RecipeError, UsageError
-from edgeprune.keras_models import count_parameters, input_specs, load_model, refuse_half_precision
+from edgeprune.keras_models import count_parameters, input_specs, refuse_half_precision
 from edgeprune.metrics import METRICS, Metric
+from edgeprune.model_files import load_model
 from edgeprune.pruning.channel import analyse
 from edgeprune.pruning.magnitude import NOTHING_TO_PRUNE, MagnitudeOptions, select_targets
 from edgeprune.pruning.plan import ChannelOptions, chosen_groups
@@ -67,8 +69,11 @@ def check_extras(recipe: Recipe) -> None:
         raise MissingExtra("a TFLite runtime", "litert", "measuring the accuracy of a .tflite file")
 
 
-def prepare(recipe: Recipe, *, trust_code: bool = False) -> Prepared:
-    """Read model and data and check everything that can be known before any training."""
+def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] = ()) -> Prepared:
+    """Read model and data and check everything that can be known before any training.
+
+    `trust_code` and `custom` are those of `load_model`.
+    """
     check_extras(recipe)
     for export in recipe.exports:
         try:
@@ -76,7 +81,7 @@ def prepare(recipe: Recipe, *, trust_code: bool = False) -> Prepared:
         except UsageError as cause:
             raise RecipeError(f"{recipe.path}: {cause}") from cause
     packages = [coreml_options(recipe, export) for export in recipe.exports]
-    model = load_model(recipe.model, trust_code=trust_code)
+    model = load_model(recipe.model, trust_code=trust_code, custom=custom)
     refuse_half_precision(model)
     metric, specs, shape = METRICS[recipe.metric], input_specs(model), tuple(model.outputs[0].shape)
 

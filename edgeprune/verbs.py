@@ -25,7 +25,15 @@ def _echo_json(value: Any) -> None:
 
 
 def run_verb(
-    path: Path, output: Path | None, *, dry_run: bool, overwrite: bool, as_json: bool, quiet: bool, trust_code: bool
+    path: Path,
+    output: Path | None,
+    *,
+    dry_run: bool,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    trust_code: bool,
+    custom: tuple[Path, ...],
 ) -> int:
     """`edgeprune run`: 0, or 1 over budget, or 3 when a limit could not be checked."""
     from edgeprune.recipe import load_recipe
@@ -37,14 +45,14 @@ def run_verb(
     if dry_run or output is None:
         from edgeprune.preparation import plan_lines, prepare
 
-        click.echo("\n".join(plan_lines(prepare(recipe, trust_code=trust_code))))
+        click.echo("\n".join(plan_lines(prepare(recipe, trust_code=trust_code, custom=custom))))
         return 0
     with output_folder(output, overwrite=overwrite) as folder:
         progress.begin("check recipe, model and data")
         from edgeprune.pipeline import run_recipe
         from edgeprune.preparation import plan_lines, prepare
 
-        prepared = prepare(recipe, trust_code=trust_code)
+        prepared = prepare(recipe, trust_code=trust_code, custom=custom)
         progress.end()
         for line in plan_lines(prepared):
             progress.note("  " + line)
@@ -96,13 +104,15 @@ def prune_verb(
     overwrite: bool,
     as_json: bool,
     trust_code: bool,
+    custom: tuple[Path, ...],
 ) -> int:
     """`edgeprune prune`."""
     from edgeprune.pruning.schedule import check_sparsity
 
     check_sparsity(sparsity, "--sparsity")
     check_output_file(output, overwrite=overwrite, suffix=".keras")
-    from edgeprune.keras_models import count_nonzero_parameters, count_parameters, load_model, save_model
+    from edgeprune.keras_models import count_nonzero_parameters, count_parameters, save_model
+    from edgeprune.model_files import load_model
     from edgeprune.pruning.magnitude import MagnitudeOptions, prune_magnitude
 
     options = MagnitudeOptions(
@@ -114,7 +124,7 @@ def prune_verb(
         prune_first=not keep_first,
         prune_last=not keep_last,
     )
-    model = load_model(path, trust_code=trust_code)
+    model = load_model(path, trust_code=trust_code, custom=custom)
     before = _scores(model, data, metric, scale, offset)
     result = prune_magnitude(model, options)
     after = _scores(result.model, data, metric, scale, offset)
@@ -198,12 +208,14 @@ def finetune_verb(
     as_json: bool,
     quiet: bool,
     trust_code: bool,
+    custom: tuple[Path, ...],
 ) -> int:
     """`edgeprune finetune`."""
     check_output_file(output, overwrite=overwrite, suffix=".keras")
     from edgeprune.datasets import check_targets, load_samples
-    from edgeprune.keras_models import input_specs, load_model, save_model
+    from edgeprune.keras_models import input_specs, save_model
     from edgeprune.metrics import METRICS
+    from edgeprune.model_files import load_model
     from edgeprune.pruning.held import finetune
     from edgeprune.training import TrainOptions
 
@@ -220,8 +232,8 @@ def finetune_verb(
     )
     if patience is not None and validation is None:
         raise UsageError("--patience needs --validation: without it no epoch is better than another")
-    model = load_model(path, trust_code=trust_code)
-    taught_by = load_model(teacher, trust_code=trust_code) if teacher else None
+    model = load_model(path, trust_code=trust_code, custom=custom)
+    taught_by = load_model(teacher, trust_code=trust_code, custom=custom) if teacher else None
     if taught_by is not None and _ends(taught_by) != _ends(model):
         raise UsageError(f"{teacher}: the teacher's inputs and outputs differ from those of {path}")
     splits = []

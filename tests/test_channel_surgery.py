@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from channel_zoo import ZOO, inputs_for, randomised
 
-from edgeprune.keras_models import clone, load_model, predict
+from edgeprune.keras_models import clone, predict
+from edgeprune.model_files import load_model
 from edgeprune.pruning.channel import analyse
 from edgeprune.pruning.groups import Structure
 from edgeprune.pruning.surgery import cut, zeroed

@@ -319,7 +319,8 @@ class TestPrune:
 @pytest.mark.slow
 def test_finetune(call: Any, work: Path) -> None:
     """`edgeprune finetune` keeps zeros, says which epoch it kept, and gives the same bytes of weights again."""
-    from edgeprune.keras_models import count_nonzero_parameters, load_model
+    from edgeprune.keras_models import count_nonzero_parameters
+    from edgeprune.model_files import load_model
 
     call("prune", work / "model.keras", "--sparsity", 0.75, "-o", work / "pruned.keras")
     options = ("--train", work / "train.npz", "--validation", work / "test.npz", "--epochs", 3, "--batch-size", 16)

@@ -55,10 +55,10 @@ class TestModelFiles:
         prune(call, tmp_path).error(4, "a folder, not a model file")
 
     def test_saved_model_folder(self, call: Any, tmp_path: Path) -> None:
-        """A SavedModel folder is recognised and the way out is named."""
+        """A SavedModel folder is recognised, with why it cannot be pruned and the way out."""
         (tmp_path / "saved").mkdir()
         (tmp_path / "saved" / "saved_model.pb").write_bytes(b"x")
-        prune(call, tmp_path, model="saved").error(4, "SavedModel", "model.save(")
+        prune(call, tmp_path, model="saved").error(3, "SavedModel", "not layers", "model.save(")
 
     @pytest.mark.parametrize(("content", "word"), [(b"hello\n", "neither a .keras archive nor HDF5"), (b"", "empty")])
     def test_text_file(self, call: Any, tmp_path: Path, content: bytes, word: str) -> None:
@@ -148,7 +148,7 @@ class TestModelFiles:
 
         x = keras.Input((3,))
         keras.Model(x, Twice()(x)).save(tmp_path / "model.keras")
-        prune(call, tmp_path).error(3, "custom layer 'Twice'")
+        prune(call, tmp_path).error(3, "custom layer 'Twice'", "--custom FILE.py")
 
     def test_nan_weights(self, call: Any, work: Path, keras: Any) -> None:
         """NaN in a weight is refused with the layer's name."""

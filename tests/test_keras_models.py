@@ -15,11 +15,11 @@ from edgeprune.keras_models import (
     count_parameters,
     input_specs,
     leaf_layers,
-    load_model,
     output_names,
     predict,
     save_model,
 )
+from edgeprune.model_files import load_model
 
 
 def test_a_clone_is_separate(image_model: Any) -> None:
@@ -39,6 +39,17 @@ def test_a_clone_keeps_frozen_layers_frozen(keras: Any) -> None:
     inner.trainable = False
     model = keras.Model(x, keras.layers.Dense(2, trainable=False)(keras.layers.Dense(3)(inner(x))))
     assert len(clone(model).trainable_weights) == 2
+
+
+def test_a_clone_normalises_alike(tmp_path: Path, keras: Any) -> None:
+    """A Normalization that learned its mean computes the same in a copy and after saving."""
+    norm = keras.layers.Normalization()
+    norm.adapt(np.array([[1.0, 10.0], [3.0, 30.0]], np.float32))
+    x = keras.Input((2,), name="x")
+    model = keras.Model(x, norm(x))
+    save_model(model, tmp_path / "m.keras")
+    for made in (model, clone(model), load_model(tmp_path / "m.keras")):
+        assert next(iter(predict(made, {"x": np.array([[3.0, 10.0]])}).values())).tolist() == [[1, -1]]
 
 
 def test_saving_leaves_training_behind(tmp_path: Path, keras: Any, vector_model: Any) -> None:
