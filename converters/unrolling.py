@@ -17,7 +17,10 @@ __all__ = ["rolled_layers", "unrolled"]
 
 
 def rolled_layers(model: Any) -> list[Any]:
-    """Recurrent layers of a model that would be traced as a loop, also those inside wrappers and nested models."""
+    """Recurrent layers of a model that would be traced as a loop, also those inside wrappers and nested models; none
+    for a SavedModel, whose loops are what they are."""
+    if not hasattr(model, "_flatten_layers"):
+        return []
     rnn = keras_module().layers.RNN  # LSTM, GRU, SimpleRNN and ConvLSTM are kinds of it
     return [layer for layer in model._flatten_layers() if isinstance(layer, rnn) and not layer.unroll]
 

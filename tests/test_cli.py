@@ -175,7 +175,7 @@ def ledger() -> Ledger:
         download_bytes={"deflate": 150_000, "brotli": 140_000, "zstd": 145_000},
         sparsity=None,
         macs=None,
-        metric_note="not measured: a Core ML model runs on macOS only",
+        metric_note="not verified: op fft is not known to the evaluator",
         runtimes=[],
         exported=True,
     )
