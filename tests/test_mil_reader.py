@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -359,10 +360,8 @@ def test_random_bytes(content: bytes) -> None:
         lambda m: [list(m.entries(key)) for key in m.pieces],
     ]
     for read in reads:
-        try:
+        with contextlib.suppress(BrokenMessageError):
             read(parse(content))
-        except BrokenMessageError as cause:
-            assert "\n" not in str(cause)
 
 
 @given(st.lists(st.integers(-(1 << 63), (1 << 63) - 1), max_size=20), st.booleans())
@@ -455,8 +454,7 @@ def test_flipped_bytes(copied: Callable[[str], Path], name: str, file: Path) -> 
                 everything(package)
                 outcomes.add("read")
             except InputError as cause:
-                assert "\n" not in str(cause)
-                outcomes.add("refused")
+                outcomes.add("two lines" if "\n" in str(cause) else "refused")
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()

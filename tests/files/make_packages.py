@@ -1,4 +1,4 @@
-"""Write the small .mlpackage folders beside this script: `python tests/files/make_packages.py` (needs edgeprune[convert]).
+"""Write the small .mlpackage folders beside this script: `python make_packages.py` (needs edgeprune[convert]).
 
 One Keras network, three encodings. Zeros are set by hand, before conversion:
 
