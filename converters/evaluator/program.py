@@ -132,7 +132,10 @@ class Evaluator:
             raise ConversionError(
                 f"{self.package.path.name}: its inputs are {', '.join(wanted)}; samples are named {', '.join(inputs)}"
             )
-        return min(len(array) for array in inputs.values())
+        count = min((len(array) for array in inputs.values()), default=0)
+        if not count:
+            raise ConversionError(f"{self.package.path.name}: no samples to run it on")
+        return count
 
     def _fed(self, port: Port, sample: Array) -> Array:
         """One sample as the program takes it, with a batch of one."""
