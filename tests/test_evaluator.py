@@ -981,6 +981,12 @@ def test_a_program_that_contradicts_itself() -> None:
         with pytest.raises(InputError, match=rf"operation {kind} \('y'\) cannot be carried out") as caught:
             Evaluator(made).run({"x": np.zeros((1, 2), np.float32)})
         assert "\n" not in str(caught.value)
+    made = package([port("x", (1, 2))], [], ["y"])
+    with pytest.raises(InputError, match="nothing in the program makes its output 'y'"):
+        Evaluator(made).run({"x": np.zeros((1, 2), np.float32)})
+    made = package([port("x", (1, 2), "uint4")], [], ["x"])
+    with pytest.raises(UnknownOperationError, match="an input of type uint4"):
+        Evaluator(made).run({"x": np.zeros((1, 2), np.float32)})
     made = package([port("x", (1, 2))], [operation("relu", ends)], ["y"])
     with pytest.raises(UnknownOperationError, match="relu without 'x'"):
         Evaluator(made).run({"x": np.zeros((1, 2), np.float32)})
@@ -989,11 +995,14 @@ def test_a_program_that_contradicts_itself() -> None:
 @pytest.mark.parametrize(
     ("kind", "extra"),
     [
-        ("conv", {"weight": np.ones((1, 1, 1), np.float32), "strides": [0]}),
-        ("max_pool", {"kernel_sizes": [1], "strides": [0]}),
-        ("max_pool", {"kernel_sizes": [0], "strides": [1], "ceil_mode": True}),
-        ("conv", {"weight": np.ones((1, 1, 1), np.float32), "groups": 0}),
+        ("conv", {"weight": np.ones((1, 1, 1, 1), np.float32), "strides": [0, 0]}),
+        ("conv", {"weight": np.ones((1, 1, 1, 1), np.float32), "strides": [0, 0], "pad_type": "same"}),
+        ("conv", {"weight": np.ones((1, 1, 1, 1), np.float32), "groups": 0}),
+        ("conv", {"weight": "none"}),
+        ("max_pool", {"kernel_sizes": [1, 1], "strides": [0, 0]}),
+        ("max_pool", {"kernel_sizes": [1, 1], "strides": [0, 0], "ceil_mode": True}),
         ("pixel_shuffle", {"upscale_factor": 0}),
+        ("local_response_norm", {"size": 0}),
         ("one_hot", {"one_hot_vector_size": -1, "indices": [0]}),
     ],
 )
@@ -1002,10 +1011,35 @@ def test_numbers_that_make_no_sense(kind: str, extra: dict[str, Any]) -> None:
 
     def held(value: Any) -> Constant:
         array = np.asarray(value)
+        if isinstance(value, str):
+            return Constant(dtype="string", shape=(), values=value)
         dtype = "int32" if array.dtype.kind == "i" else str(array.dtype)
         return Constant(dtype=dtype, shape=array.shape, values=array)
 
     bound = {name: held(value) for name, value in extra.items()}
-    made = package([port("x", (1, 1, 3))], [operation(kind, [port("y", (1, 1, 3))], x="x", **bound)], ["y"])
+    made = package([port("x", (1, 1, 2, 3))], [operation(kind, [port("y", (1, 1, 2, 3))], x="x", **bound)], ["y"])
     with pytest.raises(InputError, match=f"operation {kind} .* cannot be carried out"):
-        Evaluator(made).run({"x": np.zeros((1, 1, 3), np.float32)})
+        Evaluator(made).run({"x": np.zeros((1, 1, 2, 3), np.float32)})
+
+
+@pytest.mark.slow
+def test_flipped_bytes_of_a_program(half: Package, tmp_path: Path) -> None:
+    """60 times some byte of the model is another one: a result, a refusal, or an operation that is not known."""
+    import random
+    import shutil
+
+    copied = shutil.copytree(half.path, tmp_path / "m.mlpackage")
+    file = copied / "Data/com.apple.CoreML/model.mlmodel"
+    content, rng, outcomes = file.read_bytes(), random.Random(0), set()
+    x = np.ones((1, 6, 6, 2), np.float32)
+    for _ in range(60):
+        changed = bytearray(content)
+        changed[rng.randrange(len(content))] ^= rng.randrange(1, 256)
+        file.write_bytes(changed)
+        try:
+            evaluator = Evaluator(read_coreml(copied))
+            evaluator.run({port.name: x for port in evaluator.ports})
+            outcomes.add("result")
+        except (InputError, ConversionError, UnknownOperationError) as cause:
+            outcomes.add("two lines" if "\n" in str(cause) else "refused")
+    assert outcomes == {"result", "refused"}

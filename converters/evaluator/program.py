@@ -147,6 +147,8 @@ class Evaluator:
                 f"{self.package.path.name}: input {port.name!r} takes {list(port.shape)}, "
                 f"a sample is {list(sample.shape)}"
             )
+        if port.dtype not in _NARROW:
+            raise UnknownOperationError(f"an input of type {port.dtype}")
         kind = "float32" if port.dtype == "float16" else port.dtype
         fed: Array = sample.reshape(shape).astype(kind)
         return fed.astype(np.float16) if port.dtype == "float16" else fed
@@ -160,6 +162,9 @@ class Evaluator:
                 env[port.name] = value
                 if note is not None:
                     note(operation, port.name, value)
+        absent = [name for name in self.program.outputs if name not in env]
+        if absent:
+            raise InputError(f"{self.package.path}: nothing in the program makes its output {absent[0]!r}")
         return [env[name] for name in self.program.outputs]
 
     def _apply(self, operation: Operation, env: Env) -> tuple[Any, ...]:
@@ -172,7 +177,7 @@ class Evaluator:
             if operation.kind == "classify":
                 return (env_label(arguments), tf.convert_to_tensor(arguments["probabilities"]))
             made = KERNELS[operation.kind](arguments)
-        except (ValueError, KeyError, TypeError, IndexError, tf.errors.OpError) as cause:
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, tf.errors.OpError) as cause:
             where = operation.outputs[0].name if operation.outputs else operation.kind
             line = " ".join(str(cause).split())[:200]
             raise InputError(
