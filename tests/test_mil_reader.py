@@ -19,9 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune.errors import InputError
+from edgeprune.graph import read_graph
 from edgeprune.graph.coreml import constants_of, storage_of, weights_of
 from edgeprune.graph.mil import Constant, Package, read_coreml, unpack_bits
-from edgeprune.graph.precision import coreml_precision
+from edgeprune.graph.precision import coreml_precision, tflite_precision
 from edgeprune.graph.protobuf import BrokenMessageError, Message, parse
 
 FILES = Path(__file__).parent / "files"
@@ -195,6 +196,21 @@ def test_encodings(name: str, encoding: str, stored: list[int], precision: str) 
     storage = storage_of(FILES / f"{name}.mlpackage")
     assert (storage.elements, storage.zeros, dict(storage.encodings)) == (1680, 1452, {encoding: 2})
     assert storage.sparsity == 1452 / 1680
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("float32", "float32"),
+        ("float16", "float16"),
+        ("int8", "int8"),
+        ("float32_sparse", "float32"),
+        ("float16_sparse", "float16"),
+    ],
+)
+def test_precisions_of_tflite_files(name: str, precision: str) -> None:
+    """The precision of a .tflite is read off the types of its weights and values, sparse or not."""
+    assert tflite_precision(read_graph(FILES / f"{name}.tflite")) == precision
 
 
 def test_the_weight_file(sound: Package) -> None:
