@@ -27,19 +27,23 @@ def pair_inputs(model: Mapping[str, Shape], file: Mapping[str, Shape], where: st
     plain = {_plain(name): name for name in file}
     if len(plain) == len(file) and {_plain(name) for name in model} == set(plain):
         return {name: plain[_plain(name)] for name in model}
-    left = dict(file)
+    left, waiting = dict(file), dict(model)
     pairs: dict[str, str] = {}
-    for name, shape in model.items():
-        fitting = [other for other, size in left.items() if _fits(shape, size)]
-        rivals = [other for other, size in model.items() if size == shape]
-        if not fitting:
-            raise ConversionError(f"{where} has no input for the model's {name!r} of shape {list(shape)[1:]}")
-        if len(fitting) == 1 or len(fitting) == len(rivals):  # unique, or as many as the model has: by position
-            pairs[name] = fitting[0]
-            del left[fitting[0]]
-    if len(pairs) != len(model):
-        raise ConversionError(f"{where}: its inputs {', '.join(file)} cannot be told apart for {', '.join(model)}")
-    return pairs
+    while waiting:
+        before = len(waiting)
+        for name, shape in model.items():
+            if name not in waiting:
+                continue
+            fitting = [other for other, size in left.items() if _fits(shape, size)]
+            rivals = [other for other, size in waiting.items() if size == shape]
+            if not fitting:
+                raise ConversionError(f"{where} has no input for the model's {name!r} of shape {list(shape)[1:]}")
+            if len(fitting) == 1 or len(fitting) == len(rivals):  # unique, or as many as the model has: by position
+                pairs[name] = fitting[0]
+                del left[fitting[0]], waiting[name]
+        if len(waiting) == before:
+            raise ConversionError(f"{where}: its inputs {', '.join(file)} cannot be told apart for {', '.join(model)}")
+    return {name: pairs[name] for name in model}
 
 
 def _plain(name: str) -> str:

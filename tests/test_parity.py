@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edgeprune.converters.evaluation import strays
-from edgeprune.converters.parity import compare_outputs, refuse_senseless
+from edgeprune.converters.parity import compare_outputs, refuse_senseless, sqnr_db
 from edgeprune.errors import ConversionError
 
 VALUES = arrays(np.float32, (3, 2), elements=st.floats(-100, 100, width=32))
@@ -108,3 +108,77 @@ def test_an_older_runtime_that_strays() -> None:
         strays(newest, {"y": newest["y"][:6] + np.float32(0.5)})
     )
     assert strays(newest, {"y": np.full((6, 4), np.nan, np.float32)}) is not None
+
+
+@pytest.mark.parametrize(
+    ("expected", "exported", "decibels"),
+    [
+        ([1.0, -1.0], [1.0, -1.0], None),
+        ([3.0, 4.0], [3.0, 3.5], 20.0),  # 25 over 0.25
+        ([1.0, 0.0], [0.0, 0.0], 0.0),
+        ([1.0, 0.0], [-9.0, 0.0], -20.0),
+        ([0.0, 0.0], [0.0, 1.0], -np.inf),
+        ([0.0, 0.0], [0.0, 0.0], None),
+        ([1.0, np.nan], [1.0, 0.0], None),
+        ([1.0, 0.0], [1.0, np.inf], None),
+    ],
+)
+def test_sqnr_by_hand(expected: list[float], exported: list[float], decibels: float | None) -> None:
+    """10 log10 of signal over noise; None where both are equal or something is not finite."""
+    found = sqnr_db(np.array(expected, np.float32), np.array(exported, np.float32))
+    assert found == (decibels if decibels is None else pytest.approx(decibels, abs=1e-5))
+
+
+def test_sqnr_of_large_numbers() -> None:
+    """Squares of float16 and float32 numbers do not overflow."""
+    for dtype, large in ((np.float16, 6e4), (np.float32, 1e30)):
+        model = np.array([large, 0], dtype)
+        assert sqnr_db(model, model * np.array(0.5, dtype)) == pytest.approx(20 * np.log10(2), abs=0.01)
+
+
+@given(VALUES, st.floats(0.01, 100))
+def test_sqnr_has_no_unit(values: np.ndarray, scale: float) -> None:
+    """Model and file times the same number have the same ratio."""
+    model, file = values.astype(np.float64), np.roll(values, 1).astype(np.float64)
+    there, back = sqnr_db(model, file), sqnr_db(model * scale, file * scale)
+    assert there == (back if back is None else pytest.approx(back, abs=1e-6))
+
+
+@pytest.mark.parametrize(
+    ("precision", "share", "sound"),
+    [
+        ("float32", 0.0009, True),
+        ("float32", 0.0011, False),
+        ("float16", 0.09, True),
+        ("float16", 0.11, False),
+        ("palette4", 0.5, True),
+    ],
+)
+def test_limits_by_precision(precision: str, share: float, sound: bool) -> None:
+    """A float32 file may be off by a thousandth of the range, a float16 one by a tenth, others by more."""
+    off = MODEL + np.array([[share * 4, 0.0], [0.0, 0.0]], np.float32)
+    if sound:
+        refuse(off, precision=precision)
+        return
+    with pytest.raises(ConversionError, match=r"departs from the Keras model by .*, its range is 4"):
+        refuse(off, precision=precision)
+
+
+@pytest.mark.parametrize("precision", ["int8", "dynamic", "sparse-palette8"])
+def test_noise_stronger_than_the_signal(precision: str) -> None:
+    """A quantized file whose error has more power than its output is refused with its decibels."""
+    refuse(MODEL * 0.1, precision=precision)
+    with pytest.raises(ConversionError, match=r"stronger than its signal \(SQNR -6.0 dB\)"):
+        refuse(MODEL * -1, precision=precision)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_a_tolerance_comes_before_the_limits(precision: str) -> None:
+    """A tolerance that is told holds for every precision, stricter or wider than its own limit."""
+    off = MODEL + np.array([[0.2, 0.0], [0.0, 0.0]], np.float32)  # a twentieth of the range
+    parity = compare_outputs({"o": MODEL}, {"o": off})
+    refuse_senseless("m", precision, {"o": MODEL}, {"o": off}, parity, tolerance=0.06)
+    with pytest.raises(ConversionError, match="departs"):
+        refuse_senseless("m", precision, {"o": MODEL}, {"o": off}, parity, tolerance=0.04)
+    with pytest.raises(ConversionError, match="departs"):
+        refuse_senseless("m", precision, {"o": MODEL}, {"o": off}, parity, tolerance=0.0)

@@ -101,11 +101,20 @@ def _gather_along_axis(a: Arguments) -> Any:
 
 
 def _gather_nd(a: Arguments) -> Any:
-    return tf.gather_nd(a["x"], tf.cast(a["indices"], tf.int32), batch_dims=a.integer("batch_dims", 0))
+    x, batch = tf.convert_to_tensor(a["x"]), a.integer("batch_dims", 0)
+    return tf.gather_nd(x, _wrapped_rows(a["indices"], x, batch), batch_dims=batch)
+
+
+def _wrapped_rows(indices: Any, x: Any, batch: int = 0) -> Any:
+    """The same for rows of indexes into several axes of x, which begin behind its batch axes."""
+    indices = tf.cast(indices, tf.int32)
+    sizes = tf.shape(x)[batch : batch + int(indices.shape[-1])]
+    return tf.where(indices < 0, indices + sizes, indices)
 
 
 def _scatter_nd(a: Arguments) -> Any:
-    data, indices = tf.convert_to_tensor(a["data"]), tf.cast(a["indices"], tf.int32)
+    data = tf.convert_to_tensor(a["data"])
+    indices = _wrapped_rows(a["indices"], data)
     updates = tf.cast(a["updates"], data.dtype)
     functions = {
         "add": tf.tensor_scatter_nd_add,
@@ -140,8 +149,8 @@ def _argsort(a: Arguments) -> Any:
 def _topk(a: Arguments) -> Any:
     x, axis = tf.convert_to_tensor(a["x"]), a.integer("axis", -1)
     moved = tf.experimental.numpy.moveaxis(x, axis, -1)
-    sign = -1 if a.flag("ascending") else 1
-    values, indices = tf.math.top_k(sign * moved, a.integer("k", 1))
+    sign, count = -1 if a.flag("ascending") else 1, a.integer("k", 1)
+    values, indices = tf.math.top_k(sign * moved, moved.shape[-1] if count == -1 else count)
     back = [tf.experimental.numpy.moveaxis(t, -1, axis) for t in (sign * values, indices)]
     return tuple(back[: a.outputs])
 

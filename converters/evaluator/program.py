@@ -132,7 +132,10 @@ class Evaluator:
             raise ConversionError(
                 f"{self.package.path.name}: its inputs are {', '.join(wanted)}; samples are named {', '.join(inputs)}"
             )
-        return min(len(array) for array in inputs.values())
+        count = min((len(array) for array in inputs.values()), default=0)
+        if not count:
+            raise ConversionError(f"{self.package.path.name}: no samples to run it on")
+        return count
 
     def _fed(self, port: Port, sample: Array) -> Array:
         """One sample as the program takes it, with a batch of one."""
@@ -144,6 +147,8 @@ class Evaluator:
                 f"{self.package.path.name}: input {port.name!r} takes {list(port.shape)}, "
                 f"a sample is {list(sample.shape)}"
             )
+        if port.dtype not in _NARROW:
+            raise UnknownOperationError(f"an input of type {port.dtype}")
         kind = "float32" if port.dtype == "float16" else port.dtype
         fed: Array = sample.reshape(shape).astype(kind)
         return fed.astype(np.float16) if port.dtype == "float16" else fed
@@ -157,6 +162,9 @@ class Evaluator:
                 env[port.name] = value
                 if note is not None:
                     note(operation, port.name, value)
+        absent = [name for name in self.program.outputs if name not in env]
+        if absent:
+            raise InputError(f"{self.package.path}: nothing in the program makes its output {absent[0]!r}")
         return [env[name] for name in self.program.outputs]
 
     def _apply(self, operation: Operation, env: Env) -> tuple[Any, ...]:
@@ -169,7 +177,7 @@ class Evaluator:
             if operation.kind == "classify":
                 return (env_label(arguments), tf.convert_to_tensor(arguments["probabilities"]))
             made = KERNELS[operation.kind](arguments)
-        except (ValueError, KeyError, TypeError, IndexError, tf.errors.OpError) as cause:
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, tf.errors.OpError) as cause:
             where = operation.outputs[0].name if operation.outputs else operation.kind
             line = " ".join(str(cause).split())[:200]
             raise InputError(

@@ -23,9 +23,11 @@ Parts = Mapping[str, Any]
 def decode(kind: str, parts: Parts) -> tuple[Array, ...]:
     """The outputs of one constexpr operation from its parameters.
 
-    Raises KeyError for an operation that is not in DECODERS or lacks a parameter, ValueError where sizes do not fit.
+    Values beyond the largest float16 become infinite. Raises KeyError for an operation that is not in DECODERS or lacks
+    a parameter, ValueError where sizes do not fit.
     """
-    return DECODERS[kind](parts)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return DECODERS[kind](parts)
 
 
 def _affine(parts: Parts) -> tuple[Array, ...]:

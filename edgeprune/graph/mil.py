@@ -70,7 +70,7 @@ _SENTINEL = 0xDEADBEEF
 _BLOB_HEADER = struct.Struct("<IIQQ")
 _LFS_MAGIC = b"version https://git-lfs"
 _MODEL_PATH = "@model_path/"
-_MAX_RANK, _MAX_DEPTH = 16, 32
+_MAX_RANK, _MAX_DEPTH, _MAX_ELEMENTS = 16, 32, 1 << 40
 # MIL.proto, TensorValue: field number -> (kind of the repeated field "values").
 _FLOATS, _INTS, _BOOLS, _STRINGS, _LONGS, _DOUBLES, _RAW = range(1, 8)
 
@@ -167,8 +167,8 @@ def read_coreml(path: Path) -> Package:
     model_file = _model_file(path) if path.is_dir() else path
     try:
         content = model_file.read_bytes()
-    except OSError as cause:
-        raise InputError(f"{path}: cannot be read: {cause.strerror or cause}") from cause
+    except (OSError, ValueError) as cause:  # ValueError: a name that no file can have
+        raise InputError(f"{path}: cannot be read: {getattr(cause, 'strerror', None) or cause}") from cause
     if content.startswith(_LFS_MAGIC):
         raise InputError(f"{model_file}: a git-lfs pointer, not the model itself; run: git lfs pull")
     try:
@@ -185,14 +185,14 @@ def _model_file(package: Path) -> Path:
         place = str(told["itemInfoEntries"][told["rootModelIdentifier"]]["path"])
     except FileNotFoundError:
         raise InputError(f"{package}: not a Core ML package: no Manifest.json in it") from None
-    except (OSError, ValueError, KeyError, TypeError) as cause:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as cause:
         raise InputError(f"{manifest}: does not name the package's model ({type(cause).__name__})") from cause
     if ".." in Path(place).parts or Path(place).is_absolute():
         raise InputError(f"{manifest}: refused, it names a file outside the package: {place!r}")
     return package / "Data" / place
 
 
-class _BrokenError(Exception):
+class _BrokenError(ValueError):
     """What is wrong with the model, to be told together with its path."""
 
 
@@ -220,7 +220,7 @@ class _Reader:
             predicted=description.text(11),
             probabilities=description.text(12),
             metadata=_metadata(description.child(100)),
-            weight_file=next((self.folder / name for name in self.files), None),
+            weight_file=next((self.folder / name.removeprefix(_MODEL_PATH) for name in self.files), None),
             weight_bytes=sum(len(view) for view in self.files.values()),
         )
 
@@ -242,7 +242,7 @@ class _Reader:
             raise _BrokenError(f"blocks nested deeper than {_MAX_DEPTH}")
         return Block(
             inputs=_ports(block, 1),
-            outputs=tuple(bytes(piece).decode("utf-8", "replace") for piece in block.pieces.get(2, ())),
+            outputs=tuple(bytes(piece).decode("utf-8", "backslashreplace") for piece in block.pieces.get(2, ())),
             operations=tuple(self._operation(item, depth) for item in block.children(3)),
         )
 
@@ -296,11 +296,11 @@ class _Reader:
             raise InputError(f"{self.path}: refused, its weights are outside the package: {name!r}")
         try:
             content = (self.folder / inner).read_bytes()
-        except OSError as cause:
-            raise InputError(f"{self.path}: its weight file {inner} is missing; copy the whole package") from cause
+        except (OSError, ValueError) as cause:  # ValueError: a name that no file can have
+            raise InputError(f"{self.path}: its weight file {inner!r} is missing; copy the whole package") from cause
         if content.startswith(_LFS_MAGIC):
             raise InputError(
-                f"{self.path}: its weight file {inner} is a git-lfs pointer, not the weights; run: git lfs pull"
+                f"{self.path}: its weight file {inner!r} is a git-lfs pointer, not the weights; run: git lfs pull"
             )
         return memoryview(content)
 
@@ -324,6 +324,8 @@ def _type(kind: Message) -> tuple[str, Shape]:
     sizes = tuple(item.child(1).number(1) if item.has(1) else None for item in tensor.children(3))
     if len(sizes) > _MAX_RANK:
         raise _BrokenError(f"a tensor of {len(sizes)} dimensions")
+    if math.prod(size or 1 for size in sizes) > _MAX_ELEMENTS:
+        raise _BrokenError(f"a tensor of shape {sizes}")
     return _DTYPES[code], sizes
 
 
@@ -335,6 +337,8 @@ def _immediate(tensor: Message, dtype: str, shape: tuple[int, ...]) -> Any:
     if tensor.has(_STRINGS):
         texts = [bytes(piece).decode("utf-8", "backslashreplace") for piece in tensor.child(_STRINGS).pieces.get(1, ())]
         return texts[0] if not shape and texts else texts
+    if dtype in _PACKED_BITS or dtype in ("string", "bfloat16") or dtype.startswith("float8"):
+        raise _BrokenError(f"a constant of type {dtype} written as other numbers")
     if tensor.has(_FLOATS) or tensor.has(_DOUBLES):
         key, width = (_FLOATS, 4) if tensor.has(_FLOATS) else (_DOUBLES, 8)
         found: Array = tensor.child(key).reals(1, width)

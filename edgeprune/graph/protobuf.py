@@ -90,6 +90,8 @@ def parse(content: bytes | memoryview) -> Message:
     while place < end:
         tag, place = _varint(view, place)
         key, wire = tag >> 3, tag & 7
+        if key == 0:
+            raise BrokenMessageError(f"field 0 at byte {place}")
         if wire == _VARINT:
             value, place = _varint(view, place)
             message.numbers.setdefault(key, []).append(value)
@@ -99,7 +101,7 @@ def parse(content: bytes | memoryview) -> Message:
             length, place = _varint(view, place)
         elif wire not in (_FIXED64, _FIXED32):
             raise BrokenMessageError(f"unknown wire type {wire} at byte {place}")
-        if key == 0 or length > end - place:
+        if length > end - place:
             raise BrokenMessageError(f"field {key} at byte {place} claims {length} bytes of {end - place}")
         piece = view[place : place + length]
         place += length

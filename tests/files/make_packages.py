@@ -1,0 +1,72 @@
+"""Write the small .mlpackage folders beside this script: `python make_packages.py` (needs edgeprune[convert]).
+
+One Keras network, three encodings. Zeros are set by hand, before conversion:
+
+    layer     kernel          elements  zeros
+    Conv2D    (3, 3, 2, 8)    144       108
+    Dense     (128, 12)       1536      1344
+                              1680      1452
+
+    package            target  weights
+    half               iOS16   float16
+    palette4           iOS16   tables of 16 values
+    sparse_int8        iOS18   a bit mask, and int8 for the rest
+
+Biases: 8 of 0.5 and 12 of 0.125. Values that are not zero are in [0.5, 1).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(__file__).parent
+PACKAGES = {"half": ("float16", "iOS16"), "palette4": ("palette4", "iOS16"), "sparse_int8": ("sparse-int8", "iOS18")}
+
+
+def sparse_kernel(shape: tuple[int, ...], zeros: int, rng: np.random.Generator) -> np.ndarray:
+    """float32 `shape`: `zeros` zeros at random places, the rest in [0.5, 1)."""
+    values = rng.uniform(0.5, 1.0, np.prod(shape)).astype(np.float32)
+    values[rng.permutation(values.size)[:zeros]] = 0.0
+    return values.reshape(shape)
+
+
+def network() -> Any:
+    """The network of the module docstring: pictures 6 x 6 of two channels to twelve scores."""
+    from edgeprune.keras_models import keras_module
+
+    keras = keras_module()
+    image = keras.Input((6, 6, 2), name="image")
+    x = keras.layers.Conv2D(8, 3, activation="relu", name="conv")(image)
+    x = keras.layers.Dense(12, name="scores")(keras.layers.Flatten()(x))
+    model = keras.Model(image, x, name="tiny")
+    rng = np.random.default_rng(0)
+    kernels = [sparse_kernel((3, 3, 2, 8), 108, rng), sparse_kernel((128, 12), 1344, rng)]
+    model.set_weights([kernels[0], np.full(8, 0.5), kernels[1], np.full(12, 0.125)])
+    return model
+
+
+def main() -> None:
+    """Convert and write all three, the sparse one too: so small a model does not gain by it."""
+    import math
+    import shutil
+    import tempfile
+
+    from edgeprune.converters import coreml
+    from edgeprune.converters.frozen import freeze
+    from edgeprune.converters.packaging import CoreMlOptions
+
+    coreml.LEAST_GAIN = math.inf
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = freeze(network(), Path(scratch) / "graph.pb", unroll=True)
+        for name, (precision, target) in PACKAGES.items():
+            package = FOLDER / f"{name}.mlpackage"
+            shutil.rmtree(package, ignore_errors=True)
+            options = CoreMlOptions(target=target, author="edgeprune", license="Apache-2.0", version="1")
+            coreml.convert_coreml(graph, package, precision=precision, options=options)
+
+
+if __name__ == "__main__":
+    main()
