@@ -1,8 +1,8 @@
 """TFLite conversion through the frozen batch-1 function against TFLiteConverter.from_keras_model, A B A B, one process.
 
-Prints CPU and wall seconds of both and their ratio (frozen / from_keras_model) for float32 and int8. Target: CPU ratio at
-most 0.4. The start of the child process that conversions run in (about 8 CPU seconds, once for all conversions of a run)
-is printed apart.
+Prints CPU and wall seconds of both and their ratio (frozen / from_keras_model) for float32 and int8. Target: CPU ratio
+at most 0.4. The start of the child process that conversions run in (about 8 CPU seconds, once for all conversions of a
+run) is printed apart.
 
     python benchmarks/conversion_speed.py [MODEL ...]
 """

@@ -20,7 +20,7 @@ from edgeprune.converters.unrolling import unrolled
 from edgeprune.errors import ConversionError, Unsupported
 from edgeprune.keras_models import call_model, input_specs, keras_module, output_names
 
-__all__ = ["FrozenGraph", "FrozenTensor", "freeze", "thaw"]
+__all__ = ["FrozenGraph", "FrozenTensor", "freeze", "read_graph_def", "thaw"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,53 +93,64 @@ def freeze(model: Any, path: Path, *, unroll: bool = False) -> FrozenGraph:
     `unroll`, recurrent layers are written out step by step."""
     keras_module()
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     shapes = batch_one_shapes(model)
     specs = [tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in shapes.items()]
     call = tf.function(lambda *tensors: call_model(model, tensors), autograph=False)
     with unrolled(model) if unroll else contextlib.nullcontext():
         traced = call.get_concrete_function(*specs)
-    frozen = convert_variables_to_constants_v2(traced)
-    if len(frozen.inputs) != len(shapes):
-        raise ConversionError(f"model {model.name!r}: freezing left {len(frozen.inputs)} inputs of {len(shapes)}")
-    frozen = _inlined(frozen)
-    definition = frozen.graph.as_graph_def()
+    fed = [tensor.name for tensor in traced.inputs[: len(shapes)]]  # variables and captured constants follow
+    made = [tensor.name for tensor in traced.outputs]
+    definition = _inlined(_constant_graph(traced), fed, made)
+    left = sum(node.op == "Placeholder" and f"{node.name}:0" not in fed for node in definition.node)
+    if left:
+        raise ConversionError(f"model {model.name!r}: {left} of its variables did not become constants")
     path.write_bytes(definition.SerializeToString())
-    made = list(frozen.outputs)
-    if not all(t.shape.is_fully_defined() for t in made):
-        # Functions inside a SavedModel keep an open batch; imported again, the shapes follow from the inputs.
-        with tf.Graph().as_default() as whole:
-            tf.graph_util.import_graph_def(definition, name="")
-        made = [whole.get_tensor_by_name(t.name) for t in made]
+    with tf.Graph().as_default() as whole:  # shapes follow from the inputs, inside a SavedModel's functions too
+        tf.graph_util.import_graph_def(definition, name="")
 
-    def ends(names: list[str], tensors: Any) -> tuple[FrozenTensor, ...]:
+    def ends(names: list[str], tensors: list[str]) -> tuple[FrozenTensor, ...]:
+        found = [whole.get_tensor_by_name(tensor) for tensor in tensors]
         return tuple(
             FrozenTensor(name=name, node=t.name, shape=_known(t.shape), dtype=t.dtype.name)
-            for name, t in zip(names, tensors, strict=True)
+            for name, t in zip(names, found, strict=True)
         )
 
-    operations = frozen.graph.get_operations()
+    operations = whole.get_operations()
     return FrozenGraph(
         path=path,
-        inputs=ends(list(shapes), frozen.inputs),
+        inputs=ends(list(shapes), fed),
         outputs=ends(output_names(model), made),
         loops=tuple(_loops(operations)),
-        constants=_constants(operations),
+        constants=_constants(operations, definition),
     )
 
 
-def _inlined(frozen: Any) -> Any:
-    """The function without calls of others.
+def _constant_graph(function: Any) -> Any:
+    """The GraphDef of a concrete function with its variables as constants and its calls inlined.
+
+    `convert_variables_to_constants_v2` without its last step, which makes a function of the GraphDef again and costs
+    more than all others.
+    """
+    from tensorflow.python.framework import convert_to_constants as steps
+
+    definition, _ = steps._replace_variables_by_constants(
+        converter_data=steps._FunctionConverterDataInEager(
+            func=function, lower_control_flow=True, aggressive_inlining=False
+        )
+    )
+    return definition
+
+
+def _inlined(definition: Any, fed: list[str], made: list[str]) -> Any:
+    """The GraphDef without calls of functions.
 
     Keras compiles a grouped convolution by XLA, which marks it as a function of its own; coremltools knows no calls.
     """
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    definition = frozen.graph.as_graph_def()
     if not definition.library.function:
-        return frozen
+        return definition
     nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
     for item in (*nodes, *definition.library.function):
         for mark in ("_XlaMustCompile", "_noinline"):
@@ -150,10 +161,9 @@ def _inlined(frozen: Any) -> Any:
         for value in node.attr.values():
             if value.HasField("func"):
                 value.func.name += "_unmarked"
-    names = [[tensor.name for tensor in ends] for ends in (frozen.inputs, frozen.outputs)]
     imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(definition, name=""), [])
-    feeds, fetches = ([imported.graph.as_graph_element(name) for name in ends] for ends in names)
-    return convert_variables_to_constants_v2(imported.prune(feeds, fetches))
+    feeds, fetches = ([imported.graph.as_graph_element(name) for name in ends] for ends in (fed, made))
+    return _constant_graph(imported.prune(feeds, fetches))
 
 
 def _known(shape: Any) -> tuple[int, ...]:
@@ -167,7 +177,7 @@ def _loops(operations: Iterable[Any]) -> list[str]:
     return [re.sub(r"/?(while)?(/LoopCond.*)?$", "", name) or name for name in found]
 
 
-def _constants(operations: list[Any]) -> int:
+def _constants(operations: list[Any], definition: Any) -> int:
     """Floats that reach an operation which depends on an input, equal arrays once.
 
     What is computed from constants alone (a slice of a position table, say) counts as little as it can be folded to.
@@ -176,10 +186,12 @@ def _constants(operations: list[Any]) -> int:
     behind: dict[str, frozenset[bytes]] = {}  # operation on constants alone -> the constants it is made of
     sizes: dict[bytes, int] = {}
     read: dict[frozenset[bytes], int] = {}
+    stored = {node.name: node.attr["value"].tensor for node in definition.node if node.op == "Const"}
     for op in operations:
         if op.type == "Const":
             if op.outputs[0].dtype.is_floating:
-                key = hashlib.sha256(op.get_attr("value").SerializeToString(deterministic=True)).digest()
+                tensor = stored[op.name]
+                key = hashlib.blake2b(tensor.tensor_content or tensor.SerializeToString(deterministic=True)).digest()
                 sizes[key] = op.outputs[0].shape.num_elements() or 0
                 behind[op.name] = frozenset([key])
             continue
@@ -187,15 +199,25 @@ def _constants(operations: list[Any]) -> int:
         in_loop = op.type in ("Enter", "Merge", "NextIteration", "Placeholder")
         if in_loop or not sources or any(name in depends for name in sources):
             depends.add(op.name)
-            for tensor in op.inputs:
-                made_of = behind.get(tensor.op.name)
+            for given in op.inputs:
+                made_of = behind.get(given.op.name)
                 if made_of:
-                    folded = tensor.shape.num_elements() if tensor.shape.is_fully_defined() else None
+                    folded = given.shape.num_elements() if given.shape.is_fully_defined() else None
                     whole = sum(sizes[key] for key in made_of)
                     read[made_of] = max(read.get(made_of, 0), min(whole, folded if folded is not None else 0))
         else:
             behind[op.name] = frozenset().union(*(behind.get(name, frozenset()) for name in sources))
     return sum(read.values())
+
+
+def read_graph_def(graph: FrozenGraph, *, prepare: Callable[[Any], None] | None = None) -> Any:
+    """The GraphDef of a frozen graph, changed by `prepare`."""
+    import tensorflow as tf
+
+    definition = tf.compat.v1.GraphDef.FromString(graph.path.read_bytes())
+    if prepare is not None:
+        prepare(definition)
+    return definition
 
 
 def thaw(graph: FrozenGraph, *, prepare: Callable[[Any], None] | None = None) -> tuple[Any, Any]:
@@ -205,9 +227,7 @@ def thaw(graph: FrozenGraph, *, prepare: Callable[[Any], None] | None = None) ->
     """
     import tensorflow as tf
 
-    definition = tf.compat.v1.GraphDef.FromString(graph.path.read_bytes())
-    if prepare is not None:
-        prepare(definition)
+    definition = read_graph_def(graph, prepare=prepare)
     imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(definition, name=""), [])
     feeds = [imported.graph.as_graph_element(t.node) for t in graph.inputs]
     fetches = [imported.graph.as_graph_element(t.node) for t in graph.outputs]

@@ -10,13 +10,14 @@ import numpy as np
 
 from edgeprune.errors import ConversionError
 
-__all__ = ["POOR_SQNR_DB", "OutputParity", "compare_outputs", "refuse_senseless", "sqnr_db"]
+__all__ = ["LEAST_SQNR_DB", "POOR_SQNR_DB", "OutputParity", "compare_outputs", "refuse_senseless", "sqnr_db"]
 
 # Share of the output range that a file of this precision may be off; beyond it, it computes something else. float16 has
 # 11 bits, and a deep model adds up its rounding.
 LIMITS = {"float32": 1e-3, "float16": 0.1}
 # A quantized file whose error is stronger than its signal says nothing any more; below the second it is poor.
-LEAST_SQNR_DB, POOR_SQNR_DB = 0.0, 10.0
+LEAST_SQNR_DB = 0.0
+POOR_SQNR_DB = 10.0
 # An output varies when its samples differ by more than this share of its range.
 VARIES = 0.1
 

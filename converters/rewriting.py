@@ -6,14 +6,37 @@ Runs in the child process of `edgeprune.converters.session`: the schema whose ob
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["separate_biases", "unpack_transposed_kernels"]
+__all__ = ["add_signature", "separate_biases", "unpack_transposed_kernels"]
 
 _ALIGNMENT = 16  # of constants, as the schema asks (schema.fbs, Buffer)
+
+
+def add_signature(content: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """The file with the signature "serving_default" that names its inputs and outputs, given in the file's order."""
+
+    def change(schema: Any, model: Any, subgraph: Any) -> bool:
+        if subgraph is not model.subgraphs[0]:
+            return False
+        signature = schema.SignatureDefT()
+        signature.signatureKey = "serving_default"
+        signature.subgraphIndex = 0
+        signature.inputs = [_tensor_map(schema, *pair) for pair in zip(inputs, subgraph.inputs, strict=True)]
+        signature.outputs = [_tensor_map(schema, *pair) for pair in zip(outputs, subgraph.outputs, strict=True)]
+        model.signatureDefs = [signature]
+        return True
+
+    return _rewritten(content, change)
+
+
+def _tensor_map(schema: Any, name: str, tensor: int) -> Any:
+    entry = schema.TensorMapT()
+    entry.name, entry.tensorIndex = name, int(tensor)
+    return entry
 
 
 def unpack_transposed_kernels(content: bytes) -> bytes:
