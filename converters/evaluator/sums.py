@@ -62,7 +62,7 @@ def _batch_norm(a: Arguments) -> Any:
         return default if values is None else tf.reshape(values, [1, -1, *[1] * (x.shape.rank - 2)])
 
     scale = along("gamma", 1.0) * tf.math.rsqrt(along("variance", 1.0) + a.number("epsilon", 1e-5))
-    return (x - along("mean", 0.0)) * scale + along("beta", 0.0)
+    return x * scale + (along("beta", 0.0) - along("mean", 0.0) * scale)  # in the order in which Keras rounds
 
 
 def _normalized(x: Any, axes: list[int], epsilon: float) -> Any:
