@@ -65,6 +65,7 @@ def convert_coreml(graph: FrozenGraph, out: Path, *, precision: str, options: Co
         compute_precision=ct.precision.FLOAT32
         if precision == "float32"
         else ct.transform.FP16ComputePrecision(op_selector=_fits_half),
+        pass_pipeline=_pipeline(ct),
         skip_model_load=True,
     )
     _write(_compressed(model, precision), out, graph, function, options)
@@ -134,6 +135,51 @@ def _fits_half(operation: Any) -> bool:
                 if LARGEST_HALF < largest < np.inf:
                     return False
     return True
+
+
+FUSES_SCALES = "common::fuse_elementwise_to_batchnorm"
+EXACT_SCALES = "edgeprune::exact_scales"
+
+
+def _pipeline(ct: Any) -> Any:
+    """coremltools's own passes, and one behind that which turns `x * scale + shift` into a batch normalisation.
+
+    It leaves the default epsilon of 1e-5 beside a variance of 1, so that every such layer, folded into a convolution or
+    not, comes out too small by 5e-6. The scale is made larger by as much.
+    """
+    from coremltools.converters.mil.mil import Builder as mb  # noqa: N813  (coremltools's own convention)
+    from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
+    from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY, register_pass
+
+    class exact_scales(AbstractGraphPass):  # type: ignore[misc]  # noqa: N801  (registered under its name)
+        def apply(self, prog: Any) -> None:
+            for function in prog.functions.values():
+                for op in [op for op in function.operations if op.op_type == "batch_norm"]:
+                    parts = [getattr(op, name) for name in ("mean", "variance", "gamma")]
+                    mean, variance, gamma = (None if part is None else part.val for part in parts)
+                    if gamma is None or mean is None or mean.any() or not (variance == 1).all():
+                        continue
+                    scale = gamma * np.sqrt(1 + np.float64(op.epsilon.val))
+                    with function:
+                        exact = mb.batch_norm(
+                            x=op.x,
+                            mean=op.mean,
+                            variance=op.variance,
+                            gamma=scale.astype(gamma.dtype),
+                            beta=op.beta,
+                            epsilon=op.epsilon,
+                            name=op.name,
+                            before_op=op,
+                        )
+                    function.replace_uses_of_var_after_op(anchor_op=op, old_var=op.outputs[0], new_var=exact)
+                    function.remove_ops([op])
+
+    if EXACT_SCALES not in PASS_REGISTRY:
+        register_pass(namespace="edgeprune")(exact_scales)
+    pipeline = ct.PassPipeline.DEFAULT
+    if FUSES_SCALES in pipeline.passes:
+        pipeline.insert_pass(list(pipeline.passes).index(FUSES_SCALES) + 1, EXACT_SCALES)
+    return pipeline
 
 
 def _input_type(ct: Any, tensor: Any, options: CoreMlOptions) -> Any:
