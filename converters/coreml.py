@@ -157,7 +157,7 @@ def _pipeline(ct: Any) -> Any:
                 for op in [op for op in function.operations if op.op_type == "batch_norm"]:
                     parts = [getattr(op, name) for name in ("mean", "variance", "gamma")]
                     mean, variance, gamma = (None if part is None else part.val for part in parts)
-                    if gamma is None or mean is None or mean.any() or not (variance == 1).all():
+                    if gamma is None or mean is None or np.any(mean) or not np.all(np.equal(variance, 1)):
                         continue
                     scale = gamma * np.sqrt(1 + np.float64(op.epsilon.val))
                     with function:
