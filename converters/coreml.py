@@ -157,7 +157,7 @@ def _pipeline(ct: Any) -> Any:
                 for op in [op for op in function.operations if op.op_type == "batch_norm"]:
                     parts = [getattr(op, name) for name in ("mean", "variance", "gamma")]
                     mean, variance, gamma = (None if part is None else part.val for part in parts)
-                    if gamma is None or mean is None or np.any(mean) or not np.all(np.equal(variance, 1)):
+                    if gamma is None or mean is None or np.any(mean) or not np.all(np.asarray(variance) == 1):
                         continue
                     scale = gamma * np.sqrt(1 + np.float64(op.epsilon.val))
                     with function:
@@ -265,7 +265,7 @@ def _refuse_larger(out: Path, precision: str, plain: str, write: Callable[[Path]
         shutil.rmtree(out, ignore_errors=True)
         raise ValueError(
             f"{precision} does not make the download smaller: {sizes[0]:,} bytes by deflate, {sizes[1]:,} as {plain}; "
-            f"the model has too few zeros: prune it first, or use --precision {plain}"
+            f"the model has too few zeros, or is too small: prune it first, or use --precision {plain}"
         )
 
 

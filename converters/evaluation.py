@@ -30,7 +30,7 @@ __all__ = ["EVALUATOR", "Evaluated", "evaluate_file", "pixels_of", "run_package"
 
 # int8 on tflite-runtime 2.14 takes 15 times as long as on LiteRT 2.3 (x86); this many tell whether it agrees.
 OLDER_RUNTIME_SAMPLES = 1000
-EVALUATOR_SAMPLES = 1000
+EVALUATOR_SAMPLES = 5000
 # Two runtimes differ by a step or two of int8; tflite-runtime 2.14 runs some files and is 20 to 90 % of the range off.
 LEAST_AGREEMENT_DB = 15.0
 EVALUATOR = "edgeprune evaluator"  # of graph and weights; it does not reproduce Apple's float16 kernels

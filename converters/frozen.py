@@ -22,6 +22,8 @@ from edgeprune.keras_models import call_model, input_specs, keras_module, output
 
 __all__ = ["FrozenGraph", "FrozenTensor", "freeze", "read_graph_def", "thaw"]
 
+SCOPE = re.compile(r"[A-Za-z0-9_.\\/>-]*")  # tf.name_scope
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrozenTensor:
@@ -94,6 +96,7 @@ def freeze(model: Any, path: Path, *, unroll: bool = False) -> FrozenGraph:
     keras_module()
     import tensorflow as tf
 
+    _refuse_names(model)
     shapes = batch_one_shapes(model)
     specs = [tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in shapes.items()]
     call = tf.function(lambda *tensors: call_model(model, tensors), autograph=False)
@@ -124,6 +127,16 @@ def freeze(model: Any, path: Path, *, unroll: bool = False) -> FrozenGraph:
         loops=tuple(_loops(operations)),
         constants=_constants(operations, definition),
     )
+
+
+def _refuse_names(model: Any) -> None:
+    """Raise Unsupported for names of models and layers that TensorFlow refuses as the name of a scope."""
+    for layer in model._flatten_layers() if hasattr(model, "_flatten_layers") else []:
+        if not SCOPE.fullmatch(layer.name):
+            raise Unsupported(
+                f"the name {layer.name!r}: TensorFlow takes letters, digits and _ . - / in names of models and layers; "
+                "rename it and save it again"
+            )
 
 
 def _constant_graph(function: Any) -> Any:

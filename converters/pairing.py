@@ -52,6 +52,8 @@ def _plain(name: str) -> str:
 
 
 def _fits(model: Shape, file: Shape) -> bool:
+    if len(model) == len(file) and all(a in (b, None) or b is None for a, b in zip(model[1:], file[1:], strict=True)):
+        return True
     wanted = [size for size in model[1:] if size != 1]
     given = [size for size in file[1:] if size != 1]
     return len(wanted) == len(given) and all(a in (b, None) or b is None for a, b in zip(wanted, given, strict=True))
@@ -78,12 +80,17 @@ def pair_outputs(
                 )
             pairs[name] = max(rest, key=lambda other: _closeness(values, found[other]))
     for name, other in pairs.items():
-        if found[other].size != expected[name].size:
+        if _plain_shape(found[other]) != _plain_shape(expected[name]):
             raise ConversionError(
                 f"{where}: output {other!r} has shape {list(found[other].shape[1:])}, the model's {name!r} "
                 f"{list(expected[name].shape[1:])}"
             )
     return {name: found[other].reshape(expected[name].shape) for name, other in pairs.items()}, pairs
+
+
+def _plain_shape(values: np.ndarray) -> list[int]:
+    """Sizes without those of 1."""
+    return [size for size in values.shape if size != 1]
 
 
 def _closeness(model: np.ndarray, file: np.ndarray) -> float:

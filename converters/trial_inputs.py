@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +11,44 @@ import numpy as np
 from edgeprune.datasets import Samples
 from edgeprune.keras_models import input_specs, leaf_layers
 
-__all__ = ["TRIALS", "trial_samples"]
+__all__ = ["OPEN_SIZE", "TRIALS", "WIDE", "trial_samples"]
 
 TRIALS = 8
+OPEN_SIZE = 16
+WIDE = 4.0
 
 
-def trial_samples(model: Any, *, scale: float = 1.0, offset: float = 0.0, pictures: str | None = None) -> Samples:
-    """TRIALS random samples, the same for the same model: normal floats; indexes below the size of the table that they
-    are looked up in (0 where that is not known, which is always valid).
+def trial_samples(
+    model: Any, *, scale: float = 1.0, bias: Sequence[float] = (0.0,), pictures: str | None = None
+) -> Samples:
+    """TRIALS random samples, the same for the same model.
 
-    The input named `pictures` gets random pixels p of 0 to 255 as p * scale + offset.
+    Floats are normal, the last quarter four times as wide, so that what clips large numbers shows. Integers run over
+    their whole type where it has 8 bits (pixels), and else below the smallest table that the model looks indexes up in,
+    or are 0 and 1 when it has none. An open size becomes OPEN_SIZE. The input named `pictures` gets random pixels p of
+    0 to 255 as p * scale + bias, where a bias has one number or one for each channel.
     """
     rng = np.random.default_rng(0)
+    rows = _table_size(model)
     inputs = {}
     for name, (shape, dtype) in input_specs(model).items():
-        size = (TRIALS, *(length or 1 for length in shape[1:]))
+        size = (TRIALS, *(length or OPEN_SIZE for length in shape[1:]))
         if name == pictures:
-            inputs[name] = (rng.integers(0, 256, size).astype(np.float32) * scale + offset).astype(dtype)
-        elif dtype.startswith("float"):
-            inputs[name] = rng.normal(size=size).astype(dtype)
+            pixels = rng.integers(0, 256, size).astype(np.float32)
+            inputs[name] = (pixels * scale + np.asarray(bias, np.float32)).astype(dtype)
+        elif dtype.startswith(("float", "bfloat")):
+            values = rng.normal(size=size)
+            values[-TRIALS // 4 :] *= WIDE
+            inputs[name] = values.astype(dtype)
+        elif dtype in ("uint8", "int8"):
+            limits = np.iinfo(dtype)
+            inputs[name] = rng.integers(limits.min, limits.max + 1, size).astype(dtype)
         else:
-            inputs[name] = rng.integers(0, _table_size(model, name), size).astype(dtype)
+            inputs[name] = rng.integers(0, 2 if dtype == "bool" else rows, size).astype(dtype)
     return Samples(path=Path("random samples"), inputs=inputs, targets=None)
 
 
-def _table_size(model: Any, name: str) -> int:
-    """Rows of the smallest embedding that reads this input directly; 1 when none does."""
-    sizes = [1 << 31]
-    for leaf in leaf_layers(model) if hasattr(model, "layers") else []:
-        if type(leaf.layer).__name__ != "Embedding":
-            continue
-        for node in leaf.layer._inbound_nodes:
-            made = [tensor._keras_history.operation.name for tensor in node.input_tensors]
-            if name in made:
-                sizes.append(int(leaf.layer.input_dim))
-    return min(sizes) if len(sizes) > 1 else 1
+def _table_size(model: Any) -> int:
+    """Rows of the smallest embedding in the model; 2 when there is none."""
+    leaves = leaf_layers(model) if hasattr(model, "_flatten_layers") else []
+    return min((int(leaf.layer.input_dim) for leaf in leaves if type(leaf.layer).__name__ == "Embedding"), default=2)

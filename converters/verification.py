@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,16 @@ from edgeprune.converters.bisect import Departure, find_departure, layer_outputs
 from edgeprune.converters.evaluation import pixels_of, run_package, strays
 from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.pairing import pair_inputs, pair_outputs
-from edgeprune.converters.parity import OutputParity, compare_outputs, refuse_senseless
+from edgeprune.converters.parity import (
+    POOR_SQNR_DB,
+    OutputParity,
+    compare_outputs,
+    refuse_senseless,
+    shows_nothing,
+    spread_sqnr_db,
+)
 from edgeprune.datasets import Samples
-from edgeprune.errors import ConversionError, EdgepruneError, InputError, RuntimeFailure, UsageError
+from edgeprune.errors import ConversionError, EdgepruneError, InputError, RuntimeFailure, Unsupported, UsageError
 from edgeprune.graph import read_graph
 from edgeprune.graph.mil import read_coreml
 from edgeprune.graph.precision import coreml_precision, tflite_precision
@@ -38,7 +45,7 @@ MOST_SAMPLES = 1000
 class ExportedFile:
     """A file to verify: what it is, its precision as read from it, and its inputs (name -> shape, batch first).
 
-    `pictures` names its image inputs.
+    `pictures` names its image inputs, `pictures_are` has their size and colour in words.
     """
 
     path: Path
@@ -46,6 +53,7 @@ class ExportedFile:
     precision: str
     inputs: Mapping[str, tuple[int | None, ...]]
     pictures: tuple[str, ...] = ()
+    pictures_are: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +71,8 @@ class Verified:
     model_value: float | None
     failure: EdgepruneError | None
     departure: Departure | None
+    bisect_note: str | None = None  # why there is no departure although one was asked for
+    reordered: bool = False  # outputs matched by value stand in another order in the file
 
 
 def open_exported(path: Path) -> ExportedFile:
@@ -80,6 +90,11 @@ def open_exported(path: Path) -> ExportedFile:
             precision=coreml_precision(package),
             inputs=shapes,
             pictures=tuple(end.name for end in package.inputs if end.kind == "image"),
+            pictures_are={
+                end.name: f"{end.shape[0]} x {end.shape[1]} {end.color}"
+                for end in package.inputs
+                if end.kind == "image"
+            },
         )
     if path.suffix != ".tflite":
         raise UsageError(f"{path}: verify reads .tflite, .mlpackage and .mlmodel; give one of these")
@@ -87,8 +102,9 @@ def open_exported(path: Path) -> ExportedFile:
     tensors = [graph.tensors[index] for index in graph.inputs]
     names = [tensor.name for tensor in tensors]
     signature = next((s for s in graph.signatures if s.subgraph == 0 and len(s.inputs) == len(names)), None)
-    if signature is not None and len(names) == 1:
-        names = list(signature.inputs)
+    if signature is not None:  # the names by which a runtime takes its inputs
+        named = dict(zip(signature.input_tensors, signature.inputs, strict=True))
+        names = [named.get(index, name) for index, name in zip(graph.inputs, names, strict=True)]
     return ExportedFile(
         path=path,
         format=Format.TFLITE,
@@ -104,14 +120,14 @@ def verify_file(
     metric: Metric | None,
     *,
     scale: float = 1.0,
-    offset: float = 0.0,
+    bias: tuple[float, ...] = (0.0,),
     tolerance: float | None = None,
     bisect: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Verified:
     """Run model and file over the samples (at most MOST_SAMPLES) and compare.
 
-    An image input of a package is fed with pixels, (value - offset) / scale. A departure does not raise: it is
+    An image input of a package is fed with pixels, (value - bias) / scale. A departure does not raise: it is
     `Verified.failure`. Raises UnknownOperationError when the evaluator cannot run the package, and ConversionError when
     inputs or outputs cannot be matched or no runtime runs the file.
     """
@@ -120,7 +136,7 @@ def verify_file(
     expected = predict(model, inputs)
     names = pair_inputs({k: shape for k, (shape, _) in input_specs(model).items()}, exported.inputs, exported.path.name)
     fed = {
-        names[name]: pixels_of(values, ImageInput(name=name, scale=scale, bias=(offset,)))
+        names[name]: pixels_of(values, ImageInput(name=name, scale=scale, bias=bias))
         if names[name] in exported.pictures
         else values
         for name, values in inputs.items()
@@ -131,6 +147,7 @@ def verify_file(
     failure: EdgepruneError | None = None
     try:
         refuse_senseless(exported.path.name, exported.precision, expected, outputs, parity, tolerance=tolerance)
+        _refuse_unproved(exported, expected, outputs, tolerance)
     except ConversionError as error:
         failure = error
     value = model_value = None
@@ -138,10 +155,14 @@ def verify_file(
         first = next(iter(expected))
         value = metric.compute(outputs[first], samples.targets[:count])
         model_value = metric.compute(expected[first], samples.targets[:count])
-    departure = None
+    departure, note = None, None
     if bisect:
         few = {name: values[:BISECTED] for name, values in inputs.items()}
-        departure = _bisected(exported, model, few, {name: values[:BISECTED] for name, values in fed.items()})
+        try:
+            departure = _bisected(exported, model, few, {name: values[:BISECTED] for name, values in fed.items()})
+        except Unsupported as cause:
+            note = str(cause)
+    order = [list(found).index(name) for name in pairs.values()]
     return Verified(
         parity=parity,
         pairs=pairs,
@@ -151,7 +172,27 @@ def verify_file(
         model_value=model_value,
         failure=failure,
         departure=departure,
+        bisect_note=note,
+        reordered=set(pairs) != set(pairs.values()) and order != sorted(order),
     )
+
+
+def _refuse_unproved(exported: ExportedFile, expected: Arrays, outputs: Arrays, tolerance: float | None) -> None:
+    """Raise where the samples say too little to call it agreement."""
+    if shows_nothing(expected):
+        raise ConversionError(
+            f"{exported.path.name}: not verified: the model gives the same output for all samples; give others with "
+            "--data"
+        )
+    if tolerance is not None or exported.precision in ("float32", "float16"):
+        return
+    for name, model in expected.items():
+        noise = spread_sqnr_db(model, outputs[name])
+        if noise is not None and noise < POOR_SQNR_DB:
+            raise ConversionError(
+                f"{exported.path.name}: not verified: output {name!r} is far from the model's on these samples (SQNR "
+                f"of what varies {noise:.1f} dB, asked {POOR_SQNR_DB:g}); give real samples with --data, or --tolerance"
+            )
 
 
 def _run(

@@ -119,8 +119,8 @@ PRECISIONS = (
 TOLERANCE = click.option(
     "--tolerance",
     type=float,
-    help="Largest difference allowed, as a share of the output range.  [default: 0.001 for float32, 0.1 for float16; "
-    "others: the error must not be stronger than the signal]",
+    help="Largest difference allowed, as a share of the output range.  [default: float32 0.001; float16 0.1 and an "
+    "SQNR of 20 dB; others by SQNR: 0 dB for convert, 10 dB for verify]",
 )
 CHANNEL_ONLY = (
     *("ratio", "macs", "parameters", "lossless", "importance", "round_to", "through_norms", "compensate"),
@@ -302,7 +302,13 @@ def finetune(model: Path, output: Path, **options: Any) -> int:
 @click.option(
     "--float-fallback", is_flag=True, help="tflite int8, int16x8: operations without an integer kernel stay in float."
 )
-@click.option("--deployment-target", default="iOS16", show_default=True, help="Oldest iOS that must run the package.")
+@click.option(
+    "--deployment-target",
+    default="iOS16",
+    show_default=True,
+    metavar="TARGET",
+    help="coreml: oldest iOS that must run the package: iOS15, iOS16, iOS17 or iOS18.",
+)
 @click.option(
     "--image-input",
     metavar="NAME",
@@ -331,7 +337,7 @@ def convert(model: Path, output: Path, **options: Any) -> int:
     """Convert MODEL (.keras, .h5 or a SavedModel folder) to TFLite or Core ML and check the file against it.
 
     Every file is run and compared with the Keras model before it is written: a .tflite by the installed interpreters,
-    a Core ML package by Core ML on a Mac and by the evaluator elsewhere. The samples are those of --data, or random
+    a Core ML package by Core ML on a Mac and by the evaluator elsewhere. The samples are those of --data, or 8 random
     ones. Only tflite int8 and int16x8 need data (--calibration).
 
     \b
@@ -357,6 +363,7 @@ def convert(model: Path, output: Path, **options: Any) -> int:
 @click.option(
     "--metric", type=click.Choice(["accuracy", "auc", "mse", "mae"]), help="Score both, with the targets y of --data."
 )
+@click.option("--image-bias", metavar="B,B,B", help="Image input: an offset for each channel, instead of --offset.")
 @TOLERANCE
 @click.option("--bisect", is_flag=True, help="Name the first layer that departs from the model.")
 @common_options("scale", "offset", "json", "quiet", "trust", "custom")
@@ -364,8 +371,9 @@ def verify(exported: Path, **options: Any) -> int:
     """Does EXPORTED (.tflite or .mlpackage, made by anyone) compute what a Keras model computes?
 
     A .tflite file runs in the installed interpreters. A Core ML package runs in Core ML on a Mac; elsewhere the
-    evaluator carries out its program operation by operation, which proves graph and weights, not Apple's kernels.
-    Inputs and outputs are matched by name, else by size and value. Exit code 3 when it departs or cannot be verified.
+    evaluator carries out its program operation by operation: graph and weights, not Apple's kernels. A comparison is as
+    good as its samples: random ones do not reach everything, give real ones with --data. Inputs are matched by name,
+    else by size and position; outputs by name, else by value. Exit code 3 when it departs or cannot be verified.
 
     \b
     Examples:

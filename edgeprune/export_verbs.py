@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import click
+import numpy as np
 
 from edgeprune.artifact import Artifact, Format, Precision, sha256_of
 from edgeprune.errors import ConversionError, UsageError
@@ -100,7 +101,9 @@ def convert_verb(
             float_fallback=float_fallback,
         )
         progress.end()
-        trial = tests or trial_samples(model, scale=scale, offset=offset, pictures=picture)
+        trial = tests or trial_samples(
+            model, scale=scale, bias=coreml.image.bias if coreml.image else (0.0,), pictures=picture
+        )
         facts = _judge(artifact, model, trial, metric if tests else None, progress, coreml, tolerance, bisect)
         put_in_place(made, output, place / "old")
     facts["path"] = str(output)
@@ -267,7 +270,7 @@ def _convert_text(facts: dict[str, Any], metric: str) -> str:
             f"by {facts['metric']['runtime']}"
         )
     else:
-        lines.append(f"{metric} {facts['metric_note']}")
+        lines.append(f"{metric} {facts['metric_note'].replace('no targets', 'add --data TEST.npz with targets in y')}")
     return "\n".join([*lines, f"Written: {facts['path']}"])
 
 
@@ -279,6 +282,7 @@ def verify_verb(
     metric: str | None,
     scale: float,
     offset: float,
+    image_bias: str | None,
     tolerance: float | None,
     bisect: bool,
     as_json: bool,
@@ -300,14 +304,21 @@ def verify_verb(
     from edgeprune.metrics import METRICS
     from edgeprune.model_files import load_convertible
 
+    bias = (offset,) if image_bias is None else _numbers(image_bias)
     exported = open_exported(path)
+    if image_bias is not None and not (exported.pictures and len(exported.inputs) == 1):
+        raise UsageError(f"--image-bias is for a package whose only input takes pictures; {path} has no such input")
     progress = Progress(quiet=quiet)
     progress.begin(f"load {against.name}")
     model = load_convertible(against, trust_code=trust_code, custom=custom)
     specs = input_specs(model)
     if data is None:
         only = next(iter(specs)) if len(specs) == 1 and exported.pictures else None
-        samples = trial_samples(model, scale=scale, offset=offset, pictures=only)
+        samples = trial_samples(model, scale=scale, bias=bias, pictures=only)
+    elif image_bias is not None:
+        raw = load_samples(data, specs, need_targets=metric is not None)
+        values = {name: (pixels * scale + np.asarray(bias)).astype(np.float32) for name, pixels in raw.inputs.items()}
+        samples = replace(raw, inputs=values)
     else:
         samples = load_samples(data, specs, scale=scale, offset=offset, need_targets=metric is not None)
     if metric is not None:
@@ -321,7 +332,7 @@ def verify_verb(
             samples,
             METRICS[metric] if metric else None,
             scale=scale,
-            offset=offset,
+            bias=bias,
             tolerance=tolerance,
             bisect=bisect,
             on_progress=progress.advance,
@@ -339,7 +350,7 @@ def verify_verb(
         click.echo(_text(exported, against, found, on, metric))
     if found.failure is not None:
         where = "" if bisect else "; add --bisect to learn from which layer on"
-        if exported.pictures and scale == 1 and offset == 0:
+        if exported.pictures and scale == 1 and bias == (0.0,):
             where += "; its image input takes pixels: give the scaling of the model's input with --scale and --offset"
         raise ConversionError(f"{found.failure}{where}")
     return 0
@@ -358,6 +369,7 @@ def _json(exported: Any, against: Path, found: Any, on: str, metric: str | None)
         "against": {"path": str(against), "sha256": sha256_of(against)},
         "agrees": found.failure is None,
         "reason": None if found.failure is None else str(found.failure),
+        "outputs_reordered": found.reordered,
         "samples": found.samples,
         "samples_are": on,
         "parity": [{**asdict(item), "file_output": found.pairs[item.output]} for item in found.parity],
@@ -393,6 +405,10 @@ def _text(exported: Any, against: Path, found: Any, on: str, metric: str | None)
     lines += [parity_line(item, on, found.pairs[item.output]) for item in found.parity]
     if metric is not None:
         lines.append(f"{metric}: model {found.model_value:.4f}, file {found.value:.4f} on {found.samples:,} {on}")
+    if found.reordered:
+        lines.append("its outputs stand in another order than the model's: an app that goes by position gets others")
+    lines += [f"image input {name!r}: {how}" for name, how in exported.pictures_are.items()]
+    lines += [f"not bisected: {found.bisect_note}"] if found.bisect_note else []
     lines += _departure_lines(found.departure, agrees=found.failure is None)
     lines.append("agrees" if found.failure is None else "does not agree")
     return "\n".join(lines)
@@ -408,5 +424,5 @@ def _departure_lines(departure: Any, *, agrees: bool) -> list[str]:
     noise = (
         "" if first.sqnr_db in (None, float("-inf")) else f" (closest tensor of the file: SQNR {first.sqnr_db:.1f} dB)"
     )
-    what = "first layer that is only roughly right" if agrees else "first layer that departs"
+    what = "first layer that is not close to the model" if agrees else "first layer that departs"
     return [f"{what}: {first.layer!r} ({first.kind}){noise}; {sound}"]

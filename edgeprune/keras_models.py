@@ -107,10 +107,10 @@ class Leaf:
 
 
 def refuse_half_precision(model: Any) -> None:
-    """Raise Unsupported for layers that compute in float16 or bfloat16: TFLite has no such kernels."""
+    """Raise Unsupported for layers that compute in float16, bfloat16 or float64: TFLite has no such kernels."""
     for leaf in [] if isinstance(model, SavedModel) else leaf_layers(model):
         dtype = leaf.layer.compute_dtype
-        if dtype in ("float16", "bfloat16"):
+        if dtype in ("float16", "bfloat16", "float64"):
             raise Unsupported(
                 f"layer {leaf.layer.name!r} computes in {dtype} (policy {leaf.layer.dtype_policy.name!r}), which "
                 "TFLite cannot; build the model with the float32 policy, load these weights into it and save that"
@@ -225,13 +225,22 @@ def input_specs(model: Any) -> dict[str, tuple[tuple[int | None, ...], str]]:
     """
     if isinstance(model, SavedModel):
         return {t.name: (t.shape, t.dtype) for t in model.inputs}
+    if not hasattr(model, "inputs") or model.inputs is None:
+        raise Unsupported(
+            f"model {model.name!r} is a subclass of keras.Model ({type(model).__name__}), whose inputs are not "
+            "declared: rebuild it with the functional API, or write it with model.export('folder') and convert that"
+        )
     return {t._keras_history.operation.name: (tuple(t.shape), str(t.dtype)) for t in model.inputs}
 
 
 def output_names(model: Any) -> list[str]:
-    """One name for each output: the name of the layer that makes it, numbered where a layer makes several."""
+    """One name for each output: its key where the model returns a dict, else the name of the layer that makes it,
+    numbered where a layer makes several."""
     if isinstance(model, SavedModel):
         return [t.name for t in model.outputs]
+    structure = getattr(model, "_outputs_struct", None)
+    if isinstance(structure, dict) and len(structure) == len(model.outputs):
+        return [str(key).replace("/", "_") for key in sorted(structure)]  # the order in which it is flattened
     if isinstance(getattr(model, "output_names", None), list) and len(set(model.output_names)) == len(model.outputs):
         return [str(name).replace("/", "_") for name in model.output_names]
     return [f"output_{index}" for index in range(len(model.outputs))]

@@ -953,7 +953,7 @@ def test_a_picture_becomes_planes() -> None:
     """Pixels [height, width, channels] of an image input come as planes [channels, height, width]."""
     x = np.arange(24).reshape(2, 2, 2, 3)
     for shape, pixels in (((1, 3, 2, 2), x), ((1, 1, 2, 6), x.reshape(2, 2, 6))):
-        told = (Feature(name="x", kind="image", shape=shape[2:], color="RGB"),)
+        told = (Feature(name="x", kind="image", shape=shape[2:], color="RGB" if shape[1] == 3 else "GRAYSCALE"),)
         made = package([port("x", shape)], [operation("identity", [port("y", shape)], x="x")], ["y"], features=told)
         planes = np.moveaxis(pixels, -1, 1) if pixels.ndim == 4 else pixels[:, None]
         np.testing.assert_array_equal(Evaluator(made).run({"x": pixels})["y"], planes)

@@ -95,3 +95,11 @@ def test_outputs_that_do_not_fit() -> None:
         pair_outputs({"a": a, "b": a}, {"x": a}, "m")
     with pytest.raises(ConversionError, match=r"output 'a' has shape \[5\], the model's 'a' \[4\]"):
         pair_outputs({"a": a}, {"a": np.zeros((3, 5))}, "m")
+
+
+def test_another_shape_is_not_the_same_output() -> None:
+    """[3, 4] and [4, 3] hold as many numbers and are not the same; a size of 1 more or less is."""
+    model = {"o": np.zeros((2, 3, 4), np.float32)}
+    with pytest.raises(ConversionError, match=r"has shape \[4, 3\], the model's 'o' \[3, 4\]"):
+        pair_outputs(model, {"f": np.zeros((2, 4, 3), np.float32)}, "file")
+    assert pair_outputs(model, {"f": np.zeros((2, 1, 3, 4), np.float32)}, "file")[1] == {"o": "f"}

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edgeprune.converters.evaluation import strays
-from edgeprune.converters.parity import compare_outputs, refuse_senseless, sqnr_db
+from edgeprune.converters.parity import (
+    compare_outputs,
+    refuse_senseless,
+    shows_nothing,
+    spread_sqnr_db,
+    sqnr_db,
+)
 from edgeprune.errors import ConversionError
 
 VALUES = arrays(np.float32, (3, 2), elements=st.floats(-100, 100, width=32))
@@ -182,3 +188,49 @@ def test_a_tolerance_comes_before_the_limits(precision: str) -> None:
         refuse_senseless("m", precision, {"o": MODEL}, {"o": off}, parity, tolerance=0.04)
     with pytest.raises(ConversionError, match="departs"):
         refuse_senseless("m", precision, {"o": MODEL}, {"o": off}, parity, tolerance=0.0)
+
+
+def test_a_small_channel_behind_a_large_one() -> None:
+    """A float32 channel that is wrong by its own range is refused, however small beside the others; rounding is not."""
+    rng = np.random.default_rng(0)
+    model = np.concatenate([1e5 * rng.normal(size=(8, 3)), rng.normal(size=(8, 2))], 1).astype(np.float32)
+    wrong = model.copy()
+    wrong[:, 4] = rng.normal(size=8) * 3
+    parity = compare_outputs({"o": model}, {"o": wrong})
+    with pytest.raises(ConversionError, match="channel 4 of output 'o' departs"):
+        refuse_senseless("m", "float32", {"o": model}, {"o": wrong}, parity)
+    rounded = model + np.float32(0.01) * rng.normal(size=model.shape).astype(np.float32)
+    refuse_senseless("m", "float32", {"o": model}, {"o": rounded}, compare_outputs({"o": model}, {"o": rounded}))
+
+
+def test_a_constant_output_is_held_to_its_size() -> None:
+    """Where the model's output has no range, its magnitude is the measure."""
+    model, wrong = np.full((4, 1), -5e-4, np.float32), np.full((4, 1), 3e-4, np.float32)
+    with pytest.raises(ConversionError, match="departs"):
+        refuse_senseless("m", "float32", {"o": model}, {"o": wrong}, compare_outputs({"o": model}, {"o": wrong}))
+
+
+def test_an_offset_in_float16() -> None:
+    """A float16 file whose error is far above float16's rounding is refused, though below a tenth of the range."""
+    model = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    wrong = model + np.float32(0.3)
+    with pytest.raises(ConversionError, match=r"is large for float16 \(SQNR 10\.\d dB\)"):
+        refuse_senseless("m", "float16", {"o": model}, {"o": wrong}, compare_outputs({"o": model}, {"o": wrong}))
+
+
+def test_samples_that_show_nothing() -> None:
+    """Equal outputs for all samples prove nothing; and a constant offset is no signal."""
+    same, other = np.ones((4, 2), np.float32), np.arange(8, dtype=np.float32).reshape(4, 2)
+    assert shows_nothing({"a": same})
+    assert not shows_nothing({"a": same, "b": other})
+    offset, flat = other + 100, np.full_like(other, 100) + other.mean(0)
+    assert spread_sqnr_db(offset, flat) == pytest.approx(0, abs=1e-5)
+    assert (sqnr_db(offset, flat) or 0.0) > 20
+
+
+def test_a_model_that_gives_nan_itself() -> None:
+    """NaN of the model's own making is not blamed on the file, and no warning escapes."""
+    model = np.array([[1.0], [np.nan]], np.float32)
+    parity = compare_outputs({"o": model}, {"o": model})
+    with pytest.raises(ConversionError, match="the model's own output 'o' holds NaN"):
+        refuse_senseless("m", "float32", {"o": model}, {"o": model}, parity)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,65 @@ def test_trial_inputs(keras: Any) -> None:
     words = keras.layers.Flatten()(keras.layers.Embedding(4, 2)(index))
     model = keras.Model([index, size, free], keras.layers.Concatenate()([words, size, keras.ops.cast(free, "float32")]))
     made = trial_samples(model).inputs
-    assert (made["index"].min(), made["index"].max(), made["free"].max()) == (0, 3, 0)
+    assert (made["index"].min(), made["index"].max(), made["free"].max()) == (0, 3, 3)
     assert made["size"].std() > 0.5
     np.testing.assert_array_equal(made["size"], trial_samples(model).inputs["size"])
+
+
+def test_pixels_and_truth_values(keras: Any) -> None:
+    """Integers of 8 bits run over their whole type, truth values over both, and wide floats are among the samples."""
+    from edgeprune.converters.trial_inputs import trial_samples
+
+    pixels, flags = keras.Input((40,), dtype="uint8", name="pixels"), keras.Input((9,), dtype="bool", name="flags")
+    reals = keras.Input((50,), name="reals")
+    joined = keras.layers.Concatenate()([keras.ops.cast(t, "float32") for t in (pixels, flags, reals)])
+    made = trial_samples(keras.Model([pixels, flags, reals], joined)).inputs
+    assert (made["pixels"].min() < 10, made["pixels"].max() > 245) == (True, True)
+    assert set(np.unique(made["flags"])) == {False, True}
+    assert np.abs(made["reals"][-1]).max() > 6
+
+
+def test_outputs_of_a_dict(keras: Any) -> None:
+    """Outputs that a model returns in a dict have their keys as names, in the order in which they are computed."""
+    from edgeprune.keras_models import output_names, predict
+
+    x = keras.Input((3,), name="x")
+    ends = {name: keras.layers.Dense(n)(x) for name, n in (("second", 2), ("first", 4))}
+    model = keras.Model(x, ends)
+    assert output_names(model) == ["first", "second"]
+    made = predict(model, {"x": np.ones((1, 3), np.float32)})
+    assert {name: array.shape for name, array in made.items()} == {"first": (1, 4), "second": (1, 2)}
+
+
+def test_names_that_tensorflow_cannot_take(keras: Any, tmp_path: Path) -> None:
+    """A model whose name TensorFlow refuses as a scope is a clear line."""
+    from edgeprune.converters.frozen import freeze
+    from edgeprune.errors import Unsupported
+
+    x = keras.Input((3,), name="x")
+    with pytest.raises(Unsupported, match="rename it and save it again"):
+        freeze(keras.Model(x, keras.layers.Dense(2)(x), name="my model"), tmp_path / "g.pb")
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"outputs": "nonsense"}, "output 'nonsense' is none of the program's"),
+        ({"inputs": "nonsense"}, "input 'nonsense' is none of the program's"),
+        ({"specification": 4}, "specification version 4 has no ML programs"),
+    ],
+)
+def test_a_description_that_contradicts_its_program(change: dict[str, Any], word: str) -> None:
+    """What no app could load is not evaluated."""
+    from edgeprune.converters.evaluator.program import Evaluator
+    from edgeprune.errors import InputError
+    from edgeprune.graph.mil import contradiction, read_coreml
+
+    package = read_coreml(Path(__file__).parent / "files" / "half.mlpackage")
+    assert contradiction(package) is None
+    told = {
+        key: value if key == "specification" else tuple(replace(end, name=value) for end in getattr(package, key))
+        for key, value in change.items()
+    }
+    with pytest.raises(InputError, match=word):
+        Evaluator(replace(package, **told))

@@ -20,7 +20,7 @@ from edgeprune.converters.evaluator.arguments import Arguments, Kernel, UnknownO
 from edgeprune.errors import ConversionError, InputError
 from edgeprune.graph.constexpr import DECODERS
 from edgeprune.graph.coreml import constants_of, is_constant
-from edgeprune.graph.mil import Constant, Operation, Package, Port
+from edgeprune.graph.mil import Constant, Operation, Package, Port, contradiction
 
 __all__ = ["KERNELS", "Evaluator", "Step", "unknown_operations"]
 
@@ -74,6 +74,9 @@ class Evaluator:
         unknown = unknown_operations(package)
         if unknown:
             raise UnknownOperationError(", ".join(unknown))
+        wrong = contradiction(package)
+        if wrong is not None:
+            raise InputError(f"{package.path}: a broken Core ML model: {wrong}")
         self.package, self.program = package, package.program
         self.images = {feature.name for feature in package.inputs if feature.kind == "image"}
         self._constants = constants_of(package)

@@ -27,6 +27,7 @@ __all__ = [
     "Operation",
     "Package",
     "Port",
+    "contradiction",
     "read_coreml",
     "unpack_bits",
 ]
@@ -64,6 +65,7 @@ _PACKED_BITS = {"int4": 4, "uint4": 4, "uint2": 2, "uint1": 1, "uint6": 6, "uint
 _ARRAY_DTYPES = {65568: "float32", 65600: "float64", 131104: "int32", 131080: "int8", 65552: "float16"}
 _COLORS = {10: "GRAYSCALE", 20: "RGB", 30: "BGR", 40: "GRAYSCALE_FLOAT16"}
 _ML_PROGRAM = 502
+_FIRST_PROGRAMS = 6  # specification version of iOS 15 (coremltools, ct.target)
 # Model.proto, the other members of the oneof that users meet.
 _KINDS = {500: "a neural network", 303: "a neural network", 403: "a neural network", 202: "a pipeline"}
 _SENTINEL = 0xDEADBEEF
@@ -175,6 +177,28 @@ def read_coreml(path: Path) -> Package:
         return _Reader(path, model_file.parent).package(parse(content))
     except (BrokenMessageError, _BrokenError, RecursionError) as cause:
         raise InputError(f"{path}: a broken Core ML model: {cause}") from cause
+
+
+def contradiction(package: Package) -> str | None:
+    """How the description of an ML program contradicts it, so that no app could load the model; None if it does not."""
+    if package.program is None:
+        return None
+    ports = {port.name: port.shape for port in package.program.inputs}
+    for end in package.inputs:
+        if end.name not in ports:
+            return f"the description's input {end.name!r} is none of the program's ({', '.join(ports)})"
+        if end.kind == "image":
+            planes = (1 if end.color.startswith("GRAYSCALE") else 3, *end.shape)
+            if ports[end.name][-3:] != planes:
+                return f"a picture of {list(planes)} in the description and {list(ports[end.name])} in the program"
+    for end in package.outputs:
+        if end.name not in package.program.outputs:
+            return (
+                f"the description's output {end.name!r} is none of the program's ({', '.join(package.program.outputs)})"
+            )
+    if package.specification < _FIRST_PROGRAMS:
+        return f"specification version {package.specification} has no ML programs; they came with {_FIRST_PROGRAMS}"
+    return None
 
 
 def _model_file(package: Path) -> Path:

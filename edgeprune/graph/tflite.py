@@ -194,6 +194,7 @@ class _Reader:
                 subgraph=table.SubgraphIndex(),
                 inputs=tuple(self.name(m.Name()) for m in self.tables(table.InputsLength(), table.Inputs)),
                 outputs=tuple(self.name(m.Name()) for m in self.tables(table.OutputsLength(), table.Outputs)),
+                input_tensors=tuple(m.TensorIndex() for m in self.tables(table.InputsLength(), table.Inputs)),
             )
             for table in tables
         )
