@@ -171,10 +171,10 @@ def clone(model: Any) -> Any:
 
 
 def refresh(model: Any) -> None:
-    """Let layers that compute with a copy of their weights (Normalization) take it again."""
-    for leaf in leaf_layers(model):
-        if hasattr(leaf.layer, "finalize_state"):
-            leaf.layer.finalize_state()
+    """Let layers that compute with a copy of their weights (Normalization) take it again; also for a single layer."""
+    for layer in model._flatten_layers():
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
 
 
 def unlocked() -> Any:

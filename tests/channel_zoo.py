@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.keras_models import refresh
+
 __all__ = ["ZOO", "inputs_for", "randomised"]
 
 Builder = Callable[[Any, Any, Any], Any]
@@ -16,9 +18,12 @@ def randomised(model: Any, seed: int = 0) -> Any:
     """The same model with random weights: normalisation statistics away from the identity, biases away from zero."""
     rng = np.random.default_rng(seed)
     spread = {"gamma": (0.5, 1.5), "beta": (-0.5, 0.5), "moving_mean": (-0.5, 0.5), "moving_variance": (0.5, 1.5)}
+    spread |= {"mean": (-0.5, 0.5), "variance": (0.5, 1.5)}  # of a Normalization layer
     for variable in model.weights:
         if variable.name in spread:
             variable.assign(rng.uniform(*spread[variable.name], variable.shape))
+        elif variable.name == "count":
+            continue
         elif variable.name == "bias":
             variable.assign(rng.normal(0, 0.3, variable.shape))
         elif variable.name in ("alpha", "scale"):
@@ -27,6 +32,7 @@ def randomised(model: Any, seed: int = 0) -> Any:
             taps = int(np.prod(variable.shape[:-2]))
             fan_in = taps if "depthwise" in variable.path else max(int(np.prod(variable.shape[:-1])), 1)
             variable.assign(rng.normal(0, fan_in**-0.5, variable.shape))
+    refresh(model)
     return model
 
 

@@ -314,10 +314,18 @@ def test_both_backends_train_on_the_same_batches(both: dict[str, tuple[PruneResu
 
 @needs_tfmot
 @pytest.mark.slow
-def test_tfmot_stays_out_of_this_process(both: dict[str, tuple[PruneResult, TrainLog]]) -> None:
-    """After a run with tfmot this process has neither its modules nor its switch to Keras 2."""
+@pytest.fixture(scope="module", autouse=True)
+def loaded_before() -> set[str]:
+    """Modules that other tests had loaded."""
+    return set(sys.modules)
+
+
+def test_tfmot_stays_out_of_this_process(
+    loaded_before: set[str], both: dict[str, tuple[PruneResult, TrainLog]]
+) -> None:
+    """A run with tfmot brings neither its modules nor its switch to Keras 2 into this process."""
     assert "TF_USE_LEGACY_KERAS" not in os.environ
-    assert not {"tf_keras", "tensorflow_model_optimization"} & set(sys.modules)
+    assert not {"tf_keras", "tensorflow_model_optimization"} & (set(sys.modules) - loaded_before)
 
 
 Refused = Callable[[Any], Any]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import EdgepruneError
-from edgeprune.keras_models import keras_module, unlocked
+from edgeprune.keras_models import keras_module, refresh, unlocked
 from edgeprune.pruning.atoms import Labels
 from edgeprune.pruning.groups import Kept, Structure
 from edgeprune.pruning.trace import Read, Trace, functional_of, is_model, nodes_of
@@ -139,6 +139,7 @@ class _Cut:
                     f"{tuple(target.shape)}"
                 )
             target.assign(values)
+        refresh(new)
 
     def _kept_part(self, variable: Any, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         values = values + self._shifts[id(variable)] if id(variable) in self._shifts else values
@@ -197,4 +198,5 @@ def zeroed(structure: Structure, kept: Kept, copy: Callable[[Any], Any]) -> Any:
             values = np.array(variable)
             np.moveaxis(values, weight.made_axis, 0)[gone] = 0
             target.assign(values)
+    refresh(model)
     return model
