@@ -312,14 +312,14 @@ def test_both_backends_train_on_the_same_batches(both: dict[str, tuple[PruneResu
     assert native.epochs[0].loss == pytest.approx(tfmot.epochs[0].loss, rel=0.1)
 
 
-@needs_tfmot
-@pytest.mark.slow
 @pytest.fixture(scope="module", autouse=True)
 def loaded_before() -> set[str]:
     """Modules that other tests had loaded."""
     return set(sys.modules)
 
 
+@needs_tfmot
+@pytest.mark.slow
 def test_tfmot_stays_out_of_this_process(
     loaded_before: set[str], both: dict[str, tuple[PruneResult, TrainLog]]
 ) -> None:
