@@ -5,7 +5,8 @@ MobileNetV2-1.0): 50 % sparse 1.37, 75 % 1.73, 4-bit palette 3.38, int8 1.92. Th
 convolutions without the depthwise ones and without the classifier (62 % of the weights), which is what "as published"
 does here; "all" prunes the classifier too. The 4-bit palette comes out smaller than theirs, because small tensors are
 palettized too (from 64 elements on; coremltools's default is 2,048). Sizes of these encodings depend on the number of
-zeros, not on the weights' values, so random weights serve. "download" is deflate 9 of the package, over that of the dense float16 package.
+zeros, not on the weights' values, so random weights serve. "download" is deflate 9 of the package, over that of the
+dense float16 package.
 """
 
 from __future__ import annotations
