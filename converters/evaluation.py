@@ -26,7 +26,7 @@ from edgeprune.ledger import RuntimeRun
 from edgeprune.metrics import Metric
 from edgeprune.runtime.session import RunResult, installed_runtimes, run_tflite
 
-__all__ = ["EVALUATOR", "Evaluated", "evaluate_file", "pixels_of", "run_package", "strays"]
+__all__ = ["EVALUATOR", "Evaluated", "evaluate_file", "pixels_of", "run_on_runtimes", "run_package", "strays"]
 
 # int8 on tflite-runtime 2.14 takes 15 times as long as on LiteRT 2.3 (x86); this many tell whether it agrees.
 OLDER_RUNTIME_SAMPLES = 1000
@@ -70,30 +70,12 @@ def evaluate_file(
     if artifact.format is Format.COREML:
         return _evaluate_package(artifact, samples, specs, expected, metric, image, tolerance, on_progress)
     inputs = {name: samples.inputs[name].astype(dtype) for name, (_, dtype) in specs.items()}
-    names = list(installed_runtimes())  # oldest first
-    if not names:
+    if not installed_runtimes():
         return Evaluated(note="not measured: no TFLite runtime is installed (pip install 'edgeprune[litert]')")
-    results: dict[str, RunResult] = {}
-    runs: list[RuntimeRun] = []
-    for name in reversed(names):
-        if results and not every_runtime:
-            break
-        try:
-            count = min(len(samples), OLDER_RUNTIME_SAMPLES) if results else len(samples)
-            some = {key: array[:count] for key, array in inputs.items()}
-            found = run_tflite(artifact.path, some, runtime=name, on_progress=on_progress)
-            wrong = strays(next(iter(results.values())).outputs, found.outputs) if results else None
-            if wrong is not None:
-                runs.append(RuntimeRun(name=name, version=found.version, ran=False, reason=wrong))
-                continue
-            runs.append(_scored(found, expected, samples, metric))
-            results[name] = found
-        except RuntimeFailure as cause:
-            reason = str(cause).replace(str(artifact.path), artifact.path.name)
-            runs.append(RuntimeRun(name=name, version=installed_runtimes()[name], ran=False, reason=reason))
-    if not results:
-        raise ConversionError(f"{artifact.path.name}: no installed runtime runs the file; {runs[0].reason}")
-    newest = next(iter(results.values()))
+    newest, tried = run_on_runtimes(
+        artifact.path, inputs, every_runtime=every_runtime, older_samples=OLDER_RUNTIME_SAMPLES, on_progress=on_progress
+    )
+    runs = [item if isinstance(item, RuntimeRun) else _scored(item, expected, samples, metric) for item in tried]
     parity = compare_outputs(expected, newest.outputs)
     refuse_senseless(artifact.path.name, str(artifact.precision), expected, newest.outputs, parity, tolerance=tolerance)
     value = next(run.value for run in runs if run.ran)
@@ -105,6 +87,41 @@ def evaluate_file(
         runs=tuple(reversed(runs)),
         note=None if value is not None else "not measured: no targets",
     )
+
+
+def run_on_runtimes(
+    path: Path,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    every_runtime: bool = True,
+    older_samples: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[RunResult, list[RunResult | RuntimeRun]]:
+    """(what the newest runtime that runs the file computed, what came of each one tried, newest first).
+
+    A runtime that refuses the file or strays from the newest is a RuntimeRun with the reason. Older ones get the first
+    `older_samples`, and are tried only with `every_runtime`. Raises ConversionError when no runtime runs the file.
+    """
+    newest: RunResult | None = None
+    tried: list[RunResult | RuntimeRun] = []
+    for name, version in reversed(installed_runtimes().items()):
+        if newest is not None and not every_runtime:
+            break
+        some = inputs if newest is None else {key: array[:older_samples] for key, array in inputs.items()}
+        try:
+            found = run_tflite(path, some, runtime=name, on_progress=on_progress)
+        except RuntimeFailure as cause:
+            reason = str(cause).replace(str(path), path.name)
+            tried.append(RuntimeRun(name=name, version=version, ran=False, reason=reason))
+            continue
+        wrong = strays(newest.outputs, found.outputs) if newest is not None else None
+        tried.append(found if wrong is None else RuntimeRun(name=name, version=version, ran=False, reason=wrong))
+        newest = newest or found
+    if newest is None:
+        refusals = [item.reason for item in tried if isinstance(item, RuntimeRun)]
+        why = refusals[0] if refusals else "no TFLite runtime is installed (pip install 'edgeprune[litert]')"
+        raise ConversionError(f"{path.name}: no installed runtime runs the file; {why}")
+    return newest, tried
 
 
 def strays(newest: Mapping[str, np.ndarray], older: Mapping[str, np.ndarray]) -> str | None:

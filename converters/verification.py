@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeprune.artifact import Format
 from edgeprune.converters.bisect import Departure, find_departure, layer_outputs, match_layers
-from edgeprune.converters.evaluation import pixels_of, run_package, strays
+from edgeprune.converters.evaluation import pixels_of, run_on_runtimes, run_package
 from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.pairing import pair_inputs, pair_outputs
 from edgeprune.converters.parity import (
@@ -23,14 +23,14 @@ from edgeprune.converters.parity import (
     spread_sqnr_db,
 )
 from edgeprune.datasets import Samples
-from edgeprune.errors import ConversionError, EdgepruneError, InputError, RuntimeFailure, Unsupported, UsageError
+from edgeprune.errors import ConversionError, EdgepruneError, InputError, Unsupported, UsageError
 from edgeprune.graph import read_graph
 from edgeprune.graph.mil import read_coreml
 from edgeprune.graph.precision import coreml_precision, tflite_precision
 from edgeprune.keras_models import input_specs, predict
 from edgeprune.ledger import RuntimeRun
 from edgeprune.metrics import Metric
-from edgeprune.runtime.session import installed_runtimes, run_tflite, trace_tflite
+from edgeprune.runtime.session import installed_runtimes, trace_tflite
 
 __all__ = ["BISECTED", "ExportedFile", "Verified", "bisect_file", "open_exported", "verify_file"]
 
@@ -45,15 +45,14 @@ MOST_SAMPLES = 1000
 class ExportedFile:
     """A file to verify: what it is, its precision as read from it, and its inputs (name -> shape, batch first).
 
-    `pictures` names its image inputs, `pictures_are` has their size and colour in words.
+    `pictures`: its image inputs by name, with their size and colour in words.
     """
 
     path: Path
     format: Format
     precision: str
     inputs: Mapping[str, tuple[int | None, ...]]
-    pictures: tuple[str, ...] = ()
-    pictures_are: Mapping[str, str] = field(default_factory=dict)
+    pictures: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +88,7 @@ def open_exported(path: Path) -> ExportedFile:
             format=Format.COREML,
             precision=coreml_precision(package),
             inputs=shapes,
-            pictures=tuple(end.name for end in package.inputs if end.kind == "image"),
-            pictures_are={
+            pictures={
                 end.name: f"{end.shape[0]} x {end.shape[1]} {end.color}"
                 for end in package.inputs
                 if end.kind == "image"
@@ -134,13 +132,7 @@ def verify_file(
     count = min(len(samples), MOST_SAMPLES)
     inputs = {name: samples.inputs[name][:count].astype(dtype) for name, (_, dtype) in input_specs(model).items()}
     expected = predict(model, inputs)
-    names = pair_inputs({k: shape for k, (shape, _) in input_specs(model).items()}, exported.inputs, exported.path.name)
-    fed = {
-        names[name]: pixels_of(values, ImageInput(name=name, scale=scale, bias=bias))
-        if names[name] in exported.pictures
-        else values
-        for name, values in inputs.items()
-    }
+    fed = _fed(exported, model, inputs, scale, bias)
     found, runs = _run(exported, fed, on_progress)
     outputs, pairs = pair_outputs(expected, found, exported.path.name)
     parity = compare_outputs(expected, outputs)
@@ -203,34 +195,31 @@ def _run(
         outputs, name, version = run_package(exported.path, fed, on_progress)
         count = len(next(iter(fed.values())))
         return outputs, (RuntimeRun(name=name, version=version, ran=True, samples=count),)
-    runs: list[RuntimeRun] = []
-    newest: Arrays | None = None
-    for name, version in reversed(installed_runtimes().items()):
-        try:
-            found = run_tflite(exported.path, fed, runtime=name, on_progress=on_progress)
-            wrong = strays(newest, found.outputs) if newest is not None else None
-            if wrong is not None:
-                runs.append(RuntimeRun(name=name, version=version, ran=False, reason=wrong))
-                continue
-            runs.append(RuntimeRun(name=name, version=version, ran=True, samples=found.samples))
-            newest = newest or found.outputs
-        except RuntimeFailure as cause:
-            reason = str(cause).replace(str(exported.path), exported.path.name)
-            runs.append(RuntimeRun(name=name, version=version, ran=False, reason=reason))
-    if newest is None:
-        why = runs[0].reason if runs else "no TFLite runtime is installed (pip install 'edgeprune[litert]')"
-        raise ConversionError(f"{exported.path.name}: no installed runtime runs the file; {why}")
-    return newest, tuple(reversed(runs))
+    newest, tried = run_on_runtimes(exported.path, fed, on_progress=on_progress)
+    runs = [
+        item
+        if isinstance(item, RuntimeRun)
+        else RuntimeRun(name=item.runtime, version=item.version, ran=True, samples=item.samples)
+        for item in tried
+    ]
+    return newest.outputs, tuple(reversed(runs))
 
 
 def bisect_file(exported: ExportedFile, model: Any, inputs: Arrays, *, image: ImageInput | None = None) -> Departure:
     """Where a file departs, from a few samples by the model's input names; `image` as in `evaluate_file`."""
+    scale, bias = (image.scale, image.bias) if image else (1.0, (0.0,))
+    return _bisected(exported, model, inputs, _fed(exported, model, inputs, scale, bias))
+
+
+def _fed(exported: ExportedFile, model: Any, inputs: Arrays, scale: float, bias: tuple[float, ...]) -> Arrays:
+    """The model's inputs under the file's names; pixels for those that take pictures."""
     names = pair_inputs({k: shape for k, (shape, _) in input_specs(model).items()}, exported.inputs, exported.path.name)
-    fed = {
-        names[name]: pixels_of(values, image) if image and image.name == name else values
+    return {
+        names[name]: pixels_of(values, ImageInput(name=name, scale=scale, bias=bias))
+        if names[name] in exported.pictures
+        else values
         for name, values in inputs.items()
     }
-    return _bisected(exported, model, inputs, fed)
 
 
 def _bisected(exported: ExportedFile, model: Any, inputs: Arrays, fed: Arrays) -> Departure:

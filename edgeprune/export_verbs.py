@@ -407,7 +407,7 @@ def _text(exported: Any, against: Path, found: Any, on: str, metric: str | None)
         lines.append(f"{metric}: model {found.model_value:.4f}, file {found.value:.4f} on {found.samples:,} {on}")
     if found.reordered:
         lines.append("its outputs stand in another order than the model's: an app that goes by position gets others")
-    lines += [f"image input {name!r}: {how}" for name, how in exported.pictures_are.items()]
+    lines += [f"image input {name!r}: {how}" for name, how in exported.pictures.items()]
     lines += [f"not bisected: {found.bisect_note}"] if found.bisect_note else []
     lines += _departure_lines(found.departure, agrees=found.failure is None)
     lines.append("agrees" if found.failure is None else "does not agree")

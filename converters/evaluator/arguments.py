@@ -27,7 +27,6 @@ class Arguments:
     kind: str
     values: Mapping[str, Any]
     outputs: int
-    dtypes: tuple[str, ...] = ()  # declared types of the outputs
 
     def __getitem__(self, name: str) -> Any:
         """A parameter that must be there."""
