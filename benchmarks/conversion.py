@@ -16,37 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from applications import built
 
-SIZES = (32, 48, 64, 71, 75, 96, 128, 224, 331)
-FIXED = {"NASNetLarge": (331,), "NASNetMobile": (224,)}  # weights=None fixes the input size here
-SPREAD = {"gamma": (0.3, 1.0), "beta": (-0.5, 0.5), "moving_mean": (-0.5, 0.5), "moving_variance": (0.5, 1.5)}
 COLUMNS = (("tflite", "float32"), ("tflite", "int8"), ("coreml", "float16"), ("coreml", "float32"))
 EXACT = 1e-5
-
-
-def built(keras: Any, name: str) -> Any:
-    """The model at the smallest size that its builder takes, with random statistics and biases."""
-    builder: Callable[..., Any] = getattr(keras.applications, name)
-    for size in FIXED.get(name, SIZES):
-        try:
-            model = builder(input_shape=(size, size, 3), weights=None, classifier_activation=None)
-            break
-        except ValueError:
-            continue
-    else:
-        raise SystemExit(f"{name}: no input size found")
-    rng = np.random.default_rng(0)
-    for variable in model.weights:
-        if variable.name in SPREAD:
-            variable.assign(rng.uniform(*SPREAD[variable.name], variable.shape))
-        elif variable.name == "bias":
-            variable.assign(rng.normal(0, 0.1, variable.shape))
-    return model
 
 
 def cells(name: str) -> list[dict[str, Any]]:
@@ -107,9 +84,7 @@ def main() -> None:
     print(f"{'model':20s}" + "".join(f"{' '.join(column):>17s}" for column in COLUMNS) + "   wall s", flush=True)
     passed = [0] * len(COLUMNS)
     for name in names:
-        done = subprocess.run(
-            [sys.executable, "-P", __file__, "--one", name], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([sys.executable, __file__, "--one", name], capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"{name:20s} the process ended with {done.returncode}: {done.stderr.strip()[-300:]}", flush=True)
             continue

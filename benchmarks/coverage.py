@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-import numpy as np
+from applications import built
 
 from edgeprune.keras_models import clone, keras_module
 from edgeprune.pruning.channel import analyse
@@ -23,32 +23,6 @@ from edgeprune.pruning.importance import unit_scores
 from edgeprune.pruning.plan import ChannelOptions, plan_channels
 from edgeprune.pruning.surgery import cut, zeroed
 from edgeprune.pruning.verification import largest_error
-
-SIZES = (32, 48, 64, 71, 75, 96, 128, 224, 331)
-FIXED = {"NASNetLarge": (331,), "NASNetMobile": (224,)}  # weights=None fixes the input size here
-# A scale around 1 makes the deepest of these models chaotic with random weights: they amplify rounding.
-SPREAD = {"gamma": (0.3, 1.0), "beta": (-0.5, 0.5), "moving_mean": (-0.5, 0.5), "moving_variance": (0.5, 1.5)}
-
-
-def built(keras: Any, name: str) -> Any:
-    """The model at the smallest size that its builder takes, with random statistics and biases."""
-    for size in FIXED.get(name, SIZES):
-        try:
-            model = getattr(keras.applications, name)(
-                input_shape=(size, size, 3), weights=None, classifier_activation=None
-            )
-            break
-        except ValueError:
-            continue
-    else:
-        raise SystemExit(f"{name}: no input size found")
-    rng = np.random.default_rng(0)
-    for variable in model.weights:
-        if variable.name in SPREAD:
-            variable.assign(rng.uniform(*SPREAD[variable.name], variable.shape))
-        elif variable.name == "bias":
-            variable.assign(rng.normal(0, 0.1, variable.shape))
-    return model
 
 
 def row(keras: Any, name: str) -> bool:
