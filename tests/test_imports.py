@@ -24,8 +24,9 @@ RANKS: dict[str, int] = {
     "edgeprune.report.table": 2,
     "edgeprune.graph": 3,
     "edgeprune.runtime": 3,
-    "edgeprune.size": 4,  # reads a graph
-    "edgeprune.latency": 4,  # asks a runtime
+    "edgeprune.contents": 4,  # reads a graph
+    "edgeprune.size": 5,
+    "edgeprune.latency": 5,  # asks a runtime
     "edgeprune.progress": 5,
     "edgeprune.output": 5,
     "edgeprune.metrics": 5,
@@ -67,6 +68,7 @@ CHECKER = (
     "report",
     "graph",
     "runtime",
+    "contents",
     "size",
     "latency",
     "check",

@@ -1,0 +1,135 @@
+"""What a model file holds, byte for byte: layers, the arrays they own, and where every other byte goes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["PACKED_BITS", "Contents", "Layer", "Piece", "StoredArray", "element_bits", "printable"]
+
+Shape = tuple[int, ...]
+Bytes = npt.NDArray[np.uint8]
+
+# Element types of fewer than 8 bits, packed with the first element in the lowest bits.
+PACKED_BITS: Mapping[str, int] = {"int2": 2, "int4": 4, "uint1": 1, "uint2": 2, "uint3": 3, "uint4": 4, "uint6": 6}
+_ODD_BITS: Mapping[str, int] = {
+    "bfloat16": 16,
+    "bool": 8,
+    "complex128": 128,
+    "complex64": 64,
+    "float8_e4m3fn": 8,
+    "float8_e5m2": 8,
+    "string": 8,
+}
+
+
+def element_bits(dtype: str) -> int:
+    """Bits that one element takes in a file. Raises KeyError for a type that is not known."""
+    if dtype in PACKED_BITS:
+        return PACKED_BITS[dtype]
+    if dtype in _ODD_BITS:
+        return _ODD_BITS[dtype]
+    digits = dtype.removeprefix("u").removeprefix("int").removeprefix("float")
+    if digits not in ("8", "16", "32", "64"):
+        raise KeyError(dtype)
+    return int(digits)
+
+
+def printable(name: str) -> str:
+    """A name of the file as it can be shown on one line: control and other unprintable characters are escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Piece:
+    """A run of stored numbers.
+
+    `raw` is uint8 (bytes,), little-endian elements of type `dtype`, packed below 8 bits; where the container compresses
+    it (a chunked HDF5 dataset), `raw` is what comes out and `stored_bytes` what it takes in the file. `axis` is the
+    output channel's in `shape`, None where there are no channels (a table, a mask of unknown layout).
+    """
+
+    raw: Bytes
+    dtype: str
+    shape: Shape
+    axis: int | None
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StoredArray:
+    """An array of the model: its dense `shape`, and the pieces it is stored in.
+
+    A plain array is one piece; a palettized one is indexes and a table, a sparse one a mask (or positions) and its
+    non-zeros, a quantized one may hold its scales. `precision` is what a reader calls it: a dtype, or "sparse",
+    "palette4", "int8" and the like, joined by "+" where combined. `parameter` tells weights and biases from constants
+    that only steer an operation (a shape, an axis). `zeros` counts elements that are zero when decoded (of a quantized
+    array: equal to its zero point); None where that is not known.
+    """
+
+    name: str
+    shape: Shape
+    precision: str
+    parameter: bool
+    zeros: int | None
+    pieces: tuple[Piece, ...]
+
+    @property
+    def elements(self) -> int:
+        """Numbers in the dense array."""
+        return math.prod(self.shape)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all its pieces in the file."""
+        return sum(piece.stored_bytes for piece in self.pieces)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Layer:
+    """An operation (or, in a file of weights, a layer) with the arrays it is the first to use.
+
+    `kind` as the format spells it (CONV_2D, conv, Conv, Dense), "" where the file does not say. `inputs` and `outputs`
+    are the shapes of its activations, empty where the file does not say. `macs` is for one inference, None where it
+    cannot be known from the file. `group` is where in the file it stands: "" for the model itself, otherwise for
+    example "subgraph 1" or "optimizer" (state of training, no part of the model).
+    """
+
+    name: str
+    kind: str
+    arrays: tuple[StoredArray, ...] = ()
+    inputs: tuple[Shape, ...] = ()
+    outputs: tuple[Shape, ...] = ()
+    macs: int | None = None
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Contents:
+    """A model file (or package) taken apart.
+
+    `sections` says where each byte of `raw_bytes` is, and adds up to it: "weights" (arrays of the model), "graph"
+    (structure), "metadata" (labels, descriptions, versions), "padding" (alignment), and where they occur "optimizer"
+    and "other". `files` are the files of a package with their sizes, by path inside it. `complete` is False where the
+    layers are not known though the bytes are (a format that is only sized), and `note` says why.
+    """
+
+    path: Path
+    format: str
+    raw_bytes: int
+    sections: Mapping[str, int]
+    layers: tuple[Layer, ...]
+    files: Mapping[str, int] = field(default_factory=dict)
+    complete: bool = True
+    note: str = ""
+
+    @property
+    def macs(self) -> int | None:
+        """MACs of one inference; None where no layer says."""
+        known = [layer.macs for layer in self.layers if layer.macs is not None]
+        return sum(known) if known else None
