@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ELEMENT_BITS", "Graph", "Op", "Signature", "Tensor", "count_macs", "count_zeros", "parse_dense"]
+__all__ = ["ELEMENT_BITS", "Graph", "Op", "Signature", "Tensor", "count_macs", "count_zeros", "is_parameter", "parse_dense", "unpacked_from"]
 
 Shape = tuple[int, ...]
 
@@ -194,18 +194,13 @@ class Graph:
 
     def _constants(self, positions: Callable[[str], tuple[int, ...]]) -> tuple[Tensor, ...]:
         """Constants that operations consume at `positions(kind)`, each stored array once."""
-        source = {
-            output: op.inputs[0] for op in self.ops if op.kind in _TRANSPARENT for output in op.outputs if op.inputs
-        }
+        source = unpacked_from(self.ops)
         found: dict[tuple[str, int], Tensor] = {}
         for op in self.ops:
             for position in positions(op.kind):
-                index = _follow(op.inputs[position], source) if position < len(op.inputs) else -1
-                if (
-                    index >= 0
-                    and self.tensors[index].constant
-                    and _is_parameter(self.tensors[index], op.kind, position)
-                ):
+                index = op.inputs[position] if position < len(op.inputs) else -1
+                index = source.get(index, index)
+                if index >= 0 and self.tensors[index].constant and is_parameter(self.tensors[index], op.kind, position):
                     tensor = self.tensors[index]
                     found.setdefault(("buffer", tensor.buffer) if tensor.buffer else ("tensor", index), tensor)
         return tuple(found.values())
@@ -219,16 +214,27 @@ def _parameter_positions(kind: str) -> tuple[int, ...]:
     return (0, 1) if kind in _ELEMENTWISE else _WEIGHT_INPUTS.get(kind, ()) + _BIAS_INPUTS.get(kind, ())
 
 
-def _is_parameter(tensor: Tensor, kind: str, position: int) -> bool:
-    """Shape arithmetic on int32 and int64 constants is no parameter; an int32 or int64 bias is."""
+def is_parameter(tensor: Tensor, kind: str, position: int) -> bool:
+    """Whether the constant at input `position` of an operation is a weight or bias.
+
+    Shape arithmetic on int32 and int64 constants is no parameter; an int32 or int64 bias is.
+    """
     if position in _BIAS_INPUTS.get(kind, ()):
         return True
+    if position not in _parameter_positions(kind):
+        return False
     real = tensor.dtype in _FLOATS or tensor.dtype in _QUANTIZED
     return real and (tensor.elements > 1 or kind not in _ELEMENTWISE)
 
 
+def unpacked_from(ops: Sequence[Op]) -> dict[int, int]:
+    """Tensor -> the stored one that it is an unpacked copy of (through DEQUANTIZE and DENSIFY)."""
+    source = {output: op.inputs[0] for op in ops if op.kind in _TRANSPARENT for output in op.outputs if op.inputs}
+    return {index: _follow(index, source) for index in source}
+
+
 def _follow(index: int, source: Mapping[int, int]) -> int:
-    """The tensor that `index` is an unpacked copy of; stops at a ring, which only a forged file has."""
+    """Stops at a ring, which only a forged file has."""
     seen: set[int] = set()
     while index in source and index not in seen:
         seen.add(index)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import tflite
 from edgeprune.errors import InputError, Unsupported
 from edgeprune.graph.model import ELEMENT_BITS, Graph, Op, Signature, Tensor, count_macs, count_zeros
 
-__all__ = ["MAGIC", "read_tflite"]
+__all__ = ["MAGIC", "Storage", "read_storage", "read_tflite"]
 
 MAGIC = b"TFL3"  # at bytes 4 to 8
 _SCHEMA_VERSION = 3
@@ -55,9 +56,36 @@ _DTYPES = (
 )
 _OP_NAMES = {code: name for name, code in vars(tflite.BuiltinOperator).items() if isinstance(code, int)}
 
+# schema.fbs, SparseIndexVector.
+_INDEX_VECTORS: Mapping[int, Callable[[], Any]] = {
+    tflite.SparseIndexVector.Int32Vector: tflite.Int32Vector,
+    tflite.SparseIndexVector.Uint16Vector: tflite.Uint16Vector,
+    tflite.SparseIndexVector.Uint8Vector: tflite.Uint8Vector,
+}
+
+
+def _none() -> None:
+    return None
+
 
 class _BrokenError(Exception):
     """What is wrong with the file, to be told together with its path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Storage:
+    """Where a .tflite file keeps its bytes.
+
+    `buffers`: (start, bytes) in `content` of every buffer that holds any, by number; `metadata`: the numbers of those
+    that only describe the model. `positions`: the index arrays of sparse tensors, uint8 views, and `axes` the axis
+    along which a tensor has several scales, both by place in `Graph.tensors`.
+    """
+
+    content: bytes
+    buffers: Mapping[int, tuple[int, int]]
+    metadata: frozenset[int]
+    positions: Mapping[int, tuple[npt.NDArray[np.uint8], ...]]
+    axes: Mapping[int, int]
 
 
 def read_tflite(path: Path) -> Graph:
@@ -66,9 +94,18 @@ def read_tflite(path: Path) -> Graph:
     Raises InputError when there is no such file, or it is not a whole, consistent TFLite file; Unsupported when it
     uses an element type that this reader does not know.
     """
+    return _read(path, _Reader.graph)
+
+
+def read_storage(path: Path) -> tuple[Graph, Storage]:
+    """The graph, and where its bytes are. Raises what `read_tflite` raises."""
+    return _read(path, lambda reader: (reader.graph(), reader.storage()))
+
+
+def _read(path: Path, wanted: Callable[[_Reader], Any]) -> Any:
     content = _content(path)
     try:
-        return _Reader(path, content).graph()
+        return wanted(_Reader(path, content))
     except _BrokenError as error:
         raise InputError(f"{path} is a broken TFLite file: {error}") from error
     except (ArithmeticError, LookupError, TypeError, ValueError, struct.error) as error:
@@ -116,6 +153,7 @@ class _Reader:
         self.budget_bytes = 2 * len(content) + (1 << 16)
         self.model: Any = tflite.Model.GetRootAs(content, 0)
         self.zeros: dict[tuple[object, ...], int] = {}
+        self.tensor_tables: list[Any] = []
 
     def graph(self) -> Graph:
         """The whole file."""
@@ -130,7 +168,9 @@ class _Reader:
         starts: list[int] = []
         for number, subgraph in enumerate(subgraphs):
             starts.append(len(tensors))
-            tensors += [self.tensor(table) for table in self.tables(subgraph.TensorsLength(), subgraph.Tensors)]
+            tables = self.tables(subgraph.TensorsLength(), subgraph.Tensors)
+            tensors += [self.tensor(table) for table in tables]
+            self.tensor_tables += tables
             operators = self.tables(subgraph.OperatorsLength(), subgraph.Operators)
             ops += [self.op(table, kinds, tensors, starts[-1], number) for table in operators]
         inputs, outputs = self.ends(subgraphs[0], starts[1] if len(starts) > 1 else len(tensors))
@@ -142,6 +182,43 @@ class _Reader:
             outputs=outputs,
             signatures=self.signatures(len(subgraphs)),
         )
+
+    def storage(self) -> Storage:
+        """Where the bytes are, once `graph` is read."""
+        views = {index: self.buffer(index) for index in range(self.model.BuffersLength())}
+        base = np.frombuffer(self.content, np.uint8).ctypes.data
+        described = self.tables(self.model.MetadataLength(), self.model.Metadata)
+        axes, positions = {}, {}
+        for place, table in enumerate(self.tensor_tables):
+            quantization = table.Quantization()
+            if quantization is not None and quantization.ScaleLength() > 1:
+                axes[place] = quantization.QuantizedDimension()
+            if table.Sparsity() is not None:
+                positions[place] = self.positions(table.Sparsity())
+        return Storage(
+            content=self.content,
+            buffers={index: (view.ctypes.data - base, len(view)) for index, view in views.items() if len(view)},
+            metadata=frozenset(item.Buffer() for item in described),
+            positions=positions,
+            axes=axes,
+        )
+
+    def positions(self, sparsity: Any) -> tuple[npt.NDArray[np.uint8], ...]:
+        """Where the values of a sparse tensor stand: segments and indices of each compressed dimension, as bytes."""
+        found = []
+        for dimension in self.tables(sparsity.DimMetadataLength(), sparsity.DimMetadata):
+            for kind, union in (
+                (dimension.ArraySegmentsType(), dimension.ArraySegments()),
+                (dimension.ArrayIndicesType(), dimension.ArrayIndices()),
+            ):
+                vector = _INDEX_VECTORS.get(kind, _none)()
+                if vector is None or union is None:
+                    continue
+                vector.Init(union.Bytes, union.Pos)
+                self.charge(vector.ValuesLength(), 1)
+                if vector.ValuesLength():
+                    found.append(vector.ValuesAsNumpy().view(np.uint8))
+        return tuple(found)
 
     def charge(self, count: int, each_bytes: int) -> None:
         """Pay for reading `count` things before reading them."""

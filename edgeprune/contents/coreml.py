@@ -1,0 +1,251 @@
+"""A Core ML program taken apart: every operation with the constants it is the first to use, as they are stored.
+
+Formats: see edgeprune.graph.mil. Blobs of weight.bin are preceded by 64 bytes each that describe them, and aligned to 64
+bytes (coremltools, mlmodel/src/MILBlob/Blob/StorageFormat.hpp).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeprune.contents.model import Contents, Layer, Piece, Shape, StoredArray
+from edgeprune.errors import InputError
+from edgeprune.graph.coreml import is_constant
+from edgeprune.graph.constexpr import decode
+from edgeprune.graph.mil import Block, Constant, Operation, Package, read_coreml
+from edgeprune.graph.mil_macs import mil_macs
+
+__all__ = ["package_files", "read_program"]
+
+_BLOB_ALIGNMENT = 64  # bytes, of blobs and of what describes each
+_MOST_PARTS = 8  # operations between a stored constant and its use; formats of today need 2
+_OUTPUT_FIRST = frozenset({"conv", "linear", "lstm", "gru", "rnn"})
+_STEERING = frozenset({"string", "list", "dictionary", "other"})
+# What the parts of a compressed constant are called, by word in the operation's name.
+_WORDS = (("sparse", "sparse"), ("lut", "palette"), ("scale", "int8"), ("affine", "int8"))
+
+
+def read_program(path: Path, package: Package | None = None) -> Contents:
+    """The ML program at `path` (.mlpackage or .mlmodel). Raises InputError as `read_coreml` does."""
+    package = package or read_coreml(path)
+    files = package_files(path)
+    reader = _Program(package)
+    layers = tuple(reader.layers())
+    return Contents(
+        path=path,
+        format="mlpackage" if path.is_dir() else "mlmodel",
+        raw_bytes=sum(files.values()),
+        sections=_sections(reader, files),
+        layers=layers,
+        files=files,
+    )
+
+
+def package_files(path: Path) -> dict[str, int]:
+    """Sizes of the files of a package by their path in it; of a file, its own. Raises InputError."""
+    try:
+        if not stat.S_ISDIR(path.stat().st_mode):
+            return {path.name: path.stat().st_size}
+        found = {}
+        for folder, _, names in os.walk(path):
+            for name in names:
+                file = Path(folder) / name
+                found[file.relative_to(path).as_posix()] = file.stat().st_size
+        return dict(sorted(found.items()))
+    except OSError as cause:
+        raise InputError(f"{path} cannot be read: {cause.strerror}") from cause
+
+
+class _Program:
+    """The main function of a package, being walked."""
+
+    def __init__(self, package: Package) -> None:
+        self.package = package
+        self.makers: dict[str, Operation] = {}
+        self.shapes: dict[str, Shape] = {}
+        self.used: set[str] = set()
+        self.taken: set[int] = set()  # addresses of stored runs that an array already has
+        self.blobs: list[int] = []  # sizes of the runs in the weight file
+        self.inline_bytes = 0  # of the runs in the program itself
+
+    def layers(self) -> Iterator[Layer]:
+        """Every operation that is no constant, blocks within it included."""
+        assert self.package.program is not None
+        yield from self._block(self.package.program, "")
+        unused = [name for name, maker in self.makers.items() if name not in self.used and _stored(maker)]
+        arrays = tuple(self._array(name, None, "") for name in unused)
+        if arrays:
+            yield Layer(name="(constants that nothing uses)", kind="", arrays=arrays, macs=0)
+
+    def _block(self, block: Block, group: str) -> Iterator[Layer]:
+        for port in block.inputs:
+            self.shapes[port.name] = tuple(size or 1 for size in port.shape)
+        for operation in block.operations:
+            for port in operation.outputs:
+                self.shapes[port.name] = tuple(size or 1 for size in port.shape)
+            if is_constant(operation):
+                self.makers.update({port.name: operation for port in operation.outputs})
+                continue
+            yield self._layer(operation, group)
+            for number, inner in enumerate(operation.blocks):
+                name = operation.outputs[0].name if operation.outputs else operation.kind
+                yield from self._block(inner, f"{name} block {number}")
+
+    def _layer(self, operation: Operation, group: str) -> Layer:
+        arrays, activations = [], []
+        for parameter, bindings in operation.inputs.items():
+            for binding in bindings:
+                if isinstance(binding, str) and binding not in self.makers:
+                    activations.append(self.shapes.get(binding, ()))
+                elif isinstance(binding, str) and binding not in self.used and self._numbers(binding):
+                    array = self._array(binding, operation.kind, parameter)
+                    arrays += [array] if array.parameter or array.pieces else []
+        return Layer(
+            name=operation.outputs[0].name if operation.outputs else operation.kind,
+            kind=operation.kind,
+            arrays=tuple(arrays),
+            inputs=tuple(activations),
+            outputs=tuple(self.shapes[port.name] for port in operation.outputs),
+            macs=mil_macs(operation, self.shapes),
+            group=group,
+        )
+
+    def _numbers(self, name: str) -> bool:
+        return self.makers[name].outputs[0].dtype not in _STEERING
+
+    def _parts(self, name: str, depth: int = 0) -> Iterator[tuple[str, Operation]]:
+        """The constant operations behind a value, itself first, each once."""
+        if depth > _MOST_PARTS or name in self.used:
+            return
+        maker = self.makers[name]
+        self.used.update(port.name for port in maker.outputs)
+        yield name, maker
+        for bindings in maker.inputs.values():
+            for binding in bindings:
+                if isinstance(binding, str) and binding in self.makers:
+                    yield from self._parts(binding, depth + 1)
+
+    def _array(self, name: str, kind: str | None, parameter: str) -> StoredArray:
+        shape, dtype = self.shapes[name], self.makers[name].outputs[0].dtype
+        parts = [part for _, part in self._parts(name)]
+        is_parameter = kind is not None and dtype.startswith(("float", "bfloat")) and math.prod(shape) > 1
+        return StoredArray(
+            name=name,
+            shape=shape,
+            precision=_precision(parts, dtype),
+            parameter=is_parameter,
+            zeros=self._zeros(name),
+            pieces=tuple(self._pieces(parts, shape, _axis(kind, parameter), is_parameter)),
+        )
+
+    def _pieces(self, parts: list[Operation], shape: Shape, axis: int | None, is_parameter: bool) -> Iterator[Piece]:
+        """The stored runs behind an array, each once; numbers that steer an operation belong to the graph."""
+        for part in parts:
+            for _, constant in _constants(part):
+                raw = _raw(constant, is_parameter)
+                if raw is None or raw.ctypes.data in self.taken:
+                    continue
+                self.taken.add(raw.ctypes.data)
+                if constant.raw is None:
+                    self.inline_bytes += len(raw)
+                else:
+                    self.blobs.append(len(raw))
+                whole = constant.shape == shape and len(shape) > 1
+                yield Piece(
+                    raw=raw,
+                    dtype=constant.dtype,
+                    shape=constant.shape,
+                    axis=axis if whole else None,
+                    stored_bytes=len(raw),
+                )
+
+    def _zeros(self, name: str) -> int | None:
+        try:
+            array = np.asarray(_decoded(name, self.makers))
+        except (KeyError, ValueError, IndexError, TypeError, OverflowError, RecursionError) as cause:
+            raise InputError(f"{self.package.path}: a broken Core ML model: constant {name!r}: {cause}") from cause
+        return int(array.size - np.count_nonzero(array)) if array.dtype.kind in "biuf" else None
+
+
+def _decoded(name: str, makers: Mapping[str, Operation], depth: int = 0) -> Any:
+    """The values of a constant, decoded now and kept by nobody."""
+    maker = makers[name]
+    if maker.kind == "const":
+        return _plain(maker.attributes["val"])
+    if depth > _MOST_PARTS:
+        raise ValueError(f"decoded from more than {_MOST_PARTS} others")
+    parts = {key: _plain(constant) for key, constant in maker.attributes.items()}
+    for key, bindings in maker.inputs.items():
+        told = bindings[0]
+        parts[key] = _plain(told) if isinstance(told, Constant) else _decoded(told, makers, depth + 1)
+    place = [port.name for port in maker.outputs].index(name)
+    return decode(maker.kind, parts)[place]
+
+
+def _plain(constant: Constant) -> Any:
+    return constant.values if constant.dtype in _STEERING else constant.array()
+
+
+def _constants(operation: Operation) -> Iterator[tuple[str, Constant]]:
+    yield from operation.attributes.items()
+    for key, bindings in operation.inputs.items():
+        for binding in bindings:
+            if isinstance(binding, Constant):
+                yield key, binding
+
+
+def _stored(operation: Operation) -> bool:
+    return any(constant.raw is not None for _, constant in _constants(operation))
+
+
+def _axis(kind: str | None, parameter: str) -> int | None:
+    """The output channel's place in a kernel."""
+    if parameter in ("weight", "weight_ih", "weight_hh"):
+        return 0 if kind in _OUTPUT_FIRST else 1 if kind == "conv_transpose" else None
+    return None
+
+
+def _raw(constant: Constant, is_parameter: bool) -> np.ndarray | None:
+    """Bytes in the weight file; of parameters also those written in the program, where floats take their plain size."""
+    if constant.raw is not None:
+        return np.frombuffer(constant.raw, np.uint8)
+    if is_parameter and isinstance(constant.values, np.ndarray) and constant.dtype in ("float16", "float32", "float64"):
+        return constant.values.reshape(-1).view(np.uint8)
+    return None
+
+
+def _precision(parts: list[Operation], dtype: str) -> str:
+    words = [word for part, word in _WORDS if any(part in operation.kind for operation in parts)]
+    if "palette" in words:
+        words[words.index("palette")] = f"palette{_palette_bits(parts)}"
+    return "+".join(dict.fromkeys(words)) or dtype
+
+
+def _palette_bits(parts: list[Operation]) -> int:
+    """Bits of an index, from the length of the table: the whole table (iOS 16) or its last but one axis (iOS 18)."""
+    table = next((c for part in parts for key, c in _constants(part) if key == "lut"), None)
+    entries = 2 if table is None or not table.shape else table.shape[-2 if len(table.shape) > 2 else -1]
+    return max(1, (entries - 1).bit_length())
+
+
+def _sections(reader: _Program, files: Mapping[str, int]) -> dict[str, int]:
+    blobs, inline, stored = sum(reader.blobs), reader.inline_bytes, reader.package.weight_bytes
+    described = min(stored, _BLOB_ALIGNMENT * (1 + len(reader.blobs)))
+    rest = max(0, stored - blobs - described)
+    padding = min(rest, sum(-size % _BLOB_ALIGNMENT for size in reader.blobs))
+    model = sum(size for name, size in files.items() if name.endswith(".mlmodel") or len(files) == 1)
+    sections = {
+        "weights": blobs + inline,
+        "graph": model - inline + described,
+        "padding": padding,
+        "other": rest - padding,
+    }
+    sections["metadata"] = sum(files.values()) - sum(sections.values())
+    return {name: count for name, count in sections.items() if count or name != "other"}
