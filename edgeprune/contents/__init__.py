@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from edgeprune.contents.model import Contents, Layer, Piece, StoredArray
+from edgeprune.contents.reading import MODEL_SUFFIXES, read_contents
 
-__all__ = ["Contents", "Layer", "Piece", "StoredArray"]
+__all__ = ["MODEL_SUFFIXES", "Contents", "Layer", "Piece", "StoredArray", "read_contents"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,21 +48,21 @@ def measure_size(path: Path) -> SizeReport:
     return SizeReport(path=path, raw_bytes=raw_bytes, download_bytes=download_bytes, files=len(members), graph=graph)
 
 
-def measure_download(path: Path) -> dict[str, int]:
-    """Compressed bytes for each codec of CODECS, as in `measure_size`, which names the errors; no graph is read."""
-    return _totals(_members(path))[1]
+def measure_download(path: Path, codecs: Sequence[str] = tuple(CODECS)) -> dict[str, int]:
+    """Compressed bytes for each of `codecs`, as in `measure_size`, which names the errors; no graph is read."""
+    return _totals(_members(path), codecs)[1]
 
 
-def _totals(members: list[Path]) -> tuple[int, dict[str, int]]:
+def _totals(members: list[Path], codecs: Sequence[str] = tuple(CODECS)) -> tuple[int, dict[str, int]]:
     """Raw bytes, and compressed bytes by codec."""
-    raw_bytes, download_bytes = 0, Counter(dict.fromkeys(CODECS, 0))
+    raw_bytes, download_bytes = 0, Counter(dict.fromkeys(codecs, 0))
     # All codecs release the interpreter lock, so the slowest (Brotli) sets the time on two cores or more.
-    with ThreadPoolExecutor(len(CODECS)) as pool:
+    with ThreadPoolExecutor(len(codecs)) as pool:
         for member in members:
             content = _content(member)
             raw_bytes += len(content)
-            counts = pool.map(lambda codec, content=content: codec.compressed_bytes(content), CODECS.values())
-            download_bytes.update(dict(zip(CODECS, counts, strict=True)))
+            counts = pool.map(lambda name, content=content: CODECS[name].compressed_bytes(content), codecs)
+            download_bytes.update(dict(zip(codecs, counts, strict=True)))
     return raw_bytes, dict(download_bytes)
 
 
