@@ -1,77 +1,212 @@
-"""The checker's verb: sizes, zeros and MACs of model files, and a download limit. Light imports only."""
+"""The checker's verb: what model files cost to install and to download, held against budgets. Light imports only."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
-from edgeprune.report.table import Table, to_text
-from edgeprune.size.accounting import SizeReport, measure_size
-from edgeprune.units import format_bytes, format_count, format_percent, parse_bytes
+from edgeprune.budget import Budget, Config, Verdict, budget_verdicts, find_config, load_config, matches
+from edgeprune.contents.reading import MODEL_SUFFIXES
+from edgeprune.errors import RecipeError, UsageError
+from edgeprune.output import write_file
+from edgeprune.report.check_report import FORMATS, Check
+from edgeprune.size.baseline import Baseline, load_baseline
+from edgeprune.size.codecs import CODECS, FAST
+from edgeprune.size.records import FileRecord
+from edgeprune.size.sources import Source, sources_of
+from edgeprune.size.why import reasons
+from edgeprune.toml_values import near
+from edgeprune.units import format_bytes, parse_bytes, parse_growth
 
 __all__ = ["check_verb"]
 
-HEADS = ("file", "install", "deflate", "brotli", "zstd", "weights", "zeros", "MACs")
+_UNCHECKED = 3
 
 
-def check_verb(files: Sequence[Path], *, limit: str | None, codec: str, as_json: bool) -> int:
-    """Print the accounts of `files`; 1 when a download is above the limit, else 0."""
-    limit_bytes = parse_bytes(limit) if limit is not None else None
-    reports = [measure_size(path) for path in files]
-    verdicts = [_verdict(report, codec, limit_bytes) for report in reports] if limit_bytes is not None else []
-    if as_json:
-        body = {"schema_version": 1, "files": [_facts(r) for r in reports], "verdicts": verdicts}
-        click.echo(json.dumps(body, indent=2))
-    else:
-        click.echo(to_text(Table(heads=HEADS, rows=tuple(_row(r) for r in reports))))
-        for verdict in verdicts:
-            word = "ok" if verdict["passed"] else f"OVER by {format_bytes(verdict['actual'] - verdict['limit'])}"
-            click.echo(
-                f"{verdict['path']}: download {format_bytes(verdict['actual'])} ({codec}), "
-                f"limit {format_bytes(verdict['limit'])}: {word}"
-            )
-    return 0 if all(verdict["passed"] for verdict in verdicts) else 1
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """A file to check and the budgets that it is held against."""
+
+    path: Path
+    budgets: tuple[Budget, ...]
 
 
-def _verdict(report: SizeReport, codec: str, limit: int) -> dict[str, Any]:
-    actual = report.download_bytes[codec]
-    return {
-        "check": f"download ({codec})",
-        "path": str(report.path),
-        "actual": actual,
-        "limit": limit,
-        "unit": "bytes",
-        "passed": actual <= limit,
-    }
+def check_verb(
+    files: Sequence[Path],
+    *,
+    config: Path | None,
+    baseline: Path | None,
+    limit: str | None,
+    growth: str | None,
+    codec: str,
+    output_format: str,
+    output: Path | None,
+    why: bool,
+    fast: bool,
+) -> int:
+    """Print what `files` (or those of the configuration) cost; 1 over a limit, 3 when one cannot be checked, else 0."""
+    codecs = FAST if fast else tuple(CODECS)
+    if codec not in codecs:
+        raise UsageError(f"--fast measures {' and '.join(FAST)} only; drop --fast, or choose one of these for --codec")
+    given = _given_budget(limit, growth, codec)
+    settings = _settings(files, config, given is not None)
+    wanted = _wanted(files, settings, given)
+    if baseline is None and any(budget.needs_baseline for item in wanted for budget in item.budgets):
+        raise UsageError("a limit on growth needs something to compare with; add --baseline FILE")
+    for budget in (budget for item in wanted for budget in item.budgets):
+        if budget.codec not in codecs:
+            raise UsageError(f"[{budget.where}] limits {budget.codec}, which --fast does not measure; drop --fast")
+    found = _check(wanted, settings, baseline, codec, codecs, why)
+    text = FORMATS[output_format](found)
+    if output is not None:
+        write_file(output, text.encode())
+        text = FORMATS["text"](found)
+    click.echo(text, nl=False)
+    return {True: 0, False: 1, None: _UNCHECKED}[found.passed] if found.verdicts else 0
 
 
-def _facts(report: SizeReport) -> dict[str, Any]:
-    graph = report.graph
-    return {
-        "path": str(report.path),
-        "format": "tflite" if graph else report.path.suffix.lstrip(".") or None,
-        "raw_bytes": report.raw_bytes,
-        "download_bytes": dict(report.download_bytes),
-        "parameters": graph.parameters if graph else None,
-        "weights": graph.weight_elements if graph else None,
-        "zeros": graph.weight_zeros if graph else None,
-        "sparsity": graph.sparsity if graph else None,
-        "macs": graph.macs if graph else None,
-    }
+def _given_budget(limit: str | None, growth: str | None, codec: str) -> Budget | None:
+    """The budget of --limit and --growth."""
+    if limit is None and growth is None:
+        return None
+    grown = parse_growth(growth) if growth is not None else (None, None)
+    return Budget(
+        path="*",
+        where="the command line",
+        codec=codec,
+        download_bytes=parse_bytes(limit) if limit is not None else None,
+        growth_bytes=grown[0],
+        growth_share=grown[1],
+    )
 
 
-def _row(report: SizeReport) -> tuple[str, ...]:
-    graph = report.graph
-    unread = "not read"
-    return (
-        str(report.path),
-        format_bytes(report.raw_bytes),
-        *(format_bytes(report.download_bytes[codec]) for codec in ("deflate", "brotli", "zstd")),
-        f"{graph.weight_elements:,}" if graph else unread,
-        (format_percent(graph.sparsity) if graph.sparsity is not None else "no weights") if graph else unread,
-        format_count(graph.macs) if graph else unread,
+def _settings(files: Sequence[Path], config: Path | None, limited: bool) -> Config | None:
+    """The configuration in force: the one named, else the nearest; none with --limit alone."""
+    if config is not None:
+        return load_config(config)
+    if limited and files:
+        return None
+    nearest = find_config(Path.cwd())
+    if nearest is not None:
+        return load_config(nearest)
+    if not files:
+        raise UsageError(
+            f"no files and no edgeprune.toml; name model files, or paste this into edgeprune.toml:\n{_sample()}"
+        )
+    return None
+
+
+def _sample() -> str:
+    """A configuration for the models that lie here, with a tenth to spare."""
+    found = [
+        path
+        for suffix in MODEL_SUFFIXES
+        for depth in ("", "*/", "*/*/")
+        for path in sorted(Path().glob(f"{depth}*{suffix}"))
+        if suffix in (".tflite", ".mlpackage", ".onnx")
+    ][:5]
+    tables = [
+        f'[[budget]]\npath = "{path.as_posix()}"\ndownload = "{format_bytes(_bytes_of(path) * 11 // 10)}"   # deflate, '
+        'as in an APK or IPA\ngrowth = "2 %"        # against --baseline\n'
+        for path in found
+    ]
+    return "\n".join(tables) or '[[budget]]\npath = "models/*.tflite"\ndownload = "350 kB"\ngrowth = "2 %"\n'
+
+
+def _bytes_of(path: Path) -> int:
+    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+
+
+def _wanted(files: Sequence[Path], settings: Config | None, given: Budget | None) -> list[_Wanted]:
+    """The files with their budgets. Raises UsageError or RecipeError when nothing would be checked that should be."""
+    extra = (given,) if given else ()
+    if settings is None:
+        return [_Wanted(path=path, budgets=extra) for path in files]
+    by_path: dict[Path, list[Budget]] = {}
+    for budget in settings.budgets:
+        for path in matches(settings, budget) if not files else settings.path.parent.glob(budget.path):
+            by_path.setdefault(path.resolve(), []).append(budget)
+    if not files:
+        here = Path.cwd()
+        return [
+            _Wanted(path=path.relative_to(here) if path.is_relative_to(here) else path, budgets=(*budgets, *extra))
+            for path, budgets in by_path.items()
+        ]
+    items = [_Wanted(path=path, budgets=(*by_path.get(path.resolve(), ()), *extra)) for path in files]
+    if not any(item.budgets for item in items):
+        paths = [budget.path for budget in settings.budgets]
+        raise RecipeError(
+            f"{settings.path}: no budget is for {files[0]}{' or the others' if len(files) > 1 else ''}"
+            f"{near(str(files[0]), paths) or '; its paths are ' + ', '.join(paths)}; add one, or give --limit"
+        )
+    return items
+
+
+def _check(
+    wanted: Sequence[_Wanted],
+    settings: Config | None,
+    baseline: Path | None,
+    codec: str,
+    codecs: Sequence[str],
+    why: bool,
+) -> Check:
+    sources = [(item, source) for item in wanted for source in sources_of(item.path, codecs)]
+    records = [source.record for _, source in sources]
+    earlier = load_baseline(baseline, [record.path for record in records], codecs) if baseline else None
+    before = _before(records, earlier)
+    verdicts, notes = _judge(sources, before, earlier)
+    if not verdicts and any(item.budgets for item in wanted):
+        raise RecipeError("nothing could be checked: " + "; ".join(notes))
+    return Check(
+        files=tuple(records),
+        verdicts=tuple(verdicts),
+        before=before,
+        baseline=str(baseline) if baseline else None,
+        config=str(settings.path) if settings else None,
+        codec=codec,
+        notes=tuple(notes),
+        why={source.record.path: reasons(source.found) for _, source in sources} if why else {},
+    )
+
+
+def _before(records: Sequence[FileRecord], earlier: Baseline | None) -> dict[str, FileRecord]:
+    found = {record.path: earlier.find(record.path) for record in records} if earlier else {}
+    return {path: record for path, record in found.items() if record is not None}
+
+
+def _judge(
+    sources: Sequence[tuple[_Wanted, Source]], before: dict[str, FileRecord], earlier: Baseline | None
+) -> tuple[list[Verdict], list[str]]:
+    verdicts: list[Verdict] = []
+    notes: list[str] = []
+    for item, source in sources:
+        record = source.record
+        own = [
+            verdict
+            for budget in item.budgets
+            for verdict in budget_verdicts(record, budget, before.get(record.path), source.file)
+        ]
+        if earlier is not None and record.path not in before:
+            notes.append(f"{record.path} is not in the baseline {earlier.path}: new, so its growth is not judged")
+        if item.budgets and not own:
+            own = [_unjudged(record)]
+        verdicts += own
+    if not any(item.budgets for item, _ in sources):
+        notes.append("no limit was given, so nothing was checked; add --limit, or budgets in edgeprune.toml")
+    return verdicts, notes
+
+
+def _unjudged(record: FileRecord) -> Verdict:
+    """For a file that only has a limit on growth, and no baseline."""
+    return Verdict(
+        check="growth of download",
+        path=record.path,
+        actual=None,
+        limit=0,
+        unit="bytes",
+        passed=None,
+        note="it is not in the baseline, and growth is its only limit; give it a download limit as well",
     )

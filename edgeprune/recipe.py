@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import Any
 from edgeprune.artifact import Format, Precision
 from edgeprune.errors import EdgepruneError, InputError, RecipeError, UsageError
 from edgeprune.metrics import METRICS
+from edgeprune.size.codecs import CODECS
+from edgeprune.toml_values import known_keys, near, read_toml, typed
 from edgeprune.units import parse_bytes
 
 __all__ = [
@@ -206,19 +206,9 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe. Raises InputError (cannot be read) and RecipeError (cannot be run as it stands)."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
     if path.is_dir():
         raise InputError(f"{path}: a folder; name the recipe file in it, such as {path / 'recipe.toml'}")
-    try:
-        content = path.read_bytes()
-        raw = tomllib.loads(content.decode())
-    except OSError as cause:
-        raise InputError(f"{path}: cannot be read: {cause.strerror}") from cause
-    except UnicodeDecodeError as cause:
-        raise InputError(f"{path}: not a text file") from cause
-    except tomllib.TOMLDecodeError as cause:
-        raise RecipeError(f"{path}: not valid TOML: {cause}") from cause
+    content, raw = read_toml(path)
     try:
         return _recipe(path, hashlib.sha256(content).hexdigest(), raw)
     except RecipeError:
@@ -228,21 +218,21 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def _recipe(path: Path, sha256: str, raw: Mapping[str, Any]) -> Recipe:
-    _known_keys(path, "", raw, ("model", "metric", "seed", "data", "steps", "exports", "latency", "budget"))
+    known_keys(path, "", raw, ("model", "metric", "seed", "data", "steps", "exports", "latency", "budget"))
     for key in ("model", "metric", "data"):
         if key not in raw:
             raise RecipeError(f"{path}: the key '{key}' is missing")
-    metric = _typed(path, "metric", raw["metric"], str)
+    metric = typed(path, "metric", raw["metric"], str)
     if metric not in METRICS:
-        raise RecipeError(f"{path}: unknown metric {metric!r}{_near(metric, METRICS)}; known: {', '.join(METRICS)}")
+        raise RecipeError(f"{path}: unknown metric {metric!r}{near(metric, METRICS)}; known: {', '.join(METRICS)}")
     data = _table(path, "data", raw["data"], DataSpec)
     splits = {key: path.parent / value for key in ("train", "validation", "test") if (value := getattr(data, key))}
     recipe = Recipe(
         path=path,
         sha256=sha256,
-        model=path.parent / _typed(path, "model", raw["model"], str),
+        model=path.parent / typed(path, "model", raw["model"], str),
         metric=metric,
-        seed=_typed(path, "seed", raw.get("seed", 0), int),
+        seed=typed(path, "seed", raw.get("seed", 0), int),
         data=replace(data, **splits),
         steps=tuple(_step(path, n, item) for n, item in enumerate(_list(path, "steps", raw), start=1)),
         exports=tuple(
@@ -262,36 +252,12 @@ def _list(path: Path, key: str, raw: Mapping[str, Any]) -> list[Any]:
     return value
 
 
-def _near(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def _known_keys(path: Path, where: str, raw: Any, known: Any) -> None:
-    if not isinstance(raw, Mapping):
-        raise RecipeError(f"{path}: [{where}] is a table of keys")
-    place = f" in [{where}]" if where else ""
-    for key in raw:
-        if key not in known:
-            raise RecipeError(
-                f"{path}: unknown key '{key}'{place}{_near(key, known) or '; known: ' + ', '.join(known)}"
-            )
-
-
-def _typed(path: Path, key: str, value: Any, kind: type) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise RecipeError(f"{path}: '{key}' must be a {kind.__name__}, got {value!r}")
-    return value
-
-
 # Type of a field as written in the dataclass -> how its TOML value is read.
 def _word(path: Path, key: str, value: Any, kind: type[Format] | type[Precision]) -> Any:
-    text = _typed(path, key, value, str)
+    text = typed(path, key, value, str)
     names = [str(member) for member in kind]
     if text not in names:
-        raise RecipeError(f"{path}: unknown {key} {text!r}{_near(text, names)}; known: {', '.join(names)}")
+        raise RecipeError(f"{path}: unknown {key} {text!r}{near(text, names)}; known: {', '.join(names)}")
     return kind(text)
 
 
@@ -303,15 +269,15 @@ def _patterns(path: Path, key: str, value: Any) -> tuple[str, ...]:
 
 
 READERS: dict[str, Callable[[Path, str, Any], Any]] = {
-    "Path": lambda path, key, value: Path(_typed(path, key, value, str)),
-    "Path | None": lambda path, key, value: Path(_typed(path, key, value, str)),
-    "bool": lambda path, key, value: _typed(path, key, value, bool),
-    "float": lambda path, key, value: _typed(path, key, value, float),
-    "float | None": lambda path, key, value: _typed(path, key, value, float),
-    "int": lambda path, key, value: _typed(path, key, value, int),
-    "int | None": lambda path, key, value: _typed(path, key, value, int),
-    "str": lambda path, key, value: _typed(path, key, value, str),
-    "str | None": lambda path, key, value: _typed(path, key, value, str),
+    "Path": lambda path, key, value: Path(typed(path, key, value, str)),
+    "Path | None": lambda path, key, value: Path(typed(path, key, value, str)),
+    "bool": lambda path, key, value: typed(path, key, value, bool),
+    "float": lambda path, key, value: typed(path, key, value, float),
+    "float | None": lambda path, key, value: typed(path, key, value, float),
+    "int": lambda path, key, value: typed(path, key, value, int),
+    "int | None": lambda path, key, value: typed(path, key, value, int),
+    "str": lambda path, key, value: typed(path, key, value, str),
+    "str | None": lambda path, key, value: typed(path, key, value, str),
     "tuple[str, ...]": _patterns,
     "Format": lambda path, key, value: _word(path, key, value, Format),
     "Precision": lambda path, key, value: _word(path, key, value, Precision),
@@ -321,7 +287,7 @@ READERS: dict[str, Callable[[Path, str, Any], Any]] = {
 def _table(path: Path, where: str, raw: Any, kind: type) -> Any:
     """An instance of the dataclass `kind` from a TOML table."""
     known = {f.name: f for f in fields(kind)}
-    _known_keys(path, where, raw, list(known))
+    known_keys(path, where, raw, list(known))
     values = {key: READERS[str(known[key].type)](path, f"{where}.{key}", value) for key, value in raw.items()}
     try:
         return kind(**values)
@@ -335,12 +301,12 @@ def _step(path: Path, number: int, raw: Any) -> Step:
     kind = raw.get("kind") if isinstance(raw, Mapping) else None
     if kind not in STEPS:
         raise RecipeError(
-            f"{path}: [{where}] needs kind = one of {', '.join(STEPS)}; got {kind!r}{_near(str(kind), STEPS)}"
+            f"{path}: [{where}] needs kind = one of {', '.join(STEPS)}; got {kind!r}{near(str(kind), STEPS)}"
         )
     style = raw.get("style", "magnitude") if kind == "prune" else None
     if style is not None and style not in STYLES:
         raise RecipeError(
-            f"{path}: [{where}] has the unknown style {style!r}{_near(str(style), STYLES)}; known: {', '.join(STYLES)}"
+            f"{path}: [{where}] has the unknown style {style!r}{near(str(style), STYLES)}; known: {', '.join(STYLES)}"
         )
     step: Step = _table(path, where, raw, STYLES[style] if style else STEPS[kind])
     return replace(step, name=step.precision) if isinstance(step, QuantizeStep) and "name" not in raw else step
@@ -359,20 +325,20 @@ def _export(path: Path, where: str, raw: Any) -> ExportSpec:
 
 def _budget(path: Path, raw: Any) -> Budget:
     names = ("download", "codec", "install", "max_metric_drop", "min_sparsity")
-    _known_keys(path, "budget", raw, names)
+    known_keys(path, "budget", raw, names)
     if not set(raw) & {"download", "install", "max_metric_drop", "min_sparsity"}:
         raise RecipeError(
             f"{path}: [budget] sets no limit; give one of download, install, max_metric_drop, min_sparsity"
         )
-    codec = _typed(path, "budget.codec", raw.get("codec", "deflate"), str)
-    if codec not in ("deflate", "brotli", "zstd"):
-        raise RecipeError(f"{path}: unknown codec {codec!r}; known: deflate, brotli, zstd")
+    codec = typed(path, "budget.codec", raw.get("codec", "deflate"), str)
+    if codec not in CODECS:
+        raise RecipeError(f"{path}: unknown codec {codec!r}{near(codec, CODECS)}; known: {', '.join(CODECS)}")
 
     def size(key: str) -> int | None:
-        return parse_bytes(_typed(path, f"budget.{key}", raw[key], str)) if key in raw else None
+        return parse_bytes(typed(path, f"budget.{key}", raw[key], str)) if key in raw else None
 
     def number(key: str) -> float | None:
-        return _typed(path, f"budget.{key}", raw[key], float) if key in raw else None
+        return typed(path, f"budget.{key}", raw[key], float) if key in raw else None
 
     sparsity, drop = number("min_sparsity"), number("max_metric_drop")
     if (sparsity is not None and not 0 <= sparsity <= 1) or (drop is not None and not drop >= 0):
@@ -491,7 +457,7 @@ def _check_prune(step: PruneStep) -> None:
     for key, known in choices.items():
         value = getattr(step, key)
         if value not in known:
-            raise UsageError(f"unknown {key} {value!r}{_near(value, known)}; known: {', '.join(known)}")
+            raise UsageError(f"unknown {key} {value!r}{near(value, known)}; known: {', '.join(known)}")
     if step.epochs < 0 or step.frequency < 1 or not 0 < step.ramp <= 1 or not 0 < step.power < math.inf:
         raise UsageError("epochs is at least 0, frequency at least 1, ramp above 0 and at most 1, power above 0")
     if step.initial_sparsity > step.sparsity:

@@ -9,7 +9,16 @@ import re
 
 from edgeprune.errors import UsageError
 
-__all__ = ["format_bytes", "format_count", "format_ms", "format_percent", "format_seconds", "parse_bytes"]
+__all__ = [
+    "format_bytes",
+    "format_count",
+    "format_ms",
+    "format_percent",
+    "format_seconds",
+    "parse_bytes",
+    "parse_growth",
+    "parse_share",
+]
 
 BYTE_UNITS = {
     "b": 1,
@@ -22,6 +31,8 @@ BYTE_UNITS = {
 }
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]+)\s*", re.IGNORECASE)
 
+_PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*%\s*")
+
 
 def parse_bytes(text: str) -> int:
     """Bytes in a size as people write it: "350 kB" is 350000, "350 KiB" is 358400.
@@ -33,6 +44,21 @@ def parse_bytes(text: str) -> int:
     if match is None or unit not in BYTE_UNITS:
         raise UsageError(f"{text!r} is not a size; write a number and a unit: '350 kB', '350 KiB', '2 MB' or '900 B'")
     return round(float(match.group(1)) * BYTE_UNITS[unit])
+
+
+def parse_share(text: str) -> float:
+    """A fraction in a percentage as people write it: "2 %" is 0.02. Raises UsageError."""
+    match = _PERCENT.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{text!r} is not a percentage; write a number and the sign: '2 %'")
+    return float(match.group(1)) / 100
+
+
+def parse_growth(text: str) -> tuple[int | None, float | None]:
+    """(bytes, None) of a size such as "50 kB", or (None, fraction) of a percentage such as "2 %". Raises UsageError."""
+    if "%" in text:
+        return None, parse_share(text)
+    return parse_bytes(text), None
 
 
 def format_bytes(count: int) -> str:

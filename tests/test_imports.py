@@ -21,6 +21,7 @@ RANKS: dict[str, int] = {
     "edgeprune.interrupts": 0,
     "edgeprune.units": 1,
     "edgeprune.artifact": 2,
+    "edgeprune.toml_values": 2,
     "edgeprune.report.table": 2,
     "edgeprune.graph": 3,
     "edgeprune.runtime": 3,
@@ -31,6 +32,7 @@ RANKS: dict[str, int] = {
     "edgeprune.output": 5,
     "edgeprune.metrics": 5,
     "edgeprune.recipe": 6,
+    "edgeprune.budget": 6,
     "edgeprune.ledger": 6,
     "edgeprune.report": 7,  # of ledgers
     "edgeprune.datasets": 7,
@@ -53,6 +55,8 @@ RANKS: dict[str, int] = {
     "edgeprune.preparation": 12,
     "edgeprune.pipeline": 13,
     "edgeprune.check": 14,
+    "edgeprune.compare": 14,
+    "edgeprune.inspection": 14,
     "edgeprune.channel_verbs": 14,
     "edgeprune.export_verbs": 14,
     "edgeprune.verbs": 14,
@@ -64,6 +68,7 @@ CHECKER = (
     "errors",
     "interrupts",
     "units",
+    "toml_values",
     "artifact",
     "report",
     "graph",
@@ -71,7 +76,10 @@ CHECKER = (
     "contents",
     "size",
     "latency",
+    "budget",
     "check",
+    "compare",
+    "inspection",
     "ledger",
 )
 HEAVY = {"tensorflow", "keras", "coremltools", "tf_keras", "tensorflow_model_optimization", "sklearn"}

@@ -1,7 +1,7 @@
 """A Core ML program taken apart: every operation with the constants it is the first to use, as they are stored.
 
-Formats: see edgeprune.graph.mil. Blobs of weight.bin are preceded by 64 bytes each that describe them, and aligned to 64
-bytes (coremltools, mlmodel/src/MILBlob/Blob/StorageFormat.hpp).
+Formats: see edgeprune.graph.mil. Blobs of weight.bin are preceded by 64 bytes each that describe them, and aligned to
+64 bytes (coremltools, mlmodel/src/MILBlob/Blob/StorageFormat.hpp).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 
 from edgeprune.contents.model import Contents, Layer, Piece, Shape, StoredArray
 from edgeprune.errors import InputError
-from edgeprune.graph.coreml import is_constant
 from edgeprune.graph.constexpr import decode
+from edgeprune.graph.coreml import is_constant
 from edgeprune.graph.mil import Block, Constant, Operation, Package, read_coreml
 from edgeprune.graph.mil_macs import mil_macs
 

@@ -67,7 +67,7 @@ MODEL_SUFFIXES = tuple(_READERS)
 def read_contents(path: Path) -> Contents:
     """The model at `path`; a file or folder of no known format is sized only (`complete` is False).
 
-    Raises InputError for what is missing, broken or refused (exit code 4), and Unsupported for a format's newer feature.
+    Raises InputError for what is missing, broken or refused, and Unsupported for what a reader does not know.
     """
     is_folder, size = _status(path)
     reader = _READERS.get(path.suffix.lower())

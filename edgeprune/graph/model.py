@@ -14,7 +14,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ELEMENT_BITS", "Graph", "Op", "Signature", "Tensor", "count_macs", "count_zeros", "is_parameter", "parse_dense", "unpacked_from"]
+__all__ = [
+    "ELEMENT_BITS",
+    "Graph",
+    "Op",
+    "Signature",
+    "Tensor",
+    "count_macs",
+    "count_zeros",
+    "is_parameter",
+    "parse_dense",
+    "unpacked_from",
+]
 
 Shape = tuple[int, ...]
 

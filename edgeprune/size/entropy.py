@@ -109,5 +109,7 @@ def _histograms(rows: Symbols) -> npt.NDArray[np.int64]:
     for start in range(0, height, step):
         part = rows[start : start + step]
         offsets = np.arange(len(part), dtype=np.intp)[:, None] * 256
-        counts[start : start + step] = np.bincount((part + offsets).reshape(-1), minlength=256 * len(part)).reshape(-1, 256)
+        counts[start : start + step] = np.bincount((part + offsets).reshape(-1), minlength=256 * len(part)).reshape(
+            -1, 256
+        )
     return counts

@@ -135,9 +135,7 @@ def account_contents(contents: Contents, codecs: Sequence[str] = tuple(CODECS)) 
         training = sum(
             array.stored_bytes for layer in contents.layers if layer.group in TRAINING_GROUPS for array in layer.arrays
         )
-        return Account(
-            contents=contents, download_bytes=download.result(), layers=rows, training_bytes=training
-        )
+        return Account(contents=contents, download_bytes=download.result(), layers=rows, training_bytes=training)
 
 
 def _layer(layer: Layer, share: int, bound: int) -> LayerAccount:

@@ -1,0 +1,256 @@
+"""Budgets of model files: what a project writes in edgeprune.toml, and each limit held against each file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edgeprune.artifact import sha256_of
+from edgeprune.errors import InputError, RecipeError, UsageError
+from edgeprune.size.codecs import CODECS
+from edgeprune.size.records import FileRecord
+from edgeprune.toml_values import known_keys, near, read_toml, typed
+from edgeprune.units import parse_bytes, parse_growth, parse_share
+
+__all__ = ["Budget", "Config", "Verdict", "budget_verdicts", "find_config", "load_config", "matches"]
+
+CONFIG, PYPROJECT = "edgeprune.toml", "pyproject.toml"
+_LIMITS = ("download", "install", "growth", "parameters", "min_sparsity", "max_metric_drop")
+_KEYS = ("path", "codec", "ledger", *_LIMITS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Limits for the files that match the glob `path`, which counts from the folder of the configuration.
+
+    `growth_bytes` and `growth_share` limit how much the download may grow against the baseline, `max_metric_drop` what
+    the metric may lose against the dense model in the ledger at `ledger`. `where` names the table for messages.
+    """
+
+    path: str
+    where: str
+    codec: str = "deflate"
+    download_bytes: int | None = None
+    install_bytes: int | None = None
+    growth_bytes: int | None = None
+    growth_share: float | None = None
+    parameters: int | None = None
+    min_sparsity: float | None = None
+    max_metric_drop: float | None = None
+    ledger: Path | None = None
+
+    @property
+    def needs_baseline(self) -> bool:
+        """Whether it limits growth."""
+        return self.growth_bytes is not None or self.growth_share is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One limit held against one file; `passed` is None when it could not be checked, and `note` says why."""
+
+    check: str
+    path: str
+    actual: float | None
+    limit: float
+    unit: str
+    passed: bool | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The budgets in a file; globs count from the folder that it is in."""
+
+    path: Path
+    budgets: tuple[Budget, ...]
+
+
+def find_config(start: Path) -> Path | None:
+    """The nearest edgeprune.toml, or pyproject.toml with [tool.edgeprune], in `start` or above it.
+
+    Not above the folder that holds .git.
+    """
+    for folder in (start, *start.parents):
+        if (folder / CONFIG).is_file():
+            return folder / CONFIG
+        project = folder / PYPROJECT
+        if project.is_file() and "edgeprune" in read_toml(project)[1].get("tool", {}):
+            return project
+        if (folder / ".git").exists():
+            return None
+    return None
+
+
+def load_config(path: Path) -> Config:
+    """The budgets in `path`. Raises InputError (cannot be read) and RecipeError (not right as it stands)."""
+    raw: Any = read_toml(path)[1]
+    if path.name == PYPROJECT:
+        raw = raw.get("tool", {}).get("edgeprune")
+        if raw is None:
+            raise RecipeError(f"{path}: no [tool.edgeprune] in it; budgets are tables [[tool.edgeprune.budget]]")
+    known_keys(path, "tool.edgeprune" if path.name == PYPROJECT else "", raw, ("budget",))
+    tables = raw.get("budget", [])
+    prefix = "tool.edgeprune.budget" if path.name == PYPROJECT else "budget"
+    if not isinstance(tables, list) or not tables:
+        raise RecipeError(f"{path}: no budget in it; write a table [[{prefix}]] for each, with a path and a limit")
+    return Config(path=path, budgets=tuple(_budget(path, f"{prefix} {n}", table) for n, table in enumerate(tables, 1)))
+
+
+def _budget(path: Path, where: str, raw: Any) -> Budget:
+    known_keys(path, where, raw, _KEYS)
+    if "path" not in raw:
+        raise RecipeError(f'{path}: [{where}] names no file; add path = "models/*.tflite"')
+    if not set(raw) & set(_LIMITS):
+        raise RecipeError(f"{path}: [{where}] sets no limit; give one of {', '.join(_LIMITS)}")
+    pattern = typed(path, "path", raw["path"], str)
+    if not pattern or PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts:
+        raise RecipeError(f"{path}: [{where}] path {pattern!r} must lie in the folder of this file")
+    codec = typed(path, "codec", raw.get("codec", "deflate"), str)
+    if codec not in CODECS:
+        raise RecipeError(f"{path}: unknown codec {codec!r}{near(codec, CODECS)}; known: {', '.join(CODECS)}")
+    if "max_metric_drop" in raw and "ledger" not in raw:
+        raise RecipeError(f'{path}: [{where}] max_metric_drop is read from a ledger; add ledger = "out/ledger.json"')
+    try:
+        return Budget(path=pattern, where=where, codec=codec, **_limits(path, raw))
+    except UsageError as cause:
+        raise RecipeError(f"{path}: [{where}] {cause}") from cause
+
+
+def _limits(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
+    def size(key: str) -> int | None:
+        return parse_bytes(typed(path, key, raw[key], str)) if key in raw else None
+
+    growth = parse_growth(typed(path, "growth", raw["growth"], str)) if "growth" in raw else (None, None)
+    parameters = typed(path, "parameters", raw["parameters"], int) if "parameters" in raw else None
+    drop = _share(path, "max_metric_drop", raw)
+    sparsity = _share(path, "min_sparsity", raw)
+    if sparsity is not None and not 0 <= sparsity <= 1:
+        raise UsageError("min_sparsity is a fraction, 0 to 1, or a percentage such as '50 %'")
+    if (parameters is not None and parameters < 0) or (drop is not None and not drop >= 0):
+        raise UsageError("parameters and max_metric_drop are at least 0")
+    return {
+        "download_bytes": size("download"),
+        "install_bytes": size("install"),
+        "growth_bytes": growth[0],
+        "growth_share": growth[1],
+        "parameters": parameters,
+        "min_sparsity": sparsity,
+        "max_metric_drop": drop,
+        "ledger": path.parent / typed(path, "ledger", raw["ledger"], str) if "ledger" in raw else None,
+    }
+
+
+def _share(path: Path, key: str, raw: Mapping[str, Any]) -> float | None:
+    """A fraction written as a number, or as a percentage."""
+    value = raw.get(key)
+    if value is None:
+        return None
+    return parse_share(value) if isinstance(value, str) else float(typed(path, key, value, float))
+
+
+def matches(config: Config, budget: Budget) -> list[Path]:
+    """The files (or packages) that a budget is for, sorted. Raises RecipeError when there are none."""
+    found = sorted(config.path.parent.glob(budget.path))
+    if not found:
+        raise RecipeError(
+            f"{config.path}: [{budget.where}] path {budget.path!r} matches no file in "
+            f"{config.path.parent.resolve()}; correct it, or build the model first"
+        )
+    return found
+
+
+def budget_verdicts(
+    record: FileRecord, budget: Budget, before: FileRecord | None, file: Path | None = None
+) -> list[Verdict]:
+    """Each limit of one budget against one file. What cannot be measured has `passed` None.
+
+    `before` is the file's record in the baseline; without one, growth is not judged (the file is new). `file` is where
+    it is, None for a model inside an archive.
+    """
+    return list(_verdicts(record, budget, before, file))
+
+
+def _verdicts(record: FileRecord, budget: Budget, before: FileRecord | None, file: Path | None) -> Iterator[Verdict]:
+    download = record.download_bytes.get(budget.codec)
+    unread = record.note or "not known of this file"
+    if budget.download_bytes is not None:
+        yield _at_most(f"download ({budget.codec})", record, download, budget.download_bytes, "bytes")
+    if budget.install_bytes is not None:
+        yield _at_most("install", record, record.raw_bytes, budget.install_bytes, "bytes")
+    if budget.needs_baseline and before is not None:
+        yield _growth(record, budget, download, before.download_bytes.get(budget.codec))
+    if budget.parameters is not None:
+        yield _at_most("parameters", record, record.parameters, budget.parameters, "parameters", unread)
+    if budget.min_sparsity is not None:
+        actual = record.sparsity
+        passed = None if actual is None else actual >= budget.min_sparsity
+        note = "" if passed is not None else unread if not record.complete else "it has no weights"
+        yield Verdict(
+            check="sparsity at least",
+            path=record.path,
+            actual=actual,
+            limit=budget.min_sparsity,
+            unit="fraction",
+            passed=passed,
+            note=note,
+        )
+    if budget.max_metric_drop is not None and budget.ledger is not None:
+        name, drop, note = _metric_drop(budget.ledger, record.path, file)
+        yield _at_most("metric drop", record, drop, budget.max_metric_drop, name, note)
+
+
+def _at_most(
+    check: str, record: FileRecord, actual: float | None, limit: float, unit: str, unknown: str = "not measured"
+) -> Verdict:
+    return Verdict(
+        check=check,
+        path=record.path,
+        actual=actual,
+        limit=limit,
+        unit=unit,
+        passed=None if actual is None else actual <= limit,
+        note=unknown if actual is None else "",
+    )
+
+
+def _growth(record: FileRecord, budget: Budget, after: int | None, before: int | None) -> Verdict:
+    check, unknown = f"growth of download ({budget.codec})", f"the baseline has no {budget.codec} size"
+    grown = None if after is None or before is None else after - before
+    if budget.growth_bytes is not None:
+        return _at_most(check, record, grown, budget.growth_bytes, "bytes", unknown)
+    assert budget.growth_share is not None
+    share = None if grown is None or not before else grown / before
+    return _at_most(check, record, share, budget.growth_share, "fraction", unknown)
+
+
+def _metric_drop(ledger: Path, path: str, file: Path | None) -> tuple[str, float | None, str]:
+    """(name of the metric, what the file lost against the dense stage, why that is not known)."""
+    try:
+        raw = json.loads(ledger.read_text(encoding="utf-8"))
+        metric, base = raw["metric"], raw["stages"][0]["metric"]
+        name, higher = str(metric["name"]), bool(metric["higher_is_better"])
+        entry = _entry([entry for stage in raw["stages"] for entry in stage["artifacts"]], path)
+        if entry is None:
+            return name, None, f"{ledger} has no file of this name"
+        if file is None or sha256_of(file) != entry["sha256"]:
+            return name, None, f"{ledger} is of another file of this name; run the recipe again"
+        found = entry["metric"]
+        if not found or not base or found["samples"] != base["samples"]:
+            return name, None, "not measured on all samples in that run"  # a score on fewer samples is no drop
+        drop = float(base["value"]) - float(found["value"])
+        return name, drop if higher else -drop, ""
+    except OSError as cause:
+        raise InputError(f"{ledger}: the ledger cannot be read: {cause.strerror}; run the recipe first") from cause
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as cause:
+        raise InputError(f"{ledger} is not a ledger.json ({type(cause).__name__}); run the recipe again") from cause
+
+
+def _entry(entries: Sequence[Mapping[str, Any]], path: str) -> Mapping[str, Any] | None:
+    """The one file of the ledger with this name."""
+    name = PurePosixPath(path.replace("\\", "/")).name
+    found = [entry for entry in entries if PurePosixPath(entry["path"]).name == name]
+    return found[0] if len(found) == 1 else None

@@ -1,0 +1,288 @@
+"""A check as text, JSON, Markdown, JUnit XML or GitHub annotations. Names out of files never break a format."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from edgeprune.budget import Verdict
+from edgeprune.report.table import Table, to_markdown, to_text
+from edgeprune.size.codecs import CODECS
+from edgeprune.size.matching import layer_pairs
+from edgeprune.size.records import FileRecord, LayerRecord
+from edgeprune.units import format_bytes, format_count, format_percent
+
+__all__ = ["FORMATS", "Check", "difference", "shown", "verdict_line"]
+
+SCHEMA_VERSION = 2
+_MOST_LAYERS = 8  # in a pull-request comment
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a0-\ud7ff\ue000-\ufffd]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """What was checked: `before` holds the baseline's record of a file by its path; `notes` are sentences."""
+
+    files: tuple[FileRecord, ...]
+    verdicts: tuple[Verdict, ...]
+    before: Mapping[str, FileRecord]
+    baseline: str | None
+    config: str | None
+    codec: str
+    notes: tuple[str, ...]
+    why: Mapping[str, Sequence[str]]
+
+    @property
+    def passed(self) -> bool | None:
+        """False when a limit is exceeded, else None when one could not be checked, else True."""
+        found = {verdict.passed for verdict in self.verdicts}
+        return False if False in found else None if None in found else True
+
+
+def shown(name: str) -> str:
+    """A name on one line, whatever is in it."""
+    return _UNPRINTABLE.sub(lambda match: match.group().encode("unicode_escape").decode(), name)
+
+
+def difference(before: float, after: float) -> str:
+    """ "+12.3 kB (+4.1 %)"."""
+    grown = after - before
+    text = f"{'+' if grown >= 0 else '-'}{format_bytes(abs(round(grown)))}"
+    return f"{text} ({100 * grown / before:+.1f} %)" if before else f"{text} (new)"
+
+
+def _amount(value: float | None, unit: str) -> str:
+    if value is None:
+        return "unknown"
+    if unit == "bytes":
+        return f"{'-' if value < 0 else ''}{format_bytes(abs(round(value)))}"
+    if unit == "parameters":
+        return format_count(round(value))
+    if unit == "fraction":
+        return format_percent(value, 2)
+    if unit == "ms":
+        return f"{value:.3g} ms"
+    return f"{value:.4f}"
+
+
+def verdict_line(verdict: Verdict) -> str:
+    """One verdict as a sentence."""
+    at_least = verdict.check.endswith("at least")
+    held = f"{shown(verdict.path)}: {verdict.check} {_amount(verdict.actual, verdict.unit)}"
+    limit = f"{'wanted' if at_least else 'limit'} {_amount(verdict.limit, verdict.unit)}"
+    if verdict.passed is None:
+        return f"{held}, {limit}: CANNOT BE CHECKED ({shown(verdict.note)})"
+    if verdict.passed:
+        return f"{held}, {limit}: ok"
+    assert verdict.actual is not None
+    missing = abs(verdict.actual - verdict.limit)
+    return f"{held}, {limit}: {'TOO LOW' if at_least else 'OVER'} by {_amount(missing, verdict.unit)}"
+
+
+def _unread(record: FileRecord) -> str:
+    return "not read" if not record.complete else "unknown"
+
+
+def _row(record: FileRecord) -> tuple[str, ...]:
+    downloads = [record.download_bytes.get(name) for name in CODECS]
+    return (
+        shown(record.path),
+        format_bytes(record.raw_bytes),
+        *(format_bytes(count) if count is not None else "-" for count in downloads),
+        f"{record.parameters:,}" if record.parameters is not None else _unread(record),
+        format_percent(record.sparsity)
+        if record.sparsity is not None
+        else ("no weights" if record.weights == 0 else _unread(record)),
+        format_count(record.macs) if record.macs is not None else _unread(record),
+    )
+
+
+HEADS = ("file", "install", *CODECS, "parameters", "zeros", "MACs")
+
+
+def _text(check: Check) -> str:
+    lines = [to_text(Table(heads=HEADS, rows=tuple(_row(record) for record in check.files)))]
+    for record in check.files:
+        lines += _archive_lines(record)
+    if check.baseline is not None:
+        lines += ["", to_text(_difference_table(check, shown))]
+        lines += [to_text(table) for table in _grown_tables(check, shown)]
+    if check.verdicts:
+        lines += ["", *(verdict_line(verdict) for verdict in check.verdicts)]
+    for path, sentences in check.why.items():
+        lines += ["", f"why, {shown(path)}:", *(f"- {shown(sentence)}" for sentence in sentences)]
+    lines += [f"note: {shown(note)}" for note in check.notes]
+    return "\n".join(lines) + "\n"
+
+
+def _archive_lines(record: FileRecord) -> list[str]:
+    found = record.in_archive
+    if found is None:
+        return []
+    lines = [f"{shown(record.path)}: {found.method} in the archive, {format_bytes(found.compressed_bytes)} there"]
+    return lines + [f"  {shown(note)}" for note in found.notes]
+
+
+def _difference_table(check: Check, cell: Callable[[str], str]) -> Table:
+    """Before, after, difference, limit and verdict of each file's download."""
+    rows = []
+    for record in check.files:
+        before, after = check.before.get(record.path), record.download_bytes[check.codec]
+        old = before.download_bytes.get(check.codec) if before else None
+        own = [verdict for verdict in check.verdicts if verdict.path == record.path]
+        limit = next((v.limit for v in own if v.check == f"download ({check.codec})"), None)
+        rows.append(
+            (
+                cell(record.path),
+                format_bytes(old) if old is not None else "new",
+                format_bytes(after),
+                difference(old, after) if old is not None else "new",
+                format_bytes(round(limit)) if limit is not None else "none",
+                _word(own),
+            )
+        )
+    heads = ("file", f"before ({check.codec})", "after", "difference", "limit", "verdict")
+    return Table(heads=heads, rows=tuple(rows), left=frozenset({0, 5}))
+
+
+def _word(verdicts: Sequence[Verdict]) -> str:
+    found = [verdict.passed for verdict in verdicts]
+    if not found:
+        return "no limit"
+    failed = [verdict.check for verdict in verdicts if verdict.passed is False]
+    if failed:
+        return "OVER: " + ", ".join(failed)
+    return "cannot be checked" if None in found else "ok"
+
+
+def _grown_tables(check: Check, cell: Callable[[str], str]) -> list[Table]:
+    """For each file with layers in both, those whose bytes changed most."""
+    tables = []
+    for record in check.files:
+        before = check.before.get(record.path)
+        if before is None or not before.layers or not record.layers:
+            continue
+        pairs = [(old, new) for old, new in layer_pairs(before.layers, record.layers) if _raw(old) != _raw(new)]
+        pairs.sort(key=lambda pair: -abs(_raw(pair[1]) - _raw(pair[0])))
+        rows = tuple(
+            (
+                cell(f"{(new or old).name}"),  # type: ignore[union-attr]
+                format_bytes(_raw(old)) if old else "-",
+                format_bytes(_raw(new)) if new else "removed",
+                difference(_raw(old), _raw(new)),
+            )
+            for old, new in pairs[:_MOST_LAYERS]
+        )
+        more = f" ({len(pairs) - _MOST_LAYERS} more)" if len(pairs) > _MOST_LAYERS else ""
+        if rows:
+            heads = (f"layers of {cell(record.path)} that changed most{more}", "install before", "after", "difference")
+            tables.append(Table(heads=heads, rows=rows))
+    return tables
+
+
+def _raw(layer: LayerRecord | None) -> int:
+    return layer.raw_bytes if layer else 0
+
+
+def _json(check: Check) -> str:
+    body: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "tool": {"name": "edgeprune", "version": version("edgeprune")},
+        "config": check.config,
+        "baseline": check.baseline,
+        "files": [record.to_json() for record in check.files],
+        "before": {path: _bare(record) for path, record in check.before.items()},
+        "verdicts": [asdict(verdict) for verdict in check.verdicts],
+        "passed": check.passed if check.verdicts else None,
+        "why": {path: list(sentences) for path, sentences in check.why.items()},
+        "notes": list(check.notes),
+    }
+    return json.dumps(body, indent=1) + "\n"
+
+
+def _bare(record: FileRecord) -> dict[str, Any]:
+    return {"raw_bytes": record.raw_bytes, "download_bytes": dict(record.download_bytes)}
+
+
+def markdown_cell(name: str) -> str:
+    """A name as code that GitHub shows as it is: no link, no mention, no markup, no end of the cell."""
+    return "`" + shown(name).replace("`", "'") + "`"
+
+
+def _markdown(check: Check) -> str:
+    verdict = {True: "within budget", False: "OVER BUDGET", None: "cannot be checked"}[check.passed]
+    title = f"edgeprune: {verdict}" if check.verdicts else "edgeprune: model sizes (no limit was checked)"
+    lines = [f"### {title}", ""]
+    if check.baseline is not None or check.verdicts:
+        lines += [to_markdown(_difference_table(check, markdown_cell)), ""]
+    else:
+        rows = tuple((markdown_cell(record.path), *_row(record)[1:]) for record in check.files)
+        lines += [to_markdown(Table(heads=HEADS, rows=rows)), ""]
+    failed = [item for item in check.verdicts if not item.passed]
+    lines += [f"- {_escaped(verdict_line(item))}" for item in failed] + ([""] if failed else [])
+    for table in _grown_tables(check, markdown_cell):
+        lines += [to_markdown(table), ""]
+    for path, sentences in check.why.items():
+        lines += [f"Why, {markdown_cell(path)}:", "", *(f"- {_escaped(text)}" for text in sentences), ""]
+    lines += [f"- {_escaped(note)}" for note in check.notes]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~@])", r"\\\1", shown(text))
+
+
+def _junit(check: Check) -> str:
+    failures = sum(verdict.passed is False for verdict in check.verdicts)
+    errors = sum(verdict.passed is None for verdict in check.verdicts)
+    counts = {"tests": str(len(check.verdicts)), "failures": str(failures), "errors": str(errors)}
+    root = ElementTree.Element("testsuites", {"name": "edgeprune", **counts})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": "edgeprune check", **counts})
+    for verdict in check.verdicts:
+        names = {"classname": shown(verdict.path), "name": verdict.check}
+        case = ElementTree.SubElement(suite, "testcase", names)
+        if verdict.passed:
+            continue
+        kind = "failure" if verdict.passed is False else "error"
+        ElementTree.SubElement(case, kind, {"message": verdict_line(verdict)})
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _github(check: Check) -> str:
+    """Workflow commands: docs.github.com, "Workflow commands for GitHub Actions", setting an error message."""
+    lines = []
+    for verdict in check.verdicts:
+        if verdict.passed:
+            continue
+        level = "error" if verdict.passed is False else "warning"
+        title = "model over budget" if verdict.passed is False else "model budget cannot be checked"
+        lines.append(
+            f"::{level} file={_property(verdict.path)},title={_property(title)}::{_message(verdict_line(verdict))}"
+        )
+    kept = sum(verdict.passed is True for verdict in check.verdicts)
+    told = f"{kept} of {len(check.verdicts)} model budgets kept" if check.verdicts else "no model budget was checked"
+    lines.append(f"::notice title=edgeprune::{_message(told)}")
+    return "\n".join(lines) + "\n"
+
+
+def _message(text: str) -> str:
+    return shown(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _message(text).replace(":", "%3A").replace(",", "%2C")
+
+
+FORMATS: Mapping[str, Callable[[Check], str]] = {
+    "text": _text,
+    "json": _json,
+    "markdown": _markdown,
+    "junit": _junit,
+    "github": _github,
+}

@@ -1,0 +1,57 @@
+"""Values out of a TOML file that people write by hand: an unknown key or a wrong type is one clear line."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgeprune.errors import InputError, RecipeError
+
+__all__ = ["known_keys", "near", "read_toml", "typed"]
+
+
+def read_toml(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of a TOML file and its values.
+
+    Raises InputError when it cannot be read and RecipeError when it is not TOML.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    try:
+        content = path.read_bytes()
+        return content, tomllib.loads(content.decode())
+    except OSError as cause:
+        raise InputError(f"{path}: cannot be read: {cause.strerror}") from cause
+    except UnicodeDecodeError as cause:
+        raise InputError(f"{path}: not a text file") from cause
+    except (tomllib.TOMLDecodeError, RecursionError) as cause:
+        raise RecipeError(f"{path}: not valid TOML: {cause}") from cause
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean 'x'?", or nothing when no known name is like it."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def known_keys(path: Path, where: str, raw: Any, known: Iterable[str]) -> None:
+    """Raise RecipeError when `raw` is no table, or has a key that is not known; `where` is the table's name."""
+    known = list(known)
+    if not isinstance(raw, Mapping):
+        raise RecipeError(f"{path}: [{where}] is a table of keys")
+    place = f" in [{where}]" if where else ""
+    for key in raw:
+        if key not in known:
+            raise RecipeError(f"{path}: unknown key '{key}'{place}{near(key, known) or '; known: ' + ', '.join(known)}")
+
+
+def typed(path: Path, key: str, value: Any, kind: type) -> Any:
+    """`value` when it is of `kind` (a whole number passes for a float); raises RecipeError otherwise."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise RecipeError(f"{path}: '{key}' must be a {kind.__name__}, got {value!r}")
+    return value
