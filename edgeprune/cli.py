@@ -387,25 +387,106 @@ def verify(exported: Path, **options: Any) -> int:
     return verify_verb(exported, **options)
 
 
+PATH = click.Path(path_type=Path)
+CODEC_NAMES = ("deflate", "brotli", "zstd", "xz")
+
+
 @cli.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=PATH)
+@click.option("--config", type=PATH, help="Budgets.  [default: edgeprune.toml or pyproject.toml, here or above]")
+@click.option(
+    "--baseline", type=PATH, help="What to compare with: a model file, a folder, an earlier JSON report, a ledger.json."
+)
 @click.option("--limit", metavar="SIZE", help='Largest download of each file, for example "350 kB" or "350 KiB".')
+@click.option("--growth", metavar="CHANGE", help='Largest growth of each download: "2 %" or "50 kB".')
 @click.option(
     "--codec",
-    type=click.Choice(["deflate", "brotli", "zstd"]),
+    type=click.Choice(CODEC_NAMES),
     default="deflate",
     show_default=True,
-    help="What --limit is held against; deflate is what a zip, APK or IPA download costs.",
+    help="What --limit and --growth are about; deflate is what a zip, APK or IPA download costs.",
 )
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["text", "json", "markdown", "junit", "github"]),
+    help="Of the report on stdout (or in --output).  [default: text]",
+)
+@click.option("-o", "--output", type=PATH, help="Write the report there; a text report still goes to stdout.")
+@click.option("--why", is_flag=True, help="Say where the bytes are and what would make them fewer.")
+@click.option("--fast", is_flag=True, help="Measure deflate and zstd only: a tenth of the time.")
 @common_options("json")
-def check(files: tuple[Path, ...], limit: str | None, codec: str, as_json: bool) -> int:
-    """Show what model FILES cost to install and to download, and hold them against a limit.
+def check(files: tuple[Path, ...], as_json: bool, output_format: str | None, **options: Any) -> int:
+    """Show what model FILES cost to install and to download, and hold them against budgets.
 
-    Reads .tflite files (weights, zeros, MACs) and .mlpackage folders (sizes). Needs neither TensorFlow nor Keras.
+    Without FILES, those of the budgets in edgeprune.toml. Reads .tflite, .mlpackage, .mlmodel, .mlmodelc, .keras, .h5,
+    .onnx, and the models inside .apk, .aab, .ipa and .zip. Needs neither TensorFlow nor Keras. Exit code 1 when a limit
+    is exceeded, 3 when one cannot be checked.
+
+    \b
+    A budget in edgeprune.toml ([[tool.edgeprune.budget]] in pyproject.toml):
+      [[budget]]
+      path = "models/*.tflite"     a glob, from the folder of this file
+      download = "350 kB"          the compressed file; codec = "deflate" | "brotli" | "zstd" | "xz"
+      install = "1.2 MB"           the file itself
+      growth = "2 %"               of the download against --baseline; or "50 kB"
+      parameters = 500000
+      min_sparsity = "50 %"        of the weights
+      max_metric_drop = "1 %"      read from ledger = "out/ledger.json"
+
+    \b
+    Examples:
+      edgeprune check model.tflite --limit "350 kB"
+      edgeprune check --baseline main.json --format markdown -o comment.md
+      edgeprune check app-release.apk --why
     """
     from edgeprune.check import check_verb
 
-    return check_verb(files, limit=limit, codec=codec, as_json=as_json)
+    chosen = output_format or ("json" if as_json else "text")
+    return check_verb(files, output_format=chosen, **options)
+
+
+@cli.command()
+@click.argument("file", type=PATH)
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["text", "json", "markdown", "csv"]),
+    help="[default: text]",
+)
+@click.option("--why", is_flag=True, help="Say where the bytes are and what would make them fewer.")
+@common_options("json")
+def inspect(file: Path, output_format: str | None, as_json: bool, why: bool) -> int:
+    """Show the graph of a model FILE as a table: op, shape, precision, parameters, zeros, MACs, bytes.
+
+    "deflated" is a layer's part of the compressed download, "ideal" what a coder that looks at one number at a time
+    would need (order-0 entropy, per channel where that is less). Reads what 'check' reads.
+    """
+    from edgeprune.inspection import inspect_verb
+
+    return inspect_verb(file, output_format=output_format or ("json" if as_json else "text"), why=why)
+
+
+@cli.command()
+@click.argument("before", type=PATH)
+@click.argument("after", type=PATH)
+@click.option("--measure", is_flag=True, help="Also time both on this host, paired (.tflite; about 15 seconds).")
+@click.option("--all", "every", is_flag=True, help="Show layers that did not change, too.")
+@click.option("--fast", is_flag=True, help="Measure deflate and zstd only.")
+@click.option("--format", "output_format", type=click.Choice(["text", "json", "markdown"]), help="[default: text]")
+@common_options("json", "quiet")
+def compare(before: Path, after: Path, output_format: str | None, as_json: bool, **options: Any) -> int:
+    """What shrank from one model file to another: install, download, MACs, zeros, layer by layer.
+
+    \b
+    Examples:
+      edgeprune compare dense.tflite pruned.tflite --measure
+      edgeprune compare old/Model.mlpackage new/Model.mlpackage --format markdown
+    """
+    from edgeprune.compare import compare_verb
+
+    chosen = output_format or ("json" if as_json else "text")
+    return compare_verb(before, after, output_format=chosen, **options)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from edgeprune.graph.model import ELEMENT_BITS, Graph, Op, Signature, Tensor, co
 
 __all__ = ["MAGIC", "Storage", "read_storage", "read_tflite"]
 
+Result = TypeVar("Result")
 MAGIC = b"TFL3"  # at bytes 4 to 8
 _SCHEMA_VERSION = 3
 _MAX_RANK = 32  # interpreters stop at 8 or so; without a limit, a product of a million dimensions takes minutes
@@ -102,7 +103,7 @@ def read_storage(path: Path) -> tuple[Graph, Storage]:
     return _read(path, lambda reader: (reader.graph(), reader.storage()))
 
 
-def _read(path: Path, wanted: Callable[[_Reader], Any]) -> Any:
+def _read(path: Path, wanted: Callable[[_Reader], Result]) -> Result:
     content = _content(path)
     try:
         return wanted(_Reader(path, content))

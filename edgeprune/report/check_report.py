@@ -17,7 +17,7 @@ from edgeprune.size.matching import layer_pairs
 from edgeprune.size.records import FileRecord, LayerRecord
 from edgeprune.units import format_bytes, format_count, format_percent
 
-__all__ = ["FORMATS", "Check", "difference", "shown", "verdict_line"]
+__all__ = ["FORMATS", "Check", "difference", "markdown_cell", "shown", "verdict_line"]
 
 SCHEMA_VERSION = 2
 _MOST_LAYERS = 8  # in a pull-request comment

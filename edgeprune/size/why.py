@@ -1,8 +1,8 @@
 """Where a model's bytes are and what would make them fewer, in sentences. Every number is of this file.
 
-What an encoding does to a download was measured on MobileNetV2, 1.0, 224 px, in 4 precisions at 4 sparsities with
-deflate-9, brotli-11, zstd-19 and xz: float16 halves a float32 file; zeros stored densely shrink the download alone; sparse
-encoding of int8 makes the download larger (deflate +15 % at 80 % zeros).
+What an encoding does to a download was measured on MobileNetV2, 1.0, 224 px (ImageNet weights, magnitude-pruned in one
+shot), deflate-9: 80 % zeros leave 28 % of the dense float32 download, 32 % in float16, 42 % in int8; -0.0 in place of
++0.0 costs 14 to 20 % there; sparse encoding of int8 in a .tflite makes the download 15 % larger.
 """
 
 from __future__ import annotations
@@ -64,14 +64,15 @@ def _zeros(found: Account) -> Iterator[str]:
     if not elements or zeros / elements < _MANY_ZEROS:
         if elements:
             yield (
-                f"{format_percent(zeros / elements)} of the weights are zero: pruning has not shrunk this download; at "
-                "80 % zeros the same file deflates to a quarter or a third ('edgeprune prune --sparsity 0.8')."
+                f"{format_percent(zeros / elements)} of the weights are zero: pruning has not shrunk this download; "
+                "'edgeprune prune --sparsity 0.8' would (MobileNetV2 then deflates to 28 % of its dense size in "
+                "float32, 42 % in int8)."
             )
         return
     stored = sum(a.stored_bytes for a in plain)
     yield (
-        f"{format_percent(zeros / elements)} of the weights are zeros that are stored like any other number: they shrink "
-        f"the download and leave install ({format_bytes(stored)} for these weights) and dense latency as they were; "
+        f"{format_percent(zeros / elements)} of the weights are zeros stored like any other number: they shrink the "
+        f"download and leave install ({format_bytes(stored)} for these weights) and dense latency as they were; "
         "removing channels ('edgeprune prune --style channel') shrinks all three."
     )
 
@@ -116,8 +117,8 @@ def _negative_zeros(found: Account) -> Iterator[str]:
                 count += int(np.count_nonzero(words == words.dtype.type(1 << (8 * width - 1))))
     if count > _WORTH_SAYING * (found.parameters or 1):
         yield (
-            f"{count:,} zeros are -0.0, which compress badly beside +0.0 (deflate 12 % larger at 80 % zeros); "
-            "pruning and converting with this tool writes +0.0."
+            f"{count:,} zeros are -0.0, which compress badly beside +0.0 (MobileNetV2 at 80 % zeros: 14 to 20 % more "
+            "to download); pruning and converting with this tool writes +0.0."
         )
 
 

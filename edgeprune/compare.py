@@ -1,0 +1,209 @@
+"""`edgeprune compare`: what one model file became, layer by layer. Light imports only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeprune.errors import UsageError
+from edgeprune.report.check_report import difference, markdown_cell, shown
+from edgeprune.report.table import Table, to_markdown, to_text
+from edgeprune.size.codecs import CODECS, FAST
+from edgeprune.size.layers import account
+from edgeprune.size.matching import Pair, layer_pairs
+from edgeprune.size.records import FileRecord, LayerRecord, file_record
+from edgeprune.units import format_bytes, format_count, format_percent
+
+__all__ = ["compare_verb", "headline"]
+
+
+def compare_verb(
+    before: Path, after: Path, *, output_format: str, measure: bool, every: bool, fast: bool, quiet: bool
+) -> int:
+    """Print what changed between two model files; with `measure` also the paired latency on this host."""
+    codecs = FAST if fast else tuple(CODECS)
+    if measure and not all(path.suffix.lower() in (".tflite", ".lite") for path in (before, after)):
+        raise UsageError("--measure runs .tflite files only; leave it out for other formats")
+    old, new = file_record(account(before, codecs)), file_record(account(after, codecs))
+    latency = _measured(before, after, quiet) if measure else None
+    facts = {"before": old, "after": new, "latency": latency, "headline": headline(old, new, latency)}
+    click.echo(_FORMATS[output_format](old, new, facts, every), nl=False)
+    return 0
+
+
+def _measured(before: Path, after: Path, quiet: bool) -> dict[str, Any]:
+    from edgeprune.latency.measure import compare_latency
+    from edgeprune.progress import Progress
+
+    progress = Progress(quiet=quiet)
+    progress.begin("latency of both on this host")
+    found = compare_latency(before, after, on_progress=progress.advance)
+    progress.end(str(found.verdict))
+    return {**asdict(found), "verdict": str(found.verdict)}
+
+
+def headline(old: FileRecord, new: FileRecord, latency: Mapping[str, Any] | None) -> str:
+    """The account in one sentence: download, install, zeros, MACs, and latency as far as it was measured."""
+    parts = [
+        f"Download {_change(old.download_bytes['deflate'], new.download_bytes['deflate'], format_bytes)} (deflate)",
+        f"install {_change(old.raw_bytes, new.raw_bytes, format_bytes)}",
+    ]
+    if old.macs is not None and new.macs is not None:
+        parts.append(f"MACs {_change(old.macs, new.macs, format_count)}")
+    if old.sparsity is not None and new.sparsity is not None:
+        parts.append(f"zeros {_arrow(format_percent(old.sparsity), format_percent(new.sparsity))}")
+    return ", ".join(parts) + "; " + _latency(old, new, latency) + "."
+
+
+def _change(before: float, after: float, text: Callable[[int], str]) -> str:
+    if before == after:
+        return f"unchanged ({text(round(after))})"
+    percent = f"{100 * (after / before - 1):+.1f} %" if before else "new"
+    return f"{percent} ({text(round(before))} -> {text(round(after))})"
+
+
+def _latency(old: FileRecord, new: FileRecord, latency: Mapping[str, Any] | None) -> str:
+    if latency is not None:
+        return (
+            f"latency {latency['verdict']} on this host: {latency['ratio']:.3f} times before "
+            f"(95 % {latency['low']:.3f} to {latency['high']:.3f})"
+        )
+    same_work = old.macs == new.macs and old.macs is not None and old.format == new.format
+    if same_work and (new.sparsity or 0) > (old.sparsity or 0) + 0.05:
+        return "latency not measured; a dense runtime multiplies the zeros too, so expect no change (--measure checks)"
+    return "latency not measured (--measure does, for .tflite)"
+
+
+def _arrow(before: str, after: str) -> str:
+    return before if before == after else f"{before} -> {after}"
+
+
+HEADS = ("layer", "op", "precision", "install", "", "download share", "", "parameters", "zeros", "MACs")
+
+
+def _rows(pairs: list[Pair], cell: Callable[[str], str]) -> tuple[tuple[str, ...], ...]:
+    return tuple(_row(old, new, cell) for old, new in pairs)
+
+
+def _row(old: LayerRecord | None, new: LayerRecord | None, cell: Callable[[str], str]) -> tuple[str, ...]:
+    known = new or old
+    assert known is not None
+    name = f"{known.group}: {known.name}" if known.group else known.name
+    if new is None or old is None:
+        state = "removed" if new is None else "new"
+        name = f"{name} ({state})"
+    return (
+        cell(name),
+        known.kind or "-",
+        _arrow((old or known).precision or "-", (new or known).precision or "-"),
+        _both(old, new, "raw_bytes", format_bytes),
+        _percent(old, new, "raw_bytes"),
+        _both(old, new, "deflate_bytes", format_bytes),
+        _percent(old, new, "deflate_bytes"),
+        _both(old, new, "parameters", format_count),
+        _zeros(old, new),
+        _both(old, new, "macs", format_count),
+    )
+
+
+def _both(old: LayerRecord | None, new: LayerRecord | None, name: str, text: Callable[[int], str]) -> str:
+    values = [getattr(layer, name) if layer else 0 for layer in (old, new)]
+    if None in values:
+        return "unknown"
+    return _arrow(text(values[0]), text(values[1]))
+
+
+def _percent(old: LayerRecord | None, new: LayerRecord | None, name: str) -> str:
+    before, after = (getattr(layer, name) if layer else None for layer in (old, new))
+    if not before or after is None or before == after:
+        return ""
+    return f"{100 * (after / before - 1):+.0f} %"
+
+
+def _zeros(old: LayerRecord | None, new: LayerRecord | None) -> str:
+    texts = [format_percent(s) if layer and (s := layer.sparsity) is not None else "-" for layer in (old, new)]
+    return _arrow(texts[0], texts[1])
+
+
+def _changed(pairs: list[Pair]) -> list[Pair]:
+    return [
+        (old, new)
+        for old, new in pairs
+        if old is None or new is None or (old.raw_bytes, old.zeros, old.macs) != (new.raw_bytes, new.zeros, new.macs)
+    ]
+
+
+def _tables(old: FileRecord, new: FileRecord, every: bool, cell: Callable[[str], str]) -> tuple[Table, Table, int]:
+    """Totals, the layers that changed (or every one), and how many others there are."""
+    totals = [("install", old.raw_bytes, new.raw_bytes)]
+    totals += [(f"download ({name})", count, new.download_bytes[name]) for name, count in old.download_bytes.items()]
+    rows: list[tuple[str, ...]] = [(name, format_bytes(a), format_bytes(b), difference(a, b)) for name, a, b in totals]
+    for name, counts in (("parameters", (old.parameters, new.parameters)), ("MACs", (old.macs, new.macs))):
+        texts = [format_count(count) if count is not None else "unknown" for count in counts]
+        a, b = counts
+        change = f"{100 * (b / a - 1):+.1f} %" if a and b is not None else ""
+        rows.append((name, *texts, change))
+    shares = [format_percent(s) if s is not None else "unknown" for s in (old.sparsity, new.sparsity)]
+    rows.append(("zeros among weights", *shares, ""))
+    pairs = layer_pairs(old.layers, new.layers)
+    told = pairs if every else _changed(pairs)
+    table = Table(heads=HEADS, rows=_rows(told, cell), left=frozenset({0, 1, 2}))
+    return Table(heads=("", "before", "after", "difference"), rows=tuple(rows)), table, len(pairs) - len(told)
+
+
+def _text(old: FileRecord, new: FileRecord, facts: Mapping[str, Any], every: bool) -> str:
+    totals, layers, others = _tables(old, new, every, shown)
+    lines = [f"{shown(old.path)} -> {shown(new.path)}", facts["headline"], "", to_text(totals), ""]
+    if layers.rows:
+        lines.append(to_text(layers))
+    if others:
+        lines.append(f"{others} layer{'' if others == 1 else 's'} unchanged (--all shows them)")
+    lines += [f"note: {shown(record.note)}" for record in (old, new) if record.note]
+    if facts["latency"]:
+        lines += ["", _shown_latency(facts["latency"])]
+    return "\n".join(lines) + "\n"
+
+
+def _shown_latency(found: Mapping[str, Any]) -> str:
+    return (
+        f"latency on this host: {found['baseline_ms']:.3g} ms -> {found['candidate_ms']:.3g} ms CPU time "
+        f"({found['verdict']}); {found['how']}. How two precisions compare here says nothing of phones."
+    )
+
+
+def _markdown(old: FileRecord, new: FileRecord, facts: Mapping[str, Any], every: bool) -> str:
+    totals, layers, others = _tables(old, new, every, markdown_cell)
+    lines = [f"### {markdown_cell(old.path)} -> {markdown_cell(new.path)}", "", facts["headline"], ""]
+    lines += [to_markdown(totals), ""]
+    if layers.rows:
+        lines += [to_markdown(layers), ""]
+    if others:
+        lines.append(f"{others} layer{'' if others == 1 else 's'} unchanged.")
+    if facts["latency"]:
+        lines.append(_shown_latency(facts["latency"]))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _json(old: FileRecord, new: FileRecord, facts: Mapping[str, Any], _every: bool) -> str:
+    pairs = layer_pairs(old.layers, new.layers)
+    body = {
+        "schema_version": 1,
+        "headline": facts["headline"],
+        "before": old.to_json(),
+        "after": new.to_json(),
+        "layers": [{"before": a.name if a else None, "after": b.name if b else None} for a, b in pairs],
+        "latency": facts["latency"],
+    }
+    return json.dumps(body, indent=1) + "\n"
+
+
+_FORMATS: Mapping[str, Callable[[FileRecord, FileRecord, Mapping[str, Any], bool], str]] = {
+    "text": _text,
+    "json": _json,
+    "markdown": _markdown,
+}

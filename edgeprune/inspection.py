@@ -1,0 +1,133 @@
+"""`edgeprune inspect`: the graph of one model file as a table. Light imports only."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import click
+
+from edgeprune.report.check_report import markdown_cell, shown
+from edgeprune.report.table import Table, to_markdown, to_text
+from edgeprune.size.codecs import FAST
+from edgeprune.size.records import FileRecord, LayerRecord
+from edgeprune.size.sources import sources_of
+from edgeprune.size.why import reasons
+from edgeprune.units import format_bytes, format_count, format_percent
+
+__all__ = ["INSPECT_FORMATS", "inspect_verb"]
+
+HEADS = (
+    "layer",
+    "op",
+    "output",
+    "precision",
+    "parameters",
+    "zeros",
+    "MACs",
+    "bytes",
+    "deflated",
+    "ideal",
+    "bits/weight",
+)
+
+
+def inspect_verb(path: Path, *, output_format: str, why: bool) -> int:
+    """Print the layers of the model (or of each model in an app bundle) at `path`."""
+    for source in sources_of(path, FAST[:1]):
+        click.echo(INSPECT_FORMATS[output_format](source.record), nl=False)
+        if why:
+            click.echo(
+                "\n".join(f"- {shown(sentence)}" for sentence in reasons(source.found)), err=output_format != "text"
+            )
+    return 0
+
+
+def _layer_row(layer: LayerRecord) -> tuple[str, ...]:
+    bits = layer.bits_per_weight
+    return (
+        f"{layer.group}: {layer.name}" if layer.group else layer.name,
+        layer.kind or "-",
+        "x".join(map(str, layer.shape)) if layer.shape is not None else "-",
+        layer.precision or "-",
+        f"{layer.parameters:,}" if layer.parameters else "-",
+        format_percent(layer.sparsity) if layer.sparsity is not None else "-",
+        ("-" if layer.macs == 0 else format_count(layer.macs)) if layer.macs is not None else "unknown",
+        format_bytes(layer.raw_bytes) if layer.raw_bytes else "-",
+        format_bytes(layer.deflate_bytes) if layer.deflate_bytes else "-",
+        format_bytes(layer.bound_bytes) if layer.bound_bytes else "-",
+        f"{bits:.2f}" if bits is not None else "-",
+    )
+
+
+def _rest_row(record: FileRecord) -> tuple[str, ...]:
+    """What is in the file beside the arrays of layers."""
+    others = {name: count for name, count in record.sections.items() if name != "weights" and count}
+    told = ", ".join(f"{name} {format_bytes(count)}" for name, count in others.items())
+    return (f"(not weights: {told})", *["-"] * 6, format_bytes(sum(others.values())), *["-"] * 3)
+
+
+def _total_row(record: FileRecord) -> tuple[str, ...]:
+    return (
+        "total",
+        record.format,
+        "-",
+        "-",
+        f"{record.parameters:,}" if record.parameters is not None else "not read",
+        format_percent(record.sparsity) if record.sparsity is not None else "-",
+        format_count(record.macs) if record.macs is not None else "unknown",
+        format_bytes(record.raw_bytes),
+        format_bytes(record.download_bytes["deflate"]),
+        format_bytes(record.bound_bytes) if record.bound_bytes is not None else "-",
+        "-",
+    )
+
+
+def _table(record: FileRecord, cell: Callable[[str], str]) -> Table:
+    rows = [_layer_row(layer) for layer in record.layers] + [_rest_row(record), _total_row(record)]
+    cells = tuple((cell(row[0]), shown(row[1]), *row[2:]) for row in rows)
+    return Table(heads=HEADS, rows=cells, left=frozenset({0, 1, 2, 3}))
+
+
+def _text(record: FileRecord) -> str:
+    note = f"note: {shown(record.note)}\n" if record.note else ""
+    return f"{shown(record.path)}\n{to_text(_table(record, shown))}\n{note}"
+
+
+def _markdown(record: FileRecord) -> str:
+    return to_markdown(_table(record, markdown_cell)) + "\n"
+
+
+def _json(record: FileRecord) -> str:
+    return json.dumps(record.to_json(), indent=1) + "\n"
+
+
+def _csv(record: FileRecord) -> str:
+    """Plain numbers, one line for each layer; unknown is empty."""
+    text = io.StringIO()
+    names = ["name", "kind", "group", "shape", "precision", "parameters", "zeros", "macs"]
+    names += ["raw_bytes", "deflate_bytes", "bound_bytes", "bits_per_weight"]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for layer in record.layers:
+        values = [getattr(layer, name) for name in names]
+        writer.writerow([_plain(value) for value in values])
+    return text.getvalue()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, str):
+        text = shown(value)
+        return f"'{text}" if text[:1] in ("=", "+", "@", "-") else text  # a spreadsheet would run it as a formula
+    return "x".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+INSPECT_FORMATS: Mapping[str, Callable[[FileRecord], str]] = {
+    "text": _text,
+    "json": _json,
+    "markdown": _markdown,
+    "csv": _csv,
+}
