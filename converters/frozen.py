@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeprune.converters.signed_zeros import without_signed_zeros
 from edgeprune.converters.unrolling import unrolled
 from edgeprune.errors import ConversionError, Unsupported
 from edgeprune.keras_models import call_model, input_specs, keras_module, output_names
@@ -104,7 +105,7 @@ def freeze(model: Any, path: Path, *, unroll: bool = False) -> FrozenGraph:
         traced = call.get_concrete_function(*specs)
     fed = [tensor.name for tensor in traced.inputs[: len(shapes)]]  # variables and captured constants follow
     made = [tensor.name for tensor in traced.outputs]
-    definition = _inlined(_constant_graph(traced), fed, made)
+    definition = without_signed_zeros(_inlined(_constant_graph(traced), fed, made))
     left = sum(node.op == "Placeholder" and f"{node.name}:0" not in fed for node in definition.node)
     if left:
         raise ConversionError(f"model {model.name!r}: {left} of its variables did not become constants")
