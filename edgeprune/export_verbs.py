@@ -345,7 +345,8 @@ def verify_verb(
     progress.end()
     on = "random samples" if data is None else f"samples of {data.name}"
     if as_json:
-        click.echo(json.dumps(_json(exported, against, found, on, metric), indent=2, default=str))
+        body = _without_infinities(_json(exported, against, found, on, metric))
+        click.echo(json.dumps(body, indent=2, allow_nan=False, default=str))
     else:
         click.echo(_text(exported, against, found, on, metric))
     if found.failure is not None:
@@ -354,6 +355,15 @@ def verify_verb(
             where += "; its image input takes pixels: give the scaling of the model's input with --scale and --offset"
         raise ConversionError(f"{found.failure}{where}")
     return 0
+
+
+def _without_infinities(value: Any) -> Any:
+    """Numbers that JSON has no word for become null: the ratio for a layer without a tensor, the error of a NaN."""
+    if isinstance(value, dict):
+        return {key: _without_infinities(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinities(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _json(exported: Any, against: Path, found: Any, on: str, metric: str | None) -> dict[str, Any]:

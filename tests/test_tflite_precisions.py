@@ -10,9 +10,11 @@ import pytest
 from channel_zoo import randomised
 
 from edgeprune.artifact import Format, Precision
+from edgeprune.converters.evaluation import evaluate_file
 from edgeprune.converters.file_checks import constant_elements, float_ops, refuse_lost_weights
 from edgeprune.converters.frozen import FrozenGraph, freeze
 from edgeprune.converters.session import _check_file
+from edgeprune.datasets import Samples
 from edgeprune.errors import ConversionError, Unsupported, UsageError
 from edgeprune.graph import read_graph
 from edgeprune.keras_models import count_parameters, input_specs, predict
@@ -311,3 +313,19 @@ def test_a_loop_that_stays(converter: Any, keras: Any, tmp_path: Path) -> None:
     assert max(errors(tmp_path / "m.tflite", model, given).values()) < 1e-5
     with pytest.raises(Unsupported, match=r"doubling\S* is a loop that cannot be unrolled"):
         converter.export(model, tmp_path / "n.tflite", Format.TFLITE, Precision.INT8, calibration=given)
+
+
+@pytest.mark.parametrize(("form", "suffix"), [(Format.TFLITE, ".tflite"), (Format.COREML, ".mlpackage")])
+def test_the_index_of_the_largest_converts(
+    converter: Any, keras: Any, tmp_path: Path, form: Format, suffix: str
+) -> None:
+    """argmax and argmin, whose care for the sign of zero no format can express, give the indexes that Keras gives."""
+    x = keras.Input((6,), name="x")
+    scores = keras.layers.Dense(5, name="scores")(x)
+    lowest = keras.ops.argmin(keras.ops.reshape(scores, (-1, 5, 1)), axis=1, keepdims=True)
+    model = randomised(keras.Model(x, {"label": keras.ops.argmax(scores, axis=-1), "lowest": lowest}))
+    given = samples(model)
+    artifact = converter.export(model, tmp_path / f"m{suffix}", form, Precision.FLOAT32)
+    some = Samples(path=tmp_path, inputs=given, targets=None)
+    judged = evaluate_file(artifact, some, input_specs(model), predict(model, given), None, every_runtime=True)
+    assert {item.output: item.max_error for item in judged.parity} == {"label": 0.0, "lowest": 0.0}
