@@ -1,0 +1,623 @@
+"""The models inside app bundles: what is found, how it is packed, and that no archive can do harm."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import tempfile
+import tracemalloc
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeprune.contents import archive, bundle
+from edgeprune.contents.bundle import Bundle, BundledModel, content, extracted, read_bundle
+from edgeprune.errors import InputError, OutputError, Unsupported
+
+FILES = Path(__file__).parent / "files"
+MODEL = (FILES / "int8.tflite").read_bytes()
+HALF = FILES / "half.mlpackage"
+STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+Member = tuple[str, bytes, int]
+
+
+def zipped(*members: Member) -> bytes:
+    """A zip archive by Python's zipfile: (name, content, method) each."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as file:
+        for name, raw, method in members:
+            file.writestr(zipfile.ZipInfo(name), raw, compress_type=method)
+    return made.getvalue()
+
+
+def write(folder: Path, name: str, *members: Member) -> Path:
+    """A bundle in a file."""
+    path = folder / name
+    path.write_bytes(zipped(*members))
+    return path
+
+
+def only(found: Bundle) -> BundledModel:
+    """The one model of a bundle in which nothing was refused."""
+    assert [item.reason for item in found.unreadable] == []
+    assert len(found.models) == 1
+    return found.models[0]
+
+
+def refused(path: Path) -> str:
+    """The reason for the one refusal in a bundle without a readable model."""
+    found = read_bundle(path)
+    assert found.models == ()
+    assert len(found.unreadable) == 1
+    return found.unreadable[0].reason
+
+
+def error(path: Path) -> str:
+    """The one line with which a bundle is refused as a whole."""
+    with pytest.raises(InputError) as caught:
+        read_bundle(path)
+    text = str(caught.value)
+    assert text.startswith(str(path))
+    assert "\n" not in text
+    assert caught.value.exit_code == 4
+    return text
+
+
+def package(folder: str, method: int) -> list[Member]:
+    """The members of a .mlpackage as they stand in an archive."""
+    files = sorted(file for file in HALF.rglob("*") if file.is_file())
+    return [(f"{folder}/{file.relative_to(HALF).as_posix()}", file.read_bytes(), method) for file in files]
+
+
+# Finding and measuring
+
+
+@pytest.mark.parametrize(("method", "word"), [(STORED, "stored"), (DEFLATED, "deflated")])
+def test_sizes_are_those_of_zipfile(tmp_path: Path, method: int, word: str) -> None:
+    """Raw and compressed bytes, method and data offset are what zipfile and the bytes themselves say."""
+    path = write(tmp_path, "app.apk", ("classes.dex", b"dex" * 999, DEFLATED), ("assets/m.tflite", MODEL, method))
+    model = only(read_bundle(path))
+    with zipfile.ZipFile(path) as file:
+        truth = file.getinfo("assets/m.tflite")
+    assert (model.name, model.kind, model.method) == ("assets/m.tflite", "tflite", word)
+    assert (model.raw_bytes, model.compressed_bytes) == (5160, truth.compress_size)
+    assert truth.file_size == 5160
+    packed = path.read_bytes()[model.files[0].data_offset :][: model.compressed_bytes]
+    assert packed == (MODEL if method == STORED else _deflate(MODEL, packed))
+    assert model.offset == (path.read_bytes().index(MODEL) if method == STORED else None)
+
+
+def _deflate(raw: bytes, packed: bytes) -> bytes:
+    """The packed bytes themselves, when they inflate to `raw`."""
+    assert zlib.decompress(packed, -15) == raw
+    return packed
+
+
+def test_the_rest_is_everything_else(tmp_path: Path) -> None:
+    """Models and rest add up to the file on disk."""
+    path = write(
+        tmp_path, "a.apk", ("a.tflite", MODEL, DEFLATED), ("b.tflite", MODEL, STORED), ("x", b"x" * 400, STORED)
+    )
+    found = read_bundle(path)
+    assert found.raw_bytes == path.stat().st_size
+    assert found.rest_bytes is not None
+    assert found.rest_bytes + sum(model.compressed_bytes for model in found.models) == found.raw_bytes
+    assert found.rest_bytes > 400
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "kind"),
+    [
+        ("assets/m.tflite", MODEL, "tflite"),
+        ("assets/m.LITE", MODEL, "tflite"),
+        ("assets/model.bin", MODEL, "tflite"),
+        ("assets/noname", MODEL, "tflite"),
+        ("assets/gemma.task", MODEL, "tflite"),  # a .task for the web is a bare flatbuffer
+        ("assets/m.onnx", b"\x08\x07", "onnx"),
+        ("assets/m.keras", b"PK\3\4", "keras"),
+        ("assets/m.h5", b"\x89HDF\r\n\x1a\n", "h5"),
+        ("m.mlmodel", b"\x08\x04", "mlmodel"),
+        ("llm.litertlm", b"LITERTLM" + bytes(24), "litertlm"),
+        ("llm.bin", b"LITERTLM" + bytes(24), "litertlm"),
+    ],
+)
+def test_kinds(tmp_path: Path, name: str, raw: bytes, kind: str) -> None:
+    """A model is known by its content where that tells, else by its suffix, stored and deflated."""
+    for method in (STORED, DEFLATED):
+        model = only(
+            read_bundle(write(tmp_path, "app.zip", ("readme.txt", b"TFL3 is not here", STORED), (name, raw, method)))
+        )
+        assert (model.name, model.kind, model.raw_bytes, model.install_bytes) == (name, kind, len(raw), None)
+
+
+def test_no_models(tmp_path: Path) -> None:
+    """An app without a model is no error."""
+    found = read_bundle(write(tmp_path, "app.apk", ("classes.dex", b"x", STORED), ("assets/", b"", STORED)))
+    assert (found.models, found.unreadable, found.rest_bytes) == ((), (), found.raw_bytes)
+
+
+@pytest.mark.parametrize("kind", ["mlpackage", "mlmodelc"])
+def test_folders_are_one_model(tmp_path: Path, kind: str) -> None:
+    """A Core ML folder is one model; what is inside it is not counted again."""
+    name = f"Payload/A.app/Net.{kind}"
+    members = [*package(name, DEFLATED), (f"{name}/", b"", STORED), ("Payload/A.app/A", b"\xcf\xfa\xed\xfe", DEFLATED)]
+    path = write(tmp_path, "A.ipa", *members)
+    model = only(read_bundle(path))
+    assert (model.name, model.kind, model.method, model.offset, model.aligned) == (name, kind, "deflated", None, None)
+    assert model.raw_bytes == sum(file.stat().st_size for file in HALF.rglob("*") if file.is_file()) == 8770
+    with zipfile.ZipFile(path) as file:
+        assert model.compressed_bytes == sum(m.compress_size for m in file.infolist() if m.filename.startswith(name))
+    assert len(model.files) == 3
+
+
+def test_task_bundles_show_their_parts(tmp_path: Path) -> None:
+    """A MediaPipe .task is one model whose .tflite files are told, and can be read, without counting twice."""
+    task = zipped(
+        ("detector.tflite", MODEL, STORED),
+        ("labels.txt", b"cat", STORED),
+        ("tracker.bin", MODEL[:-4] + b"1234", STORED),
+    )
+    path = write(tmp_path, "app.apk", ("assets/pose.task", task, STORED))
+    found = read_bundle(path)
+    model = only(found)
+    assert (model.kind, model.raw_bytes) == ("task", len(task))
+    assert found.rest_bytes == found.raw_bytes - len(task)
+    assert [part.name for part in model.parts] == ["assets/pose.task!/detector.tflite", "assets/pose.task!/tracker.bin"]
+    assert [part.offset for part in model.parts] == [
+        path.read_bytes().index(MODEL),
+        path.read_bytes().rindex(MODEL[:-4]),
+    ]
+    with extracted(found, model.parts[1]) as file:
+        assert (file.name, file.read_bytes()) == ("tracker.tflite", MODEL[:-4] + b"1234")
+
+
+@pytest.mark.parametrize("method", [STORED, DEFLATED])
+@pytest.mark.parametrize("suffix", ["apks", "xapk"])
+def test_split_apks(tmp_path: Path, suffix: str, method: int) -> None:
+    """The models of the .apk files in a set are found, with offsets in the .apk that is installed."""
+    inner = zipped(("assets/m.tflite", MODEL, STORED))
+    path = write(tmp_path, f"app.{suffix}", ("toc.pb", b"x", STORED), ("splits/base-master.apk", inner, method))
+    found = read_bundle(path)
+    model = only(found)
+    assert (model.name, model.offset) == ("splits/base-master.apk!/assets/m.tflite", inner.index(MODEL))
+    assert (model.install_bytes, model.method) == (5160, "stored")
+    assert found.rest_bytes == (found.raw_bytes - 5160 if method == STORED else None)
+    assert "not all" in found.notes[0]
+    with extracted(found, model) as file:
+        assert file.read_bytes() == MODEL
+    assert content(found, model, 5160) == MODEL
+
+
+def test_one_level_only(tmp_path: Path) -> None:
+    """An .apk in an .apk in a set is a file like any other."""
+    inner = zipped(("b.apk", zipped(("m.tflite", MODEL, STORED)), STORED))
+    assert read_bundle(write(tmp_path, "app.apks", ("a.apk", inner, STORED))).models == ()
+
+
+# Alignment and what packing means
+
+
+def placed(content_: bytes, offset: int) -> bytes:
+    """A zip with one stored file whose data begin at `offset`, by padding the header's extra field as zipalign does."""
+    name = b"assets/m.tflite"
+    extra = bytes(offset - 30 - len(name))
+    sizes = (zlib.crc32(content_), len(content_), len(content_), len(name))
+    local = b"PK\3\4" + struct.pack("<5H3I2H", 20, 0, 0, 0, 33, *sizes, len(extra)) + name + extra
+    central = b"PK\1\2" + struct.pack("<6H3I5H2I", 20, 20, 0, 0, 0, 33, *sizes, 0, 0, 0, 0, 0, 0) + name
+    end = b"PK\5\6" + struct.pack("<4H2IH", 0, 0, 1, 1, len(central), len(local) + len(content_), 0)
+    return local + content_ + central + end
+
+
+@pytest.mark.parametrize(
+    ("offset", "aligned"), [(48, True), (49, False), (50, False), (51, False), (52, True), (16384, True)]
+)
+def test_alignment(tmp_path: Path, offset: int, aligned: bool) -> None:
+    """Data at a multiple of 4 bytes are aligned, others are told to run zipalign."""
+    path = tmp_path / "app.apk"
+    path.write_bytes(placed(MODEL, offset))
+    assert zipfile.ZipFile(path).read("assets/m.tflite") == MODEL
+    model = only(read_bundle(path))
+    assert (model.offset, model.aligned) == (offset, aligned)
+    assert any("zipalign" in note for note in model.notes) is not aligned
+
+
+def test_stored_in_an_apk(tmp_path: Path) -> None:
+    """Stored: installs at its raw size, can be mapped, and the store compresses the download."""
+    model = only(read_bundle(write(tmp_path, "app.apk", ("assets/m.tflite", MODEL, STORED))))
+    assert model.install_bytes == 5160
+    for words in ("memory-mapped in place", "openFd", "the store compresses the download"):
+        assert words in model.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("assets/m.tflite", "androidResources { noCompress += \"tflite\" } (noCompress 'tflite')"),
+        ("assets/m.bin", 'noCompress += "bin"'),
+        ("assets/noname", "the suffix .tflite"),
+        ('assets/m.a"}b', "the suffix .tflite"),
+    ],
+)
+def test_deflated_in_an_apk(tmp_path: Path, name: str, advice: str) -> None:
+    """Deflated: cannot be mapped, an app keeps both copies, and the advice is for the suffix that it has."""
+    model = only(read_bundle(write(tmp_path, "app.apk", (name, MODEL, DEFLATED))))
+    assert model.install_bytes == 5160 + model.compressed_bytes
+    assert (model.offset, model.aligned) == (None, None)
+    for words in ("cannot be memory-mapped", f"{model.compressed_bytes} + 5160 bytes", advice):
+        assert words in model.notes[0]
+
+
+def test_in_an_ipa_and_an_aab(tmp_path: Path) -> None:
+    """An IPA is installed unpacked; an App Bundle does not decide; an uncompiled Core ML model is told."""
+    ipa = only(read_bundle(write(tmp_path, "a.ipa", ("Payload/A.app/m.tflite", MODEL, DEFLATED))))
+    assert (ipa.install_bytes, ipa.notes) == (
+        5160,
+        ("deflated in the IPA, as is usual: installed uncompressed at its raw size",),
+    )
+    aab = only(read_bundle(write(tmp_path, "a.aab", ("base/assets/m.tflite", MODEL, DEFLATED))))
+    assert aab.install_bytes is None
+    assert "not what ships" in aab.notes[0]
+    assert "zipalign" not in aab.notes[0]
+    raw = only(read_bundle(write(tmp_path, "b.ipa", *package("Payload/A.app/N.mlpackage", DEFLATED))))
+    assert "compileModel" in raw.notes[1]
+
+
+# Unpacking
+
+
+def test_extracting_a_folder(tmp_path: Path) -> None:
+    """A .mlpackage comes out as it went in, and is gone afterwards."""
+    found = read_bundle(write(tmp_path, "A.ipa", *package("Payload/A.app/N.mlpackage", DEFLATED)))
+    with extracted(found, only(found)) as folder:
+        assert folder.name == "N.mlpackage"
+        files = {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        assert files == {file.relative_to(HALF): file.read_bytes() for file in HALF.rglob("*") if file.is_file()}
+    assert not folder.exists()
+
+
+def test_extracting_a_model_under_another_name(tmp_path: Path) -> None:
+    """A .tflite found by its content comes out with its suffix; a name too long for a file is replaced."""
+    found = read_bundle(
+        write(tmp_path, "a.apk", ("assets/m.bin", MODEL, DEFLATED), (f"{'ä' * 250}.tflite", MODEL, STORED))
+    )
+    names = []
+    for model in found.models:
+        with extracted(found, model) as file:
+            names.append(file.name)
+            assert file.read_bytes() == MODEL
+    assert names == ["m.tflite", "model.tflite"]
+
+
+def test_the_callers_errors_are_its_own(tmp_path: Path) -> None:
+    """What is raised inside the context comes out as it is."""
+    found = read_bundle(write(tmp_path, "a.apk", ("m.tflite", MODEL, STORED)))
+    with pytest.raises(OSError, match="mine"), extracted(found, only(found)):
+        raise OSError("mine")
+
+
+def test_a_bundle_that_changes(tmp_path: Path) -> None:
+    """A bundle rewritten after it was read is refused when a model is taken out."""
+    path = write(tmp_path, "a.apk", ("m.tflite", MODEL, STORED))
+    found = read_bundle(path)
+    path.write_bytes(path.read_bytes().replace(MODEL[100:200], bytes(100)))
+    with pytest.raises(InputError, match="checksum"), extracted(found, only(found)):
+        pass
+    path.write_bytes(b"PK")
+    with pytest.raises(InputError), extracted(found, only(found)):
+        pass
+
+
+def test_content_is_bounded(tmp_path: Path) -> None:
+    """More bytes than asked for are not read, nor is a folder."""
+    found = read_bundle(write(tmp_path, "a.apk", ("m.tflite", MODEL, DEFLATED), *package("N.mlpackage", STORED)))
+    assert content(found, found.models[0], 5160) == MODEL
+    for model, most in ((found.models[0], 5159), (found.models[1], 1 << 30)):
+        with pytest.raises(InputError, match="at most"):
+            content(found, model, most)
+
+
+def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading and unpacking write in temporary folders only, which are empty again afterwards."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    inner = zipped(("assets/m.tflite", MODEL, STORED))
+    found = read_bundle(write(tmp_path, "app.apks", ("a.apk", inner, DEFLATED)))
+    with extracted(found, only(found)) as file:
+        assert file.is_relative_to(tmp_path / "temporary")
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["app.apks", "temporary"]
+
+
+# Hostile and broken archives
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../m.tflite",
+        "assets/../../m.tflite",
+        "/etc/m.tflite",
+        "C:/m.tflite",
+        "c:m.tflite",
+        "assets\\m.tflite",
+        "assets/a\nb.tflite",
+        "assets/a\x1b[31m.tflite",
+        "assets/a\x9b.tflite",
+        "assets/./m.tflite",
+        "assets//m.tflite",
+        "N.mlpackage/../../../m.bin",
+        "../N.mlmodelc/m.bin",
+        "a" * 2000 + ".tflite",
+    ],
+)
+def test_names_that_are_no_paths(tmp_path: Path, name: str) -> None:
+    """A member with a dangerous name is refused, told on one clean line, and never unpacked."""
+    found = read_bundle(write(tmp_path, "app.apk", (name, MODEL, STORED), ("good.tflite", MODEL, STORED)))
+    assert [model.name for model in found.models] == ["good.tflite"]
+    (bad,) = found.unreadable
+    assert "name" in bad.reason
+    assert bad.kind in ("tflite", "mlpackage", "mlmodelc")
+    assert bad.name.isprintable()
+
+
+def test_a_name_with_nul(tmp_path: Path) -> None:
+    """A NUL in a name, which zipfile would cut off, is refused."""
+    path = tmp_path / "app.apk"
+    path.write_bytes(placed(MODEL, 48).replace(b"assets/m.tflite", b"assets/m\0tflite"))
+    assert refused(path) == "a control character in its name"
+
+
+def test_a_name_that_only_looks_odd(tmp_path: Path) -> None:
+    """Characters that turn the direction of text are shown escaped, and the member is read."""
+    model = only(read_bundle(write(tmp_path, "app.apk", ("assets/\u202egnp.tflite", MODEL, STORED))))
+    assert model.name == "assets/\\u202egnp.tflite"
+
+
+@pytest.mark.parametrize(
+    ("at", "field", "value", "told"),
+    [
+        (8, 6, b"\1\0", "encrypted"),
+        (10, 8, b"\x0c\0", "compressed by method 12"),
+        (24, 22, struct.pack("<I", 5161), "stored, but 5161 bytes in 5160"),
+    ],
+)
+def test_encrypted_and_unsupported(tmp_path: Path, at: int, field: int, value: bytes, told: str) -> None:
+    """Encryption, other methods and sizes that contradict themselves make a member unreadable."""
+    raw = bytearray(placed(MODEL, 48))
+    central = raw.index(b"PK\1\2")
+    raw[central + at : central + at + len(value)] = value
+    raw[field : field + len(value)] = value
+    path = tmp_path / "app.apk"
+    path.write_bytes(raw)
+    assert refused(path).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "told"),
+    [
+        (8, b"\x08\0", "contradicts"),
+        (30, b"x", "another name"),
+        (0, b"XX", "not in the archive"),
+        (26, b"\xff\xff", "not in the archive"),
+    ],
+)
+def test_two_headers_that_disagree(tmp_path: Path, at: int, value: bytes, told: str) -> None:
+    """A local header that says something else than the directory is refused: readers would see different apps."""
+    raw = bytearray(placed(MODEL, 48))
+    raw[at : at + len(value)] = value
+    path = tmp_path / "app.apk"
+    path.write_bytes(raw)
+    assert told in refused(path)
+
+
+def test_two_members_of_one_name(tmp_path: Path) -> None:
+    """Of two members with the same name neither is believed."""
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        path = write(tmp_path, "app.apk", ("m.tflite", MODEL, STORED), ("m.tflite", MODEL[:-1] + b"x", STORED))
+    found = read_bundle(path)
+    assert found.models == ()
+    assert [item.reason for item in found.unreadable] == ["another member has the same name"] * 2
+
+
+def test_a_symbolic_link(tmp_path: Path) -> None:
+    """A link in a folder makes the folder unreadable."""
+    link = zipfile.ZipInfo("N.mlmodelc/weights/weight.bin")
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    path = tmp_path / "a.ipa"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("N.mlmodelc/coremldata.bin", b"x")
+        file.writestr(link, "/etc/passwd")
+    assert refused(path) == "a symbolic link"
+
+
+def test_what_is_named_tflite_and_is_not(tmp_path: Path) -> None:
+    """A git-lfs pointer and an encrypted model are told as what they are."""
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    assert "git lfs pull" in refused(write(tmp_path, "a.apk", ("m.tflite", pointer, STORED)))
+    assert "git lfs pull" in refused(write(tmp_path, "b.ipa", ("N.mlmodelc/weights/weight.bin", pointer, DEFLATED)))
+    assert "TFL3" in refused(write(tmp_path, "c.apk", ("m.tflite", bytes(range(256)), DEFLATED)))
+    path = tmp_path / "d.apk"
+    path.write_bytes(pointer)
+    assert "git lfs pull" in error(path)
+
+
+def test_overlapping_members(tmp_path: Path) -> None:
+    """Two directory records of the same bytes are how a small archive gets a large content: refused as a whole."""
+    raw = placed(MODEL, 48)
+    start, stop = raw.index(b"PK\1\2"), raw.index(b"PK\5\6")
+    second = raw[start:stop].replace(b"assets/m.tflite", b"assets/n.tflite")
+    end = b"PK\5\6" + struct.pack("<4H2IH", 0, 0, 2, 2, 2 * (stop - start), start, 0)
+    path = tmp_path / "app.apk"
+    path.write_bytes(raw[:stop] + second + end)
+    # The second name contradicts the one local header; the shared bytes are what counts.
+    assert "overlap" in error(path)
+
+
+def claiming(raw: bytes, size: int) -> bytes:
+    """An archive of one deflated member whose headers claim another raw size."""
+    made = bytearray(zipped(("m.onnx", raw, DEFLATED)))
+    made[22:26] = struct.pack("<I", size)
+    central = made.index(b"PK\1\2")
+    made[central + 24 : central + 28] = struct.pack("<I", size)
+    return bytes(made)
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (4_000_000_000, "a zip bomb"),
+        (99_999, "more than the 99999 bytes"),
+        (100_001, "100000 of the 100001 bytes"),
+    ],
+)
+def test_sizes_that_lie(tmp_path: Path, size: int, told: str) -> None:
+    """A member that claims more or fewer bytes than come out of it is refused, at the claim or while inflating."""
+    path = tmp_path / "app.apk"
+    path.write_bytes(claiming(bytes(100_000), size))
+    assert told in refused(path)
+
+
+def peak_bytes(task: Callable[[], object]) -> int:
+    """The most memory that Python objects took at once during a task."""
+    tracemalloc.start()
+    try:
+        task()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_bomb_is_not_kept_in_memory(tmp_path: Path) -> None:
+    """A model that inflates 1000 times is read in pieces, never with its size in memory."""
+    path = write(tmp_path, "app.apk", ("m.onnx", bytes(50 << 20), DEFLATED))
+    assert path.stat().st_size < 100_000
+    assert peak_bytes(lambda: only(read_bundle(path))) < 2 << 20
+
+
+def test_the_whole_of_what_is_inflated_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several models may not add up to more than the limit; stored ones do not count, being in the file already."""
+    monkeypatch.setattr(bundle, "INFLATED_LIMIT_BYTES", 2 * 5160)
+    two = [("a.tflite", MODEL, DEFLATED), ("b.tflite", MODEL, DEFLATED), ("c.tflite", MODEL, STORED)]
+    assert len(read_bundle(write(tmp_path, "a.apk", *two)).models) == 3
+    assert "d.tflite: more than 10320 bytes to inflate" in error(
+        write(tmp_path, "b.apk", *two, ("d.tflite", MODEL, DEFLATED))
+    )
+    inner = zipped(*two)
+    assert "refused at a.tflite: more than 10320 bytes" in error(write(tmp_path, "c.apks", ("a.apk", inner, DEFLATED)))
+
+
+def test_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of members are read, with some hundred bytes of memory for each; more than the limit are refused."""
+    path = write(tmp_path, "app.apk", *[(f"res/{n}", b"x", STORED) for n in range(20_000)], ("m.tflite", MODEL, STORED))
+    assert only(read_bundle(path)).name == "m.tflite"
+    assert peak_bytes(lambda: read_bundle(path)) < 20_000 * 1000
+    monkeypatch.setattr(archive, "MEMBER_LIMIT", 20_000)
+    assert "20001 members" in error(path)
+
+
+def zip64(raw: bytes) -> bytes:
+    """The archive of `placed` with every number that can be in its zip64 fields."""
+    start, stop = raw.index(b"PK\1\2"), raw.index(b"PK\5\6")
+    central = bytearray(raw[start:stop])
+    central[20:28] = b"\xff" * 8
+    central[42:46] = b"\xff" * 4
+    central[30:32] = struct.pack("<H", 28)
+    central += struct.pack("<2H3Q", 1, 24, len(MODEL), len(MODEL), 0)
+    end = b"PK\6\6" + struct.pack("<Q2H2I4Q", 44, 45, 45, 0, 0, 1, 1, len(central), start)
+    locator = b"PK\6\7" + struct.pack("<IQI", 0, start + len(central), 1)
+    return raw[:start] + central + end + locator + b"PK\5\6" + b"\xff" * 16 + bytes(2)
+
+
+def test_zip64(tmp_path: Path) -> None:
+    """Sizes and offsets in zip64 fields are read, as zipfile reads them; without them the archive is refused."""
+    raw = zip64(placed(MODEL, 48)).replace(b"PK\5\6" + b"\xff" * 16, b"PK\5\6" + bytes(4) + b"\xff" * 12)
+    path = tmp_path / "app.apk"
+    path.write_bytes(raw)
+    assert zipfile.ZipFile(path).read("assets/m.tflite") == MODEL
+    assert only(read_bundle(path)).offset == 48
+    path.write_bytes(raw.replace(b"PK\6\6", b"PK\6\0"))
+    assert "zip64" in error(path)
+
+
+def test_no_bundle_at_all(tmp_path: Path) -> None:
+    """A missing, empty or other file, a folder and another suffix each get their own line."""
+    assert "does not exist" in error(tmp_path / "app.apk")
+    (tmp_path / "folder.apk").mkdir()
+    assert "is not a file" in error(tmp_path / "folder.apk")
+    for name, raw, told in [
+        ("empty.apk", b"", "empty (0 bytes)"),
+        ("text.apk", b"hello" * 50, "directory is missing"),
+        ("model.apk", MODEL, "directory is missing"),
+        ("app.exe", zipped(("a", b"", STORED)), ".aab, .apk, .apks, .ipa, .xapk, .zip"),
+    ]:
+        (tmp_path / name).write_bytes(raw)
+        assert told in error(tmp_path / name)
+    assert "cannot be read" in error(tmp_path / "a\0b.apk")
+
+
+def test_one_part_of_several(tmp_path: Path) -> None:
+    """A split archive is refused as such."""
+    raw = placed(MODEL, 48)
+    end = raw.index(b"PK\5\6")
+    (tmp_path / "a.zip").write_bytes(raw[: end + 4] + b"\1\0" + raw[end + 6 :])
+    assert "several files" in error(tmp_path / "a.zip")
+
+
+def test_a_broken_split_does_not_hide_the_others(tmp_path: Path) -> None:
+    """One broken .apk in a set is told, and the models of the others are found."""
+    good = zipped(("assets/m.tflite", MODEL, STORED))
+    found = read_bundle(write(tmp_path, "a.apks", ("a.apk", good[:-9], DEFLATED), ("b.apk", good, STORED)))
+    assert [model.name for model in found.models] == ["b.apk!/assets/m.tflite"]
+    assert [(item.name, "directory is missing" in item.reason) for item in found.unreadable] == [("a.apk", True)]
+
+
+def rich(folder: Path) -> bytes:
+    """A bundle with one of everything."""
+    task = zipped(("d.tflite", MODEL, STORED))
+    split = zipped(
+        ("assets/m.bin", MODEL, DEFLATED), ("assets/p.task", task, STORED), *package("N.mlpackage", DEFLATED)
+    )
+    return zipped(("a.apk", split, DEFLATED), ("b.apk", split, STORED), ("m.tflite", MODEL, DEFLATED))
+
+
+def survives(path: Path) -> bool:
+    """Whether a damaged bundle could be read; every model that is told must come out whole and as large as told."""
+    try:
+        found = read_bundle(path)
+        for model in (*found.models, *(part for item in found.models for part in item.parts)):
+            with extracted(found, model) as place:
+                files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
+                assert sum(file.stat().st_size for file in files) == model.raw_bytes
+    except (InputError, Unsupported, OutputError):
+        return False
+    return True
+
+
+def test_cut_short(tmp_path: Path) -> None:
+    """A bundle cut at each sixteenth of its length is refused."""
+    raw = rich(tmp_path)
+    path = tmp_path / "app.apks"
+    for part in range(1, 16):
+        path.write_bytes(raw[: len(raw) * part // 16])
+        assert not survives(path)
+    path.write_bytes(raw)
+    assert survives(path)
+
+
+def test_damaged_bytes(tmp_path: Path) -> None:
+    """With any byte changed a bundle is refused, or what is told of it is true."""
+    raw, rng = rich(tmp_path), random.Random(7)
+    path = tmp_path / "app.apks"
+    structure = [place for place in range(len(raw)) if raw[place : place + 2] == b"PK"]
+    read = 0
+    for number in range(200):
+        damaged = bytearray(raw)
+        near = rng.choice(structure) + rng.randrange(46) if number % 2 else rng.randrange(len(raw))
+        damaged[min(near, len(raw) - 1)] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        read += survives(path)
+    assert 0 < read < 200
