@@ -400,6 +400,7 @@ def test_encrypted_and_unsupported(tmp_path: Path, at: int, field: int, value: b
     ("at", "value", "told"),
     [
         (8, b"\x08\0", "contradicts"),
+        (6, b"\x01\0", "contradicts"),
         (30, b"x", "another name"),
         (0, b"XX", "not in the archive"),
         (26, b"\xff\xff", "not in the archive"),
@@ -565,6 +566,26 @@ def test_one_part_of_several(tmp_path: Path) -> None:
     end = raw.index(b"PK\5\6")
     (tmp_path / "a.zip").write_bytes(raw[: end + 4] + b"\1\0" + raw[end + 6 :])
     assert "several files" in error(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "told"),
+    [
+        (8, struct.pack("<2H", 0, 0), "too many in a directory of 0 members"),
+        (8, struct.pack("<2H", 2, 2), "1 of 2 members"),
+        (12, struct.pack("<I", 5000), "cut short: a directory of 5000 bytes"),
+        (16, struct.pack("<I", 5209), "cut short: a directory"),
+        (16, struct.pack("<I", 5207), "broken at member 0"),
+        (20, b"\1\0", "directory is missing"),
+    ],
+)
+def test_directories_that_lie(tmp_path: Path, at: int, value: bytes, told: str) -> None:
+    """A directory with another size, place or number of members than its end says is refused."""
+    raw = bytearray(placed(MODEL, 48))
+    end = raw.index(b"PK\5\6") + at
+    raw[end : end + len(value)] = value
+    (tmp_path / "app.apk").write_bytes(raw)
+    assert told in error(tmp_path / "app.apk")
 
 
 def test_a_broken_split_does_not_hide_the_others(tmp_path: Path) -> None:
