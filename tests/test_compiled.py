@@ -208,6 +208,13 @@ def test_weights_that_no_operation_names(tmp_path: Path) -> None:
     ]
 
 
+def test_a_name_is_no_argument(tmp_path: Path) -> None:
+    """An operation that only has the name of a constant does not use it."""
+    named = 'tensor<fp16, [1, 2, 6, 6]> y = relu(x = image)[name = @S@("W0")];'
+    found = read_compiled(model(tmp_path, "half", text(HALF[0], named, *HALF[1:], old=False)))
+    assert [layer.name for layer in found.layers] == ["conv_0", "dense_0"]
+
+
 def test_a_shared_weight_is_counted_once(tmp_path: Path) -> None:
     """Two operations and two functions with one array: the first that uses it owns it."""
     again = 'tensor<fp16, [1, 12]> more = linear(bias = b1, weight = W1, x = flat)[name = @S@("dense_1")];'
@@ -340,7 +347,8 @@ def test_a_hostile_text_takes_linear_time(tmp_path: Path) -> None:
         "x = conv(" + "tensor<fp16, [1]>(BLOBFILE(path = " * 30_000,
         "(" * 500_000 + " = " + "name = " * 200_000,
     )
-    found = read_compiled(model(tmp_path, "half", text(*HALF, *lines, old=True)))
+    again = "tensor<fp16, [1]> x = conv(" + "weight = W1, " * 50_000 + "y = z)[];"
+    found = read_compiled(model(tmp_path, "half", text(*HALF, *lines, again, *[again[:60]] * 20_000, old=True)))
     assert [layer.name for layer in found.layers[:2]] == ["conv_0", "dense_0"]
 
 

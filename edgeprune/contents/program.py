@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -37,15 +36,17 @@ class Claims:
     files: Mapping[str, BlobFile]
     taken: set[tuple[str, int]] = field(default_factory=set)
 
-    def blob(self, folder: str, reference: Reference) -> tuple[tuple[str, int], Blob]:
-        """The array that a program in `folder` means. Raises BrokenProgramError where it is missing or too small."""
+    def place(self, folder: str, reference: Reference) -> tuple[str, int]:
+        """(file, offset) of the array that a program in `folder` means, whether it is there or not."""
         inner = reference.path.removeprefix(_MODEL_PATH)
-        name = str(PurePosixPath(folder) / inner)
-        blob = self.files[name].blobs.get(reference.offset) if name in self.files else None
+        return (inner if folder == "." else f"{folder}/{inner}"), reference.offset
+
+    def blob(self, folder: str, reference: Reference) -> Blob:
+        """That array. Raises BrokenProgramError where it is missing or too small."""
+        name, offset = self.place(folder, reference)
+        blob = self.files[name].blobs.get(offset) if name in self.files else None
         if blob is None:
-            raise BrokenProgramError(
-                f"its program has a constant at byte {reference.offset} of {inner!r}; none is there"
-            )
+            raise BrokenProgramError(f"its program has a constant at byte {offset} of {name!r}; none is there")
         try:
             wanted = -(-math.prod(reference.shape) * element_bits(reference.dtype) // 8)
         except KeyError:
@@ -53,9 +54,9 @@ class Claims:
         if wanted > len(blob.raw) or len(reference.shape) > _MOST_DIMENSIONS:
             raise BrokenProgramError(
                 f"its program reads {list(reference.shape)} of {reference.dtype} from {len(blob.raw)} bytes "
-                f"at byte {reference.offset} of {inner!r}"
+                f"at byte {offset} of {name!r}"
             )
-        return (name, reference.offset), blob
+        return blob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +142,10 @@ def _layer(
         value = Value(f"{statement.name}.{part.parameter}", part.dtype, part.shape)
         made = _Held(value=value, parts=(replace(part, parameter="val"),))
         arrays.append(_array(made, _axis(statement.kind, part.parameter, part.shape), folder, claims))
+    used: dict[str, str] = {}
     for parameter, word in statement.arguments:
+        used.setdefault(word, parameter)
+    for word, parameter in used.items():
         if word in held:
             axis = _axis(statement.kind, parameter, held[word].value.shape)
             arrays.append(_array(held[word], axis, folder, claims))
@@ -173,23 +177,29 @@ def _left_over(held: Mapping[str, _Held], folder: str, group: str, claims: Claim
 
 def _array(made: _Held, axis: int | None, folder: str, claims: Claims) -> StoredArray | None:
     """The array with its pieces that nobody has taken yet; None when nothing is left to take."""
-    pieces: list[Piece] = []
-    found = [(part, *claims.blob(folder, part)) for part in made.parts]
-    _check_shape(made, sum(len(blob.raw) for _, _, blob in found))
-    for part, place, blob in found:
-        if place in claims.taken:
-            continue
-        claims.taken.add(place)
-        along = axis if part.shape == made.value.shape else None
-        pieces.append(Piece(raw=blob.raw, dtype=part.dtype, shape=part.shape, axis=along, stored_bytes=len(blob.raw)))
-    if not pieces:
+    places = [claims.place(folder, part) for part in made.parts]
+    if claims.taken.issuperset(places):
         return None
+    found = [(part, claims.blob(folder, part)) for part in made.parts]
+    _check_shape(made, sum(len(blob.raw) for _, blob in found))
+    pieces = [
+        Piece(
+            raw=blob.raw,
+            dtype=part.dtype,
+            shape=part.shape,
+            axis=axis if part.shape == made.value.shape else None,
+            stored_bytes=len(blob.raw),
+        )
+        for (part, blob), place in zip(found, places, strict=True)
+        if place not in claims.taken
+    ]
+    claims.taken.update(places)
     return StoredArray(
         name=printable(made.value.name),
         shape=made.value.shape,
         precision="+".join(made.words) or made.parts[0].dtype,
         parameter=bool(made.words) or made.value.dtype.startswith(("float", "bfloat")),
-        zeros=_zeros(made, {part.parameter: (part, blob.raw) for part, _, blob in found}),
+        zeros=_zeros(made, {part.parameter: (part, blob.raw) for part, blob in found}),
         pieces=tuple(pieces),
     )
 
