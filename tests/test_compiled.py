@@ -9,12 +9,14 @@ from __future__ import annotations
 import random
 import shutil
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgeprune.contents import compiled
+from edgeprune.contents.bundle import extracted, read_bundle
 from edgeprune.contents.compiled import read_compiled
 from edgeprune.contents.model import Contents, Layer
 from edgeprune.errors import InputError
@@ -262,6 +264,25 @@ def test_a_neural_network_is_sized(tmp_path: Path) -> None:
     assert found.sections == {"metadata": 7, "graph": 50, "weights": 900, "other": 3}
     assert (found.layers, found.complete) == ((), False)
     assert "neural network" in found.note
+
+
+def test_inside_an_app(tmp_path: Path) -> None:
+    """A compiled model in an .ipa is found, and what is taken out of it reads as the folder does."""
+    path = model(tmp_path, "palette4", text(*PALETTE, old=True))
+    with zipfile.ZipFile(tmp_path / "App.ipa", "w", zipfile.ZIP_DEFLATED) as app:
+        for file in sorted(path.rglob("*")):
+            app.write(file, f"Payload/App.app/{file.relative_to(tmp_path)}")
+    bundle = read_bundle(tmp_path / "App.ipa")
+    (found,) = bundle.models
+    assert (found.name, found.kind, found.install_bytes) == (
+        "Payload/App.app/Net.mlmodelc",
+        "mlmodelc",
+        sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+    )
+    with extracted(bundle, found) as folder:
+        inside, outside = read_compiled(folder), read_compiled(path)
+    assert (inside.files, inside.sections) == (outside.files, outside.sections)
+    assert [facts(layer) for layer in inside.layers] == [facts(layer) for layer in outside.layers]
 
 
 @pytest.mark.parametrize("name", ["weights/weight.bin", "model.mil", "coremldata.bin"])
