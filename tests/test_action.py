@@ -149,7 +149,7 @@ def test_files_and_options(run: Runner, tmp_path: Path) -> None:
         (work / name).touch()
     result = run(
         INPUT_WORKING_DIRECTORY="sub folder",
-        INPUT_FILES="  a b.tflite\r\n\n**/c.tflite\nodd[1].tflite\n-x.tflite\nmissing.tflite\n*b.tflite",
+        INPUT_FILES="  a b.tflite\r\n\n**/c.tflite\nodd[1].tflite\n-x.tflite\nmissing.tflite\na *.tflite",
         INPUT_CONFIG="b u.toml",
         INPUT_BASELINE="ledger.json",
     )
