@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph, is_tflite, read_graph
-from edgeprune.size.codecs import CODECS
+from edgeprune.size.codecs import CODECS, EVERY
 
 __all__ = ["SizeReport", "measure_download", "measure_size"]
 
@@ -61,7 +61,7 @@ def _totals(members: list[Path], codecs: Sequence[str] = tuple(CODECS)) -> tuple
         for member in members:
             content = _content(member)
             raw_bytes += len(content)
-            counts = pool.map(lambda name, content=content: CODECS[name].compressed_bytes(content), codecs)
+            counts = pool.map(lambda name, content=content: EVERY[name].compressed_bytes(content), codecs)
             download_bytes.update(dict(zip(codecs, counts, strict=True)))
     return raw_bytes, dict(download_bytes)
 

