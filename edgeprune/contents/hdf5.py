@@ -138,7 +138,7 @@ def _architecture(path: Path, text: str) -> tuple[Part, ...]:
         raise InputError(f"{path}: its architecture is not JSON ({cause}); copy or save the file again") from cause
 
 
-def _layers(path: Path, file: Hdf5File, parts: Sequence[Part]) -> list[Layer]:
+def _layers(path: Path, file: Hdf5File, parts: tuple[Part, ...]) -> list[Layer]:
     arrays = {array.path: array for array in file.arrays}
     try:
         return [_layer(owner, arrays) for owner in owners(file, parts)]

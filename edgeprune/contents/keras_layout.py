@@ -27,6 +27,8 @@ _TRAINING = frozenset(
 )
 _SEEDS = re.compile(r"(random_|seed_)generator(_\d+)?|random_seed")
 _LISTS = frozenset({"_layer_checkpoint_dependencies", "layers"})
+_RECURRENT = frozenset({"bidirectional", "gru", "lstm", "simplernn"})
+_CELL = ("kernel", "recurrent_kernel", "bias")
 _NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")
 # What a layer keeps, in the order of its numbered variables (keras/src/layers).
 _VARIABLES: Mapping[str, tuple[str, ...]] = {
@@ -67,6 +69,35 @@ class Owner:
     arrays: list[tuple[str, str]] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class _Known:
+    """Layers by what a weight file calls them; made once for each model and kept, a file may name thousands."""
+
+    lists: dict[int, tuple[dict[str, Part], dict[str, Part]]] = field(default_factory=dict)
+    inside: dict[int, dict[str, Part]] = field(default_factory=dict)
+
+    def by_step(self, parts: tuple[Part, ...], step: str, told: str) -> Part | None:
+        """The layer that has the name that the file tells or, where it tells none, is numbered so."""
+        names, steps = self._list(parts)
+        return names.get(told) if told else steps.get(step)
+
+    def by_name(self, parts: tuple[Part, ...], name: str) -> Part | None:
+        return self._list(parts)[0].get(name)
+
+    def leaves(self, part: Part) -> dict[str, Part]:
+        """The layers of all models inside a layer."""
+        if id(part) not in self.inside:
+            self.inside[id(part)] = {leaf.name: leaf for leaf in _leaves(part.parts)}
+        return self.inside[id(part)]
+
+    def _list(self, parts: tuple[Part, ...]) -> tuple[dict[str, Part], dict[str, Part]]:
+        if id(parts) not in self.lists:
+            counts: dict[str, int] = {}
+            numbered = {store_name(part.kind, counts): part for part in parts}
+            self.lists[id(parts)] = {part.name: part for part in reversed(parts)}, numbered
+        return self.lists[id(parts)]
+
+
 def architecture(text: str) -> tuple[Part, ...]:
     """The layers in a model's JSON; () where it says nothing of them. Raises ValueError for what is no JSON."""
     try:
@@ -76,23 +107,26 @@ def architecture(text: str) -> tuple[Part, ...]:
     return _parts(config, 0)
 
 
-def owners(file: Hdf5File, parts: Sequence[Part]) -> list[Owner]:
+def owners(file: Hdf5File, parts: tuple[Part, ...]) -> list[Owner]:
     """The layers of a weight file in its order, the optimizer and the state of training last."""
     root = "model_weights/" if any(array.path.startswith("model_weights/") for array in file.arrays) else ""
     legacy = bool(root) or "" in file.orders
+    known = _Known()
     found: dict[tuple[str, str], Owner] = {}
     for path in _in_order(file, root.rstrip("/")) if legacy else [array.path for array in file.arrays]:
         first = path.partition("/")[0]
         if first in _OPTIMIZER:
             owner, name = Owner(name="optimizer", kind="", group="optimizer"), path.partition("/")[2]
         elif first in _TRAINING or _SEEDS.search(path):
-            owner, name = Owner(name=path.rpartition("/")[0], kind="", group="training"), path.rpartition("/")[2]
+            title, _, name = path.rpartition("/")
+            owner = Owner(name=title.removesuffix("/vars"), kind="", group="training")
         elif legacy:
-            owner, name = _by_name(path.removeprefix(root), parts)
+            owner, name = _by_name(path.removeprefix(root), parts, known)
         else:
-            owner, name = _by_number(path, parts, file)
+            owner, name = _by_number(path, parts, file, known)
         found.setdefault((owner.group, owner.name), owner).arrays.append((name, path))
-    return sorted(found.values(), key=lambda owner: owner.group != "")
+    order = {title: at for at, title in enumerate(_titles(parts, ""))}
+    return sorted(found.values(), key=lambda owner: (owner.group != "", order.get(owner.name, len(order))))
 
 
 def channel_axis(kind: str, name: str, shape: Shape) -> int | None:
@@ -156,17 +190,17 @@ def _in_order(file: Hdf5File, root: str) -> list[str]:
     return list(dict.fromkeys([path for path in wanted if path in known] + list(known)))
 
 
-def _by_name(path: str, parts: Sequence[Part]) -> tuple[Owner, str]:
+def _by_name(path: str, parts: tuple[Part, ...], known: _Known) -> tuple[Owner, str]:
     """The owner of an array in a layer's group, and the array's name without the layer's."""
     layer, _, rest = path.partition("/")
     names = [name for name in rest.split("/") if name]
     if not names:
         return Owner(name="", kind=""), layer
-    part = next((part for part in parts if part.name == layer), None)
+    part = known.by_name(parts, layer)
     if names[0] == layer and len(names) > 1:
         names = names[1:]
     title = layer
-    inner = {leaf.name: leaf for leaf in _leaves(part.parts)} if part is not None else {}
+    inner = known.leaves(part) if part is not None else {}
     chosen = next((at for at, name in enumerate(names[:-1]) if name in inner), None)
     if chosen is not None:
         part, title = inner[names[chosen]], f"{layer}/{names[chosen]}"
@@ -183,29 +217,36 @@ def _leaves(parts: Sequence[Part]) -> Iterator[Part]:
             yield part
 
 
-def _by_number(path: str, parts: Sequence[Part], file: Hdf5File) -> tuple[Owner, str]:
+def _by_number(path: str, parts: tuple[Part, ...], file: Hdf5File, known: _Known) -> tuple[Owner, str]:
     """The owner of a numbered variable, and the variable's name where its layer's are known."""
     steps = path.split("/")
-    title, kind, part, at, here = [], "", None, 0, list(parts)
+    title, kind, part, at, here = [], "", None, 0, parts
     while at + 1 < len(steps) and steps[at] in _LISTS:
         told = file.names.get("/".join([*steps[: at + 2], "vars"]), "")
-        part = _named(here, steps[at + 1], told)
+        part = known.by_step(here, steps[at + 1], told)
         title.append(told or (part.name if part else "") or steps[at + 1])
         kind = part.kind if part else re.sub(r"_\d+$", "", steps[at + 1])
-        here, at = list(part.parts) if part else [], at + 2
+        here, at = part.parts if part else (), at + 2
     rest = [step for step in steps[at:] if step != "vars"]
     if not title:  # an attribute of a model that is no list of layers
         title, rest = rest[:-1], rest[-1:]
-    names = tuple(name for name in _VARIABLES.get(_flat(kind), ()) if part is None or name not in part.lacks)
-    number = int(rest[-1]) if rest and rest[-1].isdecimal() and len(rest[-1]) < 9 else len(names)
-    if len(rest) == 1 and number < len(names) and not (part is None and names == _NORMALIZATION):
-        rest = [names[number]]
-    return Owner(name="/".join(title), kind=kind), "/".join(rest)
+    return Owner(name="/".join(title), kind=kind), "/".join(_variable(kind, rest, part))
 
 
-def _named(parts: Sequence[Part], step: str, told: str) -> Part | None:
-    """The layer that is numbered so, or has the name that the file tells."""
-    counts: dict[str, int] = {}
-    numbered = {store_name(part.kind, counts): part for part in parts}
-    by_name = next((part for part in parts if told and part.name == told), None)
-    return by_name or (numbered.get(step) if not told else None)
+def _variable(kind: str, rest: Sequence[str], part: Part | None) -> Sequence[str]:
+    """The path of a variable in its layer, with its name for its number where that is known."""
+    names = _VARIABLES.get(_flat(kind), ())
+    if names == _NORMALIZATION and part is None:
+        return rest  # made with or without gamma and beta
+    if len(rest) > 1:
+        names = _CELL if rest[-2] == "cell" and _flat(kind) in _RECURRENT else ()
+    left = [name for name in names if part is None or name not in part.lacks]
+    if rest and rest[-1] in map(str, range(len(left))):
+        return [*rest[:-1], left[int(rest[-1])]]
+    return rest
+
+
+def _titles(parts: Sequence[Part], above: str) -> Iterator[str]:
+    for part in parts:
+        yield f"{above}{part.name}"
+        yield from _titles(part.parts, f"{above}{part.name}/")
