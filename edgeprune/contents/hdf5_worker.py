@@ -132,9 +132,10 @@ def _dtype(data: Any) -> str:
     """The element type; "" for what is no number (text, records)."""
     if data.dtype.kind in _KINDS and data.dtype.itemsize <= 16:
         return str(data.dtype.name)
-    # Keras keeps bfloat16, which HDF5 has not, as opaque bytes (keras/src/saving/saving_lib.py, H5Entry).
+    # HDF5 has no bfloat16: Keras keeps it as opaque bytes, with a mark in a `.weights.h5` and without in a `.h5`
+    # (keras/src/saving/saving_lib.py, H5Entry). No other type that it writes is two opaque bytes.
     opaque = data.dtype.kind == "V" and data.dtype.itemsize == 2 and data.dtype.names is None
-    return "bfloat16" if opaque and _text(data.attrs, "dtype", _LONGEST_NAME) == "bfloat16" else ""
+    return "bfloat16" if opaque and _text(data.attrs, "dtype", _LONGEST_NAME) in ("", "bfloat16") else ""
 
 
 def _numbers(data: Any) -> bytes | memoryview:
