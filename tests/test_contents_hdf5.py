@@ -329,7 +329,7 @@ def no_json(path: Path) -> None:
     ("spoil", "told"),
     [
         (climbing, "outside the archive"),
-        (encrypted, "is encrypted"),
+        (encrypted, "without a password"),
         (bomb, "claims to expand"),
         (twice, "one name"),
         (zeros_in_zeros, "bomb"),

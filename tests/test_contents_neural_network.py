@@ -153,10 +153,10 @@ def test_codes_are_turned_round(place: Path) -> None:
 def test_long_rows_of_codes(place: Path) -> None:
     """Zeros are counted across the blocks that long rows are read in, at odd bits too."""
     rng = np.random.default_rng(2)
-    codes = rng.integers(0, 8, (3, 700_001)).astype(np.uint8)
+    codes = rng.integers(0, 8, (3, 700_003)).astype(np.uint8)
     bits = np.unpackbits(codes.reshape(-1, 1), axis=1)[:, 5:].reshape(-1)
     weights = linear(np.packbits(bits).tobytes(), 3, [1.0, 0.5, 2.0], [0.0, -1.5, -1.0])
-    found = only(read(place, model(NETWORK, dense(weights, into=700_001, out=3))))
+    found = only(read(place, model(NETWORK, dense(weights, into=700_003, out=3))))
     assert found.zeros == np.count_nonzero(codes[0] == 0) + np.count_nonzero(codes[1] == 3)
 
 

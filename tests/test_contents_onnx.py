@@ -12,6 +12,7 @@ from wire import fixed, number, piece, varint
 
 from edgeprune.contents.model import Contents, Layer, StoredArray
 from edgeprune.contents.onnx import read_onnx
+from edgeprune.contents.zeros import zeros_in
 from edgeprune.errors import InputError
 from edgeprune.graph.protobuf import BrokenMessageError, count_varints, unpack_varints
 
@@ -210,6 +211,19 @@ def test_quantized_weights_go_to_their_consumer(place: Path) -> None:
     assert found.stored_bytes == 6 + 8 + 2
 
 
+def test_scales_that_are_shared(place: Path) -> None:
+    """A scale of two quantized weights counts with the first."""
+    tensors = [tensor(name, INT8, (2, 2), raw(bytes(4))) for name in ("p", "q")]
+    nodes = [
+        node("DequantizeLinear", ["p", "s"], ["v"]),
+        node("DequantizeLinear", ["q", "s"], ["w"]),
+        node("MatMul", ["x", "v"], ["a"]),
+        node("MatMul", ["a", "w"], ["y"]),
+    ]
+    found = arrays(read(place, model(graph(nodes, [*tensors, floats("s")]))))
+    assert {name: array.stored_bytes for name, array in found.items()} == {"p": 8, "q": 4}
+
+
 def test_zero_point_that_is_computed(place: Path) -> None:
     """Zeros are not known where the zero point is not in the file."""
     nodes = [node("DequantizeLinear", ["q", "s", "live"], ["w"]), node("MatMul", ["x", "w"], ["y"])]
@@ -271,14 +285,13 @@ def test_sparse_initializer(place: Path) -> None:
 
 def test_subgraphs(place: Path) -> None:
     """A branch uses its own weights and those around it; both belong to the first node that does."""
-    body = graph(
-        [node("MatMul", ["x", "outer"], ["a"]), node("MatMul", ["a", "inner"], ["b"])], [floats("inner", 2, 2)]
-    )
+    inside = [node("MatMul", ["x", "outer"], ["a"]), node("MatMul", ["a", "inner"], ["b"])]
+    body = graph(inside, [floats("inner", 2, 2)], piece(13, value("a", 1, 2)), piece(12, value("b", 1, 2)))
     nodes = [
         node("If", ["cond"], ["z"], attribute("then_branch", piece(6, body)), name="either"),
         node("MatMul", ["z", "outer"], ["y"]),
     ]
-    contents = read(place, model(graph(nodes, [floats("outer", 2, 2)])))
+    contents = read(place, model(graph(nodes, [floats("outer", 2, 2)], piece(12, value("y", 1, 2)))))
     groups = [(layer.group, [array.name for array in layer.arrays]) for layer in contents.layers]
     branch = "subgraph either.then_branch"
     assert groups == [("", []), (branch, ["outer"]), (branch, ["inner"]), ("", [])]
@@ -391,6 +404,7 @@ def test_overlapping_external_data(place: Path) -> None:
         (model(graph([], [tensor("t", 99, (1,), raw(bytes(4)))])), "element type 99"),
         (model(graph([], [tensor("t", STRING, (5,), piece(6, "a"))])), "5 strings"),
         (model(graph([], [tensor("t", INT8, (1,), piece(5, b"\x80" * 12))])), "another count"),
+        (model(piece(1) * ((1 << 20) + 1)), "fields"),
     ],
 )
 def test_hostile(place: Path, content: bytes, words: str) -> None:
@@ -426,6 +440,23 @@ def test_spoilt_files(place: Path) -> None:
     assert read_spoilt(read_onnx, place, cut(small())) == 16
     refused = read_spoilt(read_onnx, place, flipped(small(), 400))
     assert 40 < refused < 400
+
+
+@pytest.mark.parametrize(
+    ("dtype", "raw_bytes", "points", "axis", "zeros"),
+    [
+        ("int4", b"\x8f\xf0", (-1,), 0, 2),
+        ("int4", b"\x8f\xf0", (-8,), 0, 1),
+        ("int4", b"\x8f\xf0", (15,), 0, 0),
+        ("uint4", b"\x8f\xf0", (15,), 0, 2),
+        ("int4", b"\x8f\xf0", (-1, -8), 1, 2),
+        ("uint2", b"\x1b", (3,), 0, 1),
+        ("float32", struct.pack("<4f", 0, -0.0, 1, float("nan")), (0,), 0, 2),
+    ],
+)
+def test_zeros(dtype: str, raw_bytes: bytes, points: tuple[int, ...], axis: int, zeros: int) -> None:
+    """Packed codes of either sign against zero points inside and outside the type, by channel too."""
+    assert zeros_in(np.frombuffer(raw_bytes, np.uint8), dtype, (2, 2), zero_points=points, axis=axis) == zeros
 
 
 # --- the wire format's packed integers ------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ _TYPES: Mapping[int, str] = {
     3000: "a serialized model",
 }
 _LABELS = (100, 101)
-_MAX_DEPTH = 32
+_MAX_DEPTH, _MOST_LAYERS = 32, 1 << 20
 _DIRECTIONS = ("forward/", "backward/")
 
 
@@ -158,6 +158,8 @@ class _Reader:
         for preprocessing in network.children(2):
             self._mean_image(preprocessing, group)
         for layer in network.children(1):
+            if len(self.layers) > _MOST_LAYERS:
+                raise BrokenMessageError(f"more than {_MOST_LAYERS} layers")
             keys = [key for key in layer.pieces if key >= FIRST_LAYER]
             kind = LAYERS.get(keys[-1]) if keys else None
             name = printable(layer.text(1))

@@ -31,7 +31,7 @@ _KIND = "an ONNX model"
 _GRAPH, _TRAINING, _FUNCTIONS = 7, 20, 25  # ModelProto
 _TOLD = (2, 3, 4, 6, 14)  # producer, its version, domain, doc string, metadata
 _TENSOR, _SUBGRAPH, _TENSORS, _SUBGRAPHS, _SPARSE, _SPARSES = 5, 6, 10, 11, 22, 23  # AttributeProto
-_MAX_DEPTH = 32
+_MAX_DEPTH, _MOST_LAYERS = 32, 1 << 20
 _QUANTIZED_AXES = {"DequantizeLinear": 1, "QLinearConv": 0}  # of zero points, where it is not the last
 _MOVES = TRANSPARENT - {"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"}
 
@@ -164,6 +164,8 @@ class _Reader:
     def nodes(self, nodes: Iterator[Message], scope: _Scope, group: str, depth: int) -> None:
         """NodeProtos in order. Constant nodes are names for their values, as initializers are."""
         for node in nodes:
+            if len(self.layers) > _MOST_LAYERS:
+                raise BrokenMessageError(f"more than {_MOST_LAYERS} nodes")
             operator, inputs = node.text(4), _texts(node, 1)
             attributes = {item.text(1): item for item in node.children(5)}
             held = scope.find(inputs[0]) if inputs and operator in TRANSPARENT else None

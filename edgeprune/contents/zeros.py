@@ -1,4 +1,4 @@
-"""Zeros among stored numbers of the element types that only some containers have."""
+"""Zeros among stored numbers, of every element type that a container has, in little memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgeprune.contents.model import Bytes, Shape, element_bits
+from edgeprune.contents.model import PACKED_BITS, Bytes, Shape, element_bits
 from edgeprune.graph.mil import unpack_bits
 from edgeprune.graph.model import ELEMENT_BITS, count_zeros
 
@@ -32,16 +32,19 @@ def zeros_in(raw: Bytes, dtype: str, shape: Shape, *, zero_points: Sequence[int]
     """
     if dtype == "string":
         return None
-    if dtype in ELEMENT_BITS:
+    points = set(zero_points)
+    if dtype in ELEMENT_BITS and (dtype not in PACKED_BITS or len(points) > 1):
         return count_zeros(raw, dtype, shape, zero_points=zero_points, axis=axis)
-    elements = math.prod(shape)
-    if len(raw) != -(-elements * element_bits(dtype) // 8):
+    elements, bits = math.prod(shape), element_bits(dtype)
+    if len(raw) != -(-elements * bits // 8):
         raise ValueError(f"{len(raw)} bytes do not hold {elements} elements of {dtype}")
-    wanted = _ZERO_CODES.get(dtype, tuple(set(zero_points)))
-    if dtype not in _ZERO_CODES and len(wanted) > 1:
+    if dtype not in _ZERO_CODES and len(points) > 1:
         return None
-    histogram = codes_of(raw, element_bits(dtype), elements)
-    return int(sum(histogram[code] for code in wanted if 0 <= code < len(histogram)))
+    # A point below zero is the code of its two's complement; one beyond the type is no code.
+    lowest = -(1 << (bits - 1)) if dtype.startswith("int") else 0
+    codes = {point % (1 << bits) for point in points if lowest <= point < lowest + (1 << bits)}
+    histogram = codes_of(raw, bits, elements)
+    return sum(histogram[code] for code in _ZERO_CODES.get(dtype, codes))
 
 
 def codes_of(raw: Bytes, bits: int, elements: int) -> Sequence[int]:

@@ -17,6 +17,8 @@ __all__ = ["BrokenMessageError", "Message", "count_varints", "parse", "unpack_va
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _SIXTY_FOUR = (1 << 64) - 1
 _LONGEST_VARINT, _BLOCK = 10, 1 << 18
+# A field takes two bytes in a file and a hundred times that in memory; no message of a model comes near this.
+_MOST_FIELDS = 1 << 20
 
 
 class BrokenMessageError(ValueError):
@@ -87,8 +89,11 @@ class Message:
 def parse(content: bytes | memoryview) -> Message:
     """The fields of one message. Raises BrokenMessageError."""
     view = memoryview(content)
-    message, place, end = Message(), 0, len(view)
+    message, place, end, left = Message(), 0, len(view), _MOST_FIELDS
     while place < end:
+        left -= 1
+        if left < 0:
+            raise BrokenMessageError(f"a message of more than {_MOST_FIELDS} fields")
         tag, place = _varint(view, place)
         key, wire = tag >> 3, tag & 7
         if key == 0:
