@@ -6,7 +6,16 @@ from typing import Any
 
 from edgeprune.errors import InputError
 
-__all__ = ["check_hdf5"]
+__all__ = ["check_hdf5", "largest_plausible"]
+
+# A weight file expands to about its own size; a thousandfold expansion is an attack (zip bomb).
+_LARGEST_RATIO = 1000
+_MAX_EXPANDED_BYTES = 8 * 1000**3
+
+
+def largest_plausible(size_bytes: int) -> int:
+    """Bytes that what is packed in a file of `size_bytes` may expand to."""
+    return min(_MAX_EXPANDED_BYTES, _LARGEST_RATIO * max(size_bytes, 1))
 
 
 def check_hdf5(source: Any, *, largest: int) -> None:

@@ -7,12 +7,12 @@ model must be given a value, or the file is refused.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from edgeprune.contents.keras_layout import store_name
 from edgeprune.errors import InputError
 from edgeprune.keras2 import Part
 from edgeprune.keras_models import refresh
@@ -88,7 +88,7 @@ def _assign_parts(group: Any, model: Any, parts: Sequence[Part], given: set[int]
     counts: dict[str, int] = {}
     stored = group.get("layers", {})
     for part in parts:
-        name = _numbered(part.kind, counts)
+        name = store_name(part.kind, counts)
         if name in stored:
             _assign_object(stored[name], _layer(model, part), part, given)
     _assign_own(group, model, "the model", given)
@@ -111,7 +111,7 @@ def _assign_object(group: Any, layer: Any, part: Part, given: set[int]) -> None:
         elif isinstance(inner, list | tuple):
             counts: dict[str, int] = {}
             for item in inner:
-                name = _numbered(type(item).__name__, counts)
+                name = store_name(type(item).__name__, counts)
                 if name in group[attribute]:
                     _assign_object(group[attribute][name], item, Part(before=part.before, now="", kind=""), given)
         else:
@@ -121,15 +121,6 @@ def _assign_object(group: Any, layer: Any, part: Part, given: set[int]) -> None:
 
 def _holds_values(group: Any) -> bool:
     return hasattr(group, "shape") or any(_holds_values(group[name]) for name in group)
-
-
-def _numbered(kind: str, counts: dict[str, int]) -> str:
-    """The name of an object in a list of a `.keras` archive: its class in snake case, numbered."""
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", kind)
-    name = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
-    name = f"private{name}" if name.startswith("_") else name
-    counts[name] = counts.get(name, -1) + 1
-    return f"{name}_{counts[name]}" if counts[name] else name
 
 
 def _assign_own(group: Any, layer: Any, name: str, given: set[int]) -> None:

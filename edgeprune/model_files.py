@@ -21,7 +21,7 @@ import numpy as np
 
 from edgeprune.custom_layers import custom_objects
 from edgeprune.errors import InputError, MissingExtra, Unsupported
-from edgeprune.hdf5_files import check_hdf5
+from edgeprune.hdf5_files import check_hdf5, largest_plausible
 from edgeprune.keras2 import translate
 from edgeprune.keras2_weights import assign_h5, assign_store
 from edgeprune.keras_models import keras_module, leaf_layers, own_weights
@@ -33,9 +33,6 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
 SUFFIXES = {"keras": (".keras",), "h5": (".h5", ".hdf5")}
 LFS_MAGIC = b"version https://git-lfs"
-# A weight file expands to about its own size; a thousandfold expansion is an attack (zip bomb).
-MAX_EXPANDED_BYTES = 8 * 1000**3
-LARGEST_RATIO = 1000
 CODE = {
     "Lambda": "a Lambda, which runs code stored in the file",
     "__lambda__": "a Lambda, which runs code stored in the file",
@@ -205,14 +202,13 @@ def _refuse_bad_archive(path: Path, archive: zipfile.ZipFile) -> None:
         if ".." in parts or entry.filename.startswith(("/", "\\")):
             raise InputError(f"{path}: refused, an entry points outside the archive: {entry.filename!r}")
     expanded = sum(entry.file_size for entry in archive.infolist())
-    if expanded > MAX_EXPANDED_BYTES or expanded > LARGEST_RATIO * max(path.stat().st_size, 1):
+    if expanded > largest_plausible(path.stat().st_size):
         raise InputError(f"{path}: refused, its entries expand to {expanded} bytes (zip bomb?)")
 
 
 def _check_hdf5(path: Path, stream: Any) -> None:
-    largest = min(MAX_EXPANDED_BYTES, LARGEST_RATIO * max(path.stat().st_size, 1))
     try:
-        check_hdf5(stream, largest=largest)
+        check_hdf5(stream, largest=largest_plausible(path.stat().st_size))
     except InputError as cause:
         raise InputError(f"{path}: {cause}") from cause
 

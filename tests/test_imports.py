@@ -19,6 +19,7 @@ RANKS: dict[str, int] = {
     "edgeprune": 0,  # the package itself resolves its public names on first use and is exempt
     "edgeprune.errors": 0,
     "edgeprune.interrupts": 0,
+    "edgeprune.hdf5_files": 1,
     "edgeprune.units": 1,
     "edgeprune.artifact": 2,
     "edgeprune.toml_values": 2,
@@ -38,7 +39,6 @@ RANKS: dict[str, int] = {
     "edgeprune.datasets": 7,
     "edgeprune.saved_models": 6,
     "edgeprune.keras_models": 7,
-    "edgeprune.hdf5_files": 7,
     "edgeprune.custom_layers": 7,
     "edgeprune.keras2_layers": 5,
     "edgeprune.keras2_ops": 5,
@@ -72,6 +72,7 @@ CHECKER = (
     "artifact",
     "report",
     "graph",
+    "hdf5_files",
     "runtime",
     "contents",
     "size",

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wire import fixed, number, piece, varint
 
 from edgeprune.errors import InputError
 from edgeprune.graph import read_graph
@@ -33,32 +34,6 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
 
 
 # --- a message by hand ----------------------------------------------------------------------------------------------
-
-
-def varint(value: int) -> bytes:
-    """Seven bits a byte, lowest first."""
-    value %= 1 << 64
-    found = bytearray()
-    while value > 127:
-        found.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*found, value])
-
-
-def number(key: int, value: int) -> bytes:
-    """An integer field."""
-    return varint(key << 3) + varint(value)
-
-
-def piece(key: int, *content: bytes | str) -> bytes:
-    """A field with a length: a string, bytes or a nested message."""
-    whole = b"".join(part.encode() if isinstance(part, str) else part for part in content)
-    return varint(key << 3 | 2) + varint(len(whole)) + whole
-
-
-def fixed(key: int, content: bytes) -> bytes:
-    """A field of four or eight bytes."""
-    return varint(key << 3 | (5 if len(content) == 4 else 1)) + content
 
 
 def tensor_type(code: int, *sizes: int) -> bytes:

@@ -16,14 +16,28 @@ Shape = tuple[int, ...]
 Bytes = npt.NDArray[np.uint8]
 
 # Element types of fewer than 8 bits, packed with the first element in the lowest bits.
-PACKED_BITS: Mapping[str, int] = {"int2": 2, "int4": 4, "uint1": 1, "uint2": 2, "uint3": 3, "uint4": 4, "uint6": 6}
+PACKED_BITS: Mapping[str, int] = {
+    "float4_e2m1": 4,
+    "int2": 2,
+    "int4": 4,
+    "uint1": 1,
+    "uint2": 2,
+    "uint3": 3,
+    "uint4": 4,
+    "uint5": 5,
+    "uint6": 6,
+    "uint7": 7,
+}
 _ODD_BITS: Mapping[str, int] = {
     "bfloat16": 16,
     "bool": 8,
     "complex128": 128,
     "complex64": 64,
     "float8_e4m3fn": 8,
+    "float8_e4m3fnuz": 8,
     "float8_e5m2": 8,
+    "float8_e5m2fnuz": 8,
+    "float8_e8m0": 8,
     "string": 8,
 }
 

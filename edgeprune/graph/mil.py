@@ -28,6 +28,7 @@ __all__ = [
     "Package",
     "Port",
     "contradiction",
+    "model_file",
     "read_coreml",
     "unpack_bits",
 ]
@@ -166,15 +167,15 @@ def read_coreml(path: Path) -> Package:
 
     Raises InputError for what is missing, broken, or points outside the package.
     """
-    model_file = _model_file(path) if path.is_dir() else path
+    place = model_file(path) if path.is_dir() else path
     try:
-        content = model_file.read_bytes()
+        content = place.read_bytes()
     except (OSError, ValueError) as cause:  # ValueError: a name that no file can have
         raise InputError(f"{path}: cannot be read: {getattr(cause, 'strerror', None) or cause}") from cause
     if content.startswith(_LFS_MAGIC):
-        raise InputError(f"{model_file}: a git-lfs pointer, not the model itself; run: git lfs pull")
+        raise InputError(f"{place}: a git-lfs pointer, not the model itself; run: git lfs pull")
     try:
-        return _Reader(path, model_file.parent).package(parse(content))
+        return _Reader(path, place.parent).package(parse(content))
     except (BrokenMessageError, _BrokenError, RecursionError) as cause:
         raise InputError(f"{path}: a broken Core ML model: {cause}") from cause
 
@@ -201,8 +202,8 @@ def contradiction(package: Package) -> str | None:
     return None
 
 
-def _model_file(package: Path) -> Path:
-    """The specification file that the package's manifest names."""
+def model_file(package: Path) -> Path:
+    """The specification file that the package's manifest names. Raises InputError for none, and for one outside."""
     manifest = package / "Manifest.json"
     try:
         told = json.loads(manifest.read_text(encoding="utf-8"))

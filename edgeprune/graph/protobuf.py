@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BrokenMessageError", "Message", "parse"]
+__all__ = ["BrokenMessageError", "Message", "count_varints", "parse", "unpack_varints"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _SIXTY_FOUR = (1 << 64) - 1
+_LONGEST_VARINT, _BLOCK = 10, 1 << 18
+# A field takes two bytes in a file and a hundred times that in memory; no message of a model comes near this.
+_MOST_FIELDS = 1 << 20
 
 
 class BrokenMessageError(ValueError):
@@ -86,8 +89,11 @@ class Message:
 def parse(content: bytes | memoryview) -> Message:
     """The fields of one message. Raises BrokenMessageError."""
     view = memoryview(content)
-    message, place, end = Message(), 0, len(view)
+    message, place, end, left = Message(), 0, len(view), _MOST_FIELDS
     while place < end:
+        left -= 1
+        if left < 0:
+            raise BrokenMessageError(f"a message of more than {_MOST_FIELDS} fields")
         tag, place = _varint(view, place)
         key, wire = tag >> 3, tag & 7
         if key == 0:
@@ -127,3 +133,42 @@ def _varint(view: memoryview, place: int) -> tuple[int, int]:
                 raise BrokenMessageError(f"a number of more than ten bytes at byte {place}")
     except IndexError:
         raise BrokenMessageError(f"cut short at byte {place}") from None
+
+
+def count_varints(packed: memoryview) -> int:
+    """How many integers a packed field holds."""
+    return int(np.count_nonzero(np.frombuffer(packed, np.uint8) < 0x80))
+
+
+def unpack_varints(packed: memoryview, dtype: str) -> npt.NDArray[np.integer]:
+    """The integers of a packed field, cut to `dtype`, shape (count_varints(packed),). Raises BrokenMessageError.
+
+    Works in blocks: beside the result it takes some megabytes, however long the field is.
+    """
+    content = np.frombuffer(packed, np.uint8)
+    if len(content) and content[-1] >= 0x80:
+        raise BrokenMessageError(f"a packed field cut short at its byte {len(content)}")
+    found = np.empty(count_varints(packed), dtype)
+    place = filled = 0
+    while place < len(content):
+        block = content[place : place + _BLOCK]
+        ends = np.flatnonzero(block < 0x80)
+        sizes = np.diff(ends, prepend=-1)
+        if not len(ends) or sizes.max() > _LONGEST_VARINT:
+            raise BrokenMessageError(f"a number of more than ten bytes behind byte {place} of a packed field")
+        found[filled : filled + len(ends)] = _block_values(block, ends, sizes).astype(dtype)
+        filled += len(ends)
+        place += int(ends[-1]) + 1
+    return found
+
+
+def _block_values(
+    block: npt.NDArray[np.uint8], ends: npt.NDArray[np.intp], sizes: npt.NDArray[np.intp]
+) -> npt.NDArray[np.uint64]:
+    """uint64 (integers,), the last byte of each standing at `ends`."""
+    values = np.zeros(len(ends), np.uint64)
+    for position in range(int(sizes.max())):
+        longer = sizes > position
+        septets = block[ends[longer] - sizes[longer] + 1 + position].astype(np.uint64) & np.uint64(0x7F)
+        values[longer] |= septets << np.uint64(7 * position)
+    return values
