@@ -15,7 +15,8 @@ from typing import BinaryIO
 
 from edgeprune.contents.blobs import BlobFile, BrokenBlobsError, read_blobs
 from edgeprune.contents.model import Contents, Layer, Piece, StoredArray, printable
-from edgeprune.contents.program import BrokenProgramError, Claims, layers_of, zeros_in
+from edgeprune.contents.program import BrokenProgramError, Claims, layers_of, stored_bytes
+from edgeprune.contents.zeros import zeros_in
 from edgeprune.errors import InputError
 
 __all__ = ["FILE_LIMIT", "read_compiled"]
@@ -153,7 +154,7 @@ def _unnamed(claims: Claims) -> Iterator[Layer]:
                 shape=shape,
                 precision=blob.dtype,
                 parameter=True,
-                zeros=zeros_in(blob.raw, blob.dtype, shape),
+                zeros=zeros_in(blob.raw[: stored_bytes(blob.dtype, shape)], blob.dtype, shape),
                 pieces=(piece,),
             )
             yield Layer(name=called, kind="", arrays=(array,))

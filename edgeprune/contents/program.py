@@ -11,13 +11,11 @@ import numpy as np
 from edgeprune.contents.blobs import Blob, BlobFile
 from edgeprune.contents.mil_text import Reference, Statement, Value, statements
 from edgeprune.contents.model import Bytes, Layer, Piece, Shape, StoredArray, element_bits, printable
-from edgeprune.graph.mil import unpack_bits
-from edgeprune.graph.model import count_zeros
+from edgeprune.contents.zeros import codes_of, zeros_in
 
-__all__ = ["BrokenProgramError", "Claims", "layers_of", "zeros_in"]
+__all__ = ["BrokenProgramError", "Claims", "layers_of", "stored_bytes"]
 
 _MODEL_PATH = "@model_path/"
-_ELEMENTS_AT_ONCE = 1 << 20  # a multiple of 8: a block of any width ends with a byte
 # MIL operation -> its weight's dimension of the output channels (coremltools, MIL operations); a bias has only that.
 _CHANNELS: Mapping[str, int] = {"conv": 0, "conv_transpose": 1, "linear": 0}
 _MOST_DIMENSIONS = 16
@@ -231,7 +229,13 @@ def _zeros(made: _Held, parts: Mapping[str, tuple[Reference, Bytes]]) -> int | N
 
 
 def _part_zeros(part: tuple[Reference, Bytes]) -> int | None:
-    return zeros_in(part[1], part[0].dtype, part[0].shape)
+    reference, raw = part
+    return zeros_in(raw[: stored_bytes(reference.dtype, reference.shape)], reference.dtype, reference.shape)
+
+
+def stored_bytes(dtype: str, shape: Shape) -> int:
+    """What a dense array takes; blobs may be longer."""
+    return -(-math.prod(shape) * element_bits(dtype) // 8)
 
 
 def _palette_zeros(
@@ -245,26 +249,4 @@ def _palette_zeros(
     if reference.dtype not in ("float16", "float32"):
         return None
     entries = np.frombuffer(raw[: width << bits], f"<f{width}")
-    histogram = np.zeros(1 << bits, np.int64)
-    for first in range(0, elements, _ELEMENTS_AT_ONCE):
-        count = min(_ELEMENTS_AT_ONCE, elements - first)
-        block = indices[1][first * bits // 8 : -(-(first + count) * bits // 8)]
-        histogram += np.bincount(unpack_bits(block, bits, count), minlength=1 << bits)
-    return int(histogram[entries == 0].sum())
-
-
-def zeros_in(raw: Bytes, dtype: str, shape: Shape) -> int | None:
-    """Elements of a dense stored array that are zero. None for a type that is not counted."""
-    elements = math.prod(shape)
-    bits = element_bits(dtype)
-    if dtype in ("uint1", "uint2", "uint3", "uint6"):
-        zeros = 0
-        for first in range(0, elements, _ELEMENTS_AT_ONCE):
-            count = min(_ELEMENTS_AT_ONCE, elements - first)
-            block = raw[first * bits // 8 : -(-(first + count) * bits // 8)]
-            zeros += count - int(np.count_nonzero(unpack_bits(block, bits, count)))
-        return zeros
-    try:
-        return count_zeros(raw[: -(-elements * bits // 8)], dtype, shape)
-    except KeyError:
-        return None
+    return int(np.asarray(codes_of(indices[1], bits, elements))[entries == 0].sum())
