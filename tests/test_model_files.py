@@ -59,7 +59,7 @@ def grows(file: h5py.File) -> None:
 @pytest.mark.slow
 def test_reading_that_does_not_end() -> None:
     """Damage over which the HDF5 library loops for ever is one line, too."""
-    with pytest.raises(InputError, match="endless.h5: .*reading it does not end"):
+    with pytest.raises(InputError, match=r"endless\.h5: .*reading it does not end"):
         load_model(Path(__file__).parent / "files" / "endless.h5")
 
 
