@@ -105,7 +105,7 @@ def _rising_bits(counts: npt.NDArray[np.int64]) -> float:
         times * (math.lgamma(n + 0.5) - _LN_ROOT_PI)
         for n, times in zip(*(part.tolist() for part in often), strict=True)
     )
-    return sum(bits) / _LN2
+    return float(sum(bits)) / _LN2
 
 
 def _histograms(rows: Symbols) -> Iterator[npt.NDArray[np.int64]]:
