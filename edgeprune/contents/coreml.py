@@ -37,6 +37,10 @@ _WORDS = (("sparse", "sparse"), ("lut", "palette"), ("scale", "int8"), ("affine"
 def read_program(path: Path, package: Package | None = None) -> Contents:
     """The ML program at `path` (.mlpackage or .mlmodel). Raises InputError as `read_coreml` does."""
     package = package or read_coreml(path)
+    if package.weight_bytes and not path.is_dir():  # what ships is both
+        raise InputError(
+            f"{path}: its weights are in another file, beside it; name the .mlpackage folder that holds both"
+        )
     files = package_files(path)
     reader = _Program(package)
     layers = tuple(reader.layers())
@@ -293,7 +297,7 @@ def _sections(reader: _Program, files: Mapping[str, int]) -> dict[str, int]:
         "padding": padding,
         "other": rest - padding,
     }
-    sections["metadata"] = max(0, sum(files.values()) - sum(sections.values()))
+    sections["metadata"] = sum(files.values()) - sum(sections.values())
     return {name: count for name, count in sections.items() if count or name != "other"}
 
 
