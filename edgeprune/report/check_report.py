@@ -14,7 +14,7 @@ from edgeprune.budget import Verdict
 from edgeprune.contents.model import printable
 from edgeprune.report.table import Table, to_markdown, to_text
 from edgeprune.size.codecs import CODECS
-from edgeprune.size.matching import layer_pairs
+from edgeprune.size.matching import Pair, layer_pairs
 from edgeprune.size.records import FileRecord, LayerRecord
 from edgeprune.units import format_bytes, format_count, format_percent
 
@@ -200,10 +200,10 @@ def _grown_tables(check: Check, cell: Callable[[str], str]) -> list[Table]:
         if before is None or not before.layers or not record.layers:
             continue
         pairs = [(old, new) for old, new in layer_pairs(before.layers, record.layers) if _weight(old) != _weight(new)]
-        grown = any(_weight(new) > _weight(old) for old, new in pairs)
-        pairs.sort(key=lambda pair: [b - a for b, a in zip(*map(_weight, pair), strict=True)], reverse=not grown)
-        rows = tuple(_grown_row(old, new, cell) for old, new in pairs[:_MOST_LAYERS])
-        more = f" ({len(pairs) - _MOST_LAYERS} more changed)" if len(pairs) > _MOST_LAYERS else ""
+        grown = [pair for pair in pairs if _weight(pair[1]) > _weight(pair[0])]
+        told = sorted(grown or pairs, key=_shrunk, reverse=not grown)[:_MOST_LAYERS]
+        rows = tuple(_grown_row(old, new, cell) for old, new in told)
+        more = f" ({len(pairs) - len(told)} more changed)" if len(pairs) > len(told) else ""
         if rows:
             heads = (
                 f"layers of {cell(record.path)} that {'grew' if grown else 'shrank'} most{more}",
@@ -229,6 +229,10 @@ def _grown_row(old: LayerRecord | None, new: LayerRecord | None, cell: Callable[
         difference(old.raw_bytes if old else 0, new.raw_bytes if new else 0),
         *shares,
     )
+
+
+def _shrunk(pair: Pair) -> tuple[int, ...]:
+    return tuple(before - after for before, after in zip(*map(_weight, pair), strict=True))
 
 
 def _weight(layer: LayerRecord | None) -> tuple[int, int]:
