@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,7 +17,7 @@ from edgeprune.size.records import FileRecord
 from edgeprune.toml_values import known_keys, near, read_toml, typed
 from edgeprune.units import parse_bytes, parse_growth, parse_share
 
-__all__ = ["Budget", "Config", "Verdict", "budget_verdicts", "find_config", "load_config", "matches"]
+__all__ = ["CONFIG", "Budget", "Config", "Verdict", "budget_verdicts", "find_config", "load_config", "matches"]
 
 CONFIG, PYPROJECT = "edgeprune.toml", "pyproject.toml"
 _LIMITS = ("download", "install", "growth", "parameters", "min_sparsity", "max_metric_drop")
@@ -78,18 +80,24 @@ def find_config(start: Path) -> Path | None:
         if (folder / CONFIG).is_file():
             return folder / CONFIG
         project = folder / PYPROJECT
-        if project.is_file() and "edgeprune" in read_toml(project)[1].get("tool", {}):
+        if project.is_file() and _tool_table(read_toml(project)[1]) is not None:
             return project
         if (folder / ".git").exists():
             return None
     return None
 
 
+def _tool_table(raw: Mapping[str, Any]) -> Any:
+    """What stands under [tool.edgeprune], None when nothing does."""
+    tools = raw.get("tool")
+    return tools.get("edgeprune") if isinstance(tools, Mapping) else None
+
+
 def load_config(path: Path) -> Config:
     """The budgets in `path`. Raises InputError (cannot be read) and RecipeError (not right as it stands)."""
     raw: Any = read_toml(path)[1]
     if path.name == PYPROJECT:
-        raw = raw.get("tool", {}).get("edgeprune")
+        raw = _tool_table(raw)
         if raw is None:
             raise RecipeError(f"{path}: no [tool.edgeprune] in it; budgets are tables [[tool.edgeprune.budget]]")
     known_keys(path, "tool.edgeprune" if path.name == PYPROJECT else "", raw, ("budget",))
@@ -109,11 +117,19 @@ def _budget(path: Path, where: str, raw: Any) -> Budget:
     pattern = typed(path, "path", raw["path"], str)
     if not pattern or PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts:
         raise RecipeError(f"{path}: [{where}] path {pattern!r} must lie in the folder of this file")
+    try:
+        next(iter(path.glob(pattern)), None)  # below a file there is nothing: only the pattern is looked at
+    except (ValueError, IndexError, AttributeError, re.error) as cause:  # AttributeError: pathlib's answer to "./"
+        raise RecipeError(
+            f"{path}: [{where}] path {pattern!r} is no glob; write one such as models/*.tflite"
+        ) from cause
     codec = typed(path, "codec", raw.get("codec", "deflate"), str)
     if codec not in CODECS:
         raise RecipeError(f"{path}: unknown codec {codec!r}{near(codec, CODECS)}; known: {', '.join(CODECS)}")
     if "max_metric_drop" in raw and "ledger" not in raw:
         raise RecipeError(f'{path}: [{where}] max_metric_drop is read from a ledger; add ledger = "out/ledger.json"')
+    if "ledger" in raw and "max_metric_drop" not in raw:
+        raise RecipeError(f"{path}: [{where}] ledger without a limit read from it; add max_metric_drop")
     try:
         return Budget(path=pattern, where=where, codec=codec, **_limits(path, raw))
     except UsageError as cause:
@@ -130,8 +146,8 @@ def _limits(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
     sparsity = _share(path, "min_sparsity", raw)
     if sparsity is not None and not 0 <= sparsity <= 1:
         raise UsageError("min_sparsity is a fraction, 0 to 1, or a percentage such as '50 %'")
-    if (parameters is not None and parameters < 0) or (drop is not None and not drop >= 0):
-        raise UsageError("parameters and max_metric_drop are at least 0")
+    if (parameters is not None and parameters < 0) or (drop is not None and not 0 <= drop < math.inf):
+        raise UsageError("parameters and max_metric_drop are at least 0, and finite")
     return {
         "download_bytes": size("download"),
         "install_bytes": size("install"),
@@ -242,10 +258,12 @@ def _metric_drop(ledger: Path, path: str, file: Path | None) -> tuple[str, float
         if not found or not base or found["samples"] != base["samples"]:
             return name, None, "not measured on all samples in that run"  # a score on fewer samples is no drop
         drop = float(base["value"]) - float(found["value"])
+        if not math.isfinite(drop):
+            return name, None, f"{ledger} holds no finite {name} of it"
         return name, drop if higher else -drop, ""
     except OSError as cause:
         raise InputError(f"{ledger}: the ledger cannot be read: {cause.strerror}; run the recipe first") from cause
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as cause:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as cause:
         raise InputError(f"{ledger} is not a ledger.json ({type(cause).__name__}); run the recipe again") from cause
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from edgeprune.budget import Budget, Config, Verdict, budget_verdicts, find_config, load_config, matches
-from edgeprune.contents.reading import MODEL_SUFFIXES
-from edgeprune.errors import RecipeError, UsageError
+from edgeprune.budget import CONFIG, Budget, Config, Verdict, budget_verdicts, find_config, load_config, matches
+from edgeprune.errors import EdgepruneError, InputError, RecipeError, UsageError
 from edgeprune.output import write_file
 from edgeprune.report.check_report import FORMATS, Check
+from edgeprune.size.accounting import measure_download
 from edgeprune.size.baseline import Baseline, load_baseline
 from edgeprune.size.codecs import CODECS, FAST
 from edgeprune.size.records import FileRecord
@@ -24,6 +28,8 @@ from edgeprune.units import format_bytes, parse_bytes, parse_growth
 __all__ = ["check_verb"]
 
 _UNCHECKED = 3
+_MOST_IN_SAMPLE = 5
+_FOR_MACHINES = ("junit", "github")  # an empty report there would pass for a good one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +65,11 @@ def check_verb(
     for budget in (budget for item in wanted for budget in item.budgets):
         if budget.codec not in codecs:
             raise UsageError(f"[{budget.where}] limits {budget.codec}, which --fast does not measure; drop --fast")
+    if output_format in _FOR_MACHINES and not any(item.budgets for item in wanted):
+        raise UsageError(
+            f"--format {output_format} reports limits, and none was given: nothing would be checked; add --limit, or "
+            f"budgets in {CONFIG}"
+        )
     found = _check(wanted, settings, baseline, codec, codecs, why)
     text = FORMATS[output_format](found)
     if output is not None:
@@ -93,9 +104,8 @@ def _settings(files: Sequence[Path], config: Path | None, limited: bool) -> Conf
     if nearest is not None:
         return load_config(nearest)
     if not files:
-        raise UsageError(
-            f"no files and no edgeprune.toml; name model files, or paste this into edgeprune.toml:\n{_sample()}"
-        )
+        click.echo(_sample(), nl=False)
+        raise UsageError(f"no files and no {CONFIG}; name model files, or save the lines above as {CONFIG}")
     return None
 
 
@@ -103,21 +113,23 @@ def _sample() -> str:
     """A configuration for the models that lie here, with a tenth to spare."""
     found = [
         path
-        for suffix in MODEL_SUFFIXES
+        for suffix in (".tflite", ".mlpackage", ".onnx")
         for depth in ("", "*/", "*/*/")
         for path in sorted(Path().glob(f"{depth}*{suffix}"))
-        if suffix in (".tflite", ".mlpackage", ".onnx")
-    ][:5]
-    tables = [
-        f'[[budget]]\npath = "{path.as_posix()}"\ndownload = "{format_bytes(_bytes_of(path) * 11 // 10)}"   # deflate, '
-        'as in an APK or IPA\ngrowth = "2 %"        # against --baseline\n'
-        for path in found
     ]
-    return "\n".join(tables) or '[[budget]]\npath = "models/*.tflite"\ndownload = "350 kB"\ngrowth = "2 %"\n'
+    tables = []
+    for path in found[:_MOST_IN_SAMPLE]:
+        with contextlib.suppress(EdgepruneError):  # a broken file is no reason to show nothing
+            size = measure_download(path, ("deflate",))["deflate"] * 11 // 10
+            tables.append(_sample_budget(glob.escape(path.as_posix()), format_bytes(size)))
+    return "\n".join(tables) or _sample_budget("models/*.tflite", "350 kB")
 
 
-def _bytes_of(path: Path) -> int:
-    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+def _sample_budget(pattern: str, size: str) -> str:
+    return (
+        f"[[budget]]\npath = {json.dumps(pattern)}\n"  # TOML reads JSON's strings
+        f'download = "{size}"  # deflate, as in an APK or IPA\n# growth = "2 %"  # against --baseline\n'
+    )
 
 
 def _wanted(files: Sequence[Path], settings: Config | None, given: Budget | None) -> list[_Wanted]:
@@ -125,17 +137,17 @@ def _wanted(files: Sequence[Path], settings: Config | None, given: Budget | None
     extra = (given,) if given else ()
     if settings is None:
         return [_Wanted(path=path, budgets=extra) for path in files]
-    by_path: dict[Path, list[Budget]] = {}
+    by_path: dict[Path, tuple[Path, list[Budget]]] = {}  # by where it really is: how it was found, its budgets
     for budget in settings.budgets:
         for path in matches(settings, budget) if not files else settings.path.parent.glob(budget.path):
-            by_path.setdefault(path.resolve(), []).append(budget)
+            by_path.setdefault(path.resolve(), (path, []))[1].append(budget)
     if not files:
-        here = Path.cwd()
-        return [
-            _Wanted(path=path.relative_to(here) if path.is_relative_to(here) else path, budgets=(*budgets, *extra))
-            for path, budgets in by_path.items()
-        ]
-    items = [_Wanted(path=path, budgets=(*by_path.get(path.resolve(), ()), *extra)) for path in files]
+        return [_Wanted(path=_from_here(path), budgets=(*budgets, *extra)) for path, budgets in by_path.values()]
+    for path in files:
+        if not path.exists():
+            raise InputError(f"{path} does not exist; check the path")
+    none: tuple[Path, list[Budget]] = (Path(), [])
+    items = [_Wanted(path=path, budgets=(*by_path.get(path.resolve(), none)[1], *extra)) for path in files]
     if not any(item.budgets for item in items):
         paths = [budget.path for budget in settings.budgets]
         raise RecipeError(
@@ -143,6 +155,12 @@ def _wanted(files: Sequence[Path], settings: Config | None, given: Budget | None
             f"{near(str(files[0]), paths) or '; its paths are ' + ', '.join(paths)}; add one, or give --limit"
         )
     return items
+
+
+def _from_here(path: Path) -> Path:
+    """The path as it is typed here, where it lies below this folder."""
+    whole, here = Path(os.path.abspath(path)), Path.cwd()  # noqa: PTH100 - resolve() would follow links
+    return whole.relative_to(here) if whole.is_relative_to(here) else path
 
 
 def _check(
@@ -194,8 +212,11 @@ def _judge(
         if item.budgets and not own:
             own = [_unjudged(record)]
         verdicts += own
-    if not any(item.budgets for item, _ in sources):
+    without = [source.record.path for item, source in sources if not item.budgets]
+    if len(without) == len(sources):
         notes.append("no limit was given, so nothing was checked; add --limit, or budgets in edgeprune.toml")
+    else:
+        notes += [f"no budget is for {path}, so it was not checked" for path in without]
     return verdicts, notes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -387,6 +388,12 @@ def verify(exported: Path, **options: Any) -> int:
     return verify_verb(exported, **options)
 
 
+def _chosen_format(as_json: bool, output_format: str | None) -> str:
+    if as_json and output_format not in (None, "json"):
+        raise click.UsageError(f"--json and --format {output_format} contradict each other; drop one")
+    return output_format or ("json" if as_json else "text")
+
+
 PATH = click.Path(path_type=Path)
 CODEC_NAMES = ("deflate", "brotli", "zstd", "xz")
 
@@ -442,8 +449,7 @@ def check(files: tuple[Path, ...], as_json: bool, output_format: str | None, **o
     """
     from edgeprune.check import check_verb
 
-    chosen = output_format or ("json" if as_json else "text")
-    return check_verb(files, output_format=chosen, **options)
+    return check_verb(files, output_format=_chosen_format(as_json, output_format), **options)
 
 
 @cli.command()
@@ -464,7 +470,7 @@ def inspect(file: Path, output_format: str | None, as_json: bool, why: bool) -> 
     """
     from edgeprune.inspection import inspect_verb
 
-    return inspect_verb(file, output_format=output_format or ("json" if as_json else "text"), why=why)
+    return inspect_verb(file, output_format=_chosen_format(as_json, output_format), why=why)
 
 
 @cli.command()
@@ -485,12 +491,14 @@ def compare(before: Path, after: Path, output_format: str | None, as_json: bool,
     """
     from edgeprune.compare import compare_verb
 
-    chosen = output_format or ("json" if as_json else "text")
-    return compare_verb(before, after, output_format=chosen, **options)
+    return compare_verb(before, after, output_format=_chosen_format(as_json, output_format), **options)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. One line on stderr and the error's own exit code; never a traceback for what was foreseen."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks
     with handlers():
         _main(arguments)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import click
 
-from edgeprune.report.check_report import markdown_cell, shown
+from edgeprune.contents.model import printable
+from edgeprune.report.check_report import SCHEMA_VERSION, layer_name, markdown_cell, markdown_text, shown
 from edgeprune.report.table import Table, to_markdown, to_text
 from edgeprune.size.codecs import FAST
 from edgeprune.size.records import FileRecord, LayerRecord
@@ -20,6 +21,7 @@ from edgeprune.units import format_bytes, format_count, format_percent
 
 __all__ = ["INSPECT_FORMATS", "inspect_verb"]
 
+_KIND_CHARS = 40  # of a custom operation's name
 HEADS = (
     "layer",
     "op",
@@ -37,20 +39,19 @@ HEADS = (
 
 def inspect_verb(path: Path, *, output_format: str, why: bool) -> int:
     """Print the layers of the model (or of each model in an app bundle) at `path`."""
-    for source in sources_of(path, FAST[:1]):
-        click.echo(INSPECT_FORMATS[output_format](source.record), nl=False)
-        if why:
-            click.echo(
-                "\n".join(f"- {shown(sentence)}" for sentence in reasons(source.found)), err=output_format != "text"
-            )
+    sources = list(sources_of(path, FAST[:1], every=True))
+    click.echo(INSPECT_FORMATS[output_format]([source.record for source in sources]), nl=False)
+    if why:
+        lines = [f"- {shown(sentence)}" for source in sources for sentence in reasons(source.found)]
+        click.echo("\n".join(lines), err=output_format != "text")
     return 0
 
 
 def _layer_row(layer: LayerRecord) -> tuple[str, ...]:
     bits = layer.bits_per_weight
     return (
-        f"{layer.group}: {layer.name}" if layer.group else layer.name,
-        layer.kind or "-",
+        layer_name(layer),
+        printable(layer.kind, _KIND_CHARS) or "-",
         "x".join(map(str, layer.shape)) if layer.shape is not None else "-",
         layer.precision or "-",
         f"{layer.parameters:,}" if layer.parameters else "-",
@@ -88,33 +89,41 @@ def _total_row(record: FileRecord) -> tuple[str, ...]:
 
 def _table(record: FileRecord, cell: Callable[[str], str]) -> Table:
     rows = [_layer_row(layer) for layer in record.layers] + [_rest_row(record), _total_row(record)]
-    cells = tuple((cell(row[0]), shown(row[1]), *row[2:]) for row in rows)
+    cells = tuple((cell(row[0]), *row[1:]) for row in rows)
     return Table(heads=HEADS, rows=cells, left=frozenset({0, 1, 2, 3}))
 
 
-def _text(record: FileRecord) -> str:
-    note = f"note: {shown(record.note)}\n" if record.note else ""
-    return f"{shown(record.path)}\n{to_text(_table(record, shown))}\n{note}"
+def _text(records: Sequence[FileRecord]) -> str:
+    parts = []
+    for record in records:
+        note = f"note: {shown(record.note)}\n" if record.note else ""
+        parts.append(f"{shown(record.path)}\n{to_text(_table(record, shown))}\n{note}")
+    return "\n".join(parts)
 
 
-def _markdown(record: FileRecord) -> str:
-    return to_markdown(_table(record, markdown_cell)) + "\n"
+def _markdown(records: Sequence[FileRecord]) -> str:
+    parts = []
+    for record in records:
+        note = f"\n{markdown_text(record.note)}\n" if record.note else ""
+        parts.append(f"### {markdown_cell(record.path)}\n\n{to_markdown(_table(record, markdown_cell))}\n{note}")
+    return "\n".join(parts)
 
 
-def _json(record: FileRecord) -> str:
-    return json.dumps(record.to_json(), indent=1) + "\n"
+def _json(records: Sequence[FileRecord]) -> str:
+    body = {"schema_version": SCHEMA_VERSION, "files": [record.to_json() for record in records]}
+    return json.dumps(body, indent=1, allow_nan=False) + "\n"
 
 
-def _csv(record: FileRecord) -> str:
+def _csv(records: Sequence[FileRecord]) -> str:
     """Plain numbers, one line for each layer; unknown is empty."""
     text = io.StringIO()
     names = ["name", "kind", "group", "shape", "precision", "parameters", "zeros", "macs"]
     names += ["raw_bytes", "deflate_bytes", "bound_bytes", "bits_per_weight"]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for layer in record.layers:
-        values = [getattr(layer, name) for name in names]
-        writer.writerow([_plain(value) for value in values])
+    writer.writerow(["file", *names])
+    for record in records:
+        for layer in record.layers:
+            writer.writerow([_plain(record.path), *(_plain(getattr(layer, name)) for name in names)])
     return text.getvalue()
 
 
@@ -125,7 +134,7 @@ def _plain(value: object) -> object:
     return "x".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-INSPECT_FORMATS: Mapping[str, Callable[[FileRecord], str]] = {
+INSPECT_FORMATS: Mapping[str, Callable[[Sequence[FileRecord]], str]] = {
     "text": _text,
     "json": _json,
     "markdown": _markdown,

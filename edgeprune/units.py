@@ -31,6 +31,7 @@ BYTE_UNITS = {
 }
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]+)\s*", re.IGNORECASE)
 
+_MOST_BYTES = 2**63  # more than any file system holds
 _PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*%\s*")
 
 
@@ -43,7 +44,10 @@ def parse_bytes(text: str) -> int:
     unit = match.group(2).lower() if match else None
     if match is None or unit not in BYTE_UNITS:
         raise UsageError(f"{text!r} is not a size; write a number and a unit: '350 kB', '350 KiB', '2 MB' or '900 B'")
-    return round(float(match.group(1)) * BYTE_UNITS[unit])
+    value = float(match.group(1)) * BYTE_UNITS[unit]
+    if value >= _MOST_BYTES:
+        raise UsageError(f"{text[:40]!r} is more than any file has; write a size such as '350 kB'")
+    return round(value)
 
 
 def parse_share(text: str) -> float:
@@ -51,7 +55,10 @@ def parse_share(text: str) -> float:
     match = _PERCENT.fullmatch(text)
     if match is None:
         raise UsageError(f"{text!r} is not a percentage; write a number and the sign: '2 %'")
-    return float(match.group(1)) / 100
+    value = float(match.group(1)) / 100
+    if value == float("inf"):
+        raise UsageError(f"{text[:40]!r} is no percentage that anything reaches; write one such as '2 %'")
+    return value
 
 
 def parse_growth(text: str) -> tuple[int | None, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import zipfile
 import zlib
@@ -40,6 +41,7 @@ def test_a_file_against_stat_zlib_brotli_and_zstandard(name: str) -> None:
         "deflate": len(stream.compress(content) + stream.flush()),
         "brotli": len(brotli.compress(content, quality=11)),
         "zstd": len(zstandard.compress(content, 19)),
+        "xz": len(lzma.compress(content, check=lzma.CHECK_NONE, preset=9)),
     }
     assert measure_download(path) == report.download_bytes
     assert report.graph is not None

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeprune.graph import read_graph
 from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, RuntimeRun, Stage, Verdict, oldest_runtime
 from edgeprune.recipe import Budget
 from edgeprune.report.ledger_report import ledger_markdown, ledger_text
 from edgeprune.runtime import installed_runtimes
-from edgeprune.size.accounting import SizeReport
 from edgeprune.summary import budget_verdicts, summary_sentences
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -36,48 +34,13 @@ def test_version(call: Any) -> None:
     assert (outcome.code, outcome.out, outcome.err) == (0, f"edgeprune {version('edgeprune')}\n", "")
 
 
-@pytest.mark.parametrize("verb", ["run", "prune", "finetune", "convert", "check"])
+@pytest.mark.parametrize("verb", ["run", "prune", "finetune", "convert", "check", "inspect", "compare"])
 def test_help(call: Any, verb: str) -> None:
     """Every verb has a help that names its options, on stdout."""
     outcome = call(verb, "--help")
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.startswith(f"Usage: edgeprune {verb} ")
     assert "Options:" in outcome.out
-
-
-class TestCheck:
-    """The checker's verb."""
-
-    @pytest.fixture(autouse=True)
-    def sizes(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Made-up bytes (those of codecs differ between their versions) and the graphs of real files."""
-
-        def made_up(path: Path) -> SizeReport:
-            graph = read_graph(FILES / path) if path.suffix == ".tflite" else None
-            downloads = {"deflate": 267_431, "brotli": 251_000, "zstd": 262_144}
-            return SizeReport(path=path, raw_bytes=1_048_576, download_bytes=downloads, files=1, graph=graph)
-
-        monkeypatch.setattr("edgeprune.check.measure_size", made_up)
-
-    def test_table(self, call: Any) -> None:
-        """A row for each file; what is over the limit is said with how much."""
-        outcome = call("check", "int8.tflite", "float32_sparse.tflite", "m.mlpackage", "--limit", "250 KiB")
-        assert (outcome.code, outcome.err) == (1, "")
-        golden("check.txt", outcome.out)
-
-    def test_json(self, call: Any) -> None:
-        """The same facts for programs."""
-        outcome = call("check", "int8.tflite", "m.mlpackage", "--limit", "260 kB", "--codec", "brotli", "--json")
-        assert (outcome.code, outcome.err) == (0, "")
-        golden("check.json", outcome.out)
-
-    @pytest.mark.parametrize(
-        ("limit", "codec", "code"),
-        [("267431 B", "deflate", 0), ("267430 B", "deflate", 1), ("251 kB", "brotli", 0), ("262143 B", "zstd", 1)],
-    )
-    def test_limit(self, call: Any, limit: str, codec: str, code: int) -> None:
-        """A download as large as the limit passes, a byte more does not, codec by codec."""
-        assert call("check", "int8.tflite", "--limit", limit, "--codec", codec).code == code
 
 
 def test_check_of_real_files(call: Any) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ import numpy as np
 
 from edgeprune.contents.model import Contents, Layer, Piece, Shape, StoredArray
 from edgeprune.errors import InputError
-from edgeprune.graph.constexpr import decode
+from edgeprune.graph.constexpr import count_decoded_zeros, decode
 from edgeprune.graph.coreml import is_constant
-from edgeprune.graph.mil import Block, Constant, Operation, Package, read_coreml
+from edgeprune.graph.mil import Block, Constant, Operation, Package, Port, read_coreml
 from edgeprune.graph.mil_macs import mil_macs
 
 __all__ = ["package_files", "read_program"]
 
 _BLOB_ALIGNMENT = 64  # bytes, of blobs and of what describes each
 _MOST_PARTS = 8  # operations between a stored constant and its use; formats of today need 2
+_GROUP_CHARS = 80  # of an operation's name in the name of its block: it stands in each layer of it
 _OUTPUT_FIRST = frozenset({"conv", "linear", "lstm", "gru", "rnn"})
 _STEERING = frozenset({"string", "list", "dictionary", "other"})
 # What the parts of a compressed constant are called, by word in the operation's name.
@@ -35,9 +37,15 @@ _WORDS = (("sparse", "sparse"), ("lut", "palette"), ("scale", "int8"), ("affine"
 def read_program(path: Path, package: Package | None = None) -> Contents:
     """The ML program at `path` (.mlpackage or .mlmodel). Raises InputError as `read_coreml` does."""
     package = package or read_coreml(path)
+    if package.weight_bytes and not path.is_dir():  # what ships is both
+        raise InputError(
+            f"{path}: its weights are in another file, beside it; name the .mlpackage folder that holds both"
+        )
     files = package_files(path)
     reader = _Program(package)
     layers = tuple(reader.layers())
+    if any(layer.macs is None for layer in layers):  # a sum of those that are known would be less than the truth
+        layers = tuple(replace(layer, macs=None) for layer in layers)
     return Contents(
         path=path,
         format="mlpackage" if path.is_dir() else "mlmodel",
@@ -57,7 +65,10 @@ def package_files(path: Path) -> dict[str, int]:
         for folder, _, names in os.walk(path):
             for name in names:
                 file = Path(folder) / name
-                found[file.relative_to(path).as_posix()] = file.stat().st_size
+                status = file.stat()
+                if not stat.S_ISREG(status.st_mode):
+                    raise InputError(f"{file} is neither a file nor a folder")  # a pipe would be read for ever
+                found[file.relative_to(path).as_posix()] = status.st_size
         return dict(sorted(found.items()))
     except OSError as cause:
         raise InputError(f"{path} cannot be read: {cause.strerror}") from cause
@@ -70,9 +81,10 @@ class _Program:
         self.package = package
         self.makers: dict[str, Operation] = {}
         self.shapes: dict[str, Shape] = {}
+        self.open: set[str] = set()  # values with a size that is known only when the model runs
         self.used: set[str] = set()
         self.taken: set[int] = set()  # addresses of stored runs that an array already has
-        self.blobs: list[int] = []  # sizes of the runs in the weight file
+        self.blobs: list[tuple[int, int]] = []  # (address, end) of the runs in the weight file
         self.inline_bytes = 0  # of the runs in the program itself
 
     def layers(self) -> Iterator[Layer]:
@@ -85,27 +97,32 @@ class _Program:
             yield Layer(name="(constants that nothing uses)", kind="", arrays=arrays, macs=0)
 
     def _block(self, block: Block, group: str) -> Iterator[Layer]:
-        for port in block.inputs:
-            self.shapes[port.name] = tuple(size or 1 for size in port.shape)
+        self._note(block.inputs)
         for operation in block.operations:
-            for port in operation.outputs:
-                self.shapes[port.name] = tuple(size or 1 for size in port.shape)
+            self._note(operation.outputs)
             if is_constant(operation):
                 self.makers.update({port.name: operation for port in operation.outputs})
                 continue
             yield self._layer(operation, group)
             for number, inner in enumerate(operation.blocks):
                 name = operation.outputs[0].name if operation.outputs else operation.kind
-                yield from self._block(inner, f"{name} block {number}")
+                yield from self._block(inner, f"{name[:_GROUP_CHARS]} block {number}")
+
+    def _note(self, ports: Iterable[Port]) -> None:
+        for port in ports:
+            self.shapes[port.name] = tuple(1 if size is None else size for size in port.shape)
+            if None in port.shape:
+                self.open.add(port.name)
 
     def _layer(self, operation: Operation, group: str) -> Layer:
         arrays, activations = [], []
         for parameter, bindings in operation.inputs.items():
             for binding in bindings:
-                if isinstance(binding, str) and binding not in self.makers:
-                    activations.append(self.shapes.get(binding, ()))
-                elif isinstance(binding, str) and binding not in self.used and self._numbers(binding):
-                    array = self._array(binding, operation.kind, parameter)
+                name = binding if isinstance(binding, str) else self._named(binding, operation, parameter)
+                if name not in self.makers:
+                    activations.append(self.shapes.get(name, ()))
+                elif name not in self.used and self._numbers(name):
+                    array = self._array(name, operation.kind, parameter)
                     arrays += [array] if array.parameter or array.pieces else []
         return Layer(
             name=operation.outputs[0].name if operation.outputs else operation.kind,
@@ -113,9 +130,25 @@ class _Program:
             arrays=tuple(arrays),
             inputs=tuple(activations),
             outputs=tuple(self.shapes[port.name] for port in operation.outputs),
-            macs=mil_macs(operation, self.shapes),
+            macs=self._macs(operation),
             group=group,
         )
+
+    def _macs(self, operation: Operation) -> int | None:
+        """None where a size that counts is open."""
+        values = {binding for bindings in operation.inputs.values() for binding in bindings if isinstance(binding, str)}
+        values |= {port.name for port in operation.outputs}
+        count = mil_macs(operation, self.shapes)
+        return count if not count or values.isdisjoint(self.open) else None
+
+    def _named(self, constant: Constant, operation: Operation, parameter: str) -> str:
+        """A name for a constant that stands in the operation itself, where a program has none."""
+        name = f"{operation.outputs[0].name if operation.outputs else operation.kind}.{parameter}"
+        port = Port(name=name, dtype=constant.dtype, shape=constant.shape)
+        if name not in self.makers:
+            self.makers[name] = Operation(kind="const", inputs={}, outputs=(port,), attributes={"val": constant})
+            self.shapes[name] = constant.shape
+        return name
 
     def _numbers(self, name: str) -> bool:
         return self.makers[name].outputs[0].dtype not in _STEERING
@@ -156,7 +189,7 @@ class _Program:
                 if constant.raw is None:
                     self.inline_bytes += len(raw)
                 else:
-                    self.blobs.append(len(raw))
+                    self.blobs.append((raw.ctypes.data, raw.ctypes.data + len(raw)))
                 whole = constant.shape == shape and len(shape) > 1
                 yield Piece(
                     raw=raw,
@@ -168,10 +201,19 @@ class _Program:
 
     def _zeros(self, name: str) -> int | None:
         try:
-            array = np.asarray(_decoded(name, self.makers))
+            maker = self.makers[name]
+            if maker.kind != "const" and len(maker.outputs) == 1:
+                found = count_decoded_zeros(maker.kind, _parts_of(maker, self.makers))
+                if found is not None:
+                    return found
+            return _zeros_in(_decoded(name, self.makers))
         except (KeyError, ValueError, IndexError, TypeError, OverflowError, RecursionError) as cause:
             raise InputError(f"{self.package.path}: a broken Core ML model: constant {name!r}: {cause}") from cause
-        return int(array.size - np.count_nonzero(array)) if array.dtype.kind in "biuf" else None
+
+
+def _zeros_in(values: Any) -> int | None:
+    array = np.asarray(values)
+    return int(array.size - np.count_nonzero(array)) if array.dtype.kind in "biuf" else None
 
 
 def _decoded(name: str, makers: Mapping[str, Operation], depth: int = 0) -> Any:
@@ -181,12 +223,17 @@ def _decoded(name: str, makers: Mapping[str, Operation], depth: int = 0) -> Any:
         return _plain(maker.attributes["val"])
     if depth > _MOST_PARTS:
         raise ValueError(f"decoded from more than {_MOST_PARTS} others")
+    place = [port.name for port in maker.outputs].index(name)
+    return decode(maker.kind, _parts_of(maker, makers, depth))[place]
+
+
+def _parts_of(maker: Operation, makers: Mapping[str, Operation], depth: int = 0) -> dict[str, Any]:
+    """What a constexpr operation decodes."""
     parts = {key: _plain(constant) for key, constant in maker.attributes.items()}
     for key, bindings in maker.inputs.items():
         told = bindings[0]
         parts[key] = _plain(told) if isinstance(told, Constant) else _decoded(told, makers, depth + 1)
-    place = [port.name for port in maker.outputs].index(name)
-    return decode(maker.kind, parts)[place]
+    return parts
 
 
 def _plain(constant: Constant) -> Any:
@@ -236,11 +283,14 @@ def _palette_bits(parts: list[Operation]) -> int:
 
 
 def _sections(reader: _Program, files: Mapping[str, int]) -> dict[str, int]:
-    blobs, inline, stored = sum(reader.blobs), reader.inline_bytes, reader.package.weight_bytes
-    described = min(stored, _BLOB_ALIGNMENT * (1 + len(reader.blobs)))
-    rest = max(0, stored - blobs - described)
-    padding = min(rest, sum(-size % _BLOB_ALIGNMENT for size in reader.blobs))
+    """Bytes by purpose. A forged file may lay arrays over one another: what they cover together counts."""
+    stored = reader.package.weight_bytes
+    blobs = min(stored, sum(stop - start for start, stop in _merged(reader.blobs)))
+    described = min(stored - blobs, _BLOB_ALIGNMENT * (1 + len(reader.blobs)))
+    rest = stored - blobs - described
+    padding = min(rest, sum((start - stop) % _BLOB_ALIGNMENT for start, stop in reader.blobs))
     model = sum(size for name, size in files.items() if name.endswith(".mlmodel") or len(files) == 1)
+    inline = min(model, reader.inline_bytes)
     sections = {
         "weights": blobs + inline,
         "graph": model - inline + described,
@@ -249,3 +299,11 @@ def _sections(reader: _Program, files: Mapping[str, int]) -> dict[str, int]:
     }
     sections["metadata"] = sum(files.values()) - sum(sections.values())
     return {name: count for name, count in sections.items() if count or name != "other"}
+
+
+def _merged(areas: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    end = 0
+    for start, stop in sorted(areas):
+        if stop > end:
+            yield max(start, end), stop
+            end = stop

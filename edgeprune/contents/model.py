@@ -54,8 +54,14 @@ def element_bits(dtype: str) -> int:
     return int(digits)
 
 
-def printable(name: str) -> str:
-    """A name of the file as it can be shown on one line: control and other unprintable characters are escaped."""
+def printable(name: str, most: int = 0) -> str:
+    """A name as it can be shown on one line: control and other unprintable characters are escaped.
+
+    More than `most` characters (0: any number) lose their middle: a forged name of a megabyte would be in each line of
+    a table.
+    """
+    if most and len(name) > most:
+        name = f"{name[: most // 2]}...{name[len(name) - most // 2 + 3 :]}"
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 

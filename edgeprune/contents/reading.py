@@ -21,9 +21,10 @@ def _tflite(path: Path) -> Contents:
 
 
 def _coreml(path: Path) -> Contents:
-    from edgeprune.contents.coreml import read_program
+    from edgeprune.contents.coreml import package_files, read_program
     from edgeprune.graph.mil import read_coreml
 
+    package_files(path)  # refuses what cannot be read before it is read
     package = read_coreml(path)
     if package.program is not None:
         return read_program(path, package)

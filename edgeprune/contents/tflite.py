@@ -6,7 +6,7 @@ Layout: tensorflow/lite/schema/schema.fbs, version 3; files associated with a mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ _CHANNEL_AXIS: Mapping[str, int] = {
     "TRANSPOSE_CONV": 0,
 }
 _ALIGNMENT = 16  # bytes; buffers are aligned to this (schema.fbs, force_align)
+_AT_ONCE = 1 << 16
 _ZIP_END = b"PK\x05\x06"
 
 
@@ -43,15 +44,17 @@ def read_tflite_contents(path: Path) -> Contents:
 
 
 def _layers(graph: Graph, storage: Storage) -> Iterator[Layer]:
-    source, seen = unpacked_from(graph.ops), {0}
+    source = unpacked_from(graph.ops)
+    seen: set[tuple[int, int]] = set()  # places in the file that a layer has
     entries = {signature.subgraph for signature in graph.signatures} - {0}
     for op in graph.ops:
         arrays = []
         for position, place in enumerate(op.inputs if op.outputs and op.outputs[0] not in source else ()):
             index = source.get(place, place)
             tensor = graph.tensors[index] if index >= 0 else None
-            if tensor is not None and tensor.buffer not in seen:
-                seen.add(tensor.buffer)
+            place_in_file = storage.buffers.get(tensor.buffer) if tensor is not None and tensor.buffer else None
+            if tensor is not None and place_in_file is not None and place_in_file not in seen:
+                seen.add(place_in_file)
                 arrays.append(_array(index, tensor, op.kind, is_parameter(tensor, op.kind, position), storage))
         yield Layer(
             name=_name(graph, op),
@@ -97,26 +100,42 @@ def _array(index: int, tensor: Tensor, kind: str, parameter: bool, storage: Stor
     )
 
 
-def _leftovers(graph: Graph, storage: Storage, seen: set[int]) -> Iterator[Layer]:
+def _leftovers(graph: Graph, storage: Storage, seen: set[tuple[int, int]]) -> Iterator[Layer]:
     """Constants that no operator reads, and buffers that no tensor names."""
     arrays = []
     for index, tensor in enumerate(graph.tensors):
-        if tensor.buffer and tensor.buffer not in seen:
-            seen.add(tensor.buffer)
+        place = storage.buffers.get(tensor.buffer) if tensor.buffer else None
+        if place is not None and place not in seen:
+            seen.add(place)
             arrays.append(_array(index, tensor, "", False, storage))
+    for number in sorted(set(storage.buffers) - storage.metadata - {tensor.buffer for tensor in graph.tensors}):
+        place = storage.buffers[number]
+        if place not in seen:
+            seen.add(place)
+            arrays.append(_unnamed(number, storage))
     if arrays:
         yield Layer(name="(constants that nothing uses)", kind="", arrays=tuple(arrays), macs=0)
+
+
+def _unnamed(number: int, storage: Storage) -> StoredArray:
+    """A buffer without a tensor: bytes of no known type."""
+    start, size = storage.buffers[number]
+    raw = np.frombuffer(storage.content, np.uint8, size, start)
+    piece = Piece(raw=raw, dtype="uint8", shape=(size,), axis=None, stored_bytes=size)
+    return StoredArray(
+        name=f"buffer {number}", shape=(size,), precision="uint8", parameter=False, zeros=None, pieces=(piece,)
+    )
 
 
 def _sections(graph: Graph, storage: Storage) -> dict[str, int]:
     """Bytes by purpose; shared and overlapping buffers count once."""
     kinds = np.zeros(len(storage.content), np.uint8)  # 0 graph, 1 weights, 2 metadata, 3 padding
     named = {tensor.buffer for tensor in graph.tensors}
-    for number, (start, size) in storage.buffers.items():
-        if number in named or number not in storage.metadata:
-            kinds[start : start + size] = 1
-        else:
-            kinds[start : start + size] = 2
+    described = {number for number in storage.buffers if number in storage.metadata and number not in named}
+    for start, stop in _merged(storage.buffers[number] for number in described):
+        kinds[start:stop] = 2
+    for start, stop in _merged(place for number, place in storage.buffers.items() if number not in described):
+        kinds[start:stop] = 1
     base = np.frombuffer(storage.content, np.uint8)
     for raw in (raw for views in storage.positions.values() for raw in views):
         start = raw.ctypes.data - base.ctypes.data
@@ -125,8 +144,19 @@ def _sections(graph: Graph, storage: Storage) -> dict[str, int]:
     appended = _appended(storage)
     if appended is not None:
         kinds[appended:] = 2
-    counts = np.bincount(kinds, minlength=4)
+    counts = np.zeros(4, np.int64)
+    for start in range(0, len(kinds), _AT_ONCE):  # a count needs 8 bytes for each that it looks at
+        counts += np.bincount(kinds[start : start + _AT_ONCE], minlength=4)
     return dict(zip(("graph", "weights", "metadata", "padding"), counts.tolist(), strict=True))
+
+
+def _merged(places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """(start, end) of the areas that (start, bytes) cover together: a forged file lays thousands over one another."""
+    end = 0
+    for start, size in sorted(set(places)):
+        if start + size > end:
+            yield max(start, end), start + size
+            end = start + size
 
 
 def _mark_padding(kinds: np.ndarray, content: np.ndarray, storage: Storage) -> None:

@@ -401,8 +401,14 @@ def _from_bytes(raw: memoryview, dtype: str, shape: tuple[int, ...]) -> Array:
 
 def unpack_bits(raw: npt.NDArray[np.uint8], bits: int, count: int, signed: bool = False) -> Array:
     """`count` integers of `bits` bits each, the first in the lowest bits; uint8, or int8 when `signed`."""
-    flat = np.unpackbits(raw, bitorder="little")[: count * bits].reshape(count, bits)
-    values = np.packbits(flat, axis=1, bitorder="little")[:, 0]
+    if len(raw) * 8 < count * bits:
+        raise ValueError(f"{len(raw)} bytes do not hold {count} integers of {bits} bits")
+    if 8 % bits == 0:  # an eighth of the memory of the general way
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)
+        values = ((raw[: -(-count * bits // 8), None] >> shifts) & np.uint8((1 << bits) - 1)).reshape(-1)[:count]
+    else:
+        flat = np.unpackbits(raw, bitorder="little")[: count * bits].reshape(count, bits)
+        values = np.packbits(flat, axis=1, bitorder="little")[:, 0]
     if not signed:
         return values
     sign = np.uint8(1 << (bits - 1))

@@ -186,8 +186,12 @@ class _Reader:
 
     def storage(self) -> Storage:
         """Where the bytes are, once `graph` is read."""
+        self.charge(self.model.BuffersLength(), 4)  # an offset each
         views = {index: self.buffer(index) for index in range(self.model.BuffersLength())}
         base = np.frombuffer(self.content, np.uint8).ctypes.data
+        buffers = {index: (view.ctypes.data - base, len(view)) for index, view in views.items() if len(view)}
+        named = {tensor.Buffer() for tensor in self.tensor_tables}
+        self.charge(sum(size for _, size in {place for number, place in buffers.items() if number not in named}), 1)
         described = self.tables(self.model.MetadataLength(), self.model.Metadata)
         axes, positions = {}, {}
         for place, table in enumerate(self.tensor_tables):
@@ -198,7 +202,7 @@ class _Reader:
                 positions[place] = self.positions(table.Sparsity())
         return Storage(
             content=self.content,
-            buffers={index: (view.ctypes.data - base, len(view)) for index, view in views.items() if len(view)},
+            buffers=buffers,
             metadata=frozenset(item.Buffer() for item in described),
             positions=positions,
             axes=axes,
@@ -338,6 +342,7 @@ class _Reader:
     def count(self, table: Any, raw: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...], name: str) -> int:
         """Zeros of a constant; a shared buffer is counted once for each way it is read."""
         if dtype in ("string", "resource", "variant"):
+            self.charge(len(raw), 1)
             return 0
         if dtype not in ELEMENT_BITS:
             raise Unsupported(

@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
 from edgeprune.budget import Verdict
+from edgeprune.contents.model import printable
 from edgeprune.report.table import Table, to_markdown, to_text
 from edgeprune.size.codecs import CODECS
-from edgeprune.size.matching import layer_pairs
+from edgeprune.size.matching import Pair, layer_pairs
 from edgeprune.size.records import FileRecord, LayerRecord
 from edgeprune.units import format_bytes, format_count, format_percent
 
-__all__ = ["FORMATS", "Check", "difference", "markdown_cell", "shown", "verdict_line"]
+__all__ = ["FORMATS", "Check", "difference", "layer_name", "markdown_cell", "markdown_text", "shown", "verdict_line"]
 
 SCHEMA_VERSION = 2
 _MOST_LAYERS = 8  # in a pull-request comment
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a0-\ud7ff\ue000-\ufffd]")
+_NAME_CHARS = 120  # of a layer's name in a table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,12 @@ class Check:
 
 def shown(name: str) -> str:
     """A name on one line, whatever is in it."""
-    return _UNPRINTABLE.sub(lambda match: match.group().encode("unicode_escape").decode(), name)
+    return printable(name)
+
+
+def layer_name(layer: LayerRecord) -> str:
+    """A layer's name with where it stands, not longer than a table bears."""
+    return printable(f"{layer.group}: {layer.name}" if layer.group else layer.name, _NAME_CHARS)
 
 
 def difference(before: float, after: float) -> str:
@@ -111,7 +117,7 @@ def _text(check: Check) -> str:
         lines += _archive_lines(record)
     if check.baseline is not None:
         lines += ["", to_text(_difference_table(check, shown))]
-        lines += [to_text(table) for table in _grown_tables(check, shown)]
+        lines += ["\n" + to_text(table) for table in _grown_tables(check, shown)]
     if check.verdicts:
         lines += ["", *(verdict_line(verdict) for verdict in check.verdicts)]
     for path, sentences in check.why.items():
@@ -129,64 +135,109 @@ def _archive_lines(record: FileRecord) -> list[str]:
 
 
 def _difference_table(check: Check, cell: Callable[[str], str]) -> Table:
-    """Before, after, difference, limit and verdict of each file's download."""
-    rows = []
-    for record in check.files:
-        before, after = check.before.get(record.path), record.download_bytes[check.codec]
-        old = before.download_bytes.get(check.codec) if before else None
-        own = [verdict for verdict in check.verdicts if verdict.path == record.path]
-        limit = next((v.limit for v in own if v.check == f"download ({check.codec})"), None)
-        rows.append(
-            (
-                cell(record.path),
-                format_bytes(old) if old is not None else "new",
-                format_bytes(after),
-                difference(old, after) if old is not None else "new",
-                format_bytes(round(limit)) if limit is not None else "none",
-                _word(own),
+    """A row for each file's download and install and for each limit: before, after, difference, limit, verdict."""
+    rows = [
+        (cell(record.path), *row)
+        for record in check.files
+        for row in _difference_rows(record, check.before.get(record.path), check)
+    ]
+    heads = ("file", "what", "before", "after", "difference", "limit", "verdict")
+    return Table(heads=heads, rows=tuple(rows), left=frozenset({0, 1, 6}))
+
+
+def _difference_rows(record: FileRecord, before: FileRecord | None, check: Check) -> Iterator[tuple[str, ...]]:
+    own = [verdict for verdict in check.verdicts if verdict.path == record.path]
+    seen = {verdict.check for verdict in own}
+    codecs = [name for name in record.download_bytes if any(f"({name})" in held for held in seen)] or [check.codec]
+    for name in codecs:
+        sizes = before.download_bytes.get(name) if before else None, record.download_bytes.get(name)
+        yield from _size_rows(f"download ({name})", *sizes, own)
+    yield from _size_rows("install", before.raw_bytes if before else None, record.raw_bytes, own)
+    for verdict in own:
+        if not verdict.check.startswith("download (") and verdict.check != "install":
+            old = _earlier(verdict, before)
+            texts = [_amount(value, verdict.unit) for value in (verdict.actual, verdict.limit)]
+            yield (
+                verdict.check,
+                _amount(old, verdict.unit) if old is not None else "-",
+                texts[0],
+                "-",
+                texts[1],
+                _word(verdict),
             )
-        )
-    heads = ("file", f"before ({check.codec})", "after", "difference", "limit", "verdict")
-    return Table(heads=heads, rows=tuple(rows), left=frozenset({0, 5}))
 
 
-def _word(verdicts: Sequence[Verdict]) -> str:
-    found = [verdict.passed for verdict in verdicts]
-    if not found:
-        return "no limit"
-    failed = [verdict.check for verdict in verdicts if verdict.passed is False]
-    if failed:
-        return "OVER: " + ", ".join(failed)
-    return "cannot be checked" if None in found else "ok"
+def _size_rows(what: str, before: int | None, after: int | None, own: Sequence[Verdict]) -> Iterator[tuple[str, ...]]:
+    old = format_bytes(before) if before is not None else "-"
+    new = format_bytes(after) if after is not None else "unknown"
+    change = difference(before, after) if before is not None and after is not None else "-"
+    held = [verdict for verdict in own if verdict.check == what]
+    for verdict in held:
+        yield what, old, new, change, format_bytes(round(verdict.limit)), _word(verdict)
+    if not held:
+        yield what, old, new, change, "none", "-"
+
+
+def _earlier(verdict: Verdict, before: FileRecord | None) -> float | None:
+    if before is None:
+        return None
+    return {"parameters": before.parameters, "sparsity at least": before.sparsity}.get(verdict.check)
+
+
+def _word(verdict: Verdict) -> str:
+    if verdict.passed is None:
+        return "cannot be checked"
+    if verdict.passed:
+        return "ok"
+    return "TOO LOW" if verdict.check.endswith("at least") else "OVER"
 
 
 def _grown_tables(check: Check, cell: Callable[[str], str]) -> list[Table]:
-    """For each file with layers in both, those whose bytes changed most."""
+    """For each file with layers in both, those that grew most; where none grew, those that shrank most."""
     tables = []
     for record in check.files:
         before = check.before.get(record.path)
         if before is None or not before.layers or not record.layers:
             continue
-        pairs = [(old, new) for old, new in layer_pairs(before.layers, record.layers) if _raw(old) != _raw(new)]
-        pairs.sort(key=lambda pair: -abs(_raw(pair[1]) - _raw(pair[0])))
-        rows = tuple(
-            (
-                cell(f"{(new or old).name}"),  # type: ignore[union-attr]
-                format_bytes(_raw(old)) if old else "-",
-                format_bytes(_raw(new)) if new else "removed",
-                difference(_raw(old), _raw(new)),
-            )
-            for old, new in pairs[:_MOST_LAYERS]
-        )
-        more = f" ({len(pairs) - _MOST_LAYERS} more)" if len(pairs) > _MOST_LAYERS else ""
+        pairs = [(old, new) for old, new in layer_pairs(before.layers, record.layers) if _weight(old) != _weight(new)]
+        grown = [pair for pair in pairs if _weight(pair[1]) > _weight(pair[0])]
+        told = sorted(grown or pairs, key=_shrunk, reverse=not grown)[:_MOST_LAYERS]
+        rows = tuple(_grown_row(old, new, cell) for old, new in told)
+        more = f" ({len(pairs) - len(told)} more changed)" if len(pairs) > len(told) else ""
         if rows:
-            heads = (f"layers of {cell(record.path)} that changed most{more}", "install before", "after", "difference")
-            tables.append(Table(heads=heads, rows=rows))
+            heads = (
+                f"layers of {cell(record.path)} that {'grew' if grown else 'shrank'} most{more}",
+                "install before",
+                "after",
+                "difference",
+            )
+            tables.append(Table(heads=(*heads, "download share before", "after"), rows=rows))
     return tables
 
 
-def _raw(layer: LayerRecord | None) -> int:
-    return layer.raw_bytes if layer else 0
+def _grown_row(old: LayerRecord | None, new: LayerRecord | None, cell: Callable[[str], str]) -> tuple[str, ...]:
+    known = new or old
+    assert known is not None
+    shares = [
+        ("unknown" if layer.deflate_bytes is None else format_bytes(layer.deflate_bytes)) if layer else "-"
+        for layer in (old, new)
+    ]
+    return (
+        cell(layer_name(known)),
+        format_bytes(old.raw_bytes) if old else "new",
+        format_bytes(new.raw_bytes) if new else "removed",
+        difference(old.raw_bytes if old else 0, new.raw_bytes if new else 0),
+        *shares,
+    )
+
+
+def _shrunk(pair: Pair) -> tuple[int, ...]:
+    return tuple(before - after for before, after in zip(*map(_weight, pair), strict=True))
+
+
+def _weight(layer: LayerRecord | None) -> tuple[int, int]:
+    """(bytes in the file, in the download)."""
+    return (layer.raw_bytes, layer.deflate_bytes or 0) if layer else (0, 0)
 
 
 def _json(check: Check) -> str:
@@ -202,7 +253,7 @@ def _json(check: Check) -> str:
         "why": {path: list(sentences) for path, sentences in check.why.items()},
         "notes": list(check.notes),
     }
-    return json.dumps(body, indent=1) + "\n"
+    return json.dumps(body, indent=1, allow_nan=False) + "\n"
 
 
 def _bare(record: FileRecord) -> dict[str, Any]:
@@ -211,7 +262,11 @@ def _bare(record: FileRecord) -> dict[str, Any]:
 
 def markdown_cell(name: str) -> str:
     """A name as code that GitHub shows as it is: no link, no mention, no markup, no end of the cell."""
-    return "`" + shown(name).replace("`", "'") + "`"
+    text = shown(name)
+    if text.strip() and not re.search(r"[`|\\]", text) and text == text.strip():
+        return f"`{text}`"
+    # Nothing ends a code span or a cell, and GitHub links nothing in code.
+    return "<code>" + "".join(c if c.isalnum() else f"&#{ord(c)};" for c in text) + "</code>"
 
 
 def _markdown(check: Check) -> str:
@@ -224,17 +279,25 @@ def _markdown(check: Check) -> str:
         rows = tuple((markdown_cell(record.path), *_row(record)[1:]) for record in check.files)
         lines += [to_markdown(Table(heads=HEADS, rows=rows)), ""]
     failed = [item for item in check.verdicts if not item.passed]
-    lines += [f"- {_escaped(verdict_line(item))}" for item in failed] + ([""] if failed else [])
+    lines += [f"- {markdown_text(verdict_line(item))}" for item in failed] + ([""] if failed else [])
     for table in _grown_tables(check, markdown_cell):
         lines += [to_markdown(table), ""]
     for path, sentences in check.why.items():
-        lines += [f"Why, {markdown_cell(path)}:", "", *(f"- {_escaped(text)}" for text in sentences), ""]
-    lines += [f"- {_escaped(note)}" for note in check.notes]
+        lines += [f"Why, {markdown_cell(path)}:", "", *(f"- {markdown_text(text)}" for text in sentences), ""]
+    lines += [f"- {markdown_text(note)}" for note in check.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _escaped(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~@])", r"\\\1", shown(text))
+def markdown_text(text: str) -> str:
+    """A sentence with names in it, as text and nothing else.
+
+    GitHub looks for @mentions, #123 and addresses after Markdown is rendered, so that a backslash does not stop it; an
+    empty comment between does.
+    """
+    text = shown(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*_{}\[\]#|~@!])", r"\\\1", text)
+    text = re.sub(r"^([-+=]|\d+(?=[.)]))", r"\1<!-- -->", text)  # no list, no heading
+    return re.sub(r"(\\[@#]|\bwww|\bhttps?:|\bftp:|\bGH-)", r"\1<!-- -->", text, flags=re.IGNORECASE)
 
 
 def _junit(check: Check) -> str:
@@ -250,6 +313,8 @@ def _junit(check: Check) -> str:
             continue
         kind = "failure" if verdict.passed is False else "error"
         ElementTree.SubElement(case, kind, {"message": verdict_line(verdict)})
+    if check.notes:
+        ElementTree.SubElement(suite, "system-out").text = "\n".join(map(shown, check.notes))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -260,11 +325,11 @@ def _github(check: Check) -> str:
     for verdict in check.verdicts:
         if verdict.passed:
             continue
-        level = "error" if verdict.passed is False else "warning"
         title = "model over budget" if verdict.passed is False else "model budget cannot be checked"
         lines.append(
-            f"::{level} file={_property(verdict.path)},title={_property(title)}::{_message(verdict_line(verdict))}"
+            f"::error file={_property(verdict.path)},title={_property(title)}::{_message(verdict_line(verdict))}"
         )
+    lines += [f"::notice title=edgeprune::{_message(note)}" for note in check.notes]
     kept = sum(verdict.passed is True for verdict in check.verdicts)
     told = f"{kept} of {len(check.verdicts)} model budgets kept" if check.verdicts else "no model budget was checked"
     lines.append(f"::notice title=edgeprune::{_message(told)}")

@@ -11,6 +11,7 @@ from edgeprune.errors import InputError, UsageError
 from edgeprune.size.codecs import CODECS
 from edgeprune.size.layers import account
 from edgeprune.size.records import FileRecord, file_record, record_from_json
+from edgeprune.size.sources import BUNDLES, is_bundle, sources_of
 
 __all__ = ["Baseline", "load_baseline"]
 
@@ -23,16 +24,29 @@ class Baseline:
 
     def find(self, path: str) -> FileRecord | None:
         """The record of `path`: of that very path, else of the one file whose path ends like it, at least by name."""
-        if self.only:
+        if self.only and len(self.records) == 1:
             return self.records[0]
         exact = [record for record in self.records if record.path == path]
         if exact:
             return exact[0]
-        wanted = PurePosixPath(path.replace("\\", "/")).parts
-        scored = [(_common_tail(PurePosixPath(record.path).parts, wanted), record) for record in self.records]
+        wanted = _parts(path)
+        scored = [(_common_tail(_parts(record.path), wanted), record) for record in self.records]
         best = max((score for score, _ in scored), default=0)
         found = [record for score, record in scored if score == best and score]
         return found[0] if len(found) == 1 else None
+
+
+def _parts(path: str) -> Sequence[str]:
+    """The parts of a path; of a model in an app bundle those of the bundle and of its place in it."""
+    outer, inner = next(
+        ((path[: n + len(end)], path[n + len(end) + 1 :]) for end in BUNDLES if (n := path.find(f"{end}!")) > 0),
+        ("", path),
+    )
+    return [*_plain_parts(outer), *_plain_parts(inner)]
+
+
+def _plain_parts(path: str) -> Sequence[str]:
+    return PurePosixPath(path.replace("\\", "/")).parts
 
 
 def _common_tail(one: Sequence[str], other: Sequence[str]) -> int:
@@ -56,6 +70,8 @@ def load_baseline(path: Path, checked: Sequence[str], codecs: Sequence[str] = tu
     if path.is_dir() and path.suffix.lower() not in (".mlpackage", ".mlmodelc"):
         found = [(name, place) for name in checked if (place := _place_in(path, name)) is not None]
         return Baseline(path, [file_record(account(place, codecs), path=name) for name, place in found])
+    if is_bundle(path):
+        return Baseline(path, [source.record for source in sources_of(path, codecs)], only=len(checked) == 1)
     if len(checked) > 1:
         raise UsageError(
             f"{path}: one file is no baseline for {len(checked)}; give a folder, or the JSON of an earlier check"
@@ -89,7 +105,7 @@ def _from_json(path: Path) -> list[FileRecord]:
         return [record_from_json(item) for item in raw["files"]]
     except (KeyError, TypeError, ValueError, AttributeError) as cause:
         raise InputError(
-            f"{path} is neither a ledger.json nor the report of 'edgeprune check --format json' "
+            f"{path} is neither a ledger.json nor the report of 'edgeprune check --format json' of this version "
             f"({type(cause).__name__}: {str(cause)[:80]}); make it again"
         ) from cause
 
@@ -100,21 +116,25 @@ def _from_ledger(raw: Mapping[str, Any]) -> list[FileRecord]:
     entries = [(stage, entry) for stage in stages for entry in stage["artifacts"]]
     exported = [(stage, entry) for stage, entry in entries if entry["exported"]]
     return [
-        FileRecord(
-            path=str(entry["path"]),
-            format=str(entry["format"]),
-            complete=False,
-            note="from a ledger, which has no layers",
-            raw_bytes=int(entry["raw_bytes"]),
-            sections={},
-            training_bytes=0,
-            download_bytes={str(key): int(value) for key, value in entry["download_bytes"].items()},
-            bound_bytes=None,
-            parameters=int(stage["parameters"]),
-            weights=None,
-            zeros=None,
-            sparsity=entry["sparsity"],
-            macs=entry["macs"],
+        record_from_json(
+            {
+                "path": entry["path"],
+                "format": entry["format"],
+                "complete": False,
+                "note": "from a ledger, which has no layers",
+                "raw_bytes": entry["raw_bytes"],
+                "sections": {},
+                "training_bytes": 0,
+                "download_bytes": entry["download_bytes"],
+                "bound_bytes": None,
+                "parameters": stage["parameters"],
+                "weights": None,
+                "zeros": None,
+                "sparsity": entry["sparsity"],
+                "macs": entry["macs"],
+                "layers": [],
+                "in_archive": None,
+            }
         )
         for stage, entry in exported or entries
     ]

@@ -6,6 +6,7 @@ frequencies is in it, so a decoder could really be written. A general codec that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,7 +18,8 @@ __all__ = ["bound_bytes", "code_bits"]
 
 Symbols = npt.NDArray[np.uint8]
 _ALPHABET_BITS = 256  # one for each symbol: does it occur in the array
-_AT_ONCE = 1 << 19  # symbols counted in one go: keeps the copies that NumPy makes small
+_AT_ONCE, _ROWS_AT_ONCE = 1 << 16, 256  # counted in one go: keeps the copies that NumPy makes small
+_LN2, _LN_ROOT_PI = math.log(2), math.lgamma(0.5)
 _FLOAT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
 
@@ -45,16 +47,18 @@ def _whole_bytes(bits: float) -> int:
 
 
 def _float_bits(piece: Piece) -> float:
-    """Which numbers are zero, and of the others each byte as a symbol of its own."""
+    """Which numbers are zero, and of the others each byte as a symbol of its own; -0.0 is told from +0.0."""
     width = _FLOAT_BYTES[piece.dtype]
     words = piece.raw.view(f"<u{width}")
-    nonzero = (words << words.dtype.type(1)) != 0  # all but the sign
-    count = int(np.count_nonzero(nonzero))
+    negative_zero = words.dtype.type(1 << (8 * width - 1))
+    kinds = (words != 0).view(np.uint8)
+    kinds += (words == negative_zero).view(np.uint8)  # 0, another number, -0.0
+    count = int(np.count_nonzero(kinds == 1))
     if count == len(words):
         planes, mask = piece.raw.reshape(-1, width), 0.0
     else:
-        planes = words[nonzero].view(np.uint8).reshape(-1, width)
-        mask = min(code_bits(rows) for rows in _layouts(nonzero.view(np.uint8), piece))
+        planes = words[kinds == 1].view(np.uint8).reshape(-1, width)
+        mask = min(code_bits(rows) for rows in _layouts(kinds, piece))
     return mask + sum(code_bits(planes[None, :, place]) for place in range(width) if count)
 
 
@@ -70,7 +74,7 @@ def _layouts(symbols: Symbols, piece: Piece) -> Iterator[Symbols]:
     axis, shape = piece.axis, piece.shape
     if axis is None or not 0 <= axis < len(shape) or shape[axis] < 2:
         return
-    total = int(np.prod(shape, dtype=np.int64))
+    total = math.prod(shape)
     if 0 < total <= len(symbols):
         yield np.moveaxis(symbols[:total].reshape(shape), axis, 0).reshape(shape[axis], -1)
 
@@ -82,34 +86,40 @@ def code_bits(rows: Symbols) -> float:
     """
     if not rows.size:
         return 0.0
-    counts = _histograms(rows)
-    kinds = int(np.count_nonzero(counts.any(axis=0)))
+    height, width = rows.shape
+    found, known = np.zeros(256, np.int64), 0.0
+    for counts in _histograms(rows):
+        found += counts.sum(axis=0)
+        known += _rising_bits(counts)
+    kinds = int(np.count_nonzero(found))
     if kinds < 2:
         return float(_ALPHABET_BITS)
-    each = _log2_rising(0.5, int(counts.max()))
-    whole = _log2_rising(kinds / 2, rows.shape[1])[rows.shape[1]]
-    return float(rows.shape[0] * whole - each[counts].sum()) + _ALPHABET_BITS
+    whole = (math.lgamma(width + kinds / 2) - math.lgamma(kinds / 2)) / _LN2
+    return height * whole - known + _ALPHABET_BITS
 
 
-def _log2_rising(start: float, most: int) -> npt.NDArray[np.float64]:
-    """log2 of start (start + 1) ... (start + n - 1) for n = 0 ... most."""
-    return np.concatenate([[0.0], np.cumsum(np.log2(np.arange(most) + start))])
+def _rising_bits(counts: npt.NDArray[np.int64]) -> float:
+    """The sum of log2 of 1/2 (1/2 + 1) ... (n - 1/2) over all n in `counts`."""
+    often = np.unique(counts, return_counts=True)
+    bits = (
+        times * (math.lgamma(n + 0.5) - _LN_ROOT_PI)
+        for n, times in zip(*(part.tolist() for part in often), strict=True)
+    )
+    return float(sum(bits)) / _LN2
 
 
-def _histograms(rows: Symbols) -> npt.NDArray[np.int64]:
-    """int64 (rows, 256)."""
+def _histograms(rows: Symbols) -> Iterator[npt.NDArray[np.int64]]:
+    """int64 (rows, 256), some rows at a time."""
     height, width = rows.shape
-    counts = np.zeros((height, 256), np.int64)
-    if width >= _AT_ONCE // 8:
-        for number, row in enumerate(rows):
+    if width > _AT_ONCE:
+        for row in rows:
+            counts = np.zeros((1, 256), np.int64)
             for start in range(0, width, _AT_ONCE):
-                counts[number] += np.bincount(row[start : start + _AT_ONCE], minlength=256)
-        return counts
-    step = max(1, _AT_ONCE // width)
+                counts += np.bincount(row[start : start + _AT_ONCE], minlength=256)
+            yield counts
+        return
+    step = max(1, min(_AT_ONCE // width, _ROWS_AT_ONCE))
     for start in range(0, height, step):
         part = rows[start : start + step]
         offsets = np.arange(len(part), dtype=np.intp)[:, None] * 256
-        counts[start : start + step] = np.bincount((part + offsets).reshape(-1), minlength=256 * len(part)).reshape(
-            -1, 256
-        )
-    return counts
+        yield np.bincount((part + offsets).reshape(-1), minlength=256 * len(part)).reshape(-1, 256)

@@ -14,7 +14,7 @@ from edgeprune.size.accounting import measure_download
 from edgeprune.size.codecs import CODECS
 from edgeprune.size.entropy import bound_bytes
 
-__all__ = ["Account", "LayerAccount", "account", "account_contents"]
+__all__ = ["TRAINING_GROUPS", "Account", "LayerAccount", "account", "account_contents", "is_kernel"]
 
 # Groups of layers that are no part of the model that ships.
 TRAINING_GROUPS = frozenset({"optimizer", "training"})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from edgeprune.contents.model import Layer
-from edgeprune.size.layers import Account, LayerAccount
+from edgeprune.size.layers import TRAINING_GROUPS, Account, LayerAccount
 
 __all__ = ["FileRecord", "InArchive", "LayerRecord", "file_record", "record_from_json"]
 
@@ -86,8 +86,13 @@ class FileRecord:
         return body
 
 
-def file_record(found: Account, *, path: str | None = None, in_archive: InArchive | None = None) -> FileRecord:
-    """The account as plain values; `path` is what to call the file."""
+def file_record(
+    found: Account, *, path: str | None = None, in_archive: InArchive | None = None, every: bool = False
+) -> FileRecord:
+    """The account as plain values; `path` is what to call the file.
+
+    Layers are those with arrays or MACs, or with `every` all that ship.
+    """
     contents, weights = found.contents, found.weights
     rows = {id(row.layer): row for row in found.layers}
     return FileRecord(
@@ -106,7 +111,9 @@ def file_record(found: Account, *, path: str | None = None, in_archive: InArchiv
         sparsity=found.sparsity,
         macs=contents.macs,
         layers=tuple(
-            _layer_record(layer, rows.get(id(layer))) for layer in contents.layers if id(layer) in rows or layer.macs
+            _layer_record(layer, rows.get(id(layer)))
+            for layer in contents.layers
+            if layer.group not in TRAINING_GROUPS and (every or id(layer) in rows or layer.macs)
         ),
         in_archive=in_archive,
     )
@@ -130,22 +137,50 @@ def _layer_record(layer: Layer, row: LayerAccount | None) -> LayerRecord:
 
 def record_from_json(raw: Mapping[str, Any]) -> FileRecord:
     """A record as `to_json` wrote it. Raises KeyError, TypeError or ValueError for anything else."""
-    archive = raw.get("in_archive")
-    names = {item.name for item in fields(LayerRecord)}
-    layers = tuple(
-        LayerRecord(**{**{name: layer[name] for name in names}, "shape": _shape(layer["shape"])})
-        for layer in raw["layers"]
-    )
-    for name in ("raw_bytes", "training_bytes"):
-        if not isinstance(raw[name], int) or raw[name] < 0:
-            raise ValueError(f"{name} is {raw[name]!r}")
-    plain = {item.name: raw[item.name] for item in fields(FileRecord) if item.name not in ("layers", "in_archive")}
+    archive = raw["in_archive"]
     return FileRecord(
-        **plain,
-        layers=layers,
-        in_archive=InArchive(**{**archive, "notes": tuple(archive["notes"])}) if archive else None,
+        **_fields(FileRecord, raw, leave=("layers", "in_archive")),
+        layers=tuple(LayerRecord(**_fields(LayerRecord, layer)) for layer in raw["layers"]),
+        in_archive=InArchive(**_fields(InArchive, archive)) if archive is not None else None,
     )
 
 
-def _shape(raw: Any) -> tuple[int, ...] | None:
-    return None if raw is None else tuple(int(size) for size in raw)
+def _fields(kind: type, raw: Mapping[str, Any], leave: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of a record but for those to `leave`, each held against its type."""
+    found = {}
+    for item in fields(kind):
+        if item.name not in leave:
+            value = raw[item.name]
+            if isinstance(value, list):
+                value = tuple(value)
+            if not _CHECKS[str(item.type)](value):
+                raise ValueError(f"{item.name} is {str(value)[:40]!r}")
+            found[item.name] = value
+    return found
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_BYTES
+
+
+def _is_counts(value: object) -> bool:
+    return isinstance(value, dict) and all(_is_count(count) for count in value.values())
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+_MOST_BYTES = 2**63
+# What each annotation of a record lets in.
+_CHECKS: Mapping[str, Callable[[Any], bool]] = {
+    "Mapping[str, int]": _is_counts,
+    "bool": lambda value: isinstance(value, bool),
+    "float | None": lambda value: value is None or _is_share(value),
+    "int": _is_count,
+    "int | None": lambda value: value is None or _is_count(value),
+    "str": lambda value: isinstance(value, str),
+    "str | None": lambda value: value is None or isinstance(value, str),
+    "tuple[int, ...] | None": lambda value: value is None or (isinstance(value, tuple) and all(map(_is_count, value))),
+    "tuple[str, ...]": lambda value: isinstance(value, tuple) and all(isinstance(text, str) for text in value),
+}

@@ -10,7 +10,7 @@ from edgeprune.errors import InputError
 from edgeprune.size.layers import Account, account
 from edgeprune.size.records import FileRecord, InArchive, file_record
 
-__all__ = ["BUNDLES", "Source", "sources_of"]
+__all__ = ["BUNDLES", "Source", "is_bundle", "sources_of"]
 
 BUNDLES = (".aab", ".apk", ".apks", ".ipa", ".xapk", ".zip")
 
@@ -24,11 +24,17 @@ class Source:
     file: Path | None
 
 
-def sources_of(path: Path, codecs: Sequence[str]) -> Iterator[Source]:
-    """The models at `path`. Raises InputError, and Unsupported where a file cannot be read."""
-    if path.suffix.lower() not in BUNDLES or path.is_dir():
+def is_bundle(path: Path) -> bool:
+    """Whether models are looked for inside a file."""
+    return path.suffix.lower() in BUNDLES and not path.is_dir()
+
+
+def sources_of(path: Path, codecs: Sequence[str], *, every: bool = False) -> Iterator[Source]:
+    """The models at `path`; `every` as for `file_record`. Raises InputError, and Unsupported where a file cannot be
+    read."""
+    if not is_bundle(path):
         found = account(path, codecs)
-        yield Source(record=file_record(found), found=found, file=path)
+        yield Source(record=file_record(found, every=every), found=found, file=path)
         return
     from edgeprune.contents.bundle import extracted, read_bundle
 
@@ -42,4 +48,4 @@ def sources_of(path: Path, codecs: Sequence[str]) -> Iterator[Source]:
         )
         with extracted(bundle, model) as inner:
             found = account(inner, codecs)
-            yield Source(record=file_record(found, path=name, in_archive=place), found=found, file=None)
+            yield Source(record=file_record(found, path=name, in_archive=place, every=every), found=found, file=None)

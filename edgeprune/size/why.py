@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edgeprune.contents.model import StoredArray
+from edgeprune.contents.model import StoredArray, printable
 from edgeprune.size.layers import Account, LayerAccount, is_kernel
 from edgeprune.units import format_bytes, format_percent
 
@@ -21,6 +21,7 @@ __all__ = ["reasons"]
 _WORTH_SAYING = 0.02  # of the file: less is not worth a sentence
 _MANY_ZEROS = 0.1
 _FAR_FROM_BOUND = 1.1
+_NAME_CHARS = 80
 
 
 def reasons(found: Account) -> list[str]:
@@ -29,6 +30,10 @@ def reasons(found: Account) -> list[str]:
         return [f"{found.contents.note}."]
     parts = (_sections, _largest, _zeros, _sparse, _wide, _negative_zeros, _twice, _bound, _training)
     return [sentence for part in parts for sentence in part(found)]
+
+
+def _named(row: LayerAccount) -> str:
+    return printable(row.layer.name, _NAME_CHARS)
 
 
 def _share(count: int, found: Account) -> str:
@@ -45,7 +50,7 @@ def _largest(found: Account) -> Iterator[str]:
     rows = sorted(found.layers, key=lambda row: -row.raw_bytes)[:3]
     total = sum(row.raw_bytes for row in found.layers)
     if total:
-        told = ", ".join(f"{row.layer.name} {format_bytes(row.raw_bytes)}" for row in rows)
+        told = ", ".join(f"{_named(row)} {format_bytes(row.raw_bytes)}" for row in rows)
         part = format_percent(sum(row.raw_bytes for row in rows) / total, 0)
         yield f"The largest layers are {told}: {part} of the weights' bytes."
 
@@ -111,8 +116,8 @@ def _negative_zeros(found: Account) -> Iterator[str]:
     count = 0
     for _, array in _kernels(found):
         for piece in array.pieces:
-            if piece.dtype in ("float32", "float16"):
-                width = 4 if piece.dtype == "float32" else 2
+            width = {"float32": 4, "float16": 2}.get(piece.dtype)
+            if width and len(piece.raw) % width == 0:
                 words = piece.raw.view(f"<u{width}")
                 count += int(np.count_nonzero(words == words.dtype.type(1 << (8 * width - 1))))
     if count > _WORTH_SAYING * (found.parameters or 1):
@@ -133,8 +138,8 @@ def _twice(found: Account) -> Iterator[str]:
                     continue
                 key = (len(piece.raw), hashlib.blake2b(piece.raw.data, digest_size=16).digest())
                 if key in seen:
-                    double.append((piece.stored_bytes, seen[key], row.layer.name))
-                seen.setdefault(key, row.layer.name)
+                    double.append((piece.stored_bytes, seen[key], _named(row)))
+                seen.setdefault(key, _named(row))
     total = sum(size for size, _, _ in double)
     if double:
         _, first, second = max(double)
