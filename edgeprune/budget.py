@@ -196,7 +196,7 @@ def _verdicts(record: FileRecord, budget: Budget, before: FileRecord | None, fil
     if budget.download_bytes is not None:
         yield _at_most(f"download ({budget.codec})", record, download, budget.download_bytes, "bytes")
     if budget.install_bytes is not None:
-        yield _at_most("install", record, record.raw_bytes, budget.install_bytes, "bytes")
+        yield _at_most("install", record, _install(record), budget.install_bytes, "bytes")
     if budget.needs_baseline and before is not None:
         yield _growth(record, budget, download, before.download_bytes.get(budget.codec))
     if budget.parameters is not None:
@@ -217,6 +217,12 @@ def _verdicts(record: FileRecord, budget: Budget, before: FileRecord | None, fil
     if budget.max_metric_drop is not None and budget.ledger is not None:
         name, drop, note = _metric_drop(budget.ledger, record.path, file)
         yield _at_most("metric drop", record, drop, budget.max_metric_drop, name, note)
+
+
+def _install(record: FileRecord) -> int:
+    """Bytes on a device: with the copy that an app must make of a model that is deflated in its bundle."""
+    inside = record.in_archive
+    return inside.install_bytes if inside and inside.install_bytes is not None else record.raw_bytes
 
 
 def _at_most(

@@ -20,7 +20,7 @@ from edgeprune.size.accounting import measure_download
 from edgeprune.size.baseline import Baseline, load_baseline
 from edgeprune.size.codecs import CODECS, FAST
 from edgeprune.size.records import FileRecord
-from edgeprune.size.sources import Source, sources_of
+from edgeprune.size.sources import Refused, Source, sources_of
 from edgeprune.size.why import reasons
 from edgeprune.toml_values import near
 from edgeprune.units import format_bytes, parse_bytes, parse_growth
@@ -54,7 +54,7 @@ def check_verb(
     fast: bool,
 ) -> int:
     """Print what `files` (or those of the configuration) cost; 1 over a limit, 3 when one cannot be checked, else 0."""
-    codecs = FAST if fast else tuple(CODECS)
+    codecs = tuple(FAST if fast else CODECS)
     if codec not in codecs:
         raise UsageError(f"--fast measures {' and '.join(FAST)} only; drop --fast, or choose one of these for --codec")
     given = _given_budget(limit, growth, codec)
@@ -171,11 +171,15 @@ def _check(
     codecs: Sequence[str],
     why: bool,
 ) -> Check:
-    sources = [(item, source) for item in wanted for source in sources_of(item.path, codecs)]
+    found = [(item, sources_of(item.path, codecs)) for item in wanted]
+    sources = [(item, source) for item, behind in found for source in behind.models]
     records = [source.record for _, source in sources]
     earlier = load_baseline(baseline, [record.path for record in records], codecs) if baseline else None
     before = _before(records, earlier)
     verdicts, notes = _judge(sources, before, earlier)
+    for item, behind in found:
+        notes += [*behind.notes, *(f"{refused.path}: not read: {refused.reason}" for refused in behind.refused)]
+        verdicts += [_unread(refused) for refused in behind.refused if item.budgets]
     if not verdicts and any(item.budgets for item in wanted):
         raise RecipeError("nothing could be checked: " + "; ".join(notes))
     return Check(
@@ -188,6 +192,12 @@ def _check(
         notes=tuple(notes),
         why={source.record.path: reasons(source.found) for _, source in sources} if why else {},
     )
+
+
+def _unread(refused: Refused) -> Verdict:
+    """A member of a bundle that could be a model over its limit."""
+    note = f"not read: {refused.reason}"
+    return Verdict(check="download", path=refused.path, actual=None, limit=0, unit="", passed=None, note=note)
 
 
 def _before(records: Sequence[FileRecord], earlier: Baseline | None) -> dict[str, FileRecord]:

@@ -27,7 +27,7 @@ def compare_verb(
     before: Path, after: Path, *, output_format: str, measure: bool, every: bool, fast: bool, quiet: bool
 ) -> int:
     """Print what changed between two model files; with `measure` also the paired latency on this host."""
-    codecs = FAST if fast else tuple(CODECS)
+    codecs = tuple(FAST if fast else CODECS)
     if measure and not all(path.suffix.lower() in (".tflite", ".lite") for path in (before, after)):
         raise UsageError("--measure runs .tflite files only; leave it out for other formats")
     old, new = file_record(account(before, codecs)), file_record(account(after, codecs))

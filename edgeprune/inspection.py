@@ -13,7 +13,6 @@ import click
 from edgeprune.contents.model import printable
 from edgeprune.report.check_report import SCHEMA_VERSION, layer_name, markdown_cell, markdown_text, shown
 from edgeprune.report.table import Table, to_markdown, to_text
-from edgeprune.size.codecs import FAST
 from edgeprune.size.records import FileRecord, LayerRecord
 from edgeprune.size.sources import sources_of
 from edgeprune.size.why import reasons
@@ -39,8 +38,11 @@ HEADS = (
 
 def inspect_verb(path: Path, *, output_format: str, why: bool) -> int:
     """Print the layers of the model (or of each model in an app bundle) at `path`."""
-    sources = list(sources_of(path, FAST[:1], every=True))
+    found = sources_of(path, ("deflate",), every=True)
+    sources = found.models
     click.echo(INSPECT_FORMATS[output_format]([source.record for source in sources]), nl=False)
+    for refused in found.refused:
+        click.echo(f"not read: {shown(refused.path)}: {shown(refused.reason)}", err=True)
     if why:
         lines = [f"- {shown(sentence)}" for source in sources for sentence in reasons(source.found)]
         click.echo("\n".join(lines), err=output_format != "text")

@@ -80,7 +80,7 @@ def verdict_line(verdict: Verdict) -> str:
     """One verdict as a sentence."""
     at_least = verdict.check.endswith("at least")
     held = f"{shown(verdict.path)}: {verdict.check} {_amount(verdict.actual, verdict.unit)}"
-    limit = f"{'wanted' if at_least else 'limit'} {_amount(verdict.limit, verdict.unit)}"
+    limit = f"{'wanted' if at_least else 'limit'} {_amount(verdict.limit, verdict.unit) if verdict.unit else 'any'}"
     if verdict.passed is None:
         return f"{held}, {limit}: CANNOT BE CHECKED ({shown(verdict.note)})"
     if verdict.passed:

@@ -45,11 +45,16 @@ class LayerRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InArchive:
-    """How a model stands in an app bundle: `method` is stored or deflated, `compressed_bytes` what it takes there."""
+    """How a model stands in an app bundle: `method` is stored, deflated or mixed, `compressed_bytes` its bytes there.
+
+    `install_bytes` is what it takes on a device, with the copy that an app makes of a model it cannot map; None where
+    the bundle does not decide that (.aab, .zip).
+    """
 
     archive: str
     method: str
     compressed_bytes: int
+    install_bytes: int | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgeprune.contents.bundle import BUNDLES, Bundle, extracted, read_bundle
 from edgeprune.errors import InputError
 from edgeprune.size.layers import Account, account
 from edgeprune.size.records import FileRecord, InArchive, file_record
 
-__all__ = ["BUNDLES", "Source", "is_bundle", "sources_of"]
-
-BUNDLES = (".aab", ".apk", ".apks", ".ipa", ".xapk", ".zip")
+__all__ = ["Refused", "Source", "Sources", "is_bundle", "sources_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -24,28 +23,56 @@ class Source:
     file: Path | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A member of a bundle that may be a model and was not read, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sources:
+    """What is behind one path; `notes` are sentences about the bundle as a whole."""
+
+    models: tuple[Source, ...]
+    refused: tuple[Refused, ...] = ()
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+
 def is_bundle(path: Path) -> bool:
     """Whether models are looked for inside a file."""
     return path.suffix.lower() in BUNDLES and not path.is_dir()
 
 
-def sources_of(path: Path, codecs: Sequence[str], *, every: bool = False) -> Iterator[Source]:
-    """The models at `path`; `every` as for `file_record`. Raises InputError, and Unsupported where a file cannot be
-    read."""
+def sources_of(path: Path, codecs: Sequence[str], *, every: bool = False) -> Sources:
+    """The models at `path`; `every` as for `file_record`.
+
+    Raises InputError, also for a bundle in which there is no model, and Unsupported where a file cannot be read.
+    """
     if not is_bundle(path):
         found = account(path, codecs)
-        yield Source(record=file_record(found, every=every), found=found, file=path)
-        return
-    from edgeprune.contents.bundle import extracted, read_bundle
-
+        return Sources(models=(Source(record=file_record(found, every=every), found=found, file=path),))
     bundle = read_bundle(path)
-    if not bundle.models:
+    if not bundle.models and not bundle.unreadable:
         raise InputError(f"{path}: no model in it; nothing to check")
+    return Sources(
+        models=tuple(_models(path, bundle, codecs, every)),
+        refused=tuple(Refused(path=f"{path}!{item.name}", reason=item.reason) for item in bundle.unreadable),
+        notes=tuple(f"{path}: {note}" for note in bundle.notes),
+    )
+
+
+def _models(path: Path, bundle: Bundle, codecs: Sequence[str], every: bool) -> Iterator[Source]:
     for model in bundle.models:
-        name = f"{path}!{model.name}"
         place = InArchive(
-            archive=str(path), method=model.method, compressed_bytes=model.compressed_bytes, notes=tuple(model.notes)
+            archive=str(path),
+            method=model.method,
+            compressed_bytes=model.compressed_bytes,
+            install_bytes=model.install_bytes,
+            notes=model.notes,
         )
         with extracted(bundle, model) as inner:
             found = account(inner, codecs)
-            yield Source(record=file_record(found, path=name, in_archive=place, every=every), found=found, file=None)
+            record = file_record(found, path=f"{path}!{model.name}", in_archive=place, every=every)
+            yield Source(record=record, found=found, file=None)
