@@ -10,9 +10,8 @@ from typing import Any
 
 import click
 
-from edgeprune.contents.model import printable
 from edgeprune.errors import UsageError
-from edgeprune.report.check_report import difference, layer_name, markdown_cell, markdown_text, shown
+from edgeprune.report.check_report import difference, layer_name, markdown_cell, markdown_text, shown, word
 from edgeprune.report.table import Table, to_markdown, to_text
 from edgeprune.size.codecs import CODECS, FAST
 from edgeprune.size.layers import account
@@ -85,7 +84,6 @@ def _arrow(before: str, after: str) -> str:
 
 
 _FEW_BYTES, _SAME_SHARE = 16, 0.01  # by how much the download of an unchanged layer may differ
-_KIND_CHARS = 40  # of a custom operation's name
 HEADS = ("layer", "op", "precision", "install", "", "download share", "", "parameters", "zeros", "MACs")
 
 
@@ -102,8 +100,8 @@ def _row(old: LayerRecord | None, new: LayerRecord | None, cell: Callable[[str],
         name = f"{name} ({state})"
     return (
         cell(name),
-        printable(known.kind, _KIND_CHARS) or "-",
-        _arrow((old or known).precision or "-", (new or known).precision or "-"),
+        word(known.kind, cell),
+        _arrow(word((old or known).precision, cell), word((new or known).precision, cell)),
         _both(old, new, "raw_bytes", format_bytes),
         _percent(old, new, "raw_bytes"),
         _both(old, new, "deflate_bytes", format_bytes),

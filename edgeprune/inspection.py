@@ -10,8 +10,7 @@ from pathlib import Path
 
 import click
 
-from edgeprune.contents.model import printable
-from edgeprune.report.check_report import SCHEMA_VERSION, layer_name, markdown_cell, markdown_text, shown
+from edgeprune.report.check_report import SCHEMA_VERSION, layer_name, markdown_cell, markdown_text, shown, word
 from edgeprune.report.table import Table, to_markdown, to_text
 from edgeprune.size.records import FileRecord, LayerRecord
 from edgeprune.size.sources import sources_of
@@ -20,7 +19,6 @@ from edgeprune.units import format_bytes, format_count, format_percent
 
 __all__ = ["INSPECT_FORMATS", "inspect_verb"]
 
-_KIND_CHARS = 40  # of a custom operation's name
 HEADS = (
     "layer",
     "op",
@@ -49,13 +47,13 @@ def inspect_verb(path: Path, *, output_format: str, why: bool) -> int:
     return 0
 
 
-def _layer_row(layer: LayerRecord) -> tuple[str, ...]:
+def _layer_row(layer: LayerRecord, cell: Callable[[str], str]) -> tuple[str, ...]:
     bits = layer.bits_per_weight
     return (
-        layer_name(layer),
-        printable(layer.kind, _KIND_CHARS) or "-",
+        cell(layer_name(layer)),
+        word(layer.kind, cell),
         "x".join(map(str, layer.shape)) if layer.shape is not None else "-",
-        layer.precision or "-",
+        word(layer.precision, cell),
         f"{layer.parameters:,}" if layer.parameters else "-",
         format_percent(layer.sparsity) if layer.sparsity is not None else "-",
         ("-" if layer.macs == 0 else format_count(layer.macs)) if layer.macs is not None else "unknown",
@@ -76,7 +74,7 @@ def _rest_row(record: FileRecord) -> tuple[str, ...]:
 def _total_row(record: FileRecord) -> tuple[str, ...]:
     return (
         "total",
-        record.format,
+        word(record.format, shown),
         "-",
         "-",
         f"{record.parameters:,}" if record.parameters is not None else "not read",
@@ -90,8 +88,8 @@ def _total_row(record: FileRecord) -> tuple[str, ...]:
 
 
 def _table(record: FileRecord, cell: Callable[[str], str]) -> Table:
-    rows = [_layer_row(layer) for layer in record.layers] + [_rest_row(record), _total_row(record)]
-    cells = tuple((cell(row[0]), *row[1:]) for row in rows)
+    rest, total = _rest_row(record), _total_row(record)
+    cells = (*(_layer_row(layer, cell) for layer in record.layers), (cell(rest[0]), *rest[1:]), total)
     return Table(heads=HEADS, rows=cells, left=frozenset({0, 1, 2, 3}))
 
 

@@ -35,6 +35,17 @@ def test_renamed_layers_by_kind_in_order() -> None:
     assert names(before, after) == [("c1", "x1"), ("c2", "x2"), (None, "e"), ("d", None)]
 
 
+def test_formats_spell_the_same_operation_differently() -> None:
+    """A .tflite beside a .mlpackage, a .onnx beside a .keras: convolutions and dense layers find each other."""
+    before = [layer("a", kind="CONV_2D"), layer("b", kind="DEPTHWISE_CONV_2D"), layer("c", kind="FULLY_CONNECTED")]
+    after = [layer("x", kind="conv"), layer("r", kind="transpose"), layer("y", kind="conv"), layer("z", kind="linear")]
+    assert names(before, after) == [("a", "x"), (None, "r"), ("b", "y"), ("c", "z")]
+    assert names([layer("a", kind="Gemm"), layer("b", kind="Conv")], [layer("x", kind="Dense")]) == [
+        ("a", "x"),
+        ("b", None),
+    ]
+
+
 def test_equal_names_in_turn() -> None:
     """The second of a name is the second of that name; the same name in another subgraph is another layer."""
     before = [layer("a", raw_bytes=1), layer("a", raw_bytes=2), layer("a", kind="IF", group="g", raw_bytes=3)]

@@ -22,7 +22,8 @@ __all__ = ["FORMATS", "Check", "difference", "layer_name", "markdown_cell", "mar
 
 SCHEMA_VERSION = 2
 _MOST_LAYERS = 8  # in a pull-request comment
-_NAME_CHARS = 120  # of a layer's name in a table
+_NAME_CHARS, _WORD_CHARS = 120, 40  # of a layer's name and of an operation's in a table
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,13 @@ def shown(name: str) -> str:
 def layer_name(layer: LayerRecord) -> str:
     """A layer's name with where it stands, not longer than a table bears."""
     return printable(f"{layer.group}: {layer.name}" if layer.group else layer.name, _NAME_CHARS)
+
+
+def word(text: str | None, cell: Callable[[str], str]) -> str:
+    """An operation's kind or a precision: as it is where it is a word, as a name where a file made something of it."""
+    if not text:
+        return "-"
+    return text if _WORD.fullmatch(text) else cell(printable(text, _WORD_CHARS))
 
 
 def difference(before: float, after: float) -> str:
@@ -113,6 +121,7 @@ HEADS = ("file", "install", *CODECS, "parameters", "zeros", "MACs")
 
 def _text(check: Check) -> str:
     lines = [to_text(Table(heads=HEADS, rows=tuple(_row(record) for record in check.files)))]
+    lines.append(_legend(check))
     for record in check.files:
         lines += _archive_lines(record)
     if check.baseline is not None:
@@ -124,6 +133,15 @@ def _text(check: Check) -> str:
         lines += ["", f"why, {shown(path)}:", *(f"- {shown(sentence)}" for sentence in sentences)]
     lines += [f"note: {shown(note)}" for note in check.notes]
     return "\n".join(lines) + "\n"
+
+
+def _legend(check: Check) -> str:
+    """What the size of each codec stands for."""
+    measured = [
+        codec for codec in CODECS.values() if any(codec.name in record.download_bytes for record in check.files)
+    ]
+    told = "; ".join(f"{codec.name}-{codec.level}: {codec.stands_for}" for codec in measured)
+    return f"install: the file itself; {told}"
 
 
 def _archive_lines(record: FileRecord) -> list[str]:
@@ -246,6 +264,7 @@ def _json(check: Check) -> str:
         "tool": {"name": "edgeprune", "version": version("edgeprune")},
         "config": check.config,
         "baseline": check.baseline,
+        "codecs": {name: {"level": codec.level, "stands_for": codec.stands_for} for name, codec in CODECS.items()},
         "files": [record.to_json() for record in check.files],
         "before": {path: _bare(record) for path, record in check.before.items()},
         "verdicts": [asdict(verdict) for verdict in check.verdicts],
@@ -284,7 +303,8 @@ def _markdown(check: Check) -> str:
         lines += [to_markdown(table), ""]
     for path, sentences in check.why.items():
         lines += [f"Why, {markdown_cell(path)}:", "", *(f"- {markdown_text(text)}" for text in sentences), ""]
-    lines += [f"- {markdown_text(note)}" for note in check.notes]
+    lines += [f"- {markdown_text(note)}" for note in check.notes] + ([""] if check.notes else [])
+    lines.append(markdown_text(_legend(check)))
     return "\n".join(lines).rstrip() + "\n"
 
 
