@@ -61,9 +61,7 @@ def process(*command: str) -> tuple[float, float, str]:
     """(CPU seconds, wall seconds, what it printed last) of a whole process."""
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(
-        [sys.executable, "-P", *command], capture_output=True, text=True, check=True, env=environment
-    )
+    done = subprocess.run([sys.executable, "-P", *command], capture_output=True, text=True, check=True, env=environment)
     wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return cpu, wall, (done.stdout.strip().splitlines() or [""])[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import pytest
 from made_records import record
 
 from edgeprune.errors import InputError, UsageError
-from edgeprune.size import baseline as module
 from edgeprune.size.baseline import Baseline, load_baseline
 from edgeprune.size.layers import account
 from edgeprune.size.records import file_record
@@ -74,21 +74,23 @@ def test_paths_are_matched_from_their_end(known: list[str], wanted: str, found: 
     assert (earlier.path if earlier else None) == found
 
 
-def test_models_in_an_app_bundle_by_their_place_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An older .apk as baseline is taken apart as well: its model is compared, not the archive."""
-    bundle = tmp_path / "old.apk"
-    bundle.write_bytes(b"PK")
+def bundle(path: Path, **models: str) -> Path:
+    """An .apk with files of tests/files by their place in it."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for place, name in models.items():
+            archive.write(FILES / name, f"assets/{place}.tflite")
+    return path
 
-    class Found:
-        def __init__(self, path: str) -> None:
-            self.record = record(path)
 
-    monkeypatch.setattr(module, "sources_of", lambda *_: [Found("old.apk!assets/a.tflite"), Found("old.apk!b.tflite")])
-    found = load_baseline(bundle, ["new.apk!assets/a.tflite", "new.apk!b.tflite"])
-    assert [(e := found.find(n)) and e.path for n in ("new.apk!assets/a.tflite", "new.apk!b.tflite")] == [
-        "old.apk!assets/a.tflite",
-        "old.apk!b.tflite",
-    ]
+def test_models_in_an_app_bundle_by_their_place_in_it(tmp_path: Path) -> None:
+    """An older .apk as baseline is taken apart as well: its models are compared, not the archive; likewise one of the
+    same name in a folder."""
+    old = bundle(tmp_path / "old.apk", a="float32.tflite", b="int8.tflite")
+    for baseline, name in ((old, "new.apk"), (tmp_path, "build/old.apk")):
+        found = load_baseline(baseline, [f"{name}!assets/{place}.tflite" for place in "ab"], ("deflate",))
+        sizes = [(e := found.find(f"{name}!assets/{place}.tflite")) and e.raw_bytes for place in "ab"]
+        assert sizes == [9084, 5160]
+        assert found.find(f"{name}!assets/c.tflite") is None
 
 
 def ledger(**changes: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from edgeprune.budget import Verdict
 from edgeprune.contents.model import printable
 from edgeprune.report.table import Table, to_markdown, to_text
-from edgeprune.size.codecs import CODECS
+from edgeprune.size.codecs import EVERY, Codec
 from edgeprune.size.matching import Pair, layer_pairs
 from edgeprune.size.records import FileRecord, LayerRecord
 from edgeprune.units import format_bytes, format_count, format_percent
@@ -102,12 +102,11 @@ def _unread(record: FileRecord) -> str:
     return "not read" if not record.complete else "unknown"
 
 
-def _row(record: FileRecord) -> tuple[str, ...]:
-    downloads = [record.download_bytes.get(name) for name in CODECS]
+def _row(record: FileRecord, codecs: Sequence[str], cell: Callable[[str], str]) -> tuple[str, ...]:
     return (
-        shown(record.path),
+        cell(record.path),
         format_bytes(record.raw_bytes),
-        *(format_bytes(count) if count is not None else "-" for count in downloads),
+        *(format_bytes(record.download_bytes[name]) if name in record.download_bytes else "-" for name in codecs),
         f"{record.parameters:,}" if record.parameters is not None else _unread(record),
         format_percent(record.sparsity)
         if record.sparsity is not None
@@ -116,11 +115,18 @@ def _row(record: FileRecord) -> tuple[str, ...]:
     )
 
 
-HEADS = ("file", "install", *CODECS, "parameters", "zeros", "MACs")
+def _measured(check: Check) -> list[Codec]:
+    return [codec for codec in EVERY.values() if any(codec.name in record.download_bytes for record in check.files)]
+
+
+def _file_table(check: Check, cell: Callable[[str], str]) -> Table:
+    names = [codec.name for codec in _measured(check)]
+    heads = ("file", "install", *names, "parameters", "zeros", "MACs")
+    return Table(heads=heads, rows=tuple(_row(record, names, cell) for record in check.files))
 
 
 def _text(check: Check) -> str:
-    lines = [to_text(Table(heads=HEADS, rows=tuple(_row(record) for record in check.files)))]
+    lines = [to_text(_file_table(check, shown))]
     lines.append(_legend(check))
     for record in check.files:
         lines += _archive_lines(record)
@@ -137,10 +143,8 @@ def _text(check: Check) -> str:
 
 def _legend(check: Check) -> str:
     """What the size of each codec stands for."""
-    measured = [
-        codec for codec in CODECS.values() if any(codec.name in record.download_bytes for record in check.files)
-    ]
-    told = "; ".join(f"{codec.name}-{codec.level}: {codec.stands_for}" for codec in measured)
+    names = {codec.name: f"-{codec.level}" if codec.name.isalpha() else "" for codec in _measured(check)}
+    told = "; ".join(f"{name}{level}: {EVERY[name].stands_for}" for name, level in names.items())
     return f"install: the file itself; {told}"
 
 
@@ -264,7 +268,7 @@ def _json(check: Check) -> str:
         "tool": {"name": "edgeprune", "version": version("edgeprune")},
         "config": check.config,
         "baseline": check.baseline,
-        "codecs": {name: {"level": codec.level, "stands_for": codec.stands_for} for name, codec in CODECS.items()},
+        "codecs": {codec.name: {"level": codec.level, "stands_for": codec.stands_for} for codec in _measured(check)},
         "files": [record.to_json() for record in check.files],
         "before": {path: _bare(record) for path, record in check.before.items()},
         "verdicts": [asdict(verdict) for verdict in check.verdicts],
@@ -295,8 +299,7 @@ def _markdown(check: Check) -> str:
     if check.baseline is not None or check.verdicts:
         lines += [to_markdown(_difference_table(check, markdown_cell)), ""]
     else:
-        rows = tuple((markdown_cell(record.path), *_row(record)[1:]) for record in check.files)
-        lines += [to_markdown(Table(heads=HEADS, rows=rows)), ""]
+        lines += [to_markdown(_file_table(check, markdown_cell)), ""]
     failed = [item for item in check.verdicts if not item.passed]
     lines += [f"- {markdown_text(verdict_line(item))}" for item in failed] + ([""] if failed else [])
     for table in _grown_tables(check, markdown_cell):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from edgeprune.contents.bundle import BUNDLES
 from edgeprune.errors import InputError, UsageError
 from edgeprune.size.codecs import CODECS
 from edgeprune.size.layers import account
 from edgeprune.size.records import FileRecord, file_record, record_from_json
-from edgeprune.size.sources import BUNDLES, is_bundle, sources_of
+from edgeprune.size.sources import is_bundle, sources_of
 
 __all__ = ["Baseline", "load_baseline"]
 
@@ -68,15 +70,25 @@ def load_baseline(path: Path, checked: Sequence[str], codecs: Sequence[str] = tu
     if path.suffix.lower() == ".json":
         return Baseline(path, _from_json(path))
     if path.is_dir() and path.suffix.lower() not in (".mlpackage", ".mlmodelc"):
-        found = [(name, place) for name in checked if (place := _place_in(path, name)) is not None]
-        return Baseline(path, [file_record(account(place, codecs), path=name) for name, place in found])
+        return Baseline(path, list(_in_folder(path, checked, codecs)))
     if is_bundle(path):
-        return Baseline(path, [source.record for source in sources_of(path, codecs)], only=len(checked) == 1)
+        records = [source.record for source in sources_of(path, codecs).models]
+        return Baseline(path, records, only=len(checked) == len(records) == 1)
     if len(checked) > 1:
         raise UsageError(
             f"{path}: one file is no baseline for {len(checked)}; give a folder, or the JSON of an earlier check"
         )
     return Baseline(path, [file_record(account(path, codecs))], only=True)
+
+
+def _in_folder(folder: Path, checked: Sequence[str], codecs: Sequence[str]) -> Iterator[FileRecord]:
+    """The earlier files by the names of those that are checked; of a bundle ("app.apk!model"), every model in it."""
+    for name in dict.fromkeys(name.split("!", maxsplit=1)[0] for name in checked):
+        place = _place_in(folder, name)
+        if place is None:
+            continue
+        for source in sources_of(place, codecs).models:
+            yield replace(source.record, path=name + source.record.path.removeprefix(str(place)))
 
 
 def _place_in(folder: Path, name: str) -> Path | None:
