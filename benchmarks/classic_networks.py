@@ -6,7 +6,6 @@ Sources: tensorflow/models, research/slim/nets (Inception V1 to V4, ResNet V2), 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from network_builder import Network, Shape, Size

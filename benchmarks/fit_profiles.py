@@ -106,8 +106,16 @@ def hexagon(name: str, device: str, precision: str) -> Spec:
 LPDDR4 = {"memory_gb_per_s": 29.8}  # two channels of LPDDR4-1866, what the chip's memory can do at most
 SPECS: tuple[Spec, ...] = (
     tflite("pixel3-tflite-4t-float32", "Pixel 3", 4, "float32", "(2019/20)", start=replace(CPU, op_overhead_us=0.0)),
-    tflite("pixel1-tflite-1t-float32", "Pixel 1", 1, "float32", "(2018/19)", free=OVERHEAD, limits=LPDDR4,
-           start=replace(CPU, spatial_gmacs_per_s=None)),
+    tflite(
+        "pixel1-tflite-1t-float32",
+        "Pixel 1",
+        1,
+        "float32",
+        "(2018/19)",
+        free=OVERHEAD,
+        limits=LPDDR4,
+        start=replace(CPU, spatial_gmacs_per_s=None),
+    ),
     tflite("pixel3-tflite-4t-int8", "Pixel 3", 4, "int8", "(2019/20)", prior="pixel3-tflite-4t-float32"),
     tflite("pixel4-tflite-4t-float32", "Pixel 4", 4, "float32", "(2020)", prior="pixel3-tflite-4t-float32"),
     tflite("pixel4-tflite-4t-int8", "Pixel 4", 4, "int8", "(2020)", prior="pixel3-tflite-4t-int8"),
@@ -130,9 +138,19 @@ SPECS: tuple[Spec, ...] = (
     hexagon("snapdragon-8-elite-gen5-hexagon-float16", "Snapdragon 8 Elite Gen 5 QRD", "float16"),
     hexagon("galaxy-s24-hexagon-int8", "Samsung Galaxy S24", "int8"),
     hexagon("galaxy-s25-hexagon-int8", "Samsung Galaxy S25", "int8"),
-    Spec(name="pixel3-gpu-float32", where={"device": "Pixel 3", "runtime": "TFLite GPU delegate", "precision": "float32"},
-         runtime="TFLite GPU delegate (2019/20)", threads=None, precision="float32", accepts=FLOAT, kind="ranking-only",
-         start=replace(CPU, spatial_gmacs_per_s=None), free=OVERHEAD, gathers=False, limits=LPDDR4),
+    Spec(
+        name="pixel3-gpu-float32",
+        where={"device": "Pixel 3", "runtime": "TFLite GPU delegate", "precision": "float32"},
+        runtime="TFLite GPU delegate (2019/20)",
+        threads=None,
+        precision="float32",
+        accepts=FLOAT,
+        kind="ranking-only",
+        start=replace(CPU, spatial_gmacs_per_s=None),
+        free=OVERHEAD,
+        gathers=False,
+        limits=LPDDR4,
+    ),
 )
 
 
@@ -146,7 +164,9 @@ def rows_of(spec: Spec, use: str = "fit") -> tuple[list[Row], list[dict[str, str
                 kernels = network(item["network"]).kernels
                 latency_ms = float(item["latency_ms"])
                 rows.append(
-                    Row(kernels=kernels, latency_ms=latency_ms, family=item["family"], name=item["network"], group=group)
+                    Row(
+                        kernels=kernels, latency_ms=latency_ms, family=item["family"], name=item["network"], group=group
+                    )
                 )
                 told.append(item)
     return rows, told

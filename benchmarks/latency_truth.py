@@ -16,7 +16,19 @@ from edgeprune.latency.fitting import Row, left_out
 from edgeprune.latency.profiles import Profile
 from edgeprune.report.table import Table, to_text
 
-HEADS = ("profile", "n", "families", "median", "in 10 %", "in 20 %", "one out", "band", "MACs: median", "in 10 %", "in 20 %")
+HEADS = (
+    "profile",
+    "n",
+    "families",
+    "median",
+    "in 10 %",
+    "in 20 %",
+    "one out",
+    "band",
+    "MACs: median",
+    "in 10 %",
+    "in 20 %",
+)
 
 
 def percent(value: float | None) -> str:
@@ -34,7 +46,10 @@ def line(spec: Spec, made: dict[str, Profile]) -> tuple[str, ...]:
         str(found.families),
         *(percent(value) for value in (found.median, found.within_10, found.within_20, found.network_median)),
         f"x/{found.band_factor:.2f}",
-        *(percent(float(value)) for value in (np.median(abs(macs)), np.mean(abs(macs) <= 0.1), np.mean(abs(macs) <= 0.2))),
+        *(
+            percent(float(value))
+            for value in (np.median(abs(macs)), np.mean(abs(macs) <= 0.1), np.mean(abs(macs) <= 0.2))
+        ),
     )
 
 
@@ -48,7 +63,9 @@ def width_of(name: str) -> tuple[str, float, str] | None:
 
 def widths(rows: list[Row], predicted: np.ndarray) -> np.ndarray:
     """Relative errors of latency(width) / latency(1.0) at equal resolution."""
-    at = {width_of(row.name): (row.latency_ms, ms) for row, ms in zip(rows, predicted, strict=True) if width_of(row.name)}
+    at = {
+        width_of(row.name): (row.latency_ms, ms) for row, ms in zip(rows, predicted, strict=True) if width_of(row.name)
+    }
     errors = []
     for key, (truth, ms) in at.items():
         full = at.get((key[0], 1.0, key[2])) if key else None
@@ -75,7 +92,8 @@ def main() -> None:
         for row in rows:
             fit = method_of(spec, made).fit(rows_of(spec)[0])
             ms = float(fit.predict_ms([row])[0])
-            print(f"  {spec.name:30} {row.name:24} {row.latency_ms:7.1f} ms, predicted {ms:7.1f} ({100 * (ms / row.latency_ms - 1):+.1f} %)")
+            off = 100 * (ms / row.latency_ms - 1)
+            print(f"  {spec.name:30} {row.name:24} {row.latency_ms:7.1f} ms, predicted {ms:7.1f} ms ({off:+.1f} %)")
 
 
 if __name__ == "__main__":

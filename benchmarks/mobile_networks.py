@@ -167,21 +167,25 @@ def mnasnet(variant: str, width: float, pixels: int, classes: int = 1001) -> Net
     x = net.conv((pixels, pixels, 3), divisible(32 * width), 3, 2)
     for repeats, size, stride, factor, channels, ratio in _MNASNET_A1 if variant == "A1" else _MNASNET_B1:
         for n in range(repeats):
-            x = _inverted(
-                net,
-                x,
-                size=size,
-                stride=stride if n == 0 else 1,
-                expanded=x[2] * factor,
-                channels=divisible(channels * width),
-                squeeze=max(1, int(x[2] * ratio)),
-            ) if ratio else _inverted(
-                net,
-                x,
-                size=size,
-                stride=stride if n == 0 else 1,
-                expanded=x[2] * factor,
-                channels=divisible(channels * width),
+            x = (
+                _inverted(
+                    net,
+                    x,
+                    size=size,
+                    stride=stride if n == 0 else 1,
+                    expanded=x[2] * factor,
+                    channels=divisible(channels * width),
+                    squeeze=max(1, int(x[2] * ratio)),
+                )
+                if ratio
+                else _inverted(
+                    net,
+                    x,
+                    size=size,
+                    stride=stride if n == 0 else 1,
+                    expanded=x[2] * factor,
+                    channels=divisible(channels * width),
+                )
             )
     x = net.conv(x, 1280, 1)
     net.head(x, classes)

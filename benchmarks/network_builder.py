@@ -43,9 +43,7 @@ class Network:
         kind = kind_of(op, taps)
         assert kind is not None, op
         self.kernels.append(
-            Kernel(
-                op=op, kind=kind, macs=macs, read=read, written=written, weights=weights, gathered=gathered or read
-            )
+            Kernel(op=op, kind=kind, macs=macs, read=read, written=written, weights=weights, gathered=gathered or read)
         )
 
     def conv(

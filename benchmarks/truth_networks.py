@@ -1,6 +1,6 @@
 """The networks whose published latencies device profiles are fitted on, by name: "mobilenet_v1 0.75 224".
 
-    python benchmarks/truth_networks.py        name, MACs, parameters and operations of each
+python benchmarks/truth_networks.py        name, MACs, parameters and operations of each
 """
 
 from __future__ import annotations

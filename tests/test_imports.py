@@ -55,6 +55,7 @@ RANKS: dict[str, int] = {
     "edgeprune.check": 14,
     "edgeprune.channel_verbs": 14,
     "edgeprune.export_verbs": 14,
+    "edgeprune.latency_verbs": 14,
     "edgeprune.verbs": 14,
     "edgeprune.cli": 15,
     "edgeprune.__main__": 16,
@@ -71,6 +72,7 @@ CHECKER = (
     "contents",
     "size",
     "latency",
+    "latency_verbs",
     "check",
     "ledger",
 )

@@ -88,8 +88,9 @@ class _Proportional(Fit):
     ms_per_mac: float = 0.0
 
     def predict_ms(self, rows: Sequence[Row]) -> Floats:
-        macs = np.array([sum(kernel.macs for kernel in row.kernels) for row in rows], dtype=np.float64)
-        return macs * self.ms_per_mac * np.array([self.slower[row.group] for row in rows])
+        macs: Floats = np.array([sum(kernel.macs for kernel in row.kernels) for row in rows], dtype=np.float64)
+        slower: Floats = np.array([self.slower[row.group] for row in rows], dtype=np.float64)
+        return macs * self.ms_per_mac * slower
 
 
 def _flops(rows: Sequence[Row]) -> Fit:

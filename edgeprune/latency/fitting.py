@@ -53,7 +53,8 @@ class Fit:
     def predict_ms(self, rows: Sequence[Row]) -> Floats:
         """Predicted milliseconds of each row, (rows,)."""
         work = Work([row.kernels for row in rows], element_bytes=self.element_bytes, gathers=self.gathers)
-        return work.totals_ms(self.coefficients) * np.array([self.slower[row.group] for row in rows])
+        slower: Floats = np.array([self.slower[row.group] for row in rows], dtype=np.float64)
+        return work.totals_ms(self.coefficients) * slower
 
 
 def fit(

@@ -173,10 +173,13 @@ def _profile(table: Mapping[str, Any]) -> Profile:
         raise _BrokenError(f"kind: {kind!r}; known are {', '.join(KINDS)}")
     threads = table.get("threads")
     reference = table.get("reference_ms")
-    shares = {name: _number(value, f"largest_share.{name}") for name, value in _of(table, "largest_share", dict).items()}
+    shares = {
+        name: _number(value, f"largest_share.{name}") for name, value in _of(table, "largest_share", dict).items()
+    }
     _only(shares, set(Kind), "largest_share")
     return Profile(
-        **{name: _of(table, name, str) for name in ("name", "device", "soc", "runtime", "precision")},
+        **{name: _of(table, name, str) for name in ("name", "device", "runtime", "precision")},
+        soc=str(table.get("soc", "")),
         kind=kind,
         threads=_whole(threads, "threads") if threads is not None else None,
         accepts=accepts,

@@ -91,7 +91,7 @@ class Work:
         """Milliseconds of each network, (networks,)."""
         compute, memory, rest = self.parts_ms(coefficients)
         each = np.maximum(compute, memory) + rest
-        sums: Floats = np.bincount(self.owner, weights=each, minlength=self.networks)
+        sums = np.bincount(self.owner, weights=each, minlength=self.networks).astype(np.float64)
         return sums + coefficients.fixed_ms
 
 
