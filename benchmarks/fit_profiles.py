@@ -56,6 +56,8 @@ class Spec:
     kind: str = "fitted"
     prior: str = ""
     pool: tuple[str, ...] = ()
+    device: str = ""
+    formats: tuple[str, ...] = ("tflite",)
     limits: Mapping[str, float] | None = None
     note: str = ""
 
@@ -139,6 +141,20 @@ SPECS: tuple[Spec, ...] = (
     hexagon("galaxy-s24-hexagon-int8", "Samsung Galaxy S24", "int8"),
     hexagon("galaxy-s25-hexagon-int8", "Samsung Galaxy S25", "int8"),
     Spec(
+        name="iphone12-coreml-float16",
+        device="iPhone 12 and 12 Pro",
+        where={"soc": "A14", "runtime": "Core ML", "precision": "float16"},
+        runtime="Core ML, all compute units (2021/23)",
+        threads=None,
+        precision="float16",
+        accepts=("float16",),
+        formats=("coreml",),
+        kind="ranking-only",
+        start=NPU,
+        free=STREAM,
+        gathers=False,
+    ),
+    Spec(
         name="pixel3-gpu-float32",
         where={"device": "Pixel 3", "runtime": "TFLite GPU delegate", "precision": "float32"},
         runtime="TFLite GPU delegate (2019/20)",
@@ -157,8 +173,8 @@ SPECS: tuple[Spec, ...] = (
 def rows_of(spec: Spec, use: str = "fit") -> tuple[list[Row], list[dict[str, str]]]:
     """The rows of a profile, those of its whole pool, with what the table says of each."""
     rows, told = [], []
-    for group, device in enumerate(spec.pool or (spec.where["device"],)):
-        wanted = {**spec.where, "device": device}
+    for group, device in enumerate(spec.pool or ("",)):
+        wanted = {**spec.where, "device": device} if device else spec.where
         for item in truth_rows():
             if item["use"] == use and all(item[key] == value for key, value in wanted.items()):
                 kernels = network(item["network"]).kernels
@@ -185,8 +201,7 @@ def method_of(spec: Spec, made: Mapping[str, Profile]) -> Method:
 
 def soc_of(spec: Spec) -> set[str]:
     """The chips of the devices that a profile is fitted on."""
-    devices = spec.pool or (spec.where["device"],)
-    return {item["soc"] for item in truth_rows() if item["device"] in devices}
+    return {item["soc"] for item in rows_of(spec)[1]}
 
 
 def derivation_of(spec: Spec, made: Mapping[str, Profile]) -> tuple[Derivation, list[Row], list[dict[str, str]]]:
@@ -206,13 +221,13 @@ def profile_of(spec: Spec, made: Mapping[str, Profile]) -> Profile:
     )
     return Profile(
         name=spec.name,
-        device=spec.where["device"],
-        soc=next(item["soc"] for item in told if item["device"] == spec.where["device"]),
+        device=spec.device or spec.where["device"],
+        soc=next(item["soc"] for item in told if item["device"] == spec.where.get("device", item["device"])),
         runtime=spec.runtime,
         threads=spec.threads,
         precision=spec.precision,
         accepts=spec.accepts,
-        formats=("tflite",),
+        formats=spec.formats,
         kind=spec.kind,
         element_bytes=found.element_bytes,
         gathers=found.gathers,

@@ -80,6 +80,10 @@ class Network:
         self.write("FULLY_CONNECTED", inputs, outputs, weights=(inputs + 1) * outputs, macs=inputs * outputs)
         return outputs
 
+    def product(self, read: int, written: int, depth: int) -> None:
+        """A matrix product of activations; each element written adds up `depth` products."""
+        self.write("BATCH_MATMUL", read, written, macs=written * depth)
+
     def pool(self, x: Shape, size: int, stride: int, *, valid: bool = False, kind: str = "MAX_POOL_2D") -> Shape:
         y = (_extent(x[0], size, stride, valid), _extent(x[1], size, stride, valid), x[2])
         self.write(kind, math.prod(x), math.prod(y))

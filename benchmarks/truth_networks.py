@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import apple_networks as apple
 import classic_networks as classic
 import mobile_networks as mobile
 from network_builder import Network
@@ -28,6 +29,9 @@ _BUILDERS: dict[str, Callable[..., Network]] = {
     "mnasnet": lambda variant, width, pixels: mobile.mnasnet(variant, float(width), int(pixels)),
     "efficientnet_lite": lambda number, pixels: mobile.efficientnet_lite(int(number), int(pixels)),
     "efficientnet": lambda width, depth, pixels: mobile.efficientnet(float(width), float(depth), int(pixels)),
+    "mobileone": lambda size, pixels: apple.mobileone(size, int(pixels)),
+    "fastvit": lambda size, pixels: apple.fastvit(size, int(pixels)),
+    "efficientformer": lambda size, pixels: apple.efficientformer(size, int(pixels)),
     "googlenet": lambda pixels: classic.googlenet(int(pixels)),
     "inception_v2": lambda pixels: classic.inception_v2(int(pixels)),
     "inception_v3": lambda pixels: classic.inception_v3(int(pixels)),
