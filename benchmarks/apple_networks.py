@@ -1,6 +1,7 @@
-"""The networks whose authors published latencies on iPhones, as Core ML runs them: branches merged, activations fused.
+"""Networks whose authors published latencies on iPhones, as Core ML runs them: branches merged, activations fused.
 
-Sources: apple/ml-mobileone (arXiv 2206.04040), apple/ml-fastvit (2303.14189), snap-research/EfficientFormer (2206.01191).
+Sources: apple/ml-mobileone (arXiv 2206.04040), apple/ml-fastvit (2303.14189), snap-research/EfficientFormer
+(2206.01191).
 """
 
 from __future__ import annotations

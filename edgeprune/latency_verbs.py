@@ -87,15 +87,15 @@ def _estimate_lines(found: Estimate, every: bool) -> list[str]:
     else:
         lines.append(f"{found.path}: not estimated: {found.refused}")
     lines += [found.how, *found.notes, ""]
-    ops = sorted(found.ops, key=lambda op: -(op.ms if op.ms is not None else float("inf")))
+    ops = sorted(found.ops, key=lambda op: -(op.share if op.share is not None else 1.0))
     shown = found.ops if every else ops[:SHOWN]
     rows = tuple(
         (
             str(op.index),
             op.op,
             format_count(op.macs) if op.macs else "-",
-            format_ms(op.ms) if op.ms is not None else "unknown",
-            format_percent(op.share) if op.share is not None else "unknown",
+            format_ms(op.ms) if op.ms is not None else "not known",
+            format_percent(op.share) if op.share is not None else "not known",
             op.bound,
         )
         for op in shown

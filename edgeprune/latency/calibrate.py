@@ -36,8 +36,8 @@ def calibrate(
     """A profile for the device on which `measured` was taken, from the proportions of `base`.
 
     Up to four measurements set its speed (their median), five or more move its coefficients, held to those of `base`
-    and within a factor of 20. `device` names the device (default: that of `base`), `origin` is noted as the source of each
-    row. Raises InputError that names the row of a measurement that `base` does not cover or that cannot be right.
+    and within a factor of 20. `device` names the device (default: that of `base`), `origin` is noted as the source of
+    each row. Raises InputError that names the row of a measurement that `base` does not cover or that cannot be right.
     """
     if not measured:
         raise InputError("no measurements to calibrate with; one is enough to scale a profile")

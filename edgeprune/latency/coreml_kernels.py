@@ -42,9 +42,10 @@ _FUSED = frozenset(
 _NAMES: Mapping[Kind, str] = {
     Kind.ELEMENTWISE: "abs add batch_norm cast ceil clip cos elu equal erf exp exp2 floor floor_div gelu greater"
     " greater_equal hard_swish instance_norm inverse l2_norm layer_norm leaky_relu less less_equal log"
-    " local_response_norm logical_and logical_not logical_or maximum minimum mod mul not_equal pow prelu real_div relu relu6 round rsqrt"
-    " scaled_tanh select sigmoid sigmoid_hard sign silu sin softmax softplus softplus_parametric softsign sqrt square"
-    " sub tanh threshold thresholded_relu quantize dequantize",
+    " local_response_norm logical_and logical_not logical_or maximum minimum mod mul not_equal pow prelu"
+    " real_div relu relu6 round rsqrt scaled_tanh select sigmoid sigmoid_hard sign silu sin softmax"
+    " softplus softplus_parametric softsign sqrt square sub tanh threshold thresholded_relu quantize"
+    " dequantize",
     Kind.POOL: "avg_pool max_pool l2_pool reduce_argmax reduce_argmin reduce_l1_norm reduce_l2_norm reduce_log_sum"
     " reduce_log_sum_exp reduce_max reduce_mean reduce_min reduce_prod reduce_sum reduce_sum_square",
     Kind.MOVEMENT: "batch_to_space concat crop depth_to_space fill gather gather_along_axis gather_nd pad"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -113,10 +113,11 @@ def largest_shares(rows: Sequence[Row], found: Fit) -> dict[str, float]:
     shares: dict[str, float] = {}
     for row in rows:
         work = Work([row.kernels], element_bytes=found.element_bytes, gathers=found.gathers)
-        compute, memory, rest = work.parts_ms(replace(found.coefficients, fixed_ms=0.0))
+        compute, memory, rest = work.parts_ms(found.coefficients)
         each = np.maximum(compute, memory) + rest
+        whole = each.sum() + found.coefficients.fixed_ms
         kinds = [kernel.kind for kernel in row.kernels if kernel.kind is not Kind.FREE]
         for kind in set(kinds):
-            part = float(each[[own is kind for own in kinds]].sum() / each.sum())
+            part = float(each[[own is kind for own in kinds]].sum() / whole)
             shares[kind.value] = max(shares.get(kind.value, 0.0), part)
     return shares

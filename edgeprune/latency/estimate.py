@@ -7,7 +7,7 @@ cannot change it, as they do not change what the runtimes behind the profiles do
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeprune.errors import InputError, Unsupported
@@ -32,7 +32,8 @@ DENSE_ZEROS = "zeros stored like other numbers change no latency here: the estim
 class OpEstimate:
     """One operation: milliseconds, its share of the whole, and what binds it.
 
-    `bound` is compute, memory, weights, overhead, free, or "unsupported" (then `ms` and `share` are None).
+    `bound` is compute, memory, weights, overhead, free, or "unsupported" (then `ms` and `share` are None). `ms` is None
+    too where the profile only ranks. Shares add up to 1 with the fixed cost of a call.
     """
 
     index: int
@@ -163,8 +164,7 @@ def _check_sizes(path: Path, graph: Graph) -> None:
 def estimate_of(path: Path, kernels: Sequence[Kernel | str], profile: Profile, notes: Sequence[str] = ()) -> Estimate:
     """The estimate for these operations; an operation without a rule is given as its name."""
     ops = _timed(kernels, profile)
-    known = sum(op.ms for op in ops if op.ms is not None)
-    total = known + profile.coefficients.fixed_ms
+    total = profile.coefficients.fixed_ms + sum(op.ms for op in ops if op.ms is not None)
     unsupported = tuple(dict.fromkeys(item for item in kernels if isinstance(item, str)))
     refused = _refused(kernels, ops, unsupported, profile)
     gives_ms = not refused and profile.kind != "ranking-only"
@@ -178,7 +178,7 @@ def estimate_of(path: Path, kernels: Sequence[Kernel | str], profile: Profile, n
         high_ms=total * factor if gives_ms else None,
         relative=total / profile.reference_ms if not refused and profile.reference_ms else None,
         macs=sum(op.macs for op in ops),
-        ops=ops,
+        ops=ops if profile.kind != "ranking-only" else tuple(replace(op, ms=None) for op in ops),
         unsupported=unsupported,
         refused=refused,
         notes=(*notes, *_remarks(total, profile)) if not refused else tuple(notes),
@@ -192,7 +192,7 @@ def _timed(kernels: Sequence[Kernel | str], profile: Profile) -> tuple[OpEstimat
         else None
         for item in kernels
     ]
-    whole = sum(time[0] for time in times if time) or 1.0
+    whole = (sum(time[0] for time in times if time) + profile.coefficients.fixed_ms) or 1.0
     ops = []
     for index, (item, time) in enumerate(zip(kernels, times, strict=True)):
         known = item if isinstance(item, Kernel) else None

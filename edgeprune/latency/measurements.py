@@ -19,7 +19,7 @@ __all__ = ["Measurement", "read_measurements"]
 
 _MAX_BYTES = 64_000_000
 _GRAPH = re.compile(r"Graph: \[(?P<path>[^\]\n]+)\]")
-# "Inference timings in us: ... Inference (avg): 14575.2"; in 2019 "Average inference timings in us: ... no stats: 79760"
+# "Inference timings in us: ... Inference (avg): 14575.2"; in 2019 "Average inference timings in us: ... no stats: 79"
 _TIMES = re.compile(
     r"[Ii]nference timings in us:.*?(?:Inference \(avg\)|no stats|Inference): (?P<us>[0-9.eE+]+)", re.DOTALL
 )

@@ -136,8 +136,8 @@ def _xnnpack(graph: Graph, cluster: Cluster, target: str) -> SparsityAdvice:
     return SparsityAdvice(
         target=target,
         pays=Pays.YES if pays else Pays.NO,
-        rule="sparse kernels run a whole cluster of operations or none of it, when conditions a to f all hold; measured "
-        "with LiteRT.js 2.5.3 for MobileNetV2: 1.5 times as fast at 70 % zeros, 1.9 at 80 %, 2.6 at 90 %",
+        rule="sparse kernels run a whole cluster of operations or none of it, when conditions a to f all hold; "
+        "measured with LiteRT.js 2.5.3 for MobileNetV2: 1.5 times as fast at 70 % zeros, 1.9 at 80 %, 2.6 at 90 %",
         conditions=conditions,
         change="" if pays else _xnnpack_change(conditions, cluster),
         source="google/XNNPACK@75db3c093b6d: src/subgraph.c, src/xnnpack/hardware-config.h; "
