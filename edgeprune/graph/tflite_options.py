@@ -36,12 +36,12 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileOptions:
-    """Options of the first subgraph: `windows` by the position of the operation in it, `open_inputs` the names and
-    shapes of inputs with an open size behind the batch, `sparse` the tensors (positions) stored with their sparsity,
+    """Options of the first subgraph: `windows` by the position of the operation in it, `open_inputs` the
+    shapes of inputs (by their positions) with an open size behind the batch, open ones -1, `sparse` the tensors (positions) stored with their sparsity,
     `paddings` the constant paddings of PAD operations, (before, after) per axis, by position of the operation."""
 
     windows: Mapping[int, Window] = field(default_factory=dict)
-    open_inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    open_inputs: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     sparse: frozenset[int] = frozenset()
     paddings: Mapping[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
 
@@ -57,9 +57,9 @@ def read_options(path: Path, kinds: list[str]) -> FileOptions:
         count = min(subgraph.TensorsLength(), 1 << 22)
         return FileOptions(
             windows={n: w for n, kind in enumerate(kinds) if (w := _window(subgraph.Operators(n), kind)) is not None},
-            open_inputs=tuple(
-                _open(subgraph.Tensors(int(index))) for index in _inputs(subgraph) if _is_open(subgraph, index)
-            ),
+            open_inputs={
+                n: shape for n in _inputs(subgraph) if min((shape := _signature(subgraph, n))[1:], default=0) < 0
+            },
             sparse=frozenset(n for n in range(count) if subgraph.Tensors(n).Sparsity() is not None),
             paddings={
                 n: p
@@ -77,14 +77,10 @@ def _inputs(subgraph: Any) -> list[int]:
     return [int(index) for index in subgraph.InputsAsNumpy()] if subgraph.InputsLength() else []
 
 
-def _is_open(subgraph: Any, index: int) -> bool:
+def _signature(subgraph: Any, index: int) -> tuple[int, ...]:
+    """The shape as it was declared, -1 for an open size; () when the file only has the fixed one."""
     tensor = subgraph.Tensors(index)
-    return bool(tensor.ShapeSignatureLength() > 1 and (tensor.ShapeSignatureAsNumpy()[1:] < 0).any())
-
-
-def _open(tensor: Any) -> tuple[str, tuple[int, ...]]:
-    name = (tensor.Name() or b"").decode("utf-8", "backslashreplace")
-    return name, tuple(int(size) for size in tensor.ShapeSignatureAsNumpy())
+    return tuple(int(size) for size in tensor.ShapeSignatureAsNumpy()) if tensor.ShapeSignatureLength() else ()
 
 
 def _window(operator: Any, kind: str) -> Window | None:

@@ -24,7 +24,8 @@ Fitter = Callable[[Sequence["Row"]], "Fit"]
 
 # Weight of a prior: the scatter of measured latencies around the model, about 5 %, over that of the coefficients of a
 # related profile once their common speed is taken out: about 20 % on the same chip, 30 % from chip to chip; squared.
-SAME_CHIP, OTHER_CHIP = (0.05 / 0.2) ** 2, (0.05 / 0.3) ** 2
+SAME_CHIP = (0.05 / 0.2) ** 2
+OTHER_CHIP = (0.05 / 0.3) ** 2
 FREEDOM = math.log(20)  # no coefficient strays further from where it starts
 CONFIDENCE = 0.9
 _STEP, _ROUNDS, _STUCK = 1e-4, 100, 1e9
