@@ -365,3 +365,50 @@ def test_every_kind_of_the_table_is_known() -> None:
     assert not {"CONV_2D", "TRANSPOSE_CONV"} & set(KINDS_BY_OP)
     assert KINDS_BY_OP["ADD"] is Kind.ELEMENTWISE
     assert KINDS_BY_OP["CONCATENATION"] is Kind.MOVEMENT
+
+
+def matmul_package(transposed: bool) -> Any:
+    """A program of one product: x (3, 4), or (4, 3) transposed, times y (4, 5)."""
+    from edgeprune.graph.mil import Block, Constant, Operation, Package, Port
+
+    told = Constant(dtype="bool", shape=(), values=np.array(transposed))
+    x, y = (
+        Port(name="x", dtype="float16", shape=(4, 3) if transposed else (3, 4)),
+        Port(name="y", dtype="float16", shape=(4, 5)),
+    )
+    flag = Operation(
+        kind="const", inputs={}, outputs=(Port(name="flip", dtype="bool", shape=()),), attributes={"val": told}
+    )
+    product = Operation(
+        kind="matmul",
+        inputs={"x": ("x",), "y": ("y",), "transpose_x": ("flip",)},
+        outputs=(Port(name="z", dtype="float16", shape=(3, 5)),),
+        attributes={},
+    )
+    return Package(
+        path=Path("m"),
+        specification=7,
+        what="an ML program",
+        inputs=(),
+        outputs=(),
+        program=Block(inputs=(x, y), outputs=("z",), operations=(flag, product)),
+    )
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_products_of_activations_in_core_ml(transposed: bool) -> None:
+    """3 x 4 times 4 x 5 are 60 MACs, however the first operand lies; both are read, none is a weight."""
+    (found,) = coreml_kernels(matmul_package(transposed))
+    assert isinstance(found, Kernel)
+    assert (found.kind, found.macs, found.read, found.written, found.weights) == (Kind.MATMUL, 60, 32, 15, 0)
+
+
+def test_open_sizes_of_a_core_ml_program() -> None:
+    """The input that is open is named."""
+    package = matmul_package(transposed=False)
+    inputs = (dataclasses.replace(package.program.inputs[0], shape=(None, 4)), package.program.inputs[1])
+    opened = dataclasses.replace(package, program=dataclasses.replace(package.program, inputs=inputs))
+    with pytest.raises(Unsupported, match="input 'x' has an open size"):
+        coreml_kernels(opened)
+    with pytest.raises(Unsupported, match="not an ML program"):
+        coreml_kernels(dataclasses.replace(package, program=None, what="a neural network"))

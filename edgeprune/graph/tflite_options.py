@@ -17,6 +17,7 @@ from edgeprune.errors import InputError
 
 __all__ = ["FileOptions", "Window", "read_options"]
 
+_MAX_RANK = 32  # as read_tflite has it
 _PADDINGS = {tflite.Padding.SAME: "SAME", tflite.Padding.VALID: "VALID"}
 _WINDOWS: Mapping[str, tuple[Any, int]] = {
     "CONV_2D": (tflite.Conv2DOptions, tflite.BuiltinOptions.Conv2DOptions),
@@ -36,9 +37,11 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileOptions:
-    """Options of the first subgraph: `windows` by the position of the operation in it, `open_inputs` the
-    shapes of inputs (by their positions) with an open size behind the batch, open ones -1, `sparse` the tensors (positions) stored with their sparsity,
-    `paddings` the constant paddings of PAD operations, (before, after) per axis, by position of the operation."""
+    """Options of the first subgraph, by position of the operation or tensor in it.
+
+    `open_inputs` are the declared shapes of inputs with an open size (-1) behind the batch, `sparse` the tensors stored
+    with their sparsity, `paddings` the constant paddings of PAD operations, (before, after) for each axis.
+    """
 
     windows: Mapping[int, Window] = field(default_factory=dict)
     open_inputs: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
@@ -80,7 +83,8 @@ def _inputs(subgraph: Any) -> list[int]:
 def _signature(subgraph: Any, index: int) -> tuple[int, ...]:
     """The shape as it was declared, -1 for an open size; () when the file only has the fixed one."""
     tensor = subgraph.Tensors(index)
-    return tuple(int(size) for size in tensor.ShapeSignatureAsNumpy()) if tensor.ShapeSignatureLength() else ()
+    sized = 0 < tensor.ShapeSignatureLength() <= _MAX_RANK
+    return tuple(int(size) for size in tensor.ShapeSignatureAsNumpy()) if sized else ()
 
 
 def _window(operator: Any, kind: str) -> Window | None:

@@ -79,8 +79,11 @@ def coreml_kernels(package: Package) -> list[Kernel | Operation]:
         if operation.kind in _PRODUCTS | _FUSED | {"add"} and not is_constant(operation)
         for port in operation.outputs
     }
+    true = _true_constants(package)
     return [
-        _kernel(operation, shapes, stored, behind) for operation in program.operations if not is_constant(operation)
+        _kernel(operation, shapes, stored, behind, true)
+        for operation in program.operations
+        if not is_constant(operation)
     ]
 
 
@@ -97,13 +100,15 @@ def _shape(operation: Operation, parameter: str, shapes: Shapes) -> Shape:
     return shapes.get(_named(operation, parameter), ())
 
 
-def _kernel(operation: Operation, shapes: Shapes, stored: set[str], behind: set[str]) -> Kernel | Operation:
+def _kernel(
+    operation: Operation, shapes: Shapes, stored: set[str], behind: set[str], true: set[str]
+) -> Kernel | Operation:
     if not operation.outputs:
         return operation
     names = [name for bindings in operation.inputs.values() for name in bindings if isinstance(name, str)]
     read = sum(math.prod(shapes.get(name, ())) for name in names if name not in stored)
     written = sum(math.prod(shapes[port.name]) for port in operation.outputs)
-    product = _product(operation, shapes, stored) if operation.kind in _PRODUCTS else None
+    product = _product(operation, shapes, stored, true) if operation.kind in _PRODUCTS else None
     kind = product[0] if product else _KINDS.get(operation.kind)
     if kind is None or operation.blocks:
         return operation
@@ -124,12 +129,14 @@ def _kernel(operation: Operation, shapes: Shapes, stored: set[str], behind: set[
     )
 
 
-def _product(operation: Operation, shapes: Shapes, stored: set[str]) -> tuple[Kind, int, int, int] | None:
+def _product(
+    operation: Operation, shapes: Shapes, stored: set[str], true: set[str]
+) -> tuple[Kind, int, int, int] | None:
     """(kind, MACs, taps, weights) of a multiplication; None when the program does not tell its shapes."""
     x = _shape(operation, "x", shapes)
     output = math.prod(shapes[operation.outputs[0].name])
     if operation.kind == "matmul":
-        y, flipped = _shape(operation, "y", shapes), _flag(operation, "transpose_x")
+        y, flipped = _shape(operation, "y", shapes), _flag(operation, "transpose_x", true)
         if not x or not y:
             return None
         constant = _named(operation, "y") in stored
@@ -150,7 +157,21 @@ def _product(operation: Operation, shapes: Shapes, stored: set[str]) -> tuple[Ki
     return kind, output * weight[1] * taps, taps, math.prod(weight)
 
 
-def _flag(operation: Operation, parameter: str) -> bool:
-    """A boolean written in place; False where it is absent or named (the default of MIL)."""
+def _true_constants(package: Package) -> set[str]:
+    """Names of boolean constants that are true."""
+    found = set()
+    for operation in package.program.operations if package.program else ():
+        value = operation.attributes.get("val") if operation.kind == "const" else None
+        if value is not None and operation.outputs and _is_true(value):
+            found.add(operation.outputs[0].name)
+    return found
+
+
+def _is_true(value: Constant) -> bool:
+    return value.dtype == "bool" and value.shape == () and value.raw is None and bool(value.array().all())
+
+
+def _flag(operation: Operation, parameter: str, true: set[str]) -> bool:
+    """A boolean parameter, written in place or named; False where it is absent, the default of MIL."""
     bindings = operation.inputs.get(parameter, ())
-    return bool(bindings and isinstance(bindings[0], Constant) and bindings[0].array())
+    return any(_is_true(item) if isinstance(item, Constant) else item in true for item in bindings[:1])
