@@ -195,9 +195,9 @@ def test_what_is_left_out_is_not_seen() -> None:
 
 
 def test_the_band_is_a_rank_of_the_errors() -> None:
-    """19 errors: the 18th smallest; 5 errors: the largest; none: no band."""
-    errors = [math.log(1 + n / 100) for n in range(1, 20)]
-    assert band(errors) == pytest.approx((1.18, 18 / 19))
+    """20 errors: the 19th smallest, as 0.9 * 21 is 18.9; 5 errors: the largest; none: no band."""
+    errors = [math.log(1 + n / 100) for n in range(1, 21)]
+    assert band(errors) == pytest.approx((1.19, 19 / 20))
     assert band([-math.log(2), 0.1, 0.2, 0.0, 0.3]) == pytest.approx((2.0, 1.0))
     with pytest.raises(ValueError, match="no errors"):
         band([])
@@ -226,6 +226,7 @@ SOUND = profile_paths()["pixel-xnnpack-1t-float32"].read_text(encoding="utf-8")
         ('accepts = ["float32", "float16"]', "accepts = []", "a list of words"),
         ('name = "pixel', 'nam = "pixel', "unknown 'nam'; did you mean 'name'"),
         ("depthwise = ", "deep = ", "unknown 'deep'"),
+        ('source = "google', 'source = "" # "google', "truth row 1 has no source"),
         ("[coefficients]", "[coefficients", "not a device profile"),
     ],
 )

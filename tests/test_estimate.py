@@ -76,6 +76,13 @@ def test_overhead_weight_stream_and_fixed_cost_add_up() -> None:
     assert kernel_ms(kernel(), coefficients, element_bytes=4, gathers=False)[1] == "overhead"
 
 
+def test_a_network_takes_the_longer_of_both_for_each_kernel() -> None:
+    """2 ms of work over 1 ms of traffic, then 1 ms of work over 3 ms of traffic: 5 ms, not 4 and not 7."""
+    busy = kernel(macs=2_000_000, read=250_000)
+    idle = kernel(macs=1_000_000, read=750_000)
+    assert total(busy, idle) == pytest.approx(5.0)
+
+
 def test_patches_count_only_where_the_runtime_unrolls_them() -> None:
     """A 3x3 convolution whose input is read nine times by im2col."""
     work = kernel(Kind.SPATIAL, read=250_000, gathered=2_250_000)

@@ -157,7 +157,8 @@ def _check_sizes(path: Path, graph: Graph) -> None:
     options = read_options(path, [op.kind for op in graph.ops if op.subgraph == 0])
     for index, shape in options.open_inputs.items():
         raise Unsupported(
-            f"{path}: input {graph.tensors[index].name!r} has open sizes {list(shape)}; convert it with a fixed input shape to estimate it"
+            f"{path}: input {graph.tensors[index].name!r} has open sizes {list(shape)}; "
+            "convert it with a fixed input shape to estimate it"
         )
 
 
