@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from truth_networks import network, truth_rows
 
-import edgeprune
 from edgeprune.latency.derivation import Derivation, Method, derive, largest_shares
 from edgeprune.latency.fitting import OTHER_CHIP, SAME_CHIP, Row
 from edgeprune.latency.profiles import Profile, TruthRow, dump_profile
@@ -24,7 +23,7 @@ from edgeprune.latency.roofline import Coefficients
 
 __all__ = ["SPECS", "Spec", "derivation_of", "fit_all", "rows_of"]
 
-FOLDER = Path(edgeprune.__file__).parent / "devices"
+FOLDER = Path(__file__).parent.parent / "edgeprune" / "devices"
 REFERENCE = "mobilenet_v2 1.0 224"
 CPU = Coefficients(
     dense_gmacs_per_s=20, spatial_gmacs_per_s=20, depthwise_gmacs_per_s=3, memory_gb_per_s=4, op_overhead_us=5
@@ -59,7 +58,6 @@ class Spec:
     device: str = ""
     formats: tuple[str, ...] = ("tflite",)
     limits: Mapping[str, float] | None = None
-    note: str = ""
 
 
 def tflite(name: str, device: str, threads: int, precision: str, date: str, **more: object) -> Spec:
@@ -246,7 +244,6 @@ def profile_of(spec: Spec, made: Mapping[str, Profile]) -> Profile:
         ),
         based_on=spec.prior,
         reference_ms=float(reference[0]),
-        note=spec.note,
     )
 
 

@@ -3,7 +3,7 @@
     python benchmarks/latency_truth.py
 
 Then width ratios (what pruning asks: how much faster is a narrower network), with the family left out, and rows that no
-fit and no choice has seen.
+fit has seen.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from fit_profiles import SPECS, Spec, derivation_of, fit_all, method_of, rows_of
 
-from edgeprune.latency.derivation import _flops
+from edgeprune.latency.derivation import proportional_to_macs
 from edgeprune.latency.fitting import Row, left_out
 from edgeprune.latency.profiles import Profile
 from edgeprune.report.table import Table, to_text
@@ -39,7 +39,7 @@ def line(spec: Spec, made: dict[str, Profile]) -> tuple[str, ...]:
     derivation, rows, _ = derivation_of(spec, made)
     found = derivation.accuracy
     truth = np.array([row.latency_ms for row in rows])
-    macs = left_out(rows, _flops, lambda row: row.family if found.families > 1 else row.name) / truth - 1
+    macs = left_out(rows, proportional_to_macs, lambda row: row.family if found.families > 1 else row.name) / truth - 1
     return (
         f"{spec.name} ({found.left_out})",
         str(found.rows),
@@ -86,7 +86,7 @@ def main() -> None:
         if found.size and not spec.pool and len({row.family for row in rows}) > 1:
             numbers = (np.median(abs(found)), max(abs(found)), np.median(abs(macs)), max(abs(macs)))
             print(f"  {spec.name:40} n={found.size:2}  " + "  ".join(percent(float(value)) for value in numbers))
-    print("\nrows held out of every fit and of every choice of method")
+    print("\nrows held out of every fit")
     for spec in SPECS:
         rows, _ = rows_of(spec, "held out")
         for row in rows:

@@ -120,7 +120,7 @@ def test_profiles_are_what_the_fit_gives(fitting: ModuleType) -> None:
 
 
 def test_rows_never_fitted_are_predicted(fitting: ModuleType) -> None:
-    """Five published rows that neither a fit nor the choice of the method has seen lie within 7 %."""
+    """Five published rows that no fit has seen are predicted within 7 %."""
     errors = {}
     for spec in fitting.SPECS:
         profile = find_profile(spec.name)

@@ -77,7 +77,6 @@ def calibrate(
         ),
         based_on=base.name,
         reference_ms=base.reference_ms * _slower(base, found) if base.reference_ms and method is _scaled else None,
-        note="",
     )
 
 

@@ -14,7 +14,7 @@ from edgeprune.latency.kernels import Kind
 from edgeprune.latency.profiles import Accuracy
 from edgeprune.latency.roofline import Coefficients, Work
 
-__all__ = ["Derivation", "Method", "derive", "largest_shares"]
+__all__ = ["Derivation", "Method", "derive", "largest_shares", "proportional_to_macs"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -57,7 +57,7 @@ def derive(rows: Sequence[Row], method: Method) -> Derivation:
     families = len({row.family for row in rows})
     by_network = left_out(rows, method.fit, lambda row: row.name)
     by_family = left_out(rows, method.fit, lambda row: row.family) if families > 1 else by_network
-    flops = left_out(rows, _flops, lambda row: row.family if families > 1 else row.name)
+    flops = left_out(rows, proportional_to_macs, lambda row: row.family if families > 1 else row.name)
     errors = _log_errors(by_family, rows)
     factor, share = band(errors)
     relative = np.abs(np.expm1(errors))
@@ -93,7 +93,8 @@ class _Proportional(Fit):
         return macs * self.ms_per_mac * slower
 
 
-def _flops(rows: Sequence[Row]) -> Fit:
+def proportional_to_macs(rows: Sequence[Row]) -> Fit:
+    """Latency proportional to MACs, with the median rate of these rows for each group."""
     macs = np.array([sum(kernel.macs for kernel in row.kernels) for row in rows], dtype=np.float64)
     rates = np.log(np.array([row.latency_ms for row in rows]) / macs)
     groups = np.array([row.group for row in rows])

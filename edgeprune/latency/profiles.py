@@ -96,7 +96,6 @@ class Profile:
     truth: tuple[TruthRow, ...]
     based_on: str = ""
     reference_ms: float | None = None
-    note: str = ""
 
     @property
     def fastest_truth_ms(self) -> float:
@@ -192,7 +191,6 @@ def _profile(table: Mapping[str, Any]) -> Profile:
         truth=truth,
         based_on=str(table.get("based_on", "")),
         reference_ms=_positive(reference, "reference_ms") if reference is not None else None,
-        note=str(table.get("note", "")),
     )
 
 
@@ -285,7 +283,7 @@ def _whole(value: Any, what: str) -> int:
 
 def dump_profile(profile: Profile) -> str:
     """The profile as a TOML file; numbers are rounded to four significant digits."""
-    texts = ("name", "device", "soc", "runtime", "precision", "kind", "based_on", "note")
+    texts = ("name", "device", "soc", "runtime", "precision", "kind", "based_on")
     plain: list[tuple[str, Any]] = [("schema", SCHEMA), *((name, getattr(profile, name)) for name in texts)]
     for name in ("threads", "accepts", "formats", "element_bytes", "gathers", "reference_ms"):
         plain.append((name, getattr(profile, name)))
