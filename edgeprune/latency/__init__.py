@@ -1,1 +1,1 @@
-"""Latency: `estimate` from a device profile, `measure` as a paired comparison on this host."""
+"""Latency: estimated from a device profile, calibrated by a user's measurements, or measured as a pair on this host."""

@@ -1,0 +1,255 @@
+"""Latency of a model file on a device, estimated from a profile: operation by operation, with an error band.
+
+An estimate reads shapes and storage, never the values of weights. Zeros that are stored like other numbers therefore
+cannot change it, as they do not change what the runtimes behind the profiles do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgeprune.errors import InputError, Unsupported
+from edgeprune.graph import is_tflite
+from edgeprune.graph.mil import Package, read_coreml
+from edgeprune.graph.model import Graph, Op
+from edgeprune.graph.precision import coreml_precision, tflite_precision
+from edgeprune.latency.coreml_kernels import coreml_kernels
+from edgeprune.latency.kernels import Kernel, Kind, kernels_of
+from edgeprune.latency.profiles import Profile, shipped_profiles
+from edgeprune.latency.roofline import kernel_ms
+
+__all__ = ["MIX_MARGIN", "Estimate", "OpEstimate", "covered_kernels", "estimate_latency", "estimate_of", "how_of"]
+
+# A kind of operation may take this much more of the time than in any network that the profile was fitted on.
+MIX_MARGIN = 0.25
+WORTH_A_NOTE = 0.01  # share of zeros
+DENSE_ZEROS = "zeros stored like other numbers change no latency here: the estimate reads shapes, not values"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpEstimate:
+    """One operation: milliseconds, its share of the whole, and what binds it.
+
+    `bound` is compute, memory, weights, overhead, free, or "unsupported" (then `ms` and `share` are None). `ms` is None
+    too where the profile only ranks. Shares add up to 1 with the fixed cost of a call.
+    """
+
+    index: int
+    op: str
+    name: str
+    macs: int
+    ms: float | None
+    share: float | None
+    bound: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """An estimate; `total_ms`, `low_ms` and `high_ms` are None when the profile does not cover the file (`refused`
+    says why) or only ranks. `relative` is the time in units of MobileNetV2 1.0 at 224 pixels on the same profile."""
+
+    path: Path
+    device: str
+    how: str
+    total_ms: float | None
+    low_ms: float | None
+    high_ms: float | None
+    relative: float | None
+    macs: int
+    ops: tuple[OpEstimate, ...]
+    unsupported: tuple[str, ...]
+    refused: str
+    notes: tuple[str, ...]
+
+
+def estimate_latency(path: Path, profile: Profile) -> Estimate:
+    """The latency of one inference of the model at `path` (a .tflite file or .mlpackage folder), as the profile tells.
+
+    Raises InputError for a missing or broken file, and Unsupported when the profile is of another format or precision,
+    or the file has open sizes. Operations without a rule and an operation mix that the profile has not seen do not
+    raise: they come back as an estimate without a total.
+    """
+    kernels, notes = covered_kernels(path, profile)
+    return estimate_of(path, kernels, profile, notes)
+
+
+def covered_kernels(path: Path, profile: Profile) -> tuple[list[Kernel | str], tuple[str, ...]]:
+    """The operations of a file that `profile` covers, those without a rule as their names, and notes on the file.
+
+    Raises as `estimate_latency` does.
+    """
+    if is_tflite(path):
+        from edgeprune.graph.tflite import read_tflite
+
+        graph = read_tflite(path)
+        _check_format(path, "tflite", profile)
+        _check_precision(path, tflite_precision(graph), profile, "tflite")
+        _check_sizes(path, graph)
+        found = [_named(item) for item in kernels_of(graph)]
+        sparsity = graph.sparsity or 0.0
+        _check_sparse_kernels(path, profile)
+    elif path.suffix.lower() in (".mlpackage", ".mlmodel"):
+        package = read_coreml(path)
+        _check_format(path, "coreml", profile)
+        _check_precision(path, _stored_precision(package), profile, "coreml")
+        found = [item if isinstance(item, Kernel) else item.kind for item in coreml_kernels(package)]
+        sparsity = 0.0
+    elif not path.exists():
+        raise InputError(f"{path} does not exist; check the path")
+    else:
+        raise InputError(f"{path}: estimates are for .tflite files and .mlpackage folders; convert the model first")
+    if not found:
+        raise Unsupported(f"{path}: no operations in it, so there is nothing to estimate")
+    return found, (DENSE_ZEROS,) if sparsity >= WORTH_A_NOTE else ()
+
+
+def _check_sparse_kernels(path: Path, profile: Profile) -> None:
+    """Where XNNPACK would run sparse kernels, a dense estimate is wrong and no profile knows the right one."""
+    from edgeprune.latency.sparsity import Pays, sparsity_advice
+
+    if profile.runtime.startswith("XNNPACK") and sparsity_advice(path)[0].pays is Pays.YES:
+        raise Unsupported(
+            f"{path}: XNNPACK runs its sparse kernels on this file, and no profile covers those; measure it on the "
+            "device, or estimate the same model stored dense for an upper bound"
+        )
+
+
+def _named(item: Kernel | Op) -> Kernel | str:
+    return item if isinstance(item, Kernel) else item.kind
+
+
+def _stored_precision(package: Package) -> str:
+    """What a Core ML program computes in: compressed weights are decompressed to float16 before they are multiplied."""
+    precision = coreml_precision(package)
+    return precision if precision == "float32" else "float16"
+
+
+def _others(format_: str, precision: str) -> str:
+    names = [
+        profile.name for profile in shipped_profiles() if format_ in profile.formats and precision in profile.accepts
+    ]
+    if names:
+        return f"profiles that do: {', '.join(names)}"
+    return "no profile of the tool does; measure it on the device and make one: edgeprune calibrate"
+
+
+def _check_format(path: Path, format_: str, profile: Profile) -> None:
+    if format_ not in profile.formats:
+        raise Unsupported(
+            f"{path}: profile {profile.name} is of {profile.runtime}, which does not run this format; "
+            f"list profiles and their formats: edgeprune devices"
+        )
+
+
+def _check_precision(path: Path, precision: str, profile: Profile, format_: str) -> None:
+    if precision not in profile.accepts:
+        raise Unsupported(
+            f"{path} is {precision}; profile {profile.name} covers {', '.join(profile.accepts)}; "
+            f"{_others(format_, precision)}"
+        )
+
+
+def _check_sizes(path: Path, graph: Graph) -> None:
+    from edgeprune.graph.tflite_options import read_options
+
+    options = read_options(path, [op.kind for op in graph.ops if op.subgraph == 0])
+    for index, shape in options.open_inputs.items():
+        raise Unsupported(
+            f"{path}: input {graph.tensors[index].name!r} has open sizes {list(shape)}; "
+            "convert it with a fixed input shape to estimate it"
+        )
+
+
+def estimate_of(path: Path, kernels: Sequence[Kernel | str], profile: Profile, notes: Sequence[str] = ()) -> Estimate:
+    """The estimate for these operations; an operation without a rule is given as its name."""
+    ops = _timed(kernels, profile)
+    total = profile.coefficients.fixed_ms + sum(op.ms for op in ops if op.ms is not None)
+    unsupported = tuple(dict.fromkeys(item for item in kernels if isinstance(item, str)))
+    refused = _refused(kernels, ops, unsupported, profile)
+    gives_ms = not refused and profile.kind != "ranking-only"
+    factor = profile.accuracy.band_factor
+    return Estimate(
+        path=path,
+        device=profile.name,
+        how=how_of(profile),
+        total_ms=total if gives_ms else None,
+        low_ms=total / factor if gives_ms else None,
+        high_ms=total * factor if gives_ms else None,
+        relative=total / profile.reference_ms if not refused and profile.reference_ms else None,
+        macs=sum(op.macs for op in ops),
+        ops=ops if profile.kind != "ranking-only" else tuple(replace(op, ms=None) for op in ops),
+        unsupported=unsupported,
+        refused=refused,
+        notes=(*notes, *_remarks(total, profile)) if not refused else tuple(notes),
+    )
+
+
+def _timed(kernels: Sequence[Kernel | str], profile: Profile) -> tuple[OpEstimate, ...]:
+    times = [
+        kernel_ms(item, profile.coefficients, element_bytes=profile.element_bytes, gathers=profile.gathers)
+        if isinstance(item, Kernel)
+        else None
+        for item in kernels
+    ]
+    whole = (sum(time[0] for time in times if time) + profile.coefficients.fixed_ms) or 1.0
+    ops = []
+    for index, (item, time) in enumerate(zip(kernels, times, strict=True)):
+        known = item if isinstance(item, Kernel) else None
+        ops.append(
+            OpEstimate(
+                index=index,
+                op=known.op if known else str(item),
+                name=known.name if known else "",
+                macs=known.macs if known else 0,
+                ms=time[0] if time else None,
+                share=time[0] / whole if time else None,
+                bound=time[1] if time else "unsupported",
+            )
+        )
+    return tuple(ops)
+
+
+def _refused(
+    kernels: Sequence[Kernel | str], ops: Sequence[OpEstimate], unsupported: Sequence[str], profile: Profile
+) -> str:
+    """Why there is no total; empty when there is one."""
+    if unsupported:
+        return f"no rule tells what {', '.join(unsupported)} costs; measure the file on the device instead"
+    shares: dict[Kind, float] = {}
+    for item, op in zip(kernels, ops, strict=True):
+        if isinstance(item, Kernel) and op.share is not None:
+            shares[item.kind] = shares.get(item.kind, 0.0) + op.share
+    for kind, share in sorted(shares.items(), key=lambda pair: -pair[1]):
+        seen = profile.largest_share.get(kind.value, 0.0)
+        if share > seen + MIX_MARGIN:
+            return (
+                f"{kind.value.replace('_', ' ')} operations would take {share:.0%} of the time, and at most {seen:.0%} "
+                f"in the networks that {profile.name} was fitted on; calibrate it with files like this one"
+            )
+    return ""
+
+
+def _remarks(total_ms: float, profile: Profile) -> tuple[str, ...]:
+    remarks = []
+    if profile.kind == "ranking-only":
+        remarks.append("this profile ranks files and gives no milliseconds: its error is too large for them")
+    elif total_ms < profile.fastest_truth_ms / 2:
+        remarks.append(
+            f"an extrapolation: the fastest network behind this profile takes {profile.fastest_truth_ms:.3g} ms"
+        )
+    return tuple(remarks)
+
+
+def how_of(profile: Profile) -> str:
+    """How an estimate is obtained, in one sentence that every number carries."""
+    accuracy = profile.accuracy
+    error = f"±{100 * (accuracy.band_factor - 1):.0f} %"
+    if accuracy.left_out == "none":
+        proof = "one measurement set its scale; the band is that of the profile it is based on"
+    else:
+        held = round(accuracy.band_share * accuracy.rows)
+        units = "rows of families" if accuracy.left_out == "family" else "networks"
+        proof = f"{held} of {accuracy.rows} {units} left out of the fit were within it"
+    return f"estimated from profile {profile.name} ({profile.summary}), {error}: {proof}"

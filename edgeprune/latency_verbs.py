@@ -1,0 +1,182 @@
+"""The verbs of estimated latency: estimate, devices, calibrate. Light imports only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeprune.artifact import sha256_of
+from edgeprune.errors import UsageError
+from edgeprune.latency.estimate import Estimate, estimate_latency, how_of
+from edgeprune.latency.profiles import Profile, find_profile, shipped_profiles
+from edgeprune.latency.sparsity import SparsityAdvice, load_refusals, sparsity_advice
+from edgeprune.report.table import Table, to_text
+from edgeprune.units import format_count, format_ms, format_percent
+
+__all__ = ["calibrate_verb", "devices_verb", "estimate_verb"]
+
+SHOWN = 12  # operations, the slowest first
+
+
+def estimate_verb(path: Path, *, device: str, every: bool, as_json: bool) -> int:
+    """`edgeprune estimate`: 0, or 3 when the profile does not cover the file."""
+    profile = find_profile(device)
+    found = estimate_latency(path, profile)
+    advice, refusals = sparsity_advice(path), load_refusals(path)
+    if as_json:
+        body = {
+            "schema_version": 1,
+            **_estimate_facts(found),
+            "sparsity": [{**asdict(item), "failed": [c.rule for c in item.failed]} for item in advice],
+            "load_refusals": [asdict(item) for item in refusals],
+        }
+        click.echo(json.dumps(body, indent=2, allow_nan=False))
+    else:
+        lines = _estimate_lines(found, every)
+        lines += ["", "Do zeros make it faster?", *_zero_lines(advice)]
+        lines += [f"Refused by {item.runtime}: {item.reason}; {item.change}" for item in refusals]
+        click.echo("\n".join(lines))
+    return 3 if found.refused else 0
+
+
+def _zero_lines(advice: Sequence[SparsityAdvice]) -> list[str]:
+    """Targets with the same answer together: the answer, what failed, what to change."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for item in advice:
+        failed = "; ".join(f"{condition.rule}: {condition.found}" for condition in item.failed) or item.rule
+        groups.setdefault((item.pays.value, failed, item.change), []).append(item.target)
+    lines = []
+    for (answer, why, change), targets in groups.items():
+        lines += [
+            f"  {', '.join(targets)}: {answer}",
+            f"    why: {why}",
+            *([f"    change: {change}"] if change else []),
+        ]
+    return lines
+
+
+def _estimate_facts(found: Estimate) -> dict[str, Any]:
+    return {
+        "path": str(found.path),
+        "device": found.device,
+        "how": found.how,
+        "total_ms": found.total_ms,
+        "low_ms": found.low_ms,
+        "high_ms": found.high_ms,
+        "relative": found.relative,
+        "macs": found.macs,
+        "unsupported": list(found.unsupported),
+        "refused": found.refused or None,
+        "notes": list(found.notes),
+        "ops": [asdict(op) for op in found.ops],
+    }
+
+
+def _estimate_lines(found: Estimate, every: bool) -> list[str]:
+    lines = []
+    if found.total_ms is not None and found.low_ms is not None and found.high_ms is not None:
+        low, high = format_ms(found.low_ms), format_ms(found.high_ms)
+        lines.append(f"{found.path}: {format_ms(found.total_ms)} ({low} to {high}), {format_count(found.macs)} MACs")
+    elif found.relative is not None:
+        lines.append(f"{found.path}: {found.relative:.3g} times MobileNetV2 1.0 224, {format_count(found.macs)} MACs")
+    else:
+        lines.append(f"{found.path}: not estimated: {found.refused}")
+    lines += [found.how, *found.notes, ""]
+    ops = sorted(found.ops, key=lambda op: -(op.share if op.share is not None else 1.0))
+    shown = found.ops if every else ops[:SHOWN]
+    rows = tuple(
+        (
+            str(op.index),
+            op.op,
+            format_count(op.macs) if op.macs else "-",
+            format_ms(op.ms) if op.ms is not None else "not known",
+            format_percent(op.share) if op.share is not None else "not known",
+            op.bound,
+        )
+        for op in shown
+    )
+    heads = ("#", "operation", "MACs", "estimated", "share", "bound by")
+    lines.append(to_text(Table(heads=heads, rows=rows, left=frozenset({1, 5}))))
+    if len(shown) < len(found.ops):
+        lines.append(f"... and {len(found.ops) - len(shown)} faster ones; --verbose shows all {len(found.ops)}")
+    return lines
+
+
+def devices_verb(*, as_json: bool) -> int:
+    """`edgeprune devices`: the profiles of the tool with their errors."""
+    profiles = shipped_profiles()
+    if as_json:
+        click.echo(json.dumps({"schema_version": 1, "devices": [_profile_facts(item) for item in profiles]}, indent=2))
+        return 0
+    heads = ("--device", "device", "runtime", "precision", "kind", "error", "band", "MACs alone", "rows in families")
+    click.echo(
+        to_text(Table(heads=heads, rows=tuple(_profile_row(item) for item in profiles), left=frozenset(range(5))))
+    )
+    click.echo(
+        "\nerror: median for rows whose family (or network) was left out of the fit; MACs alone: the same for latency "
+        "proportional to MACs.\nA profile of your own: edgeprune calibrate MEASURED.csv --device NAME -o mine.toml"
+    )
+    return 0
+
+
+def _profile_row(profile: Profile) -> tuple[str, ...]:
+    accuracy = profile.accuracy
+    threads = f", {profile.threads} thread{'s' if profile.threads != 1 else ''}" if profile.threads else ""
+    return (
+        profile.name,
+        profile.device,
+        profile.runtime + threads,
+        profile.precision,
+        profile.kind,
+        format_percent(accuracy.median) if accuracy.median is not None else "not known",
+        f"±{100 * (accuracy.band_factor - 1):.0f} %",
+        format_percent(accuracy.flops_median) if accuracy.flops_median is not None else "not known",
+        f"{accuracy.rows} in {accuracy.families}",
+    )
+
+
+def _profile_facts(profile: Profile) -> dict[str, Any]:
+    facts = asdict(profile)
+    facts["truth"] = len(profile.truth)
+    facts["sources"] = sorted({row.source for row in profile.truth})
+    facts["how"] = how_of(profile)
+    return facts
+
+
+def calibrate_verb(
+    measured: Path,
+    *,
+    device: str,
+    output: Path,
+    label: str,
+    models: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> int:
+    """`edgeprune calibrate`: write a profile made from measurements."""
+    from edgeprune.latency.calibrate import calibrate
+    from edgeprune.latency.measurements import read_measurements
+    from edgeprune.latency.profiles import dump_profile
+    from edgeprune.output import check_output_file, write_file
+
+    check_output_file(output, overwrite=overwrite, suffix=".toml")
+    base = find_profile(device)
+    found = read_measurements(measured, models)
+    if not output.stem.strip():
+        raise UsageError(f"{output}: the file name is the name of the profile; give it one")
+    origin = f"{measured.name} (sha256 {sha256_of(measured)[:16]})"
+    made = calibrate(base, found, name=output.stem, device=label, origin=origin)
+    write_file(output, dump_profile(made).encode())
+    if as_json:
+        click.echo(json.dumps({"schema_version": 1, "output": str(output), **_profile_facts(made)}, indent=2))
+        return 0
+    did = "coefficients refitted" if made.kind == "fitted" else "speed set"
+    click.echo(f"{did} from {len(found)} measurement{'s' if len(found) != 1 else ''}, based on {base.name}")
+    click.echo(how_of(made))
+    click.echo(f"Written: {output} (use it: --device {output if '/' in str(output) else f'./{output}'})")
+    return 0

@@ -1,0 +1,260 @@
+"""Calibration: a user's measurements become a profile, and a bad row is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tflite
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_graph_tflite import GraphSpec, OpSpec, TensorSpec, write
+
+from edgeprune.errors import EdgepruneError, InputError, Unsupported, UsageError
+from edgeprune.latency.calibrate import REFIT_ROWS, calibrate
+from edgeprune.latency.estimate import estimate_latency
+from edgeprune.latency.kernels import Kind
+from edgeprune.latency.measurements import Measurement, read_measurements
+from edgeprune.latency.profiles import Profile, find_profile, load_profile
+from edgeprune.latency_verbs import calibrate_verb
+
+FILES = Path(__file__).parent / "files"
+BASE = "pixel3-tflite-4t-float32"
+
+
+@pytest.fixture(scope="module")
+def base() -> Profile:
+    """A profile that any operation mix suits."""
+    return dataclasses.replace(find_profile(BASE), largest_share={kind.value: 1.0 for kind in Kind})
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Eight files: a dense layer of growing size, and additions on vectors of growing length, in varying parts."""
+    folder = tmp_path_factory.mktemp("models")
+    made = []
+    for n in range(8):
+        width, length = 64 * (1 + n), 20_000 * (1 + (n * 5) % 7)
+        spec = GraphSpec(
+            tensors=(
+                TensorSpec(shape=(40, width)),
+                TensorSpec(shape=(width, width), buffer=1),
+                TensorSpec(shape=(40, width)),
+                TensorSpec(shape=(1, length)),
+                TensorSpec(shape=(1, length)),
+            ),
+            ops=(
+                OpSpec(kind=tflite.BuiltinOperator.FULLY_CONNECTED, inputs=(0, 1), outputs=(2,)),
+                OpSpec(kind=tflite.BuiltinOperator.RELU, inputs=(3,), outputs=(4,)),
+            ),
+            inputs=(0, 3),
+            outputs=(2, 4),
+        )
+        content = np.ones(width * width, np.float32).tobytes()
+        made.append(write(folder / f"m{n}.tflite", spec, buffers=(b"", content)))
+    return made
+
+
+def measured(paths: list[Path], profile: Profile, slower: float = 1.0) -> list[Measurement]:
+    """What a device of this profile would show, without error."""
+    found = []
+    for row, path in enumerate(paths, start=2):
+        total = estimate_latency(path, profile).total_ms
+        assert total is not None
+        found.append(Measurement(row=row, file=path, latency_ms=total * slower))
+    return found
+
+
+@given(st.floats(0.1, 10))
+@settings(max_examples=10)
+def test_one_row_sets_the_speed(base: Profile, models: list[Path], slower: float) -> None:
+    """Every other estimate scales with it; nothing was left out, so the band is that of pairs of the base's rows."""
+    made = calibrate(base, measured(models[:1], base, slower), name="mine")
+    before, after = (estimate_latency(models[5], profile).total_ms for profile in (base, made))
+    assert before is not None
+    assert after == pytest.approx(slower * before, rel=1e-3)
+    assert made.kind == "scaled"
+    assert (made.accuracy.left_out, made.accuracy.median, made.accuracy.rows) == ("none", None, 1)
+    assert made.accuracy.band_factor > base.accuracy.band_factor
+
+
+def test_a_few_rows_set_the_speed_by_their_median(base: Profile, models: list[Path]) -> None:
+    """One of three is 30 % off: the speed is that of the others, and leaving it out shows how far it is off."""
+    rows = measured(models[:3], base, 2.0)
+    rows[1] = dataclasses.replace(rows[1], latency_ms=rows[1].latency_ms * 1.3)
+    made = calibrate(base, rows, name="mine")
+    assert made.coefficients.dense_gmacs_per_s == pytest.approx(base.coefficients.dense_gmacs_per_s / 2, rel=1e-3)
+    assert made.accuracy.left_out == "network"
+    assert made.accuracy.band_factor == pytest.approx(1.3, rel=1e-2)
+    assert made.accuracy.band_share == 1.0
+
+
+def test_five_rows_refit(base: Profile, models: list[Path]) -> None:
+    """A device with a quarter of the arithmetic and the same memory is found from eight files, not from a scale."""
+    slow = dataclasses.replace(
+        base,
+        coefficients=dataclasses.replace(base.coefficients, dense_gmacs_per_s=30.36 / 4),
+    )
+    made = calibrate(base, measured(models, slow), name="mine")
+    assert made.kind == "fitted"
+    assert len(models) >= REFIT_ROWS
+    ratio = made.coefficients.dense_gmacs_per_s / made.coefficients.memory_gb_per_s
+    assert ratio < 0.5 * base.coefficients.dense_gmacs_per_s / base.coefficients.memory_gb_per_s
+    assert made.accuracy.median is not None
+    assert made.accuracy.median < 0.1
+    errors = [math.log(row.left_out_ms / row.latency_ms) for row in made.truth if row.left_out_ms]
+    assert made.accuracy.band_factor == pytest.approx(math.exp(max(abs(e) for e in errors)), rel=2e-3)
+
+
+def test_rows_keep_their_source(base: Profile, models: list[Path]) -> None:
+    """Each row tells the table it is from, its line, and the file by its hash."""
+    made = calibrate(base, measured(models[:2], base), name="mine", device="My phone", origin="phone.csv")
+    assert [row.source.split(";")[0] for row in made.truth] == ["phone.csv, row 2", "phone.csv, row 3"]
+    assert all("sha256 " in row.source for row in made.truth)
+    assert (made.name, made.device, made.based_on) == ("mine", "My phone", BASE)
+
+
+def test_it_covers_the_operations_it_was_measured_on(models: list[Path]) -> None:
+    """Dense layers, which the profile refuses, are covered once it was calibrated with them."""
+    strict = find_profile(BASE)
+    assert estimate_latency(models[0], strict).total_ms is None
+    rows = [Measurement(row=2, file=models[0], latency_ms=0.5)]
+    made = calibrate(strict, rows, name="mine")
+    assert estimate_latency(models[0], made).total_ms == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_profile_that_ranks_gives_milliseconds_once_calibrated() -> None:
+    """Core ML: one measurement of a package."""
+    base = find_profile("iphone12-coreml-float16")
+    row = Measurement(row=2, file=FILES / "half.mlpackage", latency_ms=0.25)
+    found = estimate_latency(FILES / "palette4.mlpackage", calibrate(base, [row], name="mine"))
+    assert found.total_ms == pytest.approx(0.25, rel=1e-3)
+
+
+# --- bad measurements -----------------------------------------------------------------------------------------------
+
+
+def test_microseconds_are_noticed(base: Profile, models: list[Path]) -> None:
+    """A row a thousand times above the others, and a single one a thousand times above the profile."""
+    rows = measured(models[:4], base)
+    rows[2] = dataclasses.replace(rows[2], latency_ms=rows[2].latency_ms * 1000)
+    with pytest.raises(InputError, match=r"row 4: .*times more than the other rows make likely; is it in milliseconds"):
+        calibrate(base, rows, name="mine")
+    with pytest.raises(InputError, match=r"row 4: .*than profile pixel3"):
+        calibrate(base, rows[2:3], name="mine")
+
+
+def test_a_row_that_the_profile_does_not_cover(base: Profile) -> None:
+    """The precision of a file is not that of the profile."""
+    with pytest.raises(Unsupported, match=r"row 7: .*int8"):
+        calibrate(base, [Measurement(row=7, file=FILES / "int8.tflite", latency_ms=1.0)], name="mine")
+    with pytest.raises(InputError, match="no measurements"):
+        calibrate(base, [], name="mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("file,latency_us\nfloat32.tflite,5\n", "row 1: column 'latency_us' (microseconds)"),
+        ("file,latency\nfloat32.tflite,5\n", "row 1: column 'latency' (no unit)"),
+        ("name,latency_ms\nfloat32.tflite,5\n", "row 1: no column 'file'"),
+        ("file\nfloat32.tflite\n", "row 1: no column 'latency_ms'"),
+        ("file,latency_ms\nfloat32.tflite,5\nfloat32.tflite,fast\n", "row 3: latency_ms is 'fast', not a number"),
+        ("file,latency_ms\nfloat32.tflite,5 us\n", "row 2: latency_ms is '5 us', not a number (numbers only"),
+        ("file,latency_ms\nfloat32.tflite,0\n", "row 2: latency_ms is '0'; a latency is above 0"),
+        ("file,latency_ms\nfloat32.tflite,-3\n", "a latency is above 0"),
+        ("file,latency_ms\nfloat32.tflite,nan\n", "a latency is above 0"),
+        ("file,latency_ms\n\nnone.tflite,3\n", "row 3: none.tflite is not in"),
+        ("file,latency_ms\nfloat32.tflite\n", "row 2: 1 cells where the header has 2"),
+        ("file,latency_ms\n,3\n", "row 2: no file name"),
+        ("file,latency_ms\n", "no measurements in it"),
+        ("", "row 1: no column 'file'"),
+        ("INFO: Inference timings in us: Init: 1, Inference (avg): 5\n", "without a line 'Graph: [...]'"),
+    ],
+)
+def test_bad_tables_name_the_row(tmp_path: Path, text: str, told: str) -> None:
+    """Wrong units, bad numbers, missing files and columns."""
+    path = tmp_path / "m.csv"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        read_measurements(path, FILES)
+    assert told in str(error.value)
+    assert str(path) in str(error.value)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=50)
+def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    """What is no table is refused with an error of this tool."""
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    path.write_bytes(content)
+    with pytest.raises(EdgepruneError):
+        read_measurements(path, FILES)
+
+
+def test_a_table_with_more_columns() -> None:
+    """Other columns are ignored, family is kept, blank lines and a byte order mark do no harm."""
+    path = FILES.parent / "nowhere.csv"
+    with pytest.raises(InputError, match="does not exist"):
+        read_measurements(path)
+
+
+def test_columns_in_any_order(tmp_path: Path) -> None:
+    """The header says which column is which."""
+    path = tmp_path / "m.csv"
+    path.write_text("\ufeffphone,latency_ms,Family,file\nX, 1.5 ,small,float32.tflite\n\n,2,big,float16.tflite\n")
+    first, second = read_measurements(path, FILES)
+    assert (first.row, first.latency_ms, first.family, first.file) == (2, 1.5, "small", FILES / "float32.tflite")
+    assert (second.row, second.latency_ms) == (4, 2.0)
+
+
+NEW = """INFO: STARTING!
+INFO: Log parameter values verbosely: [0]
+INFO: Graph: [/data/local/tmp/float32.tflite]
+INFO: Loaded model /data/local/tmp/float32.tflite
+INFO: count=50 first=14123 curr=14600 min=14000 max=15800 avg=14575.2 std=99
+INFO: Inference timings in us: Init: 5685, First inference: 18535, Warmup (avg): 14462.3, Inference (avg): 14575.2
+INFO: Memory footprint delta from the start of the tool (MB): init=1.2 overall=3.4
+"""
+OLD = """Graph: [/data/local/tmp/float16.tflite]
+Average inference timings in us: Warmup: 83235, Init: 38467, Inference: 79760.9
+"""
+
+
+def test_the_text_of_benchmark_model(tmp_path: Path) -> None:
+    """Two runs in one text, of today's tool and of that of 2019; microseconds become milliseconds."""
+    path = tmp_path / "run.txt"
+    path.write_text(NEW + OLD)
+    first, second = read_measurements(path, FILES)
+    assert (first.file.name, first.latency_ms) == ("float32.tflite", pytest.approx(14.5752))
+    assert (second.file.name, second.latency_ms) == ("float16.tflite", pytest.approx(79.7609))
+
+
+# --- the verb -------------------------------------------------------------------------------------------------------
+
+
+def test_the_verb_writes_a_profile_that_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a CSV to a file that --device takes; an existing output is kept."""
+    shutil.copy(FILES / "float32.tflite", tmp_path)
+    (tmp_path / "m.csv").write_text("file,latency_ms\nfloat32.tflite,0.02\n")
+    out = tmp_path / "mine.toml"
+    options = {"device": BASE, "label": "My phone", "models": None, "as_json": False}
+    assert calibrate_verb(tmp_path / "m.csv", output=out, overwrite=False, **options) == 0  # type: ignore[arg-type]
+    text = capsys.readouterr().out
+    assert "speed set from 1 measurement" in text
+    assert "one measurement set its scale" in text
+    made = load_profile(out)
+    assert made.name == "mine"
+    assert estimate_latency(FILES / "float32.tflite", made).total_ms == pytest.approx(0.02, rel=1e-2)
+    before = out.read_bytes()
+    with pytest.raises(UsageError, match="exists already"):
+        calibrate_verb(tmp_path / "m.csv", output=out, overwrite=False, **options)  # type: ignore[arg-type]
+    again = {**options, "as_json": True}
+    assert calibrate_verb(tmp_path / "m.csv", output=out, overwrite=True, **again) == 0  # type: ignore[arg-type]
+    assert json.loads(capsys.readouterr().out)["accuracy"]["left_out"] == "none"
+    assert out.read_bytes() == before
