@@ -3,9 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.edgeprune-installed
-SOURCES = pyproject.toml constraints.txt Makefile $(wildcard edgeprune/*.py edgeprune/*/*.py edgeprune/*/*/*.py edgeprune/schemas/*.json converters/*.py converters/*/*.py)
+SOURCES = pyproject.toml constraints.txt Makefile $(wildcard edgeprune/*.py edgeprune/*/*.py edgeprune/*/*/*.py edgeprune/schemas/*.json edgeprune/devices/*.toml converters/*.py converters/*/*.py)
 
-.PHONY: help demo test lint typecheck bench format clean
+.PHONY: help demo test lint typecheck bench profiles format clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -24,7 +24,10 @@ typecheck: $(STAMP)  ## types of the installed wheel
 	cd $(VENV) && bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir .mypy_cache -p edgeprune
 
 bench: $(STAMP)  ## ratios measured on this machine, one after the other
-	@for script in $(filter-out benchmarks/applications.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/fit_profiles.py,$(shell grep -l __main__ benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+profiles: $(STAMP)  ## fit the device profiles again from the published measurements
+	$(BIN)/python benchmarks/fit_profiles.py
 
 format: $(STAMP)  ## rewrite the sources in the house format
 	$(BIN)/ruff format .

@@ -20,8 +20,8 @@ from edgeprune.units import parse_bytes, parse_growth, parse_share
 __all__ = ["CONFIG", "Budget", "Config", "Verdict", "budget_verdicts", "find_config", "load_config", "matches"]
 
 CONFIG, PYPROJECT = "edgeprune.toml", "pyproject.toml"
-_LIMITS = ("download", "install", "growth", "parameters", "min_sparsity", "max_metric_drop")
-_KEYS = ("path", "codec", "ledger", *_LIMITS)
+_LIMITS = ("download", "install", "growth", "parameters", "min_sparsity", "max_metric_drop", "max_latency_ms")
+_KEYS = ("path", "codec", "ledger", "device", *_LIMITS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,8 @@ class Budget:
     """Limits for the files that match the glob `path`, which counts from the folder of the configuration.
 
     `growth_bytes` and `growth_share` limit how much the download may grow against the baseline, `max_metric_drop` what
-    the metric may lose against the dense model in the ledger at `ledger`. `where` names the table for messages.
+    the metric may lose against the dense model in the ledger at `ledger`, `max_latency_ms` the latency estimated from
+    the profile of `device`. `where` names the table for messages.
     """
 
     path: str
@@ -43,6 +44,8 @@ class Budget:
     min_sparsity: float | None = None
     max_metric_drop: float | None = None
     ledger: Path | None = None
+    max_latency_ms: float | None = None
+    device: str | None = None
 
     @property
     def needs_baseline(self) -> bool:
@@ -130,6 +133,11 @@ def _budget(path: Path, where: str, raw: Any) -> Budget:
         raise RecipeError(f'{path}: [{where}] max_metric_drop is read from a ledger; add ledger = "out/ledger.json"')
     if "ledger" in raw and "max_metric_drop" not in raw:
         raise RecipeError(f"{path}: [{where}] ledger without a limit read from it; add max_metric_drop")
+    if "max_latency_ms" in raw and "device" not in raw:
+        raise RecipeError(
+            f'{path}: [{where}] max_latency_ms is of a device; add device = "pixel3-tflite-4t-float32" or another of '
+            "'edgeprune devices'"
+        )
     try:
         return Budget(path=pattern, where=where, codec=codec, **_limits(path, raw))
     except UsageError as cause:
@@ -156,8 +164,27 @@ def _limits(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": parameters,
         "min_sparsity": sparsity,
         "max_metric_drop": drop,
+        "max_latency_ms": _milliseconds(path, raw),
+        "device": _device(path, raw),
         "ledger": path.parent / typed(path, "ledger", raw["ledger"], str) if "ledger" in raw else None,
     }
+
+
+def _milliseconds(path: Path, raw: Mapping[str, Any]) -> float | None:
+    if "max_latency_ms" not in raw:
+        return None
+    limit = float(typed(path, "max_latency_ms", raw["max_latency_ms"], float))
+    if not 0 < limit < float("inf"):
+        raise UsageError("max_latency_ms is a number of milliseconds above 0")
+    return limit
+
+
+def _device(path: Path, raw: Mapping[str, Any]) -> str | None:
+    """A profile's name, or the path of one of the project's own, which counts from the configuration."""
+    if "device" not in raw:
+        return None
+    device = str(typed(path, "device", raw["device"], str))
+    return str(path.parent / device) if device.endswith(".toml") else device
 
 
 def _share(path: Path, key: str, raw: Mapping[str, Any]) -> float | None:
@@ -217,6 +244,27 @@ def _verdicts(record: FileRecord, budget: Budget, before: FileRecord | None, fil
     if budget.max_metric_drop is not None and budget.ledger is not None:
         name, drop, note = _metric_drop(budget.ledger, record.path, file)
         yield _at_most("metric drop", record, drop, budget.max_metric_drop, name, note)
+    if budget.max_latency_ms is not None:
+        yield _latency(record, budget, budget.max_latency_ms, file)
+
+
+def _latency(record: FileRecord, budget: Budget, limit: float, file: Path | None) -> Verdict:
+    """The estimate against its limit; the band is in the name of the check."""
+    from edgeprune.latency.estimate import estimate_latency
+    from edgeprune.latency.profiles import find_profile
+
+    assert budget.device is not None
+    profile = find_profile(budget.device)
+    check = f"latency estimate, {profile.name}"
+    if file is None:
+        return _at_most(check, record, None, limit, "ms", "not estimated inside an archive; name the model file itself")
+    found = estimate_latency(file, profile)
+    if found.total_ms is None:
+        return _at_most(check, record, None, limit, "ms", found.refused or "this profile only ranks models")
+    assert found.low_ms is not None
+    assert found.high_ms is not None
+    check += f" ({found.low_ms:.3g} to {found.high_ms:.3g} ms)"
+    return _at_most(check, record, found.total_ms, limit, "ms")
 
 
 def _install(record: FileRecord) -> int:

@@ -440,6 +440,7 @@ def check(files: tuple[Path, ...], as_json: bool, output_format: str | None, **o
       parameters = 500000
       min_sparsity = "50 %"        of the weights
       max_metric_drop = "1 %"      read from ledger = "out/ledger.json"
+      max_latency_ms = 12          estimated for device = "pixel3-tflite-4t-float32"
 
     \b
     Examples:
@@ -492,6 +493,61 @@ def compare(before: Path, after: Path, output_format: str | None, as_json: bool,
     from edgeprune.compare import compare_verb
 
     return compare_verb(before, after, output_format=_chosen_format(as_json, output_format), **options)
+
+
+@cli.command()
+@click.argument("file", type=PATH)
+@click.option(
+    "--device", required=True, metavar="NAME", help="A profile of 'edgeprune devices', or a .toml of your own."
+)
+@click.option("--verbose", "every", is_flag=True, help="Every operation, in order, not the slowest only.")
+@common_options("json")
+def estimate(file: Path, device: str, every: bool, as_json: bool) -> int:
+    """How long FILE (.tflite or .mlpackage) takes on a device that is not here: an estimate with its error band.
+
+    Operation by operation from the file's shapes, with rates fitted on published measurements; zeros cannot change it.
+    Also says for which targets sparsity would pay, and which condition fails. Exit code 3 where the profile does not
+    cover the file.
+
+    \b
+    Examples:
+      edgeprune devices
+      edgeprune estimate model.tflite --device pixel3-tflite-4t-float32
+    """
+    from edgeprune.latency_verbs import estimate_verb
+
+    return estimate_verb(file, device=device, every=every, as_json=as_json)
+
+
+@cli.command()
+@common_options("json")
+def devices(as_json: bool) -> int:
+    """List the device profiles with their errors on networks that the fit has not seen."""
+    from edgeprune.latency_verbs import devices_verb
+
+    return devices_verb(as_json=as_json)
+
+
+@cli.command()
+@click.argument("measured", type=PATH)
+@click.option("--device", required=True, metavar="NAME", help="The profile to start from ('edgeprune devices').")
+@click.option("-o", "--output", type=PATH, required=True, help="The new profile, a .toml.")
+@click.option("--label", default="", metavar="TEXT", help="What to call the device, for example 'Pixel 9, our own'.")
+@click.option("--models", type=PATH, help="The folder that the files in MEASURED are in.")
+@common_options("overwrite", "json")
+def calibrate(measured: Path, **options: Any) -> int:
+    """Make a profile of your own phone from latencies that you MEASURED.
+
+    MEASURED is a CSV with the columns file and latency_ms, or the output of LiteRT's benchmark_model. One row sets the
+    speed of the profile, five or more refit it; the error band is computed by leaving rows out.
+
+    \b
+    Example:
+      edgeprune calibrate pixel9.csv --device pixel4-tflite-4t-float32 --models exports -o pixel9.toml
+    """
+    from edgeprune.latency_verbs import calibrate_verb
+
+    return calibrate_verb(measured, **options)
 
 
 def main(arguments: list[str] | None = None) -> None:
