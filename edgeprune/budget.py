@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgeprune.artifact import sha256_of
-from edgeprune.errors import InputError, RecipeError, UsageError
+from edgeprune.errors import InputError, RecipeError, Unsupported, UsageError
 from edgeprune.size.codecs import CODECS
 from edgeprune.size.records import FileRecord
 from edgeprune.toml_values import known_keys, near, read_toml, typed
@@ -258,7 +258,10 @@ def _latency(record: FileRecord, budget: Budget, limit: float, file: Path | None
     check = f"latency estimate, {profile.name}"
     if file is None:
         return _at_most(check, record, None, limit, "ms", "not estimated inside an archive; name the model file itself")
-    found = estimate_latency(file, profile)
+    try:
+        found = estimate_latency(file, profile)
+    except Unsupported as cause:
+        return _at_most(check, record, None, limit, "ms", str(cause))
     if found.total_ms is None:
         return _at_most(check, record, None, limit, "ms", found.refused or "this profile only ranks models")
     assert found.low_ms is not None

@@ -34,7 +34,11 @@ def test_version(call: Any) -> None:
     assert (outcome.code, outcome.out, outcome.err) == (0, f"edgeprune {version('edgeprune')}\n", "")
 
 
-@pytest.mark.parametrize("verb", ["run", "prune", "finetune", "convert", "check", "inspect", "compare"])
+@pytest.mark.parametrize(
+    "verb",
+    ["run", "prune", "finetune", "convert", "verify", "groups"]
+    + ["check", "inspect", "compare", "estimate", "devices", "calibrate"],
+)
 def test_help(call: Any, verb: str) -> None:
     """Every verb has a help that names its options, on stdout."""
     outcome = call(verb, "--help")

@@ -1,0 +1,120 @@
+"""estimate, devices, calibrate and latency budgets as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FILES = Path(__file__).parent / "files"
+PROFILE = "pixel3-tflite-4t-float32"
+
+
+@pytest.fixture
+def covered(tmp_path: Path) -> Path:
+    """A profile that takes any mix of operations, so that a tiny model is covered."""
+    shipped = (Path(__file__).parent.parent / "edgeprune" / "devices" / f"{PROFILE}.toml").read_text()
+    head, _, rest = shipped.partition("[largest_share]\n")
+    shares, _, rows = rest.partition("\n\n")
+    wide = "\n".join(f"{line.split(' = ')[0]} = 1.0" for line in shares.splitlines())
+    path = tmp_path / "wide.toml"
+    path.write_text(f"{head}[largest_share]\n{wide}\n\n{rows}")
+    return path
+
+
+def test_estimate_as_json(call: Any, covered: Path) -> None:
+    """Milliseconds with their band, how they came about, every operation."""
+    outcome = call("estimate", FILES / "float32.tflite", "--device", covered, "--json")
+    body = json.loads(outcome.out)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert body["low_ms"] < body["total_ms"] < body["high_ms"]
+    assert "estimated from profile" in body["how"]
+    assert [op["op"] for op in body["ops"]].count("CONV_2D") == 1
+
+
+def test_a_file_that_is_not_covered(call: Any) -> None:
+    """An int8 file on a float32 profile: exit code 3, no milliseconds, and the profiles that would do."""
+    outcome = call("estimate", FILES / "int8.tflite", "--device", PROFILE, "--json")
+    assert (outcome.code, outcome.out) == (3, "")
+    assert "pixel3-tflite-4t-int8" in outcome.err
+
+
+def test_unknown_device(call: Any) -> None:
+    """The nearest names are told."""
+    outcome = call("estimate", FILES / "float32.tflite", "--device", "pixel3-tflite-4t-float23")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert PROFILE in outcome.err
+
+
+def test_devices(call: Any) -> None:
+    """A row for each profile, with its error."""
+    outcome = call("devices")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert PROFILE in outcome.out
+    assert len(json.loads(call("devices", "--json").out)["devices"]) >= 15
+
+
+def test_calibrate_and_use(call: Any, covered: Path, tmp_path: Path) -> None:
+    """One measurement that is twice the estimate doubles every estimate."""
+    model = FILES / "float32.tflite"
+    before = json.loads(call("estimate", model, "--device", covered, "--json").out)["total_ms"]
+    rows = tmp_path / "mine.csv"
+    rows.write_text(f"file,latency_ms\nfloat32.tflite,{2 * before}\n")
+    mine = tmp_path / "mine.toml"
+    outcome = call("calibrate", rows, "--device", covered, "--models", FILES, "-o", mine, "--label", "my phone")
+    assert outcome.code == 0, outcome.err
+    after = json.loads(call("estimate", model, "--device", mine, "--json").out)
+    assert after["total_ms"] == pytest.approx(2 * before, rel=1e-3)
+    assert "my phone" in after["how"]
+
+
+@pytest.mark.parametrize(("limit", "code"), [(1e6, 0), (1e-9, 1)])
+def test_a_latency_budget(
+    call: Any, covered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float, code: int
+) -> None:
+    """The estimate is held against its limit; the verdict names profile and band."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.tflite").write_bytes((FILES / "float32.tflite").read_bytes())
+    (tmp_path / "edgeprune.toml").write_text(
+        f'[[budget]]\npath = "m.tflite"\nmax_latency_ms = {limit:f}0001\ndevice = "wide.toml"\n'
+    )
+    outcome = call("check", "--fast", "--json")
+    (verdict,) = json.loads(outcome.out)["verdicts"]
+    assert outcome.code == code, outcome.err
+    assert (verdict["unit"], verdict["passed"]) == ("ms", code == 0)
+    assert verdict["check"].startswith(f"latency estimate, {PROFILE} (")
+
+
+def test_a_latency_that_cannot_be_estimated(call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An int8 file has no estimate on a float32 profile: not a pass, exit code 3 with the reason."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.tflite").write_bytes((FILES / "int8.tflite").read_bytes())
+    budget = f'[[budget]]\npath = "m.tflite"\nmax_latency_ms = 5\ndevice = "{PROFILE}"\n'
+    (tmp_path / "edgeprune.toml").write_text(budget)
+    outcome = call("check", "--fast")
+    assert outcome.code == 3
+    assert "CANNOT BE CHECKED (" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("max_latency_ms = 5", "device = "),
+        ('max_latency_ms = 5\ndevice = "pixel33"', "pixel"),
+        (f'max_latency_ms = -1\ndevice = "{PROFILE}"', "above 0"),
+        (f'max_latency_ms = nan\ndevice = "{PROFILE}"', "above 0"),
+        (f'max_latency_ms = "5 ms"\ndevice = "{PROFILE}"', "float"),
+    ],
+)
+def test_wrong_latency_budgets(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, told: str
+) -> None:
+    """One line that says what to write."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.tflite").write_bytes((FILES / "float32.tflite").read_bytes())
+    (tmp_path / "edgeprune.toml").write_text(f'[[budget]]\npath = "m.tflite"\n{line}\n')
+    outcome = call("check", "--fast")
+    assert outcome.code == 2
+    assert told in outcome.err
