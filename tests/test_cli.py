@@ -36,8 +36,10 @@ def test_version(call: Any) -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    ["run", "prune", "finetune", "convert", "verify", "groups"]
-    + ["check", "inspect", "compare", "estimate", "devices", "calibrate"],
+    [
+        *("run", "prune", "finetune", "convert", "verify", "groups"),
+        *("check", "inspect", "compare", "estimate", "devices", "calibrate"),
+    ],
 )
 def test_help(call: Any, verb: str) -> None:
     """Every verb has a help that names its options, on stdout."""
