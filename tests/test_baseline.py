@@ -112,8 +112,10 @@ def test_a_ledger_gives_what_it_exported(tmp_path: Path) -> None:
     """Sizes and counts without layers; the stages' files only where nothing was exported."""
     path = tmp_path / "ledger.json"
     path.write_text(json.dumps(ledger()))
-    found = load_baseline(path, ["out/m.int8.tflite"]).find("out/m.int8.tflite")
+    baseline = load_baseline(path, ["out/m.int8.tflite"])
+    found = baseline.find("out/m.int8.tflite")
     assert found is not None
+    assert baseline.records == (found,)
     assert (found.raw_bytes, found.parameters, found.macs, found.layers) == (1500, 900, 64_000, ())
     path.write_text(json.dumps(ledger(exported=False)))
     assert len(load_baseline(path, ["x"]).records) == 2

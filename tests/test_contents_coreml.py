@@ -33,6 +33,7 @@ from test_mil_reader import (
 from edgeprune.contents import Contents, read_contents
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.graph.constexpr import count_decoded_zeros, decode
+from edgeprune.graph.mil import unpack_bits
 
 FILES = Path(__file__).parent / "files"
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "basic_pitch" / "saved_models" / "icassp_2022"
@@ -115,15 +116,17 @@ OPEN = piece(1, number(1, FLOAT16), number(2, 2), piece(3, piece(2, number(1, 0)
 def forged(tmp_path: Path) -> Callable[..., Contents]:
     """Write a program beside a weight file of the blobs given, and take it apart."""
 
-    def read(*operations: bytes, blobs: tuple[bytes, ...] = (bytes(range(24)),), lie: int = 0) -> Contents:
+    def read(
+        *operations: bytes, blobs: tuple[bytes, ...] = (bytes(range(24)),), lies: tuple[int, ...] = ()
+    ) -> Contents:
         package = tmp_path / "m.mlpackage"
         (package / "Data/weights").mkdir(parents=True, exist_ok=True)
         entry = {"itemInfoEntries": {"1": {"path": "model.mlmodel"}}, "rootModelIdentifier": "1"}
         (package / "Manifest.json").write_text(json.dumps(entry))
         content = struct.pack("<II", len(blobs), 2).ljust(64, b"\0")
-        for blob in blobs:
+        for place, blob in enumerate(blobs):
             content = content.ljust(-(-len(content) // 64) * 64, b"\0")
-            start = lie or len(content) + 64
+            start = lies[place] if lies else len(content) + 64
             content += struct.pack("<IIQQ", 0xDEADBEEF, 1, len(blob), start).ljust(64, b"\0") + blob
         (package / "Data/weights/weight.bin").write_bytes(content)
         (package / "Data/model.mlmodel").write_bytes(model(*operations))
@@ -195,15 +198,16 @@ def test_blocks_are_groups(forged: Callable[..., Contents]) -> None:
 
 
 def test_blobs_laid_over_one_another_count_once(forged: Callable[..., Contents]) -> None:
-    """Constants of 24 and 22 bytes that overlap: no section is negative, the sum holds."""
+    """A constant of 10 bytes inside another of 24: no section is negative, the sum holds."""
     found = forged(
         constant("w", HALF_KERNEL, BLOB),
-        constant("v", tensor_type(FLOAT16, 11, 1), SECOND),
+        constant("v", tensor_type(FLOAT16, 5, 1), SECOND),
         linear(),
         operation("add", "z", Y, bound("x", "y"), bound("y", "v")),
         blobs=(bytes(24), bytes(24)),
-        lie=128,
+        lies=(128, 132),
     )
+    assert found.sections["weights"] == 24
     assert min(found.sections.values()) >= 0
     assert sum(found.sections.values()) == found.raw_bytes
 
@@ -288,6 +292,17 @@ def test_a_table_is_counted_in_the_memory_of_its_indexes() -> None:
     try:
         assert count_decoded_zeros("constexpr_lut_to_dense", parts) == 1_000_000
         assert tracemalloc.get_traced_memory()[1] < 1_500_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_packed_integers_are_unpacked_without_a_byte_for_each_bit() -> None:
+    """A million of four bits: the result, and as much again on the way."""
+    packed = np.zeros(500_000, np.uint8)
+    tracemalloc.start()
+    try:
+        assert len(unpack_bits(packed, 4, 1_000_000)) == 1_000_000
+        assert tracemalloc.get_traced_memory()[1] < 2_500_000
     finally:
         tracemalloc.stop()
 

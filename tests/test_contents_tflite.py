@@ -54,6 +54,13 @@ def test_layers_of_the_int8_file() -> None:
     assert [(a.parameter, a.stored_bytes) for a in reshape.arrays] == [(False, 8)]
 
 
+def test_channels_of_kernels_without_scales() -> None:
+    """A float file says nothing of channels; each operator's kernel has its own place for them."""
+    layers = {layer.kind: layer for layer in read_contents(FILES / "float32.tflite").layers}
+    axes = [layers[kind].arrays[0].pieces[0].axis for kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")]
+    assert axes == [0, 3, 0]
+
+
 @pytest.mark.parametrize(
     ("name", "kernel", "kernel_bytes"),
     [("float32", "float32", 1536 * 4), ("float16", "float16", 1536 * 2), ("int8", "int8", 1536)],
