@@ -529,6 +529,35 @@ def devices(as_json: bool) -> int:
 
 
 @cli.command()
+@click.argument("file", type=PATH)
+@click.option("--against", type=PATH, metavar="OTHER", help="The file it is compared with, for example the dense one.")
+@click.option("--runtime", type=click.Choice(["tflite-runtime", "litert"]), help="[default: the newest installed]")
+@click.option("--processes", type=click.IntRange(1, 50), default=5, show_default=True, help="Each loads both anew.")
+@click.option(
+    "--pairs", type=click.IntRange(1, 10000), default=30, show_default=True, help="At least, in each process."
+)
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(1), default=600, show_default=True, help="Seconds for one process."
+)
+@common_options("json", "quiet")
+def bench(file: Path, **options: Any) -> int:
+    """Time a .tflite FILE on this host; with --against, tell whether it is faster than another.
+
+    Thread CPU time on one thread, batch 1: several processes load the files in changing order and time them in mirrored
+    pairs; the 95 % interval comes from a bootstrap, the tolerance from the file against its own copy. Verdicts:
+    unchanged, faster, slower, or inconclusive (exit code 3). It compares files of one precision; it does not tell a
+    phone's milliseconds ('edgeprune estimate' does).
+
+    \b
+    Example:
+      edgeprune bench narrow.tflite --against dense.tflite
+    """
+    from edgeprune.latency_verbs import bench_verb
+
+    return bench_verb(file, **options)
+
+
+@cli.command()
 @click.argument("measured", type=PATH)
 @click.option("--device", required=True, metavar="NAME", help="The profile to start from ('edgeprune devices').")
 @click.option("-o", "--output", type=PATH, required=True, help="The new profile, a .toml.")

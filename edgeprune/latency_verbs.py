@@ -13,12 +13,13 @@ import click
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import UsageError
 from edgeprune.latency.estimate import Estimate, estimate_latency, how_of
+from edgeprune.latency.measure import LatencyComparison, compare_latency
 from edgeprune.latency.profiles import Profile, find_profile, shipped_profiles
 from edgeprune.latency.sparsity import SparsityAdvice, load_refusals, sparsity_advice
 from edgeprune.report.table import Table, to_text
 from edgeprune.units import format_count, format_ms, format_percent
 
-__all__ = ["calibrate_verb", "devices_verb", "estimate_verb"]
+__all__ = ["bench_verb", "calibrate_verb", "devices_verb", "estimate_verb"]
 
 SHOWN = 12  # operations, the slowest first
 
@@ -180,3 +181,65 @@ def calibrate_verb(
     click.echo(how_of(made))
     click.echo(f"Written: {output} (use it: --device {output if '/' in str(output) else f'./{output}'})")
     return 0
+
+
+def bench_verb(
+    path: Path,
+    *,
+    against: Path | None,
+    runtime: str | None,
+    processes: int,
+    pairs: int,
+    timeout_s: float,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """`edgeprune bench`: 0, or 3 when the host is too busy for a verdict."""
+    from edgeprune.graph import read_graph
+    from edgeprune.graph.precision import tflite_precision
+    from edgeprune.progress import Progress
+
+    baseline = against or path
+    precisions = [tflite_precision(read_graph(file)) for file in (baseline, path)]
+    progress = Progress(quiet=quiet)
+    progress.begin(f"time {path.name}" + (f" against {against.name}" if against else ""))
+    found = compare_latency(
+        baseline,
+        path,
+        runtime=runtime,
+        processes=processes,
+        pairs=pairs,
+        timeout_s=timeout_s,
+        on_progress=progress.advance,
+    )
+    progress.end()
+    verdict = str(found.verdict) if against is not None and precisions[0] == precisions[1] else None
+    if as_json:
+        body = {**asdict(found), "verdict": verdict, "precisions": precisions, "path": str(path)}
+        body |= {"schema_version": 1, "against": str(against) if against else None}
+        click.echo(json.dumps(body, indent=2))
+    else:
+        click.echo("\n".join(_bench_lines(path, against, found, precisions, verdict)))
+    return 3 if verdict == "inconclusive" else 0
+
+
+def _bench_lines(
+    path: Path, against: Path | None, found: LatencyComparison, precisions: Sequence[str], verdict: str | None
+) -> list[str]:
+    heads = ("file", "precision", "median CPU", "p90 CPU", "median wall")
+    times = [(path, precisions[1], found.candidate_ms, found.candidate_p90_ms, found.candidate_wall_ms)]
+    if against is not None:
+        times.append((against, precisions[0], found.baseline_ms, found.baseline_p90_ms, found.baseline_wall_ms))
+    rows = tuple((str(file), precision, *map(format_ms, values)) for file, precision, *values in times)
+    lines = [to_text(Table(heads=heads, rows=rows, left=frozenset({0, 1})))]
+    if against is not None and verdict is not None:
+        lines.append(
+            f"{verdict}: {found.ratio:.3f} of {against} (95 % {found.low:.3f} to {found.high:.3f}; unchanged means "
+            f"within {1 - found.tolerance:.3f} to {1 + found.tolerance:.3f})"
+        )
+    elif against is not None:
+        lines.append(
+            f"no verdict: {precisions[1]} and {precisions[0]} are not ranked here, because how precisions compare on "
+            "this host does not carry to phones (int8 is often slower than float32 on x86 and faster on Arm)"
+        )
+    return [*lines, f"measured: {found.how}"]

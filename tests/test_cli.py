@@ -38,7 +38,7 @@ def test_version(call: Any) -> None:
     "verb",
     [
         *("run", "prune", "finetune", "convert", "verify", "groups"),
-        *("check", "inspect", "compare", "estimate", "devices", "calibrate"),
+        *("check", "inspect", "compare", "estimate", "devices", "calibrate", "bench"),
     ],
 )
 def test_help(call: Any, verb: str) -> None:

@@ -1,12 +1,16 @@
-"""estimate, devices, calibrate and latency budgets as a user types them."""
+"""estimate, devices, calibrate, bench and latency budgets as a user types them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from edgeprune.latency.measure import ProcessTimes, judge
 
 FILES = Path(__file__).parent / "files"
 PROFILE = "pixel3-tflite-4t-float32"
@@ -118,3 +122,55 @@ def test_wrong_latency_budgets(
     outcome = call("check", "--fast")
     assert outcome.code == 2
     assert told in outcome.err
+
+
+class TestBench:
+    """What is said about a comparison whose times are made up: 1 ms for the baseline."""
+
+    @pytest.fixture
+    def timed(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[float, float], None]:
+        """Sets what the candidate takes, in milliseconds, and how much single pairs stray."""
+
+        def set_times(candidate: float, noise: float = 0.001) -> None:
+            def compare(*_: Any, **__: Any) -> Any:
+                rng = np.random.default_rng(0)
+                columns = np.array([1.0, 1.0, candidate]) * rng.normal(1, noise, (30, 3)).clip(0.5, 1.5)
+                times = [ProcessTimes(cpu_ms=columns, wall_ms=2 * columns) for _ in range(5)]
+                return judge(times, runtime="litert", runtime_version="2.3.0", seed=0)
+
+            monkeypatch.setattr("edgeprune.latency_verbs.compare_latency", compare)
+
+        return set_times
+
+    @pytest.mark.parametrize(
+        ("candidate", "noise", "verdict", "code"),
+        [
+            (1.0, 0.001, "unchanged", 0),
+            (0.75, 0.001, "faster", 0),
+            (1.3, 0.001, "slower", 0),
+            (1.03, 0.2, "inconclusive", 3),
+        ],
+    )
+    def test_verdicts(self, call: Any, timed: Any, candidate: float, noise: float, verdict: str, code: int) -> None:
+        """The verdict with its interval, how it was measured, and an exit code of its own for no verdict."""
+        timed(candidate, noise)
+        arguments = ("bench", FILES / "float32_sparse.tflite", "--against", FILES / "float32.tflite", "-q")
+        outcome = call(*arguments)
+        assert (outcome.code, outcome.err) == (code, "")
+        assert f"\n{verdict}: " in outcome.out
+        assert "\nmeasured: thread CPU time on this host" in outcome.out
+        assert json.loads(call(*arguments, "--json").out)["verdict"] == verdict
+
+    def test_precisions_are_not_ranked(self, call: Any, timed: Any) -> None:
+        """An int8 file that takes twice as long here gets times and a warning, no verdict."""
+        timed(2.0)
+        outcome = call("bench", FILES / "int8.tflite", "--against", FILES / "float32.tflite", "-q")
+        assert outcome.code == 0
+        assert "no verdict: int8 and float32 are not ranked here" in outcome.out
+        assert "slower:" not in outcome.out
+
+    def test_one_file(self, call: Any, timed: Any) -> None:
+        """Its times, and no verdict about itself."""
+        timed(1.0)
+        outcome = call("bench", FILES / "int8.tflite", "-q")
+        assert (outcome.code, outcome.out.count("int8.tflite"), "unchanged" in outcome.out) == (0, 1, False)

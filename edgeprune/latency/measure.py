@@ -47,7 +47,8 @@ class LatencyComparison:
 
     `low` and `high` bound it with 95 % confidence, and `null_ratio`, `null_low`, `null_high` are the same for the
     baseline against its own copy. `tolerance` is the half-width around 1 that counts as unchanged, null run included.
-    The `_ms` fields are medians per invoke: thread CPU time, and wall time, which other programs lengthen.
+    The `_ms` fields are per invoke: medians of thread CPU time and of wall time, which other programs lengthen, and
+    the 90th percentile of CPU time.
     `pairs` counts all processes together; `how` says it all in one sentence.
     """
 
@@ -63,6 +64,8 @@ class LatencyComparison:
     candidate_ms: float
     baseline_wall_ms: float
     candidate_wall_ms: float
+    baseline_p90_ms: float
+    candidate_p90_ms: float
     runtime: str
     runtime_version: str
     threads: int
@@ -165,6 +168,7 @@ def judge(
     real = ratio_interval([paired_ratios(t.cpu_ms[:, 0], t.cpu_ms[:, 2]) for t in times], seed=seed)
     wide = widened_tolerance(tolerance, null, limit=TOLERANCE_LIMIT)
     cpu_ms = np.median(np.concatenate([t.cpu_ms for t in times]), axis=0)
+    p90_ms = np.quantile(np.concatenate([t.cpu_ms for t in times]), 0.9, axis=0)
     wall_ms = np.median(np.concatenate([t.wall_ms for t in times]), axis=0)
     pairs = sum(len(t.cpu_ms) for t in times)
     return LatencyComparison(
@@ -180,6 +184,8 @@ def judge(
         candidate_ms=float(cpu_ms[2]),
         baseline_wall_ms=float(wall_ms[0]),
         candidate_wall_ms=float(wall_ms[2]),
+        baseline_p90_ms=float(p90_ms[0]),
+        candidate_p90_ms=float(p90_ms[2]),
         runtime=runtime,
         runtime_version=runtime_version,
         threads=1,
