@@ -19,7 +19,8 @@ from edgeprune.units import parse_bytes, parse_growth, parse_share
 
 __all__ = ["CONFIG", "Budget", "Config", "Verdict", "budget_verdicts", "find_config", "load_config", "matches"]
 
-CONFIG, PYPROJECT = "edgeprune.toml", "pyproject.toml"
+CONFIG = "edgeprune.toml"
+PYPROJECT = "pyproject.toml"
 _LIMITS = ("download", "install", "growth", "parameters", "min_sparsity", "max_metric_drop")
 _KEYS = ("path", "codec", "ledger", *_LIMITS)
 
