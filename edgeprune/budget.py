@@ -19,7 +19,8 @@ from edgeprune.units import parse_bytes, parse_growth, parse_share
 
 __all__ = ["CONFIG", "Budget", "Config", "Verdict", "budget_verdicts", "find_config", "load_config", "matches"]
 
-CONFIG, PYPROJECT = "edgeprune.toml", "pyproject.toml"
+CONFIG = "edgeprune.toml"
+PYPROJECT = "pyproject.toml"
 _LIMITS = ("download", "install", "growth", "parameters", "min_sparsity", "max_metric_drop", "max_latency_ms")
 _KEYS = ("path", "codec", "ledger", "device", *_LIMITS)
 
@@ -77,11 +78,13 @@ class Config:
 def find_config(start: Path) -> Path | None:
     """The nearest edgeprune.toml, or pyproject.toml with [tool.edgeprune], in `start` or above it.
 
-    Not above the folder that holds .git.
+    Not above the folder that holds .git. An empty one is none: a shell makes it before `edgeprune check >
+    edgeprune.toml` runs.
     """
     for folder in (start, *start.parents):
-        if (folder / CONFIG).is_file():
-            return folder / CONFIG
+        own = folder / CONFIG
+        if own.is_file() and own.stat().st_size:
+            return own
         project = folder / PYPROJECT
         if project.is_file() and _tool_table(read_toml(project)[1]) is not None:
             return project

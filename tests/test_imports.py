@@ -61,8 +61,10 @@ RANKS: dict[str, int] = {
     "edgeprune.export_verbs": 14,
     "edgeprune.latency_verbs": 14,
     "edgeprune.verbs": 14,
-    "edgeprune.cli": 15,
-    "edgeprune.__main__": 16,
+    "edgeprune.options": 14,
+    "edgeprune.checker_commands": 15,
+    "edgeprune.cli": 16,
+    "edgeprune.__main__": 17,
 }
 # The checker wing: everything that `edgeprune check` and a look at a ledger need.
 CHECKER = (
@@ -81,6 +83,8 @@ CHECKER = (
     "budget",
     "latency_verbs",
     "check",
+    "checker_commands",
+    "options",
     "compare",
     "inspection",
     "ledger",

@@ -134,8 +134,8 @@ class TestBench:
         def set_times(candidate: float, noise: float = 0.001) -> None:
             def compare(*_: Any, **__: Any) -> Any:
                 rng = np.random.default_rng(0)
-                columns = np.array([1.0, 1.0, candidate]) * rng.normal(1, noise, (30, 3)).clip(0.5, 1.5)
-                times = [ProcessTimes(cpu_ms=columns, wall_ms=2 * columns) for _ in range(5)]
+                columns = np.array([1.0, 1.0, candidate]) * rng.normal(1, noise, (5, 30, 3)).clip(0.5, 1.5)
+                times = [ProcessTimes(cpu_ms=own, wall_ms=2 * own) for own in columns]
                 return judge(times, runtime="litert", runtime_version="2.3.0", seed=0)
 
             monkeypatch.setattr("edgeprune.latency_verbs.compare_latency", compare)

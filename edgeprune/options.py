@@ -1,0 +1,63 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["PATH", "common_options"]
+
+PATH = click.Path(path_type=Path)
+
+
+def common_options(*names: str) -> Callable[[Any], Any]:
+    """Options that several verbs share, by name."""
+    known = {
+        "json": click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+        "quiet": click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
+        "overwrite": click.option(
+            "--overwrite", is_flag=True, help="Replace an existing output once the new one is complete."
+        ),
+        "trust": click.option(
+            "--trust-code",
+            is_flag=True,
+            help="Run code stored in the model file (Lambda layers). Only for files you trust.",
+        ),
+        "custom": click.option(
+            "--custom",
+            multiple=True,
+            type=click.Path(path_type=Path),
+            metavar="FILE.py",
+            help="Your own Python file with layers that the model uses; it is run. Repeatable.",
+        ),
+        "data": click.option(
+            "--data",
+            type=click.Path(path_type=Path),
+            metavar="NPZ",
+            help="Test samples to score on: arrays named after the model's inputs (or x) and y.",
+        ),
+        "metric": click.option(
+            "--metric",
+            type=click.Choice(["accuracy", "auc", "mse", "mae"]),
+            default="accuracy",
+            show_default=True,
+            help="How outputs are scored; training uses the loss that goes with it.",
+        ),
+        "seed": click.option(
+            "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same result."
+        ),
+        "scale": click.option(
+            "--scale", type=float, default=1.0, show_default=True, help="Float inputs become value * scale + offset."
+        ),
+        "offset": click.option("--offset", type=float, default=0.0, show_default=True, help="See --scale."),
+    }
+
+    def decorate(function: Any) -> Any:
+        for name in reversed(names):
+            function = known[name](function)
+        return function
+
+    return decorate
