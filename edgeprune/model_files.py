@@ -187,9 +187,9 @@ def _keras_config(path: Path) -> tuple[Mapping[str, Any], str]:
             broken = archive.testzip()
             if broken is not None:
                 raise InputError(f"{path}: damaged ({broken} fails its checksum); copy or save the file again")
-        read_keras(path)  # as below
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as cause:
         raise InputError(f"{path}: damaged or cut short ({cause}); copy or save the file again") from cause
+    read_keras(path)  # in a child process: libhdf5 loops for ever over some damage
     if not isinstance(config, dict):
         raise InputError(f"{path}: config.json does not describe a model")
     return config, str(told.get("keras_version", "3")) if isinstance(told, dict) else "3"
@@ -209,8 +209,8 @@ def _h5_config(path: Path) -> tuple[Mapping[str, Any], str]:
     """The architecture inside an HDF5 file and the version of Keras that wrote it."""
     import h5py
 
+    read_keras(path)  # as above
     try:
-        read_keras(path)  # in a child process: libhdf5 loops for ever over some damage
         with h5py.File(path, "r") as file:
             raw = file.attrs.get("model_config")
             version = file.attrs.get("keras_version", "unknown")

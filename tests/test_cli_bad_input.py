@@ -475,15 +475,21 @@ class TestOutputs:
         run(call, recipe(PRUNE)).error(3, "nothing can be written there", "Read-only file system")
         prune(call, work).error(3, "nothing can be written there")
 
-    def test_no_room(self, call: Any, work: Path) -> None:
+    def test_no_room(self, call: Any, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A write that fails half-way (here: a limit on file sizes) is one line, and the half file is gone."""
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-        try:
-            outcome = prune(call, work)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        outcome.error(3, "out.keras: cannot be written")
+        from edgeprune import keras_models
+
+        before, save = resource.getrlimit(resource.RLIMIT_FSIZE), keras_models.save_model
+
+        def save_in_little_room(*arguments: Any, **options: Any) -> Any:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+            try:
+                return save(*arguments, **options)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+        monkeypatch.setattr(keras_models, "save_model", save_in_little_room)
+        prune(call, work).error(3, "out.keras: cannot be written")
 
     def test_no_temporary_folder(self, call: Any, recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """A temporary folder that cannot be made is one line."""
@@ -508,7 +514,7 @@ class TestUsage:
             (("prune", "m.keras", "-o", "o.keras", "--sparsity", "1.2"), "below 1"),
             (("prune", "m.keras", "-o", "o.keras", "--sparsity", "much"), "not a valid float"),
             (("prune", "m.keras", "-o", "o.keras", "--sparsty", "1"), "No such option"),
-            (("check",), "Missing argument"),
+            (("inspect",), "Missing argument"),
             (("check", "m.tflite", "--limit", "350"), "'350' is not a size"),
             (("finetune", "m.keras", "-o", "o.keras", "--train", "t.npz", "--epochs", "0"), "epochs"),
             (("finetune", "m.keras", "-o", "o.keras", "--train", "t", "--epochs", "1", "--seed", "-1"), "--seed"),

@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from edgeprune.contents.deflated import compressed_bytes
 from edgeprune.contents.hdf5_session import Hdf5Array, Hdf5File, read_hdf5
@@ -17,7 +18,7 @@ from edgeprune.contents.keras_layout import Owner, Part, architecture, channel_a
 from edgeprune.contents.model import Contents, Layer, Piece, StoredArray, printable
 from edgeprune.contents.single_file import check_file
 from edgeprune.contents.zeros import zeros_in
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, OutputError
 from edgeprune.hdf5_files import largest_plausible
 from edgeprune.interrupts import scratch_folder
 
@@ -117,12 +118,20 @@ def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, allowe
         target = folder / "weights.h5"
         with archive.open(entry) as source, target.open("wb") as sink:
             while piece := source.read(_CHUNK):
-                sink.write(piece)
+                _keep(sink, piece)
         if target.stat().st_size != entry.file_size:
             raise zipfile.BadZipFile(f"{entry.filename} is shorter than it claims")
         subject = f"{path}: {printable(entry.filename)}"
         file = read_hdf5(target, subject, places=not stored, allowed_bytes=allowed_bytes)
     return file if stored else compressed_bytes(path, entry, file)
+
+
+def _keep(sink: IO[bytes], piece: bytes) -> None:
+    """Full disks are no damage of the file that is read."""
+    try:
+        sink.write(piece)
+    except OSError as cause:
+        raise OutputError(f"no room for a temporary copy ({cause.strerror}); set TMPDIR") from cause
 
 
 def _drain(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
