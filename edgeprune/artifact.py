@@ -7,7 +7,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Artifact", "Format", "Precision", "files_of", "sha256_of"]
+__all__ = ["GIT_LFS_POINTER", "Artifact", "Format", "Precision", "files_of", "sha256_of"]
+
+# How the file begins that git checks out where git-lfs is not installed (git-lfs specification).
+GIT_LFS_POINTER = b"version https://git-lfs"
 
 
 class Format(enum.StrEnum):

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.artifact import GIT_LFS_POINTER
 from edgeprune.contents.hdf5 import read_keras
 from edgeprune.custom_layers import custom_objects
 from edgeprune.errors import InputError, Unsupported
@@ -33,7 +34,6 @@ __all__ = ["load_convertible", "load_model"]
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
 SUFFIXES = {"keras": (".keras",), "h5": (".h5", ".hdf5")}
-LFS_MAGIC = b"version https://git-lfs"
 CODE = {
     "Lambda": "a Lambda, which runs code stored in the file",
     "__lambda__": "a Lambda, which runs code stored in the file",
@@ -166,7 +166,7 @@ def _kind_of(path: Path) -> str:
         return "keras"
     if head.startswith(HDF5_MAGIC):
         return "h5"
-    if head.startswith(LFS_MAGIC):
+    if head.startswith(GIT_LFS_POINTER):
         raise InputError(f"{path}: a git-lfs pointer, not the model itself; run: git lfs pull")
     what = "empty" if not head else "not a Keras model: neither a .keras archive nor HDF5"
     raise InputError(f"{path}: {what}; save it with model.save('name.keras')")

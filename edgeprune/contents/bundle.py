@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeprune.artifact import GIT_LFS_POINTER
 from edgeprune.contents.archive import BrokenArchiveError, Entry, Window, chunks, first_bytes, read_entries
 from edgeprune.contents.model import printable
 from edgeprune.contents.opening import inner_archive, innermost, told, whole_file
@@ -49,7 +50,7 @@ _SUFFIXES = {
     ".task": "task",
     ".tflite": "tflite",
 }
-_TFLITE, _LITERTLM, _ZIP, _LFS = b"TFL3", b"LITERTLM", b"PK\3\4", b"version https://git-lfs"
+_TFLITE, _LITERTLM, _ZIP = b"TFL3", b"LITERTLM", b"PK\3\4"
 _FOLDERS = ("mlmodelc", "mlpackage")
 _LONGEST_FILE_NAME = 200  # bytes, with room below the 255 of most file systems
 
@@ -187,7 +188,7 @@ class _Reading:
         self.rest: int | None = window.length
 
     def bundle(self) -> Bundle:
-        if self.window.read(0, min(len(_LFS), self.window.length)) == _LFS:
+        if self.window.read(0, min(len(GIT_LFS_POINTER), self.window.length)) == GIT_LFS_POINTER:
             raise InputError(f"{self.path}: a git-lfs pointer, not the app itself; run: git lfs pull")
         self.archive(self.window, self.kind, ())
         notes: tuple[str, ...] = ()
@@ -267,7 +268,7 @@ class _Reading:
             raise BrokenArchiveError(entry.problem)
         self.spend(entry)
         start = first_bytes(window, entry, 32)
-        if start.startswith(_LFS):
+        if start.startswith(GIT_LFS_POINTER):
             raise BrokenArchiveError(
                 "a git-lfs pointer, not the model itself; run 'git lfs pull' and build the app again"
             )

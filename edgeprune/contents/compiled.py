@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from edgeprune.artifact import GIT_LFS_POINTER
 from edgeprune.contents.blobs import BlobFile, BrokenBlobsError, read_blobs
 from edgeprune.contents.model import Contents, Layer, Piece, StoredArray, printable
 from edgeprune.contents.program import BrokenProgramError, Claims, layers_of, stored_bytes
@@ -22,7 +23,6 @@ from edgeprune.errors import InputError
 __all__ = ["FILE_LIMIT", "read_compiled"]
 
 FILE_LIMIT = 10_000
-_LFS_MAGIC = b"version https://git-lfs"
 _SECTIONS = {
     "coremldata.bin": "metadata",
     "metadata.json": "metadata",
@@ -79,7 +79,7 @@ def _files(path: Path) -> Iterator[tuple[str, int]]:
                 pending.append(place)
                 continue
             with _open(place) as file:
-                if file.read(len(_LFS_MAGIC)) == _LFS_MAGIC:
+                if file.read(len(GIT_LFS_POINTER)) == GIT_LFS_POINTER:
                     raise InputError(f"{place}: a git-lfs pointer, not the file itself; run: git lfs pull")
             yield place.relative_to(path).as_posix(), entry.stat().st_size
 

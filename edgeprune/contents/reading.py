@@ -6,12 +6,11 @@ import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from edgeprune.artifact import GIT_LFS_POINTER
 from edgeprune.contents.model import Contents
 from edgeprune.errors import InputError
 
 __all__ = ["MODEL_SUFFIXES", "read_contents"]
-
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def _tflite(path: Path) -> Contents:
@@ -74,7 +73,7 @@ def read_contents(path: Path) -> Contents:
     reader = _READERS.get(path.suffix.lower())
     if not is_folder:
         start = _start(path)
-        if start.startswith(_LFS_POINTER):
+        if start.startswith(GIT_LFS_POINTER):
             raise InputError(f"{path} is a git-lfs pointer, not the model itself; run 'git lfs pull'")
         if not size:
             raise InputError(f"{path} is empty (0 bytes); export the model again")
@@ -99,7 +98,7 @@ def _status(path: Path) -> tuple[bool, int]:
 def _start(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
-            return stream.read(len(_LFS_POINTER))
+            return stream.read(len(GIT_LFS_POINTER))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgeprune.artifact import GIT_LFS_POINTER
 from edgeprune.errors import InputError
 
 __all__ = ["check_file", "read_whole"]
-
-_LFS_MAGIC = b"version https://git-lfs"
 
 
 def check_file(path: Path, kind: str) -> int:
@@ -22,13 +21,13 @@ def check_file(path: Path, kind: str) -> int:
         if not path.is_file():  # a pipe or a device would be read for ever
             raise InputError(f"{path}: not a file; give the path of {kind}")
         with path.open("rb") as file:
-            head = file.read(len(_LFS_MAGIC))
+            head = file.read(len(GIT_LFS_POINTER))
         size_bytes = path.stat().st_size
     except (OSError, ValueError) as cause:  # ValueError: a name that no file can have
         raise InputError(f"{path}: cannot be read: {getattr(cause, 'strerror', None) or cause}") from cause
     if not head:
         raise InputError(f"{path}: empty (0 bytes), not {kind}; copy or export it again")
-    if head == _LFS_MAGIC:
+    if head == GIT_LFS_POINTER:
         raise InputError(f"{path}: a git-lfs pointer, not the model itself; run: git lfs pull")
     return size_bytes
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeprune.artifact import GIT_LFS_POINTER
 from edgeprune.errors import InputError
 from edgeprune.graph.protobuf import BrokenMessageError, Message, parse
 
@@ -71,7 +72,6 @@ _FIRST_PROGRAMS = 6  # specification version of iOS 15 (coremltools, ct.target)
 _KINDS = {500: "a neural network", 303: "a neural network", 403: "a neural network", 202: "a pipeline"}
 _SENTINEL = 0xDEADBEEF
 _BLOB_HEADER = struct.Struct("<IIQQ")
-_LFS_MAGIC = b"version https://git-lfs"
 _MODEL_PATH = "@model_path/"
 _MAX_RANK, _MAX_DEPTH, _MAX_ELEMENTS = 16, 32, 1 << 40
 # MIL.proto, TensorValue: field number -> (kind of the repeated field "values").
@@ -172,7 +172,7 @@ def read_coreml(path: Path) -> Package:
         content = place.read_bytes()
     except (OSError, ValueError) as cause:  # ValueError: a name that no file can have
         raise InputError(f"{path}: cannot be read: {getattr(cause, 'strerror', None) or cause}") from cause
-    if content.startswith(_LFS_MAGIC):
+    if content.startswith(GIT_LFS_POINTER):
         raise InputError(f"{place}: a git-lfs pointer, not the model itself; run: git lfs pull")
     try:
         return _Reader(path, place.parent).package(parse(content))
@@ -323,7 +323,7 @@ class _Reader:
             content = (self.folder / inner).read_bytes()
         except (OSError, ValueError) as cause:  # ValueError: a name that no file can have
             raise InputError(f"{self.path}: its weight file {inner!r} is missing; copy the whole package") from cause
-        if content.startswith(_LFS_MAGIC):
+        if content.startswith(GIT_LFS_POINTER):
             raise InputError(
                 f"{self.path}: its weight file {inner!r} is a git-lfs pointer, not the weights; run: git lfs pull"
             )

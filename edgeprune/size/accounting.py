@@ -10,14 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeprune.artifact import GIT_LFS_POINTER
 from edgeprune.errors import InputError
 from edgeprune.graph import Graph, is_tflite, read_graph
 from edgeprune.size.codecs import CODECS, EVERY
 
 __all__ = ["SizeReport", "measure_download", "measure_size"]
-
-# The first line of what git checks out when git-lfs is not installed (git-lfs specification, v1 and later).
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +71,7 @@ def _content(file: Path) -> bytes:
         raise InputError(f"{file} cannot be read: {error.strerror}") from error
     if not content:
         raise InputError(f"{file} is empty (0 bytes); export the model again")
-    if content.startswith(_LFS_POINTER):
+    if content.startswith(GIT_LFS_POINTER):
         raise InputError(f"{file} is a git-lfs pointer, not the model itself; run 'git lfs pull'")
     return content
 
