@@ -10,7 +10,9 @@ from typing import Any
 
 import click
 
-from edgeprune.errors import UsageError
+from edgeprune.errors import Unsupported, UsageError
+from edgeprune.graph import read_graph
+from edgeprune.graph.precision import tflite_precision
 from edgeprune.report.check_report import difference, layer_name, markdown_cell, markdown_text, shown, word
 from edgeprune.report.table import Table, to_markdown, to_text
 from edgeprune.size.codecs import CODECS, FAST
@@ -23,15 +25,25 @@ __all__ = ["compare_verb", "headline"]
 
 
 def compare_verb(
-    before: Path, after: Path, *, output_format: str, measure: bool, every: bool, fast: bool, quiet: bool
+    before: Path,
+    after: Path,
+    *,
+    output_format: str,
+    measure: bool,
+    device: str | None,
+    every: bool,
+    fast: bool,
+    quiet: bool,
 ) -> int:
-    """Print what changed between two model files; with `measure` also the paired latency on this host."""
+    """Print what changed between two model files; with `measure` also the paired latency on this host, with `device`
+    the estimates of both from its profile."""
     codecs = tuple(FAST if fast else CODECS)
     if measure and not all(path.suffix.lower() in (".tflite", ".lite") for path in (before, after)):
         raise UsageError("--measure runs .tflite files only; leave it out for other formats")
     old, new = file_record(account(before, codecs)), file_record(account(after, codecs))
+    estimates = _estimates(before, after, device) if device else None  # before the slow part: a wrong name is told
     latency = _measured(before, after, quiet) if measure else None
-    facts = {"before": old, "after": new, "latency": latency, "headline": headline(old, new, latency)}
+    facts = {"latency": latency, "estimates": estimates, "headline": headline(old, new, latency)}
     click.echo(_FORMATS[output_format](old, new, facts, every), nl=False)
     return 0
 
@@ -44,7 +56,26 @@ def _measured(before: Path, after: Path, quiet: bool) -> dict[str, Any]:
     progress.begin("latency of both on this host")
     found = compare_latency(before, after, on_progress=progress.advance)
     progress.end(str(found.verdict))
-    return {**asdict(found), "verdict": str(found.verdict)}
+    kinds = {tflite_precision(read_graph(path)) for path in (before, after)}
+    # How precisions compare on this host does not carry to phones, so they are not ranked.
+    return {**asdict(found), "verdict": str(found.verdict) if len(kinds) == 1 else None}
+
+
+def _estimates(before: Path, after: Path, device: str) -> dict[str, Any]:
+    from edgeprune.latency.estimate import estimate_latency, how_of
+    from edgeprune.latency.profiles import find_profile
+
+    profile = find_profile(device)
+    told: dict[str, Any] = {"device": profile.name, "how": how_of(profile)}
+    for side, path in (("before", before), ("after", after)):
+        try:
+            found = estimate_latency(path, profile)
+        except Unsupported as cause:
+            told[side] = {"total_ms": None, "low_ms": None, "high_ms": None, "refused": str(cause)}
+            continue
+        refused = found.refused or ("" if found.total_ms is not None else "this profile only ranks models")
+        told[side] = {"total_ms": found.total_ms, "low_ms": found.low_ms, "high_ms": found.high_ms, "refused": refused}
+    return told
 
 
 def headline(old: FileRecord, new: FileRecord, latency: Mapping[str, Any] | None) -> str:
@@ -68,6 +99,8 @@ def _change(before: float, after: float, text: Callable[[int], str]) -> str:
 
 
 def _latency(old: FileRecord, new: FileRecord, latency: Mapping[str, Any] | None) -> str:
+    if latency is not None and latency["verdict"] is None:
+        return "latency not ranked: the two differ in precision, and how precisions compare here says nothing of phones"
     if latency is not None:
         return (
             f"latency {latency['verdict']} on this host: {latency['ratio']:.3f} times before "
@@ -170,13 +203,24 @@ def _text(old: FileRecord, new: FileRecord, facts: Mapping[str, Any], every: boo
     lines += [f"note: {shown(record.note)}" for record in (old, new) if record.note]
     if facts["latency"]:
         lines += ["", _shown_latency(facts["latency"])]
+    if facts["estimates"]:
+        lines += ["", shown(_shown_estimates(facts["estimates"]))]
     return "\n".join(lines) + "\n"
+
+
+def _shown_estimates(found: Mapping[str, Any]) -> str:
+    sides = []
+    for side in ("before", "after"):
+        one = found[side]
+        band = f"{one['total_ms']:.3g} ms ({one['low_ms']:.3g} to {one['high_ms']:.3g})" if one["total_ms"] else ""
+        sides.append(f"{side} {band or 'not estimated: ' + one['refused']}")
+    return f"latency on {found['device']}: {'; '.join(sides)}; {found['how']}"
 
 
 def _shown_latency(found: Mapping[str, Any]) -> str:
     return (
         f"latency on this host: {found['baseline_ms']:.3g} ms -> {found['candidate_ms']:.3g} ms CPU time "
-        f"({found['verdict']}); {found['how']}. How two precisions compare here says nothing of phones."
+        f"({found['verdict'] or 'not ranked'}); {found['how']}. How two precisions compare here says nothing of phones."
     )
 
 
@@ -191,6 +235,8 @@ def _markdown(old: FileRecord, new: FileRecord, facts: Mapping[str, Any], every:
     lines += [markdown_text(record.note) for record in (old, new) if record.note]
     if facts["latency"]:
         lines.append(_shown_latency(facts["latency"]))
+    if facts["estimates"]:
+        lines += ["", markdown_text(_shown_estimates(facts["estimates"]))]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -203,6 +249,7 @@ def _json(old: FileRecord, new: FileRecord, facts: Mapping[str, Any], _every: bo
         "after": new.to_json(),
         "layers": [{"before": a.name if a else None, "after": b.name if b else None} for a, b in pairs],
         "latency": facts["latency"],
+        "estimates": facts["estimates"],
     }
     return json.dumps(body, indent=1, allow_nan=False) + "\n"
 

@@ -15,6 +15,7 @@ from test_graph_tflite import TensorSpec, dense_graph, write
 
 from edgeprune import compare
 from edgeprune.compare import headline
+from edgeprune.latency.measure import ProcessTimes, judge
 from edgeprune.size.records import FileRecord
 
 FILES = Path(__file__).parent / "files"
@@ -186,3 +187,31 @@ def test_a_missing_and_a_broken_file(call: Any, tmp_path: Path) -> None:
     (tmp_path / "b.tflite").write_bytes((FILES / "int8.tflite").read_bytes()[:900])
     call("compare", tmp_path / "a.tflite", tmp_path / "b.tflite").error(4, "b.tflite is a broken TFLite file")
     call("compare", tmp_path / "c.tflite", tmp_path / "a.tflite").error(4, "c.tflite does not exist")
+
+
+def test_precisions_are_not_ranked(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How int8 and float32 compare on this host says nothing of phones: no verdict, whatever was measured."""
+    rng = np.random.default_rng(0)
+    columns = np.array([1.0, 1.0, 2.0]) * rng.normal(1, 0.001, (30, 3))
+    times = [ProcessTimes(cpu_ms=columns, wall_ms=columns) for _ in range(5)]
+    found = judge(times, runtime="litert", runtime_version="2.3.0", seed=0)
+    monkeypatch.setattr("edgeprune.latency.measure.compare_latency", lambda *_, **__: found)
+    outcome = call("compare", FILES / "float32.tflite", FILES / "int8.tflite", "--measure", "-q", "--fast")
+    assert outcome.code == 0, outcome.err
+    assert "latency not ranked: the two differ in precision" in outcome.out
+    assert "slower" not in outcome.out
+
+
+def test_estimates_of_both(call: Any) -> None:
+    """--device adds what a profile says of each file, or why it says nothing; an unknown name is told first."""
+    arguments = ("compare", FILES / "float32.tflite", FILES / "int8.tflite", "--fast")
+    told = json.loads(call(*arguments, "--device", "pixel3-tflite-4t-float32", "--json").out)["estimates"]
+    assert told["how"].startswith("estimated from profile pixel3-tflite-4t-float32")
+    assert told["before"]["total_ms"] is None
+    assert "fully connected" in told["before"]["refused"]
+    assert "is int8" in told["after"]["refused"]
+    assert (
+        "latency on pixel3-tflite-4t-float32: before not estimated"
+        in call(*arguments, "--device", "pixel3-tflite-4t-float32").out
+    )
+    call(*arguments, "--device", "pixel3-tflite-4t-float23").error(2, "pixel3-tflite-4t-float32")
