@@ -143,6 +143,8 @@ def _budget(path: Path, where: str, raw: Any) -> Budget:
         )
     try:
         return Budget(path=pattern, where=where, codec=codec, **_limits(path, raw))
+    except RecipeError:
+        raise
     except UsageError as cause:
         raise RecipeError(f"{path}: [{where}] {cause}") from cause
 
@@ -263,7 +265,7 @@ def _latency(record: FileRecord, budget: Budget, limit: float, file: Path | None
         return _at_most(check, record, None, limit, "ms", "not estimated inside an archive; name the model file itself")
     try:
         found = estimate_latency(file, profile)
-    except Unsupported as cause:
+    except (InputError, Unsupported) as cause:
         return _at_most(check, record, None, limit, "ms", str(cause))
     if found.total_ms is None:
         return _at_most(check, record, None, limit, "ms", found.refused or "this profile only ranks models")

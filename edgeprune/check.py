@@ -52,16 +52,22 @@ def check_verb(
     output: Path | None,
     why: bool,
     fast: bool,
+    show: bool,
 ) -> int:
-    """Print what `files` (or those of the configuration) cost; 1 over a limit, 3 when one cannot be checked, else 0."""
+    """Print what `files` (or those of the configuration) cost; 1 over a limit, 3 when one cannot be checked, else 0.
+
+    With `show` nothing is checked. Raises UsageError when nothing would be checked without it, with the table printed.
+    """
     codecs = tuple(FAST if fast else CODECS)
     if codec not in codecs:
         raise UsageError(f"--fast measures {' and '.join(FAST)} only; drop --fast, or choose one of these for --codec")
     given = _given_budget(limit, growth, codec)
-    settings = _settings(files, config, given is not None)
+    if show and (given or config or not files):
+        raise UsageError("--show only shows the FILES that are named, and checks nothing; drop it, or the limits")
+    settings = None if show else _settings(files, config, given is not None)
     wanted = _wanted(files, settings, given)
-    if baseline is None and any(budget.needs_baseline for item in wanted for budget in item.budgets):
-        raise UsageError("a limit on growth needs something to compare with; add --baseline FILE")
+    if baseline is None and growth is not None:
+        raise UsageError("--growth needs something to compare with; add --baseline FILE")
     for budget in (budget for item in wanted for budget in item.budgets):
         if budget.codec not in codecs:
             raise UsageError(f"[{budget.where}] limits {budget.codec}, which --fast does not measure; drop --fast")
@@ -70,12 +76,16 @@ def check_verb(
             f"--format {output_format} reports limits, and none was given: nothing would be checked; add --limit, or "
             f"budgets in {CONFIG}"
         )
-    found = _check(wanted, settings, baseline, codec, codecs, why)
+    found = _check(wanted, settings, baseline, codec, codecs, why, named=bool(files))
     text = FORMATS[output_format](found)
     if output is not None:
         write_file(output, text.encode())
         text = FORMATS["text"](found)
     click.echo(text, nl=False)
+    if not found.verdicts and not show:
+        raise UsageError(
+            f"no limit was given, so nothing was checked: add --limit SIZE, or budgets in {CONFIG} (--show only shows)"
+        )
     return {True: 0, False: 1, None: _UNCHECKED}[found.passed] if found.verdicts else 0
 
 
@@ -170,6 +180,8 @@ def _check(
     codec: str,
     codecs: Sequence[str],
     why: bool,
+    *,
+    named: bool,
 ) -> Check:
     found = [(item, sources_of(item.path, codecs)) for item in wanted]
     sources = [(item, source) for item, behind in found for source in behind.models]
@@ -178,10 +190,14 @@ def _check(
     before = _before(records, earlier)
     verdicts, notes = _judge(sources, before, earlier)
     for item, behind in found:
-        notes += [*behind.notes, *(f"{refused.path}: not read: {refused.reason}" for refused in behind.refused)]
-        verdicts += [_unread(refused) for refused in behind.refused if item.budgets]
-    if not verdicts and any(item.budgets for item in wanted):
-        raise RecipeError("nothing could be checked: " + "; ".join(notes))
+        notes += behind.notes
+        if item.budgets:
+            verdicts += [_unread(refused) for refused in behind.refused]
+        else:
+            notes += [f"{refused.path}: not read: {refused.reason}" for refused in behind.refused]
+    if earlier is not None and not named:
+        gone = [record.path for record in earlier.records if record not in before.values()]
+        notes += [f"{path} of the baseline {earlier.path} is no longer there: removed, or renamed" for path in gone]
     return Check(
         files=tuple(records),
         verdicts=tuple(verdicts),
@@ -212,32 +228,34 @@ def _judge(
     notes: list[str] = []
     for item, source in sources:
         record = source.record
-        own = [
+        verdicts += [
             verdict
             for budget in item.budgets
             for verdict in budget_verdicts(record, budget, before.get(record.path), source.file)
         ]
         if earlier is not None and record.path not in before:
             notes.append(f"{record.path} is not in the baseline {earlier.path}: new, so its growth is not judged")
-        if item.budgets and not own:
-            own = [_unjudged(record)]
-        verdicts += own
+    for item, source in sources:  # a file that only growth limits must not pass unseen
+        if item.budgets and not any(verdict.path == source.record.path for verdict in verdicts):
+            verdicts += [_unjudged(source.record, budget) for budget in item.budgets]
+    if earlier is None and any(budget.needs_baseline for item, _ in sources for budget in item.budgets):
+        notes.append("growth was not judged: add --baseline, for example the JSON of a check of the main branch")
     without = [source.record.path for item, source in sources if not item.budgets]
-    if len(without) == len(sources):
-        notes.append("no limit was given, so nothing was checked; add --limit, or budgets in edgeprune.toml")
-    else:
+    if len(without) < len(sources):
         notes += [f"no budget is for {path}, so it was not checked" for path in without]
     return verdicts, notes
 
 
-def _unjudged(record: FileRecord) -> Verdict:
-    """For a file that only has a limit on growth, and no baseline."""
+def _unjudged(record: FileRecord, budget: Budget) -> Verdict:
+    """For a file that only has a limit on growth, and nothing to compare it with."""
+    in_bytes = budget.growth_bytes is not None
+    limit = budget.growth_bytes if budget.growth_bytes is not None else budget.growth_share
     return Verdict(
-        check="growth of download",
+        check=f"growth of download ({budget.codec})",
         path=record.path,
         actual=None,
-        limit=0,
-        unit="bytes",
+        limit=limit or 0,
+        unit="bytes" if in_bytes else "fraction",
         passed=None,
-        note="it is not in the baseline, and growth is its only limit; give it a download limit as well",
+        note="it is in no baseline, and growth is its only limit; give it a download limit as well",
     )

@@ -43,14 +43,15 @@ def _chosen_format(as_json: bool, output_format: str | None) -> str:
 )
 @click.option("-o", "--output", type=PATH, help="Write the report there; a text report still goes to stdout.")
 @click.option("--why", is_flag=True, help="Say where the bytes are and what would make them fewer.")
-@click.option("--fast", is_flag=True, help="Measure deflate and zstd only: a tenth of the time.")
+@click.option("--fast", is_flag=True, help="Measure deflate and a quick zstd (level 12) only: a tenth of the time.")
+@click.option("--show", is_flag=True, help="Only show the FILES: no limit is held, exit code 0.")
 @common_options("json")
 def check(files: tuple[Path, ...], as_json: bool, output_format: str | None, **options: Any) -> int:
     """Show what model FILES cost to install and to download, and hold them against budgets.
 
     Without FILES, those of the budgets in edgeprune.toml. Reads .tflite, .mlpackage, .mlmodel, .mlmodelc, .keras, .h5,
     .onnx, and the models inside .apk, .aab, .ipa and .zip. Needs neither TensorFlow nor Keras. Exit code 1 when a limit
-    is exceeded, 3 when one cannot be checked.
+    is exceeded, 3 when one cannot be checked, 2 when there is no limit at all.
 
     \b
     A budget in edgeprune.toml ([[tool.edgeprune.budget]] in pyproject.toml):
@@ -68,7 +69,7 @@ def check(files: tuple[Path, ...], as_json: bool, output_format: str | None, **o
     Examples:
       edgeprune check model.tflite --limit "350 kB"
       edgeprune check --baseline main.json --format markdown -o comment.md
-      edgeprune check app-release.apk --why
+      edgeprune check app-release.apk --show --why
     """
     from edgeprune.check import check_verb
 

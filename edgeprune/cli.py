@@ -13,7 +13,7 @@ import click
 from edgeprune.checker_commands import bench, calibrate, check, compare, devices, estimate, inspect
 from edgeprune.errors import INTERRUPTED, EdgepruneError
 from edgeprune.interrupts import handlers
-from edgeprune.options import common_options
+from edgeprune.options import PATH, common_options
 
 __all__ = ["cli", "main"]
 
@@ -47,8 +47,8 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for models, ledger.json and report.md.")
+@click.argument("recipe", type=PATH)
+@click.option("-o", "--output", type=PATH, help="Folder for models, ledger.json and report.md.")
 @click.option("--dry-run", is_flag=True, help="Check recipe, model and data, print the plan, and stop.")
 @common_options("overwrite", "json", "quiet", "trust", "custom")
 def run(
@@ -83,8 +83,8 @@ MAGNITUDE_ONLY = ("sparsity", "prune_depthwise", "keep_first", "keep_last")
 
 
 @cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The pruned model, a .keras file.")
+@click.argument("model", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="The pruned model, a .keras file.")
 @click.option(
     "--style",
     type=click.Choice(["magnitude", "channel"]),
@@ -135,7 +135,7 @@ MAGNITUDE_ONLY = ("sparsity", "prune_depthwise", "keep_first", "keep_last")
     show_default=True,
     help="channel: move the mean of removed channels into the next bias (needs --train).",
 )
-@click.option("--train", type=click.Path(path_type=Path), metavar="NPZ", help="channel: training samples to look at.")
+@click.option("--train", type=PATH, metavar="NPZ", help="channel: training samples to look at.")
 @click.option(
     "--verify/--no-verify", default=True, help="channel: check the new model on random inputs.  [default: verify]"
 )
@@ -182,7 +182,7 @@ def prune(context: click.Context, /, model: Path, output: Path, style: str, **op
 
 
 @cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.option("--through-norms", is_flag=True, help="Follow channels through LayerNormalization too.")
 @common_options("json", "trust", "custom")
 def groups(model: Path, **options: Any) -> int:
@@ -194,20 +194,16 @@ def groups(model: Path, **options: Any) -> int:
 
 
 @cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The tuned model, a .keras file.")
-@click.option("--train", type=click.Path(path_type=Path), required=True, metavar="NPZ", help="Training samples.")
-@click.option(
-    "--validation", type=click.Path(path_type=Path), metavar="NPZ", help="Samples that choose the best epoch."
-)
+@click.argument("model", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="The tuned model, a .keras file.")
+@click.option("--train", type=PATH, required=True, metavar="NPZ", help="Training samples.")
+@click.option("--validation", type=PATH, metavar="NPZ", help="Samples that choose the best epoch.")
 @click.option("--epochs", type=int, required=True, help="Passes over the training samples.")
 @click.option("--batch-size", type=int, default=64, show_default=True)
 @click.option("--learning-rate", type=float, default=1e-3, show_default=True)
 @click.option("--flip", is_flag=True, help="Mirror training images left to right at random.")
 @click.option("--shift", type=int, default=0, show_default=True, help="Move training images by up to so many pixels.")
-@click.option(
-    "--teacher", type=click.Path(path_type=Path), metavar="MODEL", help="Learn from this model's answers too."
-)
+@click.option("--teacher", type=PATH, metavar="MODEL", help="Learn from this model's answers too.")
 @click.option(
     "--distill",
     type=float,
@@ -226,7 +222,7 @@ def finetune(model: Path, output: Path, **options: Any) -> int:
 
 
 @cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.option("--to", "to", type=click.Choice(["tflite", "coreml"]), required=True, help="Format of the output.")
 @click.option(
     "--precision",
@@ -235,12 +231,10 @@ def finetune(model: Path, output: Path, **options: Any) -> int:
     help="tflite: float32 (default), float16, dynamic, int8, int16x8. coreml: float32, float16 (default), int8, "
     "palette2, palette4, palette6, palette8, sparse; from iOS18 sparse-int8, sparse-palette4, -palette6, -palette8.",
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="A .tflite file or .mlpackage folder."
-)
+@click.option("-o", "--output", type=PATH, required=True, help="A .tflite file or .mlpackage folder.")
 @click.option(
     "--calibration",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="NPZ",
     help="Training samples, for tflite int8 and int16x8: their ranges set the scales.",
 )
@@ -275,7 +269,7 @@ def finetune(model: Path, output: Path, **options: Any) -> int:
 )
 @click.option(
     "--class-labels",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="TXT",
     help="coreml: one label a line; the package becomes a classifier.",
 )
@@ -306,13 +300,9 @@ def convert(model: Path, output: Path, **options: Any) -> int:
 
 
 @cli.command()
-@click.argument("exported", type=click.Path(path_type=Path))
-@click.option(
-    "--against", type=click.Path(path_type=Path), required=True, metavar="MODEL", help="The Keras model it came from."
-)
-@click.option(
-    "--data", type=click.Path(path_type=Path), metavar="NPZ", help="Samples to compare on.  [default: 8 random ones]"
-)
+@click.argument("exported", type=PATH)
+@click.option("--against", type=PATH, required=True, metavar="MODEL", help="The Keras model it came from.")
+@click.option("--data", type=PATH, metavar="NPZ", help="Samples to compare on.  [default: 8 random ones]")
 @click.option(
     "--metric", type=click.Choice(["accuracy", "auc", "mse", "mae"]), help="Score both, with the targets y of --data."
 )

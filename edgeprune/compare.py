@@ -10,11 +10,12 @@ from typing import Any
 
 import click
 
-from edgeprune.errors import Unsupported, UsageError
+from edgeprune.errors import MissingExtra, Unsupported, UsageError
 from edgeprune.graph import read_graph
 from edgeprune.graph.precision import tflite_precision
 from edgeprune.report.check_report import difference, layer_name, markdown_cell, markdown_text, shown, word
 from edgeprune.report.table import Table, to_markdown, to_text
+from edgeprune.runtime.session import installed_runtimes
 from edgeprune.size.codecs import CODECS, FAST
 from edgeprune.size.layers import account
 from edgeprune.size.matching import Pair, layer_pairs
@@ -41,6 +42,8 @@ def compare_verb(
     if measure and not all(path.suffix.lower() in (".tflite", ".lite") for path in (before, after)):
         raise UsageError("--measure runs .tflite files only; leave it out for other formats")
     old, new = file_record(account(before, codecs)), file_record(account(after, codecs))
+    if measure and not installed_runtimes():
+        raise MissingExtra("ai-edge-litert", "litert", "--measure (the sizes need nothing: leave it out)")
     estimates = _estimates(before, after, device) if device else None  # before the slow part: a wrong name is told
     latency = _measured(before, after, quiet) if measure else None
     facts = {"latency": latency, "estimates": estimates, "headline": headline(old, new, latency)}
@@ -88,7 +91,10 @@ def headline(old: FileRecord, new: FileRecord, latency: Mapping[str, Any] | None
         parts.append(f"MACs {_change(old.macs, new.macs, format_count)}")
     if old.sparsity is not None and new.sparsity is not None:
         parts.append(f"zeros {_arrow(format_percent(old.sparsity), format_percent(new.sparsity))}")
-    return ", ".join(parts) + "; " + _latency(old, new, latency) + "."
+    pairs = layer_pairs(old.layers, new.layers)
+    alone = pairs and not any(before and after for before, after in pairs)
+    start = "No layer of the one is in the other, so these may be different models. " if alone else ""
+    return start + ", ".join(parts) + "; " + _latency(old, new, latency) + "."
 
 
 def _change(before: float, after: float, text: Callable[[int], str]) -> str:

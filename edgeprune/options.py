@@ -10,7 +10,7 @@ import click
 
 __all__ = ["PATH", "common_options"]
 
-PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is an error of ours, with exit code 4
 
 
 def common_options(*names: str) -> Callable[[Any], Any]:
@@ -29,13 +29,13 @@ def common_options(*names: str) -> Callable[[Any], Any]:
         "custom": click.option(
             "--custom",
             multiple=True,
-            type=click.Path(path_type=Path),
+            type=PATH,
             metavar="FILE.py",
             help="Your own Python file with layers that the model uses; it is run. Repeatable.",
         ),
         "data": click.option(
             "--data",
-            type=click.Path(path_type=Path),
+            type=PATH,
             metavar="NPZ",
             help="Test samples to score on: arrays named after the model's inputs (or x) and y.",
         ),

@@ -12,6 +12,8 @@ from edgeprune.errors import InputError, RecipeError
 
 __all__ = ["known_keys", "near", "read_toml", "typed"]
 
+_KINDS = {str: "a text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
+
 
 def read_toml(path: Path) -> tuple[bytes, dict[str, Any]]:
     """The bytes of a TOML file and its values.
@@ -53,5 +55,5 @@ def typed(path: Path, key: str, value: Any, kind: type) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise RecipeError(f"{path}: '{key}' must be a {kind.__name__}, got {value!r}")
+        raise RecipeError(f"{path}: '{key}' must be {_KINDS.get(kind, kind.__name__)}, got {value!r}")
     return value

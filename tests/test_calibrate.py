@@ -247,7 +247,7 @@ def test_the_verb_writes_a_profile_that_works(tmp_path: Path, capsys: pytest.Cap
     assert calibrate_verb(tmp_path / "m.csv", output=out, overwrite=False, **options) == 0  # type: ignore[arg-type]
     text = capsys.readouterr().out
     assert "speed set from 1 measurement" in text
-    assert "one measurement set its scale" in text
+    assert "measurements of one model set its scale" in text
     made = load_profile(out)
     assert made.name == "mine"
     assert estimate_latency(FILES / "float32.tflite", made).total_ms == pytest.approx(0.02, rel=1e-2)

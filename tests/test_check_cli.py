@@ -194,11 +194,22 @@ def test_where_there_is_no_model_an_example_is_printed(call: Any, here: Path) ->
 
 @pytest.mark.parametrize("name", ["junit", "github"])
 def test_an_empty_report_for_machines_is_refused(call: Any, here: Path, name: str) -> None:
-    """A check that checked nothing is never a pass there; as a table it says that nothing was checked."""
+    """A report without a single limit would pass for a good one."""
     call("check", "models/int8.tflite", "--format", name).error(2, "nothing would be checked")
-    outcome = call("check", "models/int8.tflite")
-    assert outcome.code == 0
-    assert "note: no limit was given, so nothing was checked" in outcome.out
+
+
+def test_a_check_that_checked_nothing_is_no_pass(call: Any, here: Path) -> None:
+    """The table is shown, and the exit code is 2; --show is for a look, and takes no limits."""
+    outcome = call("check", "models/int8.tflite", "--fast")
+    assert outcome.code == 2
+    assert outcome.out.startswith("file ")
+    assert outcome.err.startswith("edgeprune: no limit was given, so nothing was checked: add --limit SIZE")
+    outcome = call("check", "models/int8.tflite", "--fast", "--show")
+    assert (outcome.code, outcome.err) == (0, "")
+    budgets(here, WIDE)
+    assert call("check", "models/int8.tflite", "--fast", "--show").code == 0
+    call("check", "models/int8.tflite", "--show", "--limit", "1 MB").error(2, "--show only shows")
+    call("check", "--show").error(2, "--show only shows")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +244,23 @@ def test_growth_against_an_earlier_report(call: Any, here: Path) -> None:
     assert outcome.code == 1
     assert "| growth of download (deflate) | - | 35" in outcome.out
     assert "that grew most" in outcome.out
-    call("check").error(2, "add --baseline FILE")
+    outcome = call("check")
+    assert outcome.code == 3
+    assert "growth of download (deflate) unknown, limit 2.00 %: CANNOT BE CHECKED" in outcome.out
+    assert "note: growth was not judged: add --baseline" in outcome.out
+    budgets(here, 'path = "models/*.tflite"\ngrowth = "2 %"\ndownload = "1 MB"')
+    assert call("check").code == 0  # how a baseline is made, with the same configuration
+
+
+def test_a_model_that_is_gone(call: Any, here: Path) -> None:
+    """A renamed model is new, and its old name is told; not when only some files are named."""
+    budgets(here, 'path = "models/*.tflite"\ngrowth = "2 %"\ndownload = "1 MB"')
+    (here / "main.json").write_text(call("check", "--json", "--fast").out)
+    (here / "models/int8.tflite").rename(here / "models/small.tflite")
+    outcome = call("check", "--fast", "--baseline", "main.json")
+    assert "note: models/int8.tflite of the baseline main.json is no longer there: removed, or renamed" in outcome.out
+    outcome = call("check", "models/small.tflite", "--fast", "--baseline", "main.json")
+    assert "no longer there" not in outcome.out
 
 
 def test_growth_of_a_new_file_is_no_pass(call: Any, here: Path) -> None:
@@ -242,7 +269,7 @@ def test_growth_of_a_new_file_is_no_pass(call: Any, here: Path) -> None:
     budgets(here, 'path = "models/*.tflite"\ngrowth = "2 %"')
     outcome = call("check", "--baseline", "main.json")
     assert outcome.code == 3
-    assert "it is not in the baseline" in outcome.out
+    assert "limit 2.00 %: CANNOT BE CHECKED (it is in no baseline" in outcome.out
     budgets(here, 'path = "models/*.tflite"\ngrowth = "2 %"\ninstall = "1 MB"')
     outcome = call("check", "--baseline", "main.json")
     assert outcome.code == 0
@@ -290,7 +317,7 @@ def lines_of(outcome: Any) -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("verb", [["check"], ["inspect"], ["compare", FILES / "int8.tflite"]])
+@pytest.mark.parametrize("verb", [["check", "--show"], ["inspect"], ["compare", FILES / "int8.tflite"]])
 @pytest.mark.parametrize("name", ["int8.tflite", "float32_sparse.tflite"])
 def test_damaged_files(call: Any, tmp_path: Path, verb: list[object], name: str) -> None:
     """Cut at every sixteenth, a byte flipped at 30 places: an account, or one line and 3 or 4."""
@@ -343,7 +370,7 @@ def test_a_file_with_a_hostile_name(call: Any, here: Path, name: str) -> None:
 def test_a_terminal_that_lacks_a_letter(here: Path) -> None:
     """A Latin-1 stdout gets an escape, not a crash."""
     shutil.copy(FILES / "int8.tflite", here / "模型.tflite")
-    command = [sys.executable, "-P", "-m", "edgeprune", "check", "模型.tflite", "--fast"]
+    command = [sys.executable, "-P", "-m", "edgeprune", "check", "模型.tflite", "--fast", "--show"]
     done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "latin-1"}, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"\\u6a21\\u578b.tflite" in done.stdout

@@ -50,8 +50,8 @@ def test_help(call: Any, verb: str) -> None:
 
 
 def test_check_of_real_files(call: Any) -> None:
-    """Without a limit the exit code is 0; the sparse file's zeros are seen."""
-    outcome = call("check", FILES / "float32_sparse.tflite", "--json")
+    """A look at a file, without a limit; the sparse file's zeros are seen."""
+    outcome = call("check", FILES / "float32_sparse.tflite", "--json", "--show")
     (facts,) = json.loads(outcome.out)["files"]
     assert (outcome.code, facts["format"]) == (0, "tflite")
     assert facts["zeros"] > 0

@@ -109,7 +109,7 @@ def test_a_latency_that_cannot_be_estimated(call: Any, tmp_path: Path, monkeypat
         ('max_latency_ms = 5\ndevice = "pixel33"', "pixel"),
         (f'max_latency_ms = -1\ndevice = "{PROFILE}"', "above 0"),
         (f'max_latency_ms = nan\ndevice = "{PROFILE}"', "above 0"),
-        (f'max_latency_ms = "5 ms"\ndevice = "{PROFILE}"', "float"),
+        (f'max_latency_ms = "5 ms"\ndevice = "{PROFILE}"', "must be a number"),
     ],
 )
 def test_wrong_latency_budgets(

@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 __all__ = [
+    "BOMB_BYTES",
+    "BOMB_RATIO",
     "MEMBER_LIMIT",
     "RATIO_LIMIT",
     "BrokenArchiveError",
@@ -30,6 +32,8 @@ __all__ = [
 
 # Deflate expands at most 1032 times (zlib, "Technical details"); a claim beyond this is a lie.
 RATIO_LIMIT = 1100
+# Models of this size are not so regular: 99 % zeros in float32 deflate to a fiftieth.
+BOMB_BYTES, BOMB_RATIO = 64 << 20, 100
 # Above what a zip without zip64 can hold (65,535), and a bound on the memory that a directory can ask for.
 MEMBER_LIMIT = 100_000
 
@@ -264,6 +268,8 @@ def _problem(name: str, record: _Record) -> str:
         return f"stored, but {record.raw} bytes in {record.compressed}"
     if record.raw > RATIO_LIMIT * max(record.compressed, 1):
         return f"claims {record.raw} bytes in {record.compressed}: more than deflate can hold, a zip bomb"
+    if record.raw > BOMB_BYTES and record.raw > BOMB_RATIO * max(record.compressed, 1):
+        return f"expands to {record.raw} bytes, {record.raw // max(record.compressed, 1)} times its size: a zip bomb"
     return ""
 
 

@@ -109,6 +109,8 @@ def _sized(path: Path) -> Contents:
     files = package_files(path)
     if not files:
         raise InputError(f"{path} is a folder without files; name a model file or a package such as a .mlpackage")
+    if path.is_dir() and "saved_model.pb" not in files:
+        raise InputError(f"{path} is a folder and no model; name the models in it, for example {path}/*.tflite")
     known = ", ".join(MODEL_SUFFIXES)
     return Contents(
         path=path,

@@ -247,7 +247,10 @@ def how_of(profile: Profile) -> str:
     accuracy = profile.accuracy
     error = f"±{100 * (accuracy.band_factor - 1):.0f} %"
     if accuracy.left_out == "none":
-        proof = "one measurement set its scale; the band is that of the profile it is based on"
+        proof = (
+            "measurements of one model set its scale; the band is what ratios between two models, predicted by the "
+            "profile it is based on, are off by"
+        )
     else:
         held = round(accuracy.band_share * accuracy.rows)
         units = "rows of families" if accuracy.left_out == "family" else "networks"

@@ -131,8 +131,8 @@ def find_profile(name: str) -> Profile:
         return load_profile(Path(name))
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     near = near or [key for key in known if name.lower()[:6] in key][:3]
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
-    raise UsageError(f"no device profile {name!r}{hint} List them: edgeprune devices; or give the path of a .toml file")
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+    raise UsageError(f"no device profile {name!r}{hint} 'edgeprune devices' lists them; or give the path of a .toml")
 
 
 def load_profile(path: Path) -> Profile:

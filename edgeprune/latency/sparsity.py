@@ -127,7 +127,7 @@ def _xnnpack(graph: Graph, cluster: Cluster, target: str) -> SparsityAdvice:
             found="not followed, there is no stem" if cluster.inside is None else cluster.inside or "all are",
         ),
         Condition(
-            rule="f: more than 2/3 zeros in its 1x1 filters",
+            rule="f: more than 2/3 zeros in the 1x1 filters between stem and mean, as far as operations are eligible",
             met=None if cluster.sparsity is None else cluster.sparsity > NEEDED_ZEROS,
             found="no such filter" if cluster.sparsity is None else f"{cluster.sparsity:.1%}",
         ),

@@ -137,7 +137,8 @@ def _text(check: Check) -> str:
         lines += ["", *(verdict_line(verdict) for verdict in check.verdicts)]
     for path, sentences in check.why.items():
         lines += ["", f"why, {shown(path)}:", *(f"- {shown(sentence)}" for sentence in sentences)]
-    lines += [f"note: {shown(note)}" for note in check.notes]
+    notes = [*(f"{record.path}: {record.note}" for record in check.files if record.note), *check.notes]
+    lines += [f"note: {shown(note)}" for note in notes]
     return "\n".join(lines) + "\n"
 
 

@@ -69,6 +69,8 @@ def load_baseline(path: Path, checked: Sequence[str], codecs: Sequence[str] = tu
     """
     if path.suffix.lower() == ".json":
         return Baseline(path, _from_json(path))
+    if not path.exists():
+        raise InputError(f"{path} does not exist; the baseline is a model file, a folder of them, or JSON of a check")
     if path.is_dir() and path.suffix.lower() not in (".mlpackage", ".mlmodelc"):
         return Baseline(path, list(_in_folder(path, checked, codecs)))
     if is_bundle(path):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeprune.contents.bundle import BUNDLES, Bundle, extracted, read_bundle
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, Unsupported
 from edgeprune.size.layers import Account, account
 from edgeprune.size.records import FileRecord, InArchive, file_record
 
@@ -51,19 +51,22 @@ def sources_of(path: Path, codecs: Sequence[str], *, every: bool = False) -> Sou
     Raises InputError, also for a bundle in which there is no model, and Unsupported where a file cannot be read.
     """
     if not is_bundle(path):
-        found = account(path, codecs)
-        return Sources(models=(Source(record=file_record(found, every=every), found=found, file=path),))
+        whole = account(path, codecs)
+        return Sources(models=(Source(record=file_record(whole, every=every), found=whole, file=path),))
     bundle = read_bundle(path)
     if not bundle.models and not bundle.unreadable:
         raise InputError(f"{path}: no model in it; nothing to check")
+    found = list(_models(path, bundle, codecs, every))
+    unreadable = tuple(Refused(path=f"{path}!{item.name}", reason=item.reason) for item in bundle.unreadable)
     return Sources(
-        models=tuple(_models(path, bundle, codecs, every)),
-        refused=tuple(Refused(path=f"{path}!{item.name}", reason=item.reason) for item in bundle.unreadable),
+        models=tuple(item for item in found if isinstance(item, Source)),
+        refused=unreadable + tuple(item for item in found if isinstance(item, Refused)),
         notes=tuple(f"{path}: {note}" for note in bundle.notes),
     )
 
 
-def _models(path: Path, bundle: Bundle, codecs: Sequence[str], every: bool) -> Iterator[Source]:
+def _models(path: Path, bundle: Bundle, codecs: Sequence[str], every: bool) -> Iterator[Source | Refused]:
+    """Each model, or why it is none."""
     for model in bundle.models:
         place = InArchive(
             archive=str(path),
@@ -72,7 +75,11 @@ def _models(path: Path, bundle: Bundle, codecs: Sequence[str], every: bool) -> I
             install_bytes=model.install_bytes,
             notes=model.notes,
         )
+        name = f"{path}!{model.name}"
         with extracted(bundle, model) as inner:
-            found = account(inner, codecs)
-            record = file_record(found, path=f"{path}!{model.name}", in_archive=place, every=every)
-            yield Source(record=record, found=found, file=None)
+            try:
+                found = account(inner, codecs)
+            except (InputError, Unsupported) as cause:
+                yield Refused(path=name, reason=str(cause).replace(str(inner), model.name))
+                continue
+            yield Source(record=file_record(found, path=name, in_archive=place, every=every), found=found, file=None)

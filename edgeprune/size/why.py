@@ -154,10 +154,11 @@ def _bound(found: Account) -> Iterator[str]:
     if not bound or "deflate" not in found.download_bytes:
         return
     ratio = shares / bound
-    room = "there is little left for a better codec" if ratio < _FAR_FROM_BOUND else "a better codec has room"
+    room = ": little is left for a better codec" if ratio < _FAR_FROM_BOUND else ""
     yield (
         f"The weights deflate to {format_bytes(shares)}, {ratio:.2f} times the {format_bytes(bound)} of an ideal coder "
-        f"that looks at one number at a time (order-0, per channel where that is less): {room}."
+        "that looks at one number at a time (order-0; per channel where that is less; of floats each byte by itself)"
+        f"{room}."
     )
 
 
