@@ -117,7 +117,7 @@ def _json(records: Sequence[FileRecord]) -> str:
 def _csv(records: Sequence[FileRecord]) -> str:
     """Plain numbers, one line for each layer; unknown is empty."""
     text = io.StringIO()
-    names = ["name", "kind", "group", "shape", "precision", "parameters", "zeros", "macs"]
+    names = ["name", "kind", "group", "shape", "precision", "parameters", "weights", "zeros", "macs"]
     names += ["raw_bytes", "deflate_bytes", "bound_bytes", "bits_per_weight"]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", *names])

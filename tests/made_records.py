@@ -26,6 +26,7 @@ def layer(name: str = "conv", **more: Any) -> LayerRecord:
         "bound_bytes": 1050,
         "macs": 64_000,
     }
+    facts["weights"] = more.get("parameters", facts["parameters"])
     return LayerRecord(name=name, **{**facts, **more})
 
 

@@ -26,7 +26,8 @@ class LayerAccount:
 
     `raw_bytes` is what its arrays take in the file, `share_bytes` their part of a deflate stream that codes all arrays
     in order, `bound_bytes` what an ideal order-0 coder would need. `parameters` counts elements of weights and biases,
-    `zeros` those of them that are zero (None where that is not known).
+    `weights` the elements of its kernels, matrices and tables, `zeros` those of the weights that are zero (None where
+    that is not known).
     """
 
     layer: Layer
@@ -34,13 +35,14 @@ class LayerAccount:
     share_bytes: int
     bound_bytes: int
     parameters: int
+    weights: int
     zeros: int | None
     precision: str
 
     @property
     def sparsity(self) -> float | None:
-        """Share of the parameters that are zero; None without parameters or where zeros are not known."""
-        return self.zeros / self.parameters if self.zeros is not None and self.parameters else None
+        """Share of the weights that are zero; None without weights or where zeros are not known."""
+        return self.zeros / self.weights if self.zeros is not None and self.weights else None
 
     @property
     def bits_per_weight(self) -> float | None:
@@ -82,8 +84,8 @@ class Account:
 
     @property
     def zeros(self) -> int | None:
-        """Parameters that are zero; None where that is not known of a layer."""
-        if not self.known or any(layer.zeros is None for layer in self.layers if layer.parameters):
+        """Weights that are zero; None where that is not known of a layer."""
+        if not self.known or any(layer.zeros is None for layer in self.layers):
             return None
         return sum(layer.zeros or 0 for layer in self.layers)
 
@@ -140,7 +142,8 @@ def account_contents(contents: Contents, codecs: Sequence[str] = tuple(CODECS)) 
 
 def _layer(layer: Layer, share: int, bound: int) -> LayerAccount:
     parameters = [array for array in layer.arrays if array.parameter]
-    zeros = [array.zeros for array in parameters]
+    kernels = [array for array in layer.arrays if is_kernel(array)]
+    zeros = [array.zeros for array in kernels]
     largest = max(parameters or layer.arrays, key=lambda array: array.stored_bytes)
     return LayerAccount(
         layer=layer,
@@ -148,6 +151,7 @@ def _layer(layer: Layer, share: int, bound: int) -> LayerAccount:
         share_bytes=share,
         bound_bytes=bound,
         parameters=sum(array.elements for array in parameters),
+        weights=sum(array.elements for array in kernels),
         zeros=None if None in zeros else sum(zero or 0 for zero in zeros),
         precision=largest.precision,
     )

@@ -17,7 +17,8 @@ class LayerRecord:
     """One layer. Unknown is None.
 
     `raw_bytes`: of its arrays in the file; `deflate_bytes`: its part of one deflate stream over all arrays;
-    `bound_bytes`: order-0 code length of its arrays; `shape`: of its first output; `macs`: for one inference.
+    `bound_bytes`: order-0 code length of its arrays; `weights`: elements of kernels, matrices and tables, and `zeros`
+    those that are zero (`parameters` has biases, too); `shape`: of its first output; `macs`: for one inference.
     """
 
     name: str
@@ -26,6 +27,7 @@ class LayerRecord:
     shape: tuple[int, ...] | None
     precision: str | None
     parameters: int
+    weights: int
     zeros: int | None
     raw_bytes: int
     deflate_bytes: int | None
@@ -34,8 +36,8 @@ class LayerRecord:
 
     @property
     def sparsity(self) -> float | None:
-        """Share of the parameters that are zero; None without parameters or where zeros are not known."""
-        return self.zeros / self.parameters if self.zeros is not None and self.parameters else None
+        """Share of the weights that are zero; None without weights or where zeros are not known."""
+        return self.zeros / self.weights if self.zeros is not None and self.weights else None
 
     @property
     def bits_per_weight(self) -> float | None:
@@ -132,6 +134,7 @@ def _layer_record(layer: Layer, row: LayerAccount | None) -> LayerRecord:
         shape=layer.outputs[0] if layer.outputs else None,
         precision=row.precision if row else None,
         parameters=row.parameters if row else 0,
+        weights=row.weights if row else 0,
         zeros=row.zeros if row else 0,
         raw_bytes=row.raw_bytes if row else 0,
         deflate_bytes=row.share_bytes if row else 0,
