@@ -324,3 +324,15 @@ def test_damaged_bytes(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         read += survives(path)
     assert 0 < read < 200
+
+
+def test_a_model_that_expands_a_hundredfold_is_a_bomb(tmp_path: Path) -> None:
+    """80 MB of zeros behind the head of a real model, 80 kB in the archive: within deflate's reach, and no model."""
+    path = tmp_path / "bomb.apk"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("assets/m.tflite", MODEL + bytes(80_000_000))
+        archive.writestr("assets/good.tflite", MODEL)
+    found = read_bundle(path)
+    assert [model.name for model in found.models] == ["assets/good.tflite"]
+    (refused,) = found.unreadable
+    assert refused.reason.endswith("a zip bomb")

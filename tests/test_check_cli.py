@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -384,3 +385,48 @@ def test_reasons_are_asked_for_once(call: Any, here: Path, monkeypatch: pytest.M
     assert asked == []
     call("check", "models/int8.tflite", "--fast", "--why")
     assert len(asked) == 1
+
+
+# --- app bundles ----------------------------------------------------------------------------------------------------
+
+
+def apk(path: Path, **models: bytes) -> Path:
+    """An .apk with these files under assets."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in models.items():
+            archive.writestr(f"assets/{name}.tflite", content)
+    return path
+
+
+def test_a_broken_model_in_a_bundle(call: Any, here: Path) -> None:
+    """It is named by its place in the bundle, the other model is judged, and that is no pass."""
+    good = (FILES / "int8.tflite").read_bytes()
+    apk(here / "app.apk", bad=good[:3000], good=good)
+    outcome = call("check", "app.apk", "--fast", "--limit", "1 MB")
+    assert (outcome.code, outcome.err) == (3, "")
+    assert "app.apk!assets/good.tflite: download (deflate) 1.93 kB, limit 1.00 MB: ok" in outcome.out
+    assert (
+        "app.apk!assets/bad.tflite: download unknown, limit any: CANNOT BE CHECKED (not read: assets/bad" in outcome.out
+    )
+    assert "edgeprune-bundle" not in outcome.out
+    assert outcome.out.count("broken TFLite file") == 1
+
+
+def test_a_bundle_without_a_sound_model(call: Any, here: Path) -> None:
+    """A limit was given, so nobody is told to give one."""
+    apk(here / "app.apk", bad=(FILES / "int8.tflite").read_bytes()[:3000])
+    outcome = call("check", "app.apk", "--fast", "--limit", "1 MB")
+    assert (outcome.code, outcome.err) == (3, "")
+    assert "no limit" not in outcome.out
+
+
+def test_a_folder_is_no_model(call: Any, here: Path) -> None:
+    """A folder of models is not one of them."""
+    call("check", "models", "--limit", "3 MB").error(4, "name the models in it")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="everything is readable for root")
+def test_a_file_that_may_not_be_read(call: Any, here: Path) -> None:
+    """Exit code 4, as for any input that is unreadable."""
+    (here / "models/int8.tflite").chmod(0)
+    call("check", "models/int8.tflite", "--limit", "3 MB").error(4, "cannot be read")

@@ -215,3 +215,13 @@ def test_estimates_of_both(call: Any) -> None:
         in call(*arguments, "--device", "pixel3-tflite-4t-float32").out
     )
     call(*arguments, "--device", "pixel3-tflite-4t-float23").error(2, "pixel3-tflite-4t-float32")
+
+
+def test_two_strangers(call: Any, made_up: Any) -> None:
+    """Without a layer in common the percentages are of different models, and that is said first."""
+    made_up(
+        record("a.tflite", layers=(layer("stem", kind="CONV_2D"),)),
+        record("b.tflite", layers=(layer("other", kind="FULLY_CONNECTED"),)),
+    )
+    outcome = call("compare", "a.tflite", "b.tflite")
+    assert "\nNo layer of the one is in the other, so these may be different models. Download " in outcome.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,21 @@ def test_a_latency_that_cannot_be_estimated(call: Any, tmp_path: Path, monkeypat
     outcome = call("check", "--fast")
     assert outcome.code == 3
     assert "CANNOT BE CHECKED (" in outcome.out
+
+
+def test_one_file_without_an_estimate_hides_no_other(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package on a TFLite profile cannot be checked; the file over its limit is still told, exit code 1."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(FILES / "half.mlpackage", tmp_path / "m.mlpackage")
+    (tmp_path / "m.tflite").write_bytes((FILES / "float32.tflite").read_bytes())
+    budget = f'[[budget]]\npath = "m.mlpackage"\nmax_latency_ms = 5\ndevice = "{PROFILE}"\n'
+    (tmp_path / "edgeprune.toml").write_text(budget + '[[budget]]\npath = "m.tflite"\ndownload = "1 kB"\n')
+    outcome = call("check", "--fast")
+    assert (outcome.code, outcome.err) == (1, "")
+    assert "CANNOT BE CHECKED (" in outcome.out
+    assert "OVER by" in outcome.out
 
 
 @pytest.mark.parametrize(

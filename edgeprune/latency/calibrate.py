@@ -28,6 +28,7 @@ __all__ = ["REFIT_ROWS", "calibrate"]
 REFIT_ROWS = 5
 # A row this many times off what the others say was measured in another unit (1000) or is another model.
 _UNIT_SLIP = 100.0
+WIDEST_BAND = 3.0  # a profile that is off by more tells nothing
 
 
 def calibrate(
@@ -48,6 +49,11 @@ def calibrate(
     found = fitter(rows)
     predicted = left_out(rows, fitter, lambda row: row.name)
     accuracy = _accuracy(base, rows, predicted)
+    if accuracy.band_factor > WIDEST_BAND:
+        raise InputError(
+            f"the measurements contradict each other or the profile: predicted from the others, they are off by a "
+            f"factor of {accuracy.band_factor:.1f}; check units, threads and precision, or start from another profile"
+        )
     coefficients = replace(
         found.coefficients,
         **{part: float(f"{getattr(found.coefficients, part):.4g}") for part in found.coefficients.free},
