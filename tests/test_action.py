@@ -298,15 +298,16 @@ def test_the_action_as_yaml() -> None:
         ("app/src/main/assets/m.tflite", True),
         ("M.KERAS", True),
         ("out/app-release.apk", True),
-        ("A/N.mlpackage/Data/com.apple.CoreML/model.mlmodel", False),
-        ("N.mlmodelc/weights/weight.bin", False),
+        ("A/N.mlpackage/Data/com.apple.CoreML/model.mlmodel", True),
+        ("N.mlmodelc/weights/weight.bin", True),
+        ("edgeprune.toml", True),
         ("tflite.py", False),
         ("docs/notflite", False),
     ],
 )
 def test_the_hook(path: str, taken: bool) -> None:
-    """The hook runs the check on model files and on nothing else."""
+    """The hook runs every budget when a model, a file of a package or the configuration changes, and for nothing else."""
     (hook,) = loaded(".pre-commit-hooks.yaml")
     assert (hook["id"], hook["language"], hook["entry"]) == ("edgeprune-check", "python", "edgeprune check")
-    assert hook["pass_filenames"] is True
-    assert bool(re.search(hook["files"], path) and not re.search(hook["exclude"], path)) is taken
+    assert hook["pass_filenames"] is False
+    assert bool(re.search(hook["files"], path)) is taken
