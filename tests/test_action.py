@@ -306,7 +306,7 @@ def test_the_action_as_yaml() -> None:
     ],
 )
 def test_the_hook(path: str, taken: bool) -> None:
-    """The hook runs every budget when a model, a file of a package or the configuration changes, and for nothing else."""
+    """The hook runs when a model, a file of a package or the configuration changes, and for nothing else."""
     (hook,) = loaded(".pre-commit-hooks.yaml")
     assert (hook["id"], hook["language"], hook["entry"]) == ("edgeprune-check", "python", "edgeprune check")
     assert hook["pass_filenames"] is False
