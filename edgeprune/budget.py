@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgeprune.artifact import sha256_of
-from edgeprune.errors import InputError, RecipeError, Unsupported, UsageError
+from edgeprune.errors import InputError, RecipeError, UsageError
 from edgeprune.size.codecs import CODECS
 from edgeprune.size.records import FileRecord
 from edgeprune.toml_values import known_keys, near, read_toml, typed
@@ -255,7 +255,7 @@ def _verdicts(record: FileRecord, budget: Budget, before: FileRecord | None, fil
 
 def _latency(record: FileRecord, budget: Budget, limit: float, file: Path | None) -> Verdict:
     """The estimate against its limit; the band is in the name of the check."""
-    from edgeprune.latency.estimate import estimate_latency
+    from edgeprune.latency.estimate import estimate_facts
     from edgeprune.latency.profiles import find_profile
 
     assert budget.device is not None
@@ -264,15 +264,13 @@ def _latency(record: FileRecord, budget: Budget, limit: float, file: Path | None
     if file is None:
         return _at_most(check, record, None, limit, "ms", "not estimated inside an archive; name the model file itself")
     try:
-        found = estimate_latency(file, profile)
-    except (InputError, Unsupported) as cause:
+        found = estimate_facts(file, profile)
+    except InputError as cause:
         return _at_most(check, record, None, limit, "ms", str(cause))
-    if found.total_ms is None:
-        return _at_most(check, record, None, limit, "ms", found.refused or "this profile only ranks models")
-    assert found.low_ms is not None
-    assert found.high_ms is not None
-    check += f" ({found.low_ms:.3g} to {found.high_ms:.3g} ms)"
-    return _at_most(check, record, found.total_ms, limit, "ms")
+    if found["total_ms"] is None:
+        return _at_most(check, record, None, limit, "ms", found["refused"])
+    check += f" ({found['low_ms']:.3g} to {found['high_ms']:.3g} ms)"
+    return _at_most(check, record, found["total_ms"], limit, "ms")
 
 
 def _install(record: FileRecord) -> int:

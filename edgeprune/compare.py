@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from edgeprune.errors import MissingExtra, Unsupported, UsageError
+from edgeprune.errors import MissingExtra, UsageError
 from edgeprune.graph import read_graph
 from edgeprune.graph.precision import tflite_precision
 from edgeprune.report.check_report import difference, layer_name, markdown_cell, markdown_text, shown, word
@@ -65,20 +65,16 @@ def _measured(before: Path, after: Path, quiet: bool) -> dict[str, Any]:
 
 
 def _estimates(before: Path, after: Path, device: str) -> dict[str, Any]:
-    from edgeprune.latency.estimate import estimate_latency, how_of
+    from edgeprune.latency.estimate import estimate_facts
     from edgeprune.latency.profiles import find_profile
 
     profile = find_profile(device)
-    told: dict[str, Any] = {"device": profile.name, "how": how_of(profile)}
-    for side, path in (("before", before), ("after", after)):
-        try:
-            found = estimate_latency(path, profile)
-        except Unsupported as cause:
-            told[side] = {"total_ms": None, "low_ms": None, "high_ms": None, "refused": str(cause)}
-            continue
-        refused = found.refused or ("" if found.total_ms is not None else "this profile only ranks models")
-        told[side] = {"total_ms": found.total_ms, "low_ms": found.low_ms, "high_ms": found.high_ms, "refused": refused}
-    return told
+    both = {side: estimate_facts(path, profile) for side, path in (("before", before), ("after", after))}
+    first = both["before"]
+    sides = {
+        side: {key: facts[key] for key in ("total_ms", "low_ms", "high_ms", "refused")} for side, facts in both.items()
+    }
+    return {"device": first["device"], "how": first["how"], **sides}
 
 
 def headline(old: FileRecord, new: FileRecord, latency: Mapping[str, Any] | None) -> str:

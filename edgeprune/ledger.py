@@ -69,7 +69,8 @@ def oldest_runtime(runs: Sequence[RuntimeRun], installed: Iterable[str]) -> str 
 class ArtifactEntry:
     """A file of the run. `sparsity` is that of the weights in the file, read back from it; `exported` files ship.
 
-    `float_ops` are the operations of an integer file that compute in float, because that was allowed.
+    `float_ops` are the operations of an integer file that compute in float, because that was allowed; `estimates` the
+    latencies on devices, as `edgeprune.latency.estimate.estimate_facts` gives them.
     """
 
     path: str
@@ -87,6 +88,7 @@ class ArtifactEntry:
     exported: bool
     oldest_runtime: str | None = None
     float_ops: list[str] = field(default_factory=list)
+    estimates: list[Mapping[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

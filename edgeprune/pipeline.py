@@ -27,7 +27,9 @@ from edgeprune.keras_models import (
     predict,
     save_model,
 )
+from edgeprune.latency.estimate import estimate_facts
 from edgeprune.latency.measure import compare_latency
+from edgeprune.latency.profiles import find_profile
 from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage, oldest_runtime
 from edgeprune.metrics import Metric
 from edgeprune.preparation import Prepared, channel_options, coreml_options, file_part, magnitude_options, train_options
@@ -306,7 +308,13 @@ class _Run:
             else:
                 entry = self._export_new(export, path)
                 wanted.artifacts.append(entry)
+            at = wanted.artifacts.index(entry)
+            entry = wanted.artifacts[at] = replace(entry, estimates=self._estimates(path))
             self.progress.end(_metric_note(entry))
+
+    def _estimates(self, path: Path) -> list[Mapping[str, Any]]:
+        """Its latency on each device of the recipe."""
+        return [estimate_facts(path, find_profile(device)) for device in self.recipe.latency.devices]
 
     def _stage_of(self, export: ExportSpec) -> Stage:
         """An integer .tflite belongs to the quantize stage, all others to the last stage before it."""

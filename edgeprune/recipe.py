@@ -11,6 +11,7 @@ from typing import Any
 
 from edgeprune.artifact import Format, Precision
 from edgeprune.errors import EdgepruneError, InputError, RecipeError, UsageError
+from edgeprune.latency.profiles import find_profile
 from edgeprune.metrics import METRICS
 from edgeprune.size.codecs import CODECS
 from edgeprune.toml_values import known_keys, near, read_toml, typed
@@ -170,11 +171,13 @@ class ExportSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencySpec:
-    """[latency]: the paired measurement on this host (`measure = false` leaves it out)."""
+    """[latency]: the paired measurement on this host (`measure = false` leaves it out), and the device profiles from
+    which the latency of every exported file is estimated."""
 
     measure: bool = True
     processes: int = 5
     pairs: int = 30
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +189,7 @@ class Budget:
     install_bytes: int | None = None
     max_metric_drop: float | None = None
     min_sparsity: float | None = None
+    max_latency_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +242,7 @@ def _recipe(path: Path, sha256: str, raw: Mapping[str, Any]) -> Recipe:
         exports=tuple(
             _export(path, f"exports {n}", item) for n, item in enumerate(_list(path, "exports", raw), start=1)
         ),
-        latency=_table(path, "latency", raw.get("latency", {}), LatencySpec),
+        latency=_latency(path, raw.get("latency", {})),
         budget=_budget(path, raw["budget"]) if "budget" in raw else None,
     )
     _check(recipe)
@@ -323,13 +327,18 @@ def _export(path: Path, where: str, raw: Any) -> ExportSpec:
     return replace(export, class_labels=path.parent / export.class_labels) if export.class_labels else export
 
 
+def _latency(path: Path, raw: Any) -> LatencySpec:
+    """A profile of the project's own (a .toml) counts from the recipe."""
+    found: LatencySpec = _table(path, "latency", raw, LatencySpec)
+    own = (str(path.parent / name) if name.endswith(".toml") else name for name in found.devices)
+    return replace(found, devices=tuple(own))
+
+
 def _budget(path: Path, raw: Any) -> Budget:
-    names = ("download", "codec", "install", "max_metric_drop", "min_sparsity")
-    known_keys(path, "budget", raw, names)
-    if not set(raw) & {"download", "install", "max_metric_drop", "min_sparsity"}:
-        raise RecipeError(
-            f"{path}: [budget] sets no limit; give one of download, install, max_metric_drop, min_sparsity"
-        )
+    limits = ("download", "install", "max_metric_drop", "min_sparsity", "max_latency_ms")
+    known_keys(path, "budget", raw, ("codec", *limits))
+    if not set(raw) & set(limits):
+        raise RecipeError(f"{path}: [budget] sets no limit; give one of {', '.join(limits)}")
     codec = typed(path, "budget.codec", raw.get("codec", "deflate"), str)
     if codec not in CODECS:
         raise RecipeError(f"{path}: unknown codec {codec!r}{near(codec, CODECS)}; known: {', '.join(CODECS)}")
@@ -340,7 +349,9 @@ def _budget(path: Path, raw: Any) -> Budget:
     def number(key: str) -> float | None:
         return typed(path, f"budget.{key}", raw[key], float) if key in raw else None
 
-    sparsity, drop = number("min_sparsity"), number("max_metric_drop")
+    sparsity, drop, latency = number("min_sparsity"), number("max_metric_drop"), number("max_latency_ms")
+    if latency is not None and not 0 < latency < math.inf:
+        raise RecipeError(f"{path}: in [budget] max_latency_ms is a number of milliseconds above 0")
     if (sparsity is not None and not 0 <= sparsity <= 1) or (drop is not None and not drop >= 0):
         raise RecipeError(f"{path}: in [budget] min_sparsity is a fraction, 0 to 1, and max_metric_drop at least 0")
     return Budget(
@@ -349,6 +360,7 @@ def _budget(path: Path, raw: Any) -> Budget:
         install_bytes=size("install"),
         max_metric_drop=drop,
         min_sparsity=sparsity,
+        max_latency_ms=latency,
     )
 
 
@@ -363,6 +375,13 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(f"{path}: scale and offset in [data] are finite numbers")
     if not 3 <= recipe.latency.processes <= 50 or not 5 <= recipe.latency.pairs <= 1000:
         raise RecipeError(f"{path}: [latency] takes 3 to 50 processes and 5 to 1000 pairs")
+    for device in recipe.latency.devices:
+        try:
+            find_profile(device)
+        except EdgepruneError as cause:
+            raise RecipeError(f"{path}: [latency] devices: {cause}") from cause
+    if recipe.budget and recipe.budget.max_latency_ms is not None and not recipe.latency.devices:
+        raise RecipeError(f"{path}: [budget] max_latency_ms is estimated; name the profiles: devices in [latency]")
     _check_exports(recipe, _check_steps(recipe))
 
 

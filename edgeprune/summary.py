@@ -21,6 +21,7 @@ def summary_sentences(ledger: Ledger) -> list[str]:
     sentences = _download(ledger) + _quality(ledger)
     for stage in ledger.stages[1:]:
         sentences += _latency(stage)
+    sentences += _estimates(ledger)
     for stage in ledger.stages:
         if stage.pruning:
             sentences.append(_sparsity(stage))
@@ -85,6 +86,19 @@ def _latency(stage: Stage) -> list[str]:
     if found["verdict"] == "inconclusive":
         return [f"{where}: inconclusive {interval}; this host is too busy, measure again with more processes or pairs."]
     return [f"{where}: {found['verdict']} {interval}."]
+
+
+def _estimates(ledger: Ledger) -> list[str]:
+    return [
+        f"Latency of {entry.path} on a device: "
+        + (
+            f"{found['total_ms']:.3g} ms ({found['low_ms']:.3g} to {found['high_ms']:.3g} ms), {found['how']}."
+            if found["total_ms"] is not None
+            else f"not estimated from profile {found['device']}: {found['refused']}."
+        )
+        for entry in _exported(ledger)
+        for found in entry.estimates
+    ]
 
 
 def _sparsity(stage: Stage) -> str:
@@ -188,6 +202,8 @@ def _verdicts_of(ledger: Ledger, entry: ArtifactEntry, budget: Budget) -> list[V
                 passed=passed,
             )
         )
+    for found in entry.estimates:
+        at_most(f"latency estimate, {found['device']}", found["total_ms"], budget.max_latency_ms, "ms")
     return verdicts
 
 

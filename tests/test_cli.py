@@ -196,6 +196,23 @@ def ledger() -> Ledger:
     return replace(made, summary=summary_sentences(made))
 
 
+def test_estimates_in_the_ledger(ledger: Ledger) -> None:
+    """A sentence and a verdict for each device; without an estimate the verdict is open and the sentence says why."""
+    known = {"device": "phone", "how": "estimated from profile phone, ±12 %", "refused": None}
+    known |= {"total_ms": 5.5, "low_ms": 5.0, "high_ms": 6.0}
+    none = {"device": "other", "how": "", "total_ms": None, "low_ms": None, "high_ms": None, "refused": "it is int8"}
+    last = ledger.stages[-1]
+    found = replace(ledger, stages=[replace(last, artifacts=[replace(last.artifacts[0], estimates=[known, none])])])
+    verdicts = budget_verdicts(found, Budget(max_latency_ms=5.2))
+    assert [(v.check, v.actual, v.passed) for v in verdicts] == [
+        ("latency estimate, phone", 5.5, False),
+        ("latency estimate, other", None, None),
+    ]
+    sentences = summary_sentences(replace(ledger, stages=[*ledger.stages[:-1], *found.stages]))
+    assert "Latency of m.int8.tflite on a device: 5.5 ms (5 to 6 ms), estimated from profile phone, ±12 %." in sentences
+    assert "Latency of m.int8.tflite on a device: not estimated from profile other: it is int8." in sentences
+
+
 def test_verdicts(ledger: Ledger) -> None:
     """Every limit against every exported file; what cannot be known here is None and not held against the file."""
     assert [(v.check, v.path, v.passed) for v in ledger.verdicts] == [

@@ -139,11 +139,11 @@ def test_the_largest_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ('metric = "auc"', "metric = 3", "'metric' must be a str, got 3"),
+        ('metric = "auc"', "metric = 3", "'metric' must be a text in quotes, got 3"),
         ('metric = "auc"', 'metric = "auc"\nbudgett = 1', "unknown key 'budgett'; did you mean 'budget'?"),
         ('test = "t.npz"', 'tset = "t.npz"', "unknown key 'tset' in [data]; did you mean 'test'?"),
         ('test = "t.npz"', 'train = "t.npz"', "[data] lacks 'test'"),
-        ("sparsity = 0.5", "sparsity = true", "'steps 1.sparsity' must be a float, got True"),
+        ("sparsity = 0.5", "sparsity = true", "'steps 1.sparsity' must be a number, got True"),
         ("sparsity = 0.5", 'sparsity = 0.5\nscope = "gobal"', "did you mean 'global'?"),
         ("sparsity = 0.5", "sparsity = 0.5\ninitial_sparsity = 0.6", "initial_sparsity 0.6 is above sparsity 0.5"),
         ("sparsity = 0.5", "sparsity = 0.5\ninclude = 3", "is a list of patterns"),
@@ -152,6 +152,8 @@ def test_the_largest_recipe(tmp_path: Path) -> None:
         ("sparsity = 0.5", 'sparsity = 0.5\nname = ".."', "cannot be part of a file name"),
         ("[[steps]]", "[steps]", "write [[steps]]"),
         ("sparsity = 0.5", "sparsity = 0.5\n[latency]\nprocesses = 1", "3 to 50 processes"),
+        ("sparsity = 0.5", 'sparsity = 0.5\n[latency]\ndevices = ["pixel33"]', "no device profile 'pixel33'"),
+        ("sparsity = 0.5", 'sparsity = 0.5\n[latency]\ndevices = ["own.toml"]', "own.toml"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, told: str) -> None:

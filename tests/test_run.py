@@ -19,7 +19,7 @@ from edgeprune.ledger import schema_path
 pytestmark = pytest.mark.slow
 
 SAMPLES = Path(__file__).resolve().parent.parent / "sample_models"
-NO_LATENCY = "\n[latency]\nmeasure = false\n"
+NO_LATENCY = '\n[latency]\nmeasure = false\ndevices = ["pixel3-tflite-4t-int8"]\n'
 
 
 def run(recipe: Path, folder: Path) -> int:
@@ -61,6 +61,22 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, dict[s
         assert run(recipe, folder / name) == 0
         found.append((folder / name, json.loads((folder / name / "ledger.json").read_text())))
     return found
+
+
+def test_estimates_of_what_ships(fashion: tuple[Path, dict[str, Any]]) -> None:
+    """Every exported file has a latency from the profile, or the reason why there is none; other files have neither."""
+    _, ledger = fashion
+    entries = [entry for stage in ledger["stages"] for entry in stage["artifacts"]]
+    assert all(bool(entry["estimates"]) is entry["exported"] for entry in entries)
+    told = {entry["path"]: entry["estimates"][0] for entry in entries if entry["exported"]}
+    assert all((item["total_ms"] is None) is (item["refused"] is not None) for item in told.values())
+    assert all(item["device"] == "pixel3-tflite-4t-int8" for item in told.values())
+    packages = [item["refused"] for path, item in told.items() if path.endswith(".mlpackage")]
+    assert packages
+    assert all("does not run this format" in reason for reason in packages)
+    assert sum(
+        sentence.startswith("Latency of ") and " on a device: " in sentence for sentence in ledger["summary"]
+    ) == len(told)
 
 
 def test_fashion_keeps_its_accuracy(fashion: tuple[Path, dict[str, Any]]) -> None:

@@ -33,7 +33,8 @@ __all__ = [
 # Deflate expands at most 1032 times (zlib, "Technical details"); a claim beyond this is a lie.
 RATIO_LIMIT = 1100
 # Models of this size are not so regular: 99 % zeros in float32 deflate to a fiftieth.
-BOMB_BYTES, BOMB_RATIO = 64 << 20, 100
+BOMB_BYTES = 64 << 20
+BOMB_RATIO = 100
 # Above what a zip without zip64 can hold (65,535), and a bound on the memory that a directory can ask for.
 MEMBER_LIMIT = 100_000
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from edgeprune.errors import InputError, Unsupported
 from edgeprune.graph import is_tflite
@@ -20,7 +21,16 @@ from edgeprune.latency.kernels import Kernel, Kind, kernels_of
 from edgeprune.latency.profiles import Profile, shipped_profiles
 from edgeprune.latency.roofline import kernel_ms
 
-__all__ = ["MIX_MARGIN", "Estimate", "OpEstimate", "covered_kernels", "estimate_latency", "estimate_of", "how_of"]
+__all__ = [
+    "MIX_MARGIN",
+    "Estimate",
+    "OpEstimate",
+    "covered_kernels",
+    "estimate_facts",
+    "estimate_latency",
+    "estimate_of",
+    "how_of",
+]
 
 # A kind of operation may take this much more of the time than in any network that the profile was fitted on.
 MIX_MARGIN = 0.25
@@ -256,3 +266,21 @@ def how_of(profile: Profile) -> str:
         units = "rows of families" if accuracy.left_out == "family" else "networks"
         proof = f"{held} of {accuracy.rows} {units} left out of the fit were within it"
     return f"estimated from profile {profile.name} ({profile.summary}), {error}: {proof}"
+
+
+def estimate_facts(path: Path, profile: Profile) -> dict[str, Any]:
+    """The estimate of a file as plain values: device, how, total_ms, low_ms and high_ms (None where the profile gives
+    none), and `refused`, which says why. Raises InputError for a file that is broken."""
+    told: dict[str, Any] = {"device": profile.name, "how": how_of(profile)}
+    try:
+        found = estimate_latency(path, profile)
+    except Unsupported as cause:
+        return {**told, "total_ms": None, "low_ms": None, "high_ms": None, "refused": str(cause)}
+    refused = found.refused or ("" if found.total_ms is not None else "this profile only ranks models")
+    return {
+        **told,
+        "total_ms": found.total_ms,
+        "low_ms": found.low_ms,
+        "high_ms": found.high_ms,
+        "refused": refused or None,
+    }
