@@ -73,12 +73,12 @@ def main() -> None:
         print(f"{Path(large).stat().st_size:,} and {Path(small).stat().st_size:,} bytes, medians of {ROUNDS} rounds")
         rows: dict[str, list[float]] = {}
         for _ in range(ROUNDS):
-            cpu, wall, _ = process("-m", "edgeprune", "check", large)
+            cpu, wall, _ = process("-m", "edgeprune", "check", "--show", large)
             codecs = float(process("-c", CODECS, large)[2])
-            fast, _, _ = process("-m", "edgeprune", "check", large, "--fast")
+            fast, _, _ = process("-m", "edgeprune", "check", "--show", large, "--fast")
             numpy = process("-c", "import numpy")[0]
-            little, _, _ = process("-m", "edgeprune", "check", small)
-            little_fast, _, _ = process("-m", "edgeprune", "check", small, "--fast")
+            little, _, _ = process("-m", "edgeprune", "check", "--show", small)
+            little_fast, _, _ = process("-m", "edgeprune", "check", "--show", small, "--fast")
             look, _, _ = process("-m", "edgeprune", "inspect", small)
             theirs, _, _ = process("-c", ANALYZER, small)
             found = {

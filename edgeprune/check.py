@@ -183,7 +183,8 @@ def _check(
     *,
     named: bool,
 ) -> Check:
-    found = [(item, sources_of(item.path, codecs)) for item in wanted]
+    shares = why or "brotli" in codecs  # a quick look does without
+    found = [(item, sources_of(item.path, codecs, shares=shares)) for item in wanted]
     sources = [(item, source) for item, behind in found for source in behind.models]
     records = [source.record for _, source in sources]
     earlier = load_baseline(baseline, [record.path for record in records], codecs) if baseline else None

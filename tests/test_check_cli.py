@@ -430,3 +430,14 @@ def test_a_file_that_may_not_be_read(call: Any, here: Path) -> None:
     """Exit code 4, as for any input that is unreadable."""
     (here / "models/int8.tflite").chmod(0)
     call("check", "models/int8.tflite", "--limit", "3 MB").error(4, "cannot be read")
+
+
+def test_a_quick_look_beside_a_whole_one(call: Any, here: Path) -> None:
+    """A quick look has no shares of the download; a layer that did not change is not told to have shrunk."""
+    budgets(here, WIDE)
+    (here / "main.json").write_text(call("check", "--json").out)
+    outcome = call("check", "--fast", "--baseline", "main.json")
+    assert outcome.code == 0
+    assert "layers of" not in outcome.out
+    layers = json.loads(call("check", "--fast", "--json").out)["files"][0]["layers"]
+    assert {layer["deflate_bytes"] for layer in layers if layer["raw_bytes"]} == {None}

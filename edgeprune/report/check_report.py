@@ -6,7 +6,7 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -222,7 +222,8 @@ def _grown_tables(check: Check, cell: Callable[[str], str]) -> list[Table]:
         before = check.before.get(record.path)
         if before is None or not before.layers or not record.layers:
             continue
-        pairs = [(old, new) for old, new in layer_pairs(before.layers, record.layers) if _weight(old) != _weight(new)]
+        matched = [_comparable(pair) for pair in layer_pairs(before.layers, record.layers)]
+        pairs = [(old, new) for old, new in matched if _weight(old) != _weight(new)]
         grown = [pair for pair in pairs if _weight(pair[1]) > _weight(pair[0])]
         told = sorted(grown or pairs, key=_shrunk, reverse=not grown)[:_MOST_LAYERS]
         rows = tuple(_grown_row(old, new, cell) for old, new in told)
@@ -236,6 +237,14 @@ def _grown_tables(check: Check, cell: Callable[[str], str]) -> list[Table]:
             )
             tables.append(Table(heads=(*heads, "download share before", "after"), rows=rows))
     return tables
+
+
+def _comparable(pair: Pair) -> Pair:
+    """The pair without shares of the download where one side was looked at quickly and has none."""
+    old, new = pair
+    if old is None or new is None or (old.deflate_bytes is None) is (new.deflate_bytes is None):
+        return pair
+    return replace(old, deflate_bytes=None), replace(new, deflate_bytes=None)
 
 
 def _grown_row(old: LayerRecord | None, new: LayerRecord | None, cell: Callable[[str], str]) -> tuple[str, ...]:

@@ -25,14 +25,14 @@ class LayerAccount:
     """The bytes of one layer.
 
     `raw_bytes` is what its arrays take in the file, `share_bytes` their part of a deflate stream that codes all arrays
-    in order, `bound_bytes` what an ideal order-0 coder would need. `parameters` counts elements of weights and biases,
-    `weights` the elements of its kernels, matrices and tables, `zeros` those of the weights that are zero (None where
-    that is not known).
+    in order (None where that was not asked for), `bound_bytes` what an ideal order-0 coder would need. `parameters`
+    counts elements of weights and biases, `weights` the elements of its kernels, matrices and tables, `zeros` those of
+    the weights that are zero (None where that is not known).
     """
 
     layer: Layer
     raw_bytes: int
-    share_bytes: int
+    share_bytes: int | None
     bound_bytes: int
     parameters: int
     weights: int
@@ -114,24 +114,24 @@ def is_kernel(array: StoredArray) -> bool:
     return array.parameter and sum(size > 1 for size in array.shape) >= 2
 
 
-def account(path: Path, codecs: Sequence[str] = tuple(CODECS)) -> Account:
-    """The account of the model at `path`.
+def account(path: Path, codecs: Sequence[str] = tuple(CODECS), *, shares: bool = True) -> Account:
+    """The account of the model at `path`; `shares` are worth half of the time of a quick look.
 
     Raises InputError for a file that is missing, broken or refused, and Unsupported for one that cannot be read.
     """
-    return account_contents(read_contents(path), codecs)
+    return account_contents(read_contents(path), codecs, shares=shares)
 
 
-def account_contents(contents: Contents, codecs: Sequence[str] = tuple(CODECS)) -> Account:
+def account_contents(contents: Contents, codecs: Sequence[str] = tuple(CODECS), *, shares: bool = True) -> Account:
     """The account of a file that has been read. Raises InputError when it cannot be read once more."""
     shipped = [layer for layer in contents.layers if layer.group not in TRAINING_GROUPS]
     with ThreadPoolExecutor(2) as pool:  # beside the threads of the codecs
         download = pool.submit(measure_download, contents.path, codecs)
-        shares = pool.submit(_deflate_shares, shipped)
+        parts = pool.submit(_deflate_shares if shares else _no_shares, shipped)
         bounds = [sum(bound_bytes(array) for array in layer.arrays) for layer in shipped]
         rows = tuple(
             _layer(layer, share, bound)
-            for layer, share, bound in zip(shipped, shares.result(), bounds, strict=True)
+            for layer, share, bound in zip(shipped, parts.result(), bounds, strict=True)
             if layer.arrays
         )
         training = sum(
@@ -140,7 +140,7 @@ def account_contents(contents: Contents, codecs: Sequence[str] = tuple(CODECS)) 
         return Account(contents=contents, download_bytes=download.result(), layers=rows, training_bytes=training)
 
 
-def _layer(layer: Layer, share: int, bound: int) -> LayerAccount:
+def _layer(layer: Layer, share: int | None, bound: int) -> LayerAccount:
     parameters = [array for array in layer.arrays if array.parameter]
     kernels = [array for array in layer.arrays if is_kernel(array)]
     zeros = [array.zeros for array in kernels]
@@ -157,9 +157,14 @@ def _layer(layer: Layer, share: int, bound: int) -> LayerAccount:
     )
 
 
-def _deflate_shares(layers: Sequence[Layer]) -> list[int]:
+def _no_shares(layers: Sequence[Layer]) -> list[int | None]:
+    return [None] * len(layers)
+
+
+def _deflate_shares(layers: Sequence[Layer]) -> list[int | None]:
     """Bytes of each layer in one deflate-9 stream over all arrays, with a flush (about 5 bytes) behind each layer."""
-    stream, shares = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS), []
+    stream = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    shares: list[int | None] = []
     for layer in layers:
         count = sum(len(stream.compress(piece.raw.data)) for array in layer.arrays for piece in array.pieces)
         shares.append(count + len(stream.flush(zlib.Z_SYNC_FLUSH)) if layer.arrays else 0)

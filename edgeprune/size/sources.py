@@ -45,18 +45,18 @@ def is_bundle(path: Path) -> bool:
     return path.suffix.lower() in BUNDLES and not path.is_dir()
 
 
-def sources_of(path: Path, codecs: Sequence[str], *, every: bool = False) -> Sources:
-    """The models at `path`; `every` as for `file_record`.
+def sources_of(path: Path, codecs: Sequence[str], *, every: bool = False, shares: bool = True) -> Sources:
+    """The models at `path`; `every` as for `file_record`, `shares` as for `account`.
 
     Raises InputError, also for a bundle in which there is no model, and Unsupported where a file cannot be read.
     """
     if not is_bundle(path):
-        whole = account(path, codecs)
+        whole = account(path, codecs, shares=shares)
         return Sources(models=(Source(record=file_record(whole, every=every), found=whole, file=path),))
     bundle = read_bundle(path)
     if not bundle.models and not bundle.unreadable:
         raise InputError(f"{path}: no model in it; nothing to check")
-    found = list(_models(path, bundle, codecs, every))
+    found = list(_models(path, bundle, codecs, every, shares))
     unreadable = tuple(Refused(path=f"{path}!{item.name}", reason=item.reason) for item in bundle.unreadable)
     return Sources(
         models=tuple(item for item in found if isinstance(item, Source)),
@@ -65,7 +65,7 @@ def sources_of(path: Path, codecs: Sequence[str], *, every: bool = False) -> Sou
     )
 
 
-def _models(path: Path, bundle: Bundle, codecs: Sequence[str], every: bool) -> Iterator[Source | Refused]:
+def _models(path: Path, bundle: Bundle, codecs: Sequence[str], every: bool, shares: bool) -> Iterator[Source | Refused]:
     """Each model, or why it is none."""
     for model in bundle.models:
         place = InArchive(
@@ -78,7 +78,7 @@ def _models(path: Path, bundle: Bundle, codecs: Sequence[str], every: bool) -> I
         name = f"{path}!{model.name}"
         with extracted(bundle, model) as inner:
             try:
-                found = account(inner, codecs)
+                found = account(inner, codecs, shares=shares)
             except (InputError, Unsupported) as cause:
                 yield Refused(path=name, reason=str(cause).replace(str(inner), model.name))
                 continue

@@ -150,8 +150,8 @@ def _twice(found: Account) -> Iterator[str]:
 
 
 def _bound(found: Account) -> Iterator[str]:
-    bound, shares = found.bound_bytes or 0, sum(row.share_bytes for row in found.layers)
-    if not bound or "deflate" not in found.download_bytes:
+    bound, shares = found.bound_bytes or 0, sum(row.share_bytes or 0 for row in found.layers)
+    if not bound or not shares or "deflate" not in found.download_bytes:
         return
     ratio = shares / bound
     room = ": little is left for a better codec" if ratio < _FAR_FROM_BOUND else ""
