@@ -124,7 +124,9 @@ def arm_root() -> ArmRoot:
     """The prepared folder of this machine. Raises Unsupported, with what to type, where something is absent."""
     path = root_path()
     if platform.system() != "Linux":
-        raise Unsupported(f"--arm runs on Linux only, this is {platform.system()}; leave --arm out to time on this host")
+        raise Unsupported(
+            f"--arm runs on Linux only, this is {platform.system()}; leave --arm out to time on this host"
+        )
     root = load_root(path)
     if root is None:
         raise Unsupported(

@@ -9,6 +9,7 @@ proportional counts stray by up to 13 %.
 from __future__ import annotations
 
 import enum
+import itertools
 import math
 import signal
 import subprocess
@@ -182,14 +183,14 @@ def parse_counts(text: str, *, inferences: int, subject: str) -> InstructionCoun
     """
     try:
         lines = [[int(word) for word in line.split()] for line in text.splitlines()]
-        if [line[0] for line in lines] != list(range(3 + inferences)) or {len(line) for line in lines} != {
-            1 + len(CLASSES)
-        }:
+        lines = [line for line in lines if line[0] != 0]
+        sizes = {len(line) for line in lines}
+        if [line[0] for line in lines] != list(range(1, 3 + inferences)) or sizes != {1 + len(CLASSES)}:
             raise ValueError("marks are missing")
     except (ValueError, IndexError) as error:
         raise RuntimeFailure(f"{subject}: the emulator's counts are not complete ({error})") from error
-    steps = [[b - a for a, b in zip(first, second, strict=True)][1:] for first, second in zip(lines, lines[1:])]
-    marking, counted = steps[1], steps[2:]
+    steps = [[b - a for a, b in zip(first, second, strict=True)][1:] for first, second in itertools.pairwise(lines)]
+    marking, counted = steps[0], steps[1:]
     rows = sorted(([n - m for n, m in zip(step, marking, strict=True)] for step in counted), key=sum)
     median = rows[len(rows) // 2]
     total = sum(median)

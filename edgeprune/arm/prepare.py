@@ -19,6 +19,8 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import click
+
 from edgeprune.arm.cpus import CPUS, FORMAT, PREPARE, ROOT_FILE, ArmCpu, load_root, root_path
 from edgeprune.errors import EdgepruneError, InputError, OutputError, Unsupported, UsageError
 from edgeprune.interrupts import handlers
@@ -43,7 +45,7 @@ def prepare(folder: Path) -> None:
     not fit), and OutputError.
     """
     if load_root(folder) is not None:
-        print(f"{folder}: prepared already; remove it to prepare it again")
+        click.echo(f"{folder}: prepared already; remove it to prepare it again")
         return
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / ROOT_FILE).is_file())):
         raise UsageError(f"{folder} holds something else; give a folder that does not exist")
@@ -60,7 +62,7 @@ def prepare(folder: Path) -> None:
         shutil.rmtree(partial)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error}") from error
-    print(f"{folder}: complete, {format_bytes(_size(folder))}")
+    click.echo(f"{folder}: complete, {format_bytes(_size(folder))}")
 
 
 def _fill(build: Path, partial: Path) -> None:
@@ -95,7 +97,7 @@ def _fill(build: Path, partial: Path) -> None:
 
 
 def _say(what: str) -> None:
-    print(f"{what} ...", flush=True)
+    click.echo(f"{what} ...")
 
 
 def _check_tools() -> None:
@@ -155,7 +157,7 @@ def _apt_download(state: Path, packages: Sequence[str], *, arm: bool) -> list[Pa
     _run(_apt(state, "update", arm=arm), "apt-get update")
     _run(_apt(state, "install", "-y", "--download-only", *packages, arm=arm), f"downloading {' '.join(packages)}")
     found = sorted((state / "cache" / "archives").glob("*.deb"))
-    print(f"  {len(found)} packages, {format_bytes(sum(path.stat().st_size for path in found))}")
+    click.echo(f"  {len(found)} packages, {format_bytes(sum(path.stat().st_size for path in found))}")
     return found
 
 
@@ -172,14 +174,17 @@ def _download_host(state: Path) -> list[Path]:
 
 def _download_wheels(folder: Path) -> list[Path]:
     folder.mkdir(exist_ok=True)
-    if _run([sys.executable, "-c", "import importlib.util as u; print(u.find_spec('pip'))"], "python").strip() == "None":
+    if (
+        _run([sys.executable, "-c", "import importlib.util as u; print(u.find_spec('pip'))"], "python").strip()
+        == "None"
+    ):
         raise Unsupported(f"{sys.executable} has no pip: {sys.executable} -m ensurepip")
     platforms = [word for name in PLATFORMS for word in ("--platform", name)]
     command = [sys.executable, "-m", "pip", "download", "-q", "-d", str(folder), *platforms]
     command += ["--only-binary=:all:", "--python-version", PYTHON, "--no-deps"]
     _run([*command, *(f"{name}=={version}" for name, version in WHEELS.items())], "pip download")
     found = sorted(folder.glob("*.whl"))
-    print(f"  {len(found)} wheels, {format_bytes(sum(path.stat().st_size for path in found))}")
+    click.echo(f"  {len(found)} wheels, {format_bytes(sum(path.stat().st_size for path in found))}")
     return found
 
 
@@ -212,7 +217,9 @@ def _qemu_version(qemu: Path, build: Path) -> str:
 
 
 def _compile(source: Path, target: Path) -> None:
-    _run(["cc", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-o", str(target), str(source)], "compiling the plugin")
+    _run(
+        ["cc", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-o", str(target), str(source)], "compiling the plugin"
+    )
 
 
 def _cpu_files(build: Path, cpu: ArmCpu) -> None:
@@ -235,16 +242,16 @@ def _size(folder: Path) -> int:
 def main(arguments: Sequence[str]) -> int:
     """The exit code."""
     if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
-        print(f"usage: {PREPARE} [FOLDER]   (default: {root_path()})\n\n{__doc__}", file=sys.stderr)
+        click.echo(f"usage: {PREPARE} [FOLDER]   (default: {root_path()})\n\n{__doc__}", err=True)
         return 0 if list(arguments) in (["--help"], ["-h"]) else 2
     try:
         with handlers():
             prepare(Path(arguments[0]).absolute() if arguments else root_path())
     except EdgepruneError as error:
-        print(f"error: {error}", file=sys.stderr)
+        click.echo(f"error: {error}", err=True)
         return error.exit_code
     if arguments:
-        print(f"Use it: EDGEPRUNE_ARM_ROOT={Path(arguments[0]).absolute()}")
+        click.echo(f"Use it: EDGEPRUNE_ARM_ROOT={Path(arguments[0]).absolute()}")
     return 0
 
 

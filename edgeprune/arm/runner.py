@@ -2,9 +2,9 @@
 
     python3.11 runner.py FILE SEED INFERENCES SECONDS
 
-Marks (instructions.c writes the counts at each): 0 and 1 after an inference each that warms up, 2 at once after 1
-(what a mark itself costs), then one after each counted inference. Status 0, or 1 with one line on stderr. `worker` is
-edgeprune/runtime/worker.py, which stands on the path alone: nothing else of edgeprune is on the emulated machine.
+Marks (instructions.c writes the counts at each): 0 many times at first, 1 after an inference that warms up, 2 at once
+after 1 (what a mark itself costs), then one after each counted inference. Status 0, or 1 with one line on stderr.
+`worker` is edgeprune/runtime/worker.py, alone on the path: nothing else of edgeprune is on the emulated machine.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 __all__ = ["main"]
 
 MARK = 0x5A5A0000
+WARM_MARKS = 40  # Python 3.11 rewrites code that has run some times to faster one; then a mark costs the same each time
 
 
 def mark(number: int) -> None:
@@ -36,12 +37,11 @@ def main() -> None:
         interpreter = worker.ready("ai_edge_litert.interpreter", path, seed)
         gc.collect()
         gc.disable()
-        for number in (0, 1):
-            worker.invoke(interpreter)
-            mark(number)
-        mark(2)
-        for number in range(3, 3 + inferences):
-            worker.invoke(interpreter)
+        for _ in range(WARM_MARKS):
+            mark(0)
+        for number in range(1, 3 + inferences):
+            if number != 2:
+                worker.invoke(interpreter)
             mark(number)
     except worker.JobError as error:
         sys.stderr.write(f"refused: {error}\n")
