@@ -166,7 +166,7 @@ def devices(as_json: bool) -> int:
 @click.option("--arm", metavar="CPU", help="Count instructions on an emulated cpu instead, for example cortex-a76.")
 @common_options("json", "quiet")
 @click.pass_context
-def bench(context: click.Context, file: Path, arm: str | None, **options: Any) -> int:
+def bench(context: click.Context, /, file: Path, arm: str | None, **options: Any) -> int:
     """Time a .tflite FILE on this host; with --against, tell whether it is faster than another.
 
     Thread CPU time on one thread, batch 1: several processes load the files in changing order and time them in mirrored
