@@ -54,7 +54,7 @@ def files(folder: Path) -> dict[str, dict[str, Path]]:
         for name, model in models.items():
             for precision in (Precision.FLOAT32, Precision.INT8):
                 path = folder / f"{name.replace(' ', '_')}_{precision}.tflite"
-                calibration = {model.input_names[0]: images} if precision is Precision.INT8 else None
+                calibration = {model.layers[0].name: images} if precision is Precision.INT8 else None
                 converter.export(model, path, Format.TFLITE, precision, calibration=calibration)
                 made.setdefault(name, {})[str(precision)] = path
     return made

@@ -23,7 +23,7 @@ import click
 
 from edgeprune.arm.cpus import CPUS, FORMAT, PREPARE, ROOT_FILE, ArmCpu, load_root, root_path
 from edgeprune.errors import EdgepruneError, InputError, OutputError, Unsupported, UsageError
-from edgeprune.interrupts import handlers
+from edgeprune.interrupts import child_process, handlers
 from edgeprune.units import format_bytes
 
 __all__ = ["main", "prepare"]
@@ -111,23 +111,26 @@ def _check_tools() -> None:
 
 def _run(command: Sequence[str], purpose: str, environment: Mapping[str, str] | None = None) -> str:
     """What a command prints. Raises Unsupported with the last lines of it."""
-    try:
-        done = subprocess.run(
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=TIMEOUT_S,
             env={**os.environ, "LC_ALL": "C", **(environment or {})},
-            check=False,
+            start_new_session=True,
         )
+
+    try:
+        with child_process(start) as child:
+            text = child.communicate(timeout=TIMEOUT_S)[0].decode(errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unsupported(f"{purpose} failed: {error}") from error
-    text = done.stdout.decode(errors="replace")
-    if done.returncode != 0:
+    if child.returncode != 0:
         telling = [line.strip() for line in text.splitlines() if line.startswith(("E:", "ERROR", "error"))]
         last = " | ".join((telling or [line for line in text.splitlines() if line.strip()])[-2:])
-        raise Unsupported(f"{purpose} failed (status {done.returncode}): {last[:400]}")
+        raise Unsupported(f"{purpose} failed (status {child.returncode}): {last[:400]}")
     return text
 
 
