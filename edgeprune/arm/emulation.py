@@ -127,8 +127,11 @@ def count_instructions(
     subject = f"{path} on an emulated {cpu.name}"
     with scratch_folder("edgeprune-") as folder, tempfile.TemporaryFile() as chatter:
         counts = folder / "counts.txt"
-        command = emulator_command(root, cpu, path, counts, seed=seed, inferences=INFERENCES, timeout_s=timeout_s)
-        status = _emulate(command, emulator_environment(root, cpu), chatter, subject, timeout_s)
+        # Only its name: QEMU splits the plugin's argument at commas, which a scratch folder's path may hold.
+        command = emulator_command(
+            root, cpu, path, Path(counts.name), seed=seed, inferences=INFERENCES, timeout_s=timeout_s
+        )
+        status = _emulate(command, emulator_environment(root, cpu), folder, chatter, subject, timeout_s)
         if status != 0:
             raise RuntimeFailure(f"{subject}: {_death(status, chatter)}")
         found = parse_counts(counts.read_text() if counts.exists() else "", inferences=INFERENCES, subject=subject)
@@ -141,12 +144,18 @@ def count_instructions(
 
 
 def _emulate(
-    command: Sequence[str], environment: Mapping[str, str], chatter: IO[bytes], subject: str, timeout_s: float
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    chatter: IO[bytes],
+    subject: str,
+    timeout_s: float,
 ) -> int:
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             command,
             env=environment,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=chatter,
             stderr=chatter,

@@ -49,6 +49,8 @@ def prepare(folder: Path) -> None:
         return
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / ROOT_FILE).is_file())):
         raise UsageError(f"{folder} holds something else; give a folder that does not exist")
+    if "," in str(folder):  # QEMU splits the plugin's argument there
+        raise UsageError(f"{folder}: give a folder without a comma in its path")
     _check_tools()
     partial = folder.with_name(folder.name + ".partial")
     build = partial / "build"
