@@ -163,8 +163,10 @@ def devices(as_json: bool) -> int:
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(1), default=600, show_default=True, help="Seconds for one process."
 )
+@click.option("--arm", metavar="CPU", help="Count instructions on an emulated cpu instead, for example cortex-a76.")
 @common_options("json", "quiet")
-def bench(file: Path, **options: Any) -> int:
+@click.pass_context
+def bench(context: click.Context, /, file: Path, arm: str | None, **options: Any) -> int:
     """Time a .tflite FILE on this host; with --against, tell whether it is faster than another.
 
     Thread CPU time on one thread, batch 1: several processes load the files in changing order and time them in mirrored
@@ -172,10 +174,23 @@ def bench(file: Path, **options: Any) -> int:
     unchanged, faster, slower, or inconclusive (exit code 3). It compares files of one precision; it does not tell a
     phone's milliseconds ('edgeprune estimate' does).
 
+    --arm counts the Arm64 instructions that LiteRT executes for an inference, by class, in QEMU (Linux). Counts have
+    no noise, so "unchanged" means within 0.01 %; they are no time. It needs an emulated Arm system, prepared once by
+    'python -m edgeprune.arm.prepare'.
+
     \b
-    Example:
+    Examples:
       edgeprune bench narrow.tflite --against dense.tflite
+      edgeprune bench pruned.tflite --against dense.tflite --arm cortex-a76
     """
+    if arm is not None:
+        from edgeprune.arm_verbs import arm_verb
+
+        for name in ("runtime", "processes", "pairs"):
+            if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--{name} is about timing on this host; leave it out with --arm")
+            del options[name]
+        return arm_verb(file, cpu=arm, **options)
     from edgeprune.latency_verbs import bench_verb
 
     return bench_verb(file, **options)

@@ -29,6 +29,7 @@ RANKS: dict[str, int] = {
     "edgeprune.contents": 4,  # reads a graph
     "edgeprune.size": 5,
     "edgeprune.latency": 5,  # asks a runtime
+    "edgeprune.arm": 5,
     "edgeprune.progress": 5,
     "edgeprune.output": 5,
     "edgeprune.metrics": 5,
@@ -60,6 +61,7 @@ RANKS: dict[str, int] = {
     "edgeprune.channel_verbs": 14,
     "edgeprune.export_verbs": 14,
     "edgeprune.latency_verbs": 14,
+    "edgeprune.arm_verbs": 14,
     "edgeprune.verbs": 14,
     "edgeprune.options": 14,
     "edgeprune.checker_commands": 15,
@@ -82,6 +84,8 @@ CHECKER = (
     "latency",
     "budget",
     "latency_verbs",
+    "arm",
+    "arm_verbs",
     "check",
     "checker_commands",
     "options",
