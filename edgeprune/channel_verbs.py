@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ def channel_verb(
     output: Path,
     *,
     lossless: bool,
+    latency: float | None,
+    device: str | None,
     verify: bool,
     train: Path | None,
     data: Path | None,
@@ -41,6 +43,7 @@ def channel_verb(
     **asked: Any,
 ) -> int:
     """`edgeprune prune --style channel`; `asked` are the fields of ChannelOptions."""
+    _check_latency(latency, device, lossless, asked)
     options = _asked_options(lossless=lossless, train=train, **asked)
     check_output_file(output, overwrite=overwrite, suffix=".keras")
     for file in (train, data):
@@ -68,8 +71,18 @@ def channel_verb(
     samples, tests = split(train), split(data)
     progress.end()
     progress.begin("remove channels")
+    narrowed = None
     if options is None:
         result = prune_dead(model)
+    elif latency is not None and device is not None:
+        from edgeprune.narrowing import prune_to_latency
+
+        def prune(macs: float) -> Any:
+            told = replace(options, macs=macs)
+            return prune_channels(model, told, samples=samples, metric=METRICS[metric], verify=verify)
+
+        narrowed = prune_to_latency(model, latency, device, prune, on_progress=progress.advance)
+        result = narrowed.result
     else:
         result = prune_channels(model, options, samples=samples, metric=METRICS[metric], verify=verify)
     progress.end()
@@ -87,6 +100,9 @@ def channel_verb(
             "input": {"path": str(path), "sha256": sha256_of(path)},
             "output": {"path": str(output), "sha256": sha256_of(output)},
             **asdict(report),
+            "latency": {"before": narrowed.before, "after": narrowed.after, "ratio": narrowed.ratio}
+            if narrowed
+            else None,
             "metric": {
                 "name": metric,
                 "before": scores[0] if scores else None,
@@ -96,13 +112,41 @@ def channel_verb(
         }
         click.echo(json.dumps(body, indent=2, allow_nan=False))
         return 0
-    click.echo(_text(report, verbose))
+    click.echo(_text(report, verbose) + _latency_line(narrowed))
     if scores:
         click.echo(f"{metric}: {scores[0]:.4f} -> {scores[1]:.4f} on {len(tests):,} samples (the Keras model)")
     else:
         click.echo(f"{metric}: not measured (add --data TEST.npz); to recover accuracy: edgeprune finetune")
     click.echo(f"Written: {output}")
     return 0
+
+
+def _check_latency(latency: float | None, device: str | None, lossless: bool, asked: dict[str, Any]) -> None:
+    """Refuse what goes with no target of latency, and let the search begin at the same share of the MACs."""
+    if latency is None and device is None:
+        return
+    if latency is None or device is None:
+        raise UsageError("--latency and --device go together: the share to keep, and the profile it is estimated from")
+    given = [name for name in ("ratio", "macs", "parameters") if asked[name] is not None]
+    if given or lossless:
+        raise UsageError(f"--latency is a target of its own; leave out --{given[0] if given else 'lossless'}")
+    from edgeprune.narrowing import latency_profile
+
+    latency_profile(latency, device)
+    asked["macs"] = latency
+
+
+def _latency_facts(narrowed: Any) -> dict[str, Any] | None:
+    if narrowed is None:
+        return None
+    return {"before": narrowed.before, "after": narrowed.after, "ratio": narrowed.ratio}
+
+
+def _latency_line(narrowed: Any) -> str:
+    if narrowed is None:
+        return ""
+    before, after = narrowed.before["total_ms"], narrowed.after["total_ms"]
+    return f"\nlatency {before:.3g} -> {after:.3g} ms ({narrowed.ratio:.3f}x), {narrowed.after['how']}"
 
 
 def _asked_options(*, lossless: bool, train: Path | None, include: tuple[str, ...], **asked: Any) -> Any:

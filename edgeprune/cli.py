@@ -76,7 +76,18 @@ TOLERANCE = click.option(
     "SQNR of 20 dB; others by SQNR: 0 dB for convert, 10 dB for verify]",
 )
 CHANNEL_ONLY = (
-    *("ratio", "macs", "parameters", "lossless", "importance", "round_to", "through_norms", "compensate"),
+    *(
+        "ratio",
+        "macs",
+        "parameters",
+        "latency",
+        "device",
+        "lossless",
+        "importance",
+        "round_to",
+        "through_norms",
+        "compensate",
+    ),
     *("verify", "train", "seed"),
 )
 MAGNITUDE_ONLY = ("sparsity", "prune_depthwise", "keep_first", "keep_last")
@@ -96,6 +107,8 @@ MAGNITUDE_ONLY = ("sparsity", "prune_depthwise", "keep_first", "keep_last")
 @click.option("--ratio", type=float, help="channel: fraction of channels to remove, for example 0.4.")
 @click.option("--macs", type=float, help="channel: share of the MACs to keep, for example 0.5.")
 @click.option("--parameters", type=float, help="channel: share of the parameters to keep.")
+@click.option("--latency", type=float, help="channel: share of the latency to keep, estimated for --device.")
+@click.option("--device", metavar="NAME", help="channel: the profile for --latency ('edgeprune devices').")
 @click.option("--lossless", is_flag=True, help="channel: remove dead channels only; outputs stay the same.")
 @click.option(
     "--scope",
@@ -154,6 +167,7 @@ def prune(context: click.Context, /, model: Path, output: Path, style: str, **op
       edgeprune prune model.keras --sparsity 0.8 -o sparse.keras
       edgeprune prune model.keras --style channel --ratio 0.4 -o narrow.keras
       edgeprune prune model.keras --style channel --macs 0.5 --importance taylor --train train.npz -o half.keras
+      edgeprune prune model.keras --style channel --latency 0.6 --device pixel3-tflite-4t-float32 -o fast.keras
       edgeprune prune model.keras --style channel --lossless -o same.keras
     """
     strangers = MAGNITUDE_ONLY if style == "channel" else CHANNEL_ONLY

@@ -178,3 +178,15 @@ def one_converter(converter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick tests first: a mistake shows in seconds, not after the trainings."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture
+def covered(tmp_path: Path) -> Path:
+    """A profile that takes any mix of operations, so that a tiny model is covered."""
+    shipped = (Path(__file__).parent.parent / "edgeprune" / "devices" / "pixel3-tflite-4t-float32.toml").read_text()
+    head, _, rest = shipped.partition("[largest_share]\n")
+    shares, _, rows = rest.partition("\n\n")
+    wide = "\n".join(f"{line.split(' = ')[0]} = 1.0" for line in shares.splitlines())
+    path = tmp_path / "wide.toml"
+    path.write_text(f"{head}[largest_share]\n{wide}\n\n{rows}")
+    return path

@@ -183,3 +183,42 @@ def test_run(call: Any, recipe: Callable[..., Path], work: Path) -> None:
     report = (work / "out" / "report.md").read_text()
     assert "## Channels of stage pruned" in report
     assert "Channels of stage pruned: asked macs 0.7" in done.out
+
+
+@pytest.mark.slow
+def test_a_latency_as_target(call: Any, block: Path, covered: Path) -> None:
+    """The widest model whose exported file is estimated within the share; the report says so, with the estimates."""
+    done = prune(call, block, "--latency", 0.7, "--device", covered, "--json")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert told["asked"] == "latency 0.7 on pixel3-tflite-4t-float32"
+    assert told["latency"]["ratio"] == told["latency"]["after"]["total_ms"] / told["latency"]["before"]["total_ms"]
+    assert 0.4 < told["latency"]["ratio"] <= 0.7
+    assert told["verified"] <= 1e-4
+
+
+@pytest.mark.slow
+def test_a_latency_out_of_reach(call: Any, block: Path, covered: Path) -> None:
+    """What can be reached is told, and nothing is written."""
+    done = prune(call, block, "--latency", 0.01, "--device", covered)
+    assert (done.code, done.out) == (2, "")
+    last = done.err.splitlines()[-1]
+    assert "latency = 0.01 cannot be reached" in last
+    assert "the least that was found is 0.4" in last
+    assert not (block / "out.keras").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--latency", 0.5), "--latency and --device go together"),
+        (("--device", "pixel3-tflite-4t-float32", "--ratio", 0.5), "--latency and --device go together"),
+        (("--latency", 0.5, "--device", "pixel3-tflite-4t-float32", "--macs", 0.5), "leave out --macs"),
+        (("--latency", 60, "--device", "pixel3-tflite-4t-float32"), "did you mean 0.6?"),
+        (("--latency", 0.5, "--device", "pixel3-tflite-4t-int8"), "is not for float32"),
+        (("--latency", 0.5, "--device", "pixel33"), "no device profile"),
+    ],
+)
+def test_wrong_latency_targets(call: Any, block: Path, arguments: tuple[object, ...], told: str) -> None:
+    """One line, before anything is cut."""
+    prune(call, block, *arguments).error(2, told)

@@ -53,6 +53,7 @@ RANKS: dict[str, int] = {
     "edgeprune.quantization": 10,
     "edgeprune.converters": 11,
     "edgeprune.summary": 12,
+    "edgeprune.narrowing": 12,
     "edgeprune.preparation": 12,
     "edgeprune.pipeline": 13,
     "edgeprune.check": 14,

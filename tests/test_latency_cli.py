@@ -17,18 +17,6 @@ FILES = Path(__file__).parent / "files"
 PROFILE = "pixel3-tflite-4t-float32"
 
 
-@pytest.fixture
-def covered(tmp_path: Path) -> Path:
-    """A profile that takes any mix of operations, so that a tiny model is covered."""
-    shipped = (Path(__file__).parent.parent / "edgeprune" / "devices" / f"{PROFILE}.toml").read_text()
-    head, _, rest = shipped.partition("[largest_share]\n")
-    shares, _, rows = rest.partition("\n\n")
-    wide = "\n".join(f"{line.split(' = ')[0]} = 1.0" for line in shares.splitlines())
-    path = tmp_path / "wide.toml"
-    path.write_text(f"{head}[largest_share]\n{wide}\n\n{rows}")
-    return path
-
-
 def test_estimate_as_json(call: Any, covered: Path) -> None:
     """Milliseconds with their band, how they came about, every operation."""
     outcome = call("estimate", FILES / "float32.tflite", "--device", covered, "--json")
