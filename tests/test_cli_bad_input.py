@@ -314,7 +314,7 @@ RECIPES = [
     ('[[steps]]\nkind = "prune"\nsparsity = 1.2\n', 2, "below 1; got 1.2"),
     ('[[steps]]\nkind = "prune"\nsparsity = 80\n', 2, "did you mean 0.8?"),
     ('[[steps]]\nkind = "prune"\nsparsity = nan\n', 2, "sparsity"),
-    ('[[steps]]\nkind = "prune"\nsparsity = "0.8"\n', 2, "must be a float"),
+    ('[[steps]]\nkind = "prune"\nsparsity = "0.8"\n', 2, "must be a number"),
     ('[[steps]]\nkind = "prune"\n', 2, "lacks 'sparsity'"),
     ('[[steps]]\nkind = "prnue"\nsparsity = 0.5\n', 2, "did you mean 'prune'?"),
     ('[[steps]]\nkind = "finetune"\nepochs = 0\n', 2, "epochs is at least 1"),
@@ -368,7 +368,7 @@ class TestRecipes:
             ({"model": 'model = "no.keras"'}, 4, "no.keras: no such file"),
             ({"test": 'test = "no.npz"'}, 4, "no.npz: no such file"),
             ({"train": 'train = "model.keras"'}, 4, "no array 'image'"),
-            ({"measure": "measure = 1"}, 2, "must be a bool"),
+            ({"measure": "measure = 1"}, 2, "must be true or false"),
         ],
     )
     def test_bad_head(self, call: Any, recipe: Any, replaced: dict[str, str], code: int, part: str) -> None:

@@ -275,12 +275,13 @@ def estimate_facts(path: Path, profile: Profile) -> dict[str, Any]:
     try:
         found = estimate_latency(path, profile)
     except Unsupported as cause:
-        return {**told, "total_ms": None, "low_ms": None, "high_ms": None, "refused": str(cause)}
+        reason = str(cause).replace(str(path), path.name)  # a ledger is the same wherever it was made
+        return {**told, "total_ms": None, "low_ms": None, "high_ms": None, "refused": reason}
     refused = found.refused or ("" if found.total_ms is not None else "this profile only ranks models")
     return {
         **told,
         "total_ms": found.total_ms,
         "low_ms": found.low_ms,
         "high_ms": found.high_ms,
-        "refused": refused or None,
+        "refused": refused.replace(str(path), path.name) or None,
     }
