@@ -6,15 +6,14 @@ The band of the new profile is computed from predictions for measurements left o
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeprune.artifact import sha256_of
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.latency.derivation import largest_shares
 from edgeprune.latency.estimate import covered_kernels
@@ -77,21 +76,13 @@ def calibrate(
                 family=row.family,
                 latency_ms=row.latency_ms,
                 left_out_ms=None if math.isnan(ms) else float(f"{ms:.4g}"),
-                source=f"{origin}, row {item.row}; sha256 {_digest(item.file)}",
+                source=f"{origin}, row {item.row}; sha256 {sha256_of(item.file)[:16]}",
             )
             for row, item, ms in zip(rows, measured, predicted, strict=True)
         ),
         based_on=base.name,
         reference_ms=base.reference_ms * _slower(base, found) if base.reference_ms and method is _scaled else None,
     )
-
-
-def _digest(path: Path) -> str:
-    """The first 16 digits of a file's hash; of a package, of its files in order."""
-    digest = hashlib.sha256()
-    for file in sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _row(base: Profile, item: Measurement) -> Row:
