@@ -138,7 +138,7 @@ class _Program:
         """None where a size that counts is open."""
         values = {binding for bindings in operation.inputs.values() for binding in bindings if isinstance(binding, str)}
         values |= {port.name for port in operation.outputs}
-        count = mil_macs(operation, self.shapes)
+        count = mil_macs(operation, self.shapes, self.makers)
         return count if not count or values.isdisjoint(self.open) else None
 
     def _named(self, constant: Constant, operation: Operation, parameter: str) -> str:

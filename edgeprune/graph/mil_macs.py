@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from edgeprune.graph.mil import Constant, Operation
 
@@ -12,12 +13,15 @@ __all__ = ["mil_macs"]
 Shape = tuple[int, ...]
 
 
-def mil_macs(operation: Operation, shapes: Mapping[str, Shape]) -> int:
-    """Dense MACs of one operation, 0 for kinds that multiply no weights with activations; `shapes` are by value name.
+def mil_macs(operation: Operation, shapes: Mapping[str, Shape], named: Mapping[str, Operation] | None = None) -> int:
+    """Dense MACs of one operation, 0 for kinds that multiply no weights with activations; `shapes` are by value name,
+    and `named` are the constants that a parameter may be bound to by name.
 
     Kernels are (output, input / groups, ...), those of conv_transpose (input, output / groups, ...). An einsum
     multiplies once for each combination of its letters.
     """
+    if operation.kind in ("matmul", "einsum"):
+        return (_matmul if operation.kind == "matmul" else _einsum)(operation, shapes, named or {})
     count = _COUNTS.get(operation.kind)
     return count(operation, shapes) if count else 0
 
@@ -46,21 +50,23 @@ def _linear(operation: Operation, shapes: Mapping[str, Shape]) -> int:
     return _output(operation, shapes) * math.prod(_shape(operation, "weight", shapes)[-1:])
 
 
-def _matmul(operation: Operation, shapes: Mapping[str, Shape]) -> int:
+def _matmul(operation: Operation, shapes: Mapping[str, Shape], named: Mapping[str, Operation]) -> int:
     x = _shape(operation, "x", shapes)
-    inner = -2 if _flag(operation, "transpose_x") and len(x) > 1 else -1
+    inner = -2 if bool(_value(operation, "transpose_x", named)) and len(x) > 1 else -1
     return _output(operation, shapes) * (x[inner] if x else 0)
 
 
-def _flag(operation: Operation, parameter: str) -> bool:
-    for binding in operation.inputs.get(parameter, ()):
-        if isinstance(binding, Constant) and binding.values is not None:
-            return bool(binding.values)
-    return False
+def _value(operation: Operation, parameter: str, named: Mapping[str, Operation]) -> Any:
+    """A parameter written in place, or a constant by name; None where it is absent."""
+    for binding in operation.inputs.get(parameter, ())[:1]:
+        maker = None if isinstance(binding, Constant) else named.get(binding)
+        constant = binding if isinstance(binding, Constant) else maker.attributes.get("val") if maker else None
+        return constant.values if constant is not None else None
+    return None
 
 
-def _einsum(operation: Operation, shapes: Mapping[str, Shape]) -> int:
-    equation = next((str(b.values) for b in operation.inputs.get("equation", ()) if isinstance(b, Constant)), "")
+def _einsum(operation: Operation, shapes: Mapping[str, Shape], named: Mapping[str, Operation]) -> int:
+    equation = str(_value(operation, "equation", named) or "")
     sizes: dict[str, int] = {}
     for place, letters in enumerate(equation.split("->", maxsplit=1)[0].split(",")):
         sizes.update(zip(letters.strip(), _shape(operation, "values", shapes, place), strict=False))
@@ -85,11 +91,9 @@ def _attention(operation: Operation, shapes: Mapping[str, Shape]) -> int:
 _COUNTS: Mapping[str, Callable[[Operation, Mapping[str, Shape]], int]] = {
     "conv": _conv,
     "conv_transpose": _conv_transpose,
-    "einsum": _einsum,
     "gru": _recurrent,
     "linear": _linear,
     "lstm": _recurrent,
-    "matmul": _matmul,
     "rnn": _recurrent,
     "scaled_dot_product_attention": _attention,
 }
