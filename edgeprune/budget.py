@@ -6,14 +6,14 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import InputError, RecipeError, UsageError
 from edgeprune.size.codecs import CODECS
-from edgeprune.size.records import FileRecord
+from edgeprune.size.records import EstimateRecord, FileRecord
 from edgeprune.toml_values import known_keys, near, read_toml, typed
 from edgeprune.units import parse_bytes, parse_growth, parse_share
 
@@ -21,7 +21,8 @@ __all__ = ["CONFIG", "Budget", "Config", "Verdict", "budget_verdicts", "find_con
 
 CONFIG = "edgeprune.toml"
 PYPROJECT = "pyproject.toml"
-_LIMITS = ("download", "install", "growth", "parameters", "min_sparsity", "max_metric_drop", "max_latency_ms")
+_LATENCY_LIMITS = ("max_latency_ms", "max_latency_growth")  # of estimates
+_LIMITS = ("download", "install", "growth", "parameters", "min_sparsity", "max_metric_drop", *_LATENCY_LIMITS)
 _KEYS = ("path", "codec", "ledger", "device", *_LIMITS)
 
 
@@ -31,7 +32,8 @@ class Budget:
 
     `growth_bytes` and `growth_share` limit how much the download may grow against the baseline, `max_metric_drop` what
     the metric may lose against the dense model in the ledger at `ledger`, `max_latency_ms` the latency estimated from
-    the profile of `device`. `where` names the table for messages.
+    the profile of `device`, and `max_latency_growth` the fraction by which that estimate may be above the one for the
+    baseline. `where` names the table for messages.
     """
 
     path: str
@@ -46,17 +48,26 @@ class Budget:
     max_metric_drop: float | None = None
     ledger: Path | None = None
     max_latency_ms: float | None = None
+    max_latency_growth: float | None = None
     device: str | None = None
+
+    @property
+    def limits_download_growth(self) -> bool:
+        """Whether it limits the growth of the download."""
+        return self.growth_bytes is not None or self.growth_share is not None
 
     @property
     def needs_baseline(self) -> bool:
         """Whether it limits growth."""
-        return self.growth_bytes is not None or self.growth_share is not None
+        return self.limits_download_growth or self.max_latency_growth is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """One limit held against one file; `passed` is None when it could not be checked, and `note` says why."""
+    """One limit held against one file; `passed` is None when it could not be checked.
+
+    `note` says why it could not, and otherwise what else there is to know of `actual`, such as its error band.
+    """
 
     check: str
     path: str
@@ -136,11 +147,14 @@ def _budget(path: Path, where: str, raw: Any) -> Budget:
         raise RecipeError(f'{path}: [{where}] max_metric_drop is read from a ledger; add ledger = "out/ledger.json"')
     if "ledger" in raw and "max_metric_drop" not in raw:
         raise RecipeError(f"{path}: [{where}] ledger without a limit read from it; add max_metric_drop")
-    if "max_latency_ms" in raw and "device" not in raw:
+    of_device = [key for key in _LATENCY_LIMITS if key in raw]
+    if of_device and "device" not in raw:
         raise RecipeError(
-            f'{path}: [{where}] max_latency_ms is of a device; add device = "pixel3-tflite-4t-float32" or another of '
+            f'{path}: [{where}] {of_device[0]} is of a device; add device = "pixel3-tflite-4t-float32" or another of '
             "'edgeprune devices'"
         )
+    if "device" in raw and not of_device:
+        raise RecipeError(f"{path}: [{where}] device without a limit on it; add one of {', '.join(_LATENCY_LIMITS)}")
     try:
         return Budget(path=pattern, where=where, codec=codec, **_limits(path, raw))
     except RecipeError:
@@ -157,10 +171,13 @@ def _limits(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
     parameters = typed(path, "parameters", raw["parameters"], int) if "parameters" in raw else None
     drop = _share(path, "max_metric_drop", raw)
     sparsity = _share(path, "min_sparsity", raw)
+    slower = _share(path, "max_latency_growth", raw)
     if sparsity is not None and not 0 <= sparsity <= 1:
         raise UsageError("min_sparsity is a fraction, 0 to 1, or a percentage such as '50 %'")
     if (parameters is not None and parameters < 0) or (drop is not None and not 0 <= drop < math.inf):
         raise UsageError("parameters and max_metric_drop are at least 0, and finite")
+    if slower is not None and not 0 <= slower < math.inf:
+        raise UsageError("max_latency_growth is a percentage such as '5 %', of the baseline's estimate")
     return {
         "download_bytes": size("download"),
         "install_bytes": size("install"),
@@ -170,6 +187,7 @@ def _limits(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
         "min_sparsity": sparsity,
         "max_metric_drop": drop,
         "max_latency_ms": _milliseconds(path, raw),
+        "max_latency_growth": slower,
         "device": _device(path, raw),
         "ledger": path.parent / typed(path, "ledger", raw["ledger"], str) if "ledger" in raw else None,
     }
@@ -217,7 +235,7 @@ def budget_verdicts(
     """Each limit of one budget against one file. What cannot be measured has `passed` None.
 
     `before` is the file's record in the baseline; without one, growth is not judged (the file is new). `file` is where
-    it is, None for a model inside an archive.
+    it is, None for a model inside an archive. Limits on latency are held against the estimates in the records.
     """
     return list(_verdicts(record, budget, before, file))
 
@@ -229,7 +247,7 @@ def _verdicts(record: FileRecord, budget: Budget, before: FileRecord | None, fil
         yield _at_most(f"download ({budget.codec})", record, download, budget.download_bytes, "bytes")
     if budget.install_bytes is not None:
         yield _at_most("install", record, _install(record), budget.install_bytes, "bytes")
-    if budget.needs_baseline and before is not None:
+    if budget.limits_download_growth and before is not None:
         yield _growth(record, budget, download, before.download_bytes.get(budget.codec))
     if budget.parameters is not None:
         yield _at_most("parameters", record, record.parameters, budget.parameters, "parameters", unread)
@@ -249,28 +267,48 @@ def _verdicts(record: FileRecord, budget: Budget, before: FileRecord | None, fil
     if budget.max_metric_drop is not None and budget.ledger is not None:
         name, drop, note = _metric_drop(budget.ledger, record.path, file)
         yield _at_most("metric drop", record, drop, budget.max_metric_drop, name, note)
-    if budget.max_latency_ms is not None:
-        yield _latency(record, budget, budget.max_latency_ms, file)
+    if budget.device is not None:
+        yield from _latency(record, budget, before)
 
 
-def _latency(record: FileRecord, budget: Budget, limit: float, file: Path | None) -> Verdict:
-    """The estimate against its limit; the band is in the name of the check."""
-    from edgeprune.latency.estimate import estimate_facts
+def _latency(record: FileRecord, budget: Budget, before: FileRecord | None) -> Iterator[Verdict]:
+    """The estimate against its limits."""
+    from edgeprune.latency.estimate import basis_of
     from edgeprune.latency.profiles import find_profile
 
     assert budget.device is not None
     profile = find_profile(budget.device)
-    check = f"latency estimate, {profile.name}"
-    if file is None:
-        return _at_most(check, record, None, limit, "ms", "not estimated inside an archive; name the model file itself")
-    try:
-        found = estimate_facts(file, profile)
-    except InputError as cause:
-        return _at_most(check, record, None, limit, "ms", str(cause))
-    if found["total_ms"] is None:
-        return _at_most(check, record, None, limit, "ms", found["refused"])
-    check += f" ({found['low_ms']:.3g} to {found['high_ms']:.3g} ms)"
-    return _at_most(check, record, found["total_ms"], limit, "ms")
+    device, basis = profile.name, basis_of(profile)
+    found = record.estimate(device, basis)
+    reason = "not estimated" if found is None else found.refused or ""
+    ms = found.total_ms if found else None
+    if budget.max_latency_ms is not None:
+        verdict = _at_most(f"latency estimate, {device}", record, ms, budget.max_latency_ms, "ms", reason)
+        yield replace(verdict, note=_band(found)) if found and ms is not None else verdict
+    if budget.max_latency_growth is not None and before is not None:
+        verdict = _at_most(f"growth of latency estimate, {device}", record, None, budget.max_latency_growth, "fraction")
+        yield _latency_growth(verdict, before.estimate(device, basis), found)
+
+
+def _latency_growth(verdict: Verdict, old: EstimateRecord | None, new: EstimateRecord | None) -> Verdict:
+    """How much longer the file is estimated to take than the baseline's; both estimates must be of one basis."""
+    if new is None or new.total_ms is None:
+        reason = (new and new.refused) or "not estimated"
+    elif old is None:
+        reason = f"the baseline has no estimate for {new.device}; make it again with this configuration"
+    elif not old.total_ms:
+        reason = f"the baseline was not estimated: {old.refused or 'its estimate is 0'}"
+    elif old.basis != new.basis:
+        reason = "the baseline was estimated with another state of the profile, or version of edgeprune; make it again"
+    else:
+        grown = new.total_ms / old.total_ms - 1
+        note = f"from {old.total_ms:.3g} ms ({_band(old)}) to {new.total_ms:.3g} ms ({_band(new)})"
+        return replace(verdict, actual=grown, passed=grown <= verdict.limit, note=note)
+    return replace(verdict, note=reason)
+
+
+def _band(found: EstimateRecord) -> str:
+    return f"{found.low_ms:.3g} to {found.high_ms:.3g} ms"
 
 
 def _install(record: FileRecord) -> int:

@@ -6,21 +6,21 @@ import contextlib
 import glob
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from edgeprune.budget import CONFIG, Budget, Config, Verdict, budget_verdicts, find_config, load_config, matches
-from edgeprune.errors import EdgepruneError, InputError, RecipeError, UsageError
+from edgeprune.errors import EdgepruneError, InputError, RecipeError, Unsupported, UsageError
 from edgeprune.output import write_file
 from edgeprune.report.check_report import FORMATS, Check
 from edgeprune.size.accounting import measure_download
 from edgeprune.size.baseline import Baseline, load_baseline
 from edgeprune.size.codecs import CODECS, FAST
-from edgeprune.size.records import FileRecord
-from edgeprune.size.sources import Refused, Source, sources_of
+from edgeprune.size.records import EstimateRecord, FileRecord
+from edgeprune.size.sources import Estimator, Refused, Source, Sources, sources_of
 from edgeprune.size.why import reasons
 from edgeprune.toml_values import near
 from edgeprune.units import format_bytes, parse_bytes, parse_growth
@@ -53,10 +53,13 @@ def check_verb(
     why: bool,
     fast: bool,
     show: bool,
+    devices: Sequence[str],
 ) -> int:
     """Print what `files` (or those of the configuration) cost; 1 over a limit, 3 when one cannot be checked, else 0.
 
-    With `show` nothing is checked. Raises UsageError when nothing would be checked without it, with the table printed.
+    Latency is estimated for `devices` and for those of the budgets. With `show` nothing is checked. Raises UsageError
+    when nothing would be checked without it, with the table printed, and the first InputError or Unsupported of a file
+    among several once the others are told.
     """
     codecs = tuple(FAST if fast else CODECS)
     if codec not in codecs:
@@ -76,12 +79,15 @@ def check_verb(
             f"--format {output_format} reports limits, and none was given: nothing would be checked; add --limit, or "
             f"budgets in {CONFIG}"
         )
-    found = _check(wanted, settings, baseline, codec, codecs, why, named=bool(files))
+    estimator = _estimator([*devices, *(budget.device for item in wanted for budget in item.budgets if budget.device)])
+    found = _check(wanted, settings, baseline, codec, codecs, why, estimator, named=bool(files))
     text = FORMATS[output_format](found)
     if output is not None:
         write_file(output, text.encode())
         text = FORMATS["text"](found)
     click.echo(text, nl=False)
+    if found.broken is not None:
+        raise found.broken
     if not found.verdicts and not show:
         raise UsageError(
             f"no limit was given, so nothing was checked: add --limit SIZE, or budgets in {CONFIG} (--show only shows)"
@@ -180,14 +186,20 @@ def _check(
     codec: str,
     codecs: Sequence[str],
     why: bool,
+    estimator: Estimator,
     *,
     named: bool,
 ) -> Check:
     shares = why or "brotli" in codecs  # a quick look does without
-    found = [(item, sources_of(item.path, codecs, shares=shares)) for item in wanted]
+    found = list(_read(wanted, codecs, shares, estimator))
     sources = [(item, source) for item, behind in found for source in behind.models]
     records = [source.record for _, source in sources]
-    earlier = load_baseline(baseline, [record.path for record in records], codecs) if baseline else None
+    broken = {str(item.path): behind.error for item, behind in found if behind.error}
+    if broken and not sources:
+        raise next(iter(broken.values()))
+    earlier = None
+    if baseline is not None:
+        earlier = load_baseline(baseline, [record.path for record in records], codecs, estimator=estimator)
     before = _before(records, earlier)
     verdicts, notes = _judge(sources, before, earlier)
     for item, behind in found:
@@ -197,7 +209,9 @@ def _check(
         else:
             notes += [f"{refused.path}: not read: {refused.reason}" for refused in behind.refused]
     if earlier is not None and not named:
-        gone = [record.path for record in earlier.records if record not in before.values()]
+        gone = [
+            record.path for record in earlier.records if record not in before.values() and record.path not in broken
+        ]
         notes += [f"{path} of the baseline {earlier.path} is no longer there: removed, or renamed" for path in gone]
     return Check(
         files=tuple(records),
@@ -208,7 +222,40 @@ def _check(
         codec=codec,
         notes=tuple(notes),
         why={source.record.path: reasons(source.found) for _, source in sources} if why else {},
+        broken=next(iter(broken.values()), None),
     )
+
+
+def _read(
+    wanted: Sequence[_Wanted], codecs: Sequence[str], shares: bool, estimator: Estimator
+) -> Iterator[tuple[_Wanted, Sources]]:
+    """The models behind each path. What cannot be read is raised, but among several told beside the others."""
+    for item in wanted:
+        try:
+            yield item, sources_of(item.path, codecs, shares=shares, estimator=estimator)
+        except (InputError, Unsupported) as cause:
+            if len(wanted) == 1:
+                raise
+            refused = Refused(path=str(item.path), reason=str(cause).removeprefix(f"{item.path}: "))
+            yield item, Sources(models=(), refused=(refused,), error=cause)
+
+
+def _estimator(devices: Sequence[str]) -> Estimator:
+    """Estimates a file for each device once. Raises UsageError for an unknown one, InputError for a broken profile."""
+    from edgeprune.latency.estimate import basis_of, estimate_facts, how_of
+    from edgeprune.latency.profiles import Profile, find_profile
+
+    found = {(profile.name, basis_of(profile)): profile for profile in map(find_profile, devices)}
+
+    def estimated(path: Path, profile: Profile) -> EstimateRecord:
+        try:
+            return EstimateRecord(**estimate_facts(path, profile))
+        except InputError as cause:  # a format without estimates, or broken where the sizes do not look
+            told = {"device": profile.name, "how": how_of(profile), "basis": basis_of(profile)}
+            reason = str(cause).replace(str(path), path.name)
+            return EstimateRecord(**told, total_ms=None, low_ms=None, high_ms=None, refused=reason)
+
+    return lambda path: tuple(estimated(path, profile) for profile in found.values())
 
 
 def _unread(refused: Refused) -> Verdict:
@@ -250,13 +297,15 @@ def _judge(
 def _unjudged(record: FileRecord, budget: Budget) -> Verdict:
     """For a file that only has a limit on growth, and nothing to compare it with."""
     in_bytes = budget.growth_bytes is not None
-    limit = budget.growth_bytes if budget.growth_bytes is not None else budget.growth_share
+    limits = (budget.growth_bytes, budget.growth_share, budget.max_latency_growth)
+    limit = next((limit for limit in limits if limit is not None), None)
+    of_download = f"growth of download ({budget.codec})"
     return Verdict(
-        check=f"growth of download ({budget.codec})",
+        check=of_download if budget.limits_download_growth else f"growth of latency estimate, {budget.device}",
         path=record.path,
         actual=None,
         limit=limit or 0,
         unit="bytes" if in_bytes else "fraction",
         passed=None,
-        note="it is in no baseline, and growth is its only limit; give it a download limit as well",
+        note="it is in no baseline, and growth is its only limit; give it a limit of its own as well",
     )

@@ -44,6 +44,13 @@ def _chosen_format(as_json: bool, output_format: str | None) -> str:
 @click.option("-o", "--output", type=PATH, help="Write the report there; a text report still goes to stdout.")
 @click.option("--why", is_flag=True, help="Say where the bytes are and what would make them fewer.")
 @click.option("--fast", is_flag=True, help="Measure deflate and a quick zstd (level 12) only: a tenth of the time.")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="NAME",
+    help="Also estimate the latency on a device ('edgeprune devices', or a .toml of your own); repeatable.",
+)
 @click.option("--show", is_flag=True, help="Only show the FILES: no limit is held, exit code 0.")
 @common_options("json")
 def check(files: tuple[Path, ...], as_json: bool, output_format: str | None, **options: Any) -> int:
@@ -64,12 +71,14 @@ def check(files: tuple[Path, ...], as_json: bool, output_format: str | None, **o
       min_sparsity = "50 %"        of the weights
       max_metric_drop = "1 %"      read from ledger = "out/ledger.json"
       max_latency_ms = 12          estimated for device = "pixel3-tflite-4t-float32"
+      max_latency_growth = "5 %"   of that estimate against --baseline
 
     \b
     Examples:
       edgeprune check model.tflite --limit "350 kB"
       edgeprune check --baseline main.json --format markdown -o comment.md
       edgeprune check app-release.apk --show --why
+      edgeprune check model.tflite --show --device pixel3-tflite-4t-float32
     """
     from edgeprune.check import check_verb
 

@@ -13,7 +13,7 @@ import click
 from edgeprune.errors import MissingExtra, UsageError
 from edgeprune.graph import read_graph
 from edgeprune.graph.precision import tflite_precision
-from edgeprune.report.check_report import difference, layer_name, markdown_cell, markdown_text, shown, word
+from edgeprune.report.cells import difference, layer_name, markdown_cell, markdown_text, shown, word
 from edgeprune.report.table import Table, to_markdown, to_text
 from edgeprune.runtime.session import installed_runtimes
 from edgeprune.size.codecs import CODECS, FAST
@@ -247,13 +247,18 @@ def _json(old: FileRecord, new: FileRecord, facts: Mapping[str, Any], _every: bo
     body = {
         "schema_version": 1,
         "headline": facts["headline"],
-        "before": old.to_json(),
-        "after": new.to_json(),
+        "before": _sizes(old),
+        "after": _sizes(new),
         "layers": [{"before": a.name if a else None, "after": b.name if b else None} for a, b in pairs],
         "latency": facts["latency"],
         "estimates": facts["estimates"],
     }
     return json.dumps(body, indent=1, allow_nan=False) + "\n"
+
+
+def _sizes(record: FileRecord) -> dict[str, Any]:
+    """The record without its estimates, which stand beside each other elsewhere."""
+    return {key: value for key, value in record.to_json().items() if key != "estimates"}
 
 
 _FORMATS: Mapping[str, Callable[[FileRecord, FileRecord, Mapping[str, Any], bool], str]] = {

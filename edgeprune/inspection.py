@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from edgeprune.report.check_report import SCHEMA_VERSION, layer_name, markdown_cell, markdown_text, shown, word
+from edgeprune.report.cells import layer_name, markdown_cell, markdown_text, shown, word
+from edgeprune.report.check_report import SCHEMA_VERSION
 from edgeprune.report.table import Table, to_markdown, to_text
 from edgeprune.size.records import FileRecord, LayerRecord
 from edgeprune.size.sources import sources_of

@@ -103,6 +103,7 @@ def ledger(**changes: Any) -> dict[str, Any]:
         "sparsity": 0.0,
         "macs": 64_000,
         "exported": False,
+        "estimates": [],
     }
     shipped = {**entry, "path": "m.int8.tflite", "raw_bytes": 1500, "exported": True, **changes}
     return {"stages": [{"parameters": 1000, "artifacts": [entry]}, {"parameters": 900, "artifacts": [shipped]}]}

@@ -71,7 +71,7 @@ class TestMadeUp:
                 **(unknown | {"complete": False, "note": "sized only", "layers": ()} if path.suffix == ".onnx" else {}),
             )
             source = type("Source", (), {"record": made, "found": None, "file": path})
-            return type("Sources", (), {"models": (source,), "refused": (), "notes": ()})
+            return type("Sources", (), {"models": (source,), "refused": (), "notes": (), "error": None})
 
         monkeypatch.setattr("edgeprune.check.sources_of", found)
 

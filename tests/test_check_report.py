@@ -17,7 +17,8 @@ from made_records import NASTY, layer, record
 from markdown_it import MarkdownIt
 
 from edgeprune.budget import Verdict
-from edgeprune.report.check_report import FORMATS, Check, markdown_cell, markdown_text, shown
+from edgeprune.report.cells import markdown_cell, markdown_text, shown
+from edgeprune.report.check_report import FORMATS, Check
 from edgeprune.size.records import FileRecord, InArchive
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -6,8 +6,11 @@ cannot change it, as they do not change what the runtimes behind the profiles do
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ __all__ = [
     "MIX_MARGIN",
     "Estimate",
     "OpEstimate",
+    "basis_of",
     "covered_kernels",
     "estimate_facts",
     "estimate_latency",
@@ -269,9 +273,12 @@ def how_of(profile: Profile) -> str:
 
 
 def estimate_facts(path: Path, profile: Profile) -> dict[str, Any]:
-    """The estimate of a file as plain values: device, how, total_ms, low_ms and high_ms (None where the profile gives
-    none), and `refused`, which says why. Raises InputError for a file that is broken."""
-    told: dict[str, Any] = {"device": profile.name, "how": how_of(profile)}
+    """The estimate of a file as plain values: device, how, basis, total_ms, low_ms and high_ms (None where the profile
+    gives none), and `refused`, which says why. Raises InputError for a file that is broken.
+
+    `basis` changes with the profile's numbers and with the version of the tool, whose rules they are put into.
+    """
+    told: dict[str, Any] = {"device": profile.name, "how": how_of(profile), "basis": basis_of(profile)}
     try:
         found = estimate_latency(path, profile)
     except Unsupported as cause:
@@ -285,3 +292,9 @@ def estimate_facts(path: Path, profile: Profile) -> dict[str, Any]:
         "high_ms": found.high_ms,
         "refused": refused.replace(str(path), path.name) or None,
     }
+
+
+def basis_of(profile: Profile) -> str:
+    """A name for all that decides the milliseconds of a file: estimates with the same one can be compared."""
+    numbers = json.dumps([asdict(profile.coefficients), profile.element_bytes, profile.gathers], sort_keys=True)
+    return hashlib.sha256(f"{version('edgeprune')} {numbers}".encode()).hexdigest()[:16]

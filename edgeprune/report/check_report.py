@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,24 +10,28 @@ from importlib.metadata import version
 from typing import Any
 
 from edgeprune.budget import Verdict
-from edgeprune.contents.model import printable
+from edgeprune.errors import EdgepruneError
+from edgeprune.report.cells import difference, layer_name, markdown_cell, markdown_text, shown
+from edgeprune.report.estimates import earlier_ms, estimate_notes, estimate_table
 from edgeprune.report.table import Table, to_markdown, to_text
 from edgeprune.size.codecs import EVERY, Codec
 from edgeprune.size.matching import Pair, layer_pairs
 from edgeprune.size.records import FileRecord, LayerRecord
 from edgeprune.units import format_bytes, format_count, format_percent
 
-__all__ = ["FORMATS", "Check", "difference", "layer_name", "markdown_cell", "markdown_text", "shown", "verdict_line"]
+__all__ = ["FORMATS", "Check", "verdict_line"]
 
 SCHEMA_VERSION = 2
+_ESTIMATE = "latency estimate, "
 _MOST_LAYERS = 8  # in a pull-request comment
-_NAME_CHARS, _WORD_CHARS = 120, 40  # of a layer's name and of an operation's in a table
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """What was checked: `before` holds the baseline's record of a file by its path; `notes` are sentences."""
+    """What was checked: `before` holds the baseline's record of a file by its path; `notes` are sentences.
+
+    `broken` is why the first file that could not be read could not.
+    """
 
     files: tuple[FileRecord, ...]
     verdicts: tuple[Verdict, ...]
@@ -38,36 +41,13 @@ class Check:
     codec: str
     notes: tuple[str, ...]
     why: Mapping[str, Sequence[str]]
+    broken: EdgepruneError | None = None
 
     @property
     def passed(self) -> bool | None:
         """False when a limit is exceeded, else None when one could not be checked, else True."""
         found = {verdict.passed for verdict in self.verdicts}
         return False if False in found else None if None in found else True
-
-
-def shown(name: str) -> str:
-    """A name on one line, whatever is in it."""
-    return printable(name)
-
-
-def layer_name(layer: LayerRecord) -> str:
-    """A layer's name with where it stands, not longer than a table bears."""
-    return printable(f"{layer.group}: {layer.name}" if layer.group else layer.name, _NAME_CHARS)
-
-
-def word(text: str | None, cell: Callable[[str], str]) -> str:
-    """An operation's kind or a precision: as it is where it is a word, as a name where a file made something of it."""
-    if not text:
-        return "-"
-    return text if _WORD.fullmatch(text) else cell(printable(text, _WORD_CHARS))
-
-
-def difference(before: float, after: float) -> str:
-    """ "+12.3 kB (+4.1 %)"."""
-    grown = after - before
-    text = f"{'+' if grown >= 0 else '-'}{format_bytes(abs(round(grown)))}"
-    return f"{text} ({100 * grown / before:+.1f} %)" if before else f"{text} (new)"
 
 
 def _amount(value: float | None, unit: str) -> str:
@@ -88,6 +68,8 @@ def verdict_line(verdict: Verdict) -> str:
     """One verdict as a sentence."""
     at_least = verdict.check.endswith("at least")
     held = f"{shown(verdict.path)}: {verdict.check} {_amount(verdict.actual, verdict.unit)}"
+    if verdict.note and verdict.passed is not None:
+        held += f" ({shown(verdict.note)})"
     limit = f"{'wanted' if at_least else 'limit'} {_amount(verdict.limit, verdict.unit) if verdict.unit else 'any'}"
     if verdict.passed is None:
         return f"{held}, {limit}: CANNOT BE CHECKED ({shown(verdict.note)})"
@@ -130,6 +112,9 @@ def _text(check: Check) -> str:
     lines.append(_legend(check))
     for record in check.files:
         lines += _archive_lines(record)
+    estimates = estimate_table(check.files, shown)
+    if estimates is not None:
+        lines += ["", to_text(estimates), *map(shown, estimate_notes(check.files))]
     if check.baseline is not None:
         lines += ["", to_text(_difference_table(check, shown))]
         lines += ["\n" + to_text(table) for table in _grown_tables(check, shown)]
@@ -178,13 +163,14 @@ def _difference_rows(record: FileRecord, before: FileRecord | None, check: Check
     yield from _size_rows("install", before.raw_bytes if before else None, record.raw_bytes, own)
     for verdict in own:
         if not verdict.check.startswith("download (") and verdict.check != "install":
-            old = _earlier(verdict, before)
+            old = _earlier(verdict, record, before)
             texts = [_amount(value, verdict.unit) for value in (verdict.actual, verdict.limit)]
+            slower = verdict.actual / old - 1 if verdict.unit == "ms" and verdict.actual and old else None
             yield (
                 verdict.check,
                 _amount(old, verdict.unit) if old is not None else "-",
                 texts[0],
-                "-",
+                f"{100 * slower:+.1f} %" if slower is not None else "-",
                 texts[1],
                 _word(verdict),
             )
@@ -201,9 +187,11 @@ def _size_rows(what: str, before: int | None, after: int | None, own: Sequence[V
         yield what, old, new, change, "none", "-"
 
 
-def _earlier(verdict: Verdict, before: FileRecord | None) -> float | None:
+def _earlier(verdict: Verdict, record: FileRecord, before: FileRecord | None) -> float | None:
     if before is None:
         return None
+    if verdict.check.startswith(_ESTIMATE):
+        return earlier_ms(verdict.check.removeprefix(_ESTIMATE), record, before)
     return {"parameters": before.parameters, "sparsity at least": before.sparsity}.get(verdict.check)
 
 
@@ -293,15 +281,6 @@ def _bare(record: FileRecord) -> dict[str, Any]:
     return {"raw_bytes": record.raw_bytes, "download_bytes": dict(record.download_bytes)}
 
 
-def markdown_cell(name: str) -> str:
-    """A name as code that GitHub shows as it is: no link, no mention, no markup, no end of the cell."""
-    text = shown(name)
-    if text.strip() and not re.search(r"[`|\\]", text) and text == text.strip():
-        return f"`{text}`"
-    # Nothing ends a code span or a cell, and GitHub links nothing in code.
-    return "<code>" + "".join(c if c.isalnum() else f"&#{ord(c)};" for c in text) + "</code>"
-
-
 def _markdown(check: Check) -> str:
     verdict = {True: "within budget", False: "OVER BUDGET", None: "cannot be checked"}[check.passed]
     title = f"edgeprune: {verdict}" if check.verdicts else "edgeprune: model sizes (no limit was checked)"
@@ -310,6 +289,9 @@ def _markdown(check: Check) -> str:
         lines += [to_markdown(_difference_table(check, markdown_cell)), ""]
     else:
         lines += [to_markdown(_file_table(check, markdown_cell)), ""]
+    estimates = estimate_table(check.files, markdown_cell)
+    if estimates is not None:
+        lines += [to_markdown(estimates), "", *(f"- {markdown_text(text)}" for text in estimate_notes(check.files)), ""]
     failed = [item for item in check.verdicts if not item.passed]
     lines += [f"- {markdown_text(verdict_line(item))}" for item in failed] + ([""] if failed else [])
     for table in _grown_tables(check, markdown_cell):
@@ -319,18 +301,6 @@ def _markdown(check: Check) -> str:
     lines += [f"- {markdown_text(note)}" for note in check.notes] + ([""] if check.notes else [])
     lines.append(markdown_text(_legend(check)))
     return "\n".join(lines).rstrip() + "\n"
-
-
-def markdown_text(text: str) -> str:
-    """A sentence with names in it, as text and nothing else.
-
-    GitHub looks for @mentions, #123 and addresses after Markdown is rendered, so that a backslash does not stop it; an
-    empty comment between does.
-    """
-    text = shown(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*_{}\[\]#|~@!])", r"\\\1", text)
-    text = re.sub(r"^([-+=]|\d+(?=[.)]))", r"\1<!-- -->", text)  # no list, no heading
-    return re.sub(r"(\\[@#]|\bwww|\bhttps?:|\bftp:|\bGH-)", r"\1<!-- -->", text, flags=re.IGNORECASE)
 
 
 def _junit(check: Check) -> str:

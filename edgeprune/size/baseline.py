@@ -13,7 +13,7 @@ from edgeprune.errors import InputError, UsageError
 from edgeprune.size.codecs import CODECS
 from edgeprune.size.layers import account
 from edgeprune.size.records import FileRecord, file_record, record_from_json
-from edgeprune.size.sources import is_bundle, sources_of
+from edgeprune.size.sources import Estimator, is_bundle, no_estimates, sources_of
 
 __all__ = ["Baseline", "load_baseline"]
 
@@ -60,8 +60,14 @@ def _common_tail(one: Sequence[str], other: Sequence[str]) -> int:
     return count
 
 
-def load_baseline(path: Path, checked: Sequence[str], codecs: Sequence[str] = tuple(CODECS)) -> Baseline:
-    """The baseline at `path` for the files `checked`.
+def load_baseline(
+    path: Path,
+    checked: Sequence[str],
+    codecs: Sequence[str] = tuple(CODECS),
+    *,
+    estimator: Estimator = no_estimates,
+) -> Baseline:
+    """The baseline at `path` for the files `checked`; `estimator` as for `sources_of`, a report has its own estimates.
 
     A model file or package stands for the one file that is checked; of another folder, the files with the paths (or
     names) of those that are checked are taken. Raises InputError for what cannot be read, UsageError when one file is
@@ -72,24 +78,26 @@ def load_baseline(path: Path, checked: Sequence[str], codecs: Sequence[str] = tu
     if not path.exists():
         raise InputError(f"{path} does not exist; the baseline is a model file, a folder of them, or JSON of a check")
     if path.is_dir() and path.suffix.lower() not in (".mlpackage", ".mlmodelc"):
-        return Baseline(path, list(_in_folder(path, checked, codecs)))
+        return Baseline(path, list(_in_folder(path, checked, codecs, estimator)))
     if is_bundle(path):
-        records = [source.record for source in sources_of(path, codecs).models]
+        records = [source.record for source in sources_of(path, codecs, estimator=estimator).models]
         return Baseline(path, records, only=len(checked) == len(records) == 1)
     if len(checked) > 1:
         raise UsageError(
             f"{path}: one file is no baseline for {len(checked)}; give a folder, or the JSON of an earlier check"
         )
-    return Baseline(path, [file_record(account(path, codecs))], only=True)
+    return Baseline(path, [file_record(account(path, codecs), estimates=estimator(path))], only=True)
 
 
-def _in_folder(folder: Path, checked: Sequence[str], codecs: Sequence[str]) -> Iterator[FileRecord]:
+def _in_folder(
+    folder: Path, checked: Sequence[str], codecs: Sequence[str], estimator: Estimator
+) -> Iterator[FileRecord]:
     """The earlier files by the names of those that are checked; of a bundle ("app.apk!model"), every model in it."""
     for name in dict.fromkeys(name.split("!", maxsplit=1)[0] for name in checked):
         place = _place_in(folder, name)
         if place is None:
             continue
-        for source in sources_of(place, codecs).models:
+        for source in sources_of(place, codecs, estimator=estimator).models:
             yield replace(source.record, path=name + source.record.path.removeprefix(str(place)))
 
 
@@ -148,6 +156,7 @@ def _from_ledger(raw: Mapping[str, Any]) -> list[FileRecord]:
                 "macs": entry["macs"],
                 "layers": [],
                 "in_archive": None,
+                "estimates": entry["estimates"],
             }
         )
         for stage, entry in exported or entries

@@ -9,7 +9,9 @@ from typing import Any
 from edgeprune.contents.model import Layer
 from edgeprune.size.layers import TRAINING_GROUPS, Account, LayerAccount
 
-__all__ = ["FileRecord", "InArchive", "LayerRecord", "file_record", "record_from_json"]
+__all__ = ["EstimateRecord", "FileRecord", "InArchive", "LayerRecord", "file_record", "record_from_json"]
+
+Milliseconds = float  # an annotation of its own, so that a report read back is held against it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,23 @@ class InArchive:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EstimateRecord:
+    """Latency estimated for a device, see `edgeprune.latency.estimate.estimate_facts`.
+
+    Milliseconds are None where there is no estimate, and `refused` says why. `basis` names what computed it: only
+    estimates of the same device with the same basis can be compared.
+    """
+
+    device: str
+    how: str
+    basis: str
+    total_ms: Milliseconds | None
+    low_ms: Milliseconds | None
+    high_ms: Milliseconds | None
+    refused: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
     """One model file. `complete` is False for a format that is only sized (then counts are None, and `note` says why).
 
@@ -84,6 +103,12 @@ class FileRecord:
     macs: int | None
     layers: tuple[LayerRecord, ...] = field(default_factory=tuple)
     in_archive: InArchive | None = None
+    estimates: tuple[EstimateRecord, ...] = ()
+
+    def estimate(self, device: str, basis: str) -> EstimateRecord | None:
+        """The estimate from the profile with this name, best with this basis; None where none was made."""
+        named = [found for found in self.estimates if found.device == device]
+        return next((found for found in named if found.basis == basis), named[0] if named else None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by the names of the fields; layers also with `sparsity` and `bits_per_weight`."""
@@ -94,7 +119,12 @@ class FileRecord:
 
 
 def file_record(
-    found: Account, *, path: str | None = None, in_archive: InArchive | None = None, every: bool = False
+    found: Account,
+    *,
+    path: str | None = None,
+    in_archive: InArchive | None = None,
+    every: bool = False,
+    estimates: tuple[EstimateRecord, ...] = (),
 ) -> FileRecord:
     """The account as plain values; `path` is what to call the file.
 
@@ -123,6 +153,7 @@ def file_record(
             if layer.group not in TRAINING_GROUPS and (every or id(layer) in rows or layer.macs)
         ),
         in_archive=in_archive,
+        estimates=estimates,
     )
 
 
@@ -147,9 +178,10 @@ def record_from_json(raw: Mapping[str, Any]) -> FileRecord:
     """A record as `to_json` wrote it. Raises KeyError, TypeError or ValueError for anything else."""
     archive = raw["in_archive"]
     return FileRecord(
-        **_fields(FileRecord, raw, leave=("layers", "in_archive")),
+        **_fields(FileRecord, raw, leave=("layers", "in_archive", "estimates")),
         layers=tuple(LayerRecord(**_fields(LayerRecord, layer)) for layer in raw["layers"]),
         in_archive=InArchive(**_fields(InArchive, archive)) if archive is not None else None,
+        estimates=tuple(EstimateRecord(**_fields(EstimateRecord, found)) for found in raw["estimates"]),
     )
 
 
@@ -179,10 +211,15 @@ def _is_share(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
+def _is_milliseconds(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+
+
 _MOST_BYTES = 2**63
 # What each annotation of a record lets in.
 _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "Mapping[str, int]": _is_counts,
+    "Milliseconds | None": lambda value: value is None or _is_milliseconds(value),
     "bool": lambda value: isinstance(value, bool),
     "float | None": lambda value: value is None or _is_share(value),
     "int": _is_count,

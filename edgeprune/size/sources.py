@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeprune.contents.bundle import BUNDLES, Bundle, extracted, read_bundle
-from edgeprune.errors import InputError, Unsupported
+from edgeprune.errors import EdgepruneError, InputError, Unsupported
 from edgeprune.size.layers import Account, account
-from edgeprune.size.records import FileRecord, InArchive, file_record
+from edgeprune.size.records import EstimateRecord, FileRecord, InArchive, file_record
 
-__all__ = ["Refused", "Source", "Sources", "is_bundle", "sources_of"]
+__all__ = ["Estimator", "Refused", "Source", "Sources", "is_bundle", "no_estimates", "sources_of"]
+
+Estimator = Callable[[Path], tuple[EstimateRecord, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,11 +35,12 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sources:
-    """What is behind one path; `notes` are sentences about the bundle as a whole."""
+    """What is behind one path; `notes` are sentences about the bundle as a whole, `error` why nothing was read."""
 
     models: tuple[Source, ...]
     refused: tuple[Refused, ...] = ()
     notes: tuple[str, ...] = field(default_factory=tuple)
+    error: EdgepruneError | None = None
 
 
 def is_bundle(path: Path) -> bool:
@@ -45,18 +48,33 @@ def is_bundle(path: Path) -> bool:
     return path.suffix.lower() in BUNDLES and not path.is_dir()
 
 
-def sources_of(path: Path, codecs: Sequence[str], *, every: bool = False, shares: bool = True) -> Sources:
+def no_estimates(_: Path) -> tuple[EstimateRecord, ...]:
+    """For those who ask for no latency."""
+    return ()
+
+
+def sources_of(
+    path: Path,
+    codecs: Sequence[str],
+    *,
+    every: bool = False,
+    shares: bool = True,
+    estimator: Estimator = no_estimates,
+) -> Sources:
     """The models at `path`; `every` as for `file_record`, `shares` as for `account`.
+
+    `estimator` is called with each model as a file of its own, also with those inside a bundle.
 
     Raises InputError, also for a bundle in which there is no model, and Unsupported where a file cannot be read.
     """
     if not is_bundle(path):
         whole = account(path, codecs, shares=shares)
-        return Sources(models=(Source(record=file_record(whole, every=every), found=whole, file=path),))
+        record = file_record(whole, every=every, estimates=estimator(path))
+        return Sources(models=(Source(record=record, found=whole, file=path),))
     bundle = read_bundle(path)
     if not bundle.models and not bundle.unreadable:
         raise InputError(f"{path}: no model in it; nothing to check")
-    found = list(_models(path, bundle, codecs, every, shares))
+    found = list(_models(path, bundle, codecs, every, shares, estimator))
     unreadable = tuple(Refused(path=f"{path}!{item.name}", reason=item.reason) for item in bundle.unreadable)
     return Sources(
         models=tuple(item for item in found if isinstance(item, Source)),
@@ -65,7 +83,9 @@ def sources_of(path: Path, codecs: Sequence[str], *, every: bool = False, shares
     )
 
 
-def _models(path: Path, bundle: Bundle, codecs: Sequence[str], every: bool, shares: bool) -> Iterator[Source | Refused]:
+def _models(
+    path: Path, bundle: Bundle, codecs: Sequence[str], every: bool, shares: bool, estimator: Estimator
+) -> Iterator[Source | Refused]:
     """Each model, or why it is none."""
     for model in bundle.models:
         place = InArchive(
@@ -82,4 +102,5 @@ def _models(path: Path, bundle: Bundle, codecs: Sequence[str], every: bool, shar
             except (InputError, Unsupported) as cause:
                 yield Refused(path=name, reason=str(cause).replace(str(inner), model.name))
                 continue
-            yield Source(record=file_record(found, path=name, in_archive=place, every=every), found=found, file=None)
+            record = file_record(found, path=name, in_archive=place, every=every, estimates=estimator(inner))
+            yield Source(record=record, found=found, file=None)

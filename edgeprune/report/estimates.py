@@ -1,0 +1,40 @@
+"""Latencies estimated for devices, in the report of a check: never beside a measurement, always with a band."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from edgeprune.report.table import Table
+from edgeprune.size.records import EstimateRecord, FileRecord
+
+__all__ = ["earlier_ms", "estimate_notes", "estimate_table"]
+
+
+def estimate_table(records: Sequence[FileRecord], cell: Callable[[str], str]) -> Table | None:
+    """A row for each file and device; None where nothing was asked to be estimated."""
+    rows = [(cell(record.path), cell(found.device), *_times(found)) for record in records for found in record.estimates]
+    heads = ("file", "latency estimated for", "estimate", "from", "to")
+    return Table(heads=heads, rows=tuple(rows), left=frozenset({0, 1})) if rows else None
+
+
+def _times(found: EstimateRecord) -> tuple[str, str, str]:
+    if found.total_ms is None:
+        return "not estimated", "-", "-"
+    return f"{found.total_ms:.3g} ms", f"{found.low_ms:.3g} ms", f"{found.high_ms:.3g} ms"
+
+
+def estimate_notes(records: Sequence[FileRecord]) -> list[str]:
+    """How each estimate was obtained, once, and why there is none."""
+    estimates = [(record.path, found) for record in records for found in record.estimates]
+    made = dict.fromkeys(f"{found.device}: {found.how}" for _, found in estimates if found.total_ms is not None)
+    refused = [
+        f"{path}: not estimated for {found.device}: {found.refused}" for path, found in estimates if found.refused
+    ]
+    return [*made, *refused]
+
+
+def earlier_ms(device: str, record: FileRecord, before: FileRecord) -> float | None:
+    """The baseline's estimate for a device, None where it cannot be compared with the file's."""
+    new = next((found for found in record.estimates if found.device == device), None)
+    old = before.estimate(device, new.basis) if new else None
+    return old.total_ms if new and old and old.basis == new.basis else None
