@@ -215,8 +215,9 @@ def bench(context: click.Context, /, file: Path, arm: str | None, **options: Any
 def calibrate(measured: Path, **options: Any) -> int:
     """Make a profile of your own phone from latencies that you MEASURED.
 
-    MEASURED is a CSV with the columns file and latency_ms, or the output of LiteRT's benchmark_model. One row sets the
-    speed of the profile, five or more refit it; the error band is computed by leaving rows out.
+    MEASURED is a CSV with the columns file and latency_ms, or the output of LiteRT's benchmark_model. One file sets the
+    speed of the profile, five or more files refit it; the error band is computed by leaving files out. Repeats of
+    one file count by their median.
 
     \b
     Example:

@@ -119,6 +119,25 @@ def test_rows_keep_their_source(base: Profile, models: list[Path]) -> None:
     assert (made.name, made.device, made.based_on) == ("mine", "My phone", BASE)
 
 
+def test_one_file_counts_once(base: Profile, models: list[Path], tmp_path: Path) -> None:
+    """Repeats, also under another name, become their median: five rows of four files refit nothing."""
+    copy = shutil.copy(models[0], tmp_path / "copy.tflite")
+    rows = measured(models[:4], base)
+    again = [dataclasses.replace(rows[0], row=9, file=Path(copy), latency_ms=1.2 * rows[0].latency_ms)]
+    found = calibrate(base, [*rows, *again], name="mine")
+    assert (found.kind, found.accuracy.rows) == ("scaled", 4)
+    assert found.truth[0].latency_ms == pytest.approx(1.1 * rows[0].latency_ms)
+    assert "median of rows 2, 9;" in found.truth[0].source
+
+
+def test_contradicting_rows_of_one_file(base: Profile, models: list[Path]) -> None:
+    """A file cannot take 10 ms and 14 ms: both rows are named."""
+    rows = measured(models[:5], base)
+    wrong = dataclasses.replace(rows[1], row=8, latency_ms=1.4 * rows[1].latency_ms)
+    with pytest.raises(InputError, match=r"rows 3 and 8 contradict .* m1\.tflite"):
+        calibrate(base, [*rows, wrong], name="mine")
+
+
 def test_it_covers_the_operations_it_was_measured_on(models: list[Path]) -> None:
     """Dense layers, which the profile refuses, are covered once it was calibrated with them."""
     strict = find_profile(BASE)

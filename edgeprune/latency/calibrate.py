@@ -28,6 +28,8 @@ REFIT_ROWS = 5
 # A row this many times off what the others say was measured in another unit (1000) or is another model.
 _UNIT_SLIP = 100.0
 WIDEST_BAND = 3.0  # a profile that is off by more tells nothing
+# Runs of one file on one device that are further apart differ in more than noise: threads, a hot phone, another build.
+SAME_FILE = 1.3
 
 
 def calibrate(
@@ -35,12 +37,14 @@ def calibrate(
 ) -> Profile:
     """A profile for the device on which `measured` was taken, from the proportions of `base`.
 
-    Up to four measurements set its speed (their median), five or more move its coefficients, held to those of `base`
-    and within a factor of 20. `device` names the device (default: that of `base`), `origin` is noted as the source of
-    each row. Raises InputError that names the row of a measurement that `base` does not cover or that cannot be right.
+    Up to four measured files set its speed (their median), five or more move its coefficients, held to those of `base`
+    and within a factor of 20. Repeated measurements of one file count once, by their median. `device` names the device
+    (default: that of `base`), `origin` is noted as the source of each row. Raises InputError that names the row of a
+    measurement that `base` does not cover, that cannot be right, or that contradicts another one of the same file.
     """
     if not measured:
         raise InputError("no measurements to calibrate with; one is enough to scale a profile")
+    measured = _one_per_file(measured)
     rows = [_row(base, item) for item in measured]
     _check_units(base, rows, measured)
     method = _refit if len(rows) >= REFIT_ROWS else _scaled
@@ -76,13 +80,39 @@ def calibrate(
                 family=row.family,
                 latency_ms=row.latency_ms,
                 left_out_ms=None if math.isnan(ms) else float(f"{ms:.4g}"),
-                source=f"{origin}, row {item.row}; sha256 {sha256_of(item.file)[:16]}",
+                source=f"{origin}, {_rows(item)}; sha256 {sha256_of(item.file)[:16]}",
             )
             for row, item, ms in zip(rows, measured, predicted, strict=True)
         ),
         based_on=base.name,
         reference_ms=base.reference_ms * _slower(base, found) if base.reference_ms and method is _scaled else None,
     )
+
+
+def _one_per_file(measured: Sequence[Measurement]) -> list[Measurement]:
+    """The measurements with repeats of one file, by its content, made one. Raises InputError where they disagree."""
+    same: dict[str, list[Measurement]] = {}
+    for item in measured:
+        same.setdefault(sha256_of(item.file), []).append(item)
+    return [_median(items) for items in same.values()]
+
+
+def _median(items: Sequence[Measurement]) -> Measurement:
+    first, last = (pick(items, key=lambda item: item.latency_ms) for pick in (min, max))
+    if last.latency_ms > SAME_FILE * first.latency_ms:
+        raise InputError(
+            f"rows {first.row} and {last.row} contradict each other: {first.latency_ms:g} and {last.latency_ms:g} ms "
+            f"for one file, {first.file.name}; leave out the one taken in another way (threads, delegate, a hot phone)"
+        )
+    middle = float(np.median([item.latency_ms for item in items]))
+    return replace(items[0], latency_ms=middle, repeats=tuple(item.row for item in items[1:]))
+
+
+def _rows(item: Measurement) -> str:
+    """Where a measurement stands."""
+    if not item.repeats:
+        return f"row {item.row}"
+    return f"median of rows {', '.join(map(str, (item.row, *item.repeats)))}"
 
 
 def _row(base: Profile, item: Measurement) -> Row:

@@ -28,12 +28,16 @@ _UNITS = {"latency_us": "microseconds", "latency_s": "seconds", "latency_ns": "n
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One measured file; `row` is its line in the CSV, or which run of benchmark_model it is, both from 1."""
+    """One measured file; `row` is its line in the CSV, or which run of benchmark_model it is, both from 1.
+
+    `repeats` are other rows with the same file; `latency_ms` is then the median over all of them.
+    """
 
     row: int
     file: Path
     latency_ms: float
     family: str = ""
+    repeats: tuple[int, ...] = ()
 
 
 def read_measurements(path: Path, models: Path | None = None) -> tuple[Measurement, ...]:
