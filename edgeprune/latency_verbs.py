@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import click
 
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import UsageError
-from edgeprune.latency.estimate import Estimate, estimate_latency, how_of
+from edgeprune.latency.estimate import Estimate, OpEstimate, estimate_latency, how_of
 from edgeprune.latency.measure import LatencyComparison, compare_latency
 from edgeprune.latency.profiles import Profile, find_profile, shipped_profiles
 from edgeprune.latency.sparsity import SparsityAdvice, load_refusals, sparsity_advice
@@ -87,25 +87,30 @@ def _estimate_lines(found: Estimate, every: bool) -> list[str]:
         lines.append(f"{found.path}: {found.relative:.3g} times MobileNetV2 1.0 224, {format_count(found.macs)} MACs")
     else:
         lines.append(f"{found.path}: not estimated: {found.refused}")
-    lines += [found.how, *found.notes, ""]
-    ops = sorted(found.ops, key=lambda op: -(op.share if op.share is not None else 1.0))
+    lines += [*([] if found.refused else [found.how]), *found.notes, ""]
+    ops = sorted(found.ops, key=lambda op: (op.bound != "unsupported", -(op.share or 0), -op.macs))
     shown = found.ops if every else ops[:SHOWN]
-    rows = tuple(
-        (
-            str(op.index),
-            op.op,
-            format_count(op.macs) if op.macs else "-",
-            format_ms(op.ms) if op.ms is not None else "not known",
-            format_percent(op.share) if op.share is not None else "not known",
-            op.bound,
-        )
-        for op in shown
-    )
-    heads = ("#", "operation", "MACs", "estimated", "share", "bound by")
-    lines.append(to_text(Table(heads=heads, rows=rows, left=frozenset({1, 5}))))
+    lines.append(to_text(_operations(found, shown)))
     if len(shown) < len(found.ops):
-        lines.append(f"... and {len(found.ops) - len(shown)} faster ones; --verbose shows all {len(found.ops)}")
+        order = "with fewer MACs" if found.refused else "faster ones"
+        lines.append(f"... and {len(found.ops) - len(shown)} {order}; --verbose shows all {len(found.ops)}")
     return lines
+
+
+def _operations(found: Estimate, shown: Sequence[OpEstimate]) -> Table:
+    """A row for each operation, with the columns that there is something to say in."""
+    columns: list[tuple[str, Callable[[OpEstimate], str]]] = [
+        ("#", lambda op: str(op.index)),
+        ("operation", lambda op: op.op),
+        ("MACs", lambda op: format_count(op.macs) if op.macs else "-"),
+    ]
+    if found.total_ms is not None:
+        columns.append(("estimated", lambda op: format_ms(op.ms) if op.ms is not None else "not known"))
+    if not found.refused:
+        columns.append(("share", lambda op: format_percent(op.share) if op.share is not None else "not known"))
+    columns.append(("bound by", lambda op: op.bound))
+    rows = tuple(tuple(cell(op) for _, cell in columns) for op in shown)
+    return Table(heads=tuple(head for head, _ in columns), rows=rows, left=frozenset({1, len(columns) - 1}))
 
 
 def devices_verb(*, as_json: bool) -> int:

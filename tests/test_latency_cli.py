@@ -35,6 +35,17 @@ def test_a_file_that_is_not_covered(call: Any) -> None:
     assert "pixel3-tflite-4t-int8" in outcome.err
 
 
+def test_a_refused_estimate_shows_no_times(call: Any, covered: Path) -> None:
+    """Operations and what binds them, but no milliseconds, no shares, and no error of an estimate that is none."""
+    outcome = call("estimate", FILES / "float32.tflite", "--device", PROFILE)
+    assert outcome.code == 3
+    assert "FULLY_CONNECTED" in outcome.out
+    assert not any(word in outcome.out for word in (" ms", "share", "estimated from profile"))
+    ranked = call("estimate", FILES / "float32.tflite", "--device", "pixel3-gpu-float32").out
+    assert "share" in ranked
+    assert "not known" not in ranked
+
+
 def test_unknown_device(call: Any) -> None:
     """The nearest names are told."""
     outcome = call("estimate", FILES / "float32.tflite", "--device", "pixel3-tflite-4t-float23")

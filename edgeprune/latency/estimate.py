@@ -46,8 +46,8 @@ DENSE_ZEROS = "zeros stored like other numbers change no latency here: the estim
 class OpEstimate:
     """One operation: milliseconds, its share of the whole, and what binds it.
 
-    `bound` is compute, memory, weights, overhead, free, or "unsupported" (then `ms` and `share` are None). `ms` is None
-    too where the profile only ranks. Shares add up to 1 with the fixed cost of a call.
+    `bound` is compute, memory, weights, overhead, free, or "unsupported". Shares add up to 1 with the fixed cost of a
+    call. `ms` is None where the profile only ranks, both are None where the estimate is refused.
     """
 
     index: int
@@ -193,7 +193,7 @@ def estimate_of(path: Path, kernels: Sequence[Kernel | str], profile: Profile, n
         high_ms=total * factor if gives_ms else None,
         relative=total / profile.reference_ms if not refused and profile.reference_ms else None,
         macs=sum(op.macs for op in ops),
-        ops=ops if profile.kind != "ranking-only" else tuple(replace(op, ms=None) for op in ops),
+        ops=ops if gives_ms else tuple(replace(op, ms=None, share=None if refused else op.share) for op in ops),
         unsupported=unsupported,
         refused=refused,
         notes=(*notes, *_remarks(total, profile)) if not refused else tuple(notes),
