@@ -122,6 +122,16 @@ def test_a_ledger_gives_what_it_exported(tmp_path: Path) -> None:
     assert len(load_baseline(path, ["x"]).records) == 2
 
 
+def test_a_ledger_gives_its_estimates(tmp_path: Path) -> None:
+    """So that the growth of a latency can be judged against a run."""
+    path = tmp_path / "ledger.json"
+    path.write_text(json.dumps(ledger(estimates=[ESTIMATE])))
+    (found,) = load_baseline(path, ["out/m.int8.tflite"]).records
+    estimate = found.estimate("phone", "1")
+    assert estimate is not None
+    assert (estimate.total_ms, found.estimate("other", "1")) == (5.0, None)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -148,6 +158,15 @@ def test_what_is_no_report(tmp_path: Path, content: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+ESTIMATE = {
+    "device": "phone",
+    "how": "estimated",
+    "basis": "1",
+    "total_ms": 5.0,
+    "low_ms": 4.0,
+    "high_ms": 6.0,
+    "refused": None,
+}
 LIES: list[tuple[str, Any]] = [
     ("raw_bytes", "5"),
     ("raw_bytes", -1),
@@ -167,6 +186,19 @@ LIES: list[tuple[str, Any]] = [
     ("in_archive", {"archive": "a"}),
     ("in_archive", {"archive": "a", "method": "stored", "compressed_bytes": 3, "notes": [3]}),
     ("complete", "yes"),
+    ("estimates", None),
+    ("estimates", [3]),
+    *(
+        ("estimates", [{**ESTIMATE, **change}])
+        for change in (
+            {"total_ms": -1},
+            {"total_ms": 10**400},
+            {"total_ms": float("nan")},
+            {"low_ms": None},
+            {"device": 3},
+            {"basis": None},
+        )
+    ),
 ]
 
 

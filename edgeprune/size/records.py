@@ -181,8 +181,16 @@ def record_from_json(raw: Mapping[str, Any]) -> FileRecord:
         **_fields(FileRecord, raw, leave=("layers", "in_archive", "estimates")),
         layers=tuple(LayerRecord(**_fields(LayerRecord, layer)) for layer in raw["layers"]),
         in_archive=InArchive(**_fields(InArchive, archive)) if archive is not None else None,
-        estimates=tuple(EstimateRecord(**_fields(EstimateRecord, found)) for found in raw["estimates"]),
+        estimates=tuple(_estimate(found) for found in raw["estimates"]),
     )
+
+
+def _estimate(raw: Mapping[str, Any]) -> EstimateRecord:
+    found = EstimateRecord(**_fields(EstimateRecord, raw))
+    known = {value is None for value in (found.total_ms, found.low_ms, found.high_ms)}
+    if len(known) > 1:
+        raise ValueError(f"the estimate for {found.device[:40]} is half there")
+    return found
 
 
 def _fields(kind: type, raw: Mapping[str, Any], leave: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -212,10 +220,10 @@ def _is_share(value: object) -> bool:
 
 
 def _is_milliseconds(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST_BYTES
 
 
-_MOST_BYTES = 2**63
+_MOST_BYTES = 2**63  # no number in a report is larger
 # What each annotation of a record lets in.
 _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "Mapping[str, int]": _is_counts,
