@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from edgeprune.errors import Unsupported
 from edgeprune.graph.coreml import is_constant
 from edgeprune.graph.mil import Constant, Operation, Package
+from edgeprune.graph.mil_macs import mil_macs
 from edgeprune.latency.kernels import Kernel, Kind
 
 __all__ = ["coreml_kernels"]
@@ -79,9 +80,9 @@ def coreml_kernels(package: Package) -> list[Kernel | Operation]:
         if operation.kind in _PRODUCTS | _FUSED | {"add"} and not is_constant(operation)
         for port in operation.outputs
     }
-    true = _true_constants(package)
+    named = {port.name: operation for operation in program.operations for port in operation.outputs}
     return [
-        _kernel(operation, shapes, stored, behind, true)
+        _kernel(operation, shapes, stored, behind, named)
         for operation in program.operations
         if not is_constant(operation)
     ]
@@ -101,20 +102,21 @@ def _shape(operation: Operation, parameter: str, shapes: Shapes) -> Shape:
 
 
 def _kernel(
-    operation: Operation, shapes: Shapes, stored: set[str], behind: set[str], true: set[str]
+    operation: Operation, shapes: Shapes, stored: set[str], behind: set[str], named: Mapping[str, Operation]
 ) -> Kernel | Operation:
     if not operation.outputs:
         return operation
     names = [name for bindings in operation.inputs.values() for name in bindings if isinstance(name, str)]
     read = sum(math.prod(shapes.get(name, ())) for name in names if name not in stored)
     written = sum(math.prod(shapes[port.name]) for port in operation.outputs)
-    product = _product(operation, shapes, stored, true) if operation.kind in _PRODUCTS else None
+    product = _product(operation, shapes, stored) if operation.kind in _PRODUCTS else None
     kind = product[0] if product else _KINDS.get(operation.kind)
     if kind is None or operation.blocks:
         return operation
     if operation.kind in _FUSED and _named(operation, "x") in behind:
         kind = Kind.FREE
-    macs, taps, weights = product[1:] if product else (0, 1, 0)
+    taps, weights = product[1:] if product else (1, 0)
+    macs = mil_macs(operation, shapes, named) if product else 0
     output = shapes[operation.outputs[0].name]
     channels = output[1] if len(output) > 1 else 1
     return Kernel(
@@ -129,49 +131,24 @@ def _kernel(
     )
 
 
-def _product(
-    operation: Operation, shapes: Shapes, stored: set[str], true: set[str]
-) -> tuple[Kind, int, int, int] | None:
-    """(kind, MACs, taps, weights) of a multiplication; None when the program does not tell its shapes."""
+def _product(operation: Operation, shapes: Shapes, stored: set[str]) -> tuple[Kind, int, int] | None:
+    """(kind, taps, weights) of a multiplication; None when the program does not tell its shapes."""
     x = _shape(operation, "x", shapes)
-    output = math.prod(shapes[operation.outputs[0].name])
     if operation.kind == "matmul":
-        y, flipped = _shape(operation, "y", shapes), _flag(operation, "transpose_x", true)
+        y = _shape(operation, "y", shapes)
         if not x or not y:
             return None
         constant = _named(operation, "y") in stored
-        weights = math.prod(y) if constant else 0
-        depth = x[-2] if flipped and len(x) > 1 else x[-1]
-        return Kind.FULLY_CONNECTED if constant else Kind.MATMUL, output * depth, 1, weights
+        return Kind.FULLY_CONNECTED if constant else Kind.MATMUL, 1, math.prod(y) if constant else 0
     weight = _shape(operation, "weight", shapes)
     if operation.kind == "linear":
-        return (Kind.FULLY_CONNECTED, output * weight[1], 1, math.prod(weight)) if len(weight) == 2 else None
+        return (Kind.FULLY_CONNECTED, 1, math.prod(weight)) if len(weight) == 2 else None
     if len(weight) < 3 or len(x) < 2:
         return None
     taps = math.prod(weight[2:])
     if operation.kind == "conv_transpose":  # weight (in, out / groups, ...): every input meets its whole kernel
-        return Kind.SPATIAL, math.prod(x) * weight[1] * taps, taps, math.prod(weight)
+        return Kind.SPATIAL, taps, math.prod(weight)
     groups = max(1, x[1] // max(weight[1], 1))
     depthwise = groups > 1 and weight[1] == 1
     kind = Kind.DEPTHWISE if depthwise else Kind.GROUPED if groups > 1 else Kind.SPATIAL if taps > 1 else Kind.POINTWISE
-    return kind, output * weight[1] * taps, taps, math.prod(weight)
-
-
-def _true_constants(package: Package) -> set[str]:
-    """Names of boolean constants that are true."""
-    found = set()
-    for operation in package.program.operations if package.program else ():
-        value = operation.attributes.get("val") if operation.kind == "const" else None
-        if value is not None and operation.outputs and _is_true(value):
-            found.add(operation.outputs[0].name)
-    return found
-
-
-def _is_true(value: Constant) -> bool:
-    return value.dtype == "bool" and value.shape == () and value.raw is None and bool(value.array().all())
-
-
-def _flag(operation: Operation, parameter: str, true: set[str]) -> bool:
-    """A boolean parameter, written in place or named; False where it is absent, the default of MIL."""
-    bindings = operation.inputs.get(parameter, ())
-    return any(_is_true(item) if isinstance(item, Constant) else item in true for item in bindings[:1])
+    return kind, taps, math.prod(weight)
