@@ -169,12 +169,16 @@ SPECS: tuple[Spec, ...] = (
 
 
 def rows_of(spec: Spec, use: str = "fit") -> tuple[list[Row], list[dict[str, str]]]:
-    """The rows of a profile, those of its whole pool, with what the table says of each."""
+    """The rows of a profile, those of its whole pool, with what the table says of each.
+
+    `use` is fit, held out or left out; rows whose network is not known are never among them.
+    """
     rows, told = [], []
     for group, device in enumerate(spec.pool or ("",)):
         wanted = {**spec.where, "device": device} if device else spec.where
         for item in truth_rows():
-            if item["use"] == use and all(item[key] == value for key, value in wanted.items()):
+            used = item["use"].split(":")[0] == use and item["network"]
+            if used and all(item[key] == value for key, value in wanted.items()):
                 kernels = network(item["network"]).kernels
                 latency_ms = float(item["latency_ms"])
                 rows.append(
@@ -194,7 +198,8 @@ def method_of(spec: Spec, made: Mapping[str, Profile]) -> Method:
         )
     base = made[spec.prior]
     weight = SAME_CHIP if base.soc in soc_of(spec) else OTHER_CHIP
-    return Method(start=base.coefficients, element_bytes=element_bytes, gathers=spec.gathers, prior_weight=weight)
+    start = base.coefficients.per_element(base.element_bytes, element_bytes)
+    return Method(start=start, element_bytes=element_bytes, gathers=spec.gathers, prior_weight=weight)
 
 
 def soc_of(spec: Spec) -> set[str]:

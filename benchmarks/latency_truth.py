@@ -3,7 +3,7 @@
     python benchmarks/latency_truth.py
 
 Then width ratios (what pruning asks: how much faster is a narrower network), with the family left out, and rows that no
-fit has seen.
+fit has seen: those held out, and those left out for a reason that the table of rows gives.
 """
 
 from __future__ import annotations
@@ -86,14 +86,20 @@ def main() -> None:
         if found.size and not spec.pool and len({row.family for row in rows}) > 1:
             numbers = (np.median(abs(found)), max(abs(found)), np.median(abs(macs)), max(abs(macs)))
             print(f"  {spec.name:40} n={found.size:2}  " + "  ".join(percent(float(value)) for value in numbers))
-    print("\nrows held out of every fit")
-    for spec in SPECS:
-        rows, _ = rows_of(spec, "held out")
-        for row in rows:
-            fit = method_of(spec, made).fit(rows_of(spec)[0])
-            ms = float(fit.predict_ms([row])[0])
-            off = 100 * (ms / row.latency_ms - 1)
-            print(f"  {spec.name:30} {row.name:24} {row.latency_ms:7.1f} ms, predicted {ms:7.1f} ms ({off:+.1f} %)")
+    for use in ("held out", "left out"):
+        print(f"\nrows {use} of every fit")
+        for spec in SPECS:
+            unseen(spec, made, use)
+
+
+def unseen(spec: Spec, made: dict[str, Profile], use: str) -> None:
+    """Print the rows that no fit has seen beside what the profile predicts."""
+    rows, _ = rows_of(spec, use)
+    for row in rows:
+        fit = method_of(spec, made).fit(rows_of(spec)[0])
+        ms = float(fit.predict_ms([row])[0])
+        off = 100 * (ms / row.latency_ms - 1)
+        print(f"  {spec.name:30} {row.name:24} {row.latency_ms:7.1f} ms, predicted {ms:7.1f} ms ({off:+.1f} %)")
 
 
 if __name__ == "__main__":

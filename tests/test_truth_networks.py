@@ -106,15 +106,15 @@ def test_every_row_has_a_source_and_a_network(networks: ModuleType) -> None:
         assert float(row["latency_ms"]) > 0
         assert row["use"] in ("fit", "held out") or row["use"].startswith("left out: ")
         assert row["network"] == "" or networks.network(row["network"]).kernels
-        assert (row["network"] == "") == row["use"].startswith("left out")
+        assert row["network"] or row["use"].startswith("left out")
 
 
 def test_profiles_are_what_the_fit_gives(fitting: ModuleType) -> None:
-    """Refitted from the rows, two small profiles are the same bytes; the others: fit_profiles.py --check."""
+    """Refitted from the rows, three small profiles are the same bytes; the others: fit_profiles.py --check."""
     specs = {spec.name: spec for spec in fitting.SPECS}
     assert sorted(specs) == sorted(profile_paths())
     made = {name: find_profile(name) for name in specs}
-    for name in ("iphone-xs-tflite-2t-float32", "pixel-xnnpack-1t-float32"):
+    for name in ("iphone-xs-tflite-2t-float32", "pixel-xnnpack-1t-float32", "pixel3-tflite-4t-int8"):
         again = dump_profile(fitting.profile_of(specs[name], made))
         assert again == profile_paths()[name].read_text(encoding="utf-8")
 
