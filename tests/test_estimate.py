@@ -239,6 +239,28 @@ def test_a_precision_that_the_profile_does_not_cover() -> None:
         estimate_latency(FILES / "int8.tflite", find_profile(PIXEL3))
 
 
+@pytest.mark.parametrize("multiplier", [1, 8])
+def test_a_multiplied_depthwise_in_int8(tmp_path: Path, multiplier: int) -> None:
+    """More outputs than inputs may run slower on the int8 kernels of TFLite's own, and is said; float32 has no such."""
+    for dtype, told in ((tflite.TensorType.INT8, multiplier > 1), (tflite.TensorType.FLOAT32, False)):
+        outputs = 3 * multiplier
+        made = GraphSpec(
+            tensors=(
+                TensorSpec(shape=(1, 8, 8, 3), dtype=dtype),
+                TensorSpec(shape=(1, 3, 3, outputs), buffer=1, dtype=dtype),
+                TensorSpec(shape=(1, 8, 8, outputs), dtype=dtype),
+            ),
+            ops=(OpSpec(kind=tflite.BuiltinOperator.DEPTHWISE_CONV_2D, inputs=(0, 1), outputs=(2,)),),
+            outputs=(2,),
+        )
+        size = 9 * outputs * (1 if dtype == tflite.TensorType.INT8 else 4)
+        path = write(tmp_path / "m.tflite", made, buffers=(b"", bytes(size)))
+        base = find_profile("pixel3-tflite-4t-int8") if dtype == tflite.TensorType.INT8 else open_profile()
+        found = estimate_latency(path, dataclasses.replace(base, largest_share={kind.value: 1.0 for kind in Kind}))
+        assert found.total_ms is not None
+        assert any("Inception V2" in note for note in found.notes) is told
+
+
 def test_an_operation_without_a_rule(tmp_path: Path) -> None:
     """A custom operation is listed; no total, and no times that could be taken for one."""
     made = GraphSpec(
