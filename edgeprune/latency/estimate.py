@@ -167,7 +167,7 @@ def _others(format_: str, precision: str) -> str:
     ]
     if names:
         return f"profiles that do: {', '.join(names)}"
-    return "no profile of the tool does; measure it on the device and make one: edgeprune calibrate"
+    return "no profile of the tool does: measure it on the device itself"
 
 
 def _check_format(path: Path, format_: str, profile: Profile) -> None:
