@@ -33,7 +33,9 @@ RANKS: dict[str, int] = {
     "edgeprune.progress": 5,
     "edgeprune.output": 5,
     "edgeprune.metrics": 5,
-    "edgeprune.recipe": 6,
+    "edgeprune.recipe_tables": 5,
+    "edgeprune.recipe_steps": 6,
+    "edgeprune.recipe": 7,
     "edgeprune.budget": 6,
     "edgeprune.ledger": 6,
     "edgeprune.report": 7,  # of ledgers
@@ -60,6 +62,7 @@ RANKS: dict[str, int] = {
     "edgeprune.compare": 14,
     "edgeprune.inspection": 14,
     "edgeprune.channel_verbs": 14,
+    "edgeprune.verify_verbs": 13,
     "edgeprune.export_verbs": 14,
     "edgeprune.latency_verbs": 14,
     "edgeprune.arm_verbs": 14,
