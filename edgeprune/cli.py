@@ -338,7 +338,7 @@ def verify(exported: Path, **options: Any) -> int:
       edgeprune verify Model.mlpackage --against model.keras --bisect
       edgeprune verify Photo.mlpackage --against model.keras --scale 0.00784314 --offset -1   (image input)
     """
-    from edgeprune.export_verbs import verify_verb
+    from edgeprune.verify_verbs import verify_verb
 
     return verify_verb(exported, **options)
 
