@@ -24,7 +24,7 @@ from edgeprune.recipe_steps import (
     needs_training_data,
     read_step,
 )
-from edgeprune.recipe_tables import read_table
+from edgeprune.recipe_tables import profile_place, read_table
 from edgeprune.size.codecs import CODECS
 from edgeprune.toml_values import known_keys, near, read_toml, typed
 from edgeprune.units import parse_bytes
@@ -174,10 +174,8 @@ def _export(path: Path, where: str, raw: Any) -> ExportSpec:
 
 
 def _latency(path: Path, raw: Any) -> LatencySpec:
-    """A profile of the project's own (a .toml) counts from the recipe."""
     found: LatencySpec = read_table(path, "latency", raw, LatencySpec)
-    own = (str(path.parent / name) if name.endswith(".toml") else name for name in found.devices)
-    return replace(found, devices=tuple(own))
+    return replace(found, devices=tuple(profile_place(path, name) for name in found.devices))
 
 
 def _budget(path: Path, raw: Any) -> Budget:

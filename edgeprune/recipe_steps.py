@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import RecipeError, UsageError
-from edgeprune.recipe_tables import read_table
+from edgeprune.latency.targets import target_profile
+from edgeprune.recipe_tables import profile_place, read_table
 from edgeprune.toml_values import near
 
 __all__ = [
@@ -74,8 +75,9 @@ class PruneStep(TrainingKeys):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelStep(TrainingKeys):
     """[[steps]] kind = "prune", style = "channel": remove channels. One of `ratio` (fraction of channels removed),
-    `macs`, `parameters` (share left) or `lossless` (dead channels only).
+    `macs`, `parameters`, `latency` (share left) or `lossless` (dead channels only).
 
+    The latency is that of the float32 .tflite file, estimated for `device` (a profile's name, or the path of a .toml).
     With `epochs` the model is trained so long after each of the `rounds`.
     """
 
@@ -85,6 +87,8 @@ class ChannelStep(TrainingKeys):
     ratio: float | None = None
     macs: float | None = None
     parameters: float | None = None
+    latency: float | None = None
+    device: str | None = None
     lossless: bool = False
     scope: str = "layer"
     importance: str = "lamp"
@@ -146,6 +150,8 @@ def read_step(path: Path, number: int, raw: Any) -> Step:
             f"{path}: [{where}] has the unknown style {style!r}{near(str(style), STYLES)}; known: {', '.join(STYLES)}"
         )
     step: Step = read_table(path, where, raw, STYLES[style] if style else STEPS[kind])
+    if isinstance(step, ChannelStep) and step.device is not None:
+        return replace(step, device=profile_place(path, step.device))
     return replace(step, name=step.precision) if isinstance(step, QuantizeStep) and "name" not in raw else step
 
 
@@ -180,13 +186,23 @@ def check_step(step: Step) -> None:
 
 
 def _check_channel(step: ChannelStep) -> None:
-    asked = [key for key in ("ratio", "macs", "parameters") if getattr(step, key) is not None]
+    if step.device is not None and step.latency is None:
+        raise UsageError(
+            "device is the profile of a latency to reach: add latency = 0.6 (the share to keep), or leave it out"
+        )
+    asked = [key for key in ("ratio", "macs", "parameters", "latency") if getattr(step, key) is not None]
     if len(asked) + step.lossless != 1:
-        raise UsageError("channel pruning takes one of ratio, macs, parameters and lossless = true")
+        raise UsageError("channel pruning takes one of ratio, macs, parameters, latency and lossless = true")
+    if step.latency is not None:
+        if step.device is None:
+            raise UsageError(
+                "latency is estimated for a device: add device = \"NAME\" ('edgeprune devices' lists them)"
+            )
+        target_profile(step.latency, step.device)
     if step.epochs < 0 or step.rounds < 1:
         raise UsageError("epochs is at least 0 and rounds at least 1")
     if step.rounds > 1 and (step.lossless or not step.epochs):
-        raise UsageError("rounds are for training in between: set epochs, and a ratio, macs or parameters")
+        raise UsageError("rounds are for training in between: set epochs, and a ratio, macs, parameters or latency")
 
 
 def _check_prune(step: PruneStep) -> None:

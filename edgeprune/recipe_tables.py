@@ -11,7 +11,7 @@ from edgeprune.artifact import Format, Precision
 from edgeprune.errors import RecipeError
 from edgeprune.toml_values import known_keys, near, typed
 
-__all__ = ["read_table"]
+__all__ = ["profile_place", "read_table"]
 
 
 def _word(path: Path, key: str, value: Any, kind: type[Format] | type[Precision]) -> Any:
@@ -44,6 +44,11 @@ READERS: dict[str, Callable[[Path, str, Any], Any]] = {
     "Format": lambda path, key, value: _word(path, key, value, Format),
     "Precision": lambda path, key, value: _word(path, key, value, Precision),
 }
+
+
+def profile_place(path: Path, name: str) -> str:
+    """The name of a device profile; one of the project's own (a .toml) counts from the folder of the recipe `path`."""
+    return str(path.parent / name) if name.endswith(".toml") else name
 
 
 def read_table(path: Path, where: str, raw: Any, kind: type) -> Any:
