@@ -158,9 +158,13 @@ class _Run:
         """Cut the current model, in rounds with training after each if the step has epochs."""
         logs: list[TrainLog] = []
 
-        def trained(model: Any, _number: int) -> Any:
+        def trained(model: Any, number: int) -> Any:
+            self.progress.begin(f"{step.name}: train, round {number} of {step.rounds}")
             tuned, log = self._finetuned(model, step)
             logs.append(log)
+            self.progress.end()
+            if number < step.rounds:
+                self.progress.begin(f"{step.name}: prune, round {number + 1} of {step.rounds}")
             return tuned
 
         options = channel_options(self.recipe, step)
@@ -180,6 +184,8 @@ class _Run:
         else:
             result = prune_in_rounds(self.model, options, **seen, **rounds)
         self.model = result.model
+        if logs:
+            self.progress.note(f"{step.name}: {_channels_note(result.report)}")
         return result.report, logs[-1] if logs else None
 
     def _prune(self, step: PruneStep) -> tuple[PruneResult, TrainLog | None]:

@@ -116,8 +116,8 @@ def _target(stage: Stage) -> str:
     after = found["after"]
     return (
         f"Latency of stage {stage.name} on a device, the target of its cut: {found['before']['total_ms']:.3g} -> "
-        f"{after['total_ms']:.3g} ms ({after['low_ms']:.3g} to {after['high_ms']:.3g} ms), {found['ratio']:.3f} of the "
-        f"model before it (asked {found['asked']:g}), both as float32 .tflite, {after['how']}."
+        f"{after['total_ms']:.3g} ms ({after['low_ms']:.3g} to {after['high_ms']:.3g} ms), {found['ratio']:.3f} of "
+        f"that before the cut (asked {found['asked']:g}), both as float32 .tflite, {after['how']}."
     )
 
 

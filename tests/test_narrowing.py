@@ -292,6 +292,8 @@ class TestRun:
         report = (work / "first" / "report.md").read_text()
         assert f"| {PIXEL3} | 0.64 | {found['ratio']:.3f} |" in report
         assert "pruned: prune: 0/9 exports tried in round 1 of 2" in done.err
+        assert "pruned: prune, round 2 of 2: 0/9 exports tried in round 2 of 2" in done.err
+        assert f"removed, {found['ratio']:.3f} of the latency estimated for {PIXEL3}" in done.err
         for one in ledgers:
             for stage in one["stages"]:
                 stage["seconds"] = 0
@@ -313,7 +315,7 @@ class TestRun:
         last = done.err.splitlines()[-1]
         assert last.startswith("edgeprune: step 'pruned': latency cannot be a target: ")
         assert "calibrate it with files like this one" in last
-        assert "fine-tuned: fine-tune" not in done.err
+        assert "fine-tuned: fine-tune ..." not in done.err
         assert not (work / "out").exists()
 
     def test_out_of_reach(self, call: Any, recipe: Callable[..., Path], work: Path, covered: Path) -> None:
