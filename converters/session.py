@@ -108,6 +108,7 @@ class Converter:
         self._child: subprocess.Popen[bytes] | None = None
         self._life = contextlib.ExitStack()  # of the child and its log
         self._frozen: dict[tuple[int, bool], tuple[Any, FrozenGraph]] = {}
+        self._graphs = 0  # frozen so far, those forgotten included
         self._pending = b""
 
     def __enter__(self) -> Converter:
@@ -175,6 +176,11 @@ class Converter:
             self._child = self._life.enter_context(child_process(self._popen))
             self._pending = b""
 
+    def forget(self, model: Any) -> None:
+        """Let go of a model that is not exported again, and of its graphs: otherwise both are kept for more exports."""
+        for key in [key for key, (known, _) in self._frozen.items() if known is model]:
+            self._frozen.pop(key)[1].path.unlink(missing_ok=True)
+
     def _popen(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "edgeprune.converters.worker"],
@@ -189,7 +195,8 @@ class Converter:
         key = (id(model), unroll and bool(rolled_layers(model)))
         known = self._frozen.get(key)
         if known is None:
-            path = self._folder / f"graph{len(self._frozen)}.pb"
+            self._graphs += 1
+            path = self._folder / f"graph{self._graphs}.pb"
             known = self._frozen[key] = (model, freeze(model, path, unroll=key[1]))
         return known[1]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def channel_verb(
     **asked: Any,
 ) -> int:
     """`edgeprune prune --style channel`; `asked` are the fields of ChannelOptions."""
-    _check_latency(latency, device, lossless, asked)
+    profile = _latency_profile(latency, device, lossless, asked)
     options = _asked_options(lossless=lossless, train=train, **asked)
     check_output_file(output, overwrite=overwrite, suffix=".keras")
     for file in (train, data):
@@ -71,18 +71,24 @@ def channel_verb(
     samples, tests = split(train), split(data)
     progress.end()
     progress.begin("remove channels")
-    narrowed = None
     if options is None:
         result = prune_dead(model)
-    elif latency is not None and device is not None:
+    elif latency is not None and profile is not None:
+        from edgeprune.converters.session import Converter
         from edgeprune.narrowing import prune_to_latency
 
-        def prune(macs: float) -> Any:
-            told = replace(options, macs=macs)
-            return prune_channels(model, told, samples=samples, metric=METRICS[metric], verify=verify)
-
-        narrowed = prune_to_latency(model, latency, device, prune, on_progress=progress.advance)
-        result = narrowed.result
+        with Converter() as converter:
+            result = prune_to_latency(
+                model,
+                latency,
+                profile,
+                options,
+                converter=converter,
+                samples=samples,
+                metric=METRICS[metric],
+                verify=verify,
+                on_trial=progress.advance,
+            )
     else:
         result = prune_channels(model, options, samples=samples, metric=METRICS[metric], verify=verify)
     progress.end()
@@ -100,9 +106,6 @@ def channel_verb(
             "input": {"path": str(path), "sha256": sha256_of(path)},
             "output": {"path": str(output), "sha256": sha256_of(output)},
             **asdict(report),
-            "latency": {"before": narrowed.before, "after": narrowed.after, "ratio": narrowed.ratio}
-            if narrowed
-            else None,
             "metric": {
                 "name": metric,
                 "before": scores[0] if scores else None,
@@ -112,7 +115,7 @@ def channel_verb(
         }
         click.echo(json.dumps(body, indent=2, allow_nan=False))
         return 0
-    click.echo(_text(report, verbose) + _latency_line(narrowed))
+    click.echo(_text(report, verbose))
     if scores:
         click.echo(f"{metric}: {scores[0]:.4f} -> {scores[1]:.4f} on {len(tests):,} samples (the Keras model)")
     else:
@@ -121,32 +124,20 @@ def channel_verb(
     return 0
 
 
-def _check_latency(latency: float | None, device: str | None, lossless: bool, asked: dict[str, Any]) -> None:
-    """Refuse what goes with no target of latency, and let the search begin at the same share of the MACs."""
+def _latency_profile(latency: float | None, device: str | None, lossless: bool, asked: dict[str, Any]) -> Any:
+    """The profile of a target of latency, None without one. Refuses what does not go with it; the search for it goes by
+    MACs."""
     if latency is None and device is None:
-        return
+        return None
     if latency is None or device is None:
         raise UsageError("--latency and --device go together: the share to keep, and the profile it is estimated from")
     given = [name for name in ("ratio", "macs", "parameters") if asked[name] is not None]
     if given or lossless:
         raise UsageError(f"--latency is a target of its own; leave out --{given[0] if given else 'lossless'}")
-    from edgeprune.narrowing import latency_profile
+    from edgeprune.latency.targets import target_profile
 
-    latency_profile(latency, device)
     asked["macs"] = latency
-
-
-def _latency_facts(narrowed: Any) -> dict[str, Any] | None:
-    if narrowed is None:
-        return None
-    return {"before": narrowed.before, "after": narrowed.after, "ratio": narrowed.ratio}
-
-
-def _latency_line(narrowed: Any) -> str:
-    if narrowed is None:
-        return ""
-    before, after = narrowed.before["total_ms"], narrowed.after["total_ms"]
-    return f"\nlatency {before:.3g} -> {after:.3g} ms ({narrowed.ratio:.3f}x), {narrowed.after['how']}"
+    return target_profile(latency, device)
 
 
 def _asked_options(*, lossless: bool, train: Path | None, include: tuple[str, ...], **asked: Any) -> Any:
@@ -179,6 +170,10 @@ def _text(report: Any, verbose: bool) -> str:
         f"parameters {_share(report.parameters_before, report.parameters_after)}, "
         f"MACs {_share(report.macs_before, report.macs_after)}",
     ]
+    if report.estimated_latency is not None:
+        reached = report.estimated_latency
+        before, after = reached.before["total_ms"], reached.after["total_ms"]
+        lines.append(f"latency {before:.3g} -> {after:.3g} ms ({reached.ratio:.3f}x), {reached.after['how']}")
     if verbose and report.removed:
         rows = tuple(
             (i.layer, i.kind, f"{i.before:,}", "ranked" if i.asked is None else f"{i.asked:g}", f"{i.after:,}")

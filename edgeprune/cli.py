@@ -59,6 +59,9 @@ def run(
     """Run the steps of RECIPE (TOML) and leave models, ledger.json and report.md in the output folder.
 
     Everything that can be checked is checked before any training. Exit code 1 when the recipe's budget is exceeded.
+
+    Steps are prune (to a sparsity; with style = "channel" to a ratio of channels, or a share of the MACs, parameters or
+    latency, estimated for a device), finetune and quantize. The README lists their keys.
     """
     from edgeprune.verbs import run_verb
 
@@ -76,19 +79,8 @@ TOLERANCE = click.option(
     "SQNR of 20 dB; others by SQNR: 0 dB for convert, 10 dB for verify]",
 )
 CHANNEL_ONLY = (
-    *(
-        "ratio",
-        "macs",
-        "parameters",
-        "latency",
-        "device",
-        "lossless",
-        "importance",
-        "round_to",
-        "through_norms",
-        "compensate",
-    ),
-    *("verify", "train", "seed"),
+    *("ratio", "macs", "parameters", "latency", "device", "lossless", "importance", "round_to", "through_norms"),
+    *("compensate", "verify", "train", "seed"),
 )
 MAGNITUDE_ONLY = ("sparsity", "prune_depthwise", "keep_first", "keep_last")
 
@@ -108,7 +100,7 @@ MAGNITUDE_ONLY = ("sparsity", "prune_depthwise", "keep_first", "keep_last")
 @click.option("--macs", type=float, help="channel: share of the MACs to keep, for example 0.5.")
 @click.option("--parameters", type=float, help="channel: share of the parameters to keep.")
 @click.option("--latency", type=float, help="channel: share of the latency to keep, estimated for --device.")
-@click.option("--device", metavar="NAME", help="channel: the profile for --latency ('edgeprune devices').")
+@click.option("--device", metavar="NAME", help="channel: the profile for --latency ('edgeprune devices'), or a .toml.")
 @click.option("--lossless", is_flag=True, help="channel: remove dead channels only; outputs stay the same.")
 @click.option(
     "--scope",
@@ -338,7 +330,7 @@ def verify(exported: Path, **options: Any) -> int:
       edgeprune verify Model.mlpackage --against model.keras --bisect
       edgeprune verify Photo.mlpackage --against model.keras --scale 0.00784314 --offset -1   (image input)
     """
-    from edgeprune.export_verbs import verify_verb
+    from edgeprune.verify_verbs import verify_verb
 
     return verify_verb(exported, **options)
 

@@ -3,7 +3,8 @@
 EdgepruneError          3  could not do it
 ├── OverBudget          1  a budget is exceeded
 ├── UsageError          2  a wrong option or argument
-│   └── RecipeError     2  a wrong recipe or configuration
+│   ├── RecipeError     2  a wrong recipe or configuration
+│   └── OutOfReach      2  a target that the model cannot be brought to
 ├── Unsupported         3  valid input that this tool cannot handle
 ├── MissingExtra        3  a package of an optional extra is not installed
 ├── ConversionError     3  a converter refused, crashed or produced a wrong file
@@ -19,6 +20,7 @@ __all__ = [
     "EdgepruneError",
     "InputError",
     "MissingExtra",
+    "OutOfReach",
     "OutputError",
     "OverBudget",
     "RecipeError",
@@ -50,6 +52,10 @@ class UsageError(EdgepruneError):
 
 class RecipeError(UsageError):
     """A recipe that cannot be run as it stands."""
+
+
+class OutOfReach(UsageError):
+    """A target that the model cannot be brought to; the message tells the nearest that can."""
 
 
 class Unsupported(EdgepruneError):

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.artifact import Artifact, Format, Precision, sha256_of
-from edgeprune.converters.evaluation import Evaluated, evaluate_file
-from edgeprune.converters.file_checks import INTEGER, float_ops
+from edgeprune.artifact import Artifact, Format, Precision
+from edgeprune.converters.evaluation import evaluate_file
+from edgeprune.converters.file_checks import INTEGER
 from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.session import SUFFIXES, Converter
 from edgeprune.datasets import Samples
-from edgeprune.errors import EdgepruneError
+from edgeprune.errors import EdgepruneError, Unsupported
 from edgeprune.graph.coreml import storage_of
 from edgeprune.keras_models import (
     count_nonzero_parameters,
@@ -30,8 +30,10 @@ from edgeprune.keras_models import (
 from edgeprune.latency.estimate import estimate_facts
 from edgeprune.latency.measure import compare_latency
 from edgeprune.latency.profiles import find_profile
-from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage, oldest_runtime
-from edgeprune.metrics import Metric
+from edgeprune.latency.targets import target_profile
+from edgeprune.ledger import ArtifactEntry, Ledger, Stage
+from edgeprune.ledger_entries import artifact_entry, asked_of, data_facts, input_facts
+from edgeprune.narrowing import covered_facts, prune_to_latency
 from edgeprune.preparation import Prepared, channel_options, coreml_options, file_part, magnitude_options, train_options
 from edgeprune.progress import Progress
 from edgeprune.pruning.channel import ChannelReport
@@ -44,7 +46,7 @@ from edgeprune.pruning.magnitude import (
 from edgeprune.pruning.rounds import prune_in_rounds
 from edgeprune.pruning.schedule import ConstantSparsity, PolynomialDecay
 from edgeprune.quantization.calibration import calibration_set
-from edgeprune.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, Recipe
+from edgeprune.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep
 from edgeprune.runtime.session import installed_runtimes
 from edgeprune.size.accounting import measure_size
 from edgeprune.summary import budget_verdicts, summary_sentences
@@ -83,9 +85,9 @@ class _Run:
         save_model(self.model, self.folder / f"{self.stem}.keras")
         ledger = Ledger(
             tool_version=version("edgeprune"),
-            recipe={"path": self.recipe.path.name, "sha256": self.recipe.sha256, "asked": _asked(self.recipe)},
-            input=_input_facts(self.recipe.model),
-            data={k: _data_facts(s) for k, s in self._splits().items()},
+            recipe={"path": self.recipe.path.name, "sha256": self.recipe.sha256, "asked": asked_of(self.recipe)},
+            input=input_facts(self.recipe.model),
+            data={k: data_facts(s) for k, s in self._splits().items()},
             metric={
                 "name": self.metric.name,
                 "higher_is_better": self.metric.higher_is_better,
@@ -105,12 +107,22 @@ class _Run:
     def _dense(self) -> None:
         begun = time.monotonic()
         main = self._tflite("dense", Precision.FLOAT32)
+        self._check_latency_targets(self.folder / main.path)
         artifacts = [main]
         quantize = next((s for s in self.recipe.steps if isinstance(s, QuantizeStep)), None)
         if quantize:
             # int8 is compared with int8: latency at equal precision, and what quantization alone would give.
             artifacts.append(self._tflite("dense", Precision(quantize.precision), quantize))
         self._add("dense", "dense", artifacts, begun)
+
+    def _check_latency_targets(self, path: Path) -> None:
+        """Raise Unsupported before any training where a profile of a step does not cover the model's file."""
+        for step in self.recipe.steps:
+            if isinstance(step, ChannelStep) and step.latency is not None and step.device is not None:
+                try:
+                    covered_facts(path, target_profile(step.latency, step.device))
+                except Unsupported as cause:
+                    raise Unsupported(f"step {step.name!r}: {cause}") from cause
 
     def _train_step(self, step: PruneStep | ChannelStep | FinetuneStep) -> None:
         begun = time.monotonic()
@@ -125,8 +137,7 @@ class _Run:
         else:
             result, log = self._prune(step)
             self.model, report = result.model, result.report
-        said = f"{channels.got:.1%} of the channels removed" if channels else ""
-        self.progress.end(f"sparsity {report.got:.1%}" if report else said)
+        self.progress.end(f"sparsity {report.got:.1%}" if report else _channels_note(channels))
         main = self._tflite(step.name, Precision.FLOAT32)
         self._add(step.name, step.kind, [main], begun, report=report, channels=channels, log=log)
 
@@ -147,20 +158,34 @@ class _Run:
         """Cut the current model, in rounds with training after each if the step has epochs."""
         logs: list[TrainLog] = []
 
-        def trained(model: Any, _number: int) -> Any:
+        def trained(model: Any, number: int) -> Any:
+            self.progress.begin(f"{step.name}: train, round {number} of {step.rounds}")
             tuned, log = self._finetuned(model, step)
             logs.append(log)
+            self.progress.end()
+            if number < step.rounds:
+                self.progress.begin(f"{step.name}: prune, round {number + 1} of {step.rounds}")
             return tuned
 
-        result = prune_in_rounds(
-            self.model,
-            channel_options(self.recipe, step),
-            rounds=step.rounds,
-            samples=self.prepared.train,
-            metric=self.metric,
-            train=trained if step.epochs else None,
-        )
+        options = channel_options(self.recipe, step)
+        seen: dict[str, Any] = {"samples": self.prepared.train, "metric": self.metric}
+        rounds: dict[str, Any] = {"rounds": step.rounds, "train": trained if step.epochs else None}
+        if step.latency is not None and step.device is not None and options is not None:
+            result = prune_to_latency(
+                self.model,
+                step.latency,
+                target_profile(step.latency, step.device),
+                options,
+                converter=self.converter,
+                on_trial=self.progress.advance,
+                **seen,
+                **rounds,
+            )
+        else:
+            result = prune_in_rounds(self.model, options, **seen, **rounds)
         self.model = result.model
+        if logs:
+            self.progress.note(f"{step.name}: {_channels_note(result.report)}")
         return result.report, logs[-1] if logs else None
 
     def _prune(self, step: PruneStep) -> tuple[PruneResult, TrainLog | None]:
@@ -234,7 +259,7 @@ class _Run:
             image=image,
             on_progress=self.progress.advance,
         )
-        return _entry(name, artifact, size, found, self.metric, exported=False)
+        return artifact_entry(name, artifact, size, found, self.metric, exported=False)
 
     def _keras_outputs(self) -> dict[str, np.ndarray]:
         """The current Keras model over the test split, computed once for each model."""
@@ -336,56 +361,13 @@ class _Run:
         return replace(entry, sparsity=storage_of(path).sparsity, exported=True)
 
 
+def _channels_note(report: ChannelReport | None) -> str:
+    if report is None:
+        return ""
+    reached = report.estimated_latency
+    latency = f", {reached.ratio:.3f} of the latency estimated for {reached.after['device']}" if reached else ""
+    return f"{report.got:.1%} of the channels removed{latency}"
+
+
 def _metric_note(entry: ArtifactEntry) -> str:
     return f"{entry.metric.name} {entry.metric.value:.4f}" if entry.metric else (entry.metric_note or "")
-
-
-def _entry(
-    name: str, artifact: Artifact, size: Any, found: Evaluated, metric: Metric, *, exported: bool
-) -> ArtifactEntry:
-    value = None
-    if found.value is not None:
-        value = MetricValue(
-            name=metric.name, value=found.value, samples=found.samples, file=name, runtime=found.runtime
-        )
-    return ArtifactEntry(
-        path=name,
-        format=str(artifact.format),
-        precision=str(artifact.precision),
-        sha256=artifact.sha256,
-        raw_bytes=size.raw_bytes,
-        download_bytes=size.download_bytes,
-        sparsity=size.graph.sparsity if size.graph else None,
-        macs=size.graph.macs if size.graph else None,
-        metric=value,
-        metric_note=found.note,
-        parity=[asdict(p) for p in found.parity] if found.parity else None,
-        runtimes=list(found.runs),
-        exported=exported,
-        oldest_runtime=oldest_runtime(found.runs, installed_runtimes()),
-        float_ops=list(float_ops(size.graph)) if size.graph and artifact.precision in INTEGER else [],
-    )
-
-
-def _asked(recipe: Recipe) -> dict[str, Any]:
-    return {
-        "steps": [asdict(step) for step in recipe.steps],
-        "exports": [_asked_export(export) for export in recipe.exports],
-        "budget": asdict(recipe.budget) if recipe.budget else None,
-    }
-
-
-def _asked_export(export: ExportSpec) -> dict[str, Any]:
-    """What follows the precision means something to Core ML only."""
-    asked = asdict(export)
-    if export.format is Format.COREML:
-        return {**asked, "class_labels": export.class_labels.name if export.class_labels else None}
-    return {"format": asked["format"], "precision": asked["precision"], "deployment_target": None}
-
-
-def _input_facts(path: Path) -> dict[str, Any]:
-    return {"path": path.name, "sha256": sha256_of(path), "raw_bytes": path.stat().st_size}
-
-
-def _data_facts(samples: Samples) -> dict[str, Any]:
-    return {"path": samples.path.name, "sha256": sha256_of(samples.path), "samples": len(samples)}

@@ -15,8 +15,10 @@ from edgeprune.converters.session import check_export
 from edgeprune.datasets import Samples, check_targets, load_samples
 from edgeprune.errors import MissingExtra, RecipeError, UsageError
 from edgeprune.keras_models import count_parameters, input_specs, refuse_half_precision
+from edgeprune.latency.targets import target_profile
 from edgeprune.metrics import METRICS, Metric
 from edgeprune.model_files import load_model
+from edgeprune.narrowing import latency_asked, refuse_unknown_macs
 from edgeprune.pruning.channel import analyse
 from edgeprune.pruning.magnitude import NOTHING_TO_PRUNE, MagnitudeOptions, select_targets
 from edgeprune.pruning.plan import ChannelOptions, chosen_groups
@@ -158,8 +160,11 @@ def _check_targets(recipe: Recipe, step: PruneStep, model: Any) -> None:
 def _check_channels(recipe: Recipe, step: ChannelStep, model: Any) -> None:
     try:
         options = channel_options(recipe, step)
-        if options is not None and not chosen_groups(analyse(model, through_norms=step.through_norms), options)[0]:
+        structure = analyse(model, through_norms=step.through_norms)
+        if options is not None and not chosen_groups(structure, options)[0]:
             raise UsageError("nothing to prune: no group of channels may lose any; see edgeprune groups MODEL")
+        if step.latency is not None:
+            refuse_unknown_macs(structure)
     except UsageError as cause:
         raise RecipeError(f"{recipe.path}: step {step.name!r}: {cause}") from cause
 
@@ -181,7 +186,12 @@ def magnitude_options(step: PruneStep) -> MagnitudeOptions:
 
 
 def channel_options(recipe: Recipe, step: ChannelStep) -> ChannelOptions | None:
-    """The options of channel pruning out of a recipe's step; None for the lossless mode."""
+    """The options of channel pruning out of a recipe's step; None for the lossless mode.
+
+    The search for a latency goes by MACs and sets their share itself.
+    """
+    if step.latency is not None:
+        return options_from(ChannelOptions, step, seed=recipe.seed, macs=step.latency)
     return None if step.lossless else options_from(ChannelOptions, step, seed=recipe.seed)
 
 
@@ -243,4 +253,8 @@ def _channel_plan(prepared: Prepared, step: ChannelStep, training: str) -> str:
         return f"channel pruning of dead channels (lossless) in {groups} groups, {training}"
     chosen, _ = chosen_groups(structure, options)
     after = f", {training} after each of {step.rounds} rounds" if step.rounds > 1 else f", {training}"
-    return f"channel pruning to {options.asked} in {len(chosen)} of {groups} groups by {step.importance}{after}"
+    asked = options.asked
+    if step.latency is not None and step.device is not None:
+        profile = target_profile(step.latency, step.device)
+        asked = f"{latency_asked(step.latency, profile)} (estimated)"
+    return f"channel pruning to {asked} in {len(chosen)} of {groups} groups by {step.importance}{after}"

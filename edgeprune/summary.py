@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from edgeprune.artifact import Format
 from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage, Verdict
 from edgeprune.recipe import Budget
@@ -22,6 +25,7 @@ def summary_sentences(ledger: Ledger) -> list[str]:
     for stage in ledger.stages[1:]:
         sentences += _latency(stage)
     sentences += _estimates(ledger)
+    sentences += [_target(stage) for stage in ledger.stages if _reached(stage)]
     for stage in ledger.stages:
         if stage.pruning:
             sentences.append(_sparsity(stage))
@@ -99,6 +103,22 @@ def _estimates(ledger: Ledger) -> list[str]:
         for entry in _exported(ledger)
         for found in entry.estimates
     ]
+
+
+def _reached(stage: Stage) -> Mapping[str, Any] | None:
+    """A latency on a device that was the stage's target."""
+    return (stage.channels or {}).get("estimated_latency")
+
+
+def _target(stage: Stage) -> str:
+    found = _reached(stage)
+    assert found is not None
+    after = found["after"]
+    return (
+        f"Latency of stage {stage.name} on a device, the target of its cut: {found['before']['total_ms']:.3g} -> "
+        f"{after['total_ms']:.3g} ms ({after['low_ms']:.3g} to {after['high_ms']:.3g} ms), {found['ratio']:.3f} of "
+        f"that before the cut (asked {found['asked']:g}), both as float32 .tflite, {after['how']}."
+    )
 
 
 def _sparsity(stage: Stage) -> str:

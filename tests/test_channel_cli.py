@@ -128,7 +128,7 @@ def test_options_of_the_other_style(call: Any, block: Path) -> None:
     ("step", "part"),
     [
         ("ratio = 40\n", "did you mean 0.4"),
-        ("", "one of ratio, macs, parameters and lossless"),
+        ("", "one of ratio, macs, parameters, latency and lossless"),
         ("ratio = 0.4\nsparsity = 0.5\n", "unknown key 'sparsity'"),
         ("ratio = 0.4\nrounds = 3\n", "set epochs"),
         ("ratio = 0.4\nimportance = 'lmap'\n", "unknown importance criterion 'lmap'"),
@@ -186,18 +186,24 @@ def test_run(call: Any, recipe: Callable[..., Path], work: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_converter")
 def test_a_latency_as_target(call: Any, block: Path, covered: Path) -> None:
     """The widest model whose exported file is estimated within the share; the report says so, with the estimates."""
     done = prune(call, block, "--latency", 0.7, "--device", covered, "--json")
     assert done.code == 0, done.err
     told = json.loads(done.out)
     assert told["asked"] == "latency 0.7 on pixel3-tflite-4t-float32"
-    assert told["latency"]["ratio"] == told["latency"]["after"]["total_ms"] / told["latency"]["before"]["total_ms"]
-    assert 0.4 < told["latency"]["ratio"] <= 0.7
+    found = told["estimated_latency"]
+    assert found["asked"] == 0.7
+    assert found["ratio"] == found["after"]["total_ms"] / found["before"]["total_ms"]
+    assert 0.4 < found["ratio"] <= 0.7
     assert told["verified"] <= 1e-4
+    again = prune(call, block, "--latency", 0.7, "--device", covered, "--overwrite")
+    assert f"({found['ratio']:.3f}x), estimated from profile pixel3-tflite-4t-float32 (" in again.out
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_converter")
 def test_a_latency_out_of_reach(call: Any, block: Path, covered: Path) -> None:
     """What can be reached is told, and nothing is written."""
     done = prune(call, block, "--latency", 0.01, "--device", covered)
@@ -216,6 +222,7 @@ def test_a_latency_out_of_reach(call: Any, block: Path, covered: Path) -> None:
         (("--latency", 0.5, "--device", "pixel3-tflite-4t-float32", "--macs", 0.5), "leave out --macs"),
         (("--latency", 60, "--device", "pixel3-tflite-4t-float32"), "did you mean 0.6?"),
         (("--latency", 0.5, "--device", "pixel3-tflite-4t-int8"), "is not for float32"),
+        (("--latency", 0.5, "--device", "pixel3-gpu-float32"), "gives no milliseconds"),
         (("--latency", 0.5, "--device", "pixel33"), "no device profile"),
     ],
 )

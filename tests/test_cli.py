@@ -254,6 +254,35 @@ def test_ledger_markdown(ledger: Ledger) -> None:
     golden("ledger.md", ledger_markdown(ledger))
 
 
+def test_a_latency_target_in_the_report(ledger: Ledger) -> None:
+    """The estimates before and after stand in a table and a sentence of their own, apart from what was measured."""
+    how = "estimated from profile phone (Phone, TFLite, 4 threads, float32), ±12 %: 9 of 10 networks were within it"
+    estimate = {"device": "phone", "how": how, "refused": None}
+    channels = {
+        "asked": "latency 0.6 on phone",
+        "got": 0.37,
+        "parameters_before": 250_000,
+        "parameters_after": 101_000,
+        "macs_before": 5_123_456,
+        "macs_after": 2_049_382,
+        "removed": [{"layer": "conv", "kind": "Conv2D", "before": 32, "asked": None, "after": 16}],
+        "skipped": [],
+        "altered": [],
+        "verified": 3e-6,
+        "note": None,
+        "estimated_latency": {
+            "asked": 0.6,
+            "before": {**estimate, "total_ms": 12.5, "low_ms": 11.16, "high_ms": 14.0},
+            "after": {**estimate, "total_ms": 7.4, "low_ms": 6.607, "high_ms": 8.288},
+            "ratio": 0.592,
+        },
+    }
+    narrow = replace(ledger.stages[1], name="narrow", pruning=None, channels=channels, latency=latency(0.7, "faster"))
+    narrow = replace(narrow, parameters=101_000, nonzero_parameters=101_000, macs=2_049_382)
+    found = replace(ledger, stages=[ledger.dense, narrow], verdicts=[])
+    golden("ledger_latency.md", ledger_markdown(replace(found, summary=summary_sentences(found))))
+
+
 @pytest.mark.parametrize("width", [60, 100, 200])
 def test_ledger_on_a_terminal(ledger: Ledger, width: int) -> None:
     """On a terminal no line of a table is wider than it, and nothing is coloured."""

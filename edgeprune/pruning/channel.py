@@ -7,7 +7,7 @@ new model must compute what the old one computes with those channels set to zero
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +22,15 @@ from edgeprune.pruning.importance import unit_scores
 from edgeprune.pruning.observe import channel_means
 from edgeprune.pruning.plan import ChannelOptions, chosen_groups, macs_unknown, plan_channels
 from edgeprune.pruning.rules import RULES
-from edgeprune.pruning.surgery import cut, zeroed
+from edgeprune.pruning.surgery import Shifts, cut, zeroed
 from edgeprune.pruning.trace import Trace
 from edgeprune.pruning.verification import checked
 
 __all__ = [
+    "ChannelPruner",
     "ChannelReport",
     "ChannelResult",
+    "LatencyReached",
     "LayerWidth",
     "SkippedGroup",
     "analyse",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 TOLERANCE = 1e-4  # relative error of the surgery against the zeroed model, float32
+MEAN_SAMPLES = 512  # of the training split, for the compensation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +65,22 @@ class SkippedGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyReached:
+    """A latency on a device as the target: the share `asked` to stay, and the estimates of the float32 .tflite file
+    `before` and `after` (as `edgeprune.latency.estimate.estimate_facts` gives them); `ratio` is after over before."""
+
+    asked: float
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelReport:
     """What channel pruning did. `macs_*` are those of kernels for one sample, None where a size is open or a layer is
     not followed; `got` is the share of channels removed. `verified` is the largest relative error of the surgery
     (before compensation) against the old model with the removed channels set to zero; None where not checked (`note`).
+    `estimated_latency` is None where the target was another.
     """
 
     asked: str
@@ -79,6 +94,7 @@ class ChannelReport:
     altered: tuple[str, ...]
     verified: float | None
     note: str | None
+    estimated_latency: LatencyReached | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,32 +129,60 @@ def prune_channels(
     UsageError (nothing to prune, a target out of reach), Unsupported (a subclassed model) and EdgepruneError when the
     new model does not compute what it must.
     """
-    structure = analyse(model, through_norms=options.through_norms)
-    scores = unit_scores(structure, options.importance, samples=samples, metric=metric, seed=options.seed)
-    kept = plan_channels(structure, options, scores)
-    if options.compensate == "mean" and samples is None:
-        raise UsageError('compensate = "mean" needs training samples')
-    altered = _altered(structure, kept)
-    error: float | None = None
-    note: str | None = "not asked for"
-    pruned = cut(structure, kept)
-    if verify:
-        error, note = _verify(structure, kept, pruned, altered)
-    if options.compensate == "mean":
-        assert samples is not None
-        rng = np.random.default_rng(options.seed)
-        pruned = cut(structure, kept, channel_means(structure, samples.some(512, rng)))
-    report = report_of(
-        structure,
-        kept,
-        asked=options.asked,
-        ratio=options.ratio if options.scope == "layer" else None,
-        skipped=chosen_groups(structure, options)[1],
-        altered=altered,
-        error=error,
-        note=note,
-    )
-    return ChannelResult(model=pruned, report=report)
+    pruner = ChannelPruner(model, options, samples=samples, metric=metric)
+    kept = pruner.plan(options)
+    return pruner.result(kept, pruner.cut(kept), options, verify=verify)
+
+
+class ChannelPruner:
+    """Prunes one model to one target after another; what looks at its weights or at samples is computed once.
+
+    The targets are options that differ in `ratio`, `macs`, `parameters` and `scope` only. Raises as `prune_channels`.
+    """
+
+    def __init__(
+        self, model: Any, options: ChannelOptions, *, samples: Samples | None = None, metric: Metric | None = None
+    ) -> None:
+        self.structure = analyse(model, through_norms=options.through_norms)
+        self._scores = unit_scores(
+            self.structure, options.importance, samples=samples, metric=metric, seed=options.seed
+        )
+        self._seen = None
+        if options.compensate == "mean":
+            if samples is None:
+                raise UsageError('compensate = "mean" needs training samples')
+            self._seen = samples.some(MEAN_SAMPLES, np.random.default_rng(options.seed))
+        self._means: Shifts | None = None
+
+    def plan(self, options: ChannelOptions) -> Kept:
+        """Which units stay: bool [units]."""
+        return plan_channels(self.structure, options, self._scores)
+
+    def cut(self, kept: Kept) -> Any:
+        """The new model of a plan, compensated if the options ask for it."""
+        if self._seen is not None and self._means is None:
+            self._means = channel_means(self.structure, self._seen)
+        return cut(self.structure, kept, self._means)
+
+    def result(self, kept: Kept, pruned: Any, options: ChannelOptions, *, verify: bool = True) -> ChannelResult:
+        """The report of the model that `cut` made of a plan, with the check of the surgery."""
+        altered = _altered(self.structure, kept)
+        error: float | None = None
+        note: str | None = "not asked for"
+        if verify:
+            plain = pruned if self._means is None else cut(self.structure, kept)
+            error, note = _verify(self.structure, kept, plain, altered)
+        report = report_of(
+            self.structure,
+            kept,
+            asked=options.asked,
+            ratio=options.ratio if options.scope == "layer" else None,
+            skipped=chosen_groups(self.structure, options)[1],
+            altered=altered,
+            error=error,
+            note=note,
+        )
+        return ChannelResult(model=pruned, report=report)
 
 
 def _altered(structure: Structure, kept: Kept) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgeprune.errors import UsageError
+from edgeprune.errors import OutOfReach, UsageError
 from edgeprune.keras_models import leaf_layers
 from edgeprune.pruning.groups import Cost, Group, Kept, Structure
 from edgeprune.pruning.importance import CRITERIA
@@ -178,7 +178,7 @@ def plan_channels(
 
     `cost_of` is what the share in `macs` or `parameters` limits; another function (of estimated latency, say) may stand
     in. Under such a limit absolute scores are set against the cost that each unit saves. Raises UsageError when nothing
-    can be pruned or the target cannot be reached (with the best that can be).
+    can be pruned, and OutOfReach when the target cannot be reached (with the best that can be).
     """
     groups, left = chosen_groups(structure, options)
     if not groups:
@@ -210,7 +210,7 @@ def _within_cost(planner: _Planner, cost_of: Callable[[Cost], float] | None) -> 
     found = planner.lowest(lambda k: cost(structure.cost(k)), share * base)
     if found is None:
         best = cost(structure.cost(planner.above(np.inf))) / base
-        raise UsageError(
+        raise OutOfReach(
             f"{what} = {share:g} cannot be reached: with at least {FLOOR:.0%} of the channels of each group and widths "
             f"in multiples of {options.round_to} the least is {best:.3f}; ask for more, or set round_to = 1"
         )

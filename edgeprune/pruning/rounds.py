@@ -14,8 +14,9 @@ from edgeprune.pruning.groups import Cost
 from edgeprune.pruning.lossless import prune_dead
 from edgeprune.pruning.plan import ChannelOptions
 
-__all__ = ["merged_reports", "prune_in_rounds", "round_options"]
+__all__ = ["in_rounds", "merged_reports", "prune_in_rounds", "round_options"]
 
+Cut = Callable[[Any, int], ChannelResult]  # of a model, in a round (from 1)
 Train = Callable[[Any, int], Any]
 
 
@@ -47,22 +48,39 @@ def prune_in_rounds(
 
     Without `options` dead channels are removed, in one round. The report is that of all rounds together.
     """
-    if rounds < 1:
-        raise UsageError(f"rounds is at least 1; got {rounds}")
     if options is None:
         result = prune_dead(model)
         return replace(result, model=train(result.model, 1)) if train else result
-    base = now = Cost(1, 1)  # only their ratio counts; the first report tells the real ones
     reports: list[ChannelReport] = []
-    current = model
-    for number in range(1, rounds + 1):
+
+    def cut(current: Any, number: int) -> ChannelResult:
+        base = now = Cost(1, 1)  # only their ratio counts; the first report tells the real ones
+        if reports:
+            base = Cost(reports[0].parameters_before, reports[0].macs_before or 0)
+            now = Cost(reports[-1].parameters_after, reports[-1].macs_after or 0)
         asked = round_options(options, number, rounds, base, now)
         result = prune_channels(current, asked, samples=samples, metric=metric)
         reports.append(result.report)
-        base = Cost(reports[0].parameters_before, reports[0].macs_before or 0)
-        now = Cost(result.report.parameters_after, result.report.macs_after or 0)
-        current = train(result.model, number) if train else result.model
-    return ChannelResult(model=current, report=merged_reports(reports, options))
+        return result
+
+    return in_rounds(model, cut, options, rounds=rounds, train=train)
+
+
+def in_rounds(
+    model: Any, cut: Cut, options: ChannelOptions, *, rounds: int = 1, train: Train | None = None
+) -> ChannelResult:
+    """`cut(model, round)`, then `train(model, round)`, `rounds` times; `options` are what all rounds together aim at.
+
+    The report is that of all rounds together.
+    """
+    if rounds < 1:
+        raise UsageError(f"rounds is at least 1; got {rounds}")
+    reports = []
+    for number in range(1, rounds + 1):
+        result = cut(model, number)
+        reports.append(result.report)
+        model = train(result.model, number) if train else result.model
+    return ChannelResult(model=model, report=merged_reports(reports, options))
 
 
 def merged_reports(reports: list[ChannelReport], options: ChannelOptions) -> ChannelReport:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage, Verdict
 from edgeprune.report.table import Table, to_markdown, to_terminal, to_text
 from edgeprune.units import format_bytes, format_count, format_percent, format_seconds
@@ -184,8 +187,26 @@ def _channel_section(stage: Stage) -> list[str]:
     table = Table(heads=("layer", "type", "channels", "asked to stay", "left"), rows=rows, left=frozenset({0, 1}))
     left = tuple((", ".join(i["layers"]), f"{i['channels']:,}", i["reason"]) for i in stage.channels["skipped"])
     kept = Table(heads=("layers", "channels", "why all channels stay"), rows=left, left=frozenset({0, 2}))
-    parts = [f"## Channels of stage {stage.name}", "", to_markdown(table), ""]
+    parts = [f"## Channels of stage {stage.name}", "", *_target_lines(stage.channels), to_markdown(table), ""]
     return [*parts, to_markdown(kept), ""] if left else parts
+
+
+def _target_lines(channels: Mapping[str, Any]) -> list[str]:
+    """A latency on a device as the target: estimates only, in a table of their own."""
+    found = channels.get("estimated_latency")
+    if found is None:
+        return []
+    row = (
+        found["after"]["device"],
+        f"{found['asked']:g}",
+        f"{found['ratio']:.3f}",
+        *(
+            f"{item['total_ms']:.3g} ms ({item['low_ms']:.3g} to {item['high_ms']:.3g} ms)"
+            for item in (found["before"], found["after"])
+        ),
+    )
+    heads = ("device", "latency asked", "ratio of the estimates", "estimate before", "estimate after")
+    return [to_markdown(Table(heads=heads, rows=(row,), left=frozenset({0}))), ""]
 
 
 def _methods(ledger: Ledger) -> list[str]:
@@ -201,6 +222,11 @@ def _methods(ledger: Ledger) -> list[str]:
         "Install: the bytes of the file.",
         "of dense: deflate bytes over those of the dense float32 .tflite file.",
         "non-zero counts the Keras model's parameters; zeros are counted in the weights of the exported file.",
+    ]
+    targets = [found for s in ledger.stages if s.channels and (found := s.channels.get("estimated_latency"))]
+    lines += [
+        f"Latency as a target: float32 .tflite files of the model before and after the cut, {how}."
+        for how in dict.fromkeys(found["after"]["how"] for found in targets)
     ]
     how = next((s.latency["how"] for s in ledger.stages if s.latency), None)
     if how:
