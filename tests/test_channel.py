@@ -220,10 +220,45 @@ def test_rounds_multiply_up_to_the_target(rounds: int, share: float) -> None:
         assert part is not None
         now = Cost(parameters=1, macs=round(now.macs * part))
     assert now.macs / base.macs == pytest.approx(share, rel=1e-3)
-    left = 1.0
-    for number in range(1, rounds + 1):
-        left *= 1 - (round_options(ChannelOptions(ratio=share), number, rounds, base, now).ratio or 0)
-    assert left == pytest.approx(1 - share)
+    ratios = [round_options(ChannelOptions(ratio=share), n, rounds, base, now).ratio for n in range(1, rounds + 1)]
+    assert ratios == sorted(ratios)
+    assert ratios[-1] == pytest.approx(share)
+
+
+@pytest.fixture
+def coarse(keras: Any) -> Any:
+    """Two convolutions of 16 and 8 channels: in multiples of 8 the first can become 8, and nothing else can."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Conv2D(16, 3, name="wide"),
+            keras.layers.Conv2D(8, 3, name="narrow"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "target",
+    [{"ratio": 0.5}, {"ratio": 0.25, "scope": "global"}, {"macs": 0.75}, {"parameters": 0.75}],
+    ids=["ratio", "global", "macs", "parameters"],
+)
+def test_rounds_with_coarse_widths(coarse: Any, target: dict[str, Any]) -> None:
+    """Small parts of a ratio add up instead of being rounded away, and a target that is reached early is no error."""
+    trained = []
+
+    def train(model: Any, number: int) -> Any:
+        trained.append(number)
+        return model
+
+    once = prune_channels(coarse, ChannelOptions(**target))
+    result = prune_in_rounds(coarse, ChannelOptions(**target), rounds=3, train=train)
+    assert trained == [1, 2, 3]
+    assert [result.model.get_layer(name).filters for name in ("wide", "narrow")] == [8, 8]
+    assert result.report.parameters_after == once.report.parameters_after
+    assert result.report.got == pytest.approx(once.report.got)
 
 
 @given(st.integers(1, 64), st.integers(1, 8), st.floats(0, 64), st.integers(1, 32), st.integers(0, 64))

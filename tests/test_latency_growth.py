@@ -72,7 +72,7 @@ def test_growth_against_files(call: Any, project: Path) -> None:
     [
         ({"basis": "0" * 16}, "another state of the profile"),
         ({"none": True}, "make it again with this configuration"),
-        ({"total_ms": None, "refused": "too strange"}, "too strange"),
+        ({"total_ms": None, "low_ms": None, "high_ms": None, "refused": "too strange"}, "too strange"),
         ({"total_ms": 0}, "its estimate is 0"),
     ],
 )

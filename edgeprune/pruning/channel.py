@@ -154,9 +154,9 @@ class ChannelPruner:
             self._seen = samples.some(MEAN_SAMPLES, np.random.default_rng(options.seed))
         self._means: Shifts | None = None
 
-    def plan(self, options: ChannelOptions) -> Kept:
-        """Which units stay: bool [units]."""
-        return plan_channels(self.structure, options, self._scores)
+    def plan(self, options: ChannelOptions, widths: Mapping[str, int] | None = None) -> Kept:
+        """Which units stay: bool [units]; `widths` as for `plan_channels`."""
+        return plan_channels(self.structure, options, self._scores, widths=widths)
 
     def cut(self, kept: Kept) -> Any:
         """The new model of a plan, compensated if the options ask for it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -173,9 +173,12 @@ def plan_channels(
     scores: npt.NDArray[np.float64],
     *,
     cost_of: Callable[[Cost], float] | None = None,
+    widths: Mapping[str, int] | None = None,
 ) -> Kept:
     """Which units stay: bool [units].
 
+    `widths` are the units that groups had before earlier rounds, by name: a ratio is of those (default: of the units
+    there are).
     `cost_of` is what the share in `macs` or `parameters` limits; another function (of estimated latency, say) may stand
     in. Under such a limit absolute scores are set against the cost that each unit saves. Raises UsageError when nothing
     can be pruned, and OutOfReach when the target cannot be reached (with the best that can be).
@@ -186,11 +189,13 @@ def plan_channels(
         raise UsageError(f"nothing to prune: no group of channels may lose any ({'; '.join(reasons[:3])})")
     planner = _Planner(structure, options, groups, scores)
     if options.ratio is not None and options.scope == "layer":
-        ratio = options.ratio
-        return planner.with_counts(lambda group: (1 - ratio) * len(group.units))
+        share = 1 - options.ratio
+        return planner.with_counts(lambda group: share * (widths or {}).get(group.name, len(group.units)))
     if options.ratio is not None:
-        units = np.concatenate([group.units for group in groups])
-        kept = planner.lowest(lambda k: float(k[units].sum()), (1 - options.ratio) * len(units))
+        counted = [group for group in structure.groups if group.name in widths] if widths else groups
+        units = np.concatenate([group.units for group in counted])
+        total = sum(widths.values()) if widths else len(units)
+        kept = planner.lowest(lambda k: float(k[units].sum()), (1 - options.ratio) * total)
         return planner.above(np.inf) if kept is None else kept
     return _within_cost(planner, cost_of)
 

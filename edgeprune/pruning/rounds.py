@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from edgeprune.datasets import Samples
 from edgeprune.errors import UsageError
 from edgeprune.metrics import Metric
-from edgeprune.pruning.channel import ChannelReport, ChannelResult, LayerWidth, prune_channels
+from edgeprune.pruning.channel import ChannelPruner, ChannelReport, ChannelResult, LayerWidth
 from edgeprune.pruning.groups import Cost
 from edgeprune.pruning.lossless import prune_dead
-from edgeprune.pruning.plan import ChannelOptions
+from edgeprune.pruning.plan import ChannelOptions, chosen_groups
 
 __all__ = ["in_rounds", "merged_reports", "prune_in_rounds", "round_options"]
 
@@ -24,10 +26,10 @@ def round_options(options: ChannelOptions, number: int, rounds: int, base: Cost,
     """The options of round `number` (from 1) of `rounds`: each round keeps the same share of what is left.
 
     `base` is the cost before the first round and `now` that before this one: widths are rounded, so a round may have
-    removed more than its part.
+    removed more or less than its part. A ratio is that of all rounds so far, of the widths before the first.
     """
     if options.ratio is not None:
-        return replace(options, ratio=1 - (1 - options.ratio) ** (1 / rounds))
+        return replace(options, ratio=1 - (1 - options.ratio) ** (number / rounds))
     if options.macs is not None:
         return replace(options, macs=min(1.0, options.macs ** (number / rounds) * base.macs / max(now.macs, 1)))
     assert options.parameters is not None
@@ -52,6 +54,7 @@ def prune_in_rounds(
         result = prune_dead(model)
         return replace(result, model=train(result.model, 1)) if train else result
     reports: list[ChannelReport] = []
+    widths: dict[str, int] = {}
 
     def cut(current: Any, number: int) -> ChannelResult:
         base = now = Cost(1, 1)  # only their ratio counts; the first report tells the real ones
@@ -59,7 +62,15 @@ def prune_in_rounds(
             base = Cost(reports[0].parameters_before, reports[0].macs_before or 0)
             now = Cost(reports[-1].parameters_after, reports[-1].macs_after or 0)
         asked = round_options(options, number, rounds, base, now)
-        result = prune_channels(current, asked, samples=samples, metric=metric)
+        pruner = ChannelPruner(current, options, samples=samples, metric=metric)
+        groups = chosen_groups(pruner.structure, options)[0]
+        if number == 1:
+            widths.update({group.name: len(group.units) for group in groups})
+        if number > 1 and (1.0 in (asked.macs, asked.parameters) or (asked.ratio is not None and not groups)):
+            kept = np.ones(len(pruner.structure), bool)  # rounded widths went further than this round has to go
+        else:
+            kept = pruner.plan(asked, widths)
+        result = pruner.result(kept, pruner.cut(kept), asked)
         reports.append(result.report)
         return result
 
