@@ -284,7 +284,7 @@ def _latency(record: FileRecord, budget: Budget, before: FileRecord | None) -> I
     ms = found.total_ms if found else None
     if budget.max_latency_ms is not None:
         verdict = _at_most(f"latency estimate, {device}", record, ms, budget.max_latency_ms, "ms", reason)
-        yield replace(verdict, note=_band(found)) if found and ms is not None else verdict
+        yield replace(verdict, note=_told(found, budget.max_latency_ms)) if found and ms is not None else verdict
     if budget.max_latency_growth is not None and before is not None:
         verdict = _at_most(f"growth of latency estimate, {device}", record, None, budget.max_latency_growth, "fraction")
         yield _latency_growth(verdict, before.estimate(device, basis), found)
@@ -305,6 +305,17 @@ def _latency_growth(verdict: Verdict, old: EstimateRecord | None, new: EstimateR
         note = f"from {old.total_ms:.3g} ms ({_band(old)}) to {new.total_ms:.3g} ms ({_band(new)})"
         return replace(verdict, actual=grown, passed=grown <= verdict.limit, note=note)
     return replace(verdict, note=reason)
+
+
+def _told(found: EstimateRecord, limit_ms: float) -> str:
+    """The band, and what weakens the verdict."""
+    from edgeprune.latency.estimate import EXTRAPOLATION
+
+    assert found.low_ms is not None
+    assert found.high_ms is not None
+    within = found.low_ms <= limit_ms <= found.high_ms
+    notes = [note for note in found.notes if note.startswith(EXTRAPOLATION)]
+    return "; ".join([_band(found), *(["the limit is within this band"] if within else []), *notes])
 
 
 def _band(found: EstimateRecord) -> str:

@@ -249,11 +249,12 @@ def _estimator(devices: Sequence[str]) -> Estimator:
 
     def estimated(path: Path, profile: Profile) -> EstimateRecord:
         try:
-            return EstimateRecord(**estimate_facts(path, profile))
+            told = estimate_facts(path, profile)
         except InputError as cause:  # a format without estimates, or broken where the sizes do not look
-            told = {"device": profile.name, "how": how_of(profile), "basis": basis_of(profile)}
-            reason = str(cause).replace(str(path), path.name)
-            return EstimateRecord(**told, total_ms=None, low_ms=None, high_ms=None, refused=reason)
+            told = dict.fromkeys(("total_ms", "low_ms", "high_ms", "relative"))
+            told |= {"device": profile.name, "how": how_of(profile), "basis": basis_of(profile)}
+            told |= {"refused": str(cause).replace(str(path), path.name), "notes": []}
+        return EstimateRecord(**{**told, "notes": tuple(told["notes"])})
 
     return lambda path: tuple(estimated(path, profile) for profile in found.values())
 

@@ -55,26 +55,39 @@ def _measured(before: Path, after: Path, quiet: bool) -> dict[str, Any]:
     from edgeprune.latency.measure import compare_latency
     from edgeprune.progress import Progress
 
+    kinds = {tflite_precision(read_graph(path)) for path in (before, after)}
     progress = Progress(quiet=quiet)
     progress.begin("latency of both on this host")
     found = compare_latency(before, after, on_progress=progress.advance)
-    progress.end(str(found.verdict))
-    kinds = {tflite_precision(read_graph(path)) for path in (before, after)}
     # How precisions compare on this host does not carry to phones, so they are not ranked.
-    return {**asdict(found), "verdict": str(found.verdict) if len(kinds) == 1 else None}
+    verdict = str(found.verdict) if len(kinds) == 1 else None
+    progress.end(verdict or "not ranked")
+    return {**asdict(found), "verdict": verdict}
 
 
 def _estimates(before: Path, after: Path, device: str) -> dict[str, Any]:
-    from edgeprune.latency.estimate import estimate_facts
+    from edgeprune.latency.estimate import estimate_facts, ratio_band
     from edgeprune.latency.profiles import find_profile
 
     profile = find_profile(device)
     both = {side: estimate_facts(path, profile) for side, path in (("before", before), ("after", after))}
     first = both["before"]
     sides = {
-        side: {key: facts[key] for key in ("total_ms", "low_ms", "high_ms", "refused")} for side, facts in both.items()
+        side: {key: facts[key] for key in ("total_ms", "low_ms", "high_ms", "relative", "refused")}
+        for side, facts in both.items()
     }
-    return {"device": first["device"], "how": first["how"], **sides}
+    old, new = (sides[side]["total_ms"] or sides[side]["relative"] for side in ("before", "after"))
+    factor, share = ratio_band(profile)
+    ratio = new / old if old and new else None
+    return {
+        "device": first["device"],
+        "how": first["how"],
+        **sides,
+        "ratio": ratio,
+        "ratio_low": ratio and ratio / factor,
+        "ratio_high": ratio and ratio * factor,
+        "ratio_how": f"{share:.0%} of the ratios between networks left out of the fit were within this band",
+    }
 
 
 def headline(old: FileRecord, new: FileRecord, latency: Mapping[str, Any] | None) -> str:
@@ -214,15 +227,27 @@ def _shown_estimates(found: Mapping[str, Any]) -> str:
     sides = []
     for side in ("before", "after"):
         one = found[side]
-        band = f"{one['total_ms']:.3g} ms ({one['low_ms']:.3g} to {one['high_ms']:.3g})" if one["total_ms"] else ""
-        sides.append(f"{side} {band or 'not estimated: ' + one['refused']}")
-    return f"latency on {found['device']}: {'; '.join(sides)}; {found['how']}"
+        if one["total_ms"] is not None:
+            told = f"{one['total_ms']:.3g} ms ({one['low_ms']:.3g} to {one['high_ms']:.3g})"
+        elif one["relative"] is not None:
+            told = f"{one['relative']:.3g} times MobileNetV2 1.0 224"
+        else:
+            told = f"not estimated: {one['refused']}"
+        sides.append(f"{side} {told}")
+    text = f"latency on {found['device']}: {'; '.join(sides)}"
+    if found["ratio"] is None:
+        return text
+    return (
+        f"{text}; {found['ratio']:.3f} times before ({found['ratio_low']:.3g} to {found['ratio_high']:.3g}: "
+        f"{found['ratio_how']}); {found['how']}"
+    )
 
 
 def _shown_latency(found: Mapping[str, Any]) -> str:
     return (
         f"latency on this host: {found['baseline_ms']:.3g} ms -> {found['candidate_ms']:.3g} ms CPU time "
-        f"({found['verdict'] or 'not ranked'}); {found['how']}. How two precisions compare here says nothing of phones."
+        f"({found['verdict'] or 'not ranked'}); {found['how']}."
+        + ("" if found["verdict"] else " How two precisions compare here says nothing of phones.")
     )
 
 

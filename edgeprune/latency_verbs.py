@@ -70,6 +70,7 @@ def _estimate_facts(found: Estimate) -> dict[str, Any]:
         "low_ms": found.low_ms,
         "high_ms": found.high_ms,
         "relative": found.relative,
+        "fixed_ms": found.fixed_ms,
         "macs": found.macs,
         "unsupported": list(found.unsupported),
         "refused": found.refused or None,
@@ -110,6 +111,15 @@ def _operations(found: Estimate, shown: Sequence[OpEstimate]) -> Table:
         columns.append(("share", lambda op: format_percent(op.share) if op.share is not None else "not known"))
     columns.append(("bound by", lambda op: op.bound))
     rows = tuple(tuple(cell(op) for _, cell in columns) for op in shown)
+    if found.fixed_ms and found.total_ms:  # what is left of the total once the operations are added up
+        fixed = (
+            "-",
+            "(each inference)",
+            "-",
+            format_ms(found.fixed_ms),
+            format_percent(found.fixed_ms / found.total_ms),
+        )
+        rows = ((*fixed, "fixed cost"), *rows)
     return Table(heads=tuple(head for head, _ in columns), rows=rows, left=frozenset({1, len(columns) - 1}))
 
 

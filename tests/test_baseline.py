@@ -165,7 +165,9 @@ ESTIMATE = {
     "total_ms": 5.0,
     "low_ms": 4.0,
     "high_ms": 6.0,
+    "relative": 0.5,
     "refused": None,
+    "notes": [],
 }
 LIES: list[tuple[str, Any]] = [
     ("raw_bytes", "5"),
@@ -197,6 +199,8 @@ LIES: list[tuple[str, Any]] = [
             {"low_ms": None},
             {"device": 3},
             {"basis": None},
+            {"notes": "x"},
+            {"relative": -1},
         )
     ),
 ]

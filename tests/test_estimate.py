@@ -43,10 +43,16 @@ def total(*kernels: Kernel, coefficients: Coefficients = SIMPLE, gathers: bool =
     return float(Work([kernels], element_bytes=4, gathers=gathers).totals_ms(coefficients)[0])
 
 
+def suiting(base: Profile, **changed: Any) -> Profile:
+    """The profile for any operation mix and any size."""
+    tiny = dataclasses.replace(base.truth[0], latency_ms=1e-9)
+    suits = {"largest_share": {kind.value: 1.0 for kind in Kind}, "truth": (tiny, *base.truth[1:])}
+    return dataclasses.replace(base, **{**suits, **changed})
+
+
 def open_profile(**changed: Any) -> Profile:
-    """A profile that any operation mix suits."""
-    base = find_profile(PIXEL3)
-    return dataclasses.replace(base, largest_share={kind.value: 1.0 for kind in Kind}, **changed)
+    """A profile that anything suits."""
+    return suiting(find_profile(PIXEL3), **changed)
 
 
 @pytest.mark.parametrize(
@@ -255,8 +261,8 @@ def test_a_multiplied_depthwise_in_int8(tmp_path: Path, multiplier: int) -> None
         )
         size = 9 * outputs * (1 if dtype == tflite.TensorType.INT8 else 4)
         path = write(tmp_path / "m.tflite", made, buffers=(b"", bytes(size)))
-        base = find_profile("pixel3-tflite-4t-int8") if dtype == tflite.TensorType.INT8 else open_profile()
-        found = estimate_latency(path, dataclasses.replace(base, largest_share={kind.value: 1.0 for kind in Kind}))
+        base = find_profile("pixel3-tflite-4t-int8") if dtype == tflite.TensorType.INT8 else find_profile(PIXEL3)
+        found = estimate_latency(path, suiting(base))
         assert found.total_ms is not None
         assert any("Inception V2" in note for note in found.notes) is told
 
@@ -333,21 +339,46 @@ def test_an_unknown_device_gets_the_nearest_names() -> None:
         find_profile("abacus")
 
 
-def test_a_very_short_estimate_is_called_an_extrapolation() -> None:
-    """A network far below the fastest one of the truth."""
-    profile = open_profile()
-    found = estimate_of(Path("x"), [kernel(macs=1000)], profile)
-    assert any("extrapolation" in note for note in found.notes)
-    slow = estimate_of(Path("x"), [kernel(macs=10**9)], profile)
-    assert slow.notes == ()
+def test_far_below_all_that_was_measured() -> None:
+    """Half the fastest network of the truth is an extrapolation and said to be; a fiftieth of it is no estimate."""
+    profile = open_profile(truth=find_profile(PIXEL3).truth, coefficients=SIMPLE)
+    fastest = profile.fastest_truth_ms
+    for share, told, made in ((0.6, False, True), (0.4, True, True), (0.021, True, True), (0.019, False, False)):
+        found = estimate_of(Path("x"), [kernel(macs=round(share * fastest * 1e6))], profile)
+        assert (found.total_ms is not None) is made
+        assert any("extrapolation" in note for note in found.notes) is told
+        assert ("a fiftieth" in found.refused) is not made
+    nothing = estimate_of(Path("x"), [kernel(Kind.FREE)], profile)
+    assert (nothing.total_ms, nothing.relative) == (None, None)
+
+
+def test_a_kind_that_no_fit_had() -> None:
+    """A rate that nothing was fitted on is trusted with a twentieth of the time."""
+    shares = {kind.value: 1.0 for kind in Kind if kind is not Kind.MATMUL}
+    profile = open_profile(coefficients=SIMPLE, largest_share=shares)
+    for share, made in ((0.04, True), (0.06, False)):
+        ops = [kernel(macs=round(1e8 * (1 - share))), kernel(Kind.MATMUL, macs=round(1e8 * share))]
+        assert (estimate_of(Path("x"), ops, profile).total_ms is not None) is made
+
+
+def test_the_fixed_cost_has_a_row(covered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The rows add up to the total also where every inference costs something by itself."""
+    path = tmp_path / "fixed.toml"
+    path.write_text(covered.read_text().replace("fixed_ms = 0.0", "fixed_ms = 2.0"))
+    assert estimate_verb(FILES / "float32.tflite", device=str(path), every=True, as_json=True) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["fixed_ms"] == 2.0
+    assert sum(op["ms"] for op in told["ops"]) + 2.0 == pytest.approx(told["total_ms"])
+    assert estimate_verb(FILES / "float32.tflite", device=str(path), every=True, as_json=False) == 0
+    assert "(each inference)" in capsys.readouterr().out
 
 
 # --- the verb -------------------------------------------------------------------------------------------------------
 
 
-def test_the_verb_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_as_json(covered: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Keys that others read, and every number with how it was obtained."""
-    code = estimate_verb(FILES / "eligible_sparse.tflite", device=PIXEL3, every=False, as_json=True)
+    code = estimate_verb(FILES / "eligible_sparse.tflite", device=str(covered), every=False, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert code == 0
     assert {"device", "how", "total_ms", "low_ms", "high_ms", "ops", "sparsity"} <= set(told)
@@ -359,9 +390,9 @@ def test_the_verb_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert sum(op["share"] for op in told["ops"]) == pytest.approx(1.0)
 
 
-def test_the_verb_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_as_text(covered: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The total with its band, the operations with what binds them, and whether zeros pay."""
-    assert estimate_verb(FILES / "eligible_sparse.tflite", device=PIXEL3, every=True, as_json=False) == 0
+    assert estimate_verb(FILES / "eligible_sparse.tflite", device=str(covered), every=True, as_json=False) == 0
     text = capsys.readouterr().out
     assert "DEPTHWISE_CONV_2D" in text
     assert "bound by" in text

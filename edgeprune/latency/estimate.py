@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -20,12 +21,16 @@ from edgeprune.graph.mil import Package, read_coreml
 from edgeprune.graph.model import Graph, Op
 from edgeprune.graph.precision import coreml_precision, tflite_precision
 from edgeprune.latency.coreml_kernels import coreml_kernels
+from edgeprune.latency.fitting import pairwise_band
 from edgeprune.latency.kernels import Kernel, Kind, kernels_of
 from edgeprune.latency.profiles import Profile, shipped_profiles
 from edgeprune.latency.roofline import kernel_ms
 
 __all__ = [
+    "EXTRAPOLATION",
+    "LEAST_SHARE",
     "MIX_MARGIN",
+    "NEW_MARGIN",
     "Estimate",
     "OpEstimate",
     "basis_of",
@@ -34,10 +39,15 @@ __all__ = [
     "estimate_latency",
     "estimate_of",
     "how_of",
+    "ratio_band",
 ]
 
 # A kind of operation may take this much more of the time than in any network that the profile was fitted on.
 MIX_MARGIN = 0.25
+NEW_MARGIN = 0.05  # and so much where no network of the fit had any
+# Below this part of the fastest network of the fit, what a call costs by itself decides, which no profile tells.
+LEAST_SHARE = 0.02
+EXTRAPOLATION = "an extrapolation"
 WORTH_A_NOTE = 0.01  # share of zeros
 DENSE_ZEROS = "zeros stored like other numbers change no latency here: the estimate reads shapes, not values"
 
@@ -67,7 +77,8 @@ class OpEstimate:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """An estimate; `total_ms`, `low_ms` and `high_ms` are None when the profile does not cover the file (`refused`
-    says why) or only ranks. `relative` is the time in units of MobileNetV2 1.0 at 224 pixels on the same profile."""
+    says why) or only ranks. `relative` is the time in units of MobileNetV2 1.0 at 224 pixels on the same profile.
+    `fixed_ms` is the part of the total that every inference has, whatever is in the file."""
 
     path: Path
     device: str
@@ -76,6 +87,7 @@ class Estimate:
     low_ms: float | None
     high_ms: float | None
     relative: float | None
+    fixed_ms: float | None
     macs: int
     ops: tuple[OpEstimate, ...]
     unsupported: tuple[str, ...]
@@ -202,7 +214,7 @@ def estimate_of(path: Path, kernels: Sequence[Kernel | str], profile: Profile, n
     ops = _timed(kernels, profile)
     total = profile.coefficients.fixed_ms + sum(op.ms for op in ops if op.ms is not None)
     unsupported = tuple(dict.fromkeys(item for item in kernels if isinstance(item, str)))
-    refused = _refused(kernels, ops, unsupported, profile)
+    refused = _refused(kernels, ops, unsupported, profile) or _too_small(total, profile)
     gives_ms = not refused and profile.kind != "ranking-only"
     factor = profile.accuracy.band_factor
     return Estimate(
@@ -213,6 +225,7 @@ def estimate_of(path: Path, kernels: Sequence[Kernel | str], profile: Profile, n
         low_ms=total / factor if gives_ms else None,
         high_ms=total * factor if gives_ms else None,
         relative=total / profile.reference_ms if not refused and profile.reference_ms else None,
+        fixed_ms=profile.coefficients.fixed_ms if gives_ms else None,
         macs=sum(op.macs for op in ops),
         ops=ops if gives_ms else tuple(replace(op, ms=None, share=None if refused else op.share) for op in ops),
         unsupported=unsupported,
@@ -258,12 +271,23 @@ def _refused(
             shares[item.kind] = shares.get(item.kind, 0.0) + op.share
     for kind, share in sorted(shares.items(), key=lambda pair: -pair[1]):
         seen = profile.largest_share.get(kind.value, 0.0)
-        if share > seen + MIX_MARGIN:
+        if share > (seen + MIX_MARGIN if seen else NEW_MARGIN):
             return (
                 f"{kind.value.replace('_', ' ')} operations would take {share:.0%} of the time, and at most {seen:.0%} "
                 f"in the networks that {profile.name} was fitted on; calibrate it with files like this one"
             )
     return ""
+
+
+def _too_small(total_ms: float, profile: Profile) -> str:
+    """Why a total is too far below all that was measured; empty when it is not."""
+    if total_ms >= LEAST_SHARE * profile.fastest_truth_ms:
+        return ""
+    return (
+        f"its operations take less than a fiftieth of the fastest network that {profile.name} was fitted on "
+        f"({profile.fastest_truth_ms:.3g} ms): what a call costs by itself decides, and is not known; measure it on "
+        "the device"
+    )
 
 
 def _remarks(total_ms: float, profile: Profile) -> tuple[str, ...]:
@@ -272,7 +296,7 @@ def _remarks(total_ms: float, profile: Profile) -> tuple[str, ...]:
         remarks.append("this profile ranks files and gives no milliseconds: its error is too large for them")
     elif total_ms < profile.fastest_truth_ms / 2:
         remarks.append(
-            f"an extrapolation: the fastest network behind this profile takes {profile.fastest_truth_ms:.3g} ms"
+            f"{EXTRAPOLATION}: the fastest network behind this profile takes {profile.fastest_truth_ms:.3g} ms"
         )
     return tuple(remarks)
 
@@ -295,7 +319,7 @@ def how_of(profile: Profile) -> str:
 
 def estimate_facts(path: Path, profile: Profile) -> dict[str, Any]:
     """The estimate of a file as plain values: device, how, basis, total_ms, low_ms and high_ms (None where the profile
-    gives none), and `refused`, which says why. Raises InputError for a file that is broken.
+    gives none, and `refused` says why), relative (see `Estimate`) and notes. Raises InputError for a broken file.
 
     `basis` changes with the profile's numbers and with the version of the tool, whose rules they are put into.
     """
@@ -304,14 +328,16 @@ def estimate_facts(path: Path, profile: Profile) -> dict[str, Any]:
         found = estimate_latency(path, profile)
     except Unsupported as cause:
         reason = str(cause).replace(str(path), path.name)  # a ledger is the same wherever it was made
-        return {**told, "total_ms": None, "low_ms": None, "high_ms": None, "refused": reason}
+        return {**told, **dict.fromkeys(("total_ms", "low_ms", "high_ms", "relative")), "refused": reason, "notes": []}
     refused = found.refused or ("" if found.total_ms is not None else "this profile only ranks models")
     return {
         **told,
         "total_ms": found.total_ms,
         "low_ms": found.low_ms,
         "high_ms": found.high_ms,
+        "relative": found.relative,
         "refused": refused.replace(str(path), path.name) or None,
+        "notes": list(found.notes),
     }
 
 
@@ -319,3 +345,14 @@ def basis_of(profile: Profile) -> str:
     """A name for all that decides the milliseconds of a file: estimates with the same one can be compared."""
     numbers = json.dumps([asdict(profile.coefficients), profile.element_bytes, profile.gathers], sort_keys=True)
     return hashlib.sha256(f"{version('edgeprune')} {numbers}".encode()).hexdigest()[:16]
+
+
+def ratio_band(profile: Profile) -> tuple[float, float]:
+    """(factor that bounds the ratio of two estimates both ways, share of the ratios for which that held).
+
+    From all pairs of networks predicted by fits without their families: errors that both share cancel out.
+    """
+    known = [row for row in profile.truth if row.left_out_ms]
+    if len(known) < 2:
+        return profile.accuracy.band_factor, profile.accuracy.band_share
+    return pairwise_band([math.log(row.left_out_ms / row.latency_ms) for row in known if row.left_out_ms])

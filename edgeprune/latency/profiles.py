@@ -129,8 +129,9 @@ def find_profile(name: str) -> Profile:
         return load_profile(known[name])
     if name.endswith(".toml") or "/" in name:
         return load_profile(Path(name))
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    near = near or [key for key in known if name.lower()[:6] in key][:3]
+    begun = [key for key in known if key.startswith(name.lower())]
+    close = [*begun, *difflib.get_close_matches(name, known, n=3, cutoff=0.4)]
+    near = list(dict.fromkeys(close or [key for key in known if name.lower()[:6] in key]))[:3]
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     raise UsageError(f"no device profile {name!r}{hint} 'edgeprune devices' lists them; or give the path of a .toml")
 
@@ -138,6 +139,8 @@ def find_profile(name: str) -> Profile:
 def load_profile(path: Path) -> Profile:
     """The profile in a TOML file. Raises InputError when it is missing, no TOML, or lacks a part or its source."""
     try:
+        if path.exists() and not path.is_file():  # a pipe or device would be read for ever
+            raise InputError(f"{path}: not a file; a device profile is a .toml")
         if path.stat().st_size > _MAX_BYTES:
             raise InputError(f"{path}: too large for a device profile ({_MAX_BYTES:,} bytes at most)")
         table = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -66,8 +66,9 @@ class InArchive:
 class EstimateRecord:
     """Latency estimated for a device, see `edgeprune.latency.estimate.estimate_facts`.
 
-    Milliseconds are None where there is no estimate, and `refused` says why. `basis` names what computed it: only
-    estimates of the same device with the same basis can be compared.
+    Milliseconds are None where there is no estimate, and `refused` says why. `relative` is in units of MobileNetV2 1.0
+    at 224 pixels, also where a profile only ranks; `notes` are sentences about the estimate. `basis` names what
+    computed it: only estimates of the same device with the same basis can be compared.
     """
 
     device: str
@@ -76,7 +77,9 @@ class EstimateRecord:
     total_ms: Milliseconds | None
     low_ms: Milliseconds | None
     high_ms: Milliseconds | None
+    relative: Milliseconds | None
     refused: str | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
