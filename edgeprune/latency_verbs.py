@@ -21,6 +21,7 @@ from edgeprune.units import format_count, format_ms, format_percent
 
 __all__ = ["bench_verb", "calibrate_verb", "devices_verb", "estimate_verb"]
 
+_SUFFIXES = {"tflite": "tflite", "coreml": "mlpackage"}
 SHOWN = 12  # operations, the slowest first
 
 
@@ -129,7 +130,7 @@ def devices_verb(*, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"schema_version": 1, "devices": [_profile_facts(item) for item in profiles]}, indent=2))
         return 0
-    heads = ("--device", "device", "runtime", "precision", "kind", "error", "band", "MACs alone", "rows in families")
+    heads = ("--device", "device", "runtime", "for files", "kind", "error", "band", "MACs alone", "rows in families")
     click.echo(
         to_text(Table(heads=heads, rows=tuple(_profile_row(item) for item in profiles), left=frozenset(range(5))))
     )
@@ -147,7 +148,7 @@ def _profile_row(profile: Profile) -> tuple[str, ...]:
         profile.name,
         profile.device,
         profile.runtime + threads,
-        profile.precision,
+        f"{', '.join(f'.{_SUFFIXES[name]}' for name in profile.formats)} {', '.join(profile.accepts)}",
         profile.kind,
         format_percent(accuracy.median) if accuracy.median is not None else "not known",
         f"±{100 * (accuracy.band_factor - 1):.0f} %",
@@ -214,6 +215,12 @@ def bench_verb(
     from edgeprune.graph.precision import tflite_precision
     from edgeprune.progress import Progress
 
+    for file in (path, *([against] if against else [])):
+        if file.suffix.lower() in (".mlpackage", ".mlmodel", ".mlmodelc"):
+            raise UsageError(
+                f"{file}: bench times .tflite files; Core ML runs on macOS and iOS only; for an estimate: "
+                f"edgeprune estimate {file} --device iphone12-coreml-float16"
+            )
     baseline = against or path
     precisions = [tflite_precision(read_graph(file)) for file in (baseline, path)]
     progress = Progress(quiet=quiet)
@@ -257,4 +264,8 @@ def _bench_lines(
             f"no verdict: {precisions[1]} and {precisions[0]} are not ranked here, because how precisions compare on "
             "this host does not carry to phones (int8 is often slower than float32 on x86 and faster on Arm)"
         )
+    if against is None:
+        once, runs = found.how.partition(":")[0], 2 * found.pairs
+        lines.append(f"measured: {once}; {runs} runs in each of {found.processes} processes (two files: --against)")
+        return lines
     return [*lines, f"measured: {found.how}"]

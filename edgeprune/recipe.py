@@ -12,6 +12,7 @@ from typing import Any
 from edgeprune.artifact import Format, Precision
 from edgeprune.errors import EdgepruneError, InputError, RecipeError, UsageError
 from edgeprune.latency.profiles import find_profile
+from edgeprune.latency.targets import why_never
 from edgeprune.metrics import METRICS
 from edgeprune.recipe_steps import (
     INTEGER_IO,
@@ -227,6 +228,22 @@ def _check(recipe: Recipe) -> None:
     if recipe.budget and recipe.budget.max_latency_ms is not None and not recipe.latency.devices:
         raise RecipeError(f"{path}: [budget] max_latency_ms is estimated; name the profiles: devices in [latency]")
     _check_exports(recipe, _check_steps(recipe))
+    if recipe.budget and recipe.budget.max_latency_ms is not None:
+        _check_latency_limit(recipe)
+
+
+def _check_latency_limit(recipe: Recipe) -> None:
+    """Raise RecipeError for a limit that no run could check: the files are made long before it is known otherwise."""
+    for export in recipe.exports:
+        for device in recipe.latency.devices:
+            profile = find_profile(device)
+            reason = why_never(profile, str(export.format), str(export.precision))
+            if reason:
+                raise RecipeError(
+                    f"{recipe.path}: [budget] max_latency_ms cannot be checked for the {export.format} "
+                    f"{export.precision} export on {profile.name}: {reason}; leave out one of them, or limit each file "
+                    "with edgeprune check"
+                )
 
 
 def _check_steps(recipe: Recipe) -> str | None:

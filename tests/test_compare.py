@@ -225,3 +225,17 @@ def test_two_strangers(call: Any, made_up: Any) -> None:
     )
     outcome = call("compare", "a.tflite", "b.tflite")
     assert "\nNo layer of the one is in the other, so these may be different models. Download " in outcome.out
+
+
+def test_the_ratio_of_two_estimates(call: Any, covered: Path) -> None:
+    """With a band of its own, narrower than that of two numbers apart; also where a profile only ranks."""
+    both = (FILES / "float32.tflite", FILES / "float32.tflite")
+    found = json.loads(call("compare", *both, "--fast", "--device", covered, "--json").out)["estimates"]
+    assert found["ratio"] == 1.0
+    assert found["ratio_low"] < 1 < found["ratio_high"]
+    before = found["before"]
+    assert found["ratio_high"] < before["high_ms"] / before["low_ms"]
+    assert "1.000 times before" in call("compare", *both, "--fast", "--device", covered).out
+    none = call("compare", both[0], FILES / "int8.tflite", "--fast", "--device", covered)
+    assert "not estimated: int8.tflite is int8" in none.out
+    assert "estimated from profile" not in none.out

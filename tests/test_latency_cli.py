@@ -53,6 +53,28 @@ def test_unknown_device(call: Any) -> None:
     assert PROFILE in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("device", "code", "told"),
+    [("pixel3", 2, "pixel3-tflite-4t-float32"), ("/dev/zero", 4, "not a file"), ("tests/", 4, "")],
+)
+def test_devices_that_are_none(call: Any, device: str, code: int, told: str) -> None:
+    """The profiles that begin so, and no reading of what never ends."""
+    outcome = call("estimate", FILES / "float32.tflite", "--device", device)
+    assert (outcome.code, outcome.out) == (code, "")
+    assert told in outcome.err
+
+
+def test_what_an_estimate_is_of(call: Any, tmp_path: Path) -> None:
+    """Compressed weights of a package are taken as float16, and a profile of another format names those that fit."""
+    device = "iphone12-coreml-float16"
+    assert "taken as float16" in call("estimate", FILES / "palette4.mlpackage", "--device", device).out
+    assert "taken as float16" not in call("estimate", FILES / "half.mlpackage", "--device", device).out
+    assert f"those that do: {device}" in call("estimate", FILES / "half.mlpackage", "--device", PROFILE).err
+    refused = call("bench", FILES / "half.mlpackage")
+    assert refused.code == 2
+    assert "edgeprune estimate" in refused.err
+
+
 def test_devices(call: Any) -> None:
     """A row for each profile, with its error."""
     outcome = call("devices")

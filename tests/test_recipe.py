@@ -21,6 +21,15 @@ kind = "prune"
 sparsity = 0.5
 """
 
+
+def never(device: str, format_: str, precision: str) -> str:
+    """Tables after a step: an export, and a limit on its latency on a device."""
+    return (
+        f'sparsity = 0.5\n[latency]\ndevices = ["{device}"]\n[budget]\nmax_latency_ms = 5\n'
+        f'[[exports]]\nformat = "{format_}"\nprecision = "{precision}"\n'
+    )
+
+
 LARGEST = """
 model = "models/m.h5"
 metric = "mse"
@@ -154,6 +163,9 @@ def test_the_largest_recipe(tmp_path: Path) -> None:
         ("sparsity = 0.5", "sparsity = 0.5\n[latency]\nprocesses = 1", "3 to 50 processes"),
         ("sparsity = 0.5", 'sparsity = 0.5\n[latency]\ndevices = ["pixel33"]', "no device profile 'pixel33'"),
         ("sparsity = 0.5", 'sparsity = 0.5\n[latency]\ndevices = ["own.toml"]', "own.toml"),
+        ("sparsity = 0.5", never("pixel3-tflite-4t-int8", "tflite", "float32"), "that profile covers int8"),
+        ("sparsity = 0.5", never("pixel3-tflite-4t-float32", "coreml", "float16"), "does not run coreml files"),
+        ("sparsity = 0.5", never("pixel3-gpu-float32", "tflite", "float32"), "ranks files and gives no milliseconds"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, told: str) -> None:

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from edgeprune.contents.model import printable
 from edgeprune.errors import InputError, Unsupported
 from edgeprune.graph import is_tflite
 from edgeprune.graph.mil import Package, read_coreml
@@ -120,21 +121,37 @@ def covered_kernels(path: Path, profile: Profile) -> tuple[list[Kernel | str], t
         _check_sizes(path, graph)
         found = [_named(item) for item in kernels_of(graph)]
         sparsity = graph.sparsity or 0.0
-        notes = _multiplied_depthwise(graph, profile)
+        notes = (*_other_graphs(graph), *_multiplied_depthwise(graph, profile))
         _check_sparse_kernels(path, profile)
     elif path.suffix.lower() in (".mlpackage", ".mlmodel"):
         package = read_coreml(path)
         _check_format(path, "coreml", profile)
         _check_precision(path, _stored_precision(package), profile, "coreml")
         found = [item if isinstance(item, Kernel) else item.kind for item in coreml_kernels(package)]
-        sparsity, notes = 0.0, ()
+        sparsity, notes = 0.0, _decompressed(coreml_precision(package))
     elif not path.exists():
         raise InputError(f"{path} does not exist; check the path")
     else:
         raise InputError(f"{path}: estimates are for .tflite files and .mlpackage folders; convert the model first")
     if not found:
-        raise Unsupported(f"{path}: no operations in it, so there is nothing to estimate")
+        raise Unsupported(f"{path}: no operations in its main function or graph, so there is nothing to estimate")
     return found, ((DENSE_ZEROS,) if sparsity >= WORTH_A_NOTE else ()) + notes
+
+
+def _other_graphs(graph: Graph) -> tuple[str, ...]:
+    """Which of several signatures the estimate is of."""
+    if len({signature.subgraph for signature in graph.signatures}) < 2:
+        return ()
+    names = [signature.name for signature in graph.signatures if signature.subgraph == 0]
+    told = f"its signature {', '.join(map(printable, names))}" if names else "its first graph"
+    return (f"the file has {len(graph.signatures)} signatures; the estimate is of {told} only",)
+
+
+def _decompressed(stored: str) -> tuple[str, ...]:
+    """What weights other than plain floats are taken as."""
+    if stored in ("float32", "float16"):
+        return ()
+    return (f"its weights are stored as {stored} and taken as float16, to which Core ML decompresses them",)
 
 
 def _multiplied_depthwise(graph: Graph, profile: Profile) -> tuple[str, ...]:
@@ -185,8 +202,8 @@ def _others(format_: str, precision: str) -> str:
 def _check_format(path: Path, format_: str, profile: Profile) -> None:
     if format_ not in profile.formats:
         raise Unsupported(
-            f"{path}: profile {profile.name} is of {profile.runtime}, which does not run this format; "
-            f"list profiles and their formats: edgeprune devices"
+            f"{path}: profile {profile.name} is of {profile.runtime}, which does not run this format; those that do: "
+            + ", ".join(known.name for known in shipped_profiles() if format_ in known.formats)
         )
 
 

@@ -1,11 +1,11 @@
-"""A latency on a device as the target of pruning: which targets there are. Known before any work."""
+"""A latency on a device as a target or a limit: which there can be. Known before any work."""
 
 from __future__ import annotations
 
 from edgeprune.errors import UsageError
 from edgeprune.latency.profiles import Profile, find_profile
 
-__all__ = ["target_profile"]
+__all__ = ["target_profile", "why_never"]
 
 
 def target_profile(share: float, device: str) -> Profile:
@@ -24,3 +24,15 @@ def target_profile(share: float, device: str) -> Profile:
     if profile.kind == "ranking-only":
         raise UsageError(f"{profile.name} ranks files and gives no milliseconds, so no share of them; name another")
     return profile
+
+
+def why_never(profile: Profile, format_: str, precision: str) -> str:
+    """Why no file of this format and precision gets milliseconds from a profile; empty when one may."""
+    computed = precision if format_ == "tflite" or precision == "float32" else "float16"  # Core ML decompresses weights
+    if profile.kind == "ranking-only":
+        return "that profile ranks files and gives no milliseconds"
+    if format_ not in profile.formats:
+        return f"that profile is of {profile.runtime}, which does not run {format_} files"
+    if computed not in profile.accepts:
+        return f"that profile covers {', '.join(profile.accepts)}"
+    return ""
