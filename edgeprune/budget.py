@@ -15,7 +15,7 @@ from edgeprune.errors import InputError, RecipeError, UsageError
 from edgeprune.size.codecs import CODECS
 from edgeprune.size.records import EstimateRecord, FileRecord
 from edgeprune.toml_values import known_keys, near, read_toml, typed
-from edgeprune.units import parse_bytes, parse_growth, parse_share
+from edgeprune.units import format_ms, parse_bytes, parse_growth, parse_share
 
 __all__ = ["CONFIG", "Budget", "Config", "Verdict", "budget_verdicts", "find_config", "load_config", "matches"]
 
@@ -302,7 +302,7 @@ def _latency_growth(verdict: Verdict, old: EstimateRecord | None, new: EstimateR
         reason = "the baseline was estimated with another state of the profile, or version of edgeprune; make it again"
     else:
         grown = new.total_ms / old.total_ms - 1
-        note = f"from {old.total_ms:.3g} ms ({_band(old)}) to {new.total_ms:.3g} ms ({_band(new)})"
+        note = f"from {format_ms(old.total_ms)} ({_band(old)}) to {format_ms(new.total_ms)} ({_band(new)})"
         return replace(verdict, actual=grown, passed=grown <= verdict.limit, note=note)
     return replace(verdict, note=reason)
 
@@ -319,7 +319,9 @@ def _told(found: EstimateRecord, limit_ms: float) -> str:
 
 
 def _band(found: EstimateRecord) -> str:
-    return f"{found.low_ms:.3g} to {found.high_ms:.3g} ms"
+    assert found.low_ms is not None
+    assert found.high_ms is not None
+    return f"{format_ms(found.low_ms).removesuffix(' ms')} to {format_ms(found.high_ms)}"
 
 
 def _install(record: FileRecord) -> int:

@@ -17,7 +17,7 @@ from edgeprune.report.table import Table, to_markdown, to_text
 from edgeprune.size.codecs import EVERY, Codec
 from edgeprune.size.matching import Pair, layer_pairs
 from edgeprune.size.records import FileRecord, LayerRecord
-from edgeprune.units import format_bytes, format_count, format_percent
+from edgeprune.units import format_bytes, format_count, format_ms, format_percent
 
 __all__ = ["FORMATS", "Check", "verdict_line"]
 
@@ -60,7 +60,7 @@ def _amount(value: float | None, unit: str) -> str:
     if unit == "fraction":
         return format_percent(value, 2)
     if unit == "ms":
-        return f"{value:.3g} ms"
+        return format_ms(value)
     return f"{value:.4f}"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from edgeprune.report.table import Table
 from edgeprune.size.records import EstimateRecord, FileRecord
+from edgeprune.units import format_ms
 
 __all__ = ["earlier_ms", "estimate_notes", "estimate_table"]
 
@@ -18,9 +19,9 @@ def estimate_table(records: Sequence[FileRecord], cell: Callable[[str], str]) ->
 
 
 def _times(found: EstimateRecord) -> tuple[str, str, str]:
-    if found.total_ms is None:
+    if found.total_ms is None or found.low_ms is None or found.high_ms is None:
         return "not estimated", "-", "-"
-    return f"{found.total_ms:.3g} ms", f"{found.low_ms:.3g} ms", f"{found.high_ms:.3g} ms"
+    return format_ms(found.total_ms), format_ms(found.low_ms), format_ms(found.high_ms)
 
 
 def estimate_notes(records: Sequence[FileRecord]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage, Verdict
 from edgeprune.report.table import Table, to_markdown, to_terminal, to_text
-from edgeprune.units import format_bytes, format_count, format_percent, format_seconds
+from edgeprune.units import format_bytes, format_count, format_ms, format_percent, format_seconds
 
 __all__ = ["files_table", "ledger_markdown", "ledger_text", "stages_table"]
 
@@ -107,7 +107,9 @@ def _verdict_line(verdict: Verdict) -> str:
     def shown(value: float | None) -> str:
         if value is None:
             return UNKNOWN
-        return format_bytes(int(value)) if verdict.unit == "bytes" else f"{value:.4g}"
+        if verdict.unit == "bytes":
+            return format_bytes(int(value))
+        return format_ms(value) if verdict.unit == "ms" else f"{value:.4g}"
 
     word = {True: "ok  ", False: "OVER", None: "????"}[verdict.passed]
     return f"{word} {verdict.path}: {verdict.check} {shown(verdict.actual)}, limit {shown(verdict.limit)}"
