@@ -265,7 +265,7 @@ def _bench_lines(
             "this host does not carry to phones (int8 is often slower than float32 on x86 and faster on Arm)"
         )
     if against is None:
-        once, runs = found.how.partition(":")[0], 2 * found.pairs
-        lines.append(f"measured: {once}; {runs} runs in each of {found.processes} processes (two files: --against)")
+        once = found.how.partition(":")[0]
+        lines.append(f"measured: {once}; {2 * found.pairs} runs in {found.processes} processes (two files: --against)")
         return lines
     return [*lines, f"measured: {found.how}"]

@@ -311,8 +311,11 @@ def test_missing_and_foreign_files(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError):
         estimate_latency(tmp_path / name, find_profile(PIXEL3))
     (tmp_path / "other.keras").write_bytes(b"something")
-    with pytest.raises(InputError, match="convert the model first"):
+    with pytest.raises(Unsupported, match="convert the model first"):
         estimate_latency(tmp_path / "other.keras", find_profile(PIXEL3))
+    (tmp_path / "text.tflite").write_bytes(b"version https://git-lfs")
+    with pytest.raises(InputError, match="is no TFLite file"):
+        estimate_latency(tmp_path / "text.tflite", find_profile(PIXEL3))
 
 
 def test_open_sizes_are_asked_for() -> None:
