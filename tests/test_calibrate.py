@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from test_graph_tflite import GraphSpec, OpSpec, TensorSpec, write
 
 from edgeprune.errors import EdgepruneError, InputError, Unsupported, UsageError
-from edgeprune.latency.calibrate import REFIT_ROWS, _measured_runtime, calibrate
+from edgeprune.latency.benchmark_log import RunSettings, timed_runs
+from edgeprune.latency.calibrate import REFIT_ROWS, _measured_runtime, calibrate, settings_notes
 from edgeprune.latency.estimate import estimate_latency, how_of
 from edgeprune.latency.kernels import Kind
 from edgeprune.latency.measurements import Measurement, read_measurements
@@ -261,7 +263,18 @@ def test_a_row_that_the_profile_does_not_cover(base: Profile) -> None:
         ("file,latency_ms\n,3\n", "row 2: no file name"),
         ("file,latency_ms\n", "no measurements in it"),
         ("", "row 1: no column 'file'"),
-        ("INFO: Inference timings in us: Init: 1, Inference (avg): 5\n", "without a line 'Graph: [...]'"),
+        (
+            "INFO: Inference timings in us: Init: 1, Inference (avg): 5\n",
+            "run 1: no line names the model ('Graph: [...]'",
+        ),
+        ("file,latency_ms\nfloat32.tflite,3,5\n", "row 2: 3 cells where the header has 2; is there a decimal comma?"),
+        ('file,latency_ms\nfloat32.tflite,"3,5"\n', "row 2: latency_ms is '3,5', not a number (a decimal comma?"),
+        ("file,latency_ms,Latency_ms\nfloat32.tflite,10,20\n", "row 1: 2 columns 'latency_ms'; keep one"),
+        ("file,latency_ms\nfloat32.tflite,1_0\n", "row 2: latency_ms is '1_0', not a number"),
+        ("file,latency_ms\nfloat32.tflite,\u0663\n", "not a number"),
+        ("file;latency_ms\nfloat32.tflite;3\n", "it is separated by ';'"),
+        ("file\tlatency_ms\nfloat32.tflite\t3\n", "it is separated by tabs"),
+        ("# Pixel 9\nfile,latency_ms\nfloat32.tflite,3\n", "it begins with a comment"),
     ],
 )
 def test_bad_tables_name_the_row(tmp_path: Path, text: str, told: str) -> None:
@@ -322,6 +335,152 @@ def test_the_text_of_benchmark_model(tmp_path: Path) -> None:
     assert (second.file.name, second.latency_ms) == ("float16.tflite", pytest.approx(79.7609))
 
 
+def test_utf16_is_named(tmp_path: Path) -> None:
+    """What Excel calls Unicode text, with and without its mark."""
+    for encoding in ("utf-16", "utf-16-le"):
+        (tmp_path / "m.csv").write_bytes("file,latency_ms\nfloat32.tflite,3\n".encode(encoding))
+        with pytest.raises(InputError, match=r"UTF-16 .*save it as UTF-8"):
+            read_measurements(tmp_path / "m.csv", FILES)
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    """A pipe would wait for ever, a device never end; as measurements and as a model."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(InputError, match="is not a regular file"):
+            read_measurements(path, FILES)
+    (tmp_path / "m.csv").write_text("file,latency_ms\npipe,3\n")
+    with pytest.raises(InputError, match=r"row 2: .*pipe is not a regular file"):
+        read_measurements(tmp_path / "m.csv")
+
+
+def test_empty_cells_at_the_end_are_no_values(tmp_path: Path) -> None:
+    """A spreadsheet may write more separators than the header has."""
+    (tmp_path / "m.csv").write_text("file,latency_ms\nfloat32.tflite,3,,\n")
+    assert read_measurements(tmp_path / "m.csv", FILES)[0].latency_ms == 3.0
+
+
+# --- logs of benchmark_model ------------------------------------------------------------------------------------------
+
+# The lines of BUILDING.md of google-ai-edge/LiteRT (September 2025), with another model and other times.
+LITERT_2 = """INFO: STARTING!
+INFO: Log parameter values verbosely: [0]
+INFO: Num threads: [4]
+INFO: [litert/tools/benchmark_litert_model.cc:137] Loading model from: /data/local/tmp/float32.tflite
+INFO: [litert/runtime/accelerators/auto_registration.cc:109] CPU accelerator registered.
+INFO: Created TensorFlow Lite XNNPACK delegate for CPU.
+INFO: count=526 first=2125 curr=969 min=910 max=2125 avg=949.861 std=68 p5=915 median=939 p95=990
+INFO: count=1054 first=1015 curr=942 min=910 max=1102 avg=947.132 std=23 p5=915 median=942 p95=991
+INFO: [./litert/tools/benchmark_litert_model.h:72]
+========== BENCHMARK RESULTS ==========
+INFO: [./litert/tools/benchmark_litert_model.h:77] Warmup (avg):         0.96 ms (526 runs)
+INFO: [./litert/tools/benchmark_litert_model.h:79] Inference (avg):      0.95 ms (1054 runs)
+INFO: [./litert/tools/benchmark_litert_model.h:83] Inference (min):      0.91 ms
+"""
+GPU = "INFO: Use gpu: [1]\nINFO: Explicitly applied GPU delegate, and the model graph will be completely executed.\n"
+
+
+def test_the_text_of_litert_2(tmp_path: Path) -> None:
+    """Milliseconds with two decimals, for which the line before has more; a run without that line too."""
+    bare = (
+        "INFO: STARTING!\nINFO: Graph: [float16.tflite]\nINFO: [b.h:100] Inference (avg):      7430.20 ms (10 runs)\n"
+    )
+    (tmp_path / "run.txt").write_text(LITERT_2 + bare)
+    first, second = read_measurements(tmp_path / "run.txt", FILES)
+    assert (first.file.name, first.latency_ms) == ("float32.tflite", pytest.approx(0.947132))
+    assert first.settings == RunSettings(threads=4, xnnpack=True)
+    assert (second.file.name, second.latency_ms) == ("float16.tflite", pytest.approx(7430.20))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            NEW + "INFO: STARTING!\nINFO: Graph: [float16.tflite]\nERROR: failed\n",
+            "run 2: float16.tflite has no result",
+        ),
+        (NEW + "INFO: Graph: [float16.tflite]\nERROR: failed\n" + NEW, "run 2: float16.tflite has no result"),
+        (NEW + "INFO: STARTING!\nERROR: no such flag\n", "run 2: no line names the model"),
+        (NEW.replace("avg): 14575.2", "avg): nan"), "run 1: the time of float32.tflite is 'nan'; a latency is above 0"),
+        (
+            NEW.replace("avg): 14575.2", "avg): -nan(ind)"),
+            "run 1: the time of float32.tflite is '-nan(ind)', not a num",
+        ),
+        (LITERT_2.replace("0.95 ms", "0.00 ms"), "run 1: the time of float32.tflite is '0.00'; a latency is above 0"),
+        (NEW + NEW.splitlines()[-2].replace("14575.2", "15000.0"), "run 1: float32.tflite has 2 results"),
+    ],
+)
+def test_a_run_without_one_result_is_named(tmp_path: Path, text: str, told: str) -> None:
+    """Crashed, never started, not a number, or two results for one run."""
+    (tmp_path / "run.txt").write_text(text)
+    with pytest.raises(InputError) as error:
+        read_measurements(tmp_path / "run.txt", FILES)
+    assert told in str(error.value)
+
+
+def test_a_run_on_other_hardware_is_refused(models: list[Path], base: Profile, tmp_path: Path) -> None:
+    """A GPU's latency sets no CPU profile; the error names the profile of GPUs."""
+    (tmp_path / "run.txt").write_text(NEW.replace("float32", "m0").replace("INFO: Loaded", f"{GPU}INFO: Loaded"))
+    rows = read_measurements(tmp_path / "run.txt", models[0].parent)
+    assert rows[0].settings.accelerator == "GPU"
+    with pytest.raises(InputError, match=r"run 1 used GPU.*profiles of GPU: pixel3-gpu-float32"):
+        calibrate(base, rows, name="mine")
+    off = dataclasses.replace(rows[0], settings=RunSettings(accelerator="NNAPI"))
+    with pytest.raises(InputError, match="profiles of NNAPI: none"):
+        calibrate(base, [off], name="mine")
+
+
+def test_threads_of_the_log(models: list[Path], base: Profile) -> None:
+    """Other threads than the profile's: told, with profiles of as many, in the new profile, and with a wide band."""
+    rows = [dataclasses.replace(row, settings=RunSettings(threads=1)) for row in measured(models[:2], base)]
+    (note,) = settings_notes(base, rows)
+    assert "measured with 1 thread, and pixel3-tflite-4t-float32 is of 4" in note
+    assert "pixel1-tflite-1t-float32" in note
+    made = calibrate(base, rows, name="mine")
+    assert made.threads == 1
+    assert made.accuracy.band_factor > 1.5
+    same = [dataclasses.replace(row, settings=RunSettings(threads=4)) for row in rows]
+    assert settings_notes(base, same) == ()
+    with pytest.raises(InputError, match="run 3 used 4 threads, others 1"):
+        calibrate(base, [rows[0], same[1]], name="mine")
+
+
+def test_xnnpack_in_the_log(models: list[Path], base: Profile) -> None:
+    """XNNPACK on a profile of TFLite's own kernels, and the other way round, is told."""
+    (row,) = measured(models[:1], base)
+    (note,) = settings_notes(base, [dataclasses.replace(row, settings=RunSettings(xnnpack=True))])
+    assert "measured with XNNPACK" in note
+    assert "rpi4-xnnpack-4t-float32" in note
+    (note,) = settings_notes(
+        find_profile("rpi4-xnnpack-4t-float32"), [dataclasses.replace(row, settings=RunSettings(xnnpack=False))]
+    )
+    assert "measured without XNNPACK" in note
+    assert "pixel3-tflite-4t-float32" in note
+
+
+@pytest.mark.parametrize(
+    ("line", "settings"),
+    [
+        ("INFO: #threads used for CPU inference: [2]", RunSettings(threads=2)),
+        ("Use nnapi : [0]", RunSettings()),
+        ("INFO: Use NNAPI: [1]", RunSettings(accelerator="NNAPI")),
+        ("INFO: Use Hexagon: [1]", RunSettings(accelerator="Hexagon")),
+        ("INFO: Use npu: [1]", RunSettings(accelerator="NPU")),
+        ("INFO: Use xnnpack: [0]", RunSettings(xnnpack=False)),
+        (
+            "VERBOSE: Replacing 9 out of 9 node(s) with delegate (TfLiteGpuDelegateV2) node",
+            RunSettings(accelerator="GPU"),
+        ),
+        ("VERBOSE: Replacing 9 out of 9 node(s) with delegate (TfLiteXNNPackDelegate) node", RunSettings(xnnpack=True)),
+        ("INFO: [auto_registration.cc:80] GPU accelerator registered.", RunSettings()),
+    ],
+)
+def test_settings_in_a_log(line: str, settings: RunSettings) -> None:
+    """Each line that tells how a run was made; an accelerator that is only there tells nothing."""
+    (run,) = timed_runs("x", NEW.replace("INFO: STARTING!", f"INFO: STARTING!\n{line}"))
+    assert run.settings == settings
+
+
 # --- the verb -------------------------------------------------------------------------------------------------------
 
 
@@ -345,3 +504,22 @@ def test_the_verb_writes_a_profile_that_works(tmp_path: Path, capsys: pytest.Cap
     assert calibrate_verb(tmp_path / "m.csv", output=out, overwrite=True, **again) == 0  # type: ignore[arg-type]
     assert json.loads(capsys.readouterr().out)["accuracy"]["left_out"] == "none"
     assert out.read_bytes() == before
+
+
+def test_the_verb_names_the_file_and_takes_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seconds: the error begins with the file; notes on the runs go to stderr; a label is one line."""
+    shutil.copy(FILES / "float32.tflite", tmp_path)
+    table, out = tmp_path / "m.csv", tmp_path / "mine.toml"
+    table.write_text("file,latency_ms\nfloat32.tflite,9000\n")
+    options = {"device": BASE, "output": out, "models": None, "as_json": False, "overwrite": False}
+    with pytest.raises(InputError) as error:
+        calibrate_verb(table, label="", **options)  # type: ignore[arg-type]
+    assert str(error.value).startswith(f"{table}: row 2: 9000 ms for float32.tflite")
+    with pytest.raises(UsageError, match="--label is one line"):
+        calibrate_verb(table, label="Pixel\n9", **options)  # type: ignore[arg-type]
+    (tmp_path / "run.txt").write_text(LITERT_2.replace("947.132", "20.1").replace("0.95 ms", "0.02 ms"))
+    assert calibrate_verb(tmp_path / "run.txt", label="", **options) == 0  # type: ignore[arg-type]
+    printed = capsys.readouterr()
+    assert printed.err.startswith("note: measured with XNNPACK")
+    assert "(a measured device, TFLite CPU, user's measurements" in printed.out
+    assert "Pixel 3" not in printed.out

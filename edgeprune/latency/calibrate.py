@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -23,9 +23,9 @@ from edgeprune.latency.estimate import covered_kernels
 from edgeprune.latency.fitting import OTHER_CHIP, Fit, Row, fit, left_out, pairwise_band, pooled_band, scale
 from edgeprune.latency.kernels import Kernel
 from edgeprune.latency.measurements import Measurement
-from edgeprune.latency.profiles import Accuracy, Profile, TruthRow
+from edgeprune.latency.profiles import Accuracy, Profile, TruthRow, shipped_profiles
 
-__all__ = ["REFIT_ROWS", "calibrate", "calibrated_fit"]
+__all__ = ["REFIT_ROWS", "calibrate", "calibrated_fit", "settings_notes"]
 
 REFIT_ROWS = 5
 # A row this many times off what the others say was measured in another unit (1000) or is another model. No phone is
@@ -49,16 +49,19 @@ def calibrate(
     Up to four measured networks set its speed (their median), five or more move its coefficients, held to those of
     `base` and within a factor of 20. Repeated measurements of one file count once, by their median. `device` names the
     device (default: "a measured device"), `origin` is noted as the source of each row. Raises InputError that names the
-    row of a measurement that `base` does not cover, that cannot be right, or that contradicts another of the same file.
+    row of a measurement that `base` does not cover, that cannot be right, that contradicts another of the same file,
+    or that a log says was run on other hardware.
     """
     if not measured:
         raise InputError("no measurements to calibrate with; one is enough to scale a profile")
+    _check_settings(base, measured)
     measured = _one_per_file(measured)
     rows = [
         _row(base, item, name) for item, name in zip(measured, _names([item.file for item in measured]), strict=True)
     ]
     _check_units(base, rows, measured)
-    found, predicted, accuracy = calibrated_fit(base, rows)
+    threads = _threads(measured)
+    found, predicted, accuracy = calibrated_fit(base, rows, threads=threads)
     scaled = _networks(rows) < REFIT_ROWS
     coefficients = replace(
         found.coefficients,
@@ -71,6 +74,7 @@ def calibrate(
         device=device or "a measured device",
         soc="",
         runtime=_measured_runtime(base),
+        threads=threads or base.threads,
         kind="scaled" if scaled else "fitted",
         coefficients=coefficients,
         accuracy=accuracy,
@@ -108,7 +112,56 @@ def calibrated_fit(
             f"factor of {math.exp(np.nanmax(np.abs(errors))):.1f}; check units, threads and precision, or start from "
             "another profile"
         )
-    return fitter(rows), predicted, _accuracy(base, rows, errors, _ratio_band(base, threads))
+    return fitter(rows), predicted, _accuracy(rows, errors, _ratio_band(base, threads))
+
+
+def settings_notes(base: Profile, measured: Sequence[Measurement]) -> tuple[str, ...]:
+    """What the logs say of the runs that `base` is not of, and which profiles are nearer."""
+    notes, threads = [], _threads(measured)
+    if threads and base.threads and threads != base.threads:
+        near = _profiles(lambda item: item.threads == threads and base.precision == item.precision)
+        notes.append(
+            f"measured with {threads} thread{'s' if threads != 1 else ''}, and {base.name} is of {base.threads}, so "
+            f"the band is wide; profiles of {threads}: {near}"
+        )
+    xnnpack = {item.settings.xnnpack for item in measured} - {None}
+    if True in xnnpack and base.runtime.startswith("TFLite CPU"):
+        near = _profiles(lambda item: item.runtime.startswith("XNNPACK") and base.precision == item.precision)
+        notes.append(f"measured with XNNPACK, and {base.name} is of TFLite's kernels; profiles of XNNPACK: {near}")
+    if False in xnnpack and base.runtime.startswith("XNNPACK"):
+        near = _profiles(lambda item: item.runtime.startswith("TFLite CPU") and base.precision == item.precision)
+        notes.append(f"measured without XNNPACK, and {base.name} is of it; profiles without: {near}")
+    return tuple(notes)
+
+
+def _threads(measured: Sequence[Measurement]) -> int | None:
+    """The threads of the runs; None where no log says them."""
+    return next((item.settings.threads for item in measured if item.settings.threads), None)
+
+
+def _check_settings(base: Profile, measured: Sequence[Measurement]) -> None:
+    """No run on other hardware than that of `base`, and all with as many threads."""
+    threads = _threads(measured)
+    for item in measured:
+        told = item.settings.accelerator
+        if told and not _is_of(base, told):
+            near = _profiles(lambda profile, told=told: _is_of(profile, told))
+            raise InputError(
+                f"run {item.row} used {told}, and profile {base.name} is of {base.runtime}; profiles of {told}: {near}"
+            )
+        if item.settings.threads not in (None, threads):
+            raise InputError(
+                f"run {item.row} used {item.settings.threads} threads, others {threads}; calibrate one profile for each"
+            )
+
+
+def _is_of(profile: Profile, accelerator: str) -> bool:
+    names = ("Hexagon", "NPU") if accelerator == "NPU" else (accelerator,)
+    return any(name in profile.runtime for name in names)
+
+
+def _profiles(wanted: Callable[[Profile], bool]) -> str:
+    return ", ".join(profile.name for profile in shipped_profiles() if wanted(profile)) or "none"
 
 
 def _work(row: Row) -> Hashable:
@@ -206,10 +259,8 @@ def _refit(rows: Sequence[Row], base: Profile) -> Fit:
     )
 
 
-def _accuracy(
-    base: Profile, rows: Sequence[Row], errors: npt.NDArray[np.float64], ratios: tuple[float, float]
-) -> Accuracy:
-    """From the log errors of rows left out (NaN where one network was measured) and the band of `base` for ratios."""
+def _accuracy(rows: Sequence[Row], errors: npt.NDArray[np.float64], ratios: tuple[float, float]) -> Accuracy:
+    """From the log errors of rows left out (NaN where one network was measured) and the base's band for ratios."""
     families = min(len({row.family for row in rows}), _networks(rows))
     prior, share = ratios
     if np.isnan(errors).any():
