@@ -145,7 +145,7 @@ def _check_settings(base: Profile, measured: Sequence[Measurement]) -> None:
     for item in measured:
         told = item.settings.accelerator
         if told and not _is_of(base, told):
-            near = _profiles(lambda profile, told=told: _is_of(profile, told))
+            near = _profiles(functools.partial(_is_of, accelerator=told))
             raise InputError(
                 f"run {item.row} used {told}, and profile {base.name} is of {base.runtime}; profiles of {told}: {near}"
             )
