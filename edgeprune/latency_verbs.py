@@ -189,7 +189,8 @@ def calibrate_verb(
         click.echo(json.dumps({"schema_version": 1, "output": str(output), **_profile_facts(made)}, indent=2))
         return 0
     did = "coefficients refitted" if made.kind == "fitted" else "speed set"
-    click.echo(f"{did} from {len(found)} measurement{'s' if len(found) != 1 else ''}, based on {base.name}")
+    files = f" of {len(made.truth)} file{'s' if len(made.truth) != 1 else ''}" if len(made.truth) < len(found) else ""
+    click.echo(f"{did} from {len(found)} measurement{'s' if len(found) != 1 else ''}{files}, based on {base.name}")
     click.echo(how_of(made))
     click.echo(f"Written: {output} (use it: --device {output if '/' in str(output) else f'./{output}'})")
     return 0

@@ -122,7 +122,7 @@ def test_the_band_of_few_rows_is_that_of_the_base(base: Profile, models: list[Pa
     assert [round(bands[place], 3) for place in (0, 1, 5)] == [1.25, 1.193, 1.114]
     told = how_of(calibrate(base, rows[:2], name="mine"))
     assert "±19 %: 2 of 2 measured files left out" in told
-    assert "the errors of the profile it is based on count" in told
+    assert "the errors of the profile it is based on count in it" in told
     kin = [dataclasses.replace(row, family="ours") for row in rows]
     assert calibrate(base, kin[:4], name="mine").accuracy.band_factor == pytest.approx(1.25)
 
@@ -329,5 +329,9 @@ def test_the_verb_names_the_file_and_takes_one_line(tmp_path: Path, capsys: pyte
     assert calibrate_verb(tmp_path / "run.txt", label="", **options) == 0  # type: ignore[arg-type]
     printed = capsys.readouterr()
     assert printed.err.startswith("note: measured with XNNPACK")
+    assert "speed set from 1 measurement, based" in printed.out
     assert "(a measured device, TFLite CPU, user's measurements" in printed.out
     assert "Pixel 3" not in printed.out
+    table.write_text("file,latency_ms\nfloat32.tflite,0.02\nfloat32.tflite,0.021\n")
+    assert calibrate_verb(table, label="", **{**options, "overwrite": True}) == 0  # type: ignore[arg-type]
+    assert "speed set from 2 measurements of 1 file, based" in capsys.readouterr().out
