@@ -215,9 +215,11 @@ def bench(context: click.Context, /, file: Path, arm: str | None, **options: Any
 def calibrate(measured: Path, **options: Any) -> int:
     """Make a profile of your own phone from latencies that you MEASURED.
 
-    MEASURED is a CSV with the columns file and latency_ms, or the output of LiteRT's benchmark_model. One file sets the
-    speed of the profile, five or more files refit it; the error band is computed by leaving files out. Repeats of
-    one file count by their median.
+    MEASURED is a CSV with the columns file and latency_ms, or the output of LiteRT's benchmark_model (TFLite or
+    LiteRT 2). One network sets the speed of the profile, five or more refit it. Measure with the threads and the
+    precision of the profile. The error band comes from files left out and from the errors of the profile; it narrows
+    with the number of files, or of families where a column family names them. Repeats of one file count by their
+    median.
 
     \b
     Example:

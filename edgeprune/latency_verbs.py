@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from edgeprune.artifact import sha256_of
-from edgeprune.errors import UsageError
+from edgeprune.errors import EdgepruneError, UsageError
 from edgeprune.latency.estimate import Estimate, OpEstimate, estimate_latency, how_of
 from edgeprune.latency.measure import LatencyComparison, compare_latency
 from edgeprune.latency.profiles import Profile, find_profile, shipped_profiles
@@ -176,24 +176,32 @@ def calibrate_verb(
     as_json: bool,
 ) -> int:
     """`edgeprune calibrate`: write a profile made from measurements."""
-    from edgeprune.latency.calibrate import calibrate
+    from edgeprune.latency.calibrate import calibrate, settings_notes
     from edgeprune.latency.measurements import read_measurements
     from edgeprune.latency.profiles import dump_profile
     from edgeprune.output import check_output_file, write_file
 
+    if label and not label.isprintable():
+        raise UsageError("--label is one line of text, without tabs or control characters")
     check_output_file(output, overwrite=overwrite, suffix=".toml")
     base = find_profile(device)
     found = read_measurements(measured, models)
     if not output.stem.strip():
         raise UsageError(f"{output}: the file name is the name of the profile; give it one")
     origin = f"{measured.name} (sha256 {sha256_of(measured)[:16]})"
-    made = calibrate(base, found, name=output.stem, device=label, origin=origin)
+    try:
+        made = calibrate(base, found, name=output.stem, device=label.strip(), origin=origin)
+    except EdgepruneError as error:
+        raise type(error)(f"{measured}: {error}") from error
+    for note in settings_notes(base, found):
+        click.echo(f"note: {note}", err=True)
     write_file(output, dump_profile(made).encode())
     if as_json:
         click.echo(json.dumps({"schema_version": 1, "output": str(output), **_profile_facts(made)}, indent=2))
         return 0
     did = "coefficients refitted" if made.kind == "fitted" else "speed set"
-    click.echo(f"{did} from {len(found)} measurement{'s' if len(found) != 1 else ''}, based on {base.name}")
+    files = f" of {len(made.truth)} file{'s' if len(made.truth) != 1 else ''}" if len(made.truth) < len(found) else ""
+    click.echo(f"{did} from {len(found)} measurement{'s' if len(found) != 1 else ''}{files}, based on {base.name}")
     click.echo(how_of(made))
     click.echo(f"Written: {output} (use it: --device {output if '/' in str(output) else f'./{output}'})")
     return 0

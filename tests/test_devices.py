@@ -252,7 +252,7 @@ SOUND = profile_paths()["pixel-xnnpack-1t-float32"].read_text(encoding="utf-8")
         ("memory_gb_per_s = ", "memory_gb_per_s = -", "not a number of at least 0"),
         ("memory_gb_per_s = ", "memory_gb_per_s = inf #", "not a number"),
         ("band_factor = 1", "band_factor = 0", "a factor is at least 1"),
-        ('left_out = "family"', 'left_out = "luck"', "it is family, network or none"),
+        ('left_out = "family"', 'left_out = "luck"', "it is family, network, file or none"),
         ("gathers = false", 'gathers = "no"', "gathers is 'no'"),
         ("element_bytes = 4", "element_bytes = true", "element_bytes is True"),
         ('formats = ["tflite"]', 'formats = ["onnx"]', "known are tflite, coreml"),

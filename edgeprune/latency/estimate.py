@@ -329,7 +329,13 @@ def how_of(profile: Profile) -> str:
     if accuracy.left_out == "none":
         proof = (
             "measurements of one model set its scale; the band is what ratios between two models, predicted by the "
-            "profile it is based on, are off by"
+            "profile it is based on, are off by on its own device or from device to device"
+        )
+    elif accuracy.left_out == "file":
+        held = round(accuracy.band_share * accuracy.rows)
+        proof = (
+            f"{held} of {accuracy.rows} measured files left out of the fit were within it; the fewer their "
+            "families, the more the errors of the profile it is based on count in it"
         )
     else:
         held = round(accuracy.band_share * accuracy.rows)

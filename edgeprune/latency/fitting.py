@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from edgeprune.latency.kernels import Kernel
 from edgeprune.latency.roofline import RATES, Coefficients, Work
 
-__all__ = ["OTHER_CHIP", "SAME_CHIP", "Fit", "Row", "band", "fit", "left_out", "pairwise_band", "scale"]
+__all__ = ["OTHER_CHIP", "SAME_CHIP", "Fit", "Row", "band", "fit", "left_out", "pairwise_band", "pooled_band", "scale"]
 
 Floats = npt.NDArray[np.float64]
 Fitter = Callable[[Sequence["Row"]], "Fit"]
@@ -28,6 +29,8 @@ SAME_CHIP = (0.05 / 0.2) ** 2
 OTHER_CHIP = (0.05 / 0.3) ** 2
 FREEDOM = math.log(20)  # no coefficient strays further from where it starts
 CONFIDENCE = 0.9
+PRIOR_FAMILIES = 5
+FLOOR = 0.4
 _STEP, _ROUNDS, _STUCK = 1e-4, 100, 1e9
 
 
@@ -193,3 +196,22 @@ def pairwise_band(log_errors: npt.ArrayLike) -> tuple[float, float]:
     errors = np.asarray(log_errors, dtype=np.float64)
     first, second = np.triu_indices(errors.size, 1)
     return band(errors[first] - errors[second])
+
+
+def pooled_band(log_errors: npt.ArrayLike, prior: float, families: int) -> tuple[float, float]:
+    """(factor, share) for a profile set by rows of `families`, from the errors of rows left out and a `prior`.
+
+    `prior` is the factor that holds where one row sets the speed (pairwise_band): the error of that row and the error
+    of what is predicted, each of half the variance. Its variance counts as PRIOR_FAMILIES observations beside the
+    families - 1 of the rows themselves, as in the posterior under a scaled inverse chi-squared prior (Gelman et al.,
+    Bayesian Data Analysis, 2.6); the mean over n families adds 1 / n of it. The band is never below FLOOR of the prior
+    (on a logarithmic scale), nor below that of `band`. The share is that of the given errors within it.
+    """
+    errors = np.abs(np.asarray(log_errors, dtype=np.float64))
+    quantile = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    one = math.log(prior) ** 2 / 2
+    # A row predicted from the others is off by its own error and by theirs: n / (n - 1) of the variance.
+    own = quantile**2 * float(np.mean(errors**2)) * (1 - 1 / errors.size)
+    pooled = (PRIOR_FAMILIES * one + (families - 1) * own) / (PRIOR_FAMILIES + families - 1)
+    width = max(math.sqrt(pooled * (1 + 1 / families)), math.log(band(errors)[0]), FLOOR * math.log(prior))
+    return math.exp(width), float(np.mean(errors <= width * (1 + 1e-9)))

@@ -1,28 +1,27 @@
 """Latencies that a user has measured, read from a CSV or from what LiteRT's benchmark_model prints.
 
 CSV: a header with the columns file and latency_ms, others are ignored (family, when given, groups networks).
-benchmark_model: google-ai-edge/LiteRT, tflite/tools/benchmark, README; its times are microseconds.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import math
 import re
-from dataclasses import dataclass
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from edgeprune.errors import InputError
+from edgeprune.latency.benchmark_log import RunSettings, is_benchmark_log, timed_runs
 
 __all__ = ["Measurement", "read_measurements"]
 
 _MAX_BYTES = 64_000_000
-_GRAPH = re.compile(r"Graph: \[(?P<path>[^\]\n]+)\]")
-# "Inference timings in us: ... Inference (avg): 14575.2"; in 2019 "Average inference timings in us: ... no stats: 79"
-_TIMES = re.compile(
-    r"[Ii]nference timings in us:.*?(?:Inference \(avg\)|no stats|Inference): (?P<us>[0-9.eE+]+)", re.DOTALL
-)
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _UNITS = {"latency_us": "microseconds", "latency_s": "seconds", "latency_ns": "nanoseconds", "latency": "no unit"}
 
 
@@ -30,7 +29,8 @@ _UNITS = {"latency_us": "microseconds", "latency_s": "seconds", "latency_ns": "n
 class Measurement:
     """One measured file; `row` is its line in the CSV, or which run of benchmark_model it is, both from 1.
 
-    `repeats` are other rows with the same file; `latency_ms` is then the median over all of them.
+    `repeats` are other rows with the same file; `latency_ms` is then the median over all of them. `settings` are what
+    a log says of the run.
     """
 
     row: int
@@ -38,6 +38,7 @@ class Measurement:
     latency_ms: float
     family: str = ""
     repeats: tuple[int, ...] = ()
+    settings: RunSettings = field(default_factory=RunSettings)
 
 
 def read_measurements(path: Path, models: Path | None = None) -> tuple[Measurement, ...]:
@@ -46,37 +47,47 @@ def read_measurements(path: Path, models: Path | None = None) -> tuple[Measureme
     Files are looked up in `models`, by default the folder of the measurements; of a path on the phone only the last
     part counts. Raises InputError, which names the row, for a bad number, a wrong unit, or a file that is not there.
     """
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path}: too large for measurements ({_MAX_BYTES:,} bytes at most)")
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; check the path") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text: byte {error.start} is not UTF-8") from error
+    text = _text(path)
     folder = models or path.parent
-    found = _benchmarked(path, text, folder) if "nference timings in us" in text else _tabled(path, text, folder)
+    head = text.lstrip("\n\r \ufeff").partition("\n")[0].lower()
+    logged = is_benchmark_log(text) and not ("file" in head and "latency_ms" in head)
+    found = _benchmarked(path, text, folder) if logged else _tabled(path, text, folder)
     if not found:
         raise InputError(f"{path}: no measurements in it; a CSV needs the columns file and latency_ms and a row")
     return found
 
 
+def _text(path: Path) -> str:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path} is not a regular file; write the measurements to a .csv or .txt first")
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; check the path") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > _MAX_BYTES:
+        raise InputError(f"{path}: too large for measurements ({_MAX_BYTES:,} bytes at most)")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:1000]:
+        raise InputError(f"{path} is UTF-16 or no text; save it as UTF-8 (in Excel: CSV UTF-8, not Unicode text)")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text: byte {error.start} is not UTF-8; save it as UTF-8") from error
+
+
 def _benchmarked(path: Path, text: str, folder: Path) -> tuple[Measurement, ...]:
-    graphs = list(_GRAPH.finditer(text))
-    if not graphs:
-        raise InputError(f"{path}: output of benchmark_model without a line 'Graph: [...]'; keep all that it prints")
-    found = []
-    for number, graph in enumerate(graphs, start=1):
-        end = graphs[number].start() if number < len(graphs) else len(text)
-        times = list(_TIMES.finditer(text, graph.end(), end))
-        if not times:
-            continue  # benchmark_model names the graph once more among its parameters
-        where = f"{path}, run {number}"
-        file = _located(where, PurePosixPath(graph["path"]).name, folder)
-        found.append(Measurement(row=number, file=file, latency_ms=_positive(where, times[-1]["us"], "") / 1000))
-    return tuple(found)
+    return tuple(
+        Measurement(
+            row=run.number,
+            file=_located(f"{path}, run {run.number}", run.model, folder),
+            latency_ms=run.latency_ms,
+            settings=run.settings,
+        )
+        for run in timed_runs(str(path), text)
+    )
 
 
 def _tabled(path: Path, text: str, folder: Path) -> tuple[Measurement, ...]:
@@ -90,7 +101,12 @@ def _tabled(path: Path, text: str, folder: Path) -> tuple[Measurement, ...]:
         raise InputError(f"{path}, row 1: column {wrong!r} ({_UNITS[wrong]}); give milliseconds in a column latency_ms")
     for name in ("file", "latency_ms"):
         if name not in head:
-            raise InputError(f"{path}, row 1: no column {name!r} in the header; it needs file and latency_ms")
+            raise InputError(
+                f"{path}, row 1: no column {name!r} in the header; it needs file and latency_ms{_header_hint(head)}"
+            )
+    for name in ("file", "latency_ms", "family"):
+        if head.count(name) > 1:
+            raise InputError(f"{path}, row 1: {head.count(name)} columns {name!r}; keep one")
     found = []
     for number, row in enumerate(rows[1:], start=2):
         if not any(cell.strip() for cell in row):
@@ -98,6 +114,11 @@ def _tabled(path: Path, text: str, folder: Path) -> tuple[Measurement, ...]:
         where = f"{path}, row {number}"
         if len(row) < len(head):
             raise InputError(f"{where}: {len(row)} cells where the header has {len(head)}")
+        if any(cell.strip() for cell in row[len(head) :]):
+            raise InputError(
+                f"{where}: {len(row)} cells where the header has {len(head)}; is there a decimal comma? "
+                "Write 3.5, not 3,5"
+            )
         cells = dict(zip(head, (cell.strip() for cell in row), strict=False))
         file = _located(where, cells["file"], folder)
         latency_ms = _positive(where, cells["latency_ms"], "latency_ms")
@@ -105,14 +126,25 @@ def _tabled(path: Path, text: str, folder: Path) -> tuple[Measurement, ...]:
     return tuple(found)
 
 
+def _header_hint(head: Sequence[str]) -> str:
+    """What else the header may be."""
+    first = head[0] if head else ""
+    if first.startswith(("#", "//")):
+        return "; it begins with a comment: the header is to be the first line"
+    separator = next((sign for sign in "\t;|" if sign in "".join(head)), "")
+    if not separator:
+        return ""
+    return f"; it is separated by {'tabs' if separator == chr(9) else repr(separator)}, and a CSV by commas"
+
+
 def _positive(where: str, text: str, column: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
+    if not _NUMBER.fullmatch(text):
         unit = " (numbers only, in milliseconds)" if re.search(r"\d\s*[a-zA-Zµ]+$", text) else ""
-        raise InputError(f"{where}: {column} is {text!r:.40}, not a number{unit}") from None
+        unit = " (a decimal comma? write a point)" if re.fullmatch(r"\d+,\d+", text) else unit
+        raise InputError(f"{where}: {column} is {text!r:.40}, not a number{unit}")
+    value = float(text)
     if not math.isfinite(value) or value <= 0:
-        raise InputError(f"{where}: {column or 'the time'} is {text!r:.40}; a latency is above 0")
+        raise InputError(f"{where}: {column} is {text!r:.40}; a latency is above 0")
     return value
 
 
@@ -120,6 +152,8 @@ def _located(where: str, name: str, folder: Path) -> Path:
     if not name or "\0" in name:
         raise InputError(f"{where}: no file name")
     for place in (folder / name, folder / PurePosixPath(name.replace("\\", "/")).name):
-        if place.exists():
+        if place.is_file() or place.is_dir():
             return place
+        if place.exists():
+            raise InputError(f"{where}: {place} is not a regular file")
     raise InputError(f"{where}: {name} is not in {folder}; say where the models are: --models FOLDER")

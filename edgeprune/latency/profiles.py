@@ -52,7 +52,8 @@ class TruthRow:
 class Accuracy:
     """How far off predictions were for rows left out of the fit.
 
-    `left_out` is "family", "network", or "none" where one row set the scale. `band_factor` bounds measured over
+    `left_out` is "family", "network", "file" (a calibration: `band_factor` also holds the errors of the profile it is
+    based on), or "none" where one row set the scale. `band_factor` bounds measured over
     predicted both ways, and held for `band_share` of the rows left out. `flops_median` is the same median for latency
     proportional to MACs, `network_median` that of leaving out single networks. Medians and shares are fractions; None
     where nothing was left out.
@@ -217,8 +218,8 @@ def _accuracy(table: Mapping[str, Any]) -> Accuracy:
     needed = {"left_out", "rows", "families", "band_factor", "band_share"}
     if needed - set(table):
         raise _BrokenError(f"accuracy lacks {', '.join(sorted(needed - set(table)))}")
-    if table["left_out"] not in ("family", "network", "none"):
-        raise _BrokenError(f"accuracy.left_out is {table['left_out']!r}; it is family, network or none")
+    if table["left_out"] not in ("family", "network", "file", "none"):
+        raise _BrokenError(f"accuracy.left_out is {table['left_out']!r}; it is family, network, file or none")
     factor = _positive(table["band_factor"], "accuracy.band_factor")
     if factor < 1:
         raise _BrokenError(f"accuracy.band_factor is {factor}; a factor is at least 1")
