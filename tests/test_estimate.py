@@ -314,7 +314,7 @@ def test_missing_and_foreign_files(tmp_path: Path, name: str) -> None:
     with pytest.raises(Unsupported, match="convert the model first"):
         estimate_latency(tmp_path / "other.keras", find_profile(PIXEL3))
     (tmp_path / "text.tflite").write_bytes(b"version https://git-lfs")
-    with pytest.raises(InputError, match="is no TFLite file"):
+    with pytest.raises(InputError, match="is not a TFLite file"):
         estimate_latency(tmp_path / "text.tflite", find_profile(PIXEL3))
 
 

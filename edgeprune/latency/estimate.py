@@ -131,10 +131,6 @@ def covered_kernels(path: Path, profile: Profile) -> tuple[list[Kernel | str], t
         sparsity, notes = 0.0, _decompressed(coreml_precision(package))
     elif not path.exists():
         raise InputError(f"{path} does not exist; check the path")
-    elif path.suffix.lower() in (".tflite", ".lite"):
-        raise InputError(
-            f"{path} is no TFLite file, whatever its name says; export it again, or fetch it (git lfs pull)"
-        )
     else:
         raise Unsupported(f"{path}: estimates are for .tflite files and .mlpackage folders; convert the model first")
     if not found:
