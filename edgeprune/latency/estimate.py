@@ -142,9 +142,9 @@ def _channels(graph: Graph, ends: Sequence[int]) -> int:
 
 def _check_sparse_kernels(path: Path, profile: Profile) -> None:
     """Where XNNPACK would run sparse kernels, a dense estimate is wrong and no profile knows the right one."""
-    from edgeprune.latency.sparsity import Pays, sparsity_advice
+    from edgeprune.latency.sparsity import runs_sparse_kernels
 
-    if profile.runtime.startswith("XNNPACK") and sparsity_advice(path)[0].pays is Pays.YES:
+    if profile.runtime.startswith("XNNPACK") and runs_sparse_kernels(path):
         raise Unsupported(
             f"{path}: XNNPACK runs its sparse kernels on this file, and no profile covers those; measure it on the "
             "device, or estimate the same model stored dense for an upper bound"
