@@ -40,6 +40,9 @@ __all__ = [
 MIX_MARGIN = 0.25
 WORTH_A_NOTE = 0.01  # share of zeros
 DENSE_ZEROS = "zeros stored like other numbers change no latency here: the estimate reads shapes, not values"
+SPARSE_ZEROS = (
+    "weights are stored sparse, and the estimate is that of the same weights stored dense: it reads shapes only"
+)
 
 MULTIPLIED = (
     "a depthwise convolution has more outputs than inputs: this runtime's int8 kernels may run it slower than that "
@@ -122,7 +125,14 @@ def covered_kernels(path: Path, profile: Profile) -> tuple[list[Kernel | str], t
         raise InputError(f"{path}: estimates are for .tflite files and .mlpackage folders; convert the model first")
     if not found:
         raise Unsupported(f"{path}: no operations in it, so there is nothing to estimate")
-    return found, ((DENSE_ZEROS,) if sparsity >= WORTH_A_NOTE else ()) + notes
+    return found, ((_zeros_note(path),) if sparsity >= WORTH_A_NOTE else ()) + notes
+
+
+def _zeros_note(path: Path) -> str:
+    """What the zeros of a .tflite file do to an estimate, by how they are stored."""
+    from edgeprune.graph.tflite_options import read_options
+
+    return SPARSE_ZEROS if read_options(path, []).sparse else DENSE_ZEROS
 
 
 def _multiplied_depthwise(graph: Graph, profile: Profile) -> tuple[str, ...]:
