@@ -161,7 +161,9 @@ def _xnnpack(graph: Graph, cluster: Cluster, target: str) -> SparsityAdvice:
     return SparsityAdvice(
         target=target,
         pays=pays,
-        rule=SPEED_UPS if pays is not Pays.YES else f"{cluster.sparsity:.1%} zeros in the 1x1 filters and heads of this file; {SPEED_UPS}",
+        rule=SPEED_UPS
+        if pays is not Pays.YES
+        else f"{cluster.sparsity:.1%} zeros in the 1x1 filters and heads of this file; {SPEED_UPS}",
         conditions=conditions,
         change="" if pays is Pays.YES else _xnnpack_change(conditions, cluster),
         source="google/XNNPACK@75db3c093b6d: src/subgraph.c, src/xnnpack/hardware-config.h; "
