@@ -15,7 +15,7 @@ from edgeprune.errors import EdgepruneError, UsageError
 from edgeprune.latency.estimate import Estimate, OpEstimate, estimate_latency, how_of
 from edgeprune.latency.measure import LatencyComparison, compare_latency
 from edgeprune.latency.profiles import Profile, find_profile, shipped_profiles
-from edgeprune.latency.sparsity import SparsityAdvice, load_refusals, sparsity_advice
+from edgeprune.latency.sparsity import TWO_OF_FOUR, Condition, SparsityAdvice, load_refusals, sparsity_advice
 from edgeprune.report.table import Table, to_text
 from edgeprune.units import format_count, format_ms, format_percent
 
@@ -49,17 +49,25 @@ def estimate_verb(path: Path, *, device: str, every: bool, as_json: bool) -> int
 def _zero_lines(advice: Sequence[SparsityAdvice]) -> list[str]:
     """Targets with the same answer together: the answer, what failed, what to change."""
     groups: dict[tuple[str, str, str], list[str]] = {}
-    for item in advice:
-        failed = "; ".join(f"{condition.rule}: {condition.found}" for condition in item.failed) or item.rule
-        groups.setdefault((item.pays.value, failed, item.change), []).append(item.target)
     lines = []
+    for item in advice:
+        open_ = [condition for condition in item.conditions if condition.met is None] if item.pays == "unknown" else []
+        failed = "; ".join(_condition(condition) for condition in (*item.failed, *open_)) or item.rule
+        if item.target != TWO_OF_FOUR:
+            groups.setdefault((item.pays.value, failed, item.change), []).append(item.target)
     for (answer, why, change), targets in groups.items():
         lines += [
             f"  {', '.join(targets)}: {answer}",
             f"    why: {why}",
             *([f"    change: {change}"] if change else []),
         ]
-    return lines
+    return [*lines, f"  {TWO_OF_FOUR}: no; NVIDIA GPUs use it through TensorRT, no runtime of this format does"]
+
+
+def _condition(condition: Condition) -> str:
+    """A condition in words, without the letter that orders XNNPACK's."""
+    letter, separator, rest = condition.rule.partition(": ")
+    return f"{rest if separator and len(letter) == 1 else condition.rule}: {condition.found}"
 
 
 def _estimate_facts(found: Estimate) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from edgeprune.errors import InputError
 from edgeprune.graph.model import Graph, Op, Tensor
 from edgeprune.graph.tflite import read_tflite
 from edgeprune.graph.tflite_options import FileOptions, Window, read_options
-from edgeprune.latency.sparse_cluster import Cluster, find_cluster
-from edgeprune.latency.sparsity import Pays, load_refusals, sparsity_advice
+from edgeprune.latency.sparse_cluster import Cluster, KeptMean, find_cluster
+from edgeprune.latency.sparsity import Pays, load_refusals, runs_sparse_kernels, sparsity_advice
 
 FILES = Path(__file__).parent / "files"
 ELIGIBLE = FILES / "eligible_sparse.tflite"
@@ -53,7 +53,7 @@ def test_an_eligible_file_pays_where_the_processor_allows() -> None:
     """On Arm and in WebAssembly, not on x86 with AVX; 1800 zeros of 256 + 2048 + 256 weights."""
     arm, wasm, x86, ethos, two_of_four = sparsity_advice(ELIGIBLE)
     assert (arm.pays, wasm.pays, x86.pays) == (Pays.YES, Pays.YES, Pays.NO)
-    assert [condition.rule[0] for condition in arm.conditions] == list("abcdef")
+    assert [condition.rule[0] for condition in arm.conditions] == list("abcdefg")
     assert arm.conditions[5].found == "70.3%"
     assert (arm.failed, arm.change) == ((), "")
     assert [condition.rule[0] for condition in x86.failed] == ["a"]
@@ -162,6 +162,74 @@ def test_a_value_with_a_second_consumer_must_be_eligible_there_too() -> None:
     assert find_cluster(branched, options).inside == "a SOFTMAX"
 
 
+def kept(reader: str) -> tuple[Graph, FileOptions]:
+    """The eligible graph with a mean that keeps its dimensions, read by an operation of this kind."""
+    graph, options = eligible()
+    mean, dense = graph.ops[MEAN], graph.ops[DENSE]
+    graph = tensor(graph, mean.outputs[0], shape=(1, 1, 1, graph.tensors[mean.inputs[0]].shape[3]))
+    if reader == "CONV_2D":
+        rows, columns = graph.tensors[dense.inputs[1]].shape
+        graph = tensor(graph, dense.inputs[1], shape=(rows, 1, 1, columns))
+        one = Window(stride=(1, 1), dilation=(1, 1), padding="SAME")
+        options = dataclasses.replace(options, windows={**options.windows, DENSE: one})
+    return kind(graph, DENSE, reader), options
+
+
+@pytest.mark.parametrize(
+    ("reader", "outcome"),
+    [
+        ("CONV_2D", KeptMean.REFUSED),
+        ("FULLY_CONNECTED", KeptMean.REFUSED),
+        ("RESHAPE", KeptMean.MISSHAPEN),
+        ("LOGISTIC", KeptMean.MISSHAPEN),
+    ],
+)
+def test_a_mean_that_keeps_its_dimensions(reader: str, outcome: KeptMean) -> None:
+    """As LiteRT 2.3.0 behaved on emulated Arm: a head that checks its channels is refused, others lose their shape."""
+    assert find_cluster(*kept(reader)).kept_mean is outcome
+
+
+def test_a_kept_mean_as_high_as_it_has_channels() -> None:
+    """The wrong shape is then the right one: the file loaded, so it is not called refused."""
+    graph, options = kept("CONV_2D")
+    map_ = graph.ops[MEAN].inputs[0]
+    channels = graph.tensors[map_].shape[3]
+    square = tensor(graph, map_, shape=(1, channels, channels, channels))
+    assert find_cluster(square, options).kept_mean is KeptMean.MISSHAPEN
+
+
+def test_a_convolution_that_hands_its_result_on_in_the_cluster() -> None:
+    """A 1x1 convolution on the kept mean whose result a LOGISTIC reads ran, with right outputs."""
+    graph, options = kept("CONV_2D")
+    head = graph.ops[DENSE]
+    made = Tensor(name="x", shape=(1, 1, 1, 4), dtype="float32", constant=False, raw_bytes=0, elements=4, zeros=None)
+    graph = tensor(graph, head.outputs[0], shape=(1, 1, 1, 4))
+    op = Op(kind="LOGISTIC", inputs=head.outputs, outputs=(len(graph.tensors),), macs=0, subgraph=0)
+    longer = dataclasses.replace(graph, tensors=(*graph.tensors, made), ops=(*graph.ops, op))
+    assert find_cluster(longer, options).kept_mean is KeptMean.HARMLESS
+
+
+@pytest.mark.parametrize(
+    ("reader", "answers", "refused"),
+    [("CONV_2D", [Pays.NO, Pays.UNKNOWN, Pays.NO], 1), ("RESHAPE", [Pays.UNKNOWN, Pays.UNKNOWN, Pays.NO], 0)],
+)
+def test_advice_on_a_kept_mean(monkeypatch: pytest.MonkeyPatch, reader: str, answers: list[Pays], refused: int) -> None:
+    """Refused files get "no" on Arm and a refusal; the rest is unknown, with what to try; never "yes"."""
+    from edgeprune.graph import tflite, tflite_options
+
+    graph, options = kept(reader)
+    monkeypatch.setattr(tflite, "read_tflite", lambda _: graph)
+    monkeypatch.setattr(tflite_options, "read_options", lambda *_: options)
+    advice = sparsity_advice(ELIGIBLE)
+    assert [item.pays for item in advice[:3]] == answers
+    assert "keepdims=False" in advice[0].change
+    assert "bench FILE --arm" in advice[1].change
+    assert runs_sparse_kernels(ELIGIBLE)
+    found = load_refusals(ELIGIBLE)
+    assert len(found) == refused
+    assert all("LiteRT 2.3.0 on Arm" in item.runtime and "keepdims=False" in item.change for item in found)
+
+
 def test_a_graph_without_convolutions() -> None:
     """Nothing to start from, and nothing is claimed about the rest."""
     graph, options = eligible()
@@ -186,6 +254,43 @@ def test_a_file_with_zeros_stored_like_other_numbers() -> None:
     assert arm.failed[0].found == "zeros are stored like other numbers"
     assert "EXPERIMENTAL_SPARSITY" in arm.change
     assert "begin with a 3x3 convolution of stride 2 on 3 channels" in arm.change
+
+
+def told(path: Path) -> str:
+    """What `estimate` prints about zeros."""
+    from edgeprune.latency_verbs import _zero_lines
+
+    return "\n".join(_zero_lines(sparsity_advice(path)))
+
+
+def test_the_text_needs_no_list_of_letters() -> None:
+    """No condition letters, one line on 2:4, and how to store zeros sparse."""
+    text = told(FILES / "float32.tflite")
+    assert "a filter stored sparse (DENSIFY): zeros are stored like other numbers" in text
+    assert " b: " not in text
+    assert " d: " not in text
+    assert "edgeprune convert does not, TensorFlow does" in text
+    assert [line for line in text.splitlines() if "TensorRT" in line] == [
+        "  2:4 sparsity: no; NVIDIA GPUs use it through TensorRT, no runtime of this format does"
+    ]
+
+
+def test_yes_tells_the_zeros_of_the_file_and_the_measured_speed_ups() -> None:
+    """1800 of 2560 weights, and 1.5, 1.9 and 2.6 times at 70, 80 and 90 %."""
+    text = told(ELIGIBLE)
+    assert "70.3% zeros in the 1x1 filters and heads of this file" in text
+    assert "1.5 times as fast at 70 % zeros, 1.9 at 80 %, 2.6 at 90 %" in text
+
+
+def test_the_note_on_zeros_goes_by_how_they_are_stored() -> None:
+    """Zeros stored sparse are not called stored like other numbers."""
+    from edgeprune.latency.estimate import covered_kernels
+    from edgeprune.latency.profiles import find_profile
+
+    profile = find_profile("pixel3-tflite-4t-float32")
+    notes = {name: covered_kernels(FILES / f"{name}.tflite", profile)[1] for name in ("float32", "float32_sparse")}
+    assert notes["float32"][0].startswith("zeros stored like other numbers")
+    assert notes["float32_sparse"][0].startswith("weights are stored sparse")
 
 
 def test_core_ml() -> None:

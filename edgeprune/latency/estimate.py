@@ -51,6 +51,9 @@ LEAST_SHARE = 0.02
 EXTRAPOLATION = "an extrapolation"
 WORTH_A_NOTE = 0.01  # share of zeros
 DENSE_ZEROS = "zeros stored like other numbers change no latency here: the estimate reads shapes, not values"
+SPARSE_ZEROS = (
+    "weights are stored sparse, and the estimate is that of the same weights stored dense: it reads shapes only"
+)
 
 MULTIPLIED = (
     "a depthwise convolution has more outputs than inputs: this runtime's int8 kernels may run it slower than that "
@@ -135,7 +138,14 @@ def covered_kernels(path: Path, profile: Profile) -> tuple[list[Kernel | str], t
         raise Unsupported(f"{path}: estimates are for .tflite files and .mlpackage folders; convert the model first")
     if not found:
         raise Unsupported(f"{path}: no operations in its main function or graph, so there is nothing to estimate")
-    return found, ((DENSE_ZEROS,) if sparsity >= WORTH_A_NOTE else ()) + notes
+    return found, ((_zeros_note(path),) if sparsity >= WORTH_A_NOTE else ()) + notes
+
+
+def _zeros_note(path: Path) -> str:
+    """What the zeros of a .tflite file do to an estimate, by how they are stored."""
+    from edgeprune.graph.tflite_options import read_options
+
+    return SPARSE_ZEROS if read_options(path, []).sparse else DENSE_ZEROS
 
 
 def _other_graphs(graph: Graph) -> tuple[str, ...]:
@@ -171,9 +181,9 @@ def _channels(graph: Graph, ends: Sequence[int]) -> int:
 
 def _check_sparse_kernels(path: Path, profile: Profile) -> None:
     """Where XNNPACK would run sparse kernels, a dense estimate is wrong and no profile knows the right one."""
-    from edgeprune.latency.sparsity import Pays, sparsity_advice
+    from edgeprune.latency.sparsity import runs_sparse_kernels
 
-    if profile.runtime.startswith("XNNPACK") and sparsity_advice(path)[0].pays is Pays.YES:
+    if profile.runtime.startswith("XNNPACK") and runs_sparse_kernels(path):
         raise Unsupported(
             f"{path}: XNNPACK runs its sparse kernels on this file, and no profile covers those; measure it on the "
             "device, or estimate the same model stored dense for an upper bound"

@@ -1,18 +1,20 @@
-"""The part of a graph that XNNPACK can run with sparse kernels: from a stem convolution to a global mean.
+"""The part of a graph that XNNPACK can run with sparse kernels: from a stem convolution to a global mean and its heads.
 
 Rules as read in google/XNNPACK, src/subgraph.c: every value in the cluster is floating point and consumed by eligible
-operations only; filters of 1x1 convolutions count together.
+operations only; filters of 1x1 convolutions and dense layers count together, those after the mean too. What becomes of
+a mean that keeps its dimensions (src/subgraph/static-reduce.c) was measured with LiteRT 2.3.0 on emulated Arm.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeprune.graph.model import Graph, Op
 from edgeprune.graph.tflite_options import FileOptions, Window
 
-__all__ = ["NEEDED_ZEROS", "Cluster", "find_cluster"]
+__all__ = ["NEEDED_ZEROS", "Cluster", "KeptMean", "find_cluster"]
 
 NEEDED_ZEROS = 2 / 3
 _UNARY = frozenset(
@@ -37,7 +39,22 @@ _UNARY = frozenset(
     }
 )
 _BINARY = frozenset({"ADD", "MUL"})
+_ENDS = frozenset({"MEAN", "DEPTH_TO_SPACE"})
 _FLOATS = frozenset({"float32", "float16"})
+
+
+class KeptMean(enum.StrEnum):
+    """What the sparse path makes of a mean that keeps its dimensions, [batch, 1, 1, channels].
+
+    Its result gets a wrong shape: the height of the averaged map stands where the channels should. REFUSED: the
+    operation that reads it is checked against that shape, and the file does not load. MISSHAPEN: nothing checks it, so
+    the output has a wrong shape or lacks channels, or is right because something reshapes it. HARMLESS: no such mean,
+    or a 1x1 convolution reads it whose own result stays in the cluster, as in squeeze-and-excitation.
+    """
+
+    HARMLESS = "harmless"
+    MISSHAPEN = "misshapen"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +62,8 @@ class Cluster:
     """What was found. `stem`, `inside` and `integers` are empty when that condition holds, else what breaks it.
 
     `inside` is None where there is no stem to start from. `shaped` tells whether a stem of the right kernel was found,
-    padded rightly or not. `sparsity` is that of the cluster's 1x1 filters and of a dense layer that reads the mean;
-    None when it has none.
+    padded rightly or not. `sparsity` is that of the cluster's 1x1 filters and of those and the dense layers that follow
+    the mean; None when it has none. `reader` is the operation that reads the result of a kept mean, "" without one.
     """
 
     densify: int
@@ -55,6 +72,8 @@ class Cluster:
     inside: str | None
     shaped: bool
     sparsity: float | None
+    kept_mean: KeptMean = KeptMean.HARMLESS
+    reader: str = ""
 
 
 def find_cluster(graph: Graph, options: FileOptions) -> Cluster:
@@ -74,11 +93,13 @@ class _Walk:
 
     def cluster(self) -> Cluster:
         stem, why = self.stem()
-        members, heads, broken = self.members(stem) if stem is not None else ([], [], None)
-        found = [place for place in members if self.is_pointwise(self.ops[place])] + heads
-        filters = [self.stored(self.ops[place].inputs[1]) for place in found]
+        members, late, broken = self.members(stem) if stem is not None else ([], [], None)
+        heads = [place for place in late if self.ops[place].kind == "FULLY_CONNECTED"]
+        found = [place for place in (*members, *late) if self.is_pointwise(self.ops[place])] + heads
+        filters = [self.stored(self.ops[place].inputs[1]) for place in found if len(self.ops[place].inputs) > 1]
         elements = sum(self.graph.tensors[index].elements for index in filters)
         zeros = sum(self.graph.tensors[index].zeros or 0 for index in filters)
+        kept, reader = self.kept_mean([*members, *late])
         return Cluster(
             densify=sum(op.kind == "DENSIFY" for op in self.ops),
             integers=self.integers([stem, *members] if stem is not None else range(len(self.ops))),
@@ -86,6 +107,8 @@ class _Walk:
             inside=broken,
             shaped=stem is not None,
             sparsity=zeros / elements if elements else None,
+            kept_mean=kept,
+            reader=reader,
         )
 
     def stem(self) -> tuple[int | None, str]:
@@ -121,29 +144,88 @@ class _Walk:
         return padding == ((0, 0), (1, 1), (1, 1), (0, 0))
 
     def members(self, stem: int) -> tuple[list[int], list[int], str]:
-        """Positions of the operations between stem and mean, of dense layers on the mean, and what is not eligible."""
+        """Positions of the operations from stem to mean, of those from the mean on, and what is not eligible."""
         members: list[int] = []
-        heads: list[int] = []
+        late: list[int] = []
         pending, seen = list(self.ops[stem].outputs), set(self.ops[stem].outputs)
-        ends = False
+        after: set[int] = set()  # values that come from a mean alone
         while pending:
             index = pending.pop(0)
-            for place in self.users.get(index, []):
+            users = self.users.get(index, [])
+            faults = {place: self.late_fault(place) if index in after else self.fault(place) for place in users}
+            if index in after and not any(self.holds(place) and not faults[place] for place in users):
+                users = [place for place in users if self.ops[place].kind == "FULLY_CONNECTED"]
+                faults = {}  # the cluster ends where nothing eligible reads on
+            fault = next((fault for fault in faults.values() if fault), "")
+            if fault:
+                return members, late, fault
+            for place in users:
                 op = self.ops[place]
-                if op.kind in ("MEAN", "DEPTH_TO_SPACE"):
-                    ends = True
-                    after = [user for output in op.outputs for user in self.users.get(output, [])]
-                    heads += [user for user in after if self.ops[user].kind == "FULLY_CONNECTED"]
-                    continue
-                fault = self.fault(place)
-                if fault:
-                    return members, heads, fault
-                if place not in members:
-                    members.append(place)
+                ended = op.kind in _ENDS or self.values(op) <= after
+                if place not in members and place not in late:
+                    (late if ended else members).append(place)
                 new = [output for output in op.outputs if output not in seen]
                 pending += new
                 seen.update(new)
-        return members, heads, "" if ends else "it does not end in a MEAN over height and width"
+                after.update(new if ended else ())
+        return members, late, "" if late else "it does not end in a MEAN over height and width"
+
+    def values(self, op: Op) -> set[int]:
+        """The inputs of an operation that are computed, not stored."""
+        return {index for index in op.inputs if index >= 0 and not self.graph.tensors[self.stored(index)].constant}
+
+    def kept_mean(self, places: Sequence[int]) -> tuple[KeptMean, str]:
+        """The worst that any mean of the cluster meets, and the operation that reads it."""
+        found = [(KeptMean.HARMLESS, "")]
+        inside = frozenset(places)
+        for place in places:
+            if self.ops[place].kind == "MEAN":
+                found += [
+                    self.read_kept(output, place, inside)
+                    for output in self.ops[place].outputs
+                    if len(self.graph.tensors[output].shape) == 4
+                ]
+        return max(found, key=lambda item: list(KeptMean).index(item[0]))
+
+    def read_kept(self, index: int, mean: int, inside: frozenset[int]) -> tuple[KeptMean, str]:
+        """What reads the result of a kept mean, through operations that keep its shape."""
+        # By chance the wrong shape is the right one where the map is as high as it has channels.
+        shape = self.graph.tensors[self.ops[mean].inputs[0]].shape
+        checked = KeptMean.MISSHAPEN if len(shape) == 4 and shape[1] == shape[3] else KeptMean.REFUSED
+        pending, seen, worst = [index], {index}, (KeptMean.HARMLESS, "")
+        while pending:
+            value = pending.pop(0)
+            users = [place for place in self.users.get(value, []) if place in inside]
+            if not users:
+                worst = (KeptMean.MISSHAPEN, self.reader_of(value))
+            for place in users:
+                op = self.ops[place]
+                ends = not any(user in inside for output in op.outputs for user in self.users.get(output, []))
+                joined = op.kind in _BINARY and len(self.values(op)) > 1
+                if op.kind == "FULLY_CONNECTED" or joined or (op.kind == "CONV_2D" and ends):
+                    return checked, f"a {op.kind}"
+                if op.kind != "CONV_2D":
+                    new = [output for output in op.outputs if output not in seen]
+                    pending += new
+                    seen.update(new)
+        return worst
+
+    def reader_of(self, index: int) -> str:
+        """The operation that reads a value, in words."""
+        users = self.users.get(index, [])
+        return f"a {self.ops[users[0]].kind}" if users else "the output"
+
+    def holds(self, place: int) -> bool:
+        """Whether other readers of the same value must be eligible; LiteRT 2.3.0 asks no such thing of dense layers."""
+        return self.ops[place].kind != "FULLY_CONNECTED"
+
+    def late_fault(self, place: int) -> str:
+        """Why an operation on what comes from a mean does not belong into the cluster."""
+        op = self.ops[place]
+        if op.kind == "FULLY_CONNECTED":
+            return ""
+        flat = not op.inputs or len(self.graph.tensors[op.inputs[0]].shape) != 4
+        return f"a {op.kind} of a value that has not four dimensions" if flat else self.fault(place)
 
     def fault(self, place: int) -> str:
         """Why an operation does not belong into a cluster; empty when it does."""
@@ -156,7 +238,7 @@ class _Walk:
         if op.kind in _BINARY:
             flat = any(len(self.graph.tensors[index].shape) != 4 for index in op.inputs if index >= 0)
             return f"{op.kind} of a value that has not four dimensions" if flat else ""
-        if op.kind in _UNARY or op.kind in ("PAD", "RESIZE_BILINEAR"):
+        if op.kind in _UNARY or op.kind in _ENDS or op.kind in ("PAD", "RESIZE_BILINEAR"):
             return ""
         shape = self.graph.tensors[op.inputs[1]].shape if op.kind == "CONV_2D" and len(op.inputs) > 1 else ()
         return f"a {op.kind}" + (f" of {shape[1]}x{shape[2]}" if len(shape) == 4 else "")
