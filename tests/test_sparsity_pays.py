@@ -54,7 +54,7 @@ def test_an_eligible_file_pays_where_the_processor_allows() -> None:
     arm, wasm, x86, ethos, two_of_four = sparsity_advice(ELIGIBLE)
     assert (arm.pays, wasm.pays, x86.pays) == (Pays.YES, Pays.YES, Pays.NO)
     assert [condition.rule[0] for condition in arm.conditions] == list("abcdefg")
-    assert arm.conditions[5].found == "70.3%"
+    assert arm.conditions[5].found == "78.1%, with dense layers 70.3%"
     assert (arm.failed, arm.change) == ((), "")
     assert [condition.rule[0] for condition in x86.failed] == ["a"]
     assert "AVX" in x86.failed[0].found
@@ -65,7 +65,7 @@ def test_an_eligible_file_pays_where_the_processor_allows() -> None:
 def test_the_cluster_of_an_eligible_graph() -> None:
     """Nothing is wrong with it."""
     assert find_cluster(*eligible()) == Cluster(
-        densify=1, integers="", stem="", inside="", shaped=True, sparsity=1800 / 2560
+        densify=1, integers="", stem="", inside="", shaped=True, sparsity=1800 / 2560, pointwise_sparsity=1800 / 2304
     )
 
 
@@ -130,6 +130,20 @@ def test_two_thirds_is_not_enough() -> None:
     stored = graph.ops[DENSIFY].inputs[0]
     shares = [find_cluster(tensor(graph, stored, zeros=zeros), options).sparsity for zeros in (1706, 1707)]
     assert [share is not None and share > 2 / 3 for share in shares] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("zeros", "answer"), [(1536, Pays.NO), (1537, Pays.UNKNOWN), (1706, Pays.UNKNOWN), (1707, Pays.YES)]
+)
+def test_runtimes_that_count_dense_layers_or_do_not(monkeypatch: pytest.MonkeyPatch, zeros: int, answer: Pays) -> None:
+    """Between 2/3 of the 2,304 weights of 1x1 filters and 2/3 of the 2,560 with the dense layer, it depends."""
+    graph, options = eligible()
+    changed = tensor(graph, graph.ops[DENSIFY].inputs[0], zeros=zeros)
+    monkeypatch.setattr("edgeprune.latency.sparsity.find_cluster", lambda *_: find_cluster(changed, options))
+    arm = sparsity_advice(FILES / "eligible_sparse.tflite")[0]
+    assert arm.pays is answer
+    assert ("runtimes differ" in arm.conditions[-2].found) is (answer is Pays.UNKNOWN)
+    assert ("70 % zeros or more" in arm.change) is (answer is not Pays.YES)
 
 
 @given(st.integers(0, 2048))

@@ -185,8 +185,8 @@ def _check_sparse_kernels(path: Path, profile: Profile) -> None:
 
     if profile.runtime.startswith("XNNPACK") and runs_sparse_kernels(path):
         raise Unsupported(
-            f"{path}: XNNPACK runs its sparse kernels on this file, and no profile covers those; measure it on the "
-            "device, or estimate the same model stored dense for an upper bound"
+            f"{path}: XNNPACK runs its sparse kernels on this file, or may, and no profile covers those; measure it on "
+            "the device, or estimate the same model stored dense for an upper bound"
         )
 
 

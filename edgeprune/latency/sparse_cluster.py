@@ -62,8 +62,9 @@ class Cluster:
     """What was found. `stem`, `inside` and `integers` are empty when that condition holds, else what breaks it.
 
     `inside` is None where there is no stem to start from. `shaped` tells whether a stem of the right kernel was found,
-    padded rightly or not. `sparsity` is that of the cluster's 1x1 filters and of those and the dense layers that follow
-    the mean; None when it has none. `reader` is the operation that reads the result of a kept mean, "" without one.
+    padded rightly or not. `pointwise_sparsity` is that of the 1x1 filters, also after the mean, and `sparsity` that of
+    those and the dense layers that follow the mean (runtimes count one or the other); None without any. `reader` is the
+    operation that reads the result of a kept mean, "" without one.
     """
 
     densify: int
@@ -72,6 +73,7 @@ class Cluster:
     inside: str | None
     shaped: bool
     sparsity: float | None
+    pointwise_sparsity: float | None
     kept_mean: KeptMean = KeptMean.HARMLESS
     reader: str = ""
 
@@ -95,10 +97,7 @@ class _Walk:
         stem, why = self.stem()
         members, late, broken = self.members(stem) if stem is not None else ([], [], None)
         heads = [place for place in late if self.ops[place].kind == "FULLY_CONNECTED"]
-        found = [place for place in (*members, *late) if self.is_pointwise(self.ops[place])] + heads
-        filters = [self.stored(self.ops[place].inputs[1]) for place in found if len(self.ops[place].inputs) > 1]
-        elements = sum(self.graph.tensors[index].elements for index in filters)
-        zeros = sum(self.graph.tensors[index].zeros or 0 for index in filters)
+        pointwise = [place for place in (*members, *late) if self.is_pointwise(self.ops[place])]
         kept, reader = self.kept_mean([*members, *late])
         return Cluster(
             densify=sum(op.kind == "DENSIFY" for op in self.ops),
@@ -106,10 +105,18 @@ class _Walk:
             stem=why,
             inside=broken,
             shaped=stem is not None,
-            sparsity=zeros / elements if elements else None,
+            sparsity=self.sparsity([*pointwise, *heads]),
+            pointwise_sparsity=self.sparsity(pointwise),
             kept_mean=kept,
             reader=reader,
         )
+
+    def sparsity(self, places: Sequence[int]) -> float | None:
+        """Share of zeros in the filters of these operations together; None without any."""
+        filters = [self.stored(self.ops[place].inputs[1]) for place in places if len(self.ops[place].inputs) > 1]
+        elements = sum(self.graph.tensors[index].elements for index in filters)
+        zeros = sum(self.graph.tensors[index].zeros or 0 for index in filters)
+        return zeros / elements if elements else None
 
     def stem(self) -> tuple[int | None, str]:
         """The stem's position; with None or a fault, what is wrong with it."""
