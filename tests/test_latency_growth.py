@@ -146,6 +146,17 @@ def test_estimates_beside_the_sizes(call: Any, project: Path) -> None:
         assert "not estimated for pixel3-tflite-4t-float32: i.tflite is int8" in outcome.out.replace("\\", "")
 
 
+def test_a_ranking_beside_the_sizes(call: Any, project: Path) -> None:
+    """A profile that only ranks gives no milliseconds, but how many times a known network's time."""
+    text = (project / "wide.toml").read_text().replace('kind = "fitted"', 'kind = "ranking-only"')
+    (project / "rank.toml").write_text(text)
+    outcome = call("check", "m.tflite", "--fast", "--show", "--device", "rank.toml")
+    assert outcome.code == 0, outcome.err
+    assert " x MobileNetV2" in outcome.out
+    assert "only ranks models; in times of MobileNetV2 1.0 224" in outcome.out
+    assert "not estimated" not in outcome.out
+
+
 def test_a_limit_beside_its_baseline(call: Any, project: Path) -> None:
     """The row of a latency limit tells the earlier estimate and the change."""
     (project / "edgeprune.toml").write_text(

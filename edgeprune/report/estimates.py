@@ -20,16 +20,24 @@ def estimate_table(records: Sequence[FileRecord], cell: Callable[[str], str]) ->
 
 def _times(found: EstimateRecord) -> tuple[str, str, str]:
     if found.total_ms is None or found.low_ms is None or found.high_ms is None:
-        return "not estimated", "-", "-"
+        # A profile that only ranks gives the part of a well-known network's time.
+        return f"{found.relative:.3g} x MobileNetV2" if found.relative is not None else "not estimated", "-", "-"
     return format_ms(found.total_ms), format_ms(found.low_ms), format_ms(found.high_ms)
 
 
 def estimate_notes(records: Sequence[FileRecord]) -> list[str]:
     """How each estimate was obtained, once, and why there is none."""
     estimates = [(record.path, found) for record in records for found in record.estimates]
-    made = dict.fromkeys(f"{found.device}: {found.how}" for _, found in estimates if found.total_ms is not None)
+    given = [found for _, found in estimates if found.total_ms is not None or found.relative is not None]
+    made = dict.fromkeys(
+        f"{found.device}: {found.how}"
+        + (f" ({found.refused}; in times of MobileNetV2 1.0 224)" if found.refused else "")
+        for found in given
+    )
     refused = [
-        f"{path}: not estimated for {found.device}: {found.refused}" for path, found in estimates if found.refused
+        f"{path}: not estimated for {found.device}: {found.refused}"
+        for path, found in estimates
+        if found.refused and found.relative is None
     ]
     return [*made, *refused]
 
