@@ -242,7 +242,7 @@ def _read(
 
 def _estimator(devices: Sequence[str]) -> Estimator:
     """Estimates a file for each device once. Raises UsageError for an unknown one, InputError for a broken profile."""
-    from edgeprune.latency.estimate import basis_of, estimate_facts, how_of
+    from edgeprune.latency.estimate import basis_of, estimate_facts, refused_facts
     from edgeprune.latency.profiles import Profile, find_profile
 
     found = {(profile.name, basis_of(profile)): profile for profile in map(find_profile, devices)}
@@ -250,10 +250,8 @@ def _estimator(devices: Sequence[str]) -> Estimator:
     def estimated(path: Path, profile: Profile) -> EstimateRecord:
         try:
             told = estimate_facts(path, profile)
-        except InputError as cause:  # a format without estimates, or broken where the sizes do not look
-            told = dict.fromkeys(("total_ms", "low_ms", "high_ms", "relative"))
-            told |= {"device": profile.name, "how": how_of(profile), "basis": basis_of(profile)}
-            told |= {"refused": str(cause).replace(str(path), path.name), "notes": []}
+        except InputError as cause:  # broken where the sizes do not look
+            told = refused_facts(path, profile, cause)
         return EstimateRecord(**{**told, "notes": tuple(told["notes"])})
 
     return lambda path: tuple(estimated(path, profile) for profile in found.values())

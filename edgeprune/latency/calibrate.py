@@ -19,8 +19,8 @@ import numpy.typing as npt
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.latency.derivation import largest_shares
-from edgeprune.latency.estimate import covered_kernels
-from edgeprune.latency.fitting import OTHER_CHIP, Fit, Row, fit, left_out, pairwise_band, pooled_band, scale
+from edgeprune.latency.estimate import covered_kernels, ratio_band
+from edgeprune.latency.fitting import OTHER_CHIP, Fit, Row, fit, left_out, pooled_band, scale
 from edgeprune.latency.kernels import Kernel
 from edgeprune.latency.measurements import Measurement
 from edgeprune.latency.profiles import Accuracy, Profile, TruthRow, shipped_profiles
@@ -294,9 +294,7 @@ def _accuracy(rows: Sequence[Row], errors: npt.NDArray[np.float64], ratios: tupl
 
 def _ratio_band(base: Profile, threads: int | None) -> tuple[float, float]:
     """The band of ratios between two networks by `base` on another device, and the share of its own within it."""
-    known = [math.log(row.left_out_ms / row.latency_ms) for row in base.truth if row.left_out_ms]
-    own = (base.accuracy.band_factor, base.accuracy.band_share)
-    factor, share = max(own, pairwise_band(known)) if len(known) > 1 else own
+    factor, share = max((base.accuracy.band_factor, base.accuracy.band_share), ratio_band(base))
     return max(factor, OTHER_DEVICE if threads in (None, base.threads) else OTHER_THREADS), share
 
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.contents.model import printable
-from edgeprune.errors import InputError, Unsupported
+from edgeprune.errors import EdgepruneError, InputError, Unsupported
 from edgeprune.graph import is_tflite
 from edgeprune.graph.mil import Package, read_coreml
 from edgeprune.graph.model import Graph, Op
@@ -26,6 +26,9 @@ from edgeprune.latency.fitting import pairwise_band
 from edgeprune.latency.kernels import Kernel, Kind, kernels_of
 from edgeprune.latency.profiles import Profile, shipped_profiles
 from edgeprune.latency.roofline import kernel_ms
+
+if TYPE_CHECKING:
+    from edgeprune.graph.tflite_options import FileOptions
 
 __all__ = [
     "EXTRAPOLATION",
@@ -41,6 +44,7 @@ __all__ = [
     "estimate_of",
     "how_of",
     "ratio_band",
+    "refused_facts",
 ]
 
 # A kind of operation may take this much more of the time than in any network that the profile was fitted on.
@@ -117,35 +121,36 @@ def covered_kernels(path: Path, profile: Profile) -> tuple[list[Kernel | str], t
     """
     if is_tflite(path):
         from edgeprune.graph.tflite import read_tflite
+        from edgeprune.graph.tflite_options import read_options
 
         graph = read_tflite(path)
         _check_format(path, "tflite", profile)
         _check_precision(path, tflite_precision(graph), profile, "tflite")
-        _check_sizes(path, graph)
+        options = read_options(path, [op.kind for op in graph.ops if op.subgraph == 0])
+        _check_sizes(path, graph, options)
         found = [_named(item) for item in kernels_of(graph)]
-        sparsity = graph.sparsity or 0.0
-        notes = (*_other_graphs(graph), *_multiplied_depthwise(graph, profile))
+        notes = (*_zeros_note(graph, options), *_other_graphs(graph), *_multiplied_depthwise(graph, profile))
         _check_sparse_kernels(path, profile)
     elif path.suffix.lower() in (".mlpackage", ".mlmodel"):
         package = read_coreml(path)
         _check_format(path, "coreml", profile)
         _check_precision(path, _stored_precision(package), profile, "coreml")
         found = [item if isinstance(item, Kernel) else item.kind for item in coreml_kernels(package)]
-        sparsity, notes = 0.0, _decompressed(coreml_precision(package))
+        notes = _decompressed(coreml_precision(package))
     elif not path.exists():
         raise InputError(f"{path} does not exist; check the path")
     else:
         raise Unsupported(f"{path}: estimates are for .tflite files and .mlpackage folders; convert the model first")
     if not found:
         raise Unsupported(f"{path}: no operations in its main function or graph, so there is nothing to estimate")
-    return found, ((_zeros_note(path),) if sparsity >= WORTH_A_NOTE else ()) + notes
+    return found, notes
 
 
-def _zeros_note(path: Path) -> str:
-    """What the zeros of a .tflite file do to an estimate, by how they are stored."""
-    from edgeprune.graph.tflite_options import read_options
-
-    return SPARSE_ZEROS if read_options(path, []).sparse else DENSE_ZEROS
+def _zeros_note(graph: Graph, options: FileOptions) -> tuple[str, ...]:
+    """What the zeros of a .tflite file do to an estimate, by how they are stored; nothing where there are few."""
+    if (graph.sparsity or 0.0) < WORTH_A_NOTE:
+        return ()
+    return (SPARSE_ZEROS if options.sparse else DENSE_ZEROS,)
 
 
 def _other_graphs(graph: Graph) -> tuple[str, ...]:
@@ -225,10 +230,7 @@ def _check_precision(path: Path, precision: str, profile: Profile, format_: str)
         )
 
 
-def _check_sizes(path: Path, graph: Graph) -> None:
-    from edgeprune.graph.tflite_options import read_options
-
-    options = read_options(path, [op.kind for op in graph.ops if op.subgraph == 0])
+def _check_sizes(path: Path, graph: Graph, options: FileOptions) -> None:
     for index, shape in options.open_inputs.items():
         raise Unsupported(
             f"{path}: input {graph.tensors[index].name!r} has open sizes {list(shape)}; "
@@ -356,15 +358,13 @@ def estimate_facts(path: Path, profile: Profile) -> dict[str, Any]:
 
     `basis` changes with the profile's numbers and with the version of the tool, whose rules they are put into.
     """
-    told: dict[str, Any] = {"device": profile.name, "how": how_of(profile), "basis": basis_of(profile)}
     try:
         found = estimate_latency(path, profile)
     except Unsupported as cause:
-        reason = str(cause).replace(str(path), path.name)  # a ledger is the same wherever it was made
-        return {**told, **dict.fromkeys(("total_ms", "low_ms", "high_ms", "relative")), "refused": reason, "notes": []}
+        return refused_facts(path, profile, cause)
     refused = found.refused or ("" if found.total_ms is not None else "this profile only ranks models")
     return {
-        **told,
+        **_origin(profile),
         "total_ms": found.total_ms,
         "low_ms": found.low_ms,
         "high_ms": found.high_ms,
@@ -372,6 +372,17 @@ def estimate_facts(path: Path, profile: Profile) -> dict[str, Any]:
         "refused": refused.replace(str(path), path.name) or None,
         "notes": list(found.notes),
     }
+
+
+def refused_facts(path: Path, profile: Profile, cause: EdgepruneError) -> dict[str, Any]:
+    """What `estimate_facts` gives for a file without an estimate, and why it has none."""
+    reason = str(cause).replace(str(path), path.name)  # a ledger is the same wherever it was made
+    numbers = dict.fromkeys(("total_ms", "low_ms", "high_ms", "relative"))
+    return {**_origin(profile), **numbers, "refused": reason, "notes": []}
+
+
+def _origin(profile: Profile) -> dict[str, Any]:
+    return {"device": profile.name, "how": how_of(profile), "basis": basis_of(profile)}
 
 
 def basis_of(profile: Profile) -> str:
