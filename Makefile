@@ -48,9 +48,9 @@ $(STAMP): $(SOURCES)
 	@rm -rf build edgeprune.egg-info
 	@wheel=$$(ls dist/edgeprune-*.whl); \
 	if test -x $(BIN)/uv; then \
-	  $(BIN)/uv pip install --quiet --python $(BIN)/python --reinstall-package edgeprune -c constraints.txt "$$wheel[all,dev]"; \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python --reinstall-package edgeprune -c constraints.txt "$$wheel[all,dev,docs]"; \
 	else \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$wheel[all,dev]" && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$wheel[all,dev,docs]" && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$$wheel"; \
 	fi
 	@touch $(STAMP)

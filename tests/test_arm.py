@@ -23,7 +23,7 @@ from edgeprune.arm.emulation import (
     emulator_environment,
     parse_counts,
 )
-from edgeprune.checker_commands import bench
+from edgeprune.commands.bench import bench
 from edgeprune.errors import EdgepruneError, InputError, RuntimeFailure, Unsupported, UsageError
 
 FILES = Path(__file__).parent / "files"

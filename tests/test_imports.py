@@ -69,9 +69,9 @@ RANKS: dict[str, int] = {
     "edgeprune.arm_verbs": 14,
     "edgeprune.verbs": 15,
     "edgeprune.options": 14,
-    "edgeprune.checker_commands": 15,
-    "edgeprune.cli": 16,
-    "edgeprune.__main__": 17,
+    "edgeprune.commands": 16,
+    "edgeprune.cli": 17,
+    "edgeprune.__main__": 18,
 }
 # The checker wing: everything that `edgeprune check` and a look at a ledger need.
 CHECKER = (
@@ -92,7 +92,7 @@ CHECKER = (
     "arm",
     "arm_verbs",
     "check",
-    "checker_commands",
+    "commands",
     "options",
     "compare",
     "inspection",
