@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.edgeprune-installed
-SOURCES = pyproject.toml constraints.txt Makefile $(wildcard edgeprune/*.py edgeprune/*/*.py edgeprune/*/*/*.py edgeprune/schemas/*.json edgeprune/devices/*.toml edgeprune/arm/*.c converters/*.py converters/*/*.py)
+SOURCES = pyproject.toml constraints.txt Makefile $(shell find edgeprune converters -type f -not -name '*.pyc')
 
 .PHONY: help demo test lint typecheck bench profiles format clean
 

@@ -1,7 +1,7 @@
 """What `edgeprune bench --arm` counts for MobileNetV2: dense, 80 % pruned (stored dense), and of width 0.75.
 
-Random weights; needs Keras, TensorFlow and the emulated Arm system (`python -m edgeprune.arm.prepare`), and says so
-where that is absent. Targets, on each cpu: pruned / dense is 1.0000 within 1e-4 for float32 and int8, and width 0.75 as
+Random weights; needs Keras, TensorFlow and the emulated Arm system (`python -m edgeprune.checker.arm.prepare`), and
+says so where that is absent. Targets, on each cpu: pruned / dense is 1.0000 within 1e-4 for float32 and int8, and width 0.75 as
 float32 on the Cortex-A76 is within 5 % of 0.756, the ratio of TFLite's published latencies on a Pixel 1. Exit code 1
 where one is missed.
 
@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.arm.cpus import arm_root, find_cpu
-from edgeprune.arm.emulation import compare_counts, count_instructions
+from edgeprune.checker.arm.cpus import arm_root, find_cpu
+from edgeprune.checker.arm.emulation import compare_counts, count_instructions
 from edgeprune.errors import Unsupported
 
 PIXEL_RATIO = 0.756
@@ -43,7 +43,7 @@ def files(folder: Path) -> dict[str, dict[str, Path]]:
     """Name -> precision -> file."""
     from edgeprune.artifact import Format, Precision
     from edgeprune.converters.session import Converter
-    from edgeprune.keras_models import keras_module
+    from edgeprune.maker.keras.models import keras_module
 
     keras = keras_module()
     models = {"dense": network(keras, 1.0), "pruned": network(keras, 1.0), "width 0.75": network(keras, 0.75)}

@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from truth_networks import network, truth_rows
 
+from edgeprune.checker.latency.calibrate import calibrated_fit
+from edgeprune.checker.latency.fitting import Row
+from edgeprune.checker.latency.profiles import find_profile
 from edgeprune.errors import InputError
-from edgeprune.latency.calibrate import calibrated_fit
-from edgeprune.latency.fitting import Row
-from edgeprune.latency.profiles import find_profile
 
 CASES: tuple[tuple[str, Mapping[str, str]], ...] = (
     ("pixel4-tflite-4t-float32", {"device": "Pixel 3", "threads": "4", "precision": "float32"}),

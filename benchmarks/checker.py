@@ -22,7 +22,7 @@ from pathlib import Path
 ROUNDS = 3
 CODECS = """
 import sys
-from edgeprune.size.codecs import CODECS
+from edgeprune.checker.size.codecs import CODECS
 import time
 content = open(sys.argv[1], "rb").read()
 begun = time.process_time()
@@ -41,7 +41,7 @@ def models(folder: Path) -> tuple[Path, Path]:
     """MobileNetV2 at widths 1.0 and, without the classifier, small enough for 300 kB."""
     from edgeprune.artifact import Format, Precision
     from edgeprune.converters.session import Converter
-    from edgeprune.keras_models import keras_module
+    from edgeprune.maker.keras.models import keras_module
 
     keras = keras_module()
     large = keras.applications.MobileNetV2((224, 224, 3), weights=None)

@@ -31,9 +31,9 @@ def cells(name: str) -> list[dict[str, Any]]:
     from edgeprune.artifact import Format, Precision
     from edgeprune.converters.evaluation import evaluate_file
     from edgeprune.converters.session import SUFFIXES, Converter
-    from edgeprune.datasets import Samples
     from edgeprune.errors import EdgepruneError
-    from edgeprune.keras_models import input_specs, keras_module, predict
+    from edgeprune.maker.keras.models import input_specs, keras_module, predict
+    from edgeprune.maker.training.datasets import Samples
 
     model = built(keras_module(), name)
     specs = input_specs(model)
@@ -77,7 +77,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--one"]:
         print(json.dumps(cells(sys.argv[2])))
         return
-    from edgeprune.keras_models import keras_module
+    from edgeprune.maker.keras.models import keras_module
 
     applications = keras_module().applications
     names = sys.argv[1:] or [name for name in dir(applications) if name[0].isupper()]

@@ -23,7 +23,7 @@ import numpy as np
 
 from edgeprune.converters.frozen import freeze
 from edgeprune.converters.tflite import convert_tflite
-from edgeprune.keras_models import keras_module
+from edgeprune.maker.keras.models import keras_module
 
 MODELS, PIXELS, ROUNDS, SAMPLES = ("MobileNetV2", "ResNet50"), 224, 2, 8
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.artifact import Format, Precision
+from edgeprune.checker.size.accounting import measure_size
 from edgeprune.converters.packaging import CoreMlOptions
 from edgeprune.converters.session import Converter
-from edgeprune.graph.coreml import storage_of
-from edgeprune.keras_models import keras_module
-from edgeprune.pruning.magnitude import MagnitudeOptions, prune_magnitude
-from edgeprune.size.accounting import measure_size
+from edgeprune.formats.coreml.storage import storage_of
+from edgeprune.maker.keras.models import keras_module
+from edgeprune.maker.pruning.magnitude import MagnitudeOptions, prune_magnitude
 
 CLASSIFIER = "predictions"
 # label, sparsity (0: dense), whether the classifier is pruned, precision, target, published ratio

@@ -17,12 +17,12 @@ from typing import Any
 
 from applications import built
 
-from edgeprune.keras_models import clone, keras_module
-from edgeprune.pruning.channel import analyse
-from edgeprune.pruning.importance import unit_scores
-from edgeprune.pruning.plan import ChannelOptions, plan_channels
-from edgeprune.pruning.surgery import cut, zeroed
-from edgeprune.pruning.verification import largest_error
+from edgeprune.maker.keras.models import clone, keras_module
+from edgeprune.maker.pruning.channel.importance import unit_scores
+from edgeprune.maker.pruning.channel.plan import ChannelOptions, plan_channels
+from edgeprune.maker.pruning.channel.pruner import analyse
+from edgeprune.maker.pruning.channel.surgery import cut, zeroed
+from edgeprune.maker.pruning.channel.verification import largest_error
 
 
 def row(keras: Any, name: str) -> bool:

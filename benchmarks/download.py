@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from edgeprune.artifact import Format, Precision
+from edgeprune.checker.size.accounting import measure_size
 from edgeprune.converters.session import Converter
-from edgeprune.keras_models import clone, keras_module
-from edgeprune.pruning.magnitude import MagnitudeOptions, prune_magnitude
-from edgeprune.size.accounting import measure_size
+from edgeprune.maker.keras.models import clone, keras_module
+from edgeprune.maker.pruning.magnitude import MagnitudeOptions, prune_magnitude
 
 
 def trained_like(model: Any, rng: np.random.Generator) -> Any:

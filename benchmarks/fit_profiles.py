@@ -1,4 +1,4 @@
-"""Fit the device profiles of edgeprune/devices to published latencies and write them anew, byte for byte the same.
+"""Fit the device profiles of the checker to published latencies and write them anew, byte for byte the same.
 
     python benchmarks/fit_profiles.py [--check] [NAME ...]
 
@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from truth_networks import network, truth_rows
 
-from edgeprune.latency.derivation import Derivation, Method, derive, largest_shares
-from edgeprune.latency.fitting import OTHER_CHIP, SAME_CHIP, Row
-from edgeprune.latency.profiles import Profile, TruthRow, dump_profile
-from edgeprune.latency.roofline import Coefficients
+from edgeprune.checker.latency.derivation import Derivation, Method, derive, largest_shares
+from edgeprune.checker.latency.fitting import OTHER_CHIP, SAME_CHIP, Row
+from edgeprune.checker.latency.profiles import Profile, TruthRow, dump_profile
+from edgeprune.checker.latency.roofline import Coefficients
 
 __all__ = ["SPECS", "Spec", "derivation_of", "fit_all", "rows_of"]
 
-FOLDER = Path(__file__).parent.parent / "edgeprune" / "devices"
+FOLDER = Path(__file__).parent.parent / "edgeprune" / "checker" / "latency" / "devices"
 REFERENCE = "mobilenet_v2 1.0 224"
 CPU = Coefficients(
     dense_gmacs_per_s=20, spatial_gmacs_per_s=20, depthwise_gmacs_per_s=3, memory_gb_per_s=4, op_overhead_us=5

@@ -79,8 +79,8 @@ def weights_of(model: Any) -> dict[str, np.ndarray]:
 def row(file: Path, name: str, told: dict[str, np.ndarray]) -> bool:
     """Print the line of one file; whether it is right."""
     from edgeprune.errors import EdgepruneError
-    from edgeprune.keras_models import input_specs, predict
-    from edgeprune.model_files import load_model
+    from edgeprune.maker.keras.model_files import load_model
+    from edgeprune.maker.keras.models import input_specs, predict
 
     begun = time.process_time()
     try:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 from fit_profiles import SPECS, Spec, derivation_of, fit_all, method_of, rows_of
 
-from edgeprune.latency.derivation import proportional_to_macs
-from edgeprune.latency.fitting import Row, left_out
-from edgeprune.latency.profiles import Profile
+from edgeprune.checker.latency.derivation import proportional_to_macs
+from edgeprune.checker.latency.fitting import Row, left_out
+from edgeprune.checker.latency.profiles import Profile
 from edgeprune.report.table import Table, to_text
 
 HEADS = (

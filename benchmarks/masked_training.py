@@ -10,12 +10,12 @@ import time
 
 import numpy as np
 
-from edgeprune.datasets import Samples
-from edgeprune.keras_models import clone, keras_module
-from edgeprune.metrics import METRICS
-from edgeprune.pruning.held import held
-from edgeprune.pruning.magnitude import MagnitudeOptions, apply_masks, masks_for, select_targets
-from edgeprune.training import TrainOptions, compile_model, make_deterministic, train_batch
+from edgeprune.maker.keras.models import clone, keras_module
+from edgeprune.maker.pruning.magnitude import MagnitudeOptions, apply_masks, masks_for, select_targets
+from edgeprune.maker.pruning.masked_training import held
+from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.loop import TrainOptions, compile_model, make_deterministic, train_batch
+from edgeprune.maker.training.metrics import METRICS
 
 ROUNDS, STEPS, BATCH = 6, 12, 16
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from edgeprune.latency.kernels import Kernel, kind_of
+from edgeprune.checker.latency.kernels import Kernel, kind_of
 
 __all__ = ["Network", "divisible"]
 

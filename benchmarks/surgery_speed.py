@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from edgeprune.keras_models import keras_module
-from edgeprune.pruning.channel import prune_channels
-from edgeprune.pruning.plan import ChannelOptions
+from edgeprune.maker.keras.models import keras_module
+from edgeprune.maker.pruning.channel.plan import ChannelOptions
+from edgeprune.maker.pruning.channel.pruner import prune_channels
 
 ROUNDS = 4
 

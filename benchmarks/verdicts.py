@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.latency.measure import compare_latency
+from edgeprune.checker.latency.measure import compare_latency
 
 
 def network(keras: Any, width: float, zeros: float) -> Any:
@@ -46,7 +46,7 @@ def network(keras: Any, width: float, zeros: float) -> Any:
 def files(folder: Path) -> dict[str, Path]:
     from edgeprune.artifact import Format, Precision
     from edgeprune.converters.session import Converter
-    from edgeprune.keras_models import keras_module
+    from edgeprune.maker.keras.models import keras_module
 
     keras = keras_module()
     keras.utils.set_random_seed(0)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from edgeprune.converters.parity import sqnr_db
 from edgeprune.errors import Unsupported
-from edgeprune.keras_models import input_specs, keras_module
+from edgeprune.maker.keras.models import input_specs, keras_module
 
 __all__ = ["Departure", "LayerMatch", "find_departure", "layer_outputs", "match_layers"]
 
@@ -67,8 +67,8 @@ def layer_outputs(model: Any, inputs: Mapping[str, Array]) -> list[_Played]:
     keras_module()
     import tensorflow as tf
 
-    from edgeprune.pruning.observe import play
-    from edgeprune.pruning.trace import functional_of, is_model
+    from edgeprune.maker.pruning.channel.observe import play
+    from edgeprune.maker.pruning.channel.trace import functional_of, is_model
 
     if not is_model(model):
         name = getattr(model, "name", "the model")

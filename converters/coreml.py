@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from edgeprune.artifact import files_of
+from edgeprune.checker.size.codecs import CODECS
 from edgeprune.converters.frozen import FrozenGraph, thaw
 from edgeprune.converters.packaging import CoreMlOptions
-from edgeprune.graph.coreml import storage_of
-from edgeprune.size.codecs import CODECS
+from edgeprune.formats.coreml.storage import storage_of
 
 __all__ = ["PREDICTED", "convert_coreml", "sparse_counterpart"]
 

@@ -19,11 +19,11 @@ from edgeprune.artifact import Artifact, Format
 from edgeprune.converters.evaluator.arguments import UnknownOperationError
 from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.parity import OutputParity, compare_outputs, refuse_senseless, sqnr_db
-from edgeprune.datasets import InputSpecs, Samples
 from edgeprune.errors import ConversionError, RuntimeFailure
-from edgeprune.graph.mil import read_coreml
+from edgeprune.formats.coreml.mil import read_coreml
 from edgeprune.ledger import RuntimeRun
-from edgeprune.metrics import Metric
+from edgeprune.maker.training.datasets import InputSpecs, Samples
+from edgeprune.maker.training.metrics import Metric
 from edgeprune.runtime.session import RunResult, installed_runtimes, run_tflite
 
 __all__ = ["EVALUATOR", "Evaluated", "evaluate_file", "pixels_of", "run_on_runtimes", "run_package", "strays"]

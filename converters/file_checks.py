@@ -12,9 +12,9 @@ import numpy as np
 
 from edgeprune.artifact import Artifact, Precision
 from edgeprune.errors import ConversionError
-from edgeprune.graph import Graph, Op
-from edgeprune.graph.coreml import constants_of
-from edgeprune.graph.mil import read_coreml
+from edgeprune.formats.coreml.mil import read_coreml
+from edgeprune.formats.coreml.storage import constants_of
+from edgeprune.formats.tflite import Graph, Op
 
 __all__ = [
     "FALLBACK_ADVICE",

@@ -19,7 +19,7 @@ from typing import Any
 from edgeprune.converters.signed_zeros import without_signed_zeros
 from edgeprune.converters.unrolling import unrolled
 from edgeprune.errors import ConversionError, Unsupported
-from edgeprune.keras_models import call_model, input_specs, keras_module, output_names
+from edgeprune.maker.keras.models import call_model, input_specs, keras_module, output_names
 
 __all__ = ["FrozenGraph", "FrozenTensor", "freeze", "read_graph_def", "thaw"]
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeprune.datasets import InputSpecs
 from edgeprune.errors import InputError, UsageError
+from edgeprune.maker.training.datasets import InputSpecs
 
 __all__ = ["TARGETS", "CoreMlOptions", "ImageInput", "check_ends", "read_labels"]
 

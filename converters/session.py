@@ -30,8 +30,8 @@ from edgeprune.converters.packaging import TARGETS, CoreMlOptions
 from edgeprune.converters.refusals import one_line
 from edgeprune.converters.unrolling import rolled_layers
 from edgeprune.errors import ConversionError, MissingExtra, Unsupported, UsageError
-from edgeprune.graph import read_graph
-from edgeprune.interrupts import child_process, scratch_folder
+from edgeprune.formats.tflite import read_graph
+from edgeprune.host.interrupts import child_process, scratch_folder
 
 __all__ = ["Converter", "check_export", "check_io_type"]
 

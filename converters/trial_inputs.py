@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.datasets import Samples
-from edgeprune.keras_models import input_specs, leaf_layers
+from edgeprune.maker.keras.models import input_specs, leaf_layers
+from edgeprune.maker.training.datasets import Samples
 
 __all__ = ["OPEN_SIZE", "TRIALS", "WIDE", "trial_samples"]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from edgeprune.errors import Unsupported
-from edgeprune.keras_models import keras_module
+from edgeprune.maker.keras.models import keras_module
 
 __all__ = ["rolled_layers", "unrolled"]
 

@@ -22,14 +22,14 @@ from edgeprune.converters.parity import (
     shows_nothing,
     spread_sqnr_db,
 )
-from edgeprune.datasets import Samples
 from edgeprune.errors import ConversionError, EdgepruneError, InputError, Unsupported, UsageError
-from edgeprune.graph import read_graph
-from edgeprune.graph.mil import read_coreml
-from edgeprune.graph.precision import coreml_precision, tflite_precision
-from edgeprune.keras_models import input_specs, predict
+from edgeprune.formats.coreml.mil import read_coreml
+from edgeprune.formats.precision import coreml_precision, tflite_precision
+from edgeprune.formats.tflite import read_graph
 from edgeprune.ledger import RuntimeRun
-from edgeprune.metrics import Metric
+from edgeprune.maker.keras.models import input_specs, predict
+from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.metrics import Metric
 from edgeprune.runtime.session import installed_runtimes, trace_tflite
 
 __all__ = ["BISECTED", "ExportedFile", "Verified", "bisect_file", "open_exported", "verify_file"]

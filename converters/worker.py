@@ -25,7 +25,7 @@ def _convert(job: dict[str, Any]) -> dict[str, Any]:
         import numpy as np
 
         from edgeprune.converters.tflite import convert_tflite
-        from edgeprune.output import write_file
+        from edgeprune.host.outputs import write_file
 
         calibration = None
         if job.get("calibration"):

@@ -1,5 +1,5 @@
 """`python -m edgeprune`."""
 
-from edgeprune.cli import main
+from edgeprune.commands.cli import main
 
 main()

@@ -70,7 +70,7 @@ class ArtifactEntry:
     """A file of the run. `sparsity` is that of the weights in the file, read back from it; `exported` files ship.
 
     `float_ops` are the operations of an integer file that compute in float, because that was allowed; `estimates` the
-    latencies on devices, as `edgeprune.latency.estimate.estimate_facts` gives them.
+    latencies on devices, as `edgeprune.checker.latency.estimate.estimate_facts` gives them.
     """
 
     path: str

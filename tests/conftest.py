@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import ROOT
 
 # Before anything imports TensorFlow; worker processes inherit it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -57,7 +58,7 @@ def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Call the command line in this process; what native code writes is caught too."""
 
     def run(*arguments: object) -> Outcome:
-        from edgeprune.cli import main
+        from edgeprune.commands.cli import main
 
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
@@ -73,7 +74,7 @@ def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 @pytest.fixture(scope="session")
 def keras() -> Any:
     """Keras on TensorFlow, imported once."""
-    from edgeprune.keras_models import keras_module
+    from edgeprune.maker.keras.models import keras_module
 
     return keras_module()
 
@@ -169,8 +170,8 @@ def one_converter(converter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         ) -> None:
             return None
 
-    from edgeprune import pipeline
     from edgeprune.converters import session
+    from edgeprune.maker.recipe import pipeline
 
     monkeypatch.setattr(session, "Converter", Borrowed)
     monkeypatch.setattr(pipeline, "Converter", Borrowed)
@@ -184,7 +185,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def covered(tmp_path: Path) -> Path:
     """A profile that takes any mix of operations and knows a tiny network, so that a tiny model is covered."""
-    shipped = (Path(__file__).parent.parent / "edgeprune" / "devices" / "pixel3-tflite-4t-float32.toml").read_text()
+    shipped = (ROOT / "edgeprune" / "checker" / "latency" / "devices" / "pixel3-tflite-4t-float32.toml").read_text()
     head, _, rest = shipped.partition("[largest_share]\n")
     shares, _, rows = rest.partition("\n\n")
     wide = "\n".join(f"{line.split(' = ')[0]} = 1.0" for line in shares.splitlines())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeprune.size.records import FileRecord, LayerRecord
+from edgeprune.checker.size.records import FileRecord, LayerRecord
 
 __all__ = ["NASTY", "layer", "record"]
 

@@ -1,7 +1,7 @@
 """The reference evaluator: run a saved Core ML package on this machine, operation by operation.
 
-The package is read from disk (`edgeprune.graph.mil`), compressed constants are decoded, and every operation is carried
-out by TensorFlow in float32; a value that the program declares float16 is rounded to float16. It proves graph, weights
+The package is read from disk (`edgeprune.formats.coreml.mil`), compressed constants are decoded, and every operation is
+carried out by TensorFlow in float32; a value that the program declares float16 is rounded to float16. It proves graph, weights
 and their precision. It does not reproduce the kernels of Apple's CPU, GPU or Neural Engine.
 """
 
@@ -18,9 +18,9 @@ import tensorflow as tf
 from edgeprune.converters.evaluator import arrays, elementwise, recurrent, sums, windows
 from edgeprune.converters.evaluator.arguments import Arguments, Kernel, UnknownOperationError
 from edgeprune.errors import ConversionError, InputError
-from edgeprune.graph.constexpr import DECODERS
-from edgeprune.graph.coreml import constants_of, is_constant
-from edgeprune.graph.mil import Constant, Operation, Package, Port, contradiction
+from edgeprune.formats.coreml.constexpr import DECODERS
+from edgeprune.formats.coreml.mil import Constant, Operation, Package, Port, contradiction
+from edgeprune.formats.coreml.storage import constants_of, is_constant
 
 __all__ = ["KERNELS", "Evaluator", "Step", "unknown_operations"]
 

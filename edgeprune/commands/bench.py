@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeprune.options import PATH, common_options
+from edgeprune.commands.options import PATH, common_options
 
 __all__ = ["bench"]
 
@@ -36,7 +36,7 @@ def bench(context: click.Context, /, file: Path, arm: str | None, **options: Any
 
     --arm counts the Arm64 instructions that LiteRT executes for an inference, by class, in QEMU (Linux). Counts have
     no noise, so "unchanged" means within 0.01 %; they are no time. It needs an emulated Arm system, prepared once by
-    'python -m edgeprune.arm.prepare'.
+    'python -m edgeprune.checker.arm.prepare'.
 
     \b
     Examples:
@@ -44,13 +44,13 @@ def bench(context: click.Context, /, file: Path, arm: str | None, **options: Any
       edgeprune bench pruned.tflite --against dense.tflite --arm cortex-a76
     """
     if arm is not None:
-        from edgeprune.arm_verbs import arm_verb
+        from edgeprune.commands.arm_verbs import arm_verb
 
         for name in ("runtime", "processes", "pairs"):
             if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"--{name} is about timing on this host; leave it out with --arm")
             del options[name]
         return arm_verb(file, cpu=arm, **options)
-    from edgeprune.latency_verbs import bench_verb
+    from edgeprune.commands.latency_verbs import bench_verb
 
     return bench_verb(file, **options)

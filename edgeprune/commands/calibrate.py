@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeprune.options import PATH, common_options
+from edgeprune.commands.options import PATH, common_options
 
 __all__ = ["calibrate"]
 
@@ -32,6 +32,6 @@ def calibrate(measured: Path, **options: Any) -> int:
     Example:
       edgeprune calibrate pixel9.csv --device pixel4-tflite-4t-float32 --models exports -o pixel9.toml
     """
-    from edgeprune.latency_verbs import calibrate_verb
+    from edgeprune.commands.latency_verbs import calibrate_verb
 
     return calibrate_verb(measured, **options)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeprune.options import PATH, chosen_format, common_options
+from edgeprune.commands.options import PATH, chosen_format, common_options
 
 __all__ = ["check"]
 
@@ -74,6 +74,6 @@ def check(files: tuple[Path, ...], as_json: bool, output_format: str | None, **o
       edgeprune check app-release.apk --show --why
       edgeprune check model.tflite --show --device pixel3-tflite-4t-float32
     """
-    from edgeprune.check import check_verb
+    from edgeprune.commands.check_verb import check_verb
 
     return check_verb(files, output_format=chosen_format(as_json, output_format), **options)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeprune.options import PATH, chosen_format, common_options
+from edgeprune.commands.options import PATH, chosen_format, common_options
 
 __all__ = ["compare"]
 
@@ -29,6 +29,6 @@ def compare(before: Path, after: Path, output_format: str | None, as_json: bool,
       edgeprune compare dense.tflite pruned.tflite --measure
       edgeprune compare old/Model.mlpackage new/Model.mlpackage --format markdown
     """
-    from edgeprune.compare import compare_verb
+    from edgeprune.commands.compare_verb import compare_verb
 
     return compare_verb(before, after, output_format=chosen_format(as_json, output_format), **options)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeprune.options import PATH, TOLERANCE, common_options
+from edgeprune.commands.options import PATH, TOLERANCE, common_options
 
 __all__ = ["convert"]
 
@@ -90,6 +90,6 @@ def convert(model: Path, output: Path, **options: Any) -> int:
       edgeprune convert model.keras --to coreml --image-input image --scale 0.00784314 --offset -1 \\
           --class-labels labels.txt -o Photo.mlpackage
     """
-    from edgeprune.export_verbs import convert_verb
+    from edgeprune.commands.export_verbs import convert_verb
 
     return convert_verb(model, output, **options)

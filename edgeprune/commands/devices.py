@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgeprune.options import common_options
+from edgeprune.commands.options import common_options
 
 __all__ = ["devices"]
 
@@ -13,6 +13,6 @@ __all__ = ["devices"]
 @common_options("json")
 def devices(as_json: bool) -> int:
     """List the device profiles with their errors on networks that the fit has not seen."""
-    from edgeprune.latency_verbs import devices_verb
+    from edgeprune.commands.latency_verbs import devices_verb
 
     return devices_verb(as_json=as_json)

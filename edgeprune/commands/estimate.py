@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgeprune.options import PATH, common_options
+from edgeprune.commands.options import PATH, common_options
 
 __all__ = ["estimate"]
 
@@ -30,6 +30,6 @@ def estimate(file: Path, device: str, every: bool, as_json: bool) -> int:
       edgeprune devices
       edgeprune estimate model.tflite --device pixel3-tflite-4t-float32
     """
-    from edgeprune.latency_verbs import estimate_verb
+    from edgeprune.commands.latency_verbs import estimate_verb
 
     return estimate_verb(file, device=device, every=every, as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeprune.options import PATH, common_options
+from edgeprune.commands.options import PATH, common_options
 
 __all__ = ["finetune"]
 
@@ -35,6 +35,6 @@ __all__ = ["finetune"]
 @common_options("metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom")
 def finetune(model: Path, output: Path, **options: Any) -> int:
     """Train MODEL on. Weights that are zero stay zero, so a pruned model stays pruned."""
-    from edgeprune.verbs import finetune_verb
+    from edgeprune.commands.verbs import finetune_verb
 
     return finetune_verb(model, output, **options)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeprune.options import PATH, common_options
+from edgeprune.commands.options import PATH, common_options
 
 __all__ = ["groups"]
 
@@ -19,6 +19,6 @@ __all__ = ["groups"]
 def groups(model: Path, **options: Any) -> int:
     """List the dependency groups of MODEL: layers that must lose the same channels, what is at stake in each, and
     whether it can be pruned or why not."""
-    from edgeprune.channel_verbs import groups_verb
+    from edgeprune.commands.channel_verbs import groups_verb
 
     return groups_verb(model, **options)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgeprune.options import PATH, chosen_format, common_options
+from edgeprune.commands.options import PATH, chosen_format, common_options
 
 __all__ = ["inspect"]
 
@@ -27,6 +27,6 @@ def inspect(file: Path, output_format: str | None, as_json: bool, why: bool) -> 
     "deflated" is a layer's part of the compressed download, "ideal" what a coder that looks at one number at a time
     would need (order-0 entropy, per channel where that is less). Reads what 'check' reads.
     """
-    from edgeprune.inspection import inspect_verb
+    from edgeprune.commands.inspect_verb import inspect_verb
 
     return inspect_verb(file, output_format=chosen_format(as_json, output_format), why=why)

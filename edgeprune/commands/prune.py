@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeprune.options import PATH, common_options
+from edgeprune.commands.options import PATH, common_options
 
 __all__ = ["prune"]
 
@@ -110,11 +110,11 @@ def prune(context: click.Context, /, model: Path, output: Path, style: str, **op
             raise click.UsageError(f"--{given[0].replace('_', '-')} has no effect: {why}")
     mine = {name: value for name, value in options.items() if name not in strangers}
     if style == "channel":
-        from edgeprune.channel_verbs import channel_verb
+        from edgeprune.commands.channel_verbs import channel_verb
 
         return channel_verb(model, output, **mine)
     if mine["sparsity"] is None:
         raise click.UsageError("Missing option '--sparsity': the fraction of weights to remove, for example 0.8")
-    from edgeprune.verbs import prune_verb
+    from edgeprune.commands.verbs import prune_verb
 
     return prune_verb(model, output, **mine)

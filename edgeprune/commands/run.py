@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeprune.options import PATH, common_options
+from edgeprune.commands.options import PATH, common_options
 
 __all__ = ["run"]
 
@@ -29,6 +29,6 @@ def run(
     Steps are prune (to a sparsity; with style = "channel" to a ratio of channels, or a share of the MACs, parameters or
     latency, estimated for a device), finetune and quantize. The README lists their keys.
     """
-    from edgeprune.verbs import run_verb
+    from edgeprune.commands.verbs import run_verb
 
     return run_verb(recipe, output, **options)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgeprune.options import PATH, TOLERANCE, common_options
+from edgeprune.commands.options import PATH, TOLERANCE, common_options
 
 __all__ = ["verify"]
 
@@ -37,6 +37,6 @@ def verify(exported: Path, **options: Any) -> int:
       edgeprune verify Model.mlpackage --against model.keras --bisect
       edgeprune verify Photo.mlpackage --against model.keras --scale 0.00784314 --offset -1   (image input)
     """
-    from edgeprune.verify_verbs import verify_verb
+    from edgeprune.commands.verify_verbs import verify_verb
 
     return verify_verb(exported, **options)

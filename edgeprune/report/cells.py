@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from edgeprune.contents.model import printable
-from edgeprune.size.records import LayerRecord
+from edgeprune.checker.size.records import LayerRecord
+from edgeprune.formats.contents import printable
 from edgeprune.units import format_bytes
 
 __all__ = ["difference", "layer_name", "markdown_cell", "markdown_text", "shown", "word"]

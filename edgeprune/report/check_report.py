@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
-from edgeprune.budget import Verdict
+from edgeprune.checker.budget import Verdict
+from edgeprune.checker.size.codecs import EVERY, Codec
+from edgeprune.checker.size.layer_pairs import Pair, layer_pairs
+from edgeprune.checker.size.records import FileRecord, LayerRecord
 from edgeprune.errors import EdgepruneError
 from edgeprune.report.cells import difference, layer_name, markdown_cell, markdown_text, shown
 from edgeprune.report.estimates import earlier_ms, estimate_notes, estimate_table
 from edgeprune.report.table import Table, to_markdown, to_text
-from edgeprune.size.codecs import EVERY, Codec
-from edgeprune.size.matching import Pair, layer_pairs
-from edgeprune.size.records import FileRecord, LayerRecord
 from edgeprune.units import format_bytes, format_count, format_ms, format_percent
 
 __all__ = ["FORMATS", "Check", "verdict_line"]

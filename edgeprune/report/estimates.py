@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from edgeprune.checker.size.records import EstimateRecord, FileRecord
 from edgeprune.report.table import Table
-from edgeprune.size.records import EstimateRecord, FileRecord
 from edgeprune.units import format_ms
 
 __all__ = ["earlier_ms", "estimate_notes", "estimate_table"]

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import InputError, MissingExtra, OutputError, RuntimeFailure, UsageError
-from edgeprune.interrupts import child_process, kill, scratch_folder
+from edgeprune.host.interrupts import child_process, kill, scratch_folder
 
 __all__ = [
     "RUNTIMES",

@@ -35,7 +35,7 @@ def sparse_kernel(shape: tuple[int, ...], zeros: int, rng: np.random.Generator) 
 
 def network() -> Any:
     """The network of the module docstring: pictures 6 x 6 of two channels to twelve scores."""
-    from edgeprune.keras_models import keras_module
+    from edgeprune.maker.keras.models import keras_module
 
     keras = keras_module()
     image = keras.Input((6, 6, 2), name="image")

@@ -1,0 +1,1 @@
+"""The checker: what a model file costs, without TensorFlow, Keras or coremltools."""

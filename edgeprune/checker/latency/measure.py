@@ -1,0 +1,209 @@
+"""Is the candidate faster than the baseline on this host? A paired comparison of two .tflite files, with a verdict.
+
+Several worker processes load the baseline, a copy of it and the candidate, and time them in turn on one thread. The
+copy is the null run: two identical files, so what it shows is this host's noise, and that widens the tolerance.
+CPU time of the thread is what is compared, because wall time on a shared machine mostly shows the neighbours
+(at a load of 14 on two cores the CPU time of an invoke strayed by 1 %, its wall time by 10 % and more).
+Wall time is reported beside it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeprune.checker.latency.statistics import (
+    Interval,
+    Verdict,
+    paired_ratios,
+    ratio_interval,
+    verdict,
+    widened_tolerance,
+)
+from edgeprune.errors import InputError, MissingExtra, OutputError, RuntimeFailure, UsageError
+from edgeprune.host.interrupts import scratch_folder
+from edgeprune.runtime.session import RUNTIMES, ask_worker, installed_runtimes
+
+__all__ = ["LatencyComparison", "ProcessTimes", "compare_latency", "judge"]
+
+TOLERANCE = 0.02  # a smaller change of latency is not worth a claim
+TOLERANCE_LIMIT = 0.05  # a host noisier than this gets no "unchanged" from its noise
+ROUNDS = 3  # an inconclusive comparison is given as many processes again, this often in all
+
+# Which file is loaded first moves the others in memory: baseline 0, copy 1, candidate 2; the outer two alternate.
+LOAD_ORDERS = ((0, 1, 2), (2, 1, 0), (1, 0, 2), (2, 0, 1), (0, 2, 1), (1, 2, 0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessTimes:
+    """What one process measured: milliseconds per invoke, (pairs, 3) for baseline, its copy and candidate."""
+
+    cpu_ms: npt.NDArray[np.float64]
+    wall_ms: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyComparison:
+    """A measured comparison; `ratio` is candidate / baseline thread CPU time, below 1 when the candidate is faster.
+
+    `low` and `high` bound it with 95 % confidence, and `null_ratio`, `null_low`, `null_high` are the same for the
+    baseline against its own copy. `tolerance` is the half-width around 1 that counts as unchanged, null run included.
+    The `_ms` fields are per invoke: medians of thread CPU time and of wall time, which other programs lengthen, and
+    the 90th percentile of CPU time.
+    `pairs` counts all processes together; `how` says it all in one sentence.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    verdict: Verdict
+    tolerance: float
+    null_ratio: float
+    null_low: float
+    null_high: float
+    baseline_ms: float
+    candidate_ms: float
+    baseline_wall_ms: float
+    candidate_wall_ms: float
+    baseline_p90_ms: float
+    candidate_p90_ms: float
+    runtime: str
+    runtime_version: str
+    threads: int
+    processes: int
+    pairs: int
+    how: str
+
+
+def compare_latency(
+    baseline: Path,
+    candidate: Path,
+    *,
+    runtime: str | None = None,
+    processes: int = 5,
+    pairs: int = 30,
+    warmups: int = 5,
+    seed: int = 0,
+    timeout_s: float = 600,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> LatencyComparison:
+    """Compare the latency of two .tflite files on this host, one thread, batch 1, made-up inputs.
+
+    `processes` is how many are started at first; while the verdict is inconclusive as many more follow, three times as
+    many in all. `pairs` is the least number of pairs per process (a fast model gets more), `timeout_s` the limit for
+    one process. Inputs are uniform random numbers from `seed`, and zeros where a file takes plain integers (they may
+    be indexes). The default runtime is the newest one that is installed. `on_progress` gets (steps done, steps in
+    all), where the second number grows with the processes.
+
+    Raises MissingExtra, UsageError, InputError (no such file), OutputError (no room for the copy) and RuntimeFailure
+    (a file that is refused, crashes or does not end).
+    """
+    chosen = runtime or _newest()
+    if min(processes, pairs) < 1 or warmups < 0:
+        raise UsageError(f"processes and pairs must be at least 1 and warmups 0; got {processes}, {pairs}, {warmups}")
+    times: list[ProcessTimes] = []
+    with scratch_folder("edgeprune-") as folder:
+        files = [baseline, _copy(baseline, folder), candidate]
+        job = {"job": "time", "warmups": warmups, "pairs": pairs, "seed": seed}
+        for planned in range(processes, ROUNDS * processes + 1, processes):
+            for k in range(len(times), planned):
+                step = _steps(on_progress, k, planned, pairs)
+                times.append(_time_process(files, LOAD_ORDERS[k % len(LOAD_ORDERS)], job, chosen, timeout_s, step))
+            found = judge(times, runtime=chosen, runtime_version=installed_runtimes()[chosen], seed=seed)
+            if found.verdict is not Verdict.INCONCLUSIVE:
+                break
+    return found
+
+
+def _newest() -> str:
+    installed = installed_runtimes()
+    if not installed:
+        newest = RUNTIMES[list(RUNTIMES)[-1]]
+        raise MissingExtra(newest.distribution, newest.extra, "measuring latency")
+    return list(installed)[-1]
+
+
+def _copy(baseline: Path, folder: Path) -> Path:
+    if not baseline.is_file():
+        raise InputError(f"{baseline}: no such file; give the path of a .tflite file")
+    try:
+        return Path(shutil.copyfile(baseline, folder / "copy.tflite"))
+    except OSError as error:
+        raise OutputError(f"{folder}: no room for a copy of {baseline} ({error}); set TMPDIR") from error
+
+
+def _steps(
+    on_progress: Callable[[int, int], None] | None, process: int, processes: int, pairs: int
+) -> Callable[[int, int], None] | None:
+    """Progress within one process as progress of the whole."""
+    if on_progress is None:
+        return None
+    return lambda done, total: on_progress(process * pairs + done * pairs // total, processes * pairs)
+
+
+def _time_process(
+    files: Sequence[Path],
+    order: Sequence[int],
+    job: dict[str, Any],
+    runtime: str,
+    timeout_s: float,
+    on_progress: Callable[[int, int], None] | None,
+) -> ProcessTimes:
+    """One worker process that loads the files in this order; its times come back in the order of `files`."""
+    paths = {"paths": [str(files[i].absolute()) for i in order]}
+    result = ask_worker(
+        {**job, **paths}, [files[0], files[2]], runtime=runtime, timeout_s=timeout_s, on_progress=on_progress
+    )
+    place = [list(order).index(i) for i in range(len(files))]
+    cpu_ms, wall_ms = (np.array(result[key], dtype=np.float64)[:, place] / 1e6 for key in ("cpu_ns", "wall_ns"))
+    if not (cpu_ms > 0).all():
+        raise RuntimeFailure(f"{files[0]} on {runtime}: this host's thread clock is too coarse to time it")
+    return ProcessTimes(cpu_ms=cpu_ms, wall_ms=wall_ms)
+
+
+def judge(
+    times: Sequence[ProcessTimes], *, runtime: str, runtime_version: str, seed: int, tolerance: float = TOLERANCE
+) -> LatencyComparison:
+    """The comparison that these times add up to; no clock, no process."""
+    null = ratio_interval([paired_ratios(t.cpu_ms[:, 0], t.cpu_ms[:, 1]) for t in times], seed=seed)
+    real = ratio_interval([paired_ratios(t.cpu_ms[:, 0], t.cpu_ms[:, 2]) for t in times], seed=seed)
+    wide = widened_tolerance(tolerance, null, limit=TOLERANCE_LIMIT)
+    cpu_ms = np.median(np.concatenate([t.cpu_ms for t in times]), axis=0)
+    p90_ms = np.quantile(np.concatenate([t.cpu_ms for t in times]), 0.9, axis=0)
+    wall_ms = np.median(np.concatenate([t.wall_ms for t in times]), axis=0)
+    pairs = sum(len(t.cpu_ms) for t in times)
+    return LatencyComparison(
+        ratio=real.ratio,
+        low=real.low,
+        high=real.high,
+        verdict=verdict(real.low, real.high, wide),
+        tolerance=wide,
+        null_ratio=null.ratio,
+        null_low=null.low,
+        null_high=null.high,
+        baseline_ms=float(cpu_ms[0]),
+        candidate_ms=float(cpu_ms[2]),
+        baseline_wall_ms=float(wall_ms[0]),
+        candidate_wall_ms=float(wall_ms[2]),
+        baseline_p90_ms=float(p90_ms[0]),
+        candidate_p90_ms=float(p90_ms[2]),
+        runtime=runtime,
+        runtime_version=runtime_version,
+        threads=1,
+        processes=len(times),
+        pairs=pairs,
+        how=_how(null, f"{runtime} {runtime_version}", len(times), pairs),
+    )
+
+
+def _how(null: Interval, runtime: str, processes: int, pairs: int) -> str:
+    return (
+        f"thread CPU time on this host, {runtime}, 1 thread, batch 1: {pairs} ABBA pairs in {processes} "
+        f"processes, 95 % bootstrap interval; the baseline against its own copy: {null.low:.3f} to {null.high:.3f}"
+    )

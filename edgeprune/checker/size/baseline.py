@@ -1,0 +1,163 @@
+"""What a check is compared with: a model file, a folder of them, an earlier JSON report, or the ledger of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edgeprune.checker.size.codecs import CODECS
+from edgeprune.checker.size.layers import account
+from edgeprune.checker.size.models_behind import Estimator, is_bundle, no_estimates, sources_of
+from edgeprune.checker.size.records import FileRecord, file_record, record_from_json
+from edgeprune.errors import InputError, UsageError
+from edgeprune.formats.bundles.bundle import BUNDLES
+
+__all__ = ["Baseline", "load_baseline"]
+
+
+class Baseline:
+    """Records of earlier files, to be looked up by path."""
+
+    def __init__(self, path: Path, records: Sequence[FileRecord], *, only: bool = False) -> None:
+        self.path, self.records, self.only = path, tuple(records), only
+
+    def find(self, path: str) -> FileRecord | None:
+        """The record of `path`: of that very path, else of the one file whose path ends like it, at least by name."""
+        if self.only and len(self.records) == 1:
+            return self.records[0]
+        exact = [record for record in self.records if record.path == path]
+        if exact:
+            return exact[0]
+        wanted = _parts(path)
+        scored = [(_common_tail(_parts(record.path), wanted), record) for record in self.records]
+        best = max((score for score, _ in scored), default=0)
+        found = [record for score, record in scored if score == best and score]
+        return found[0] if len(found) == 1 else None
+
+
+def _parts(path: str) -> Sequence[str]:
+    """The parts of a path; of a model in an app bundle those of the bundle and of its place in it."""
+    outer, inner = next(
+        ((path[: n + len(end)], path[n + len(end) + 1 :]) for end in BUNDLES if (n := path.find(f"{end}!")) > 0),
+        ("", path),
+    )
+    return [*_plain_parts(outer), *_plain_parts(inner)]
+
+
+def _plain_parts(path: str) -> Sequence[str]:
+    return PurePosixPath(path.replace("\\", "/")).parts
+
+
+def _common_tail(one: Sequence[str], other: Sequence[str]) -> int:
+    count = 0
+    for a, b in zip(reversed(one), reversed(other), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def load_baseline(
+    path: Path,
+    checked: Sequence[str],
+    codecs: Sequence[str] = tuple(CODECS),
+    *,
+    estimator: Estimator = no_estimates,
+) -> Baseline:
+    """The baseline at `path` for the files `checked`; `estimator` as for `sources_of`, a report has its own estimates.
+
+    A model file or package stands for the one file that is checked; of another folder, the files with the paths (or
+    names) of those that are checked are taken. Raises InputError for what cannot be read, UsageError when one file is
+    given for several.
+    """
+    if path.suffix.lower() == ".json":
+        return Baseline(path, _from_json(path))
+    if not path.exists():
+        raise InputError(f"{path} does not exist; the baseline is a model file, a folder of them, or JSON of a check")
+    if path.is_dir() and path.suffix.lower() not in (".mlpackage", ".mlmodelc"):
+        return Baseline(path, list(_in_folder(path, checked, codecs, estimator)))
+    if is_bundle(path):
+        records = [source.record for source in sources_of(path, codecs, estimator=estimator).models]
+        return Baseline(path, records, only=len(checked) == len(records) == 1)
+    if len(checked) > 1:
+        raise UsageError(
+            f"{path}: one file is no baseline for {len(checked)}; give a folder, or the JSON of an earlier check"
+        )
+    return Baseline(path, [file_record(account(path, codecs), estimates=estimator(path))], only=True)
+
+
+def _in_folder(
+    folder: Path, checked: Sequence[str], codecs: Sequence[str], estimator: Estimator
+) -> Iterator[FileRecord]:
+    """The earlier files by the names of those that are checked; of a bundle ("app.apk!model"), every model in it."""
+    for name in dict.fromkeys(name.split("!", maxsplit=1)[0] for name in checked):
+        place = _place_in(folder, name)
+        if place is None:
+            continue
+        for source in sources_of(place, codecs, estimator=estimator).models:
+            yield replace(source.record, path=name + source.record.path.removeprefix(str(place)))
+
+
+def _place_in(folder: Path, name: str) -> Path | None:
+    parts = [part for part in Path(name).parts if part not in ("..", "/")]
+    for start in range(len(parts)):
+        place = folder.joinpath(*parts[start:])
+        if place.exists():
+            return place
+    return None
+
+
+def _from_json(path: Path) -> list[FileRecord]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as cause:
+        raise InputError(
+            f"{path}: no such file; the baseline is the JSON of an earlier check, or a model file"
+        ) from cause
+    except OSError as cause:
+        raise InputError(f"{path} cannot be read: {cause.strerror}") from cause
+    except (ValueError, RecursionError) as cause:
+        raise InputError(f"{path} is not JSON: {str(cause)[:80]}") from cause
+    try:
+        if "stages" in raw:
+            return _from_ledger(raw)
+        return [record_from_json(item) for item in raw["files"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as cause:
+        raise InputError(
+            f"{path} is neither a ledger.json nor the report of 'edgeprune check --format json' of this version "
+            f"({type(cause).__name__}: {str(cause)[:80]}); make it again"
+        ) from cause
+
+
+def _from_ledger(raw: Mapping[str, Any]) -> list[FileRecord]:
+    """The exported files of a run, and the others where none was exported; a ledger has no layers."""
+    stages = raw["stages"]
+    entries = [(stage, entry) for stage in stages for entry in stage["artifacts"]]
+    exported = [(stage, entry) for stage, entry in entries if entry["exported"]]
+    return [
+        record_from_json(
+            {
+                "path": entry["path"],
+                "format": entry["format"],
+                "complete": False,
+                "note": "from a ledger, which has no layers",
+                "raw_bytes": entry["raw_bytes"],
+                "sections": {},
+                "training_bytes": 0,
+                "download_bytes": entry["download_bytes"],
+                "bound_bytes": None,
+                "parameters": stage["parameters"],
+                "weights": None,
+                "zeros": None,
+                "sparsity": entry["sparsity"],
+                "macs": entry["macs"],
+                "layers": [],
+                "in_archive": None,
+                "estimates": entry["estimates"],
+            }
+        )
+        for stage, entry in exported or entries
+    ]

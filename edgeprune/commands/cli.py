@@ -1,0 +1,126 @@
+"""The command line: each verb parses, calls, renders and returns an exit code. Heavy imports wait for the verb."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import sys
+
+import click
+
+from edgeprune.errors import INTERRUPTED, EdgepruneError
+from edgeprune.host.interrupts import handlers
+
+__all__ = ["cli", "main"]
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+EXIT_CODES = """\b
+Exit codes:
+  0  fine
+  1  over budget
+  2  wrong usage, option or recipe
+  3  could not be done or cannot be measured
+  4  an input file is missing or unreadable
+  130  interrupted (Ctrl-C); 143 terminated (SIGTERM)"""
+
+EPILOG = f"""{EXIT_CODES}
+
+\b
+Examples:
+  edgeprune run sample_models/fashion/recipe.toml -o out     the whole job: prune, fine-tune, INT8, export, measure
+  edgeprune prune model.keras --sparsity 0.8 -o small.keras  zeros in one shot, no data needed
+  edgeprune prune model.keras --style channel --ratio 0.4 -o narrow.keras      fewer channels: smaller and faster
+  edgeprune convert model.keras --to tflite --precision int8 --calibration train.npz -o model.tflite
+  edgeprune verify model.tflite --against model.keras        does the file compute what the model computes
+  edgeprune check model.tflite --limit "350 kB"              hold a file against a download budget"""
+
+
+# Verb -> the module that holds it, in the order in which they are told. A verb is imported when it is called.
+VERBS = {
+    "run": "edgeprune.commands.run",
+    "prune": "edgeprune.commands.prune",
+    "groups": "edgeprune.commands.groups",
+    "finetune": "edgeprune.commands.finetune",
+    "convert": "edgeprune.commands.convert",
+    "verify": "edgeprune.commands.verify",
+    "check": "edgeprune.commands.check",
+    "inspect": "edgeprune.commands.inspect",
+    "compare": "edgeprune.commands.compare",
+    "estimate": "edgeprune.commands.estimate",
+    "devices": "edgeprune.commands.devices",
+    "bench": "edgeprune.commands.bench",
+    "calibrate": "edgeprune.commands.calibrate",
+}
+
+
+class _Verbs(click.Group):
+    """Finds its commands in VERBS."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return sorted(VERBS)
+
+    def get_command(self, _: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command = getattr(importlib.import_module(VERBS[name]), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Verbs, context_settings=CONTEXT, epilog=EPILOG)
+@click.version_option(package_name="edgeprune", message="edgeprune %(version)s")
+def cli() -> None:
+    """Make a Keras model smaller and prove what that gains: prune, fine-tune, quantize, convert to TFLite and Core ML,
+    and see download size beside latency, each measured on the file that ships."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. One line on stderr and the error's own exit code; never a traceback for what was foreseen."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks
+    with handlers():
+        _main(arguments)
+
+
+def _main(arguments: list[str] | None) -> None:
+    try:
+        code = cli.main(args=arguments, prog_name="edgeprune", standalone_mode=False)
+    except EdgepruneError as error:
+        _fail(str(error), error.exit_code)
+    except (click.exceptions.Abort, KeyboardInterrupt):  # where the caller handles signals in a way of its own
+        _fail("interrupted", INTERRUPTED)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()  # the whole help on stderr, as every click program answers
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except BrokenPipeError:
+        # The reader of our stdout left (| head): not an error of ours.
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        _fail(f"{error.filename or 'temporary files'}: {error.strerror or error}", 3)
+    except MemoryError:
+        _fail("out of memory; use fewer samples or a smaller batch", 3)
+    except Exception as error:
+        if os.environ.get("EDGEPRUNE_DEBUG"):
+            raise
+        _fail(
+            f"unexpected {type(error).__name__}: {str(error)[:300]}; this is a defect of edgeprune: "
+            "run again with EDGEPRUNE_DEBUG=1 and report what it prints",
+            3,
+        )
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(text: str, code: int) -> None:
+    line = " ".join(text.split())
+    click.echo(f"edgeprune: {line}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,0 @@
-"""Take a model file apart, byte for byte."""
-
-from __future__ import annotations
-
-from edgeprune.contents.model import Contents, Layer, Piece, StoredArray
-from edgeprune.contents.reading import MODEL_SUFFIXES, read_contents
-
-__all__ = ["MODEL_SUFFIXES", "Contents", "Layer", "Piece", "StoredArray", "read_contents"]

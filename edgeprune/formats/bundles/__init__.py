@@ -1,0 +1,1 @@
+"""App bundles, and the models inside them."""

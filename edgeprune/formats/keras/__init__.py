@@ -1,0 +1,1 @@
+"""Keras files: HDF5 in an archive or by itself."""

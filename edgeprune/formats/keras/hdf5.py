@@ -1,0 +1,202 @@
+"""Take a Keras file apart: `.h5` and `.hdf5` (a whole model, or weights only), and `.keras`; of Keras 2 and 3.
+
+Formats: docs.hdfgroup.org; PKWARE APPNOTE.TXT (zip); keras_layout.py for what Keras puts where.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from edgeprune.errors import InputError, OutputError
+from edgeprune.formats.bundles.deflated import compressed_bytes
+from edgeprune.formats.contents import Contents, Layer, Piece, StoredArray, printable
+from edgeprune.formats.keras.hdf5_limits import largest_plausible
+from edgeprune.formats.keras.hdf5_session import Hdf5Array, Hdf5File, read_hdf5
+from edgeprune.formats.keras.layout import Owner, Part, architecture, channel_axis, owners
+from edgeprune.formats.untrusted import check_file
+from edgeprune.formats.zeros import zeros_in
+from edgeprune.host.interrupts import scratch_folder
+
+__all__ = ["read_keras"]
+
+_KIND = "a Keras model (.keras or .h5)"
+_HDF5_MAGIC, _ZIP_MAGIC = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
+_ENCRYPTED = 0x1
+_MOST_RATIO = 1100  # deflate expands 1032 times at most (zlib, "Technical details")
+_MOST_JSON_BYTES = 256_000_000
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError, ValueError)
+_CHUNK = 1 << 20
+
+
+def read_keras(path: Path) -> Contents:
+    """The layers of a Keras file with their arrays; nothing in it is made or run.
+
+    A layer's kind is its class where the file holds the architecture. Arrays of the optimizer are layers of the group
+    "optimizer", metrics and seeds of the group "training"; both count in the section "optimizer". MACs and activations
+    are not in such a file. "other" holds what HDF5 and zip need for themselves, and assets. Raises InputError for a
+    file that is missing, damaged, or refused (it leaves itself, is encrypted, or expands beyond what is plausible).
+    """
+    size_bytes = check_file(path, _KIND)
+    with path.open("rb") as stream:
+        head = stream.read(8)
+    if head == _HDF5_MAGIC:
+        return _read_h5(path, size_bytes)
+    if head.startswith(_ZIP_MAGIC):
+        try:
+            return _read_archive(path, size_bytes)
+        except _DAMAGED as cause:
+            raise InputError(f"{path}: damaged or cut short ({cause}); copy or save the file again") from cause
+    raise InputError(f"{path}: not {_KIND}: neither HDF5 nor a zip archive; save it with model.save('name.keras')")
+
+
+def _read_h5(path: Path, size_bytes: int) -> Contents:
+    file = read_hdf5(path, str(path))
+    texts = {name: len(text.encode()) for name, text in file.attributes.items()}
+    model_text = file.attributes.get("model_config", "")
+    layers = _layers(path, file, _architecture(path, model_text) if model_text else ())
+    graph = texts.pop("model_config", 0)
+    return _contents(path, "h5", size_bytes, layers, graph_bytes=graph, metadata_bytes=sum(texts.values()))
+
+
+def _read_archive(path: Path, size_bytes: int) -> Contents:
+    with zipfile.ZipFile(path) as archive:
+        entries = _entries(path, archive, size_bytes)
+        if "config.json" not in entries:
+            raise InputError(f"{path}: a zip archive without config.json, so not a .keras model")
+        weights = [entry for name, entry in entries.items() if name.endswith(".weights.h5")]
+        if not weights:
+            raise InputError(f"{path}: the archive holds no weights (model.weights.h5 is missing)")
+        if entries["config.json"].file_size > _MOST_JSON_BYTES:
+            raise InputError(f"{path}: refused, its config.json claims {entries['config.json'].file_size} bytes")
+        parts = _architecture(path, archive.read("config.json").decode())
+        room = largest_plausible(size_bytes)
+        layers: list[Layer] = []
+        for entry in weights:
+            file = _member(path, archive, entry, room)
+            room -= sum(len(array.raw) for array in file.arrays)
+            layers += _layers(path, file, parts)
+        for entry in entries.values():
+            if not entry.filename.endswith(".h5"):
+                _drain(archive, entry)  # its checksum
+    told = {name: entry.compress_size for name, entry in entries.items()}
+    graph = told.pop("config.json") + told.pop("model.weights.json", 0)
+    return _contents(
+        path, "keras", size_bytes, _merged(layers), graph_bytes=graph, metadata_bytes=told.pop("metadata.json", 0)
+    )
+
+
+def _entries(path: Path, archive: zipfile.ZipFile, size_bytes: int) -> dict[str, zipfile.ZipInfo]:
+    """The members by name. Raises InputError for an archive that is not safe to read."""
+    found = archive.infolist()
+    for entry in found:
+        parts = entry.filename.replace("\\", "/").split("/")
+        if ".." in parts or parts[0] == "" or parts[0].endswith(":"):
+            raise InputError(f"{path}: refused, an entry points outside the archive: {entry.filename!r}")
+        if entry.flag_bits & _ENCRYPTED:
+            raise InputError(f"{path}: refused, {entry.filename!r} is encrypted; save the model without a password")
+        if entry.file_size > _MOST_RATIO * max(entry.compress_size, 1):
+            raise InputError(f"{path}: refused, {entry.filename!r} claims to expand to {entry.file_size} bytes")
+    names = {PurePosixPath(entry.filename).as_posix(): entry for entry in found}
+    if len(names) != len(found):
+        raise InputError(f"{path}: refused, two entries of the archive have one name")
+    if sum(entry.file_size for entry in found) > largest_plausible(size_bytes):
+        raise InputError(f"{path}: refused, its entries expand beyond what is plausible (zip bomb?)")
+    if sum(entry.compress_size for entry in found) > size_bytes:
+        raise InputError(f"{path}: damaged, its entries claim more bytes than the file has; copy or save it again")
+    return names
+
+
+def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, allowed_bytes: int) -> Hdf5File:
+    """A weight file of the archive, written to disk for the child that reads it."""
+    stored = entry.compress_type == zipfile.ZIP_STORED
+    with scratch_folder("edgeprune-") as folder:
+        target = folder / "weights.h5"
+        with archive.open(entry) as source, target.open("wb") as sink:
+            while piece := source.read(_CHUNK):
+                _keep(sink, piece)
+        if target.stat().st_size != entry.file_size:
+            raise zipfile.BadZipFile(f"{entry.filename} is shorter than it claims")
+        subject = f"{path}: {printable(entry.filename)}"
+        file = read_hdf5(target, subject, places=not stored, allowed_bytes=allowed_bytes)
+    return file if stored else compressed_bytes(path, entry, file)
+
+
+def _keep(sink: IO[bytes], piece: bytes) -> None:
+    """Full disks are no damage of the file that is read."""
+    try:
+        sink.write(piece)
+    except OSError as cause:
+        raise OutputError(f"no room for a temporary copy ({cause.strerror}); set TMPDIR") from cause
+
+
+def _drain(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    with archive.open(entry) as source:
+        while source.read(_CHUNK):
+            pass
+
+
+def _architecture(path: Path, text: str) -> tuple[Part, ...]:
+    try:
+        return architecture(text)
+    except ValueError as cause:
+        raise InputError(f"{path}: its architecture is not JSON ({cause}); copy or save the file again") from cause
+
+
+def _layers(path: Path, file: Hdf5File, parts: tuple[Part, ...]) -> list[Layer]:
+    arrays = {array.path: array for array in file.arrays}
+    try:
+        return [_layer(owner, arrays) for owner in owners(file, parts)]
+    except ValueError as cause:
+        raise InputError(f"{path}: {cause}") from cause
+
+
+def _layer(owner: Owner, arrays: Mapping[str, Hdf5Array]) -> Layer:
+    return Layer(
+        name=printable(owner.name),
+        kind=printable(owner.kind),
+        arrays=tuple(_stored(owner, name, arrays[place]) for name, place in owner.arrays),
+        group=owner.group,
+    )
+
+
+def _stored(owner: Owner, name: str, array: Hdf5Array) -> StoredArray:
+    axis = channel_axis(owner.kind, name, array.shape) if not owner.group else None
+    piece = Piece(raw=array.raw, dtype=array.dtype, shape=array.shape, axis=axis, stored_bytes=array.stored_bytes)
+    return StoredArray(
+        name=printable(name),
+        shape=array.shape,
+        precision=array.dtype,
+        parameter=not owner.group,
+        zeros=zeros_in(array.raw, array.dtype, array.shape) if math.prod(array.shape) else 0,
+        pieces=(piece,),
+    )
+
+
+def _merged(layers: Sequence[Layer]) -> list[Layer]:
+    """Layers whose arrays are spread over several weight files, put together."""
+    found: dict[tuple[str, str], Layer] = {}
+    for layer in layers:
+        before = found.get((layer.group, layer.name))
+        arrays = (*before.arrays, *layer.arrays) if before else layer.arrays
+        found[layer.group, layer.name] = Layer(name=layer.name, kind=layer.kind, arrays=arrays, group=layer.group)
+    return sorted(found.values(), key=lambda layer: layer.group != "")
+
+
+def _contents(
+    path: Path, kind: str, size_bytes: int, layers: Sequence[Layer], *, graph_bytes: int, metadata_bytes: int
+) -> Contents:
+    stored = {True: 0, False: 0}
+    for layer in layers:
+        stored[layer.group == ""] += sum(array.stored_bytes for array in layer.arrays)
+    sections = {"weights": stored[True], "graph": graph_bytes, "metadata": metadata_bytes, "optimizer": stored[False]}
+    sections["other"] = size_bytes - sum(sections.values())
+    if sections["other"] < 0:
+        raise InputError(f"{path}: damaged, its parts claim more bytes than the file has; copy or save it again")
+    if not stored[False]:
+        del sections["optimizer"]
+    return Contents(path=path, format=kind, raw_bytes=size_bytes, sections=sections, layers=tuple(layers))

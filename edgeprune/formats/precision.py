@@ -1,0 +1,33 @@
+"""What precision a file that others made is in, read off the file."""
+
+from __future__ import annotations
+
+from edgeprune.formats.coreml.mil import Package
+from edgeprune.formats.coreml.storage import weights_of
+from edgeprune.formats.graph import Graph
+
+__all__ = ["coreml_precision", "tflite_precision"]
+
+_SMALL = frozenset({"int8", "uint8", "int4", "uint4", "int2"})
+
+
+def tflite_precision(graph: Graph) -> str:
+    """float32, float16, dynamic, int8 or int16x8: by the types of the weights and of what operations write."""
+    weights = {tensor.dtype for tensor in graph.weights}
+    written = {graph.tensors[index].dtype for op in graph.ops for index in op.outputs if index >= 0}
+    if weights & _SMALL:
+        if "int16" in written:
+            return "int16x8"
+        return "int8" if written & {"int8", "uint8"} else "dynamic"
+    return "float16" if "float16" in weights | {t.dtype for t in graph.tensors if t.constant} else "float32"
+
+
+def coreml_precision(package: Package) -> str:
+    """float32, float16, or how the weights are compressed: int8, palette, sparse, or two of these joined by "-"."""
+    encodings = {weight.encoding for weight in weights_of(package)}
+    compressed = sorted(encodings - {"float32", "float16"}, key=len)
+    if compressed:
+        return compressed[-1].replace("+", "-")
+    operations = package.program.operations if package.program else ()
+    half = any(port.dtype == "float16" for operation in operations for port in operation.outputs)
+    return "float16" if half else "float32"

@@ -1,0 +1,1 @@
+"""What this machine gives: signals, outputs that appear whole, progress, TOML."""

@@ -1,0 +1,305 @@
+"""Copy, save, walk and call Keras models: the only place that knows Keras quirks. Some of it serves SavedModels too."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeprune.errors import MissingExtra, OutputError, Unsupported
+from edgeprune.host.interrupts import undoing
+from edgeprune.maker.keras.saved_models import SavedModel
+
+__all__ = [
+    "Leaf",
+    "Predictor",
+    "as_called",
+    "call_model",
+    "clone",
+    "count_nonzero_parameters",
+    "count_parameters",
+    "ends_in",
+    "input_specs",
+    "keras_module",
+    "leaf_layers",
+    "output_names",
+    "own_weights",
+    "predict",
+    "predictor",
+    "refresh",
+    "refuse_half_precision",
+    "save_model",
+    "unlocked",
+]
+
+Predictor = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+def quiet_tensorflow() -> None:
+    """Ask TensorFlow, absl and oneDNN for errors only. Must run before their first import."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+@contextlib.contextmanager
+def muted_stderr() -> Iterator[None]:
+    """Hide what native code writes to file descriptor 2 while TensorFlow starts; nothing of Python's is lost."""
+    try:
+        saved = os.dup(2)
+    except OSError:
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  (a device, not a file)
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def keras_module() -> Any:
+    """The keras package on its TensorFlow backend. Raises MissingExtra when it is not installed."""
+    quiet_tensorflow()
+    chosen = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if chosen != "tensorflow":
+        raise Unsupported(f"KERAS_BACKEND is set to {chosen!r} and exporting needs TensorFlow: unset KERAS_BACKEND")
+    keras: Any = sys.modules.get("keras") if "tensorflow" in sys.modules else None
+    keras = keras or _start_keras()
+    if keras.backend.backend() != "tensorflow":
+        raise Unsupported(
+            f"Keras runs on its {keras.backend.backend()} backend; exporting needs TensorFlow: unset KERAS_BACKEND"
+        )
+    return keras
+
+
+def _start_keras() -> Any:
+    try:
+        with muted_stderr(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import keras
+            import tensorflow as tf
+
+            tf.get_logger().setLevel("ERROR")
+    except ImportError as cause:
+        raise MissingExtra("tensorflow and keras", "convert", "working on a Keras model") from cause
+    return keras
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """A layer that owns weights or does work, and the nested models and wrappers that hold it, outermost first."""
+
+    layer: Any
+    holders: tuple[Any, ...]
+
+    @property
+    def path(self) -> str:
+        """Names from the outside in: "encoder/lstm_cell"."""
+        return "/".join(layer.name for layer in (*self.holders, self.layer))
+
+
+def refuse_half_precision(model: Any) -> None:
+    """Raise Unsupported for layers that compute in float16, bfloat16 or float64: TFLite has no such kernels."""
+    for leaf in [] if isinstance(model, SavedModel) else leaf_layers(model):
+        dtype = leaf.layer.compute_dtype
+        if dtype in ("float16", "bfloat16", "float64"):
+            raise Unsupported(
+                f"layer {leaf.layer.name!r} computes in {dtype} (policy {leaf.layer.dtype_policy.name!r}), which "
+                "TFLite cannot; build the model with the float32 policy, load these weights into it and save that"
+            )
+
+
+def leaf_layers(model: Any) -> list[Leaf]:
+    """Nested models and wrappers opened, in the model's order, each layer once (also where it is shared).
+
+    A wrapper with weights of its own (SpectralNormalization) is listed after what it wraps.
+    """
+    seen: set[int] = set()
+
+    def walk(parent: Any, holders: tuple[Any, ...]) -> Iterator[Leaf]:
+        # Keras's own recursive walk lists the layers of a nested model last to first.
+        for layer in parent._flatten_layers(include_self=False, recursive=False):
+            if id(layer) in seen:
+                continue
+            seen.add(id(layer))
+            inner = list(walk(layer, (*holders, layer)))
+            yield from inner
+            if not inner or own_weights(layer):
+                yield Leaf(layer=layer, holders=holders)
+
+    return list(walk(model, ()))
+
+
+def own_weights(layer: Any) -> list[Any]:
+    """The weights of a layer without those of the layers that it holds."""
+    children = layer._flatten_layers(include_self=False, recursive=False)
+    inner = {id(weight) for child in children for weight in child.weights}
+    return [weight for weight in layer.weights if id(weight) not in inner]
+
+
+def clone(model: Any) -> Any:
+    """A copy with its own variables and the same weights; neither optimizer nor compile state is carried."""
+    keras = keras_module()
+    if not isinstance(model, keras.Sequential) and type(model).__name__ not in ("Functional", "Model"):
+        raise Unsupported(
+            f"model {model.name!r} is a subclass of keras.Model ({type(model).__name__}); its graph cannot be copied: "
+            "rebuild it with the functional API"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Code in the model (Lambda) was allowed when it was loaded; a copy runs nothing new.
+        with unlocked(), _uncompiled(model):
+            copy = keras.models.clone_model(model, input_tensors=_named_inputs(keras, model))
+    if not copy.built:
+        copy.build(model.input_shape)
+    if len(copy.weights) != len(model.weights):
+        raise Unsupported(
+            f"model {model.name!r} cannot be copied: a layer is shared through several wrappers (TimeDistributed, "
+            "Bidirectional); wrap it once and share the wrapper"
+        )
+    copy.set_weights(model.get_weights())
+    refresh(copy)
+    return copy
+
+
+def refresh(model: Any) -> None:
+    """Let layers that compute with a copy of their weights (Normalization) take it again; also for a single layer."""
+    for layer in model._flatten_layers():
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+
+
+def unlocked() -> Any:
+    """A context in which layers with code (Lambda) are made from their configuration."""
+    return keras_module().src.saving.serialization_lib.SafeModeScope(False)
+
+
+@contextlib.contextmanager
+def _uncompiled(model: Any) -> Iterator[None]:
+    """Keras copies the compile state too, and fails on a loss that it cannot find by name; hide it meanwhile."""
+    compiled, model.compiled = model.compiled, False
+    try:
+        yield
+    finally:
+        model.compiled = compiled
+
+
+def _named_inputs(keras: Any, model: Any) -> Any:
+    """Inputs for a copy under the names of `input_specs`; None where Keras keeps these itself."""
+    names = list(input_specs(model))
+    if isinstance(model, keras.Sequential) or names == [tensor.name for tensor in model.inputs]:
+        return None
+    tensors = [
+        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
+        for name, tensor in zip(names, model.inputs, strict=True)
+    ]
+    return as_called(model, tensors)
+
+
+def save_model(model: Any, path: Path) -> None:
+    """Write a plain `.keras` file: no optimizer slots, no compile state. Written beside and renamed."""
+    scratch = path.with_name(f".{path.stem}.{os.getpid()}.keras")
+    try:
+        with undoing(lambda: scratch.unlink(missing_ok=True)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            clone(model).save(scratch)
+            scratch.replace(path)
+    except OSError as cause:
+        raise OutputError(f"{path}: cannot be written: {cause.strerror or cause}") from cause
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def input_specs(model: Any) -> dict[str, tuple[tuple[int | None, ...], str]]:
+    """Input name -> (shape with the batch first, dtype), in the model's order.
+
+    The name is that of the input layer: the name of its tensor differs between a model and its copy.
+    """
+    if isinstance(model, SavedModel):
+        return {t.name: (t.shape, t.dtype) for t in model.inputs}
+    if not hasattr(model, "inputs") or model.inputs is None:
+        raise Unsupported(
+            f"model {model.name!r} is a subclass of keras.Model ({type(model).__name__}), whose inputs are not "
+            "declared: rebuild it with the functional API, or write it with model.export('folder') and convert that"
+        )
+    return {t._keras_history.operation.name: (tuple(t.shape), str(t.dtype)) for t in model.inputs}
+
+
+def output_names(model: Any) -> list[str]:
+    """One name for each output: its key where the model returns a dict, else the name of the layer that makes it,
+    numbered where a layer makes several."""
+    if isinstance(model, SavedModel):
+        return [t.name for t in model.outputs]
+    structure = getattr(model, "_outputs_struct", None)
+    if isinstance(structure, dict) and len(structure) == len(model.outputs):
+        return [str(key).replace("/", "_") for key in sorted(structure)]  # the order in which it is flattened
+    if isinstance(getattr(model, "output_names", None), list) and len(set(model.output_names)) == len(model.outputs):
+        return [str(name).replace("/", "_") for name in model.output_names]
+    return [f"output_{index}" for index in range(len(model.outputs))]
+
+
+def predict(model: Any, inputs: Mapping[str, np.ndarray], *, batch_size: int = 256) -> dict[str, np.ndarray]:
+    """Outputs by name for samples given by input name; inference mode, no progress bar."""
+    return predictor(model, batch_size=batch_size)(inputs)
+
+
+def predictor(model: Any, *, batch_size: int = 256) -> Predictor:
+    """`predict` for a model that is asked again and again: it is traced once, and its weights may change meanwhile."""
+    import tensorflow as tf
+
+    call = tf.function(lambda *tensors: call_model(model, tensors), autograph=False, reduce_retracing=True)
+
+    def outputs(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        ordered = [np.asarray(inputs[name], dtype) for name, (_, dtype) in input_specs(model).items()]
+        pieces: list[list[np.ndarray]] = []
+        for start in range(0, len(ordered[0]), batch_size):
+            made = call(*[tf.constant(a[start : start + batch_size]) for a in ordered])
+            pieces.append([t.numpy() for t in made])
+        columns = [np.concatenate(column) for column in zip(*pieces, strict=True)]
+        return dict(zip(output_names(model), columns, strict=True))
+
+    return outputs
+
+
+def as_called(model: Any, values: Sequence[Any]) -> Any:
+    """Input values in the order of `input_specs`, put into the structure that the model is called with."""
+    import tensorflow as tf
+
+    structure = getattr(model, "_inputs_struct", None)
+    if isinstance(structure, dict | list | tuple):
+        return tf.nest.pack_sequence_as(structure, list(values))
+    return values[0] if len(values) == 1 else list(values)
+
+
+def call_model(model: Any, tensors: Sequence[Any]) -> Any:
+    """The model's outputs, flat and in order, for input tensors in the order of `input_specs`; inference mode."""
+    import tensorflow as tf
+
+    if isinstance(model, SavedModel):
+        return model.call(tensors)
+    return tf.nest.flatten(model(as_called(model, tensors), training=False))
+
+
+def ends_in(model: Any, activation: str) -> bool:
+    """Whether the layer that makes the model's first output applies this activation ("softmax", "sigmoid")."""
+    maker = model.outputs[0]._keras_history.operation
+    name = getattr(getattr(maker, "activation", None), "__name__", "")
+    return bool(name == activation or type(maker).__name__.lower() == activation)
+
+
+def count_parameters(model: Any) -> int:
+    """Numbers that the model stores to compute its output (training-only state left out)."""
+    return sum(int(np.prod(w.shape)) for w in model.weights)
+
+
+def count_nonzero_parameters(model: Any) -> int:
+    """How many of these are not zero."""
+    return sum(int(np.count_nonzero(np.asarray(w))) for w in model.weights)

@@ -1,0 +1,1 @@
+"""Channel pruning: which channels belong together, which go, and the surgery."""

@@ -1,0 +1,117 @@
+"""Run a model call by call and look at what flows between its layers, nested models included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeprune.maker.keras.models import input_specs, keras_module
+from edgeprune.maker.pruning.channel.groups import Structure
+from edgeprune.maker.pruning.channel.trace import functional_of, is_model, nodes_of
+from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.loop import loss_of
+from edgeprune.maker.training.metrics import Metric
+
+__all__ = ["channel_magnitudes", "channel_means", "play", "weight_gradients"]
+
+BATCH = 64
+Seen = Callable[[Any, Sequence[Any], Sequence[Any]], None]
+Floats = npt.NDArray[np.float64]
+
+
+def play(graph: Any, values: Sequence[Any], seen: Seen) -> list[Any]:
+    """The outputs of a functional graph for tensors in the order of its inputs; inference mode.
+
+    `seen(node, inputs, outputs)` is called after each call of a layer, inside nested models too.
+    """
+    keras = keras_module()
+    known = dict(zip(map(id, graph.inputs), values, strict=True))
+    for node in nodes_of(graph):
+        if any(id(t) not in known for t in node.input_tensors):
+            continue
+        operation, inputs = node.operation, [known[id(t)] for t in node.input_tensors]
+        if is_model(operation):
+            outputs = play(functional_of(operation), inputs, seen)
+        else:
+            args, kwargs = node.arguments.fill_in(known)
+            outputs = keras.tree.flatten(operation(*args, **kwargs))
+        seen(node, inputs, outputs)
+        known.update(zip(map(id, node.outputs), outputs, strict=True))
+    return [known[id(t)] for t in graph.outputs]
+
+
+def _batches(model: Any, samples: Samples) -> Any:
+    import tensorflow as tf
+
+    for start in range(0, len(samples), BATCH):
+        yield [
+            tf.constant(samples.inputs[name][start : start + BATCH].astype(dtype))
+            for name, (_, dtype) in input_specs(model).items()
+        ]
+
+
+def channel_magnitudes(structure: Structure, samples: Samples) -> list[tuple[Any, Floats]]:
+    """(labels, mean magnitude of each channel) for every layer that makes channels."""
+    trace = structure.trace
+    sums: dict[int, Floats] = {}
+
+    def seen(node: Any, _inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        made = trace.makers.get(id(node.operation))
+        if made is None:
+            return
+        values = np.abs(np.asarray(outputs[0], np.float64))
+        channels = [axis for axis in range(1, values.ndim) if values.shape[axis] == len(made[1])]
+        if channels:
+            axis = 1 if getattr(node.operation, "data_format", None) == "channels_first" else channels[-1]
+            mean = values.mean(tuple(a for a in range(values.ndim) if a != axis))
+            sums[id(node.operation)] = sums.get(id(node.operation), 0.0) + mean
+
+    for batch in _batches(trace.model, samples):
+        play(functional_of(trace.model), batch, seen)
+    return [(trace.makers[key][1], total) for key, total in sums.items()]
+
+
+def channel_means(structure: Structure, samples: Samples) -> dict[int, Floats]:
+    """Mean of each channel that a layer reads through a kernel, by id of the layer."""
+    trace = structure.trace
+    reads = {(id(read.layer), id(read.tensor)): read for read in trace.reads if read.kernel is not None}
+    sums: dict[int, list[Any]] = {}
+
+    def seen(node: Any, inputs: Sequence[Any], _outputs: Sequence[Any]) -> None:
+        for tensor, value in zip(node.input_tensors, inputs, strict=True):
+            read = reads.get((id(node.operation), id(tensor)))
+            if read is not None:
+                array = np.asarray(value, np.float64)
+                axes = tuple(a for a in range(array.ndim) if a != read.axis + 1)
+                entry = sums.setdefault(id(node.operation), [0.0, 0])
+                entry[0] = entry[0] + array.mean(axes) * len(array)
+                entry[1] += len(array)
+
+    for batch in _batches(trace.model, samples):
+        play(functional_of(trace.model), batch, seen)
+    return {key: total / count for key, (total, count) in sums.items()}
+
+
+def weight_gradients(model: Any, samples: Samples, metric: Metric) -> Mapping[int, npt.NDArray[Any]]:
+    """Mean gradient of the metric's loss for each variable, by id of the variable."""
+    import tensorflow as tf
+
+    from edgeprune.maker.keras.models import call_model
+
+    assert samples.targets is not None
+    loss = loss_of(keras_module(), model, metric)
+    variables = [v for v in model.weights if v.dtype.startswith("float")]
+    totals: list[Any] = [0.0] * len(variables)
+    shape = tuple(model.outputs[0].shape[1:])
+    for number, batch in enumerate(_batches(model, samples)):
+        targets = samples.targets[number * BATCH : (number + 1) * BATCH]
+        targets = targets.reshape(len(targets), *(shape if targets[0].size == np.prod(shape) else (-1,)))
+        with tf.GradientTape() as tape:
+            tape.watch([v.value for v in variables])
+            value = loss(targets, call_model(model, batch)[0])
+        found = tape.gradient(value, [v.value for v in variables])
+        totals = [t if g is None else t + tf.convert_to_tensor(g).numpy() for t, g in zip(totals, found, strict=True)]
+    return {id(v): t for v, t in zip(variables, totals, strict=True) if not np.isscalar(t)}

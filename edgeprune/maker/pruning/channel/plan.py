@@ -1,0 +1,240 @@
+"""Plan channel pruning: what is asked for, which groups may lose channels, and which channels those are."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeprune.errors import OutOfReach, UsageError
+from edgeprune.maker.keras.models import leaf_layers
+from edgeprune.maker.pruning.channel.groups import Cost, Group, Kept, Structure
+from edgeprune.maker.pruning.channel.importance import CRITERIA
+
+__all__ = ["ChannelOptions", "chosen_groups", "macs_unknown", "plan_channels", "rounded"]
+
+FLOOR = 0.1  # share of a group's channels that a ranking over all groups leaves at least
+SCOPES = ("layer", "global")
+COMPENSATIONS = ("none", "mean")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelOptions:
+    """What to remove and how much: one of `ratio` (fraction of channels), `macs` or `parameters` (share left).
+
+    With scope "layer" each group loses `ratio` of its channels, with "global" all groups together, the least important
+    channels first and at most 90 % of a group; `macs` and `parameters` rank like that too (criteria with an absolute
+    scale, such as taylor, by importance per cost). Widths become multiples of `round_to` where a group has more
+    channels than that. `through_norms` also prunes channels that a LayerNormalization reads together, which changes its
+    statistics. `compensate` = "mean" moves the mean of a removed channel into the bias of the layers that read it
+    (needs samples).
+    """
+
+    ratio: float | None = None
+    macs: float | None = None
+    parameters: float | None = None
+    scope: str = "layer"
+    importance: str = "lamp"
+    round_to: int = 8
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    through_norms: bool = False
+    compensate: str = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("ratio", "macs", "parameters") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise UsageError(
+                f"channel pruning takes one of ratio, macs and parameters; got {', '.join(given) or 'none'}"
+            )
+        value = float(getattr(self, given[0]))
+        lowest = value >= 0 if given[0] == "ratio" else value > 0
+        if not (lowest and (value < 1 if given[0] == "ratio" else value <= 1)):
+            hint = f"; did you mean {value / 100:g}?" if 2 <= value < 100 else ""
+            what = "the fraction of channels to remove, at least 0 and below 1"
+            share = f"the share of {given[0]} to keep, above 0 and at most 1"
+            raise UsageError(f"{given[0]} is {what if given[0] == 'ratio' else share}; got {value:g}{hint}")
+        if self.scope not in SCOPES:
+            raise UsageError(f"scope is one of {', '.join(SCOPES)}; got {self.scope!r}")
+        if self.importance not in CRITERIA:
+            raise UsageError(f"unknown importance criterion {self.importance!r}; known: {', '.join(CRITERIA)}")
+        if self.round_to < 1:
+            raise UsageError(f"round_to is at least 1; got {self.round_to}")
+        if self.compensate not in COMPENSATIONS:
+            raise UsageError(f"compensate is one of {', '.join(COMPENSATIONS)}; got {self.compensate!r}")
+
+    @property
+    def asked(self) -> str:
+        """What was asked for, in words: "ratio 0.4"."""
+        name = next(n for n in ("ratio", "macs", "parameters") if getattr(self, n) is not None)
+        return f"{name} {getattr(self, name):g}"
+
+
+def chosen_groups(structure: Structure, options: ChannelOptions) -> tuple[list[Group], list[tuple[Group, str]]]:
+    """(Groups to prune, groups that are left alone with the reason)."""
+    model = structure.trace.model
+    names = [(leaf.path, leaf.layer.name, type(leaf.layer).__name__) for leaf in leaf_layers(model)]
+    for option in ("include", "exclude"):
+        for pattern in getattr(options, option):
+            if not any(fnmatch.fnmatchcase(name, pattern) for triple in names for name in triple):
+                shown = ", ".join(path for path, _, _ in names[:6]) + (" ..." if len(names) > 6 else "")
+                raise UsageError(f"{option} pattern {pattern!r} matches no layer; layers are: {shown}")
+
+    def matched(group: Group, patterns: tuple[str, ...]) -> bool:
+        made = [m for m in group.members if m.makes]
+        return any(fnmatch.fnmatchcase(name, p) for m in made for name in (m.layer, m.kind) for p in patterns)
+
+    chosen, left = [], []
+    for group in structure.groups:
+        reason = group.reason
+        if reason is None and not matched(group, options.include):
+            reason = "not matched by include"
+        if reason is None and matched(group, options.exclude):
+            reason = "matched by exclude"
+        if reason is None and group.channels <= options.round_to and options.ratio != 0:
+            reason = f"has {group.channels} channels, widths are multiples of {options.round_to} (round_to)"
+        if reason is None:
+            chosen.append(group)
+        else:
+            left.append((group, reason))
+    return chosen, left
+
+
+def rounded(group: Group, wanted: float, round_to: int, fixed: int) -> int:
+    """How many units of a group stay when `wanted` are asked for: the nearest width that is a multiple of `round_to`
+    channels, at least one such multiple, at least the `fixed` units, at most all."""
+    step = max(1, round_to // math.gcd(round_to, group.width))
+    total = len(group.units)
+    if wanted >= total:
+        return total
+    kept = max(step, round(wanted / step) * step)
+    if kept < fixed:
+        kept = math.ceil(fixed / step) * step
+    return min(kept, total)
+
+
+def _keep_best(structure: Structure, group: Group, count: int, scores: npt.NDArray[np.float64], kept: Kept) -> None:
+    """Keep `count` units of a group: the fixed ones, then the highest scores (the earlier of equal ones)."""
+    order = np.lexsort((group.units, -scores[group.units], structure.free[group.units]))
+    kept[group.units[order[count:]]] = False
+
+
+class _Planner:
+    """Plans over the chosen groups: which units stay when each group is asked for a number of them."""
+
+    def __init__(
+        self, structure: Structure, options: ChannelOptions, groups: Sequence[Group], scores: npt.NDArray[np.float64]
+    ) -> None:
+        self.structure, self.options, self.groups, self.scores = structure, options, groups, scores
+        self._guards = structure.guards()
+
+    def with_counts(self, wanted: Callable[[Group], float]) -> Kept:
+        """The best units of each group, as many as are wanted, rounded."""
+        kept = np.ones(len(self.structure), bool)
+        for group in self.groups:
+            fixed = int((~self.structure.free[group.units]).sum())
+            count = rounded(group, wanted(group), self.options.round_to, fixed)
+            _keep_best(self.structure, group, count, self.scores, kept)
+        for guard in self._guards:  # a tensor would be left without channels
+            if not kept[guard].any():
+                kept[guard[np.argmax(self.scores[guard])]] = True
+        return kept
+
+    def above(self, threshold: float) -> Kept:
+        """The units that score at least so much, and never less than FLOOR of a group."""
+        return self.with_counts(
+            lambda group: max(float((self.scores[group.units] >= threshold).sum()), FLOOR * len(group.units))
+        )
+
+    def lowest(self, size: Callable[[Kept], float], limit: float) -> Kept | None:
+        """The plan of the lowest threshold whose size is within the limit; None when that of the highest is not."""
+        free = np.concatenate([group.units[self.structure.free[group.units]] for group in self.groups])
+        cuts = np.unique(np.append(self.scores[free], np.inf))
+        low, high = 0, len(cuts) - 1
+        if size(self.above(np.inf)) > limit:
+            return None
+        while low < high:
+            middle = (low + high) // 2
+            if size(self.above(float(cuts[middle]))) <= limit:
+                high = middle
+            else:
+                low = middle + 1
+        return self.above(float(cuts[low]))
+
+
+def plan_channels(
+    structure: Structure,
+    options: ChannelOptions,
+    scores: npt.NDArray[np.float64],
+    *,
+    cost_of: Callable[[Cost], float] | None = None,
+    widths: Mapping[str, int] | None = None,
+) -> Kept:
+    """Which units stay: bool [units].
+
+    `widths` are the units that groups had before earlier rounds, by name: a ratio is of those (default: of the units
+    there are).
+    `cost_of` is what the share in `macs` or `parameters` limits; another function (of estimated latency, say) may stand
+    in. Under such a limit absolute scores are set against the cost that each unit saves. Raises UsageError when nothing
+    can be pruned, and OutOfReach when the target cannot be reached (with the best that can be).
+    """
+    groups, left = chosen_groups(structure, options)
+    if not groups:
+        reasons = sorted({reason for _, reason in left}) or ["the model has no layers that make channels"]
+        raise UsageError(f"nothing to prune: no group of channels may lose any ({'; '.join(reasons[:3])})")
+    planner = _Planner(structure, options, groups, scores)
+    if options.ratio is not None and options.scope == "layer":
+        share = 1 - options.ratio
+        return planner.with_counts(lambda group: share * (widths or {}).get(group.name, len(group.units)))
+    if options.ratio is not None:
+        counted = [group for group in structure.groups if group.name in widths] if widths else groups
+        units = np.concatenate([group.units for group in counted])
+        total = sum(widths.values()) if widths else len(units)
+        kept = planner.lowest(lambda k: float(k[units].sum()), (1 - options.ratio) * total)
+        return planner.above(np.inf) if kept is None else kept
+    return _within_cost(planner, cost_of)
+
+
+def _within_cost(planner: _Planner, cost_of: Callable[[Cost], float] | None) -> Kept:
+    structure, options = planner.structure, planner.options
+    what = "macs" if options.macs is not None else "parameters"
+    if what == "macs" and macs_unknown(structure):
+        raise UsageError(
+            "macs cannot be a target: the model leaves sizes open, or has layers that are not followed "
+            "(edgeprune groups lists them); ask for ratio or parameters"
+        )
+    cost = cost_of or (lambda c: float(getattr(c, what)))
+    share, base = float(getattr(options, what)), cost(structure.whole())
+    if CRITERIA[options.importance].absolute:
+        planner.scores = planner.scores / _unit_costs(structure, planner.groups, cost)
+    found = planner.lowest(lambda k: cost(structure.cost(k)), share * base)
+    if found is None:
+        best = cost(structure.cost(planner.above(np.inf))) / base
+        raise OutOfReach(
+            f"{what} = {share:g} cannot be reached: with at least {FLOOR:.0%} of the channels of each group and widths "
+            f"in multiples of {options.round_to} the least is {best:.3f}; ask for more, or set round_to = 1"
+        )
+    return found
+
+
+def _unit_costs(
+    structure: Structure, groups: Sequence[Group], cost: Callable[[Cost], float]
+) -> npt.NDArray[np.float64]:
+    """Cost of everything that touches a unit, relative to the mean of the groups; float [units]."""
+    costs = np.ones(len(structure))
+    for group in groups:
+        costs[group.units] = cost(structure.at_stake(group)) / len(group.units)
+    mean = np.mean([costs[group.units[0]] for group in groups])
+    return np.maximum(costs / (mean or 1.0), 1e-6)
+
+
+def macs_unknown(structure: Structure) -> bool:
+    """Whether MACs are not known: a kernel is applied at an open number of positions, or in a layer not followed."""
+    applied = {id(weight.variable) for weight in structure.weights if weight.positions}
+    kernels = [v for v in structure.trace.model.weights if v.name.endswith("kernel") and len(v.shape) > 1]
+    return any(id(kernel) not in applied for kernel in kernels)

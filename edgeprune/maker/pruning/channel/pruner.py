@@ -1,0 +1,246 @@
+"""Channel pruning: a smaller model without the channels that matter least.
+
+The ratio is the fraction of channels removed. A plan (plan.py) keeps the channels that score highest (importance.py) in
+each dependency group, in widths that phone kernels like (multiples of 8 by default), and the surgery is verified: the
+new model must compute what the old one computes with those channels set to zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeprune.errors import Unsupported, UsageError
+from edgeprune.maker.keras.models import clone, leaf_layers
+from edgeprune.maker.pruning.channel.groups import Group, Kept, Structure
+from edgeprune.maker.pruning.channel.importance import unit_scores
+from edgeprune.maker.pruning.channel.observe import channel_means
+from edgeprune.maker.pruning.channel.plan import ChannelOptions, chosen_groups, macs_unknown, plan_channels
+from edgeprune.maker.pruning.channel.rules import RULES
+from edgeprune.maker.pruning.channel.surgery import Shifts, cut, zeroed
+from edgeprune.maker.pruning.channel.trace import Trace
+from edgeprune.maker.pruning.channel.verification import checked
+from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.metrics import Metric
+
+__all__ = [
+    "ChannelPruner",
+    "ChannelReport",
+    "ChannelResult",
+    "LatencyReached",
+    "LayerWidth",
+    "SkippedGroup",
+    "analyse",
+    "prune_channels",
+    "report_of",
+]
+
+TOLERANCE = 1e-4  # relative error of the surgery against the zeroed model, float32
+MEAN_SAMPLES = 512  # of the training split, for the compensation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerWidth:
+    """Channels that a layer makes, before and after. `asked` is how many were to stay before rounding, None where all
+    groups were ranked together."""
+
+    layer: str
+    kind: str
+    before: int
+    asked: float | None
+    after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedGroup:
+    """A group that keeps all its channels, and why."""
+
+    layer: str
+    layers: tuple[str, ...]
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyReached:
+    """A latency on a device as the target: the share `asked` to stay, and the estimates of the float32 .tflite file
+    `before` and `after` (as `estimate_facts` gives them); `ratio` is after over before."""
+
+    asked: float
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelReport:
+    """What channel pruning did. `macs_*` are those of kernels for one sample, None where a size is open or a layer is
+    not followed; `got` is the share of channels removed. `verified` is the largest relative error of the surgery
+    (before compensation) against the old model with the removed channels set to zero; None where not checked (`note`).
+    `estimated_latency` is None where the target was another.
+    """
+
+    asked: str
+    got: float
+    parameters_before: int
+    parameters_after: int
+    macs_before: int | None
+    macs_after: int | None
+    removed: tuple[LayerWidth, ...]
+    skipped: tuple[SkippedGroup, ...]
+    altered: tuple[str, ...]
+    verified: float | None
+    note: str | None
+    estimated_latency: LatencyReached | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelResult:
+    """The new model and the report."""
+
+    model: Any
+    report: ChannelReport
+
+
+def analyse(model: Any, *, through_norms: bool = False) -> Structure:
+    """The dependency groups of a Functional or Sequential model. Raises Unsupported for others and quantized ones."""
+    for leaf in leaf_layers(model):
+        quantized, adapted = getattr(leaf.layer, "quantization_mode", None), getattr(leaf.layer, "lora_enabled", False)
+        if quantized or adapted:
+            what = f"is quantized in Keras ({quantized})" if quantized else "has LoRA weights"
+            raise Unsupported(f"layer {leaf.path!r} {what}, and its channels cannot be removed; prune the model before")
+    return Structure(Trace(model, RULES, through_norms=through_norms))
+
+
+def prune_channels(
+    model: Any,
+    options: ChannelOptions,
+    *,
+    samples: Samples | None = None,
+    metric: Metric | None = None,
+    verify: bool = True,
+) -> ChannelResult:
+    """A new, smaller model; the argument is left alone.
+
+    `samples` (of the training split) and `metric` serve the criteria that look at data and the compensation. Raises
+    UsageError (nothing to prune, a target out of reach), Unsupported (a subclassed model) and EdgepruneError when the
+    new model does not compute what it must.
+    """
+    pruner = ChannelPruner(model, options, samples=samples, metric=metric)
+    kept = pruner.plan(options)
+    return pruner.result(kept, pruner.cut(kept), options, verify=verify)
+
+
+class ChannelPruner:
+    """Prunes one model to one target after another; what looks at its weights or at samples is computed once.
+
+    The targets are options that differ in `ratio`, `macs`, `parameters` and `scope` only. Raises as `prune_channels`.
+    """
+
+    def __init__(
+        self, model: Any, options: ChannelOptions, *, samples: Samples | None = None, metric: Metric | None = None
+    ) -> None:
+        self.structure = analyse(model, through_norms=options.through_norms)
+        self._scores = unit_scores(
+            self.structure, options.importance, samples=samples, metric=metric, seed=options.seed
+        )
+        self._seen = None
+        if options.compensate == "mean":
+            if samples is None:
+                raise UsageError('compensate = "mean" needs training samples')
+            self._seen = samples.some(MEAN_SAMPLES, np.random.default_rng(options.seed))
+        self._means: Shifts | None = None
+
+    def plan(self, options: ChannelOptions, widths: Mapping[str, int] | None = None) -> Kept:
+        """Which units stay: bool [units]; `widths` as for `plan_channels`."""
+        return plan_channels(self.structure, options, self._scores, widths=widths)
+
+    def cut(self, kept: Kept) -> Any:
+        """The new model of a plan, compensated if the options ask for it."""
+        if self._seen is not None and self._means is None:
+            self._means = channel_means(self.structure, self._seen)
+        return cut(self.structure, kept, self._means)
+
+    def result(self, kept: Kept, pruned: Any, options: ChannelOptions, *, verify: bool = True) -> ChannelResult:
+        """The report of the model that `cut` made of a plan, with the check of the surgery."""
+        altered = _altered(self.structure, kept)
+        error: float | None = None
+        note: str | None = "not asked for"
+        if verify:
+            plain = pruned if self._means is None else cut(self.structure, kept)
+            error, note = _verify(self.structure, kept, plain, altered)
+        report = report_of(
+            self.structure,
+            kept,
+            asked=options.asked,
+            ratio=options.ratio if options.scope == "layer" else None,
+            skipped=chosen_groups(self.structure, options)[1],
+            altered=altered,
+            error=error,
+            note=note,
+        )
+        return ChannelResult(model=pruned, report=report)
+
+
+def _altered(structure: Structure, kept: Kept) -> tuple[str, ...]:
+    return tuple(
+        dict.fromkeys(name for name, labels in structure.trace.altered if not structure.keep(kept, labels).all())
+    )
+
+
+def _verify(structure: Structure, kept: Kept, pruned: Any, altered: tuple[str, ...]) -> tuple[float | None, str | None]:
+    if altered:
+        return None, f"not checked: the statistics of {', '.join(altered)} change with the channels, as was asked for"
+    return checked(zeroed(structure, kept, clone), pruned, TOLERANCE, "those with the removed channels set to zero")
+
+
+def report_of(
+    structure: Structure,
+    kept: Kept,
+    *,
+    asked: str,
+    ratio: float | None = None,
+    skipped: Sequence[tuple[Group, str]] = (),
+    altered: tuple[str, ...] = (),
+    error: float | None = None,
+    note: str | None = None,
+) -> ChannelReport:
+    """The report of a plan that has been carried out; `ratio` is what was asked of each layer, if anything was."""
+    before, after = structure.whole(), structure.cost(kept)
+    unknown = macs_unknown(structure)
+    removed = []
+    channels = gone = 0
+    for layer, labels in structure.trace.makers.values():
+        stays = structure.keep(kept, labels)
+        channels, gone = channels + len(stays), gone + int((~stays).sum())
+        if not stays.all():
+            removed.append(
+                LayerWidth(
+                    layer=layer.name,
+                    kind=type(layer).__name__,
+                    before=len(stays),
+                    asked=None if ratio is None else round(len(stays) * (1 - ratio), 2),
+                    after=int(stays.sum()),
+                )
+            )
+    return ChannelReport(
+        asked=asked,
+        got=gone / channels if channels else 0.0,
+        parameters_before=before.parameters,
+        parameters_after=after.parameters,
+        macs_before=None if unknown else before.macs,
+        macs_after=None if unknown else after.macs,
+        removed=tuple(removed),
+        skipped=tuple(_skipped(group, reason) for group, reason in skipped),
+        altered=altered,
+        verified=error,
+        note=note,
+    )
+
+
+def _skipped(group: Group, reason: str) -> SkippedGroup:
+    layers = tuple(member.layer for member in group.members if member.makes)
+    return SkippedGroup(layer=group.name, layers=layers, channels=group.channels, reason=reason)

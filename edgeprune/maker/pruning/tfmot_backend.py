@@ -1,0 +1,411 @@
+"""Pruning with tensorflow-model-optimization (tfmot) 0.8.1, for Keras 3 models that tf_keras can rebuild.
+
+tfmot knows only Keras 2 and switches its whole process to that (it sets TF_USE_LEGACY_KERAS), so it runs in a child.
+The child gets a neutral description of the layers, rebuilds the model, proves that it computes the same outputs, trains
+it inside tfmot's own wrappers and sends the weights back. This process imports neither tfmot nor tf_keras.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeprune.errors import EdgepruneError, MissingExtra, OutputError, Unsupported, UsageError
+from edgeprune.host.interrupts import child_process, scratch_folder
+from edgeprune.maker.keras.models import clone, input_specs, keras_module, output_names, predict
+from edgeprune.maker.pruning.magnitude import (
+    NOTHING_TO_PRUNE,
+    MagnitudeOptions,
+    PruneResult,
+    Target,
+    apply_masks,
+    report_sparsity,
+    select_targets,
+)
+from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
+from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.loop import EpochLog, OnProgress, TrainLog, TrainOptions, steps_per_epoch
+from edgeprune.maker.training.metrics import Metric
+
+__all__ = ["describe", "prune_with_tfmot", "schedule_arguments"]
+
+Array = npt.NDArray[Any]
+SILENCE_S = 900.0  # the child reports each step; importing TensorFlow and tracing a large model take minutes at worst
+PROOF_SAMPLES = 8
+NATIVE = 'use backend = "native"'
+
+# Layer class -> the options that mean the same in Keras 3 and in tf_keras and are carried over as they stand.
+_CONV = ("filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate", "use_bias", "activation")
+_POOL = ("pool_size", "strides", "padding", "data_format")
+CARRIED: dict[str, tuple[str, ...]] = {
+    "Activation": ("activation",),
+    "Add": (),
+    "AveragePooling1D": _POOL,
+    "AveragePooling2D": _POOL,
+    "BatchNormalization": ("axis", "momentum", "epsilon", "center", "scale"),
+    "Concatenate": ("axis",),
+    "Conv1D": (*_CONV, "groups"),
+    "Conv2D": (*_CONV, "groups"),
+    "Conv2DTranspose": (*_CONV, "output_padding"),
+    "Dense": ("units", "use_bias", "activation"),
+    "DepthwiseConv2D": (*_CONV[1:], "depth_multiplier"),
+    "Dropout": ("rate",),
+    "Embedding": ("input_dim", "output_dim"),
+    "Flatten": ("data_format",),
+    "GlobalAveragePooling1D": ("data_format", "keepdims"),
+    "GlobalAveragePooling2D": ("data_format", "keepdims"),
+    "GlobalMaxPooling1D": ("data_format", "keepdims"),
+    "GlobalMaxPooling2D": ("data_format", "keepdims"),
+    "LeakyReLU": ("negative_slope",),
+    "MaxPooling1D": _POOL,
+    "MaxPooling2D": _POOL,
+    "Multiply": (),
+    "Normalization": ("axis", "invert"),
+    "ReLU": ("max_value", "negative_slope", "threshold"),
+    "Rescaling": ("scale", "offset"),
+    "Reshape": ("target_shape",),
+    "SeparableConv2D": (*_CONV, "depth_multiplier"),
+    "Softmax": ("axis",),
+    "UpSampling2D": ("size", "data_format", "interpolation"),
+    "ZeroPadding2D": ("padding", "data_format"),
+}
+RENAMED = {("LeakyReLU", "negative_slope"): "alpha"}
+# Of no effect on a model that has its weights, or handled by name elsewhere.
+IGNORED = frozenset({"dtype", "mean", "name", "renorm_momentum", "seed", "trainable", "variance"})
+# Options that tf_keras lacks or treats differently: accepted only while they are off.
+OFF = frozenset({"mask_zero", "noise_shape", "quantization_config", "renorm", "renorm_clipping", "synchronized"})
+# hard_sigmoid is left out: Keras 3 computes relu6(x + 3) / 6, tf_keras clips 0.2 x + 0.5.
+ACTIVATIONS = {
+    **{n: n for n in ("elu", "exponential", "gelu", "linear", "mish", "relu", "relu6", "selu", "sigmoid", "softmax")},
+    **{n: n for n in ("softplus", "softsign", "swish", "tanh")},
+    "silu": "swish",
+}
+REGULARIZERS = {"L1": ("l1",), "L1L2": ("l1", "l2"), "L2": ("l2",)}
+ERRORS: dict[str, type[EdgepruneError]] = {c.__name__: c for c in (EdgepruneError, Unsupported, UsageError)}
+
+
+def prune_with_tfmot(
+    model: Any,
+    pruning: MagnitudeOptions,
+    schedule: ConstantSparsity | PolynomialDecay,
+    samples: Samples,
+    validation: Samples | None,
+    metric: Metric,
+    options: TrainOptions,
+    *,
+    settled_step: int,
+    on_progress: OnProgress | None = None,
+) -> tuple[PruneResult, TrainLog]:
+    """A copy pruned by tfmot's `prune_low_magnitude` while it trains; the argument is left alone.
+
+    The same batches in the same order, loss, optimizer, learning rate and choice of the best epoch as
+    `prune_while_training`; tfmot decides the masks. A GPU is used only where CUDA_VISIBLE_DEVICES is set, for this
+    process may hold all of its memory. Raises MissingExtra, UsageError (options tfmot does not have), Unsupported (a
+    layer that cannot be rebuilt, or a rebuilt model with other outputs) and EdgepruneError (the child failed, or the
+    asked sparsity was not reached).
+    """
+    _require_tfmot()
+    steps = steps_per_epoch(len(samples), options.batch_size) * options.epochs
+    _check_request(model, pruning, schedule, steps)
+    pruned = clone(model)
+    targets, skipped = select_targets(pruned, pruning)
+    if not targets:
+        raise UsageError(NOTHING_TO_PRUNE)
+    graph = describe(pruned)
+    _refuse_shared(graph, targets)
+    before = {target.key: np.asarray(target.variable) for target in targets}
+    job = {
+        "graph": graph,
+        "targets": sorted({target.layer for target in targets}),
+        "schedule": schedule_arguments(schedule),
+        "metric": metric.name,
+        "options": {name: getattr(options, name) for name in TrainOptions.__slots__},
+        "settled_step": settled_step,
+    }
+    arrays = _arrays(pruned, graph, samples, validation)
+    reply, weights = _run_child(job, arrays, on_progress)
+    _bring_back(pruned, graph, weights)
+    masks = {target.key: np.asarray(target.variable) != 0 for target in targets}
+    apply_masks(targets, masks)  # tfmot multiplies its masks in, which leaves -0.0
+    _check_reached(targets, before, pruning.sparsity)
+    report = report_sparsity(targets, skipped, pruning)
+    epochs = tuple(EpochLog(loss=loss, validation=value) for loss, value in reply["epochs"])
+    log = TrainLog(
+        epochs=epochs, kept_epoch=reply["kept_epoch"], stopped_early=len(epochs) < options.epochs, steps=reply["steps"]
+    )
+    return PruneResult(model=pruned, masks=masks, report=report), log
+
+
+def _require_tfmot() -> None:
+    for package in ("tensorflow_model_optimization", "tf_keras"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra("tensorflow-model-optimization and tf-keras", "tfmot", 'backend = "tfmot"')
+
+
+def _check_request(
+    model: Any, pruning: MagnitudeOptions, schedule: ConstantSparsity | PolynomialDecay, steps: int
+) -> None:
+    if len(model.outputs) != 1:
+        raise UsageError(f"training needs a model with one output; this one has {len(model.outputs)}")
+    if pruning.prune_depthwise:
+        raise UsageError(f"tfmot does not prune depthwise kernels: set prune_depthwise = false or {NATIVE}")
+    if pruning.scope != "layer":
+        raise UsageError(f'tfmot prunes each kernel by itself: set scope = "layer" or {NATIVE}')
+    last = schedule.end_step if isinstance(schedule, PolynomialDecay) else schedule.begin_step
+    if last > steps:
+        raise UsageError(f"the schedule reaches its final sparsity at step {last}, training has only {steps} steps")
+
+
+def schedule_arguments(schedule: ConstantSparsity | PolynomialDecay) -> dict[str, Any]:
+    """Name and keyword arguments of tfmot's schedule that does the same.
+
+    tfmot's counter is 1 at the first batch and its masks are renewed before batch n, ours after it; step 0 does not
+    exist there. So begin_step is at least 1, and everything else keeps its number: a sparsity that holds here after n
+    steps holds there too. tfmot renews only at multiples of `frequency`, so the end of a decay is moved down to one.
+    """
+    begin = max(schedule.begin_step, 1)
+    end = max(schedule.end_step, begin)
+    frequency = schedule.frequency
+    if isinstance(schedule, PolynomialDecay) and end > begin:
+        frequency = min(frequency, end - begin)
+        return {
+            "name": "PolynomialDecay",
+            "initial_sparsity": schedule.initial_sparsity,
+            "final_sparsity": schedule.final_sparsity,
+            "begin_step": begin,
+            "end_step": end - (end - begin) % frequency,
+            "power": schedule.power,
+            "frequency": frequency,
+        }
+    return {
+        "name": "ConstantSparsity",
+        "target_sparsity": schedule.final_sparsity,
+        "begin_step": begin,
+        "end_step": end,
+        "frequency": frequency,
+    }
+
+
+def describe(model: Any) -> dict[str, Any]:
+    """The functional graph as plain JSON values: layers (name, class, tf_keras options) and calls in execution order.
+
+    Each call names its layer and the calls that its inputs come from, by index. Raises Unsupported for a layer, an
+    option or an operation that has no known equal in tf_keras.
+    """
+    keras = keras_module()
+    functional = getattr(model, "_functional", None) or model
+    layers: dict[int, dict[str, Any]] = {}
+    order: dict[int, int] = {}
+    calls: list[dict[str, Any]] = []
+    made: dict[int, int] = {}
+    for depth in sorted(functional._nodes_by_depth, reverse=True):
+        for node in functional._nodes_by_depth[depth]:
+            layer = node.operation
+            if id(layer) not in layers:
+                order[id(layer)] = len(layers)
+                layers[id(layer)] = _describe_layer(keras, layer)
+            _check_call(keras, node)
+            made[id(node.outputs[0])] = len(calls)
+            calls.append({"layer": order[id(layer)], "inputs": [made[id(t)] for t in node.input_tensors]})
+    return {
+        "layers": list(layers.values()),
+        "calls": calls,
+        "inputs": [made[id(tensor)] for tensor in functional.inputs],
+        "outputs": [made[id(tensor)] for tensor in functional.outputs],
+    }
+
+
+def _refusal(layer: Any, what: str) -> Unsupported:
+    return Unsupported(f"layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt for tfmot: {what}; {NATIVE}")
+
+
+def _check_call(keras: Any, node: Any) -> None:
+    plain = len(keras.tree.flatten(node.arguments.args)) == len(node.input_tensors)
+    # Keras notes training=False and mask=None where the caller said nothing.
+    if not plain or any(value not in (None, False) for value in node.arguments.kwargs.values()):
+        raise _refusal(node.operation, "it is called with more than its input tensors")
+
+
+def _describe_layer(keras: Any, layer: Any) -> dict[str, Any]:
+    kind, config = type(layer).__name__, layer.get_config() if isinstance(layer, keras.Layer) else {}
+    if type(layer) is keras.layers.InputLayer:
+        if config.get("sparse") or config.get("ragged") or config.get("optional"):
+            raise _refusal(layer, "a sparse, ragged or optional input")
+        options: dict[str, Any] = {"shape": list(layer.batch_shape[1:]), "dtype": str(layer.dtype)}
+        return {"name": layer.name, "kind": kind, "options": options}
+    if kind not in CARRIED or type(layer) is not getattr(keras.layers, kind):
+        raise _refusal(layer, "this class is not one of those known to be equal in tf_keras")
+    if layer.dtype_policy.name != "float32":
+        raise _refusal(layer, f"its dtype policy is {layer.dtype_policy.name}, not float32")
+    options = {}
+    for key, value in config.items():
+        if (carried := _option(layer, kind, key, value)) is not None:
+            options[RENAMED.get((kind, key), key)] = carried
+    if kind == "Normalization":
+        options |= _statistics(layer)
+    return {"name": layer.name, "kind": kind, "options": options, "trainable": bool(layer.trainable)}
+
+
+def _option(layer: Any, kind: str, key: str, value: Any) -> Any:
+    """The option as tf_keras takes it, None where it can be left out. Raises Unsupported for anything else."""
+    if key in IGNORED or key.endswith("_initializer") or value is None:
+        return None
+    if key in OFF and not value:
+        return None
+    if key == "activation" and key in CARRIED[kind] and isinstance(value, str) and value in ACTIVATIONS:
+        return ACTIVATIONS[value]
+    if key.endswith("_regularizer") and isinstance(value, dict) and value.get("class_name") in REGULARIZERS:
+        factors = {name: float(value["config"][name]) for name in REGULARIZERS[value["class_name"]]}
+        return {"l1": 0.0, "l2": 0.0, **factors}
+    if key in CARRIED[kind] and key != "activation" and _is_plain(value):
+        return value
+    shown = value.get("class_name", "...") if isinstance(value, dict) else value
+    raise _refusal(layer, f"{key} = {shown!s:.60}")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _statistics(layer: Any) -> dict[str, Any]:
+    """Mean and variance of a Normalization layer, which tf_keras takes as options instead of weights."""
+    if len(layer._keep_axis) > 1:
+        raise _refusal(layer, "it normalises over more than one axis")
+    return {name: np.asarray(getattr(layer, name)).ravel().tolist() for name in ("mean", "variance")}
+
+
+def _refuse_shared(graph: Mapping[str, Any], targets: Sequence[Target]) -> None:
+    for target in targets:
+        uses = sum(graph["layers"][call["layer"]]["name"] == target.layer for call in graph["calls"])
+        if uses != 1:
+            raise Unsupported(
+                f"layer {target.layer!r} is used {uses} times, and tfmot would count each use as a step; {NATIVE}"
+            )
+
+
+def _carrying(model: Any, graph: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
+    """The layers whose weights travel, with their index in the description. (Those of Normalization are options.)"""
+    for index, layer in enumerate(graph["layers"]):
+        if layer["kind"] not in ("InputLayer", "Normalization"):
+            yield index, model.get_layer(layer["name"])
+
+
+def _arrays(model: Any, graph: Mapping[str, Any], samples: Samples, validation: Samples | None) -> dict[str, Array]:
+    """What the child needs, by name: weights, both splits, and the outputs that it must reproduce."""
+    arrays = {
+        f"weights.{index}.{n}": np.asarray(weight)
+        for index, layer in _carrying(model, graph)
+        for n, weight in enumerate(layer.weights)
+    }
+    for split, data in (("train", samples), ("validation", validation)):
+        if data is not None:
+            assert data.targets is not None
+            arrays[f"{split}.y"] = data.targets
+            arrays |= {f"{split}.{n}": data.inputs[name] for n, name in enumerate(input_specs(model))}
+    first = samples.rows(np.arange(min(PROOF_SAMPLES, len(samples))))
+    arrays["proof"] = predict(model, first.inputs)[output_names(model)[0]]
+    return arrays
+
+
+def _bring_back(model: Any, graph: Mapping[str, Any], weights: Mapping[str, Array]) -> None:
+    for index, layer in _carrying(model, graph):
+        if layer.weights:
+            layer.set_weights([weights[f"weights.{index}.{n}"] for n in range(len(layer.weights))])
+
+
+def _check_reached(targets: Sequence[Target], before: Mapping[str, Array], sparsity: float) -> None:
+    """Raise when a kernel's zeros are not those asked for.
+
+    One element more or less is float32 rounding. Fewer zeros are allowed where magnitudes of the dense kernel tie at
+    the threshold (tfmot keeps them all), more where kept weights were zero before.
+    """
+    for target in targets:
+        weights, old = np.asarray(target.variable), np.abs(before[target.key]).ravel()
+        zeros, keep = int(weights.size - np.count_nonzero(weights)), max(round(weights.size * (1 - sparsity)), 1)
+        asked = weights.size - keep
+        threshold = np.partition(old, asked)[asked]
+        ties = int((old == threshold).sum()) - 1 if threshold > 0 else 0
+        if asked - zeros > 1 + ties or zeros - asked > 1 + int((old == 0).sum()):
+            hint = "; the kernel was sparser before" if threshold == 0 and asked else ""
+            raise EdgepruneError(
+                f"tfmot left {zeros} zeros in {target.key}, {asked} of {weights.size} were asked for{hint}; {NATIVE}"
+            )
+
+
+def _run_child(
+    job: Mapping[str, Any], arrays: Mapping[str, Array], on_progress: OnProgress | None
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The child's last message and the weights it wrote. Nothing is left on disk and no process behind."""
+    with scratch_folder("edgeprune-tfmot-") as folder:
+        try:
+            (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+            np.savez(folder / "arrays.npz", **dict(arrays))
+        except OSError as cause:
+            raise OutputError(f"{folder}: cannot be written: {cause.strerror or cause}") from cause
+        reply = _converse(folder, on_progress)
+        with np.load(folder / "weights.npz", allow_pickle=False) as kept:
+            return reply, {key: kept[key] for key in kept.files}
+
+
+def _converse(folder: Path, on_progress: Callable[[int, int, str], None] | None) -> dict[str, Any]:
+    with (folder / "log.txt").open("w+b") as log:
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "edgeprune.maker.pruning.tfmot_worker", str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, "TF_USE_LEGACY_KERAS": "1", "TMPDIR": str(folder)},  # it may leave files there
+                start_new_session=True,
+            )
+
+        with child_process(start) as child:
+            for message in _messages(child):
+                if message["kind"] == "done":
+                    return message
+                if message["kind"] == "error":
+                    raise ERRORS.get(message["class"], EdgepruneError)(message["reason"])
+                if on_progress:
+                    on_progress(message["step"], message["total"], message["text"])
+            raise _crash(child, log)
+
+
+def _messages(child: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
+    """Its messages until it closes its output. Raises EdgepruneError after `SILENCE_S` without one."""
+    assert child.stdout is not None
+    pending = b""
+    until = time.monotonic() + SILENCE_S
+    while True:
+        ready, _, _ = select.select([child.stdout], [], [], max(0.0, until - time.monotonic()))
+        if not ready:
+            raise EdgepruneError(f"tfmot: its process said nothing for {SILENCE_S:g} s and was ended; {NATIVE}")
+        block = os.read(child.stdout.fileno(), 1 << 16)
+        if not block:
+            return
+        *lines, pending = (pending + block).split(b"\n")
+        for line in lines:
+            yield json.loads(line)
+            until = time.monotonic() + SILENCE_S
+
+
+def _crash(child: subprocess.Popen[bytes], log: Any) -> EdgepruneError:
+    code = child.wait()
+    log.seek(0)
+    lines = [line.strip() for line in log.read()[-4000:].decode(errors="replace").splitlines() if line.strip()]
+    died = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return EdgepruneError(f"tfmot: its process {died}{': ' + lines[-1][:200] if lines else ''}; {NATIVE}")

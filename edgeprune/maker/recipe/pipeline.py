@@ -1,0 +1,370 @@
+"""Run a recipe: step by step, each step leaves a Stage in the ledger, and every number comes from a file on disk."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeprune.artifact import Artifact, Format, Precision
+from edgeprune.checker.latency.estimate import estimate_facts
+from edgeprune.checker.latency.latency_targets import target_profile
+from edgeprune.checker.latency.measure import compare_latency
+from edgeprune.checker.latency.profiles import find_profile
+from edgeprune.checker.size.accounting import measure_size
+from edgeprune.converters.evaluation import evaluate_file
+from edgeprune.converters.file_checks import INTEGER
+from edgeprune.converters.packaging import ImageInput
+from edgeprune.converters.session import SUFFIXES, Converter
+from edgeprune.errors import EdgepruneError, Unsupported
+from edgeprune.formats.coreml.storage import storage_of
+from edgeprune.host.progress import Progress
+from edgeprune.ledger import ArtifactEntry, Ledger, Stage
+from edgeprune.maker.calibration import calibration_set
+from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, input_specs, predict, save_model
+from edgeprune.maker.pruning.channel.pruner import ChannelReport
+from edgeprune.maker.pruning.channel.rounds import prune_in_rounds
+from edgeprune.maker.pruning.magnitude import PruneReport, PruneResult, prune_magnitude
+from edgeprune.maker.pruning.masked_training import finetune, prune_while_training
+from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
+from edgeprune.maker.recipe.entries import artifact_entry, asked_of, data_facts, input_facts
+from edgeprune.maker.recipe.latency_search import covered_facts, prune_to_latency
+from edgeprune.maker.recipe.prepare import (
+    Prepared,
+    channel_options,
+    coreml_options,
+    file_part,
+    magnitude_options,
+    train_options,
+)
+from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep
+from edgeprune.maker.recipe.summary import budget_verdicts, summary_sentences
+from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.loop import TrainLog, steps_per_epoch
+from edgeprune.runtime.session import installed_runtimes
+
+__all__ = ["run_recipe"]
+
+
+def run_recipe(prepared: Prepared, folder: Path, progress: Progress) -> Ledger:
+    """Run all steps and exports, leave every file in `folder`, and return the ledger."""
+    with Converter() as converter:
+        converter.start()  # its imports run while the first steps do
+        return _Run(prepared, folder, progress, converter).ledger()
+
+
+class _Run:
+    """The state of one run: the current model, the files so far, the stages so far."""
+
+    def __init__(self, prepared: Prepared, folder: Path, progress: Progress, converter: Converter) -> None:
+        self.prepared, self.recipe, self.metric = prepared, prepared.recipe, prepared.metric
+        self.folder, self.progress, self.converter = folder, progress, converter
+        self.stem = self.recipe.model.stem
+        self.model = prepared.model
+        self.stages: list[Stage] = []
+        self._predicted: tuple[Any, dict[str, np.ndarray]] | None = None
+        (folder / "stages").mkdir()
+
+    def ledger(self) -> Ledger:
+        self._dense()
+        for step in self.recipe.steps:
+            if isinstance(step, QuantizeStep):
+                self._quantize(step)
+            else:
+                self._train_step(step)
+        self._exports()
+        save_model(self.model, self.folder / f"{self.stem}.keras")
+        ledger = Ledger(
+            tool_version=version("edgeprune"),
+            recipe={"path": self.recipe.path.name, "sha256": self.recipe.sha256, "asked": asked_of(self.recipe)},
+            input=input_facts(self.recipe.model),
+            data={k: data_facts(s) for k, s in self._splits().items()},
+            metric={
+                "name": self.metric.name,
+                "higher_is_better": self.metric.higher_is_better,
+                "is_share": self.metric.is_share,
+            },
+            host={"machine": platform.machine(), "system": platform.system(), "runtimes": installed_runtimes()},
+            seed=self.recipe.seed,
+            stages=self.stages,
+        )
+        ledger = replace(ledger, verdicts=budget_verdicts(ledger, self.recipe.budget))
+        return replace(ledger, summary=summary_sentences(ledger))
+
+    def _splits(self) -> dict[str, Samples]:
+        splits = {"train": self.prepared.train, "validation": self.prepared.validation, "test": self.prepared.test}
+        return {name: samples for name, samples in splits.items() if samples is not None}
+
+    def _dense(self) -> None:
+        begun = time.monotonic()
+        main = self._tflite("dense", Precision.FLOAT32)
+        self._check_latency_targets(self.folder / main.path)
+        artifacts = [main]
+        quantize = next((s for s in self.recipe.steps if isinstance(s, QuantizeStep)), None)
+        if quantize:
+            # int8 is compared with int8: latency at equal precision, and what quantization alone would give.
+            artifacts.append(self._tflite("dense", Precision(quantize.precision), quantize))
+        self._add("dense", "dense", artifacts, begun)
+
+    def _check_latency_targets(self, path: Path) -> None:
+        """Raise Unsupported before any training where a profile of a step does not cover the model's file."""
+        for step in self.recipe.steps:
+            if isinstance(step, ChannelStep) and step.latency is not None and step.device is not None:
+                try:
+                    covered_facts(path, target_profile(step.latency, step.device))
+                except Unsupported as cause:
+                    raise Unsupported(f"step {step.name!r}: {cause}") from cause
+
+    def _train_step(self, step: PruneStep | ChannelStep | FinetuneStep) -> None:
+        begun = time.monotonic()
+        report: PruneReport | None = None
+        channels: ChannelReport | None = None
+        log: TrainLog | None = None
+        self.progress.begin(f"{step.name}: {'prune' if step.kind == 'prune' else 'fine-tune'}")
+        if isinstance(step, FinetuneStep):
+            self.model, log = self._finetuned(self.model, step)
+        elif isinstance(step, ChannelStep):
+            channels, log = self._prune_channels(step)
+        else:
+            result, log = self._prune(step)
+            self.model, report = result.model, result.report
+        self.progress.end(f"sparsity {report.got:.1%}" if report else _channels_note(channels))
+        main = self._tflite(step.name, Precision.FLOAT32)
+        self._add(step.name, step.kind, [main], begun, report=report, channels=channels, log=log)
+
+    def _finetuned(self, model: Any, step: ChannelStep | FinetuneStep) -> tuple[Any, TrainLog]:
+        """A copy of the model, trained as the step says."""
+        assert self.prepared.train is not None
+        return finetune(
+            model,
+            self.prepared.train,
+            self.prepared.validation,
+            self.metric,
+            train_options(self.recipe, step),
+            teacher=self.prepared.model,
+            on_progress=self.progress.advance,
+        )
+
+    def _prune_channels(self, step: ChannelStep) -> tuple[ChannelReport, TrainLog | None]:
+        """Cut the current model, in rounds with training after each if the step has epochs."""
+        logs: list[TrainLog] = []
+
+        def trained(model: Any, number: int) -> Any:
+            self.progress.begin(f"{step.name}: train, round {number} of {step.rounds}")
+            tuned, log = self._finetuned(model, step)
+            logs.append(log)
+            self.progress.end()
+            if number < step.rounds:
+                self.progress.begin(f"{step.name}: prune, round {number + 1} of {step.rounds}")
+            return tuned
+
+        options = channel_options(self.recipe, step)
+        seen: dict[str, Any] = {"samples": self.prepared.train, "metric": self.metric}
+        rounds: dict[str, Any] = {"rounds": step.rounds, "train": trained if step.epochs else None}
+        if step.latency is not None and step.device is not None and options is not None:
+            result = prune_to_latency(
+                self.model,
+                step.latency,
+                target_profile(step.latency, step.device),
+                options,
+                converter=self.converter,
+                on_trial=self.progress.advance,
+                **seen,
+                **rounds,
+            )
+        else:
+            result = prune_in_rounds(self.model, options, **seen, **rounds)
+        self.model = result.model
+        if logs:
+            self.progress.note(f"{step.name}: {_channels_note(result.report)}")
+        return result.report, logs[-1] if logs else None
+
+    def _prune(self, step: PruneStep) -> tuple[PruneResult, TrainLog | None]:
+        options = magnitude_options(step)
+        if not step.epochs:
+            return prune_magnitude(self.model, options), None
+        train = self.prepared.train
+        assert train is not None
+        steps = step.epochs * steps_per_epoch(len(train), step.batch_size)
+        settled = max(1, round(steps * step.ramp)) if step.schedule == "polynomial" else 0
+        schedule: ConstantSparsity | PolynomialDecay = ConstantSparsity(final_sparsity=step.sparsity)
+        if step.schedule == "polynomial":
+            schedule = PolynomialDecay(
+                initial_sparsity=step.initial_sparsity,
+                final_sparsity=step.sparsity,
+                end_step=settled,
+                power=step.power,
+                frequency=step.frequency,
+            )
+        common = (self.model, options, schedule, train, self.prepared.validation, self.metric)
+        training = train_options(self.recipe, step)
+        if step.backend == "tfmot":
+            from edgeprune.maker.pruning.tfmot_backend import prune_with_tfmot
+
+            return prune_with_tfmot(*common, training, settled_step=settled, on_progress=self.progress.advance)
+        return prune_while_training(
+            *common, training, settled_step=settled, teacher=self.prepared.model, on_progress=self.progress.advance
+        )
+
+    def _quantize(self, step: QuantizeStep) -> None:
+        begun = time.monotonic()
+        entry = self._tflite(step.name, Precision(step.precision), step)
+        source = self.stages[-1].main
+        if source and source.sparsity and (entry.sparsity or 0) < source.sparsity - 1e-6:
+            raise EdgepruneError(
+                f"sparsity was lost in quantization: {source.sparsity:.4f} before, {entry.sparsity} in {entry.path}"
+            )
+        self._add(step.name, step.kind, [entry], begun)
+
+    def _tflite(self, stage: str, precision: Precision, quantize: QuantizeStep | None = None) -> ArtifactEntry:
+        """Export the current model, run the file over the test split, and account for it."""
+        path = self.folder / "stages" / f"{self.stem}.{file_part(stage)}.{precision}.tflite"
+        self.progress.begin(f"{stage}: tflite {precision}")
+        artifact = self.converter.export(
+            self.model,
+            path,
+            Format.TFLITE,
+            precision,
+            io_type=quantize.io_type if quantize else "float32",
+            calibration=self._calibration(quantize) if quantize else None,
+            float_fallback=quantize.float_fallback if quantize else False,
+        )
+        entry = self._evaluated(artifact, every_runtime=False)
+        self.progress.end(_metric_note(entry))
+        return entry
+
+    def _calibration(self, step: QuantizeStep) -> Mapping[str, np.ndarray]:
+        assert self.prepared.train is not None
+        return calibration_set(self.prepared.train, input_specs(self.model), step.samples, self.recipe.seed)
+
+    def _evaluated(self, artifact: Artifact, *, every_runtime: bool, image: ImageInput | None = None) -> ArtifactEntry:
+        size = measure_size(artifact.path)
+        name = artifact.path.relative_to(self.folder).as_posix()
+        found = evaluate_file(
+            artifact,
+            self.prepared.test,
+            input_specs(self.model),
+            self._keras_outputs(),
+            self.metric,
+            every_runtime=every_runtime,
+            image=image,
+            on_progress=self.progress.advance,
+        )
+        return artifact_entry(name, artifact, size, found, self.metric, exported=False)
+
+    def _keras_outputs(self) -> dict[str, np.ndarray]:
+        """The current Keras model over the test split, computed once for each model."""
+        if self._predicted is None or self._predicted[0] is not self.model:
+            self._predicted = (self.model, predict(self.model, self.prepared.test.inputs))
+        return self._predicted[1]
+
+    def _add(
+        self,
+        name: str,
+        kind: str,
+        artifacts: list[ArtifactEntry],
+        begun: float,
+        *,
+        report: PruneReport | None = None,
+        channels: ChannelReport | None = None,
+        log: TrainLog | None = None,
+    ) -> None:
+        main = artifacts[0]
+        latency = None if kind == "dense" else self._latency(name, main)
+        self.stages.append(
+            Stage(
+                name=name,
+                kind=kind,
+                parameters=count_parameters(self.model),
+                nonzero_parameters=count_nonzero_parameters(self.model),
+                macs=main.macs,
+                metric=main.metric,
+                latency=latency,
+                artifacts=artifacts,
+                pruning=asdict(report) if report else None,
+                channels=asdict(channels) if channels else None,
+                training=asdict(log) if log else None,
+                seconds=round(time.monotonic() - begun, 3),
+            )
+        )
+
+    def _latency(self, name: str, entry: ArtifactEntry) -> Mapping[str, Any] | None:
+        reference = next(e for e in self.stages[0].artifacts if e.precision == entry.precision)
+        refused = {run.name for e in (entry, reference) for run in e.runtimes if not run.ran}
+        usable = [name for name in installed_runtimes() if name not in refused]
+        if not self.recipe.latency.measure or not usable:
+            return None
+        self.progress.begin(f"{name}: latency against dense {entry.precision}")
+        found = compare_latency(
+            self.folder / reference.path,
+            self.folder / entry.path,
+            runtime=usable[-1],
+            processes=self.recipe.latency.processes,
+            pairs=self.recipe.latency.pairs,
+            seed=self.recipe.seed,
+            on_progress=self.progress.advance,
+        )
+        self.progress.end(f"{found.ratio:.3f}x, {found.verdict}")
+        return {**asdict(found), "verdict": str(found.verdict)}
+
+    def _exports(self) -> None:
+        for export in self.recipe.exports:
+            wanted = self._stage_of(export)
+            path = self.folder / f"{self.stem}.{export.precision}{SUFFIXES[export.format]}"
+            self.progress.begin(f"export {path.name}")
+            same = self._already_made(wanted, export)
+            if same is not None:
+                (self.folder / same.path).replace(path)
+                artifact = Artifact.of(path, export.format, export.precision)
+                entry = replace(self._evaluated(artifact, every_runtime=True), exported=True)
+                wanted.artifacts[wanted.artifacts.index(same)] = entry
+                if wanted.metric and wanted.metric.file == same.path:
+                    index = self.stages.index(wanted)
+                    self.stages[index] = replace(wanted, metric=entry.metric)
+            else:
+                entry = self._export_new(export, path)
+                wanted.artifacts.append(entry)
+            at = wanted.artifacts.index(entry)
+            entry = wanted.artifacts[at] = replace(entry, estimates=self._estimates(path))
+            self.progress.end(_metric_note(entry))
+
+    def _estimates(self, path: Path) -> list[Mapping[str, Any]]:
+        """Its latency on each device of the recipe."""
+        return [estimate_facts(path, find_profile(device)) for device in self.recipe.latency.devices]
+
+    def _stage_of(self, export: ExportSpec) -> Stage:
+        """An integer .tflite belongs to the quantize stage, all others to the last stage before it."""
+        if export.format is Format.TFLITE and export.precision in INTEGER:
+            return self.stages[-1]
+        return [s for s in self.stages if s.kind != "quantize"][-1]
+
+    def _already_made(self, stage: Stage, export: ExportSpec) -> ArtifactEntry | None:
+        if export.format is not Format.TFLITE:
+            return None
+        return next((e for e in stage.artifacts if e.precision == export.precision and not e.exported), None)
+
+    def _export_new(self, export: ExportSpec, path: Path) -> ArtifactEntry:
+        options = coreml_options(self.recipe, export)
+        artifact = self.converter.export(self.model, path, export.format, export.precision, coreml=options)
+        if export.format is Format.TFLITE:
+            return replace(self._evaluated(artifact, every_runtime=True), exported=True)
+        entry = self._evaluated(artifact, every_runtime=True, image=options.image)
+        return replace(entry, sparsity=storage_of(path).sparsity, exported=True)
+
+
+def _channels_note(report: ChannelReport | None) -> str:
+    if report is None:
+        return ""
+    reached = report.estimated_latency
+    latency = f", {reached.ratio:.3f} of the latency estimated for {reached.after['device']}" if reached else ""
+    return f"{report.got:.1%} of the channels removed{latency}"
+
+
+def _metric_note(entry: ArtifactEntry) -> str:
+    return f"{entry.metric.name} {entry.metric.value:.4f}" if entry.metric else (entry.metric_note or "")

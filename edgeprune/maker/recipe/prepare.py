@@ -1,0 +1,260 @@
+"""What can be known before a run: recipe, model and data read and found to fit together, and the plan in words."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgeprune.artifact import Format
+from edgeprune.checker.latency.latency_targets import target_profile
+from edgeprune.converters.packaging import CoreMlOptions, ImageInput, check_ends, read_labels
+from edgeprune.converters.session import check_export
+from edgeprune.errors import MissingExtra, RecipeError, UsageError
+from edgeprune.maker.keras.model_files import load_model
+from edgeprune.maker.keras.models import count_parameters, input_specs, refuse_half_precision
+from edgeprune.maker.pruning.channel.plan import ChannelOptions, chosen_groups
+from edgeprune.maker.pruning.channel.pruner import analyse
+from edgeprune.maker.pruning.magnitude import NOTHING_TO_PRUNE, MagnitudeOptions, select_targets
+from edgeprune.maker.recipe.latency_search import latency_asked, refuse_unknown_macs
+from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, Recipe, Step
+from edgeprune.maker.training.augmentation import Augmenter
+from edgeprune.maker.training.datasets import Samples, check_targets, load_samples
+from edgeprune.maker.training.loop import TrainOptions, steps_per_epoch
+from edgeprune.maker.training.metrics import METRICS, Metric
+from edgeprune.runtime.session import installed_runtimes
+
+__all__ = [
+    "Prepared",
+    "channel_options",
+    "check_extras",
+    "coreml_options",
+    "file_part",
+    "magnitude_options",
+    "plan_lines",
+    "prepare",
+    "train_options",
+]
+
+Options = TypeVar("Options", TrainOptions, MagnitudeOptions, ChannelOptions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A recipe whose model and data have been read and found to fit together."""
+
+    recipe: Recipe
+    model: Any
+    metric: Metric
+    train: Samples | None
+    validation: Samples | None
+    test: Samples
+
+
+def check_extras(recipe: Recipe) -> None:
+    """Raise MissingExtra for a package that the recipe will need. Nothing heavy is imported."""
+
+    def missing(module: str) -> bool:
+        return importlib.util.find_spec(module) is None
+
+    for module in ("tensorflow", "keras"):
+        if missing(module):
+            raise MissingExtra(module, "convert", "running a recipe")
+    if any(e.format is Format.COREML for e in recipe.exports) and missing("coremltools"):
+        raise MissingExtra("coremltools", "convert", "a Core ML export")
+    wants_tfmot = any(isinstance(s, PruneStep) and s.backend == "tfmot" for s in recipe.steps)
+    if wants_tfmot and (missing("tensorflow_model_optimization") or missing("tf_keras")):
+        raise MissingExtra("tensorflow-model-optimization and tf-keras", "tfmot", "the tfmot backend")
+    if not installed_runtimes():
+        raise MissingExtra("a TFLite runtime", "litert", "measuring the accuracy of a .tflite file")
+
+
+def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] = ()) -> Prepared:
+    """Read model and data and check everything that can be known before any training.
+
+    `trust_code` and `custom` are those of `load_model`.
+    """
+    check_extras(recipe)
+    for export in recipe.exports:
+        try:
+            check_export(export.format, export.precision, export.deployment_target)
+        except UsageError as cause:
+            raise RecipeError(f"{recipe.path}: {cause}") from cause
+    packages = [coreml_options(recipe, export) for export in recipe.exports]
+    model = load_model(recipe.model, trust_code=trust_code, custom=custom)
+    refuse_half_precision(model)
+    metric, specs, shape = METRICS[recipe.metric], input_specs(model), tuple(model.outputs[0].shape)
+
+    for options in packages:
+        try:
+            check_ends(specs, [tuple(tensor.shape) for tensor in model.outputs], options)
+        except UsageError as cause:
+            raise RecipeError(f"{recipe.path}: {cause}") from cause
+
+    def split(path: Path | None) -> Samples | None:
+        if path is None:
+            return None
+        samples = load_samples(path, specs, scale=recipe.data.scale, offset=recipe.data.offset)
+        check_targets(samples, shape, recipe.metric)
+        return samples
+
+    train, validation, test = split(recipe.data.train), split(recipe.data.validation), split(recipe.data.test)
+    assert test is not None
+    slugs = ["dense", *(file_part(step.name) for step in recipe.steps)]
+    if len(set(slugs)) != len(slugs):
+        raise RecipeError(f"{recipe.path}: two stages have names that make the same file name: {', '.join(slugs)}")
+    for step in recipe.steps:
+        if not isinstance(step, QuantizeStep) and step.epochs:
+            _check_training(recipe, step, model)
+        if isinstance(step, PruneStep):
+            _check_targets(recipe, step, model)
+        if isinstance(step, ChannelStep):
+            _check_channels(recipe, step, model)
+    return Prepared(recipe=recipe, model=model, metric=metric, train=train, validation=validation, test=test)
+
+
+def coreml_options(recipe: Recipe, export: ExportSpec) -> CoreMlOptions:
+    """What a Core ML package of this recipe tells the app. Raises InputError for bad class labels."""
+    image = None
+    if export.image_input is not None:
+        image = ImageInput(
+            name=export.image_input, scale=recipe.data.scale, bias=(recipe.data.offset,), color=export.color
+        )
+    return CoreMlOptions(
+        target=export.deployment_target,
+        image=image,
+        class_labels=read_labels(export.class_labels) if export.class_labels else (),
+        author=export.author,
+        license=export.license,
+        description=export.description,
+        version=export.version,
+    )
+
+
+def _check_training(recipe: Recipe, step: PruneStep | ChannelStep | FinetuneStep, model: Any) -> None:
+    """Raise now what training would raise after the first exports."""
+    try:
+        options, shapes = train_options(recipe, step), [shape for shape, _ in input_specs(model).values()]
+        Augmenter(shapes, flip=options.flip, shift=options.shift, seed=options.seed)
+    except UsageError as cause:
+        raise RecipeError(f"{recipe.path}: step {step.name!r}: {cause}") from cause
+    if len(model.outputs) != 1:
+        raise RecipeError(f"{recipe.path}: training needs a model with one output; this one has {len(model.outputs)}")
+
+
+def _check_targets(recipe: Recipe, step: PruneStep, model: Any) -> None:
+    try:
+        targets, _ = select_targets(model, magnitude_options(step))
+    except UsageError as cause:
+        raise RecipeError(f"{recipe.path}: step {step.name!r}: {cause}") from cause
+    if not targets:
+        raise RecipeError(f"{recipe.path}: step {step.name!r}: {NOTHING_TO_PRUNE}")
+    if step.backend == "tfmot":
+        from edgeprune.maker.pruning.tfmot_backend import describe
+
+        describe(model)  # raises for a layer that cannot be rebuilt in tf_keras
+
+
+def _check_channels(recipe: Recipe, step: ChannelStep, model: Any) -> None:
+    try:
+        options = channel_options(recipe, step)
+        structure = analyse(model, through_norms=step.through_norms)
+        if options is not None and not chosen_groups(structure, options)[0]:
+            raise UsageError("nothing to prune: no group of channels may lose any; see edgeprune groups MODEL")
+        if step.latency is not None:
+            refuse_unknown_macs(structure)
+    except UsageError as cause:
+        raise RecipeError(f"{recipe.path}: step {step.name!r}: {cause}") from cause
+
+
+def options_from(kind: type[Options], step: Step, **more: Any) -> Options:
+    """Options of a style or of training out of a recipe's step: what the two call by the same name, and `more`."""
+    shared = {f.name for f in fields(kind)} & {f.name for f in fields(step)}
+    return kind(**{name: getattr(step, name) for name in shared - more.keys()}, **more)
+
+
+def train_options(recipe: Recipe, step: PruneStep | ChannelStep | FinetuneStep) -> TrainOptions:
+    """The options of training out of a recipe's step."""
+    return options_from(TrainOptions, step, seed=recipe.seed)
+
+
+def magnitude_options(step: PruneStep) -> MagnitudeOptions:
+    """The options of magnitude pruning out of a recipe's step."""
+    return options_from(MagnitudeOptions, step)
+
+
+def channel_options(recipe: Recipe, step: ChannelStep) -> ChannelOptions | None:
+    """The options of channel pruning out of a recipe's step; None for the lossless mode.
+
+    The search for a latency goes by MACs and sets their share itself.
+    """
+    if step.latency is not None:
+        return options_from(ChannelOptions, step, seed=recipe.seed, macs=step.latency)
+    return None if step.lossless else options_from(ChannelOptions, step, seed=recipe.seed)
+
+
+def file_part(text: str) -> str:
+    """A stage's name as part of a file name."""
+    return "-".join("".join(ch if ch.isalnum() else " " for ch in text).split()) or "stage"
+
+
+def plan_lines(prepared: Prepared) -> list[str]:
+    """What `run` would do, a line each."""
+    recipe = prepared.recipe
+    parts = [("train", prepared.train), ("validation", prepared.validation), ("test", prepared.test)]
+    lines = [
+        f"model   {recipe.model} ({count_parameters(prepared.model):,} parameters)",
+        "data    " + ", ".join(f"{name} {len(s):,}" for name, s in parts if s is not None),
+        f"metric  {recipe.metric}, seed {recipe.seed}",
+    ]
+    for number, step in enumerate(recipe.steps, start=1):
+        lines.append(f"step {number}  {step.name}: {_plan_of(prepared, step)}")
+    for export in recipe.exports:
+        target = f" for {export.deployment_target}" if export.format is Format.COREML else ""
+        lines.append(f"export  {export.format} {export.precision}{target}")
+    if recipe.latency.measure:
+        lines.append(
+            f"latency {recipe.latency.processes} processes x {recipe.latency.pairs} pairs for each stage, on this host"
+        )
+    if recipe.budget:
+        limits = {k: v for k, v in asdict(recipe.budget).items() if v is not None}
+        lines.append("budget  " + ", ".join(f"{k} {v}" for k, v in limits.items()))
+    return lines
+
+
+def _plan_of(prepared: Prepared, step: Any) -> str:
+    if isinstance(step, QuantizeStep):
+        ends = f"{step.io_type} inputs and outputs{', floats where no kernel is' if step.float_fallback else ''}"
+        return f"{step.precision}, calibrated on {step.samples} training samples, {ends}"
+    assert prepared.train is not None or not step.epochs
+    steps = step.epochs * steps_per_epoch(len(prepared.train), step.batch_size) if prepared.train else 0
+    training = (
+        f"{step.epochs} epochs = {steps:,} steps of {step.batch_size}" if step.epochs else "one shot, no training"
+    )
+    if isinstance(step, FinetuneStep):
+        return f"fine-tune, {training}"
+    if isinstance(step, ChannelStep):
+        return _channel_plan(prepared, step, training)
+    targets, skipped = select_targets(prepared.model, magnitude_options(step))
+    return (
+        f"{step.style} pruning to {step.sparsity:.0%} of {len(targets)} kernels ({step.scope} scope, "
+        f"{len(skipped)} layers stay dense), {training}{', ' + step.schedule if step.epochs else ''}, "
+        f"{step.backend} backend"
+    )
+
+
+def _channel_plan(prepared: Prepared, step: ChannelStep, training: str) -> str:
+    options = channel_options(prepared.recipe, step)
+    structure = analyse(prepared.model, through_norms=step.through_norms)
+    groups = len(structure.groups)
+    if options is None:
+        return f"channel pruning of dead channels (lossless) in {groups} groups, {training}"
+    chosen, _ = chosen_groups(structure, options)
+    after = f", {training} after each of {step.rounds} rounds" if step.rounds > 1 else f", {training}"
+    asked = options.asked
+    if step.latency is not None and step.device is not None:
+        profile = target_profile(step.latency, step.device)
+        asked = f"{latency_asked(step.latency, profile)} (estimated)"
+    return f"channel pruning to {asked} in {len(chosen)} of {groups} groups by {step.importance}{after}"

@@ -1,0 +1,282 @@
+"""A recipe: what to do with one model, as TOML. What can be known without reading the model is checked here."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgeprune.artifact import Format, Precision
+from edgeprune.checker.latency.latency_targets import why_never
+from edgeprune.checker.latency.profiles import find_profile
+from edgeprune.checker.size.codecs import CODECS
+from edgeprune.errors import EdgepruneError, InputError, RecipeError, UsageError
+from edgeprune.host.toml_values import known_keys, near, read_toml, typed
+from edgeprune.maker.recipe.steps import (
+    INTEGER_IO,
+    ChannelStep,
+    FinetuneStep,
+    PruneStep,
+    QuantizeStep,
+    Step,
+    check_step,
+    needs_training_data,
+    read_step,
+)
+from edgeprune.maker.recipe.tables import profile_place, read_table
+from edgeprune.maker.training.metrics import METRICS
+from edgeprune.units import parse_bytes
+
+__all__ = [
+    "Budget",
+    "ChannelStep",
+    "DataSpec",
+    "ExportSpec",
+    "FinetuneStep",
+    "LatencySpec",
+    "PruneStep",
+    "QuantizeStep",
+    "Recipe",
+    "Step",
+    "load_recipe",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSpec:
+    """[data]: one .npz file for each split; float inputs become value * scale + offset."""
+
+    train: Path | None = None
+    validation: Path | None = None
+    test: Path
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSpec:
+    """[[exports]]: a file to ship, made from the model after the last training step.
+
+    The keys after `precision` are for coreml. `image_input` takes pictures, scaled like the data; `color` is the order
+    of its channels; `class_labels` is a text file with one label a line.
+    """
+
+    format: Format
+    precision: Precision
+    deployment_target: str = "iOS16"
+    image_input: str | None = None
+    color: str = "RGB"
+    class_labels: Path | None = None
+    author: str = ""
+    license: str = ""
+    description: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencySpec:
+    """[latency]: the paired measurement on this host (`measure = false` leaves it out), and the device profiles from
+    which the latency of every exported file is estimated."""
+
+    measure: bool = True
+    processes: int = 5
+    pairs: int = 30
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """[budget]: limits that every exported file is held against. Sizes are written like "350 kB" or "350 KiB"."""
+
+    download_bytes: int | None = None
+    codec: str = "deflate"
+    install_bytes: int | None = None
+    max_metric_drop: float | None = None
+    min_sparsity: float | None = None
+    max_latency_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One run. Paths are resolved against the recipe's folder."""
+
+    path: Path
+    sha256: str
+    model: Path
+    metric: str
+    seed: int
+    data: DataSpec
+    steps: tuple[Step, ...]
+    exports: tuple[ExportSpec, ...]
+    latency: LatencySpec
+    budget: Budget | None
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe. Raises InputError (cannot be read) and RecipeError (cannot be run as it stands)."""
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; name the recipe file in it, such as {path / 'recipe.toml'}")
+    content, raw = read_toml(path)
+    try:
+        return _recipe(path, hashlib.sha256(content).hexdigest(), raw)
+    except RecipeError:
+        raise
+    except UsageError as cause:
+        raise RecipeError(f"{path}: {cause}") from cause
+
+
+def _recipe(path: Path, sha256: str, raw: Mapping[str, Any]) -> Recipe:
+    known_keys(path, "", raw, ("model", "metric", "seed", "data", "steps", "exports", "latency", "budget"))
+    for key in ("model", "metric", "data"):
+        if key not in raw:
+            raise RecipeError(f"{path}: the key '{key}' is missing")
+    metric = typed(path, "metric", raw["metric"], str)
+    if metric not in METRICS:
+        raise RecipeError(f"{path}: unknown metric {metric!r}{near(metric, METRICS)}; known: {', '.join(METRICS)}")
+    data = read_table(path, "data", raw["data"], DataSpec)
+    splits = {key: path.parent / value for key in ("train", "validation", "test") if (value := getattr(data, key))}
+    recipe = Recipe(
+        path=path,
+        sha256=sha256,
+        model=path.parent / typed(path, "model", raw["model"], str),
+        metric=metric,
+        seed=typed(path, "seed", raw.get("seed", 0), int),
+        data=replace(data, **splits),
+        steps=tuple(read_step(path, n, item) for n, item in enumerate(_list(path, "steps", raw), start=1)),
+        exports=tuple(
+            _export(path, f"exports {n}", item) for n, item in enumerate(_list(path, "exports", raw), start=1)
+        ),
+        latency=_latency(path, raw.get("latency", {})),
+        budget=_budget(path, raw["budget"]) if "budget" in raw else None,
+    )
+    _check(recipe)
+    return recipe
+
+
+def _list(path: Path, key: str, raw: Mapping[str, Any]) -> list[Any]:
+    value = raw.get(key, [])
+    if not isinstance(value, list):
+        raise RecipeError(f"{path}: '{key}' is a list of tables; write [[{key}]] above each one")
+    return value
+
+
+def _export(path: Path, where: str, raw: Any) -> ExportSpec:
+    export: ExportSpec = read_table(path, where, raw, ExportSpec)
+    if export.format is not Format.COREML:
+        for key in ("image_input", "class_labels", "author", "license", "description", "version"):
+            if getattr(export, key):
+                raise RecipeError(f"{path}: [{where}] has the key '{key}', which is for coreml")
+    if export.color not in ("RGB", "BGR", "GRAYSCALE"):
+        raise RecipeError(f"{path}: [{where}] has the color {export.color!r}; known: RGB, BGR, GRAYSCALE")
+    return replace(export, class_labels=path.parent / export.class_labels) if export.class_labels else export
+
+
+def _latency(path: Path, raw: Any) -> LatencySpec:
+    found: LatencySpec = read_table(path, "latency", raw, LatencySpec)
+    return replace(found, devices=tuple(profile_place(path, name) for name in found.devices))
+
+
+def _budget(path: Path, raw: Any) -> Budget:
+    limits = ("download", "install", "max_metric_drop", "min_sparsity", "max_latency_ms")
+    known_keys(path, "budget", raw, ("codec", *limits))
+    if not set(raw) & set(limits):
+        raise RecipeError(f"{path}: [budget] sets no limit; give one of {', '.join(limits)}")
+    codec = typed(path, "budget.codec", raw.get("codec", "deflate"), str)
+    if codec not in CODECS:
+        raise RecipeError(f"{path}: unknown codec {codec!r}{near(codec, CODECS)}; known: {', '.join(CODECS)}")
+
+    def size(key: str) -> int | None:
+        return parse_bytes(typed(path, f"budget.{key}", raw[key], str)) if key in raw else None
+
+    def number(key: str) -> float | None:
+        return typed(path, f"budget.{key}", raw[key], float) if key in raw else None
+
+    sparsity, drop, latency = number("min_sparsity"), number("max_metric_drop"), number("max_latency_ms")
+    if latency is not None and not 0 < latency < math.inf:
+        raise RecipeError(f"{path}: in [budget] max_latency_ms is a number of milliseconds above 0")
+    if (sparsity is not None and not 0 <= sparsity <= 1) or (drop is not None and not drop >= 0):
+        raise RecipeError(f"{path}: in [budget] min_sparsity is a fraction, 0 to 1, and max_metric_drop at least 0")
+    return Budget(
+        download_bytes=size("download"),
+        codec=codec,
+        install_bytes=size("install"),
+        max_metric_drop=drop,
+        min_sparsity=sparsity,
+        max_latency_ms=latency,
+    )
+
+
+def _check(recipe: Recipe) -> None:
+    """What the tables say together."""
+    path = recipe.path
+    if not recipe.steps and not recipe.exports:
+        raise RecipeError(f"{path}: nothing to do; add [[steps]] or [[exports]]")
+    if not 0 <= recipe.seed < 2**32:
+        raise RecipeError(f"{path}: seed is a whole number from 0 to {2**32 - 1}; got {recipe.seed}")
+    if not (math.isfinite(recipe.data.scale) and math.isfinite(recipe.data.offset)):
+        raise RecipeError(f"{path}: scale and offset in [data] are finite numbers")
+    if not 3 <= recipe.latency.processes <= 50 or not 5 <= recipe.latency.pairs <= 1000:
+        raise RecipeError(f"{path}: [latency] takes 3 to 50 processes and 5 to 1000 pairs")
+    for device in recipe.latency.devices:
+        try:
+            find_profile(device)
+        except EdgepruneError as cause:
+            raise RecipeError(f"{path}: [latency] devices: {cause}") from cause
+    if recipe.budget and recipe.budget.max_latency_ms is not None and not recipe.latency.devices:
+        raise RecipeError(f"{path}: [budget] max_latency_ms is estimated; name the profiles: devices in [latency]")
+    _check_exports(recipe, _check_steps(recipe))
+    if recipe.budget and recipe.budget.max_latency_ms is not None:
+        _check_latency_limit(recipe)
+
+
+def _check_latency_limit(recipe: Recipe) -> None:
+    """Raise RecipeError for a limit that no run could check: the files are made long before it is known otherwise."""
+    for export in recipe.exports:
+        for device in recipe.latency.devices:
+            profile = find_profile(device)
+            reason = why_never(profile, str(export.format), str(export.precision))
+            if reason:
+                raise RecipeError(
+                    f"{recipe.path}: [budget] max_latency_ms cannot be checked for the {export.format} "
+                    f"{export.precision} export on {profile.name}: {reason}; leave out one of them, or limit each file "
+                    "with edgeprune check"
+                )
+
+
+def _check_steps(recipe: Recipe) -> str | None:
+    """Each step, their order and their names; the precision that the last one quantizes to."""
+    path = recipe.path
+    trains = [s.kind for s in recipe.steps if not isinstance(s, QuantizeStep) and needs_training_data(s)]
+    quantizes = [n for n, s in enumerate(recipe.steps) if isinstance(s, QuantizeStep)]
+    if (trains or quantizes) and recipe.data.train is None:
+        raise RecipeError(f"{path}: the step '{(trains or ['quantize'])[0]}' needs training data; set train in [data]")
+    if len(quantizes) > 1 or (quantizes and quantizes[0] != len(recipe.steps) - 1):
+        raise RecipeError(f"{path}: 'quantize' comes once and last: nothing can be trained after it")
+    names = ["dense", *(step.name for step in recipe.steps)]
+    if len(set(names)) != len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise RecipeError(f'{path}: two stages are called {twice!r}; give the step a name of its own: name = "..."')
+    for step in recipe.steps:
+        try:
+            check_step(step)
+        except EdgepruneError as cause:
+            raise RecipeError(f"{path}: step {step.name!r}: {cause}") from cause
+    last = recipe.steps[-1] if recipe.steps else None
+    return last.precision if isinstance(last, QuantizeStep) else None
+
+
+def _check_exports(recipe: Recipe, quantized: str | None) -> None:
+    path = recipe.path
+    for export in recipe.exports:
+        if export.format is Format.TFLITE and export.precision in INTEGER_IO and export.precision != quantized:
+            also = "" if export.precision is Precision.INT8 else f' and precision = "{export.precision}"'
+            raise RecipeError(
+                f'{path}: a tflite export of precision {export.precision} needs a step with kind = "quantize"{also}'
+            )
+    if len({(e.format, e.precision) for e in recipe.exports}) != len(recipe.exports):
+        raise RecipeError(f"{path}: the same format and precision is exported twice")
+    if recipe.budget and not recipe.exports:
+        raise RecipeError(f"{path}: [budget] is held against exported files, and there are no [[exports]]")

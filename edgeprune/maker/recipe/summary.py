@@ -1,0 +1,235 @@
+"""Sentences for people who do not read tables, and budget limits held against files. Every word is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgeprune.artifact import Format
+from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage, Verdict
+from edgeprune.maker.recipe.recipe import Budget
+from edgeprune.units import format_bytes
+
+__all__ = ["budget_verdicts", "summary_sentences"]
+
+
+def _change(before: float, after: float) -> str:
+    """A relative change: "-88 %"; a change below half a percent reads "unchanged"."""
+    percent = 100 * (after / before - 1)
+    return "unchanged" if abs(percent) < 0.5 else f"{percent:+.0f} %"
+
+
+def summary_sentences(ledger: Ledger) -> list[str]:
+    """The facts in the order in which they are asked for: download, quality, latency, sparsity, what is not known."""
+    sentences = _download(ledger) + _quality(ledger)
+    for stage in ledger.stages[1:]:
+        sentences += _latency(stage)
+    sentences += _estimates(ledger)
+    sentences += [_target(stage) for stage in ledger.stages if _reached(stage)]
+    for stage in ledger.stages:
+        if stage.pruning:
+            sentences.append(_sparsity(stage))
+        if stage.channels:
+            sentences.append(_channels(ledger, stage))
+    return sentences + _refused(ledger) + _unknown(ledger)
+
+
+def _exported(ledger: Ledger) -> list[ArtifactEntry]:
+    return [entry for stage in ledger.stages for entry in stage.artifacts if entry.exported]
+
+
+def _download(ledger: Ledger) -> list[str]:
+    base = ledger.dense.main
+    assert base is not None
+    sentences = []
+    for entry in _exported(ledger):
+        before, after = base.download_bytes["deflate"], entry.download_bytes["deflate"]
+        sentences.append(
+            f"Download {_change(before, after)} ({format_bytes(before)} -> {format_bytes(after)} zipped), install "
+            f"{_change(base.raw_bytes, entry.raw_bytes)} ({format_bytes(base.raw_bytes)} -> "
+            f"{format_bytes(entry.raw_bytes)}) with {entry.path}, against the dense float32 .tflite."
+        )
+    return sentences
+
+
+def _quality(ledger: Ledger) -> list[str]:
+    name, share, base = str(ledger.metric["name"]), bool(ledger.metric["is_share"]), ledger.dense.metric
+    if base is None:
+        return [f"{name}: not measured, so nothing is known of what pruning cost."]
+    sentences = []
+    for stage in ledger.stages[1:]:
+        found = stage.metric
+        if found is None:
+            continue
+        if share:
+            points = 100 * (found.value - base.value)
+            text = f"{100 * base.value:.2f} % -> {100 * found.value:.2f} % ({points:+.2f} points)"
+        else:
+            text = f"{base.value:.4f} -> {found.value:.4f} ({found.value - base.value:+.4f})"
+        sentences.append(
+            f"{name} of stage {stage.name}: {text} on {found.samples:,} test samples, "
+            f"measured on {found.file} with {found.runtime}."
+        )
+    return sentences
+
+
+def _latency(stage: Stage) -> list[str]:
+    found = stage.latency
+    if found is None or stage.main is None:
+        return []
+    tolerance = found["tolerance"]
+    interval = (
+        f"({found['ratio']:.3f}, 95 % {found['low']:.3f}-{found['high']:.3f}; "
+        f"unchanged means within {1 - tolerance:.3f}-{1 + tolerance:.3f})"
+    )
+    where = f"Latency of stage {stage.name} on this host, {stage.main.precision} against {stage.main.precision}"
+    zeros = stage.main.sparsity or 0.0
+    if found["verdict"] == "unchanged":
+        why = ": a dense runtime multiplies zeros too" if zeros > 0.05 else ""
+        return [f"{where}: unchanged {interval}{why}."]
+    if found["verdict"] == "inconclusive":
+        return [f"{where}: inconclusive {interval}; this host is too busy, measure again with more processes or pairs."]
+    return [f"{where}: {found['verdict']} {interval}."]
+
+
+def _estimates(ledger: Ledger) -> list[str]:
+    return [
+        f"Latency of {entry.path} on a device: "
+        + (
+            f"{found['total_ms']:.3g} ms ({found['low_ms']:.3g} to {found['high_ms']:.3g} ms), {found['how']}."
+            if found["total_ms"] is not None
+            else f"not estimated from profile {found['device']}: {found['refused']}."
+        )
+        for entry in _exported(ledger)
+        for found in entry.estimates
+    ]
+
+
+def _reached(stage: Stage) -> Mapping[str, Any] | None:
+    """A latency on a device that was the stage's target."""
+    return (stage.channels or {}).get("estimated_latency")
+
+
+def _target(stage: Stage) -> str:
+    found = _reached(stage)
+    assert found is not None
+    after = found["after"]
+    return (
+        f"Latency of stage {stage.name} on a device, the target of its cut: {found['before']['total_ms']:.3g} -> "
+        f"{after['total_ms']:.3g} ms ({after['low_ms']:.3g} to {after['high_ms']:.3g} ms), {found['ratio']:.3f} of "
+        f"that before the cut (asked {found['asked']:g}), both as float32 .tflite, {after['how']}."
+    )
+
+
+def _sparsity(stage: Stage) -> str:
+    assert stage.pruning is not None
+    in_file = stage.main.sparsity if stage.main else None
+    read_back = (
+        f"{100 * in_file:.2f} % of all weights in {stage.main.path}" if in_file is not None and stage.main else ""
+    )
+    asked, got = (100 * stage.pruning[key] for key in ("asked", "got"))
+    dense = len(stage.pruning["skipped"])
+    return (
+        f"Sparsity of stage {stage.name}: asked {asked:.2f} %, got {got:.2f} % of the pruned kernels"
+        f"{', ' + read_back if read_back else ''}; {dense} layer{'' if dense == 1 else 's'} with weights stayed "
+        "dense, each with its reason in the report."
+    )
+
+
+def _channels(ledger: Ledger, stage: Stage) -> str:
+    assert stage.channels is not None
+    found = stage.channels
+    macs, dense = stage.macs, ledger.dense.macs
+    text = (
+        f"Channels of stage {stage.name}: asked {found['asked']}, {100 * found['got']:.0f} % removed; parameters "
+        f"{found['parameters_before']:,} -> {found['parameters_after']:,}"
+    )
+    if macs and dense:
+        text += f", MACs {macs / dense:.3f} of dense"
+        if stage.latency and macs != dense:
+            text += f", latency {stage.latency['ratio']:.3f} of dense as measured on this host"
+    kept = len(found["skipped"])
+    checked = "not checked" if found["verified"] is None else f"checked to {found['verified']:.0e}"
+    return f"{text}; {kept} group{'' if kept == 1 else 's'} kept all channels; surgery {checked}."
+
+
+def _refused(ledger: Ledger) -> list[str]:
+    return [
+        f"{entry.path} does not run on {run.name} {run.version}: {run.reason}"
+        for stage in ledger.stages
+        for entry in stage.artifacts
+        for run in entry.runtimes
+        if not run.ran
+    ]
+
+
+def _unknown(ledger: Ledger) -> list[str]:
+    """What was not measured, and what was by the evaluator only."""
+    packages = [entry for entry in _exported(ledger) if entry.format == Format.COREML]
+    lines = [
+        f"{ledger.metric['name']} of {entry.path}: {entry.metric_note}."
+        for entry in _exported(ledger)
+        if entry.metric is None
+    ]
+    lines += [
+        f"{ledger.metric['name']} of {entry.path}: {_value(ledger, entry.metric)}"
+        + ("; Apple's own kernels may round otherwise." if "evaluator" in entry.metric.runtime else ".")
+        for entry in packages
+        if entry.metric is not None
+    ]
+    if packages:
+        files = ", ".join(entry.path for entry in packages)
+        lines.append(f"Not measured: latency of {files}; Core ML runs on macOS and iOS only.")
+    return lines
+
+
+def _value(ledger: Ledger, found: MetricValue) -> str:
+    text = f"{100 * found.value:.2f} %" if ledger.metric["is_share"] else f"{found.value:.4f}"
+    return f"{text} on {found.samples:,} test samples with {found.runtime}"
+
+
+def budget_verdicts(ledger: Ledger, budget: Budget | None) -> list[Verdict]:
+    """Every limit against every exported file."""
+    if budget is None:
+        return []
+    return [verdict for entry in _exported(ledger) for verdict in _verdicts_of(ledger, entry, budget)]
+
+
+def _verdicts_of(ledger: Ledger, entry: ArtifactEntry, budget: Budget) -> list[Verdict]:
+    verdicts = []
+
+    def at_most(check: str, actual: float | None, limit: float | None, unit: str) -> None:
+        if limit is not None:
+            passed = None if actual is None else actual <= limit
+            verdicts.append(Verdict(check=check, path=entry.path, actual=actual, limit=limit, unit=unit, passed=passed))
+
+    at_most(f"download ({budget.codec})", entry.download_bytes[budget.codec], budget.download_bytes, "bytes")
+    at_most("install", entry.raw_bytes, budget.install_bytes, "bytes")
+    base = ledger.dense.metric
+    alike = entry.metric is not None and base is not None and entry.metric.samples == base.samples
+    if entry.format == "tflite" or alike:  # a score on fewer samples is no drop
+        at_most("metric drop", _drop(ledger, entry), budget.max_metric_drop, str(ledger.metric["name"]))
+    if budget.min_sparsity is not None:
+        actual = entry.sparsity
+        passed = None if actual is None else actual >= budget.min_sparsity
+        verdicts.append(
+            Verdict(
+                check="sparsity at least",
+                path=entry.path,
+                actual=actual,
+                limit=budget.min_sparsity,
+                unit="fraction",
+                passed=passed,
+            )
+        )
+    for found in entry.estimates:
+        at_most(f"latency estimate, {found['device']}", found["total_ms"], budget.max_latency_ms, "ms")
+    return verdicts
+
+
+def _drop(ledger: Ledger, entry: ArtifactEntry) -> float | None:
+    base = ledger.dense.metric
+    if base is None or entry.metric is None:
+        return None
+    worse = base.value - entry.metric.value
+    return worse if ledger.metric["higher_is_better"] else -worse

@@ -1,0 +1,1 @@
+"""Samples, metrics and the training loop."""

@@ -1,0 +1,276 @@
+"""Fine-tuning: a seeded loop over batches with early stop, best weights kept and progress.
+
+Batches are drawn with a NumPy generator and go through `train_on_batch`, so the order is the seed's alone; operations
+run in TensorFlow's deterministic mode. XLA is off: compiling for the CPU makes a step several times slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeprune.errors import EdgepruneError, UsageError
+from edgeprune.maker.keras.models import (
+    Predictor,
+    as_called,
+    ends_in,
+    input_specs,
+    keras_module,
+    output_names,
+    predictor,
+)
+from edgeprune.maker.training.augmentation import Augmenter
+from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.distillation import Distillation
+from edgeprune.maker.training.metrics import Metric
+
+__all__ = [
+    "OPTIMIZERS",
+    "BestWeights",
+    "EpochLog",
+    "TrainLog",
+    "TrainOptions",
+    "batches",
+    "compile_model",
+    "evaluate",
+    "loss_of",
+    "make_deterministic",
+    "steps_per_epoch",
+    "train",
+    "train_batch",
+]
+
+OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
+OnProgress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """How to train. The learning rate falls to zero along a half cosine (Loshchilov & Hutter, arXiv:1608.03983)
+    unless `decay` is "constant". `patience` epochs without a better validation value end the training.
+
+    `flip` and `shift` vary training images: mirrored left to right at random, moved by up to `shift` pixels.
+    `distill` is the share of the loss that a teacher model's answers have, at `temperature`.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    decay: str = "cosine"
+    optimizer: str = "adam"
+    patience: int | None = None
+    flip: bool = False
+    shift: int = 0
+    distill: float = 0.0
+    temperature: float = 3.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shift < 0:
+            raise UsageError(f"shift is a number of pixels, at least 0; got {self.shift}")
+        if not 0 <= self.distill <= 1:
+            raise UsageError(f"distill is the teacher's share of the loss, 0 to 1; got {self.distill:g}")
+        if not 0.1 <= self.temperature <= 100:
+            raise UsageError(f"temperature is 0.1 to 100; got {self.temperature:g}")
+        if self.epochs < 1 or self.batch_size < 1:
+            name, value = ("epochs", self.epochs) if self.epochs < 1 else ("batch_size", self.batch_size)
+            raise UsageError(f"{name} is at least 1; got {value}")
+        if not 0 < self.learning_rate < 10:
+            raise UsageError(f"learning_rate is above 0 and below 10; got {self.learning_rate:g}")
+        if self.optimizer not in OPTIMIZERS:
+            raise UsageError(f"unknown optimizer {self.optimizer!r}; known: {', '.join(sorted(OPTIMIZERS))}")
+        if self.decay not in ("cosine", "constant"):
+            raise UsageError(f"decay is cosine or constant; got {self.decay!r}")
+        if self.patience is not None and self.patience < 1:
+            raise UsageError(f"patience is at least 1 epoch; got {self.patience}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochLog:
+    """Mean training loss of an epoch and the validation metric after it (None without a validation split)."""
+
+    loss: float
+    validation: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainLog:
+    """What happened: epochs in order, the epoch (from 1) whose weights were kept, whether patience ended it."""
+
+    epochs: tuple[EpochLog, ...]
+    kept_epoch: int
+    stopped_early: bool
+    steps: int
+
+
+def steps_per_epoch(samples: int, batch_size: int) -> int:
+    """Whole batches in an epoch; a data set smaller than a batch is one batch."""
+    return max(1, samples // batch_size)
+
+
+def batches(samples: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Index arrays of one epoch's batches in random order; what does not fill a batch waits for another epoch."""
+    order = rng.permutation(samples)
+    for step in range(steps_per_epoch(samples, batch_size)):
+        yield order[step * batch_size : (step + 1) * batch_size]
+
+
+def evaluate(model: Any, samples: Samples, metric: Metric, *, outputs_of: Predictor | None = None) -> float:
+    """The metric of the Keras model's first output over all samples; `outputs_of` is a predictor of the model, for
+    repeated calls."""
+    assert samples.targets is not None
+    outputs = (outputs_of or predictor(model))(samples.inputs)
+    return metric.compute(outputs[output_names(model)[0]], samples.targets)
+
+
+def make_deterministic(keras: Any, seed: int) -> None:
+    """Seed Python, NumPy and TensorFlow, and ask TensorFlow for repeatable kernels (for the whole process)."""
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+
+
+def _seed_layers(model: Any, seed: int) -> None:
+    """Restart the random numbers of Dropout and its kin: a layer without a seed drew one when it was made."""
+    generators = [g for layer in model._flatten_layers() for g in layer._seed_generators]
+    for index, generator in enumerate(generators):
+        generator.state.assign(np.array([(seed + index) % 2**32, 0], generator.state.dtype))
+
+
+def loss_of(keras: Any, model: Any, metric: Metric) -> Any:
+    """The metric's loss for this model, on logits where the model's output is not a probability."""
+    losses = {
+        "sparse_categorical_crossentropy": lambda: keras.losses.SparseCategoricalCrossentropy(
+            from_logits=not ends_in(model, "softmax")
+        ),
+        "binary_crossentropy": lambda: keras.losses.BinaryCrossentropy(from_logits=not ends_in(model, "sigmoid")),
+        "mean_squared_error": keras.losses.MeanSquaredError,
+        "mean_absolute_error": keras.losses.MeanAbsoluteError,
+    }
+    return losses[metric.loss]()
+
+
+def compile_model(
+    keras: Any,
+    model: Any,
+    metric: Metric,
+    options: TrainOptions,
+    total_steps: int,
+    distillation: Distillation | None = None,
+) -> None:
+    """Compile in place for training with the metric's loss."""
+    rate: Any = options.learning_rate
+    if options.decay == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, decay_steps=total_steps)
+    optimizer = getattr(keras.optimizers, OPTIMIZERS[options.optimizer])(rate)
+    sorts = metric.loss.endswith("crossentropy")
+    loss = distillation.loss if distillation and sorts else loss_of(keras, model, metric)
+    model.compile(optimizer, loss, jit_compile=False)
+
+
+def train(
+    model: Any,
+    samples: Samples,
+    validation: Samples | None,
+    metric: Metric,
+    options: TrainOptions,
+    *,
+    teacher: Any = None,
+    on_step: Callable[[int], None] | None = None,
+    keep_best_from_step: int = 0,
+    on_progress: OnProgress | None = None,
+) -> TrainLog:
+    """Train `model` in place (hand in a copy) and leave the best weights in it.
+
+    `on_step(n)` runs before the first batch (n = 0) and after each one. Weights of epochs that end before
+    `keep_best_from_step` are never kept, for a model that is still being pruned is not a candidate.
+    Without validation the last weights stay. `teacher` is the model that `options.distill` asks. Raises EdgepruneError
+    when the loss is not finite.
+    """
+    if len(model.outputs) != 1:
+        raise UsageError(f"training needs a model with one output; this one has {len(model.outputs)}")
+    keras = keras_module()
+    make_deterministic(keras, options.seed)
+    _seed_layers(model, options.seed)
+    rng = np.random.default_rng(options.seed)
+    per_epoch = steps_per_epoch(len(samples), options.batch_size)
+    total = per_epoch * options.epochs
+    distillation = None
+    if teacher is not None and options.distill:
+        distillation = Distillation(teacher, model, metric, share=options.distill, temperature=options.temperature)
+    compile_model(keras, model, metric, options, total, distillation)
+    shapes = [shape for shape, _ in input_specs(model).values()]
+    augment = Augmenter(shapes, flip=options.flip, shift=options.shift, seed=options.seed)
+    best, outputs_of = BestWeights(metric, options.patience), predictor(model)
+    logs: list[EpochLog] = []
+    step = 0
+    if on_step:
+        on_step(0)
+    for _ in range(options.epochs):
+        losses = []
+        for indices in batches(len(samples), options.batch_size, rng):
+            losses.append(train_batch(model, samples, indices, step, augment, distillation))
+            step += 1
+            if on_step:
+                on_step(step)
+            if on_progress:
+                on_progress(step, total, f"loss {losses[-1]:.3f}")
+        value = evaluate(model, validation, metric, outputs_of=outputs_of) if validation is not None else None
+        logs.append(EpochLog(loss=float(np.mean(losses)), validation=value))
+        if best.offer(model, len(logs), value, step >= keep_best_from_step):
+            break
+    best.restore(model)
+    return TrainLog(
+        epochs=tuple(logs), kept_epoch=best.epoch or len(logs), stopped_early=len(logs) < options.epochs, steps=step
+    )
+
+
+def train_batch(
+    model: Any,
+    samples: Samples,
+    indices: np.ndarray,
+    step: int,
+    augment: Augmenter | None = None,
+    distillation: Distillation | None = None,
+) -> float:
+    """One step of a compiled model on these samples; its loss. Raises EdgepruneError when that is not finite."""
+    assert samples.targets is not None
+    inputs = [samples.inputs[name][indices].astype(dtype) for name, (_, dtype) in input_specs(model).items()]
+    targets = samples.targets[indices]
+    # A class index stays one number; any other target has the shape of the output (its samples may be stored flat).
+    shape = tuple(model.outputs[0].shape[1:])
+    targets = targets.reshape(len(indices), *(shape if targets[0].size == np.prod(shape) else (-1,)))
+    varied = augment(inputs) if augment else inputs
+    if distillation:
+        targets = distillation.targets(varied, targets)
+    loss = float(model.train_on_batch(as_called(model, varied), targets))
+    if not np.isfinite(loss):
+        raise EdgepruneError(f"training diverged: the loss is {loss} at step {step + 1}; lower learning_rate")
+    return loss
+
+
+class BestWeights:
+    """The best weights seen so far and the patience that is left."""
+
+    def __init__(self, metric: Metric, patience: int | None) -> None:
+        self.metric, self.patience = metric, patience
+        self.epoch: int | None = None
+        self._value = 0.0
+        self._weights: list[np.ndarray] | None = None
+
+    def offer(self, model: Any, epoch: int, value: float | None, eligible: bool) -> bool:
+        """Remember the weights if they are better; True when patience is used up."""
+        if value is None or not eligible:
+            return False
+        gain = value - self._value if self.metric.higher_is_better else self._value - value
+        if self.epoch is None or gain > 0:
+            self.epoch, self._value, self._weights = epoch, value, model.get_weights()
+        return self.patience is not None and self.epoch is not None and epoch - self.epoch >= self.patience
+
+    def restore(self, model: Any) -> None:
+        if self._weights is not None:
+            model.set_weights(self._weights)

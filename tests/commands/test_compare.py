@@ -1,0 +1,242 @@
+"""`edgeprune compare`: the sentence, the layers that changed, and measuring."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_records import NASTY, layer, record
+from places import TESTS
+from test_graph_tflite import TensorSpec, dense_graph, write
+
+from edgeprune.checker.latency.measure import ProcessTimes, judge
+from edgeprune.checker.size.records import FileRecord
+from edgeprune.commands import compare_verb as compare
+from edgeprune.commands.compare_verb import headline
+
+FILES = TESTS / "files"
+GOLDEN = TESTS / "golden"
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let the two files be these records."""
+
+    def use(*records: FileRecord) -> None:
+        left = list(records)
+        monkeypatch.setattr("edgeprune.commands.compare_verb.account", lambda *_: None)
+        monkeypatch.setattr("edgeprune.commands.compare_verb.file_record", lambda _: left.pop(0))
+
+    return use
+
+
+BEFORE = record(
+    "old.tflite",
+    raw_bytes=9000,
+    download_bytes={"deflate": 8000, "brotli": 7900, "zstd": 7950, "xz": 7800},
+    parameters=2000,
+    weights=2000,
+    zeros=0,
+    sparsity=0.0,
+    macs=128_000,
+    layers=(
+        layer("stem", zeros=0, deflate_bytes=3700),
+        layer("body", zeros=0, deflate_bytes=3700),
+        layer("gone", kind="ADD", parameters=0, zeros=0, raw_bytes=16, deflate_bytes=10, macs=0),
+    ),
+)
+AFTER = record(
+    "new.tflite",
+    layers=(
+        layer("stem", zeros=0, deflate_bytes=3702),
+        layer("body", precision="int8", raw_bytes=1000, deflate_bytes=400),
+    ),
+    macs=96_000,
+)
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("text", "txt"), ("markdown", "md"), ("json", "json")])
+def test_whole_outputs(call: Any, made_up: Any, name: str, suffix: str) -> None:
+    """What shrank in install, in download, in MACs, layer by layer; made-up files."""
+    made_up(BEFORE, AFTER)
+    outcome = call("compare", "old.tflite", "new.tflite", "--format", name)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out == (GOLDEN / f"compare.{suffix}").read_text()
+
+
+def test_all_shows_what_did_not_change(call: Any, made_up: Any) -> None:
+    """A difference of 2 bytes of 3,700 in the download is none; --all shows it all the same."""
+    made_up(BEFORE, AFTER, BEFORE, AFTER)
+    assert "1 layer unchanged" in (short := call("compare", "a", "b").out)
+    assert "\nstem" not in short
+    full = call("compare", "a", "b", "--all").out
+    assert "\nstem" in full
+    assert "unchanged (--all" not in full
+
+
+def changed(old: Any, new: Any) -> Sequence[Any]:
+    """The pairs that are shown for one layer each."""
+    return compare._changed([(old, new)])
+
+
+def test_what_counts_as_a_change() -> None:
+    """Clustering changes nothing but the download; precision, zeros, MACs and bytes count to the last one."""
+    assert not changed(layer(), layer(name="renamed"))
+    assert not changed(layer(deflate_bytes=1100), layer(deflate_bytes=1110))
+    assert changed(layer(deflate_bytes=1100), layer(deflate_bytes=600))
+    for more in ({"precision": "int8"}, {"zeros": 801}, {"macs": 1}, {"raw_bytes": 3999}, {"parameters": 999}):
+        assert changed(layer(), layer(**more))
+    assert changed(None, layer())
+    assert changed(layer(), None)
+
+
+def test_the_sentence_of_a_pruned_file() -> None:
+    """A smaller download, the same install and MACs: latency is not promised."""
+    dense = record(zeros=0, sparsity=0.0, download_bytes={"deflate": 4000})
+    text = headline(dense, record(), None)
+    assert text.startswith(
+        "Download -60.0 % (4.00 kB -> 1.60 kB) (deflate), install unchanged (5.00 kB), MACs unchanged"
+    )
+    assert "zeros 0.0 % -> 80.0 %" in text
+    assert "a dense runtime multiplies the zeros too, so expect no change" in text
+
+
+def test_the_sentence_leaves_out_what_is_not_known() -> None:
+    """No MACs, no zeros: no word about them."""
+    text = headline(record(macs=None, sparsity=None), record(macs=None, sparsity=None), None)
+    assert text == (
+        "Download unchanged (1.60 kB) (deflate), install unchanged (5.00 kB); "
+        "latency not measured (--measure does, for .tflite)."
+    )
+
+
+def test_the_sentence_with_a_measurement() -> None:
+    """Ratio and interval, on this host."""
+    found = {"verdict": "faster", "ratio": 0.8, "low": 0.78, "high": 0.83}
+    assert "latency faster on this host: 0.800 times before (95 % 0.780 to 0.830)." in headline(
+        record(), record(), found
+    )
+
+
+def test_measure_is_paired_and_shown(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measurement's own facts in sentence and JSON; other formats are refused before any work."""
+
+    def measured(before: Path, after: Path, quiet: bool) -> dict[str, Any]:
+        assert (before.name, after.name, quiet) == ("float32.tflite", "int8.tflite", True)
+        facts = {"verdict": "slower", "ratio": 1.2, "low": 1.1, "high": 1.3, "baseline_ms": 1.0, "candidate_ms": 1.2}
+        return {**facts, "how": "30 pairs"}
+
+    monkeypatch.setattr(compare, "_measured", measured)
+    both = FILES / "float32.tflite", FILES / "int8.tflite"
+    outcome = call("compare", *both, "--measure", "--quiet", "--fast")
+    assert "latency slower on this host: 1.200 times before" in outcome.out
+    assert "latency on this host: 1 ms -> 1.2 ms CPU time (slower); 30 pairs." in outcome.out
+    assert json.loads(call("compare", *both, "--measure", "-q", "--json").out)["latency"]["ratio"] == 1.2
+    call("compare", both[0], FILES / "half.mlpackage", "--measure").error(2, "runs .tflite files only")
+
+
+def test_real_files(call: Any) -> None:
+    """float32 against int8 of one network: a quarter of the kernels, the same MACs and zeros."""
+    body = json.loads(call("compare", FILES / "float32.tflite", FILES / "int8.tflite", "--json").out)
+    assert body["before"]["raw_bytes"] == (FILES / "float32.tflite").stat().st_size
+    assert body["before"]["macs"] == body["after"]["macs"] == 7872
+    assert body["before"]["zeros"] == body["after"]["zeros"] == 1470
+    assert {"before": "Relu", "after": "Relu"} in body["layers"]
+    text = call("compare", FILES / "float32.tflite", FILES / "half.mlpackage").out
+    assert "float32 -> float16" in text
+
+
+def test_clustered_weights_show_in_the_download(call: Any, tmp_path: Path) -> None:
+    """One kernel of 256 random floats, then of four values: the same install, a fraction of the download."""
+    rng, graph = np.random.default_rng(1), dense_graph(TensorSpec(shape=(64, 4), buffer=1))
+    free = rng.standard_normal(256).astype(np.float32)
+    few = free[rng.integers(0, 4, 256)]
+    paths = [
+        write(tmp_path / f"{n}.tflite", graph, buffers=(b"", values.tobytes())) for n, values in enumerate((free, few))
+    ]
+    text = call("compare", *paths).out
+    assert "install unchanged" in text
+    assert "\nt    " in text
+
+
+@pytest.mark.parametrize("name", ["text", "json", "markdown"])
+def test_hostile_names(call: Any, made_up: Any, name: str) -> None:
+    """Nothing breaks the table, calls somebody or reaches the terminal."""
+    kind = "<b>|@octocat"
+    bad = record(NASTY, layers=(layer(NASTY, kind=kind, precision=kind, group=NASTY),), note=NASTY)
+    made_up(record(NASTY, note=NASTY), bad)
+    outcome = call("compare", "a", "b", "--format", name)
+    assert (outcome.code, outcome.err) == (0, "")
+    if name != "json":
+        assert not any(line.startswith("::") for line in outcome.out.splitlines())
+        assert "\x1b" not in outcome.out
+    if name == "markdown":
+        tables = [line for line in outcome.out.splitlines() if line.startswith("|")]
+        assert "@octocat" not in outcome.out
+        assert "<b>" not in outcome.out
+        assert all(line.endswith("|") for line in tables)
+
+
+def test_a_missing_and_a_broken_file(call: Any, tmp_path: Path) -> None:
+    """Exit code 4 and the one to blame, whichever it is."""
+    shutil.copy(FILES / "int8.tflite", tmp_path / "a.tflite")
+    (tmp_path / "b.tflite").write_bytes((FILES / "int8.tflite").read_bytes()[:900])
+    call("compare", tmp_path / "a.tflite", tmp_path / "b.tflite").error(4, "b.tflite is a broken TFLite file")
+    call("compare", tmp_path / "c.tflite", tmp_path / "a.tflite").error(4, "c.tflite does not exist")
+
+
+def test_precisions_are_not_ranked(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How int8 and float32 compare on this host says nothing of phones: no verdict, whatever was measured."""
+    rng = np.random.default_rng(0)
+    columns = np.array([1.0, 1.0, 2.0]) * rng.normal(1, 0.001, (30, 3))
+    times = [ProcessTimes(cpu_ms=columns, wall_ms=columns) for _ in range(5)]
+    found = judge(times, runtime="litert", runtime_version="2.3.0", seed=0)
+    monkeypatch.setattr("edgeprune.checker.latency.measure.compare_latency", lambda *_, **__: found)
+    outcome = call("compare", FILES / "float32.tflite", FILES / "int8.tflite", "--measure", "-q", "--fast")
+    assert outcome.code == 0, outcome.err
+    assert "latency not ranked: the two differ in precision" in outcome.out
+    assert "slower" not in outcome.out
+
+
+def test_estimates_of_both(call: Any) -> None:
+    """--device adds what a profile says of each file, or why it says nothing; an unknown name is told first."""
+    arguments = ("compare", FILES / "float32.tflite", FILES / "int8.tflite", "--fast")
+    told = json.loads(call(*arguments, "--device", "pixel3-tflite-4t-float32", "--json").out)["estimates"]
+    assert told["how"].startswith("estimated from profile pixel3-tflite-4t-float32")
+    assert told["before"]["total_ms"] is None
+    assert "fully connected" in told["before"]["refused"]
+    assert "is int8" in told["after"]["refused"]
+    assert (
+        "latency on pixel3-tflite-4t-float32: before not estimated"
+        in call(*arguments, "--device", "pixel3-tflite-4t-float32").out
+    )
+    call(*arguments, "--device", "pixel3-tflite-4t-float23").error(2, "pixel3-tflite-4t-float32")
+
+
+def test_two_strangers(call: Any, made_up: Any) -> None:
+    """Without a layer in common the percentages are of different models, and that is said first."""
+    made_up(
+        record("a.tflite", layers=(layer("stem", kind="CONV_2D"),)),
+        record("b.tflite", layers=(layer("other", kind="FULLY_CONNECTED"),)),
+    )
+    outcome = call("compare", "a.tflite", "b.tflite")
+    assert "\nNo layer of the one is in the other, so these may be different models. Download " in outcome.out
+
+
+def test_the_ratio_of_two_estimates(call: Any, covered: Path) -> None:
+    """With a band of its own, narrower than that of two numbers apart; also where a profile only ranks."""
+    both = (FILES / "float32.tflite", FILES / "float32.tflite")
+    found = json.loads(call("compare", *both, "--fast", "--device", covered, "--json").out)["estimates"]
+    assert found["ratio"] == 1.0
+    assert found["ratio_low"] < 1 < found["ratio_high"]
+    before = found["before"]
+    assert found["ratio_high"] < before["high_ms"] / before["low_ms"]
+    assert "1.000 times before" in call("compare", *both, "--fast", "--device", covered).out
+    none = call("compare", both[0], FILES / "int8.tflite", "--fast", "--device", covered)
+    assert "not estimated: int8.tflite is int8" in none.out
+    assert "estimated from profile" not in none.out

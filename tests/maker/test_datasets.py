@@ -1,0 +1,122 @@
+"""Reading samples (what is refused is tested through the command line in test_cli_bad_input)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeprune.errors import InputError
+from edgeprune.maker.calibration import calibration_set
+from edgeprune.maker.training.datasets import InputSpecs, Samples, check_targets, load_samples
+
+IMAGE: InputSpecs = {"image": ((None, 2, 2, 1), "float32")}
+TWO: InputSpecs = {"index": ((None, 3), "int32"), "size": ((None, 1), "float32")}
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Three images of bytes with targets."""
+    np.savez(tmp_path / "d.npz", x=np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1), y=np.array([0, 1, 0]))
+    return tmp_path / "d.npz"
+
+
+def test_x_stands_for_the_only_input(images: Path) -> None:
+    """A model with one input finds its samples under x; bytes stay bytes until they are scaled."""
+    samples = load_samples(images, IMAGE)
+    assert len(samples) == 3
+    assert samples.inputs["image"].dtype == np.uint8
+    assert samples.targets is not None
+    assert samples.targets.tolist() == [0, 1, 0]
+
+
+def test_scale_and_offset(images: Path) -> None:
+    """Float inputs become value * scale + offset, in float32."""
+    samples = load_samples(images, IMAGE, scale=0.5, offset=-1.0)
+    assert samples.inputs["image"].dtype == np.float32
+    assert samples.inputs["image"][1].ravel().tolist() == [1.0, 1.5, 2.0, 2.5]
+
+
+def test_integer_inputs_are_not_scaled(tmp_path: Path) -> None:
+    """Indexes are left alone; every input is found under its own name."""
+    np.savez(tmp_path / "d.npz", index=np.array([[1, 2, 3]]), size=np.array([[4.0]]), y=np.array([1]))
+    samples = load_samples(tmp_path / "d.npz", TWO, scale=10.0)
+    assert samples.inputs["index"].tolist() == [[1, 2, 3]]
+    assert samples.inputs["size"].tolist() == [[40.0]]
+
+
+def test_targets_may_be_left_out(tmp_path: Path) -> None:
+    """Calibration samples need no targets."""
+    np.savez(tmp_path / "d.npz", image=np.zeros((1, 2, 2, 1)))
+    assert load_samples(tmp_path / "d.npz", IMAGE, need_targets=False).targets is None
+
+
+def test_open_sizes_take_anything(tmp_path: Path) -> None:
+    """A size that the model leaves open fits every sample."""
+    np.savez(tmp_path / "d.npz", x=np.zeros((2, 7)), y=np.zeros(2))
+    assert load_samples(tmp_path / "d.npz", {"t": ((None, None), "float32")}).inputs["t"].shape == (2, 7)
+
+
+def test_other_members_are_ignored(tmp_path: Path) -> None:
+    """A member of the archive that is no array is not taken for one."""
+    import zipfile
+
+    np.savez(tmp_path / "d.npz", x=np.zeros((1, 2, 2, 1)))
+    with zipfile.ZipFile(tmp_path / "d.npz", "a") as archive:
+        archive.writestr("y", "not an array")
+    with pytest.raises(InputError, match="no array 'y'"):
+        load_samples(tmp_path / "d.npz", IMAGE)
+
+
+def test_some_draws_without_replacement() -> None:
+    """A seed fixes the draw, no sample comes twice, and asking for more than there are gives all."""
+    samples = Samples(path=Path("d"), inputs={"x": np.arange(10)}, targets=np.arange(10) * 2)
+    drawn = samples.some(4, np.random.default_rng(1))
+    assert len(set(drawn.inputs["x"].tolist())) == 4
+    assert drawn.targets is not None
+    assert (drawn.targets == drawn.inputs["x"] * 2).all()
+    assert (samples.some(4, np.random.default_rng(1)).inputs["x"] == drawn.inputs["x"]).all()
+    assert len(samples.some(99, np.random.default_rng(1))) == 10
+
+
+def test_calibration_takes_the_models_types() -> None:
+    """A calibration set has the dtypes of the inputs and at most so many samples."""
+    samples = Samples(path=Path("d"), inputs={"image": np.ones((9, 2, 2, 1), np.uint8)}, targets=None)
+    drawn = calibration_set(samples, IMAGE, 4, seed=0)
+    assert (drawn["image"].shape, drawn["image"].dtype) == ((4, 2, 2, 1), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("metric", "targets", "shape"),
+    [
+        ("accuracy", [0, 2], (None, 3)),
+        ("accuracy", [[0.0], [2.0]], (None, 3)),
+        ("auc", [0, 1], (None, 1)),
+        ("mse", [[1.0, 2.0], [3.0, 4.0]], (None, 2)),
+        ("mae", [[1.0, 2.0], [3.0, 4.0]], (None, 2, 1)),
+    ],
+)
+def test_fitting_targets(metric: str, targets: list[object], shape: tuple[int | None, ...]) -> None:
+    """Targets that fit the metric and the output pass."""
+    check_targets(Samples(path=Path("d"), inputs={"x": np.zeros(2)}, targets=np.array(targets)), shape, metric)
+
+
+@pytest.mark.parametrize(
+    ("metric", "targets", "shape", "word"),
+    [
+        ("accuracy", [0, 3], (None, 3), "run from 0 to 3"),
+        ("accuracy", [[1, 0], [0, 1]], (None, 2), "argmax"),
+        ("auc", [0, 2], (None, 1), "0 or 1"),
+        ("auc", [0, 1], (None, 2), "one score"),
+        ("mse", [1.0, 2.0], (None, 2), "targets of 1 values"),
+        ("accuracy", None, (None, 2), "no array 'y'"),
+    ],
+)
+def test_targets_that_do_not_fit(
+    metric: str, targets: list[object] | None, shape: tuple[int | None, ...], word: str
+) -> None:
+    """Targets that a metric cannot be computed from are refused before any model runs."""
+    made = None if targets is None else np.array(targets)
+    with pytest.raises(InputError, match=word):
+        check_targets(Samples(path=Path("d"), inputs={"x": np.zeros(2)}, targets=made), shape, metric)

@@ -1,0 +1,199 @@
+"""Recipes as they are read (what is refused is tested through the command line in test_cli_bad_input)."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from edgeprune.artifact import Format, Precision
+from edgeprune.errors import RecipeError
+from edgeprune.maker.recipe.recipe import (
+    Budget,
+    ExportSpec,
+    FinetuneStep,
+    LatencySpec,
+    PruneStep,
+    QuantizeStep,
+    load_recipe,
+)
+
+SMALLEST = """
+model = "m.keras"
+metric = "auc"
+[data]
+test = "t.npz"
+[[steps]]
+kind = "prune"
+sparsity = 0.5
+"""
+
+
+def never(device: str, format_: str, precision: str) -> str:
+    """Tables after a step: an export, and a limit on its latency on a device."""
+    return (
+        f'sparsity = 0.5\n[latency]\ndevices = ["{device}"]\n[budget]\nmax_latency_ms = 5\n'
+        f'[[exports]]\nformat = "{format_}"\nprecision = "{precision}"\n'
+    )
+
+
+LARGEST = """
+model = "models/m.h5"
+metric = "mse"
+seed = 7
+
+[data]
+train = "a.npz"
+validation = "b.npz"
+test = "/data/c.npz"
+scale = 1
+offset = -0.5
+
+[[steps]]
+kind = "prune"
+name = "sparse"
+sparsity = 0.8
+scope = "global"
+include = ["block*", "Dense"]
+exclude = "head"
+prune_depthwise = true
+prune_first = false
+prune_last = false
+schedule = "constant"
+power = 2
+frequency = 5
+ramp = 1
+epochs = 3
+batch_size = 8
+learning_rate = 0.01
+decay = "constant"
+optimizer = "sgd"
+
+[[steps]]
+kind = "finetune"
+epochs = 2
+patience = 1
+
+[[steps]]
+kind = "quantize"
+samples = 50
+io_type = "int8"
+
+[[exports]]
+format = "tflite"
+precision = "int8"
+
+[[exports]]
+format = "coreml"
+precision = "sparse"
+deployment_target = "iOS17"
+
+[latency]
+measure = false
+processes = 7
+pairs = 40
+
+[budget]
+download = "350 kB"
+codec = "zstd"
+install = "1 MiB"
+max_metric_drop = 0.02
+min_sparsity = 0.7
+"""
+
+
+def test_the_smallest_recipe(tmp_path: Path) -> None:
+    """Everything but model, metric, test data and one step has a default; paths start at the recipe."""
+    path = tmp_path / "r.toml"
+    path.write_text(SMALLEST)
+    recipe = load_recipe(path)
+    assert (recipe.model, recipe.data.test) == (tmp_path / "m.keras", tmp_path / "t.npz")
+    assert (recipe.data.train, recipe.data.scale, recipe.seed, recipe.metric) == (None, 1.0, 0, "auc")
+    assert recipe.steps == (PruneStep(sparsity=0.5),)
+    assert (recipe.exports, recipe.latency, recipe.budget) == ((), LatencySpec(), None)
+    assert recipe.sha256 == hashlib.sha256(SMALLEST.encode()).hexdigest()
+
+
+def test_the_largest_recipe(tmp_path: Path) -> None:
+    """Every key arrives with its type: whole numbers may stand for floats, one pattern for a list."""
+    path = tmp_path / "r.toml"
+    path.write_text(LARGEST)
+    recipe = load_recipe(path)
+    prune = PruneStep(
+        name="sparse",
+        sparsity=0.8,
+        scope="global",
+        include=("block*", "Dense"),
+        exclude=("head",),
+        prune_depthwise=True,
+        prune_first=False,
+        prune_last=False,
+        schedule="constant",
+        power=2.0,
+        frequency=5,
+        ramp=1.0,
+        epochs=3,
+        batch_size=8,
+        learning_rate=0.01,
+        decay="constant",
+        optimizer="sgd",
+    )
+    assert recipe.steps == (prune, FinetuneStep(epochs=2, patience=1), QuantizeStep(samples=50, io_type="int8"))
+    assert recipe.exports == (
+        ExportSpec(format=Format.TFLITE, precision=Precision.INT8),
+        ExportSpec(format=Format.COREML, precision=Precision.SPARSE, deployment_target="iOS17"),
+    )
+    assert recipe.latency == LatencySpec(measure=False, processes=7, pairs=40)
+    assert recipe.budget == Budget(
+        download_bytes=350_000, codec="zstd", install_bytes=1_048_576, max_metric_drop=0.02, min_sparsity=0.7
+    )
+    assert recipe.data.test == Path("/data/c.npz")
+    assert (recipe.data.scale, recipe.data.offset) == (1.0, -0.5)
+    assert isinstance(recipe.data.scale, float)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('metric = "auc"', "metric = 3", "'metric' must be a text in quotes, got 3"),
+        ('metric = "auc"', 'metric = "auc"\nbudgett = 1', "unknown key 'budgett'; did you mean 'budget'?"),
+        ('test = "t.npz"', 'tset = "t.npz"', "unknown key 'tset' in [data]; did you mean 'test'?"),
+        ('test = "t.npz"', 'train = "t.npz"', "[data] lacks 'test'"),
+        ("sparsity = 0.5", "sparsity = true", "'steps 1.sparsity' must be a number, got True"),
+        ("sparsity = 0.5", 'sparsity = 0.5\nscope = "gobal"', "did you mean 'global'?"),
+        ("sparsity = 0.5", "sparsity = 0.5\ninitial_sparsity = 0.6", "initial_sparsity 0.6 is above sparsity 0.5"),
+        ("sparsity = 0.5", "sparsity = 0.5\ninclude = 3", "is a list of patterns"),
+        ("sparsity = 0.5", 'sparsity = 0.5\nbackend = "tfmot"', "tfmot backend prunes while training"),
+        ("sparsity = 0.5", 'sparsity = 0.5\nname = "dense"', "two stages are called 'dense'"),
+        ("sparsity = 0.5", 'sparsity = 0.5\nname = ".."', "cannot be part of a file name"),
+        ("[[steps]]", "[steps]", "write [[steps]]"),
+        ("sparsity = 0.5", "sparsity = 0.5\n[latency]\nprocesses = 1", "3 to 50 processes"),
+        ("sparsity = 0.5", 'sparsity = 0.5\n[latency]\ndevices = ["pixel33"]', "no device profile 'pixel33'"),
+        ("sparsity = 0.5", 'sparsity = 0.5\n[latency]\ndevices = ["own.toml"]', "own.toml"),
+        ("sparsity = 0.5", never("pixel3-tflite-4t-int8", "tflite", "float32"), "that profile covers int8"),
+        ("sparsity = 0.5", never("pixel3-tflite-4t-float32", "coreml", "float16"), "does not run coreml files"),
+        ("sparsity = 0.5", never("pixel3-gpu-float32", "tflite", "float32"), "ranks files and gives no milliseconds"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, told: str) -> None:
+    """The message names the file, the place and the likely intent."""
+    path = tmp_path / "r.toml"
+    path.write_text(SMALLEST.replace(old, new))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_step_to_int16x8(tmp_path: Path) -> None:
+    """A quantize step takes int16x8 and floats where no kernel is, and is named after its precision."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        'model = "m.keras"\nmetric = "mse"\n[data]\ntest = "t.npz"\ntrain = "t.npz"\n'
+        '[[steps]]\nkind = "quantize"\nprecision = "int16x8"\nio_type = "int16"\nfloat_fallback = true\n'
+        '[[exports]]\nformat = "tflite"\nprecision = "int16x8"\n'
+    )
+    (step,) = load_recipe(path).steps
+    assert step == QuantizeStep(name="int16x8", precision="int16x8", io_type="int16", float_fallback=True)

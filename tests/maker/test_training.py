@@ -1,0 +1,198 @@
+"""Training: the same seed gives the same bits, the best epoch is kept, and what goes wrong is told in one line."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeprune.errors import EdgepruneError, UsageError
+from edgeprune.maker.keras.models import clone
+from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.loop import BestWeights, TrainOptions, batches, evaluate, steps_per_epoch, train
+from edgeprune.maker.training.metrics import METRICS
+
+ACCURACY = METRICS["accuracy"]
+
+
+def made(count: int, seed: int = 0) -> Samples:
+    """Six numbers each; the class is the largest of the first three."""
+    x = np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32)
+    return Samples(path=Path("made up"), inputs={"x": x}, targets=x[:, :3].argmax(1))
+
+
+def weights_after(model: Any, options: TrainOptions, samples: Samples, **more: Any) -> list[np.ndarray]:
+    copy = clone(model)
+    train(copy, samples, None, ACCURACY, options, **more)
+    return list(copy.get_weights())
+
+
+def test_every_sample_at_most_once() -> None:
+    """An epoch is whole batches of different samples in an order that the generator sets."""
+    drawn = list(batches(50, 16, np.random.default_rng(1)))
+    assert [len(b) for b in drawn] == [16, 16, 16]
+    assert len(set(np.concatenate(drawn).tolist())) == 48
+    assert (drawn[0] == next(batches(50, 16, np.random.default_rng(1)))).all()
+    assert sorted(next(batches(5, 16, np.random.default_rng(1))).tolist()) == [0, 1, 2, 3, 4]
+    assert (steps_per_epoch(50, 16), steps_per_epoch(5, 16)) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"epochs": 0}, "at least 1"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"learning_rate": 0}, "above 0"),
+        ({"learning_rate": float("nan")}, "above 0"),
+        ({"optimizer": "lion"}, "adam, adamw, sgd"),
+        ({"decay": "step"}, "cosine or constant"),
+        ({"patience": 0}, "at least 1 epoch"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], word: str) -> None:
+    """Options out of range are usage errors."""
+    with pytest.raises(UsageError, match=word):
+        TrainOptions(**{"epochs": 1, **options})
+
+
+class Named:
+    """Stands for a model: its weights are its name."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+    def get_weights(self) -> str:
+        return self.name
+
+    def set_weights(self, name: str) -> None:
+        self.name = name
+
+
+def offer(metric: str, patience: int | None, values: list[float | None], first: int = 1) -> tuple[str, int | None, int]:
+    """(weights kept, epoch kept, epochs run) for validation values; epochs before `first` are not candidates."""
+    best, model = BestWeights(METRICS[metric], patience), Named()
+    for epoch, value in enumerate(values, start=1):
+        model.name = f"epoch {epoch}"
+        if best.offer(model, epoch, value, epoch >= first):
+            break
+    best.restore(model)
+    return model.name, best.epoch, epoch
+
+
+@pytest.mark.parametrize(
+    ("metric", "patience", "values", "first", "expected"),
+    [
+        ("accuracy", None, [0.1, 0.5, 0.3], 1, ("epoch 2", 2, 3)),
+        ("mse", None, [0.1, 0.5, 0.3], 1, ("epoch 1", 1, 3)),
+        ("accuracy", None, [0.5, 0.5, 0.5], 1, ("epoch 1", 1, 3)),
+        ("accuracy", 2, [0.5, 0.4, 0.4, 0.9], 1, ("epoch 1", 1, 3)),
+        ("accuracy", 2, [0.5, 0.4, 0.6, 0.1, 0.2, 0.9], 1, ("epoch 3", 3, 5)),
+        ("accuracy", None, [0.9, 0.2, 0.3], 2, ("epoch 3", 3, 3)),
+        ("accuracy", 1, [0.9, 0.2, 0.1], 2, ("epoch 2", 2, 3)),
+        ("accuracy", 1, [None, None], 1, ("epoch 2", None, 2)),
+    ],
+)
+def test_the_best_epoch(
+    metric: str, patience: int | None, values: list[float | None], first: int, expected: tuple[str, int | None, int]
+) -> None:
+    """The first of the best values is kept, patience counts from it, and unsettled epochs do not count."""
+    assert offer(metric, patience, values, first) == expected
+
+
+@pytest.mark.slow
+class TestTraining:
+    """On a small model."""
+
+    def test_same_seed_same_bits(self, keras: Any) -> None:
+        """The same seed gives byte-equal weights, Dropout included; another seed gives others."""
+        x = keras.Input((6,), name="x")
+        h = keras.layers.Dropout(0.5)(keras.layers.Dense(16, activation="relu")(x))
+        model = keras.Model(x, keras.layers.Dense(3, activation="softmax")(h))
+        options = TrainOptions(epochs=2, batch_size=16, seed=7)
+        first = weights_after(model, options, made(64))
+        random.seed(99)
+        np.random.default_rng().random(3)
+        again = weights_after(model, options, made(64))
+        other = weights_after(model, TrainOptions(epochs=2, batch_size=16, seed=8), made(64))
+        assert [w.tobytes() for w in first] == [w.tobytes() for w in again]
+        assert first[0].tobytes() != other[0].tobytes()
+
+    def test_it_learns_and_keeps_the_best(self, vector_model: Any) -> None:
+        """Training raises accuracy, and the weights left in the model are those of the best epoch."""
+        model, test = clone(vector_model), made(200, seed=1)
+        before = evaluate(model, test, ACCURACY)
+        log = train(model, made(256), test, ACCURACY, TrainOptions(epochs=6, batch_size=32, learning_rate=0.02))
+        values = [epoch.validation for epoch in log.epochs]
+        assert max(v for v in values if v is not None) == values[log.kept_epoch - 1] == evaluate(model, test, ACCURACY)
+        assert evaluate(model, test, ACCURACY) > before + 0.2
+        assert (log.steps, log.stopped_early) == (48, False)
+
+    def test_patience_ends_training(self, vector_model: Any) -> None:
+        """A learning rate too small to change anything runs into patience."""
+        options = TrainOptions(epochs=9, batch_size=32, learning_rate=1e-9, patience=2)
+        log = train(clone(vector_model), made(64), made(20), ACCURACY, options)
+        assert (len(log.epochs), log.kept_epoch, log.stopped_early) == (3, 1, True)
+
+    def test_unsettled_epochs_are_not_kept(self, vector_model: Any) -> None:
+        """Of equal epochs the first is kept that ends at or after the step from which weights count."""
+        options = TrainOptions(epochs=3, batch_size=16, learning_rate=1e-9)
+        for first_step, kept in ((0, 1), (4, 1), (5, 2), (12, 3)):
+            log = train(clone(vector_model), made(64), made(20), ACCURACY, options, keep_best_from_step=first_step)
+            assert log.kept_epoch == kept
+
+    def test_a_diverging_loss(self, keras: Any) -> None:
+        """A loss that is no longer finite ends training with the step and what to do."""
+        x = keras.Input((6,), name="x")
+        model = keras.Model(x, keras.layers.Dense(1)(keras.layers.Dense(8)(x)))
+        samples = Samples(path=Path("d"), inputs=made(64).inputs, targets=np.full(64, 1e20, np.float32))
+        options = TrainOptions(epochs=30, batch_size=16, learning_rate=9.0, optimizer="sgd", decay="constant")
+        with pytest.raises(EdgepruneError, match=r"training diverged: the loss is (inf|nan) at step \d+; lower"):
+            train(model, samples, None, METRICS["mse"], options)
+
+    def test_steps_are_counted(self, vector_model: Any) -> None:
+        """on_step runs before the first batch and after each; progress goes up to the total."""
+        steps: list[int] = []
+        progress: list[tuple[int, int]] = []
+        train(
+            clone(vector_model),
+            made(40),
+            None,
+            ACCURACY,
+            TrainOptions(epochs=2, batch_size=16),
+            on_step=steps.append,
+            on_progress=lambda done, total, _: progress.append((done, total)),
+        )
+        assert steps == [0, 1, 2, 3, 4]
+        assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+    @pytest.mark.parametrize("flat", [False, True])
+    def test_targets_of_the_outputs_shape(self, keras: Any, flat: bool) -> None:
+        """A model that makes images learns them, whether its targets are stored as images or flat."""
+        x = keras.Input((4, 4, 1), name="x")
+        model = keras.Model(x, keras.layers.Conv2D(1, 1, use_bias=False, name="c")(x))
+        images = np.random.default_rng(0).normal(size=(64, 4, 4, 1)).astype(np.float32)
+        targets = (3 * images).reshape((64, 16) if flat else (64, 4, 4, 1))
+        samples = Samples(path=Path("d"), inputs={"x": images}, targets=targets)
+        options = TrainOptions(epochs=40, batch_size=16, learning_rate=0.1)
+        train(model, samples, None, METRICS["mse"], options)
+        assert float(np.asarray(model.get_layer("c").kernel).item()) == pytest.approx(3, abs=0.1)
+
+    def test_binary_scores(self, keras: Any) -> None:
+        """One score for each sample is trained with targets 0 and 1, with and without a sigmoid."""
+        samples = made(128)
+        binary = Samples(path=Path("d"), inputs=samples.inputs, targets=(samples.inputs["x"][:, 0] > 0).astype(int))
+        for activation in ("sigmoid", None):
+            x = keras.Input((6,), name="x")
+            model = keras.Model(x, keras.layers.Dense(1, activation=activation)(x))
+            train(model, binary, None, METRICS["auc"], TrainOptions(epochs=8, batch_size=16, learning_rate=0.1))
+            assert evaluate(model, binary, METRICS["auc"]) > 0.9
+
+    def test_two_outputs(self, keras: Any) -> None:
+        """A model with two outputs has no single loss."""
+        x = keras.Input((6,), name="x")
+        model = keras.Model(x, [keras.layers.Dense(3)(x), keras.layers.Dense(3)(x)])
+        with pytest.raises(UsageError, match="one output; this one has 2"):
+            train(model, made(8), None, ACCURACY, TrainOptions(epochs=1))
