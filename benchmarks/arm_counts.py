@@ -1,8 +1,8 @@
 """What `edgeprune bench --arm` counts for MobileNetV2: dense, 80 % pruned (stored dense), and of width 0.75.
 
 Random weights; needs Keras, TensorFlow and the emulated Arm system (`python -m edgeprune.checker.arm.prepare`), and
-says so where that is absent. Targets, on each cpu: pruned / dense is 1.0000 within 1e-4 for float32 and int8, and width 0.75 as
-float32 on the Cortex-A76 is within 5 % of 0.756, the ratio of TFLite's published latencies on a Pixel 1. Exit code 1
+says so where that is absent. Targets, on each cpu: pruned / dense is 1.0000 within 1e-4 for float32 and int8, and width
+0.75 as float32 on the Cortex-A76 is within 5 % of 0.756, the ratio of TFLite's published latencies on a Pixel 1. Exit code 1
 where one is missed.
 
     python benchmarks/arm_counts.py [CPU ...]      (default: cortex-a76 cortex-a53)

@@ -1,8 +1,8 @@
 """The reference evaluator: run a saved Core ML package on this machine, operation by operation.
 
 The package is read from disk (`edgeprune.formats.coreml.mil`), compressed constants are decoded, and every operation is
-carried out by TensorFlow in float32; a value that the program declares float16 is rounded to float16. It proves graph, weights
-and their precision. It does not reproduce the kernels of Apple's CPU, GPU or Neural Engine.
+carried out by TensorFlow in float32; a value that the program declares float16 is rounded to float16. It proves graph,
+weights and their precision. It does not reproduce the kernels of Apple's CPU, GPU or Neural Engine.
 """
 
 from __future__ import annotations

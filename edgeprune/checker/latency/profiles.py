@@ -1,7 +1,7 @@
 """Device profiles: a device with a runtime, threads and precision; its coefficients, and where each of them comes from.
 
-A profile is a TOML file. Those of the tool lie in the folder devices beside this file and are written by benchmarks/fit_profiles.py from
-published latencies; a user's own is given by its path.
+A profile is a TOML file. Those of the tool lie in the folder devices beside this file and are written by
+benchmarks/fit_profiles.py from published latencies; a user's own is given by its path.
 """
 
 from __future__ import annotations
