@@ -2,8 +2,8 @@
 
 Random weights; needs Keras, TensorFlow and the emulated Arm system (`python -m edgeprune.checker.arm.prepare`), and
 says so where that is absent. Targets, on each cpu: pruned / dense is 1.0000 within 1e-4 for float32 and int8, and width
-0.75 as float32 on the Cortex-A76 is within 5 % of 0.756, the ratio of TFLite's published latencies on a Pixel 1. Exit code 1
-where one is missed.
+0.75 as float32 on the Cortex-A76 is within 5 % of 0.756, the ratio of TFLite's published latencies on a Pixel 1. Exit
+code 1 where one is missed.
 
     python benchmarks/arm_counts.py [CPU ...]      (default: cortex-a76 cortex-a53)
 """
