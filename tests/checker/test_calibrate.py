@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tflite
+from benchmark_logs import GPU, LITERT_2, NEW
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import TESTS
-from test_graph_tflite import GraphSpec, OpSpec, TensorSpec, write
-from test_measurements import GPU, LITERT_2, NEW
+from written_tflite import GraphSpec, OpSpec, TensorSpec, write
 
 from edgeprune.checker.latency.benchmark_log import RunSettings
 from edgeprune.checker.latency.calibrate import REFIT_ROWS, _measured_runtime, calibrate, settings_notes

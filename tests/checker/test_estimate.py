@@ -15,7 +15,7 @@ import tflite
 from hypothesis import given
 from hypothesis import strategies as st
 from places import ROOT, TESTS
-from test_graph_tflite import GraphSpec, OpSpec, TensorSpec, dense_graph, write
+from written_tflite import GraphSpec, OpSpec, TensorSpec, dense_graph, write
 
 from edgeprune.checker.latency.coreml_kernels import coreml_kernels
 from edgeprune.checker.latency.estimate import estimate_latency, estimate_of

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from made_records import NASTY, layer, record
 from places import TESTS
-from test_graph_tflite import TensorSpec, dense_graph, write
+from written_tflite import TensorSpec, dense_graph, write
 
 from edgeprune.checker.latency.measure import ProcessTimes, judge
 from edgeprune.checker.size.records import FileRecord

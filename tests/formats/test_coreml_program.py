@@ -17,19 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from places import ROOT, TESTS
-from test_mil_reader import (
-    FLOAT16,
-    FLOAT32,
-    INT32,
-    STRING,
-    constant,
-    immediate,
-    in_file,
-    model,
-    number,
-    piece,
-    tensor_type,
-)
+from wire import number, piece
+from written_mil import FLOAT16, FLOAT32, INT32, STRING, constant, immediate, in_file, model, tensor_type
 
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.formats import Contents, read_contents

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tflite
 from places import TESTS
-from test_graph_tflite import GraphSpec, OpSpec, TensorSpec, dense_graph, dense_op, write
+from written_tflite import GraphSpec, OpSpec, TensorSpec, dense_graph, dense_op, write
 
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.formats import Contents, read_contents
