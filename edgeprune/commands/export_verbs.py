@@ -66,10 +66,9 @@ def convert_verb(
     if samples < 1:
         raise UsageError(f"--samples is at least 1; got {samples}")
     from edgeprune.converters.trial_inputs import trial_samples
-    from edgeprune.maker.calibration import calibration_set
     from edgeprune.maker.keras.model_files import load_convertible
     from edgeprune.maker.keras.models import input_specs, refuse_half_precision
-    from edgeprune.maker.training.datasets import check_targets, load_samples
+    from edgeprune.maker.training.datasets import calibration_set, check_targets, load_samples
 
     progress = Progress(quiet=quiet)
     progress.begin(f"load {path.name}")

@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from edgeprune.errors import InputError
-from edgeprune.maker.calibration import calibration_set
-from edgeprune.maker.training.datasets import InputSpecs, Samples, check_targets, load_samples
+from edgeprune.maker.keras.saved_models import SavedModel, SavedTensor
+from edgeprune.maker.training.datasets import (
+    InputSpecs,
+    Samples,
+    calibration_set,
+    check_targets,
+    load_samples,
+    load_split,
+)
 
 IMAGE: InputSpecs = {"image": ((None, 2, 2, 1), "float32")}
 TWO: InputSpecs = {"index": ((None, 3), "int32"), "size": ((None, 1), "float32")}
@@ -50,6 +57,19 @@ def test_targets_may_be_left_out(tmp_path: Path) -> None:
     """Calibration samples need no targets."""
     np.savez(tmp_path / "d.npz", image=np.zeros((1, 2, 2, 1)))
     assert load_samples(tmp_path / "d.npz", IMAGE, need_targets=False).targets is None
+
+
+def test_a_split_is_held_against_model_and_metric(images: Path) -> None:
+    """What a model reads, in one call: inputs by its own names, targets that suit the metric, or none at all."""
+    ends = [SavedTensor(name=n, shape=s, dtype="float32") for n, s in (("image", (None, 2, 2, 1)), ("out", (None, 2)))]
+    model = SavedModel(name="m", signature=None, whole=None, inputs=(ends[0],), outputs=(ends[1],))
+    assert load_split(images, model, "accuracy", scale=2.0).inputs["image"].max() == 22
+    with pytest.raises(InputError, match="targets of 1 values, the model's output has 2"):
+        load_split(images, model, "mse")
+    np.savez(images, x=np.zeros((1, 2, 2, 1)))
+    assert load_split(images, model, None).targets is None
+    with pytest.raises(InputError, match="no array 'y'"):
+        load_split(images, model, "mse")
 
 
 def test_open_sizes_take_anything(tmp_path: Path) -> None:

@@ -7,15 +7,17 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
 from edgeprune.errors import MissingExtra, OutputError, Unsupported
 from edgeprune.host.interrupts import undoing
 from edgeprune.maker.keras.saved_models import SavedModel
+from edgeprune.maker.keras.types import AnyModel, Layer, Model, Shape, Tensor, Variable
 
 __all__ = [
     "Leaf",
@@ -65,13 +67,13 @@ def muted_stderr() -> Iterator[None]:
         os.close(saved)
 
 
-def keras_module() -> Any:
+def keras_module() -> ModuleType:
     """The keras package on its TensorFlow backend. Raises MissingExtra when it is not installed."""
     quiet_tensorflow()
     chosen = os.environ.get("KERAS_BACKEND", "tensorflow")
     if chosen != "tensorflow":
         raise Unsupported(f"KERAS_BACKEND is set to {chosen!r} and exporting needs TensorFlow: unset KERAS_BACKEND")
-    keras: Any = sys.modules.get("keras") if "tensorflow" in sys.modules else None
+    keras = sys.modules.get("keras") if "tensorflow" in sys.modules else None
     keras = keras or _start_keras()
     if keras.backend.backend() != "tensorflow":
         raise Unsupported(
@@ -80,7 +82,7 @@ def keras_module() -> Any:
     return keras
 
 
-def _start_keras() -> Any:
+def _start_keras() -> ModuleType:
     try:
         with muted_stderr(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -97,8 +99,8 @@ def _start_keras() -> Any:
 class Leaf:
     """A layer that owns weights or does work, and the nested models and wrappers that hold it, outermost first."""
 
-    layer: Any
-    holders: tuple[Any, ...]
+    layer: Layer
+    holders: tuple[Layer, ...]
 
     @property
     def path(self) -> str:
@@ -106,7 +108,7 @@ class Leaf:
         return "/".join(layer.name for layer in (*self.holders, self.layer))
 
 
-def refuse_half_precision(model: Any) -> None:
+def refuse_half_precision(model: AnyModel) -> None:
     """Raise Unsupported for layers that compute in float16, bfloat16 or float64: TFLite has no such kernels."""
     for leaf in [] if isinstance(model, SavedModel) else leaf_layers(model):
         dtype = leaf.layer.compute_dtype
@@ -117,14 +119,14 @@ def refuse_half_precision(model: Any) -> None:
             )
 
 
-def leaf_layers(model: Any) -> list[Leaf]:
+def leaf_layers(model: Model) -> list[Leaf]:
     """Nested models and wrappers opened, in the model's order, each layer once (also where it is shared).
 
     A wrapper with weights of its own (SpectralNormalization) is listed after what it wraps.
     """
     seen: set[int] = set()
 
-    def walk(parent: Any, holders: tuple[Any, ...]) -> Iterator[Leaf]:
+    def walk(parent: Layer, holders: tuple[Layer, ...]) -> Iterator[Leaf]:
         # Keras's own recursive walk lists the layers of a nested model last to first.
         for layer in parent._flatten_layers(include_self=False, recursive=False):
             if id(layer) in seen:
@@ -138,14 +140,14 @@ def leaf_layers(model: Any) -> list[Leaf]:
     return list(walk(model, ()))
 
 
-def own_weights(layer: Any) -> list[Any]:
+def own_weights(layer: Layer) -> list[Variable]:
     """The weights of a layer without those of the layers that it holds."""
     children = layer._flatten_layers(include_self=False, recursive=False)
     inner = {id(weight) for child in children for weight in child.weights}
     return [weight for weight in layer.weights if id(weight) not in inner]
 
 
-def clone(model: Any) -> Any:
+def clone(model: Model) -> Model:
     """A copy with its own variables and the same weights; neither optimizer nor compile state is carried."""
     keras = keras_module()
     if not isinstance(model, keras.Sequential) and type(model).__name__ not in ("Functional", "Model"):
@@ -170,20 +172,20 @@ def clone(model: Any) -> Any:
     return copy
 
 
-def refresh(model: Any) -> None:
+def refresh(model: Layer) -> None:
     """Let layers that compute with a copy of their weights (Normalization) take it again; also for a single layer."""
     for layer in model._flatten_layers():
         if hasattr(layer, "finalize_state"):
             layer.finalize_state()
 
 
-def unlocked() -> Any:
+def unlocked() -> AbstractContextManager[object]:
     """A context in which layers with code (Lambda) are made from their configuration."""
     return keras_module().src.saving.serialization_lib.SafeModeScope(False)
 
 
 @contextlib.contextmanager
-def _uncompiled(model: Any) -> Iterator[None]:
+def _uncompiled(model: Model) -> Iterator[None]:
     """Keras copies the compile state too, and fails on a loss that it cannot find by name; hide it meanwhile."""
     compiled, model.compiled = model.compiled, False
     try:
@@ -192,7 +194,7 @@ def _uncompiled(model: Any) -> Iterator[None]:
         model.compiled = compiled
 
 
-def _named_inputs(keras: Any, model: Any) -> Any:
+def _named_inputs(keras: ModuleType, model: Model) -> object:
     """Inputs for a copy under the names of `input_specs`; None where Keras keeps these itself."""
     names = list(input_specs(model))
     if isinstance(model, keras.Sequential) or names == [tensor.name for tensor in model.inputs]:
@@ -204,7 +206,7 @@ def _named_inputs(keras: Any, model: Any) -> Any:
     return as_called(model, tensors)
 
 
-def save_model(model: Any, path: Path) -> None:
+def save_model(model: Model, path: Path) -> None:
     """Write a plain `.keras` file: no optimizer slots, no compile state. Written beside and renamed."""
     scratch = path.with_name(f".{path.stem}.{os.getpid()}.keras")
     try:
@@ -218,7 +220,7 @@ def save_model(model: Any, path: Path) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def input_specs(model: Any) -> dict[str, tuple[tuple[int | None, ...], str]]:
+def input_specs(model: AnyModel) -> dict[str, tuple[Shape, str]]:
     """Input name -> (shape with the batch first, dtype), in the model's order.
 
     The name is that of the input layer: the name of its tensor differs between a model and its copy.
@@ -233,7 +235,7 @@ def input_specs(model: Any) -> dict[str, tuple[tuple[int | None, ...], str]]:
     return {t._keras_history.operation.name: (tuple(t.shape), str(t.dtype)) for t in model.inputs}
 
 
-def output_names(model: Any) -> list[str]:
+def output_names(model: AnyModel) -> list[str]:
     """One name for each output: its key where the model returns a dict, else the name of the layer that makes it,
     numbered where a layer makes several."""
     if isinstance(model, SavedModel):
@@ -246,12 +248,12 @@ def output_names(model: Any) -> list[str]:
     return [f"output_{index}" for index in range(len(model.outputs))]
 
 
-def predict(model: Any, inputs: Mapping[str, np.ndarray], *, batch_size: int = 256) -> dict[str, np.ndarray]:
+def predict(model: AnyModel, inputs: Mapping[str, np.ndarray], *, batch_size: int = 256) -> dict[str, np.ndarray]:
     """Outputs by name for samples given by input name; inference mode, no progress bar."""
     return predictor(model, batch_size=batch_size)(inputs)
 
 
-def predictor(model: Any, *, batch_size: int = 256) -> Predictor:
+def predictor(model: AnyModel, *, batch_size: int = 256) -> Predictor:
     """`predict` for a model that is asked again and again: it is traced once, and its weights may change meanwhile."""
     import tensorflow as tf
 
@@ -269,7 +271,7 @@ def predictor(model: Any, *, batch_size: int = 256) -> Predictor:
     return outputs
 
 
-def as_called(model: Any, values: Sequence[Any]) -> Any:
+def as_called(model: Model, values: Sequence[object]) -> object:
     """Input values in the order of `input_specs`, put into the structure that the model is called with."""
     import tensorflow as tf
 
@@ -279,7 +281,7 @@ def as_called(model: Any, values: Sequence[Any]) -> Any:
     return values[0] if len(values) == 1 else list(values)
 
 
-def call_model(model: Any, tensors: Sequence[Any]) -> Any:
+def call_model(model: AnyModel, tensors: Sequence[Tensor]) -> list[Tensor]:
     """The model's outputs, flat and in order, for input tensors in the order of `input_specs`; inference mode."""
     import tensorflow as tf
 
@@ -288,18 +290,18 @@ def call_model(model: Any, tensors: Sequence[Any]) -> Any:
     return tf.nest.flatten(model(as_called(model, tensors), training=False))
 
 
-def ends_in(model: Any, activation: str) -> bool:
+def ends_in(model: Model, activation: str) -> bool:
     """Whether the layer that makes the model's first output applies this activation ("softmax", "sigmoid")."""
     maker = model.outputs[0]._keras_history.operation
     name = getattr(getattr(maker, "activation", None), "__name__", "")
     return bool(name == activation or type(maker).__name__.lower() == activation)
 
 
-def count_parameters(model: Any) -> int:
+def count_parameters(model: AnyModel) -> int:
     """Numbers that the model stores to compute its output (training-only state left out)."""
     return sum(int(np.prod(w.shape)) for w in model.weights)
 
 
-def count_nonzero_parameters(model: Any) -> int:
+def count_nonzero_parameters(model: AnyModel) -> int:
     """How many of these are not zero."""
     return sum(int(np.count_nonzero(np.asarray(w))) for w in model.weights)

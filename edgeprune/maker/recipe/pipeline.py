@@ -26,7 +26,6 @@ from edgeprune.errors import EdgepruneError, Unsupported
 from edgeprune.formats.coreml.storage import storage_of
 from edgeprune.host.progress import Progress
 from edgeprune.ledger import ArtifactEntry, Ledger, Stage
-from edgeprune.maker.calibration import calibration_set
 from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, input_specs, predict, save_model
 from edgeprune.maker.pruning.channel.pruner import ChannelReport
 from edgeprune.maker.pruning.channel.rounds import prune_in_rounds
@@ -45,7 +44,7 @@ from edgeprune.maker.recipe.prepare import (
 )
 from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep
 from edgeprune.maker.recipe.summary import budget_verdicts, summary_sentences
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.datasets import Samples, calibration_set
 from edgeprune.maker.training.loop import TrainLog, steps_per_epoch
 from edgeprune.runtime.session import installed_runtimes
 

@@ -21,7 +21,7 @@ from edgeprune.maker.pruning.magnitude import NOTHING_TO_PRUNE, MagnitudeOptions
 from edgeprune.maker.recipe.latency_search import latency_asked, refuse_unknown_macs
 from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, Recipe, Step
 from edgeprune.maker.training.augmentation import Augmenter
-from edgeprune.maker.training.datasets import Samples, check_targets, load_samples
+from edgeprune.maker.training.datasets import Samples, load_split
 from edgeprune.maker.training.loop import TrainOptions, steps_per_epoch
 from edgeprune.maker.training.metrics import METRICS, Metric
 from edgeprune.runtime.session import installed_runtimes
@@ -85,7 +85,7 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
     packages = [coreml_options(recipe, export) for export in recipe.exports]
     model = load_model(recipe.model, trust_code=trust_code, custom=custom)
     refuse_half_precision(model)
-    metric, specs, shape = METRICS[recipe.metric], input_specs(model), tuple(model.outputs[0].shape)
+    metric, specs = METRICS[recipe.metric], input_specs(model)
 
     for options in packages:
         try:
@@ -96,9 +96,7 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
     def split(path: Path | None) -> Samples | None:
         if path is None:
             return None
-        samples = load_samples(path, specs, scale=recipe.data.scale, offset=recipe.data.offset)
-        check_targets(samples, shape, recipe.metric)
-        return samples
+        return load_split(path, model, recipe.metric, scale=recipe.data.scale, offset=recipe.data.offset)
 
     train, validation, test = split(recipe.data.train), split(recipe.data.validation), split(recipe.data.test)
     assert test is not None

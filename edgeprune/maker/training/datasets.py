@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.errors import InputError, UsageError
+from edgeprune.maker.keras.models import input_specs
+from edgeprune.maker.keras.types import AnyModel
 
-__all__ = ["InputSpecs", "Samples", "check_targets", "load_samples"]
+__all__ = ["InputSpecs", "Samples", "calibration_set", "check_targets", "load_samples", "load_split"]
 
 # Input name -> (shape with the batch first, None for an open size; dtype).
 InputSpecs = Mapping[str, tuple[tuple[int | None, ...], str]]
@@ -37,6 +39,14 @@ class Samples:
     def some(self, count: int, rng: np.random.Generator) -> Samples:
         """At most `count` samples, drawn without replacement."""
         return self.rows(rng.permutation(len(self))[:count])
+
+
+def load_split(path: Path, model: AnyModel, metric: str | None, *, scale: float = 1.0, offset: float = 0.0) -> Samples:
+    """Read a split for a model, see `load_samples`; its targets must suit the metric. Without one none are needed."""
+    samples = load_samples(path, input_specs(model), scale=scale, offset=offset, need_targets=metric is not None)
+    if metric is not None:
+        check_targets(samples, tuple(model.outputs[0].shape), metric)
+    return samples
 
 
 def load_samples(
@@ -158,3 +168,10 @@ def check_targets(samples: Samples, output_shape: tuple[int | None, ...], metric
         raise InputError(f"{samples.path}: auc needs a model with one score for each sample; its output has {wanted}")
     if metric != "accuracy" and targets[0].size != wanted:
         raise InputError(f"{samples.path}: targets of {targets[0].size} values, the model's output has {wanted}")
+
+
+def calibration_set(train: Samples, specs: InputSpecs, count: int, seed: int) -> Mapping[str, np.ndarray]:
+    """At most `count` training samples drawn with `seed`, for the ranges of full-integer quantization: arrays
+    [count, ...] by input name, in the model's dtypes."""
+    drawn = train.some(count, np.random.default_rng(seed))
+    return {name: drawn.inputs[name].astype(dtype) for name, (_, dtype) in specs.items()}
