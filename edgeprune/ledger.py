@@ -5,6 +5,7 @@ The JSON form is `edgeprune/schemas/ledger.schema.json`; other tools build on it
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ __all__ = [
     "ArtifactEntry",
     "Ledger",
     "MetricValue",
+    "Outcome",
     "RuntimeRun",
     "Stage",
     "Verdict",
@@ -24,6 +26,17 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 BASE_CODEC = "deflate"
+
+
+class Outcome(enum.StrEnum):
+    """What a comparison of two files says about the candidate: of times on a host, or of counted instructions."""
+
+    UNCHANGED = "unchanged"
+    FASTER = "faster"
+    SLOWER = "slower"
+    FEWER = "fewer instructions"
+    MORE = "more instructions"
+    INCONCLUSIVE = "inconclusive"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

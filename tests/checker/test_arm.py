@@ -16,7 +16,6 @@ from edgeprune.checker.arm import cpus, emulation, prepare
 from edgeprune.checker.arm.cpus import CPUS, ArmRoot, find_cpu, load_root, root_path
 from edgeprune.checker.arm.emulation import (
     CLASSES,
-    CountVerdict,
     InstructionCounts,
     compare_counts,
     count_instructions,
@@ -26,6 +25,7 @@ from edgeprune.checker.arm.emulation import (
 )
 from edgeprune.commands.bench import bench
 from edgeprune.errors import EdgepruneError, InputError, RuntimeFailure, Unsupported, UsageError
+from edgeprune.ledger import Outcome
 
 FILES = TESTS / "files"
 SOURCE = Path(emulation.__file__).with_name("instructions.c")
@@ -117,15 +117,15 @@ def test_broken_counts(text: str) -> None:
 @pytest.mark.parametrize(
     ("candidate", "verdict"),
     [
-        (counts(1_000_000), CountVerdict.UNCHANGED),
-        (counts(1_000_099), CountVerdict.UNCHANGED),
-        (counts(999_901), CountVerdict.UNCHANGED),
-        (counts(1_000_102), CountVerdict.MORE),
-        (counts(999_898), CountVerdict.FEWER),
-        (counts(999_898, spread=1e-5), CountVerdict.UNCHANGED),
+        (counts(1_000_000), Outcome.UNCHANGED),
+        (counts(1_000_099), Outcome.UNCHANGED),
+        (counts(999_901), Outcome.UNCHANGED),
+        (counts(1_000_102), Outcome.MORE),
+        (counts(999_898), Outcome.FEWER),
+        (counts(999_898, spread=1e-5), Outcome.UNCHANGED),
     ],
 )
-def test_verdict(candidate: InstructionCounts, verdict: CountVerdict) -> None:
+def test_verdict(candidate: InstructionCounts, verdict: Outcome) -> None:
     """Unchanged means within 1e-4 and what the counts of one file differ by."""
     found = compare_counts(counts(1_000_000), candidate)
     assert found.verdict is verdict
@@ -221,7 +221,7 @@ def test_not_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the Arm system one line says what to type, exit code 3."""
     monkeypatch.setenv("EDGEPRUNE_ARM_ROOT", str(tmp_path / "arm"))
     monkeypatch.setattr("platform.system", lambda: "Linux")
-    with pytest.raises(Unsupported, match=r"python -m edgeprune\.arm\.prepare") as told:
+    with pytest.raises(Unsupported, match=r"python -m edgeprune\.checker\.arm\.prepare") as told:
         cpus.arm_root()
     assert told.value.exit_code == 3
     assert "\n" not in str(told.value)

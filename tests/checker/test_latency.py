@@ -16,16 +16,16 @@ from edgeprune.checker.latency import measure
 from edgeprune.checker.latency.measure import ProcessTimes, compare_latency, judge
 from edgeprune.checker.latency.statistics import (
     Interval,
-    Verdict,
     bootstrap_interval,
     geometric_mean,
+    outcome_of,
     paired_ratios,
     process_medians,
     ratio_interval,
-    verdict,
     widened_tolerance,
 )
 from edgeprune.errors import InputError, MissingExtra, RuntimeFailure, UsageError
+from edgeprune.ledger import Outcome
 from edgeprune.runtime import RUNTIMES, RuntimeSpec, installed_runtimes
 from edgeprune.runtime.worker import block_length, pair_count, pair_orders
 
@@ -95,24 +95,24 @@ class TestStatistics:
         assert (low, high) == pytest.approx((0.9, 1.1))
 
 
-class TestVerdict:
+class TestOutcome:
     """From an interval to a word."""
 
     @pytest.mark.parametrize(
         ("low", "high", "expected"),
         [
-            (0.98, 1.02, Verdict.UNCHANGED),
-            (0.979, 1.0, Verdict.INCONCLUSIVE),
-            (1.0, 1.021, Verdict.INCONCLUSIVE),
-            (0.9, 0.979, Verdict.FASTER),
-            (0.9, 0.98, Verdict.INCONCLUSIVE),
-            (1.021, 1.1, Verdict.SLOWER),
-            (0.5, 2.0, Verdict.INCONCLUSIVE),
+            (0.98, 1.02, Outcome.UNCHANGED),
+            (0.979, 1.0, Outcome.INCONCLUSIVE),
+            (1.0, 1.021, Outcome.INCONCLUSIVE),
+            (0.9, 0.979, Outcome.FASTER),
+            (0.9, 0.98, Outcome.INCONCLUSIVE),
+            (1.021, 1.1, Outcome.SLOWER),
+            (0.5, 2.0, Outcome.INCONCLUSIVE),
         ],
     )
-    def test_tolerance_two_percent(self, low: float, high: float, expected: Verdict) -> None:
+    def test_tolerance_two_percent(self, low: float, high: float, expected: Outcome) -> None:
         """The whole interval must lie inside the tolerance, or wholly outside on one side."""
-        assert verdict(low, high, 0.02) is expected
+        assert outcome_of(low, high, 0.02) is expected
 
     @given(st.floats(0.5, 2), st.floats(0.5, 2), st.floats(0, 0.1), st.floats(0, 0.1))
     def test_a_wider_tolerance_never_turns_unchanged_into_a_claim(
@@ -120,8 +120,8 @@ class TestVerdict:
     ) -> None:
         """What is unchanged stays unchanged when the tolerance grows."""
         low, high = sorted((one, other))
-        if verdict(low, high, tolerance) is Verdict.UNCHANGED:
-            assert verdict(low, high, tolerance + more) is Verdict.UNCHANGED
+        if outcome_of(low, high, tolerance) is Outcome.UNCHANGED:
+            assert outcome_of(low, high, tolerance + more) is Outcome.UNCHANGED
 
     @pytest.mark.parametrize(
         ("low", "high", "expected"), [(1.0, 1.0, 0.02), (0.99, 1.005, 0.03), (0.995, 1.01, 0.03), (0.9, 1.0, 0.05)]
@@ -134,14 +134,14 @@ class TestVerdict:
     @pytest.mark.parametrize(
         ("candidate", "noise", "expected"),
         [
-            (1.0, 0.003, Verdict.UNCHANGED),
-            (0.75, 0.003, Verdict.FASTER),
-            (1.3, 0.003, Verdict.SLOWER),
-            (1.0, 0.8, Verdict.INCONCLUSIVE),
-            (0.978, 0.02, Verdict.INCONCLUSIVE),
+            (1.0, 0.003, Outcome.UNCHANGED),
+            (0.75, 0.003, Outcome.FASTER),
+            (1.3, 0.003, Outcome.SLOWER),
+            (1.0, 0.8, Outcome.INCONCLUSIVE),
+            (0.978, 0.02, Outcome.INCONCLUSIVE),
         ],
     )
-    def test_judged_from_times(self, candidate: float, noise: float, expected: Verdict) -> None:
+    def test_judged_from_times(self, candidate: float, noise: float, expected: Outcome) -> None:
         """Made-up times of a known ratio and noise get the verdict that they deserve."""
         assert judge(times(candidate, noise=noise), runtime="r", runtime_version="1", seed=0).verdict is expected
 

@@ -8,7 +8,6 @@ proportional counts stray by up to 13 %.
 
 from __future__ import annotations
 
-import enum
 import itertools
 import math
 import signal
@@ -22,11 +21,11 @@ from typing import IO
 from edgeprune.checker.arm.cpus import ArmCpu, ArmRoot
 from edgeprune.errors import InputError, RuntimeFailure
 from edgeprune.host.interrupts import child_process, scratch_folder
+from edgeprune.ledger import Outcome
 
 __all__ = [
     "CLASSES",
     "CountComparison",
-    "CountVerdict",
     "InstructionCounts",
     "compare_counts",
     "count_instructions",
@@ -51,14 +50,6 @@ SPREAD_LIMIT = 1e-3  # a file whose counts differ more from inference to inferen
 TOLERANCE = 1e-4  # what Python around the inference may differ by
 
 
-class CountVerdict(enum.StrEnum):
-    """What a comparison of counts says about the candidate."""
-
-    UNCHANGED = "unchanged"
-    FEWER = "fewer instructions"
-    MORE = "more instructions"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstructionCounts:
     """Executed instructions per inference: the median of some inferences, in all and by class (see CLASSES).
@@ -79,7 +70,7 @@ class CountComparison:
     low: float
     high: float
     tolerance: float
-    verdict: CountVerdict
+    verdict: Outcome
 
 
 def emulator_command(
@@ -216,9 +207,9 @@ def compare_counts(baseline: InstructionCounts, candidate: InstructionCounts) ->
     """Unchanged within 1e-4 and the spread of both; both must be of one cpu and one precision."""
     ratio = candidate.instructions / baseline.instructions
     spread = baseline.spread + candidate.spread
-    verdict = CountVerdict.UNCHANGED
+    verdict = Outcome.UNCHANGED
     if abs(ratio - 1) > TOLERANCE + spread:
-        verdict = CountVerdict.FEWER if ratio < 1 else CountVerdict.MORE
+        verdict = Outcome.FEWER if ratio < 1 else Outcome.MORE
     return CountComparison(
         ratio=ratio, low=ratio * (1 - spread), high=ratio * (1 + spread), tolerance=TOLERANCE + spread, verdict=verdict
     )

@@ -20,14 +20,14 @@ import numpy.typing as npt
 
 from edgeprune.checker.latency.statistics import (
     Interval,
-    Verdict,
+    outcome_of,
     paired_ratios,
     ratio_interval,
-    verdict,
     widened_tolerance,
 )
 from edgeprune.errors import InputError, MissingExtra, OutputError, RuntimeFailure, UsageError
 from edgeprune.host.interrupts import scratch_folder
+from edgeprune.ledger import Outcome
 from edgeprune.runtime.session import RUNTIMES, ask_worker, installed_runtimes
 
 __all__ = ["LatencyComparison", "ProcessTimes", "compare_latency", "judge"]
@@ -62,7 +62,7 @@ class LatencyComparison:
     ratio: float
     low: float
     high: float
-    verdict: Verdict
+    verdict: Outcome
     tolerance: float
     null_ratio: float
     null_low: float
@@ -116,7 +116,7 @@ def compare_latency(
                 step = _steps(on_progress, k, planned, pairs)
                 times.append(_time_process(files, LOAD_ORDERS[k % len(LOAD_ORDERS)], job, chosen, timeout_s, step))
             found = judge(times, runtime=chosen, runtime_version=installed_runtimes()[chosen], seed=seed)
-            if found.verdict is not Verdict.INCONCLUSIVE:
+            if found.verdict is not Outcome.INCONCLUSIVE:
                 break
     return found
 
@@ -182,7 +182,7 @@ def judge(
         ratio=real.ratio,
         low=real.low,
         high=real.high,
-        verdict=verdict(real.low, real.high, wide),
+        verdict=outcome_of(real.low, real.high, wide),
         tolerance=wide,
         null_ratio=null.ratio,
         null_low=null.low,

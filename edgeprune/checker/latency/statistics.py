@@ -7,7 +7,6 @@ processes (memory layout) into the interval. See Kalibera and Jones, "Rigorous b
 
 from __future__ import annotations
 
-import enum
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,29 +14,21 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edgeprune.ledger import Outcome
+
 __all__ = [
     "Interval",
-    "Verdict",
     "bootstrap_interval",
     "geometric_mean",
     "log_median",
+    "outcome_of",
     "paired_ratios",
     "process_medians",
     "ratio_interval",
-    "verdict",
     "widened_tolerance",
 ]
 
 Floats = npt.NDArray[np.float64]
-
-
-class Verdict(enum.StrEnum):
-    """What a comparison of latencies says about the candidate."""
-
-    UNCHANGED = "unchanged"
-    FASTER = "faster"
-    SLOWER = "slower"
-    INCONCLUSIVE = "inconclusive"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,12 +106,12 @@ def widened_tolerance(tolerance: float, null: Interval, *, limit: float) -> floa
     return max(tolerance, min(tolerance + stray, limit))
 
 
-def verdict(low: float, high: float, tolerance: float) -> Verdict:
+def outcome_of(low: float, high: float, tolerance: float) -> Outcome:
     """Unchanged when the whole interval lies in [1 - t, 1 + t]; faster or slower when it lies wholly outside."""
     if 1 - tolerance <= low and high <= 1 + tolerance:
-        return Verdict.UNCHANGED
+        return Outcome.UNCHANGED
     if high < 1 - tolerance:
-        return Verdict.FASTER
+        return Outcome.FASTER
     if low > 1 + tolerance:
-        return Verdict.SLOWER
-    return Verdict.INCONCLUSIVE
+        return Outcome.SLOWER
+    return Outcome.INCONCLUSIVE
