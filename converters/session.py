@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -97,7 +98,9 @@ def check_io_type(model_format: Format, precision: Precision, io_type: str) -> N
 
 
 class Converter:
-    """A context that owns the child process and the frozen graphs.
+    """The child process that converts, and the frozen graphs; both are made when first needed.
+
+    As a context it ends them at the end of the context, otherwise `close` does, or the end of the program.
 
     >>> with Converter() as converter:                                                      # doctest: +SKIP
     ...     artifact = converter.export(model, Path("m.tflite"), Format.TFLITE, Precision.FLOAT32)
@@ -107,20 +110,33 @@ class Converter:
         self.timeout_s = timeout_s
         self._child: subprocess.Popen[bytes] | None = None
         self._life = contextlib.ExitStack()  # of the child and its log
+        self._place = contextlib.ExitStack()  # of the folder
+        self._made: Path | None = None
         self._frozen: dict[tuple[int, bool], tuple[Any, FrozenGraph]] = {}
         self._graphs = 0  # frozen so far, those forgotten included
         self._pending = b""
+        weakref.finalize(self, _close_all, self._life, self._place)
 
     def __enter__(self) -> Converter:
-        self._stack = contextlib.ExitStack()
-        self._folder = self._stack.enter_context(scratch_folder("edgeprune-convert-"))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child process and remove the graphs; a later export starts afresh."""
         self._end_child()
-        self._stack.close()
+        self._place.close()
+        self._made = None
+        self._frozen.clear()
+
+    @property
+    def _folder(self) -> Path:
+        if self._made is None:
+            self._made = self._place.enter_context(scratch_folder("edgeprune-convert-"))
+        return self._made
 
     def export(
         self,
@@ -261,6 +277,11 @@ class Converter:
     def _end_child(self) -> None:
         self._child = None
         self._life.close()  # kills it: it holds no state worth an orderly end
+
+
+def _close_all(*stacks: contextlib.ExitStack) -> None:
+    for stack in stacks:
+        stack.close()
 
 
 def _check_file(

@@ -75,9 +75,23 @@ _HOMES = {
 }
 
 
+_CONVERTERS = "edgeprune.converters"
+
+
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    try:
+        if name == "converters":
+            return importlib.import_module(_CONVERTERS)
+        if name in _HOMES:
+            return getattr(importlib.import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as cause:
+        if cause.name == _CONVERTERS:
+            raise ImportError(
+                f"{name} needs {_CONVERTERS}, which a plain checkout keeps in converters/ beside edgeprune/: "
+                "install the checkout with pip install -e .",
+                name=_CONVERTERS,
+            ) from cause
+        raise
     raise AttributeError(f"module 'edgeprune' has no attribute {name!r}; public names: {', '.join(__all__)}")
 
 

@@ -67,6 +67,29 @@ def test_open_sizes_are_refused(keras: Any) -> None:
         batch_one_shapes(keras.Model(x, keras.layers.Dense(2)(x)))
 
 
+@pytest.mark.slow
+def test_a_converter_needs_no_context(vector_model: Any, tmp_path: Path) -> None:
+    """Outside a `with` it starts when it is first used, ends when closed, and starts again."""
+    lone = Converter(timeout_s=300)
+    made = lone.export(vector_model, tmp_path / "a.tflite", Format.TFLITE, Precision.FLOAT32)
+    folder, child = lone._folder, lone._child
+    assert child is not None
+    lone.close()
+    assert (folder.exists(), child.poll() is None) == (False, False)
+    again = lone.export(vector_model, tmp_path / "b.tflite", Format.TFLITE, Precision.FLOAT32)
+    lone.close()
+    assert (made.sha256, again.path.exists()) == (again.sha256, True)
+
+
+def test_a_converter_ends_with_its_last_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What nobody closes goes with the object: its folder does not stay."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    lone = Converter()
+    assert lone._folder.is_dir()
+    del lone
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("kind", "reason", "line"),
     [
