@@ -18,10 +18,10 @@ import numpy as np
 from edgeprune.artifact import Artifact, Format
 from edgeprune.converters.evaluator.arguments import UnknownOperationError
 from edgeprune.converters.packaging import ImageInput
-from edgeprune.converters.parity import OutputParity, compare_outputs, refuse_senseless, sqnr_db
+from edgeprune.converters.parity import compare_outputs, refuse_senseless, sqnr_db
 from edgeprune.errors import ConversionError, RuntimeFailure
 from edgeprune.formats.coreml.mil import read_coreml
-from edgeprune.ledger import RuntimeRun
+from edgeprune.ledger import OutputParity, RuntimeRun
 from edgeprune.maker.training.datasets import InputSpecs, Samples
 from edgeprune.maker.training.metrics import Metric
 from edgeprune.runtime.session import RunResult, installed_runtimes, run_tflite

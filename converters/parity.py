@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from edgeprune.errors import ConversionError
+from edgeprune.ledger import OutputParity
 
 __all__ = [
     "LEAST_SQNR_DB",
     "POOR_SQNR_DB",
-    "OutputParity",
     "compare_outputs",
     "refuse_senseless",
     "shows_nothing",
@@ -33,25 +32,6 @@ HIDDEN_SHARE = 0.01
 HIDDEN_FLOOR = 1e-5
 # An output varies when its samples differ by more than this share of its range.
 VARIES = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputParity:
-    """Differences of one output over `samples` samples.
-
-    `range` is the model's largest minus smallest value, `relative_error` is max_error / range (None for a range of 0);
-    `agreement` is the share of samples with the same largest element (None for an output of one element). `sqnr_db`:
-    10 log10 of the power of the model's output over that of the difference (None where they are equal).
-    """
-
-    output: str
-    samples: int
-    max_error: float
-    mean_error: float
-    range: float
-    relative_error: float | None
-    agreement: float | None
-    sqnr_db: float | None
 
 
 def compare_outputs(expected: Mapping[str, np.ndarray], exported: Mapping[str, np.ndarray]) -> tuple[OutputParity, ...]:

@@ -16,7 +16,6 @@ from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.pairing import pair_inputs, pair_outputs
 from edgeprune.converters.parity import (
     POOR_SQNR_DB,
-    OutputParity,
     compare_outputs,
     refuse_senseless,
     shows_nothing,
@@ -26,7 +25,7 @@ from edgeprune.errors import ConversionError, EdgepruneError, InputError, Unsupp
 from edgeprune.formats.coreml.mil import read_coreml
 from edgeprune.formats.precision import coreml_precision, tflite_precision
 from edgeprune.formats.tflite import read_graph
-from edgeprune.ledger import RuntimeRun
+from edgeprune.ledger import OutputParity, RuntimeRun
 from edgeprune.maker.keras.models import input_specs, predict
 from edgeprune.maker.training.datasets import Samples
 from edgeprune.maker.training.metrics import Metric

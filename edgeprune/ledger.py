@@ -17,6 +17,7 @@ __all__ = [
     "Ledger",
     "MetricValue",
     "Outcome",
+    "OutputParity",
     "RuntimeRun",
     "Stage",
     "Verdict",
@@ -79,10 +80,30 @@ def oldest_runtime(runs: Sequence[RuntimeRun], installed: Iterable[str]) -> str 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ArtifactEntry:
-    """A file of the run. `sparsity` is that of the weights in the file, read back from it; `exported` files ship.
+class OutputParity:
+    """Differences of one output of a file against its model's, over `samples` samples.
 
-    `float_ops` are the operations of an integer file that compute in float, because that was allowed; `estimates` the
+    `range` is the model's largest minus smallest value, `relative_error` is max_error / range (None for a range of 0);
+    `agreement` is the share of samples with the same largest element (None for an output of one element). `sqnr_db`:
+    10 log10 of the power of the model's output over that of the difference (None where they are equal).
+    """
+
+    output: str
+    samples: int
+    max_error: float
+    mean_error: float
+    range: float
+    relative_error: float | None
+    agreement: float | None
+    sqnr_db: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactEntry:
+    """A file that was made. `sparsity` is that of the weights in the file, read back from it; `exported` files ship.
+
+    `parity_on` names the samples of `parity`; `weights` is how many weight tensors a Core ML package stores in each
+    encoding. `float_ops` are the operations of an integer file that compute in float, because that was allowed; `estimates` the
     latencies on devices, as `edgeprune.checker.latency.estimate.estimate_facts` gives them.
     """
 
@@ -96,10 +117,12 @@ class ArtifactEntry:
     macs: int | None
     metric: MetricValue | None
     metric_note: str | None
-    parity: list[Mapping[str, Any]] | None
+    parity: tuple[OutputParity, ...] | None
     runtimes: list[RuntimeRun]
     exported: bool
     oldest_runtime: str | None = None
+    parity_on: str | None = None
+    weights: Mapping[str, int] | None = None
     float_ops: list[str] = field(default_factory=list)
     estimates: list[Mapping[str, Any]] = field(default_factory=list)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +12,9 @@ from hypothesis.extra.numpy import arrays
 
 from edgeprune.converters.evaluation import strays
 from edgeprune.converters.parity import compare_outputs, refuse_senseless, shows_nothing, spread_sqnr_db, sqnr_db
+from edgeprune.converters.session import EXPORTS
 from edgeprune.errors import ConversionError
+from edgeprune.ledger import schema_path
 
 VALUES = arrays(np.float32, (3, 2), elements=st.floats(-100, 100, width=32))
 MODEL = np.array([[0.0, 1.0], [4.0, 2.0]], np.float32)
@@ -228,3 +232,10 @@ def test_a_model_that_gives_nan_itself() -> None:
     parity = compare_outputs({"o": model}, {"o": model})
     with pytest.raises(ConversionError, match="the model's own output 'o' holds NaN"):
         refuse_senseless("m", "float32", {"o": model}, {"o": model}, parity)
+
+
+def test_the_ledger_s_schema_knows_every_precision() -> None:
+    """What can be exported can stand in a ledger."""
+    schema = json.loads(schema_path().read_text())
+    known = set(schema["$defs"]["artifact"]["properties"]["precision"]["enum"])
+    assert known == {str(precision) for precisions in EXPORTS.values() for precision in precisions}

@@ -39,7 +39,7 @@ def artifact_entry(
         macs=size.graph.macs if size.graph else None,
         metric=value,
         metric_note=found.note,
-        parity=[asdict(p) for p in found.parity] if found.parity else None,
+        parity=found.parity or None,
         runtimes=list(found.runs),
         exported=exported,
         oldest_runtime=oldest_runtime(found.runs, installed_runtimes()),
