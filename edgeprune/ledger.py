@@ -14,6 +14,7 @@ from typing import Any
 __all__ = [
     "SCHEMA_VERSION",
     "ArtifactEntry",
+    "Estimate",
     "Ledger",
     "MetricValue",
     "Outcome",
@@ -27,6 +28,7 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 BASE_CODEC = "deflate"
+Milliseconds = float  # an annotation of its own, so that a report read back is held against it
 
 
 class Outcome(enum.StrEnum):
@@ -99,12 +101,41 @@ class OutputParity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """The latency of a file on a device, estimated from the profile named `device`; `how` says it in one sentence.
+
+    Milliseconds are None where the profile gives none, and `refused` says why. `relative` is in units of MobileNetV2
+    1.0 at 224 pixels on the same device, also where a profile only ranks; `notes` are sentences about the estimate.
+    `basis` names what computed it: only estimates for the same device with the same basis can be compared.
+    """
+
+    device: str
+    how: str
+    basis: str
+    total_ms: Milliseconds | None
+    low_ms: Milliseconds | None
+    high_ms: Milliseconds | None
+    relative: Milliseconds | None
+    refused: str | None
+    notes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len({value is None for value in (self.total_ms, self.low_ms, self.high_ms)}) > 1:
+            raise ValueError(f"the estimate for {self.device[:40]} is half there")
+
+    @property
+    def given(self) -> bool:
+        """Whether it says how long the file takes, in milliseconds or against a well-known network."""
+        return self.total_ms is not None or self.relative is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactEntry:
     """A file that was made. `sparsity` is that of the weights in the file, read back from it; `exported` files ship.
 
     `parity_on` names the samples of `parity`; `weights` is how many weight tensors a Core ML package stores in each
-    encoding. `float_ops` are the operations of an integer file that compute in float, because that was allowed; `estimates` the
-    latencies on devices, as `edgeprune.checker.latency.estimate.estimate_facts` gives them.
+    encoding. `float_ops` are the operations of an integer file that compute in float, because that was allowed;
+    `estimates` the latencies on devices.
     """
 
     path: str
@@ -124,7 +155,7 @@ class ArtifactEntry:
     parity_on: str | None = None
     weights: Mapping[str, int] | None = None
     float_ops: list[str] = field(default_factory=list)
-    estimates: list[Mapping[str, Any]] = field(default_factory=list)
+    estimates: tuple[Estimate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,10 @@ from typing import Any
 
 from edgeprune.artifact import sha256_of
 from edgeprune.checker.size.codecs import CODECS
-from edgeprune.checker.size.records import EstimateRecord, FileRecord
+from edgeprune.checker.size.records import FileRecord
 from edgeprune.errors import InputError, RecipeError, UsageError
 from edgeprune.host.toml_values import known_keys, near, read_toml, typed
+from edgeprune.ledger import Estimate
 from edgeprune.units import format_ms, parse_bytes, parse_growth, parse_share
 
 __all__ = ["CONFIG", "Budget", "Config", "Verdict", "budget_verdicts", "find_config", "load_config", "matches"]
@@ -290,7 +291,7 @@ def _latency(record: FileRecord, budget: Budget, before: FileRecord | None) -> I
         yield _latency_growth(verdict, before.estimate(device, basis), found)
 
 
-def _latency_growth(verdict: Verdict, old: EstimateRecord | None, new: EstimateRecord | None) -> Verdict:
+def _latency_growth(verdict: Verdict, old: Estimate | None, new: Estimate | None) -> Verdict:
     """How much longer the file is estimated to take than the baseline's; both estimates must be of one basis."""
     if new is None or new.total_ms is None:
         reason = (new and new.refused) or "not estimated"
@@ -307,7 +308,7 @@ def _latency_growth(verdict: Verdict, old: EstimateRecord | None, new: EstimateR
     return replace(verdict, note=reason)
 
 
-def _told(found: EstimateRecord, limit_ms: float) -> str:
+def _told(found: Estimate, limit_ms: float) -> str:
     """The band, and what weakens the verdict."""
     from edgeprune.checker.latency.estimate import EXTRAPOLATION
 
@@ -318,7 +319,7 @@ def _told(found: EstimateRecord, limit_ms: float) -> str:
     return "; ".join([_band(found), *(["the limit is within this band"] if within else []), *notes])
 
 
-def _band(found: EstimateRecord) -> str:
+def _band(found: Estimate) -> str:
     assert found.low_ms is not None
     assert found.high_ms is not None
     return f"{format_ms(found.low_ms).removesuffix(' ms')} to {format_ms(found.high_ms)}"

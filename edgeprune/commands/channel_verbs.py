@@ -172,8 +172,8 @@ def _text(report: Any, verbose: bool) -> str:
     ]
     if report.estimated_latency is not None:
         reached = report.estimated_latency
-        before, after = reached.before["total_ms"], reached.after["total_ms"]
-        lines.append(f"latency {before:.3g} -> {after:.3g} ms ({reached.ratio:.3f}x), {reached.after['how']}")
+        before, after = reached.before.total_ms, reached.after.total_ms
+        lines.append(f"latency {before:.3g} -> {after:.3g} ms ({reached.ratio:.3f}x), {reached.after.how}")
     if verbose and report.removed:
         rows = tuple(
             (i.layer, i.kind, f"{i.before:,}", "ranked" if i.asked is None else f"{i.asked:g}", f"{i.after:,}")

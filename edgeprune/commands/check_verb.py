@@ -18,10 +18,11 @@ from edgeprune.checker.size.advice import reasons
 from edgeprune.checker.size.baseline import Baseline, load_baseline
 from edgeprune.checker.size.codecs import CODECS, FAST
 from edgeprune.checker.size.models_behind import Estimator, Refused, Source, Sources, sources_of
-from edgeprune.checker.size.records import EstimateRecord, FileRecord
+from edgeprune.checker.size.records import FileRecord
 from edgeprune.errors import EdgepruneError, InputError, RecipeError, Unsupported, UsageError
 from edgeprune.host.outputs import write_file
 from edgeprune.host.toml_values import near
+from edgeprune.ledger import Estimate
 from edgeprune.report.check_report import FORMATS, Check
 from edgeprune.units import format_bytes, parse_bytes, parse_growth
 
@@ -242,17 +243,16 @@ def _read(
 
 def _estimator(devices: Sequence[str]) -> Estimator:
     """Estimates a file for each device once. Raises UsageError for an unknown one, InputError for a broken profile."""
-    from edgeprune.checker.latency.estimate import basis_of, estimate_facts, refused_facts
+    from edgeprune.checker.latency.estimate import basis_of, estimate_latency, refused_estimate
     from edgeprune.checker.latency.profiles import Profile, find_profile
 
     found = {(profile.name, basis_of(profile)): profile for profile in map(find_profile, devices)}
 
-    def estimated(path: Path, profile: Profile) -> EstimateRecord:
+    def estimated(path: Path, profile: Profile) -> Estimate:
         try:
-            told = estimate_facts(path, profile)
+            return estimate_latency(path, profile)
         except InputError as cause:  # broken where the sizes do not look
-            told = refused_facts(path, profile, cause)
-        return EstimateRecord(**{**told, "notes": tuple(told["notes"])})
+            return refused_estimate(path, profile, cause)
 
     return lambda path: tuple(estimated(path, profile) for profile in found.values())
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,10 +17,14 @@ from edgeprune.checker.size.records import FileRecord, LayerRecord, file_record
 from edgeprune.errors import MissingExtra, UsageError
 from edgeprune.formats.precision import tflite_precision
 from edgeprune.formats.tflite import read_graph
+from edgeprune.ledger import Estimate
 from edgeprune.report.cells import difference, layer_name, markdown_cell, markdown_text, shown, word
 from edgeprune.report.table import Table, to_markdown, to_text
 from edgeprune.runtime.session import installed_runtimes
 from edgeprune.units import format_bytes, format_count, format_percent
+
+if TYPE_CHECKING:
+    from edgeprune.checker.latency.estimate import EstimateRatio
 
 __all__ = ["compare_verb", "headline"]
 
@@ -65,29 +69,12 @@ def _measured(before: Path, after: Path, quiet: bool) -> dict[str, Any]:
     return {**asdict(found), "verdict": verdict}
 
 
-def _estimates(before: Path, after: Path, device: str) -> dict[str, Any]:
-    from edgeprune.checker.latency.estimate import estimate_facts, ratio_band
+def _estimates(before: Path, after: Path, device: str) -> EstimateRatio:
+    from edgeprune.checker.latency.estimate import estimate_latency, ratio_of
     from edgeprune.checker.latency.profiles import find_profile
 
     profile = find_profile(device)
-    both = {side: estimate_facts(path, profile) for side, path in (("before", before), ("after", after))}
-    first = both["before"]
-    sides = {
-        side: {key: facts[key] for key in ("total_ms", "low_ms", "high_ms", "relative", "refused")}
-        for side, facts in both.items()
-    }
-    old, new = (sides[side]["total_ms"] or sides[side]["relative"] for side in ("before", "after"))
-    factor, share = ratio_band(profile)
-    ratio = new / old if old and new else None
-    return {
-        "device": first["device"],
-        "how": first["how"],
-        **sides,
-        "ratio": ratio,
-        "ratio_low": ratio and ratio / factor,
-        "ratio_high": ratio and ratio * factor,
-        "ratio_how": f"{share:.0%} of the ratios between networks left out of the fit were within this band",
-    }
+    return ratio_of(estimate_latency(before, profile), estimate_latency(after, profile), profile)
 
 
 def headline(old: FileRecord, new: FileRecord, latency: Mapping[str, Any] | None) -> str:
@@ -223,24 +210,23 @@ def _text(old: FileRecord, new: FileRecord, facts: Mapping[str, Any], every: boo
     return "\n".join(lines) + "\n"
 
 
-def _shown_estimates(found: Mapping[str, Any]) -> str:
-    sides = []
-    for side in ("before", "after"):
-        one = found[side]
-        if one["total_ms"] is not None:
-            told = f"{one['total_ms']:.3g} ms ({one['low_ms']:.3g} to {one['high_ms']:.3g})"
-        elif one["relative"] is not None:
-            told = f"{one['relative']:.3g} times MobileNetV2 1.0 224"
-        else:
-            told = f"not estimated: {one['refused']}"
-        sides.append(f"{side} {told}")
-    text = f"latency on {found['device']}: {'; '.join(sides)}"
-    if found["ratio"] is None:
+def _shown_estimates(found: EstimateRatio) -> str:
+    after = found.after
+    text = f"latency on {after.device}: before {_shown_estimate(found.before)}; after {_shown_estimate(after)}"
+    if found.ratio is None:
         return text
     return (
-        f"{text}; {found['ratio']:.3f} times before ({found['ratio_low']:.3g} to {found['ratio_high']:.3g}: "
-        f"{found['ratio_how']}); {found['how']}"
+        f"{text}; {found.ratio:.3f} times before ({found.ratio_low:.3g} to {found.ratio_high:.3g}: "
+        f"{found.ratio_how}); {after.how}"
     )
+
+
+def _shown_estimate(found: Estimate) -> str:
+    if found.total_ms is not None:
+        return f"{found.total_ms:.3g} ms ({found.low_ms:.3g} to {found.high_ms:.3g})"
+    if found.relative is not None:
+        return f"{found.relative:.3g} times MobileNetV2 1.0 224"
+    return f"not estimated: {found.refused}"
 
 
 def _shown_latency(found: Mapping[str, Any]) -> str:
@@ -276,9 +262,13 @@ def _json(old: FileRecord, new: FileRecord, facts: Mapping[str, Any], _every: bo
         "after": _sizes(new),
         "layers": [{"before": a.name if a else None, "after": b.name if b else None} for a, b in pairs],
         "latency": facts["latency"],
-        "estimates": facts["estimates"],
+        "estimates": _both_estimates(facts["estimates"]),
     }
     return json.dumps(body, indent=1, allow_nan=False) + "\n"
+
+
+def _both_estimates(found: EstimateRatio | None) -> dict[str, Any] | None:
+    return {"device": found.after.device, "how": found.after.how, **asdict(found)} if found else None
 
 
 def _sizes(record: FileRecord) -> dict[str, Any]:

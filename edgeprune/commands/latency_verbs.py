@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from edgeprune.artifact import sha256_of
-from edgeprune.checker.latency.estimate import Estimate, OpEstimate, estimate_latency, how_of
+from edgeprune.checker.latency.estimate import Breakdown, OpEstimate, how_of, latency_breakdown
 from edgeprune.checker.latency.measure import LatencyComparison, compare_latency
 from edgeprune.checker.latency.profiles import Profile, find_profile, shipped_profiles
 from edgeprune.checker.latency.sparsity import TWO_OF_FOUR, Condition, SparsityAdvice, load_refusals, sparsity_advice
@@ -28,22 +28,23 @@ SHOWN = 12  # operations, the slowest first
 def estimate_verb(path: Path, *, device: str, every: bool, as_json: bool) -> int:
     """`edgeprune estimate`: 0, or 3 when the profile does not cover the file."""
     profile = find_profile(device)
-    found = estimate_latency(path, profile)
+    found = latency_breakdown(path, profile)
     advice, refusals = sparsity_advice(path), load_refusals(path)
     if as_json:
         body = {
             "schema_version": 1,
+            "path": str(path),
             **_estimate_facts(found),
             "sparsity": [{**asdict(item), "failed": [c.rule for c in item.failed]} for item in advice],
             "load_refusals": [asdict(item) for item in refusals],
         }
         click.echo(json.dumps(body, indent=2, allow_nan=False))
     else:
-        lines = _estimate_lines(found, every)
+        lines = _estimate_lines(path, found, every)
         lines += ["", "Do zeros make it faster?", *_zero_lines(advice)]
         lines += [f"Refused by {item.runtime}: {item.reason}; {item.change}" for item in refusals]
         click.echo("\n".join(lines))
-    return 3 if found.refused else 0
+    return 0 if found.estimate.given else 3
 
 
 def _zero_lines(advice: Sequence[SparsityAdvice]) -> list[str]:
@@ -70,63 +71,52 @@ def _condition(condition: Condition) -> str:
     return f"{rest if separator and len(letter) == 1 else condition.rule}: {condition.found}"
 
 
-def _estimate_facts(found: Estimate) -> dict[str, Any]:
-    return {
-        "path": str(found.path),
-        "device": found.device,
-        "how": found.how,
-        "total_ms": found.total_ms,
-        "low_ms": found.low_ms,
-        "high_ms": found.high_ms,
-        "relative": found.relative,
-        "fixed_ms": found.fixed_ms,
-        "macs": found.macs,
-        "unsupported": list(found.unsupported),
-        "refused": found.refused or None,
-        "notes": list(found.notes),
-        "ops": [asdict(op) for op in found.ops],
-    }
+def _estimate_facts(found: Breakdown) -> dict[str, Any]:
+    facts = asdict(found)
+    return {**facts.pop("estimate"), **facts}
 
 
-def _estimate_lines(found: Estimate, every: bool) -> list[str]:
+def _estimate_lines(path: Path, found: Breakdown, every: bool) -> list[str]:
+    told = found.estimate
     lines = []
-    if found.total_ms is not None and found.low_ms is not None and found.high_ms is not None:
-        low, high = format_ms(found.low_ms), format_ms(found.high_ms)
-        lines.append(f"{found.path}: {format_ms(found.total_ms)} ({low} to {high}), {format_count(found.macs)} MACs")
-    elif found.relative is not None:
-        lines.append(f"{found.path}: {found.relative:.3g} times MobileNetV2 1.0 224, {format_count(found.macs)} MACs")
+    if told.total_ms is not None and told.low_ms is not None and told.high_ms is not None:
+        low, high = format_ms(told.low_ms), format_ms(told.high_ms)
+        lines.append(f"{path}: {format_ms(told.total_ms)} ({low} to {high}), {format_count(found.macs)} MACs")
+    elif told.relative is not None:
+        lines.append(f"{path}: {told.relative:.3g} times MobileNetV2 1.0 224, {format_count(found.macs)} MACs")
     else:
-        lines.append(f"{found.path}: not estimated: {found.refused}")
-    lines += [*([] if found.refused else [found.how]), *found.notes, ""]
+        lines.append(f"{path}: not estimated: {told.refused}")
+    lines += [*([told.how] if told.given else []), *told.notes, ""]
     ops = sorted(found.ops, key=lambda op: (op.bound != "unsupported", -(op.share or 0), -op.macs))
     shown = found.ops if every else ops[:SHOWN]
     lines.append(to_text(_operations(found, shown)))
     if len(shown) < len(found.ops):
-        order = "with fewer MACs" if found.refused else "faster ones"
+        order = "faster ones" if told.given else "with fewer MACs"
         lines.append(f"... and {len(found.ops) - len(shown)} {order}; --verbose shows all {len(found.ops)}")
     return lines
 
 
-def _operations(found: Estimate, shown: Sequence[OpEstimate]) -> Table:
+def _operations(found: Breakdown, shown: Sequence[OpEstimate]) -> Table:
     """A row for each operation, with the columns that there is something to say in."""
     columns: list[tuple[str, Callable[[OpEstimate], str]]] = [
         ("#", lambda op: str(op.index)),
         ("operation", lambda op: op.op),
         ("MACs", lambda op: format_count(op.macs) if op.macs else "-"),
     ]
-    if found.total_ms is not None:
+    total_ms = found.estimate.total_ms
+    if total_ms is not None:
         columns.append(("estimated", lambda op: format_ms(op.ms) if op.ms is not None else "not known"))
-    if not found.refused:
+    if found.estimate.given:
         columns.append(("share", lambda op: format_percent(op.share) if op.share is not None else "not known"))
     columns.append(("bound by", lambda op: op.bound))
     rows = tuple(tuple(cell(op) for _, cell in columns) for op in shown)
-    if found.fixed_ms and found.total_ms:  # what is left of the total once the operations are added up
+    if found.fixed_ms and total_ms:  # what is left of the total once the operations are added up
         fixed = (
             "-",
             "(each inference)",
             "-",
             format_ms(found.fixed_ms),
-            format_percent(found.fixed_ms / found.total_ms),
+            format_percent(found.fixed_ms / total_ms),
         )
         rows = ((*fixed, "fixed cost"), *rows)
     return Table(heads=tuple(head for head, _ in columns), rows=rows, left=frozenset({1, len(columns) - 1}))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from edgeprune.checker.size.records import EstimateRecord, FileRecord
+from edgeprune.checker.size.records import FileRecord
+from edgeprune.ledger import Estimate
 from edgeprune.report.table import Table
 from edgeprune.units import format_ms
 
@@ -18,7 +19,7 @@ def estimate_table(records: Sequence[FileRecord], cell: Callable[[str], str]) ->
     return Table(heads=heads, rows=tuple(rows), left=frozenset({0, 1})) if rows else None
 
 
-def _times(found: EstimateRecord) -> tuple[str, str, str]:
+def _times(found: Estimate) -> tuple[str, str, str]:
     if found.total_ms is None or found.low_ms is None or found.high_ms is None:
         # A profile that only ranks gives the part of a well-known network's time.
         return f"{found.relative:.3g} x MobileNetV2" if found.relative is not None else "not estimated", "-", "-"
@@ -28,16 +29,14 @@ def _times(found: EstimateRecord) -> tuple[str, str, str]:
 def estimate_notes(records: Sequence[FileRecord]) -> list[str]:
     """How each estimate was obtained, once, and why there is none."""
     estimates = [(record.path, found) for record in records for found in record.estimates]
-    given = [found for _, found in estimates if found.total_ms is not None or found.relative is not None]
+    given = [found for _, found in estimates if found.given]
     made = dict.fromkeys(
         f"{found.device}: {found.how}"
         + (f" ({found.refused}; in times of MobileNetV2 1.0 224)" if found.refused else "")
         for found in given
     )
     refused = [
-        f"{path}: not estimated for {found.device}: {found.refused}"
-        for path, found in estimates
-        if found.refused and found.relative is None
+        f"{path}: not estimated for {found.device}: {found.refused}" for path, found in estimates if not found.given
     ]
     return [*made, *refused]
 

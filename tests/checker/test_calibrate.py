@@ -74,7 +74,7 @@ def measured(paths: list[Path], profile: Profile, slower: float = 1.0) -> list[M
 
 
 @given(st.floats(0.1, 10))
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 def test_one_row_sets_the_speed(base: Profile, models: list[Path], slower: float) -> None:
     """Every other estimate scales with it; nothing was left out, so the band is that of pairs of the base's rows."""
     made = calibrate(base, measured(models[:1], base, slower), name="mine")

@@ -18,7 +18,7 @@ from places import ROOT, TESTS
 from written_tflite import GraphSpec, OpSpec, TensorSpec, dense_graph, write
 
 from edgeprune.checker.latency.coreml_kernels import coreml_kernels
-from edgeprune.checker.latency.estimate import estimate_latency, estimate_of
+from edgeprune.checker.latency.estimate import basis_of, breakdown_of, estimate_latency, how_of, latency_breakdown
 from edgeprune.checker.latency.kernels import KINDS_BY_OP, Kernel, Kind, kernels_of
 from edgeprune.checker.latency.profiles import Profile, find_profile
 from edgeprune.checker.latency.roofline import Coefficients, Work, kernel_ms
@@ -157,12 +157,12 @@ def test_zeros_stored_densely_change_nothing(tmp_path: Path) -> None:
             outputs=(2,),
         )
         path = write(tmp_path / f"{zeros}.tflite", made, buffers=(b"", values.tobytes()))
-        estimates.append(estimate_latency(path, open_profile()))
+        estimates.append(latency_breakdown(path, open_profile()))
     dense, pruned = estimates
-    assert dense.total_ms == pruned.total_ms
+    assert dense.estimate.total_ms == pruned.estimate.total_ms
     assert dense.ops == pruned.ops
-    assert dense.notes == dense.notes[-1:]  # an extrapolation
-    assert "the estimate reads shapes, not values" in pruned.notes[0]
+    assert dense.estimate.notes == dense.estimate.notes[-1:]  # an extrapolation
+    assert "the estimate reads shapes, not values" in pruned.estimate.notes[0]
 
 
 def test_the_kernels_of_a_file() -> None:
@@ -213,12 +213,12 @@ def test_core_ml_packages_are_ranked() -> None:
     ranks = [estimate_latency(FILES / f"{name}.mlpackage", profile) for name in ("half", "palette4", "sparse_int8")]
     assert len({found.relative for found in ranks}) == 1
     assert ranks[0].relative is not None
-    assert [found.total_ms for found in ranks] == [None] * 3
-    assert {op.ms for op in ranks[0].ops} == {None}
+    assert [(found.total_ms, found.given) for found in ranks] == [(None, True)] * 3
+    assert {op.ms for op in latency_breakdown(FILES / "half.mlpackage", profile).ops} == {None}
     with pytest.raises(Unsupported, match="does not run this format"):
-        estimate_latency(FILES / "half.mlpackage", find_profile(PIXEL3))
+        latency_breakdown(FILES / "half.mlpackage", find_profile(PIXEL3))
     with pytest.raises(Unsupported, match="does not run this format"):
-        estimate_latency(FILES / "float32.tflite", profile)
+        latency_breakdown(FILES / "float32.tflite", profile)
 
 
 def test_a_real_file_is_near_its_published_latency() -> None:
@@ -243,7 +243,7 @@ def test_a_real_file_is_near_its_published_latency() -> None:
 def test_a_precision_that_the_profile_does_not_cover() -> None:
     """The message names profiles that do."""
     with pytest.raises(Unsupported, match=r"is int8; profile pixel3-tflite-4t-float32 covers .*pixel3-tflite-4t-int8"):
-        estimate_latency(FILES / "int8.tflite", find_profile(PIXEL3))
+        latency_breakdown(FILES / "int8.tflite", find_profile(PIXEL3))
 
 
 @pytest.mark.parametrize("multiplier", [1, 8])
@@ -278,10 +278,11 @@ def test_an_operation_without_a_rule(tmp_path: Path) -> None:
         ),
         outputs=(2,),
     )
-    found = estimate_latency(write(tmp_path / "m.tflite", made), open_profile())
-    assert (found.total_ms, found.low_ms, found.high_ms, found.relative) == (None, None, None, None)
+    found = latency_breakdown(write(tmp_path / "m.tflite", made), open_profile())
+    told = found.estimate
+    assert (told.total_ms, told.low_ms, told.high_ms, told.relative, told.given) == (None, None, None, None, False)
     assert found.unsupported == ("Mystery",)
-    assert "Mystery" in found.refused
+    assert "Mystery" in (told.refused or "")
     assert [op.bound for op in found.ops] == ["unsupported", "memory"]
     assert {(op.ms, op.share) for op in found.ops} == {(None, None)}
 
@@ -295,14 +296,29 @@ def test_a_mix_of_operations_that_the_profile_has_not_seen(tmp_path: Path) -> No
     )
     found = estimate_latency(path, find_profile(PIXEL3))
     assert found.total_ms is None
+    assert found.refused is not None
     assert "fully connected operations would take 100%" in found.refused
     assert "at most 18%" in found.refused
+
+
+def test_a_refusal_is_an_estimate_without_numbers(tmp_path: Path) -> None:
+    """The path is left out of the reason, so that a ledger is the same wherever it was made; a broken file raises."""
+    profile = find_profile(PIXEL3)
+    found = estimate_latency(FILES / "int8.tflite", profile)
+    assert (found.device, found.total_ms, found.relative, found.given) == (PIXEL3, None, None, False)
+    assert found.refused is not None
+    assert found.refused.startswith("int8.tflite is int8; profile")
+    assert (found.how, found.basis) == (how_of(profile), basis_of(profile))
+    with pytest.raises(InputError):
+        estimate_latency(tmp_path / "none.tflite", profile)
+    with pytest.raises(ValueError, match="half there"):
+        dataclasses.replace(found, total_ms=1.0)
 
 
 def test_sparse_kernels_are_not_estimated_as_dense_ones() -> None:
     """On a file that XNNPACK runs with sparse kernels its profiles are refused; others are not concerned."""
     with pytest.raises(Unsupported, match="sparse kernels"):
-        estimate_latency(FILES / "eligible_sparse.tflite", find_profile("pixel-xnnpack-1t-float32"))
+        latency_breakdown(FILES / "eligible_sparse.tflite", find_profile("pixel-xnnpack-1t-float32"))
     assert estimate_latency(FILES / "eligible_sparse.tflite", open_profile()).total_ms is not None
 
 
@@ -310,19 +326,19 @@ def test_sparse_kernels_are_not_estimated_as_dense_ones() -> None:
 def test_missing_and_foreign_files(tmp_path: Path, name: str) -> None:
     """A path without a file, and a file of another kind."""
     with pytest.raises(InputError):
-        estimate_latency(tmp_path / name, find_profile(PIXEL3))
+        latency_breakdown(tmp_path / name, find_profile(PIXEL3))
     (tmp_path / "other.keras").write_bytes(b"something")
     with pytest.raises(Unsupported, match="convert the model first"):
-        estimate_latency(tmp_path / "other.keras", find_profile(PIXEL3))
+        latency_breakdown(tmp_path / "other.keras", find_profile(PIXEL3))
     (tmp_path / "text.tflite").write_bytes(b"version https://git-lfs")
     with pytest.raises(InputError, match="is not a TFLite file"):
-        estimate_latency(tmp_path / "text.tflite", find_profile(PIXEL3))
+        latency_breakdown(tmp_path / "text.tflite", find_profile(PIXEL3))
 
 
 def test_open_sizes_are_asked_for() -> None:
     """A file whose input has no fixed height is not estimated at height 1."""
     with pytest.raises(Unsupported, match=r"image.*' has open sizes \[1, -1, 8, 2\]; convert it with a fixed"):
-        estimate_latency(FILES / "open_height.tflite", open_profile())
+        latency_breakdown(FILES / "open_height.tflite", open_profile())
 
 
 def test_truncated_files_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -348,11 +364,11 @@ def test_far_below_all_that_was_measured() -> None:
     profile = open_profile(truth=find_profile(PIXEL3).truth, coefficients=SIMPLE)
     fastest = profile.fastest_truth_ms
     for share, told, made in ((0.6, False, True), (0.4, True, True), (0.021, True, True), (0.019, False, False)):
-        found = estimate_of(Path("x"), [kernel(macs=round(share * fastest * 1e6))], profile)
+        found = breakdown_of([kernel(macs=round(share * fastest * 1e6))], profile).estimate
         assert (found.total_ms is not None) is made
         assert any("extrapolation" in note for note in found.notes) is told
-        assert ("a fiftieth" in found.refused) is not made
-    nothing = estimate_of(Path("x"), [kernel(Kind.FREE)], profile)
+        assert ("a fiftieth" in (found.refused or "")) is not made
+    nothing = breakdown_of([kernel(Kind.FREE)], profile).estimate
     assert (nothing.total_ms, nothing.relative) == (None, None)
 
 
@@ -362,7 +378,7 @@ def test_a_kind_that_no_fit_had() -> None:
     profile = open_profile(coefficients=SIMPLE, largest_share=shares)
     for share, made in ((0.04, True), (0.06, False)):
         ops = [kernel(macs=round(1e8 * (1 - share))), kernel(Kind.MATMUL, macs=round(1e8 * share))]
-        assert (estimate_of(Path("x"), ops, profile).total_ms is not None) is made
+        assert (breakdown_of(ops, profile).estimate.total_ms is not None) is made
 
 
 def test_the_fixed_cost_has_a_row(covered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -126,9 +125,9 @@ def test_rows_never_fitted_are_predicted(fitting: ModuleType) -> None:
     for spec in fitting.SPECS:
         profile = find_profile(spec.name)
         for row in fitting.rows_of(spec, "held out")[0]:
-            from edgeprune.checker.latency.estimate import estimate_of
+            from edgeprune.checker.latency.estimate import breakdown_of
 
-            found = estimate_of(Path(row.name), list(row.kernels), profile)
+            found = breakdown_of(list(row.kernels), profile).estimate
             assert found.total_ms is not None
             errors[row.name, spec.precision] = abs(found.total_ms / row.latency_ms - 1)
     assert len(errors) == 5

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from places import TESTS
 
-from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, RuntimeRun, Stage, Verdict, oldest_runtime
+from edgeprune.ledger import ArtifactEntry, Estimate, Ledger, MetricValue, RuntimeRun, Stage, Verdict, oldest_runtime
 from edgeprune.maker.recipe.recipe import Budget
 from edgeprune.maker.recipe.summary import budget_verdicts, summary_sentences
 from edgeprune.report.ledger_report import ledger_markdown, ledger_text
@@ -199,11 +199,21 @@ def ledger() -> Ledger:
 
 def test_estimates_in_the_ledger(ledger: Ledger) -> None:
     """A sentence and a verdict for each device; without an estimate the verdict is open and the sentence says why."""
-    known = {"device": "phone", "how": "estimated from profile phone, ±12 %", "refused": None}
-    known |= {"total_ms": 5.5, "low_ms": 5.0, "high_ms": 6.0}
-    none = {"device": "other", "how": "", "total_ms": None, "low_ms": None, "high_ms": None, "refused": "it is int8"}
+    known = Estimate(
+        device="phone",
+        how="estimated from profile phone, ±12 %",
+        basis="1",
+        total_ms=5.5,
+        low_ms=5.0,
+        high_ms=6.0,
+        relative=None,
+        refused=None,
+        notes=(),
+    )
+    nothing = {"total_ms": None, "low_ms": None, "high_ms": None}
+    none = replace(known, device="other", how="", refused="it is int8", **nothing)
     last = ledger.stages[-1]
-    found = replace(ledger, stages=[replace(last, artifacts=[replace(last.artifacts[0], estimates=[known, none])])])
+    found = replace(ledger, stages=[replace(last, artifacts=[replace(last.artifacts[0], estimates=(known, none))])])
     verdicts = budget_verdicts(found, Budget(max_latency_ms=5.2))
     assert [(v.check, v.actual, v.passed) for v in verdicts] == [
         ("latency estimate, phone", 5.5, False),

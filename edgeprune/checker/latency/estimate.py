@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeprune.checker.latency.coreml_kernels import coreml_kernels
 from edgeprune.checker.latency.fitting import pairwise_band
@@ -26,6 +26,7 @@ from edgeprune.formats.coreml.mil import Package, read_coreml
 from edgeprune.formats.graph import Graph, Op
 from edgeprune.formats.precision import coreml_precision, tflite_precision
 from edgeprune.formats.tflite import is_tflite
+from edgeprune.ledger import Estimate
 
 if TYPE_CHECKING:
     from edgeprune.formats.tflite.options import FileOptions
@@ -35,16 +36,18 @@ __all__ = [
     "LEAST_SHARE",
     "MIX_MARGIN",
     "NEW_MARGIN",
-    "Estimate",
+    "Breakdown",
+    "EstimateRatio",
     "OpEstimate",
     "basis_of",
+    "breakdown_of",
     "covered_kernels",
-    "estimate_facts",
     "estimate_latency",
-    "estimate_of",
     "how_of",
+    "latency_breakdown",
     "ratio_band",
-    "refused_facts",
+    "ratio_of",
+    "refused_estimate",
 ]
 
 # A kind of operation may take this much more of the time than in any network that the profile was fitted on.
@@ -53,6 +56,7 @@ NEW_MARGIN = 0.05  # and so much where no network of the fit had any
 # Below this part of the fastest network of the fit, what a call costs by itself decides, which no profile tells.
 LEAST_SHARE = 0.02
 EXTRAPOLATION = "an extrapolation"
+ONLY_RANKS = "this profile only ranks models"
 WORTH_A_NOTE = 0.01  # share of zeros
 DENSE_ZEROS = "zeros stored like other numbers change no latency here: the estimate reads shapes, not values"
 SPARSE_ZEROS = (
@@ -83,41 +87,65 @@ class OpEstimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """An estimate; `total_ms`, `low_ms` and `high_ms` are None when the profile does not cover the file (`refused`
-    says why) or only ranks. `relative` is the time in units of MobileNetV2 1.0 at 224 pixels on the same profile.
-    `fixed_ms` is the part of the total that every inference has, whatever is in the file."""
+class Breakdown:
+    """An estimate and what it is made of.
 
-    path: Path
-    device: str
-    how: str
-    total_ms: float | None
-    low_ms: float | None
-    high_ms: float | None
-    relative: float | None
+    `fixed_ms` is the part of the total that every inference has, whatever is in the file; `unsupported` are the
+    operations without a rule.
+    """
+
+    estimate: Estimate
     fixed_ms: float | None
     macs: int
     ops: tuple[OpEstimate, ...]
     unsupported: tuple[str, ...]
-    refused: str
-    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimateRatio:
+    """Two estimates from one profile; `ratio` is after over before, in a band that is narrower than theirs."""
+
+    before: Estimate
+    after: Estimate
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    ratio_how: str
 
 
 def estimate_latency(path: Path, profile: Profile) -> Estimate:
     """The latency of one inference of the model at `path` (a .tflite file or .mlpackage folder), as the profile tells.
+
+    Without milliseconds where the profile does not cover the file or only ranks, and `refused` says why. Raises
+    InputError for a missing or broken file.
+    """
+    try:
+        return latency_breakdown(path, profile).estimate
+    except Unsupported as cause:
+        return refused_estimate(path, profile, cause)
+
+
+def refused_estimate(path: Path, profile: Profile, cause: EdgepruneError) -> Estimate:
+    """What stands for a file that cannot be estimated, and why."""
+    reason = str(cause).replace(str(path), path.name)  # a ledger is the same wherever it was made
+    return _estimate(profile, total_ms=None, relative=None, refused=reason, notes=())
+
+
+def latency_breakdown(path: Path, profile: Profile) -> Breakdown:
+    """The estimate of a file and each of its operations.
 
     Raises InputError for a missing or broken file, and Unsupported when the profile is of another format or precision,
     or the file has open sizes. Operations without a rule and an operation mix that the profile has not seen do not
     raise: they come back as an estimate without a total.
     """
     kernels, notes = covered_kernels(path, profile)
-    return estimate_of(path, kernels, profile, notes)
+    return breakdown_of(kernels, profile, notes)
 
 
 def covered_kernels(path: Path, profile: Profile) -> tuple[list[Kernel | str], tuple[str, ...]]:
     """The operations of a file that `profile` covers, those without a rule as their names, and notes on the file.
 
-    Raises as `estimate_latency` does.
+    Raises as `latency_breakdown` does.
     """
     if is_tflite(path):
         from edgeprune.formats.tflite.flatbuffer import read_tflite
@@ -238,28 +266,42 @@ def _check_sizes(path: Path, graph: Graph, options: FileOptions) -> None:
         )
 
 
-def estimate_of(path: Path, kernels: Sequence[Kernel | str], profile: Profile, notes: Sequence[str] = ()) -> Estimate:
+def breakdown_of(kernels: Sequence[Kernel | str], profile: Profile, notes: Sequence[str] = ()) -> Breakdown:
     """The estimate for these operations; an operation without a rule is given as its name."""
     ops = _timed(kernels, profile)
     total = profile.coefficients.fixed_ms + sum(op.ms for op in ops if op.ms is not None)
     unsupported = tuple(dict.fromkeys(item for item in kernels if isinstance(item, str)))
     refused = _refused(kernels, ops, unsupported, profile) or _too_small(total, profile)
     gives_ms = not refused and profile.kind != "ranking-only"
-    factor = profile.accuracy.band_factor
-    return Estimate(
-        path=path,
-        device=profile.name,
-        how=how_of(profile),
-        total_ms=total if gives_ms else None,
-        low_ms=total / factor if gives_ms else None,
-        high_ms=total * factor if gives_ms else None,
-        relative=total / profile.reference_ms if not refused and profile.reference_ms else None,
+    return Breakdown(
+        estimate=_estimate(
+            profile,
+            total_ms=total if gives_ms else None,
+            relative=total / profile.reference_ms if not refused and profile.reference_ms else None,
+            refused=refused or (None if gives_ms else ONLY_RANKS),
+            notes=tuple(notes) if refused else (*notes, *_remarks(total, profile)),
+        ),
         fixed_ms=profile.coefficients.fixed_ms if gives_ms else None,
         macs=sum(op.macs for op in ops),
         ops=ops if gives_ms else tuple(replace(op, ms=None, share=None if refused else op.share) for op in ops),
         unsupported=unsupported,
+    )
+
+
+def _estimate(
+    profile: Profile, *, total_ms: float | None, relative: float | None, refused: str | None, notes: tuple[str, ...]
+) -> Estimate:
+    factor = profile.accuracy.band_factor
+    return Estimate(
+        device=profile.name,
+        how=how_of(profile),
+        basis=basis_of(profile),
+        total_ms=total_ms,
+        low_ms=total_ms / factor if total_ms is not None else None,
+        high_ms=total_ms * factor if total_ms is not None else None,
+        relative=relative,
         refused=refused,
-        notes=(*notes, *_remarks(total, profile)) if not refused else tuple(notes),
+        notes=notes,
     )
 
 
@@ -352,39 +394,6 @@ def how_of(profile: Profile) -> str:
     return f"estimated from profile {profile.name} ({profile.summary}), {error}: {proof}"
 
 
-def estimate_facts(path: Path, profile: Profile) -> dict[str, Any]:
-    """The estimate of a file as plain values: device, how, basis, total_ms, low_ms and high_ms (None where the profile
-    gives none, and `refused` says why), relative (see `Estimate`) and notes. Raises InputError for a broken file.
-
-    `basis` changes with the profile's numbers and with the version of the tool, whose rules they are put into.
-    """
-    try:
-        found = estimate_latency(path, profile)
-    except Unsupported as cause:
-        return refused_facts(path, profile, cause)
-    refused = found.refused or ("" if found.total_ms is not None else "this profile only ranks models")
-    return {
-        **_origin(profile),
-        "total_ms": found.total_ms,
-        "low_ms": found.low_ms,
-        "high_ms": found.high_ms,
-        "relative": found.relative,
-        "refused": refused.replace(str(path), path.name) or None,
-        "notes": list(found.notes),
-    }
-
-
-def refused_facts(path: Path, profile: Profile, cause: EdgepruneError) -> dict[str, Any]:
-    """What `estimate_facts` gives for a file without an estimate, and why it has none."""
-    reason = str(cause).replace(str(path), path.name)  # a ledger is the same wherever it was made
-    numbers = dict.fromkeys(("total_ms", "low_ms", "high_ms", "relative"))
-    return {**_origin(profile), **numbers, "refused": reason, "notes": []}
-
-
-def _origin(profile: Profile) -> dict[str, Any]:
-    return {"device": profile.name, "how": how_of(profile), "basis": basis_of(profile)}
-
-
 def basis_of(profile: Profile) -> str:
     """A name for all that decides the milliseconds of a file: estimates with the same one can be compared."""
     numbers = json.dumps([asdict(profile.coefficients), profile.element_bytes, profile.gathers], sort_keys=True)
@@ -400,3 +409,18 @@ def ratio_band(profile: Profile) -> tuple[float, float]:
     if len(known) < 2:
         return profile.accuracy.band_factor, profile.accuracy.band_share
     return pairwise_band([math.log(row.left_out_ms / row.latency_ms) for row in known if row.left_out_ms])
+
+
+def ratio_of(before: Estimate, after: Estimate, profile: Profile) -> EstimateRatio:
+    """How two estimates from `profile` compare; without a ratio where one of them is not given."""
+    factor, share = ratio_band(profile)
+    old, new = (found.total_ms or found.relative for found in (before, after))
+    ratio = new / old if old and new else None
+    return EstimateRatio(
+        before=before,
+        after=after,
+        ratio=ratio,
+        ratio_low=ratio / factor if ratio is not None else None,
+        ratio_high=ratio * factor if ratio is not None else None,
+        ratio_how=f"{share:.0%} of the ratios between networks left out of the fit were within this band",
+    )

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeprune.checker.size.layers import Account, account
-from edgeprune.checker.size.records import EstimateRecord, FileRecord, InArchive, file_record
+from edgeprune.checker.size.records import FileRecord, InArchive, file_record
 from edgeprune.errors import EdgepruneError, InputError, Unsupported
 from edgeprune.formats.bundles.bundle import BUNDLES, Bundle, extracted, read_bundle
+from edgeprune.ledger import Estimate
 
 __all__ = ["Estimator", "Refused", "Source", "Sources", "is_bundle", "no_estimates", "sources_of"]
 
-Estimator = Callable[[Path], tuple[EstimateRecord, ...]]
+Estimator = Callable[[Path], tuple[Estimate, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,7 +49,7 @@ def is_bundle(path: Path) -> bool:
     return path.suffix.lower() in BUNDLES and not path.is_dir()
 
 
-def no_estimates(_: Path) -> tuple[EstimateRecord, ...]:
+def no_estimates(_: Path) -> tuple[Estimate, ...]:
     """For those who ask for no latency."""
     return ()
 

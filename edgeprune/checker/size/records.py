@@ -8,10 +8,9 @@ from typing import Any
 
 from edgeprune.checker.size.layers import TRAINING_GROUPS, Account, LayerAccount
 from edgeprune.formats.contents import Layer
+from edgeprune.ledger import Estimate
 
-__all__ = ["EstimateRecord", "FileRecord", "InArchive", "LayerRecord", "file_record", "record_from_json"]
-
-Milliseconds = float  # an annotation of its own, so that a report read back is held against it
+__all__ = ["FileRecord", "InArchive", "LayerRecord", "file_record", "record_from_json"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,26 +62,6 @@ class InArchive:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EstimateRecord:
-    """Latency estimated for a device, see `edgeprune.checker.latency.estimate.estimate_facts`.
-
-    Milliseconds are None where there is no estimate, and `refused` says why. `relative` is in units of MobileNetV2 1.0
-    at 224 pixels, also where a profile only ranks; `notes` are sentences about the estimate. `basis` names what
-    computed it: only estimates of the same device with the same basis can be compared.
-    """
-
-    device: str
-    how: str
-    basis: str
-    total_ms: Milliseconds | None
-    low_ms: Milliseconds | None
-    high_ms: Milliseconds | None
-    relative: Milliseconds | None
-    refused: str | None
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
     """One model file. `complete` is False for a format that is only sized (then counts are None, and `note` says why).
 
@@ -106,9 +85,9 @@ class FileRecord:
     macs: int | None
     layers: tuple[LayerRecord, ...] = field(default_factory=tuple)
     in_archive: InArchive | None = None
-    estimates: tuple[EstimateRecord, ...] = ()
+    estimates: tuple[Estimate, ...] = ()
 
-    def estimate(self, device: str, basis: str) -> EstimateRecord | None:
+    def estimate(self, device: str, basis: str) -> Estimate | None:
         """The estimate from the profile with this name, best with this basis; None where none was made."""
         named = [found for found in self.estimates if found.device == device]
         return next((found for found in named if found.basis == basis), named[0] if named else None)
@@ -127,7 +106,7 @@ def file_record(
     path: str | None = None,
     in_archive: InArchive | None = None,
     every: bool = False,
-    estimates: tuple[EstimateRecord, ...] = (),
+    estimates: tuple[Estimate, ...] = (),
 ) -> FileRecord:
     """The account as plain values; `path` is what to call the file.
 
@@ -184,16 +163,8 @@ def record_from_json(raw: Mapping[str, Any]) -> FileRecord:
         **_fields(FileRecord, raw, leave=("layers", "in_archive", "estimates")),
         layers=tuple(LayerRecord(**_fields(LayerRecord, layer)) for layer in raw["layers"]),
         in_archive=InArchive(**_fields(InArchive, archive)) if archive is not None else None,
-        estimates=tuple(_estimate(found) for found in raw["estimates"]),
+        estimates=tuple(Estimate(**_fields(Estimate, found)) for found in raw["estimates"]),
     )
-
-
-def _estimate(raw: Mapping[str, Any]) -> EstimateRecord:
-    found = EstimateRecord(**_fields(EstimateRecord, raw))
-    known = {value is None for value in (found.total_ms, found.low_ms, found.high_ms)}
-    if len(known) > 1:
-        raise ValueError(f"the estimate for {found.device[:40]} is half there")
-    return found
 
 
 def _fields(kind: type, raw: Mapping[str, Any], leave: tuple[str, ...] = ()) -> dict[str, Any]:

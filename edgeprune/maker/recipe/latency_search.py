@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from edgeprune.artifact import Format, Precision
-from edgeprune.checker.latency.estimate import estimate_facts
+from edgeprune.checker.latency.estimate import estimate_latency
 from edgeprune.checker.latency.profiles import Profile
 from edgeprune.converters.session import Converter
 from edgeprune.errors import OutOfReach, Unsupported, UsageError
 from edgeprune.host.interrupts import scratch_folder
+from edgeprune.ledger import Estimate
 from edgeprune.maker.pruning.channel.groups import Kept, Structure
 from edgeprune.maker.pruning.channel.plan import ChannelOptions, macs_unknown
 from edgeprune.maker.pruning.channel.pruner import ChannelPruner, ChannelResult, LatencyReached
@@ -25,7 +26,7 @@ from edgeprune.maker.pruning.channel.rounds import Train, in_rounds
 from edgeprune.maker.training.datasets import Samples
 from edgeprune.maker.training.metrics import Metric
 
-__all__ = ["covered_facts", "latency_asked", "prune_to_latency", "refuse_unknown_macs"]
+__all__ = ["covered_estimate", "latency_asked", "prune_to_latency", "refuse_unknown_macs"]
 
 TRIALS = 9  # in each round
 CLOSE = 0.02  # a latency this much (of itself) below the one asked for is near enough
@@ -49,12 +50,17 @@ def refuse_unknown_macs(structure: Structure) -> None:
         )
 
 
-def covered_facts(path: Path, profile: Profile) -> dict[str, Any]:
-    """The estimate of a file (see `estimate_facts`). Raises Unsupported when there is none, InputError as it does."""
-    told = estimate_facts(path, profile)
-    if told["total_ms"] is None:
-        raise Unsupported(f"latency cannot be a target: {told['refused']}")
-    return told
+def covered_estimate(path: Path, profile: Profile) -> Estimate:
+    """The estimate of a file. Raises Unsupported when it has no milliseconds, InputError as `estimate_latency` does."""
+    found = estimate_latency(path, profile)
+    if found.total_ms is None:
+        raise Unsupported(f"latency cannot be a target: {found.refused}")
+    return found
+
+
+def _ms(found: Estimate) -> float:
+    assert found.total_ms is not None  # covered_estimate
+    return found.total_ms
 
 
 def prune_to_latency(
@@ -86,15 +92,13 @@ def prune_to_latency(
             nonlocal now
             pruner = ChannelPruner(current, options, samples=samples, metric=metric)
             refuse_unknown_macs(pruner.structure)
-            search = _Search(
-                pruner, options, estimates, share=share, base_ms=before["total_ms"], number=number, rounds=rounds
-            )
+            search = _Search(pruner, options, estimates, share=share, base_ms=_ms(before), number=number, rounds=rounds)
             found = search.widest(now, on_trial)
-            now = found.facts
+            now = found.estimate
             return pruner.result(found.kept, pruner.cut(found.kept), options, verify=verify)
 
         result = in_rounds(model, cut, options, rounds=rounds, train=train)
-    reached = LatencyReached(asked=share, before=before, after=now, ratio=now["total_ms"] / before["total_ms"])
+    reached = LatencyReached(asked=share, before=before, after=now, ratio=_ms(now) / _ms(before))
     report = replace(result.report, asked=latency_asked(share, profile), estimated_latency=reached)
     return replace(result, report=report)
 
@@ -106,12 +110,12 @@ class _Estimates:
         self.converter, self.profile = converter, profile
         self._path = folder / "model.tflite"
 
-    def of(self, model: Any) -> dict[str, Any]:
+    def of(self, model: Any) -> Estimate:
         """The estimate of the model's float32 file. Raises Unsupported when there is none."""
         self.converter.export(model, self._path, Format.TFLITE, Precision.FLOAT32)
         self.converter.forget(model)
         try:
-            return covered_facts(self._path, self.profile)
+            return covered_estimate(self._path, self.profile)
         finally:
             self._path.unlink()
 
@@ -121,11 +125,11 @@ class _Trial:
     """A plan, and the estimate of the file of its model."""
 
     kept: Kept
-    facts: dict[str, Any]
+    estimate: Estimate
 
     @property
     def total_ms(self) -> float:
-        return float(self.facts["total_ms"])
+        return _ms(self.estimate)
 
 
 class _Search:
@@ -144,17 +148,17 @@ class _Search:
     ) -> None:
         self.pruner, self.options, self.estimates = pruner, options, estimates
         self.share, self.base_ms, self.number, self.rounds = share, base_ms, number, rounds
-        self._known: dict[bytes, dict[str, Any]] = {}  # widths are rounded: shares that are near give the same plan
+        self._known: dict[bytes, Estimate] = {}  # widths are rounded: shares that are near give the same plan
 
-    def widest(self, now: dict[str, Any], on_trial: OnTrial | None) -> _Trial:
+    def widest(self, now: Estimate, on_trial: OnTrial | None) -> _Trial:
         """The widest cut within this round's part; `now` is the estimate of the model to cut. Raises OutOfReach."""
         if self.rounds > 1 and self.number == 1:
             self._refuse_out_of_reach()  # before the first training, not after the last
         part = self.share ** (self.number / self.rounds)
         limit_ms = part * self.base_ms
-        if now["total_ms"] <= limit_ms:  # rounded widths went further than the last round had to go
-            return _Trial(kept=np.ones(len(self.pruner.structure), bool), facts=now)
-        best, least_ms = self._bisected(limit_ms, now["total_ms"], on_trial)
+        if _ms(now) <= limit_ms:  # rounded widths went further than the last round had to go
+            return _Trial(kept=np.ones(len(self.pruner.structure), bool), estimate=now)
+        best, least_ms = self._bisected(limit_ms, _ms(now), on_trial)
         if best is None:
             asks = f"round {self.number} of {self.rounds} asks for {part:.3f}, and " if self.rounds > 1 else ""
             raise self._out_of_reach(f"{asks}the least that was found is {least_ms / self.base_ms:.3f}")
@@ -201,7 +205,7 @@ class _Search:
         key = kept.tobytes()
         if key not in self._known:
             self._known[key] = self.estimates.of(self.pruner.cut(kept))
-        return _Trial(kept=kept, facts=self._known[key])
+        return _Trial(kept=kept, estimate=self._known[key])
 
     def _out_of_reach(self, nearest: str) -> OutOfReach:
         return OutOfReach(

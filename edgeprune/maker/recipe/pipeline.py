@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.artifact import Artifact, Format, Precision
-from edgeprune.checker.latency.estimate import estimate_facts
+from edgeprune.checker.latency.estimate import estimate_latency
 from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.checker.latency.measure import compare_latency
 from edgeprune.checker.latency.profiles import find_profile
@@ -25,7 +25,7 @@ from edgeprune.converters.session import SUFFIXES, Converter
 from edgeprune.errors import EdgepruneError, Unsupported
 from edgeprune.formats.coreml.storage import storage_of
 from edgeprune.host.progress import Progress
-from edgeprune.ledger import ArtifactEntry, Ledger, Stage
+from edgeprune.ledger import ArtifactEntry, Estimate, Ledger, Stage
 from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, input_specs, predict, save_model
 from edgeprune.maker.pruning.channel.pruner import ChannelReport
 from edgeprune.maker.pruning.channel.rounds import prune_in_rounds
@@ -33,7 +33,7 @@ from edgeprune.maker.pruning.magnitude import PruneReport, PruneResult, prune_ma
 from edgeprune.maker.pruning.masked_training import finetune, prune_while_training
 from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
 from edgeprune.maker.recipe.entries import artifact_entry, asked_of, data_facts, input_facts
-from edgeprune.maker.recipe.latency_search import covered_facts, prune_to_latency
+from edgeprune.maker.recipe.latency_search import covered_estimate, prune_to_latency
 from edgeprune.maker.recipe.prepare import (
     Prepared,
     channel_options,
@@ -116,7 +116,7 @@ class _Run:
         for step in self.recipe.steps:
             if isinstance(step, ChannelStep) and step.latency is not None and step.device is not None:
                 try:
-                    covered_facts(path, target_profile(step.latency, step.device))
+                    covered_estimate(path, target_profile(step.latency, step.device))
                 except Unsupported as cause:
                     raise Unsupported(f"step {step.name!r}: {cause}") from cause
 
@@ -333,9 +333,9 @@ class _Run:
             entry = wanted.artifacts[at] = replace(entry, estimates=self._estimates(path))
             self.progress.end(_metric_note(entry))
 
-    def _estimates(self, path: Path) -> list[Mapping[str, Any]]:
+    def _estimates(self, path: Path) -> tuple[Estimate, ...]:
         """Its latency on each device of the recipe."""
-        return [estimate_facts(path, find_profile(device)) for device in self.recipe.latency.devices]
+        return tuple(estimate_latency(path, find_profile(device)) for device in self.recipe.latency.devices)
 
     def _stage_of(self, export: ExportSpec) -> Stage:
         """An integer .tflite belongs to the quantize stage, all others to the last stage before it."""
@@ -361,7 +361,7 @@ def _channels_note(report: ChannelReport | None) -> str:
     if report is None:
         return ""
     reached = report.estimated_latency
-    latency = f", {reached.ratio:.3f} of the latency estimated for {reached.after['device']}" if reached else ""
+    latency = f", {reached.ratio:.3f} of the latency estimated for {reached.after.device}" if reached else ""
     return f"{report.got:.1%} of the channels removed{latency}"
 
 

@@ -96,9 +96,9 @@ def _estimates(ledger: Ledger) -> list[str]:
     return [
         f"Latency of {entry.path} on a device: "
         + (
-            f"{found['total_ms']:.3g} ms ({found['low_ms']:.3g} to {found['high_ms']:.3g} ms), {found['how']}."
-            if found["total_ms"] is not None
-            else f"not estimated from profile {found['device']}: {found['refused']}."
+            f"{found.total_ms:.3g} ms ({found.low_ms:.3g} to {found.high_ms:.3g} ms), {found.how}."
+            if found.total_ms is not None
+            else f"not estimated from profile {found.device}: {found.refused}."
         )
         for entry in _exported(ledger)
         for found in entry.estimates
@@ -223,7 +223,7 @@ def _verdicts_of(ledger: Ledger, entry: ArtifactEntry, budget: Budget) -> list[V
             )
         )
     for found in entry.estimates:
-        at_most(f"latency estimate, {found['device']}", found["total_ms"], budget.max_latency_ms, "ms")
+        at_most(f"latency estimate, {found.device}", found.total_ms, budget.max_latency_ms, "ms")
     return verdicts
 
 

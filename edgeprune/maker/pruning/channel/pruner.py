@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import Unsupported, UsageError
+from edgeprune.ledger import Estimate
 from edgeprune.maker.keras.models import clone, leaf_layers
 from edgeprune.maker.pruning.channel.groups import Group, Kept, Structure
 from edgeprune.maker.pruning.channel.importance import unit_scores
@@ -67,11 +68,11 @@ class SkippedGroup:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyReached:
     """A latency on a device as the target: the share `asked` to stay, and the estimates of the float32 .tflite file
-    `before` and `after` (as `estimate_facts` gives them); `ratio` is after over before."""
+    `before` and `after`; `ratio` is after over before."""
 
     asked: float
-    before: Mapping[str, Any]
-    after: Mapping[str, Any]
+    before: Estimate
+    after: Estimate
     ratio: float
 
 
