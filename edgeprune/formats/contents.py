@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from edgeprune.formats.weights import Role
+
 __all__ = ["PACKED_BITS", "Contents", "Layer", "Piece", "StoredArray", "element_bits", "printable"]
 
 Shape = tuple[int, ...]
@@ -87,17 +89,22 @@ class StoredArray:
 
     A plain array is one piece; a palettized one is indexes and a table, a sparse one a mask (or positions) and its
     non-zeros, a quantized one may hold its scales. `precision` is what a reader calls it: a dtype, or "sparse",
-    "palette4", "int8" and the like, joined by "+" where combined. `parameter` tells weights and biases from constants
-    that only steer an operation (a shape, an axis). `zeros` counts elements that are zero when decoded (of a quantized
+    "palette4", "int8" and the like, joined by "+" where combined. `role` tells weights, biases, and constants that only
+    steer an operation (a shape, an axis). `zeros` counts elements that are zero when decoded (of a quantized
     array: equal to its zero point); None where that is not known.
     """
 
     name: str
     shape: Shape
     precision: str
-    parameter: bool
+    role: Role
     zeros: int | None
     pieces: tuple[Piece, ...]
+
+    @property
+    def parameter(self) -> bool:
+        """Whether it is a weight or a bias."""
+        return self.role is not Role.STEERING
 
     @property
     def elements(self) -> int:

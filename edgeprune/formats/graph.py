@@ -7,12 +7,14 @@ quantized tensor is an element equal to its zero point; in floating point -0.0 i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from edgeprune.formats.weights import Role, Uses
 
 __all__ = [
     "ELEMENT_BITS",
@@ -22,7 +24,6 @@ __all__ = [
     "Tensor",
     "count_macs",
     "count_zeros",
-    "is_parameter",
     "parse_dense",
     "unpacked_from",
 ]
@@ -95,6 +96,7 @@ _BIAS_INPUTS: Mapping[str, tuple[int, ...]] = {
 }
 # A bias split off its layer, a batch normalization left unfolded, a learned slope.
 _ELEMENTWISE = frozenset({"ADD", "DIV", "MUL", "PRELU", "SUB"})
+_USES = Uses(weights=_WEIGHT_INPUTS, biases=_BIAS_INPUTS, elementwise=_ELEMENTWISE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +172,7 @@ class Graph:
     @property
     def weights(self) -> tuple[Tensor, ...]:
         """Kernels, matrices and embedding tables that operations consume, shared bytes once, in order of use."""
-        return self._constants(_weight_positions)
+        return self._constants(Role.WEIGHT)
 
     @property
     def weight_elements(self) -> int:
@@ -196,46 +198,52 @@ class Graph:
         that hold real numbers and more than one of them. Arrays that the converter merged because they are equal
         count once, so this can be a little less than Keras counts.
         """
-        return sum(tensor.elements for tensor in self._constants(_parameter_positions))
+        return sum(tensor.elements for tensor in self._constants(*_PARAMETERS))
 
     @property
     def nonzero_parameters(self) -> int:
         """Parameters that are not zero."""
-        return sum(tensor.elements - (tensor.zeros or 0) for tensor in self._constants(_parameter_positions))
+        return sum(tensor.elements - (tensor.zeros or 0) for tensor in self._constants(*_PARAMETERS))
 
-    def _constants(self, positions: Callable[[str], tuple[int, ...]]) -> tuple[Tensor, ...]:
-        """Constants that operations consume at `positions(kind)`, each stored array once."""
+    def roles(self) -> dict[int, Role]:
+        """What each stored constant is for, by the tensor through which it is first used, in order of use.
+
+        An array of several uses is a weight where one of them makes it one, and a bias where another one does.
+        """
         source = unpacked_from(self.ops)
-        found: dict[tuple[str, int], Tensor] = {}
+        found: dict[tuple[str, int], tuple[int, Role]] = {}
         for op in self.ops:
-            for position in positions(op.kind):
-                index = op.inputs[position] if position < len(op.inputs) else -1
-                index = source.get(index, index)
-                if index >= 0 and self.tensors[index].constant and is_parameter(self.tensors[index], op.kind, position):
-                    tensor = self.tensors[index]
-                    found.setdefault(("buffer", tensor.buffer) if tensor.buffer else ("tensor", index), tensor)
-        return tuple(found.values())
+            for position, place in enumerate(op.inputs if op.kind not in _TRANSPARENT else ()):
+                index = source.get(place, place)
+                if index < 0 or not self.tensors[index].constant:
+                    continue
+                buffer, role = self.tensors[index].buffer, _role(self.tensors[index], op.kind, position)
+                key = ("buffer", buffer) if buffer else ("tensor", index)
+                first, known = found.get(key, (index, role))
+                found[key] = first, min(known, role, key=_STRONGEST)
+        return dict(found.values())
+
+    def _constants(self, *roles: Role) -> tuple[Tensor, ...]:
+        """Constants with one of `roles`, each stored array once."""
+        return tuple(self.tensors[index] for index, role in self.roles().items() if role in roles)
 
 
-def _weight_positions(kind: str) -> tuple[int, ...]:
-    return _WEIGHT_INPUTS.get(kind, ())
+_PARAMETERS = (Role.WEIGHT, Role.BIAS)
+_STRONGEST = (Role.WEIGHT, Role.BIAS, Role.STEERING).index
 
 
-def _parameter_positions(kind: str) -> tuple[int, ...]:
-    return (0, 1) if kind in _ELEMENTWISE else _WEIGHT_INPUTS.get(kind, ()) + _BIAS_INPUTS.get(kind, ())
+def _role(tensor: Tensor, kind: str, position: int) -> Role:
+    """What the constant at input `position` of an operation is for.
 
-
-def is_parameter(tensor: Tensor, kind: str, position: int) -> bool:
-    """Whether the constant at input `position` of an operation is a weight or bias.
-
-    Shape arithmetic on int32 and int64 constants is no parameter; an int32 or int64 bias is.
+    Shape arithmetic on int32 and int64 constants is steering; an int32 or int64 bias is a bias.
     """
-    if position in _BIAS_INPUTS.get(kind, ()):
-        return True
-    if position not in _parameter_positions(kind):
-        return False
+    is_bias = position in _BIAS_INPUTS.get(kind, ())
+    if not is_bias and position not in ((0, 1) if kind in _ELEMENTWISE else _WEIGHT_INPUTS.get(kind, ())):
+        return Role.STEERING
     real = tensor.dtype in _FLOATS or tensor.dtype in _QUANTIZED
-    return real and (tensor.elements > 1 or kind not in _ELEMENTWISE)
+    if not is_bias and (not real or (tensor.elements <= 1 and kind in _ELEMENTWISE)):
+        return Role.STEERING
+    return _USES.role(kind, position, tensor.shape)
 
 
 def unpacked_from(ops: Sequence[Op]) -> dict[int, int]:

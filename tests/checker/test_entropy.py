@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edgeprune.checker.size.entropy import bound_bytes, code_bits
 from edgeprune.formats.contents import Piece, StoredArray
+from edgeprune.formats.weights import Role
 
 ALPHABET = 256  # bits that say which symbols occur
 ROWS = st.integers(1, 6).flatmap(
@@ -34,7 +35,7 @@ def sequential_bits(rows: list[list[int]]) -> float:
 
 def array(*pieces: Piece) -> StoredArray:
     """An array of these pieces."""
-    return StoredArray(name="w", shape=(), precision="", parameter=True, zeros=None, pieces=pieces)
+    return StoredArray(name="w", shape=(), precision="", role=Role.WEIGHT, zeros=None, pieces=pieces)
 
 
 def piece(values: np.ndarray, dtype: str = "", axis: int | None = None, shape: tuple[int, ...] | None = None) -> Piece:

@@ -14,9 +14,10 @@ import pytest
 from places import TESTS
 
 from edgeprune.checker.size.advice import reasons
-from edgeprune.checker.size.layers import Account, account, account_contents, is_kernel
+from edgeprune.checker.size.layers import Account, account, account_contents
 from edgeprune.checker.size.records import file_record, record_from_json
 from edgeprune.formats.contents import Contents, Layer, Piece, StoredArray
+from edgeprune.formats.weights import Role
 
 FILES = TESTS / "files"
 MODELS = ("float32.tflite", "int8.tflite", "float32_sparse.tflite", "half.mlpackage", "palette4.mlpackage")
@@ -60,12 +61,12 @@ def test_counts_of_the_small_network() -> None:
     assert found.training_bytes == 0
 
 
-def array(name: str, values: np.ndarray, *, parameter: bool = True, zeros: int | None = 0) -> StoredArray:
+def array(name: str, values: np.ndarray, *, role: Role = Role.WEIGHT, zeros: int | None = 0) -> StoredArray:
     """A plain array."""
     raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
     piece = Piece(raw=raw, dtype=values.dtype.name, shape=values.shape, axis=None, stored_bytes=len(raw))
     return StoredArray(
-        name=name, shape=values.shape, precision=values.dtype.name, parameter=parameter, zeros=zeros, pieces=(piece,)
+        name=name, shape=values.shape, precision=values.dtype.name, role=role, zeros=zeros, pieces=(piece,)
     )
 
 
@@ -103,12 +104,12 @@ def test_unknown_zeros_stay_unknown(tmp_path: Path) -> None:
     assert file_record(found).layers[1].sparsity is None
 
 
-def test_vectors_are_parameters_and_no_weights(tmp_path: Path) -> None:
-    """What pruning calls a weight has two dimensions or more that are larger than one."""
+def test_biases_are_parameters_and_no_weights(tmp_path: Path) -> None:
+    """Whatever their shape: the reader knows what an array is for."""
     vector, column, steering = np.ones(8, np.float32), np.ones((1, 8, 1), np.float32), np.ones((2, 2), np.int32)
-    arrays = (array("v", vector), array("c", column), array("s", steering, parameter=False), array("k", NOISE))
-    assert [is_kernel(item) for item in arrays] == [False, False, False, True]
-    found = made_up(tmp_path / "m", Layer(name="l", kind="", arrays=arrays))
+    arrays = [array("v", vector, role=Role.BIAS), array("c", column, role=Role.BIAS)]
+    arrays += [array("s", steering, role=Role.STEERING), array("k", NOISE)]
+    found = made_up(tmp_path / "m", Layer(name="l", kind="", arrays=tuple(arrays)))
     assert (found.parameters, found.weights) == (8 + 8 + 1000, (1000, 0))
     row = found.layers[0]
     assert (row.precision, row.bits_per_weight) == ("int8", 8 * (32 + 32 + 16 + 1000) / 1016)

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edgeprune.checker.size.layers import Account, LayerAccount, is_kernel
+from edgeprune.checker.size.layers import Account, LayerAccount
 from edgeprune.formats.contents import StoredArray, printable
+from edgeprune.formats.weights import Role
 from edgeprune.units import format_bytes, format_percent
 
 __all__ = ["reasons"]
@@ -58,7 +59,7 @@ def _largest(found: Account) -> Iterator[str]:
 def _kernels(found: Account) -> Iterator[tuple[LayerAccount, StoredArray]]:
     for row in found.layers:
         for array in row.layer.arrays:
-            if is_kernel(array):
+            if array.role is Role.WEIGHT:
                 yield row, array
 
 

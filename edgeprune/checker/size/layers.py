@@ -12,9 +12,10 @@ from edgeprune.checker.size.accounting import measure_download
 from edgeprune.checker.size.codecs import CODECS
 from edgeprune.checker.size.entropy import bound_bytes
 from edgeprune.formats import read_contents
-from edgeprune.formats.contents import Contents, Layer, StoredArray
+from edgeprune.formats.contents import Contents, Layer
+from edgeprune.formats.weights import Role
 
-__all__ = ["TRAINING_GROUPS", "Account", "LayerAccount", "account", "account_contents", "is_kernel"]
+__all__ = ["TRAINING_GROUPS", "Account", "LayerAccount", "account", "account_contents"]
 
 # Groups of layers that are no part of the model that ships.
 TRAINING_GROUPS = frozenset({"optimizer", "training"})
@@ -92,7 +93,7 @@ class Account:
     @property
     def weights(self) -> tuple[int, int] | None:
         """(elements, zeros) of the weights without biases and other vectors; None where zeros are not known."""
-        kernels = [a for found in self.layers for a in found.layer.arrays if is_kernel(a)]
+        kernels = [a for found in self.layers for a in found.layer.arrays if a.role is Role.WEIGHT]
         if not self.known or any(array.zeros is None for array in kernels):
             return None
         return sum(array.elements for array in kernels), sum(array.zeros or 0 for array in kernels)
@@ -107,11 +108,6 @@ class Account:
     def bound_bytes(self) -> int | None:
         """What an ideal order-0 coder would make of all arrays; None for a format that is only sized."""
         return sum(layer.bound_bytes for layer in self.layers) if self.known else None
-
-
-def is_kernel(array: StoredArray) -> bool:
-    """Whether an array is a parameter of two dimensions or more: what pruning calls a weight."""
-    return array.parameter and sum(size > 1 for size in array.shape) >= 2
 
 
 def account(path: Path, codecs: Sequence[str] = tuple(CODECS), *, shares: bool = True) -> Account:
@@ -142,7 +138,7 @@ def account_contents(contents: Contents, codecs: Sequence[str] = tuple(CODECS), 
 
 def _layer(layer: Layer, share: int | None, bound: int) -> LayerAccount:
     parameters = [array for array in layer.arrays if array.parameter]
-    kernels = [array for array in layer.arrays if is_kernel(array)]
+    kernels = [array for array in layer.arrays if array.role is Role.WEIGHT]
     zeros = [array.zeros for array in kernels]
     largest = max(parameters or layer.arrays, key=lambda array: array.stored_bytes)
     return LayerAccount(

@@ -18,6 +18,7 @@ from edgeprune.errors import InputError
 from edgeprune.formats.contents import Contents, Layer, Piece, StoredArray, printable
 from edgeprune.formats.coreml.blobs import BlobFile, BrokenBlobsError, read_blobs
 from edgeprune.formats.coreml.program import BrokenProgramError, Claims, layers_of, stored_bytes
+from edgeprune.formats.weights import Role
 from edgeprune.formats.zeros import zeros_in
 
 __all__ = ["FILE_LIMIT", "read_compiled"]
@@ -153,7 +154,7 @@ def _unnamed(claims: Claims) -> Iterator[Layer]:
                 name=called,
                 shape=shape,
                 precision=blob.dtype,
-                parameter=True,
+                role=Role.BIAS,  # the file does not say more of it than its size
                 zeros=zeros_in(blob.raw[: stored_bytes(blob.dtype, shape)], blob.dtype, shape),
                 pieces=(piece,),
             )

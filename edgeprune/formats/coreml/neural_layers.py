@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgeprune.formats.protobuf import Message
+from edgeprune.formats.weights import Role
 
 __all__ = ["FIRST_LAYER", "LAYERS", "LayerKind", "Place"]
 
@@ -27,7 +28,13 @@ class Place:
     name: str
     sizes: Sizes | None = None
     axis: int | None = 0
-    parameter: bool = True
+
+    @property
+    def role(self) -> Role:
+        """What it is for: kernels and matrices are weights; loaded constants steer."""
+        if self.name == "data":
+            return Role.STEERING
+        return Role.WEIGHT if self.name == "weights" or self.name.lower().endswith("matrix") else Role.BIAS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,9 +155,7 @@ LAYERS: Mapping[int, LayerKind] = {
         ),
     ),
     250: LayerKind(name="bias", places=(Place(keys=(2,), name="bias", sizes=_listed(1)),)),
-    290: LayerKind(
-        name="loadConstant", places=(Place(keys=(2,), name="data", sizes=_listed(1), axis=None, parameter=False),)
-    ),
+    290: LayerKind(name="loadConstant", places=(Place(keys=(2,), name="data", sizes=_listed(1), axis=None),)),
     400: LayerKind(
         name="simpleRecurrent",
         places=(
@@ -174,9 +179,7 @@ LAYERS: Mapping[int, LayerKind] = {
         name="batchedMatmul",
         places=(Place(keys=(8,), name="weights", sizes=_numbers(6, 5)), _biases(9, 6)),
     ),
-    1070: LayerKind(
-        name="loadConstantND", places=(Place(keys=(2,), name="data", sizes=_listed(1), axis=None, parameter=False),)
-    ),
+    1070: LayerKind(name="loadConstantND", places=(Place(keys=(2,), name="data", sizes=_listed(1), axis=None),)),
     1350: LayerKind(
         name="layerNormalization",
         places=(

@@ -16,6 +16,7 @@ from edgeprune.formats.coreml.neural_layers import FIRST_LAYER, LAYERS, LayerKin
 from edgeprune.formats.coreml.neural_weights import floats_of, read_weights
 from edgeprune.formats.protobuf import BrokenMessageError, Message, parse
 from edgeprune.formats.untrusted import read_whole
+from edgeprune.formats.weights import Role
 from edgeprune.formats.zeros import zeros_in
 
 __all__ = ["read_neural_network"]
@@ -182,7 +183,7 @@ class _Reader:
             name="meanImage",
             shape=shape,
             precision="float32",
-            parameter=False,
+            role=Role.STEERING,
             zeros=zeros_in(raw, "float32", shape),
             pieces=(piece,),
         )
@@ -199,7 +200,7 @@ def _arrays(settings: Message, kind: LayerKind) -> Iterator[StoredArray]:
             elif number:
                 name = f"{name} {number}"
             sizes = place.sizes(settings) if place.sizes else ()
-            array = read_weights(message, name, sizes, axis=place.axis, parameter=place.parameter)
+            array = read_weights(message, name, sizes, axis=place.axis, role=place.role)
             if array is not None:
                 yield array
 

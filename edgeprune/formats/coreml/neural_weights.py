@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from edgeprune.formats.contents import Bytes, Piece, Shape, StoredArray, printable
 from edgeprune.formats.protobuf import BrokenMessageError, Message
+from edgeprune.formats.weights import Role
 from edgeprune.formats.zeros import zeros_in
 
 __all__ = ["floats_of", "read_weights"]
@@ -25,7 +26,7 @@ _MAX_RANK, _MOST_CHANNELS = 16, 1 << 18
 
 
 def read_weights(
-    message: Message, name: str, sizes: Sequence[int], *, axis: int | None, parameter: bool
+    message: Message, name: str, sizes: Sequence[int], *, axis: int | None, role: Role
 ) -> StoredArray | None:
     """The array of a WeightParams; None where it holds nothing. `sizes` are the shape that the layer states.
 
@@ -49,9 +50,7 @@ def read_weights(
     else:
         told = message.child(_QUANTIZATION) if message.has(_QUANTIZATION) else None
         shape, precision, zeros, pieces = _quantized(told, name, raws[key], key, sizes, axis)
-    return StoredArray(
-        name=printable(name), shape=shape, precision=precision, parameter=parameter, zeros=zeros, pieces=pieces
-    )
+    return StoredArray(name=printable(name), shape=shape, precision=precision, role=role, zeros=zeros, pieces=pieces)
 
 
 def floats_of(message: Message, key: int) -> Bytes:

@@ -21,7 +21,8 @@ from edgeprune.formats.contents import Contents, Layer, Piece, Shape, StoredArra
 from edgeprune.formats.coreml.constexpr import count_decoded_zeros, decode
 from edgeprune.formats.coreml.mil import Block, Constant, Operation, Package, Port, read_coreml
 from edgeprune.formats.coreml.mil_macs import mil_macs
-from edgeprune.formats.coreml.storage import is_constant
+from edgeprune.formats.coreml.storage import MIL_USES, is_constant
+from edgeprune.formats.weights import Role
 
 __all__ = ["package_files", "read_program"]
 
@@ -173,7 +174,7 @@ class _Program:
             name=name,
             shape=shape,
             precision=_precision(parts, dtype),
-            parameter=is_parameter,
+            role=MIL_USES.role(kind, parameter, shape) if kind is not None and is_parameter else Role.STEERING,
             zeros=self._zeros(name),
             pieces=tuple(self._pieces(parts, shape, _axis(kind, parameter), is_parameter)),
         )

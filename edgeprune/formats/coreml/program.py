@@ -11,6 +11,8 @@ import numpy as np
 from edgeprune.formats.contents import Bytes, Layer, Piece, Shape, StoredArray, element_bits, printable
 from edgeprune.formats.coreml.blobs import Blob, BlobFile
 from edgeprune.formats.coreml.mil_text import Reference, Statement, Value, statements
+from edgeprune.formats.coreml.storage import MIL_USES
+from edgeprune.formats.weights import Role
 from edgeprune.formats.zeros import codes_of, zeros_in
 
 __all__ = ["BrokenProgramError", "Claims", "layers_of", "stored_bytes"]
@@ -139,14 +141,13 @@ def _layer(
     for part in statement.references:  # written in place, not as a constant with a name
         value = Value(f"{statement.name}.{part.parameter}", part.dtype, part.shape)
         made = _Held(value=value, parts=(replace(part, parameter="val"),))
-        arrays.append(_array(made, _axis(statement.kind, part.parameter, part.shape), folder, claims))
+        arrays.append(_array(made, (statement.kind, part.parameter), folder, claims))
     used: dict[str, str] = {}
     for parameter, word in statement.arguments:
         used.setdefault(word, parameter)
     for word, parameter in used.items():
         if word in held:
-            axis = _axis(statement.kind, parameter, held[word].value.shape)
-            arrays.append(_array(held[word], axis, folder, claims))
+            arrays.append(_array(held[word], (statement.kind, parameter), folder, claims))
         elif word in shapes:
             inputs.append(shapes[word])
     return Layer(
@@ -168,17 +169,22 @@ def _axis(kind: str, parameter: str, shape: Shape) -> int | None:
 def _left_over(held: Mapping[str, _Held], folder: str, group: str, claims: Claims) -> Iterator[Layer]:
     """Stored constants that no operation uses (a function may give one out); decoded ones first, with their parts."""
     for made in reversed(list(held.values())):
-        array = _array(made, None, folder, claims)
+        array = _array(made, ("", ""), folder, claims)
         if array is not None:
             yield Layer(name=array.name, kind="const", arrays=(array,), outputs=(made.value.shape,), group=group)
 
 
-def _array(made: _Held, axis: int | None, folder: str, claims: Claims) -> StoredArray | None:
-    """The array with its pieces that nobody has taken yet; None when nothing is left to take."""
+def _array(made: _Held, use: tuple[str, str], folder: str, claims: Claims) -> StoredArray | None:
+    """The array that an operation of a kind takes as a parameter (`use`), with its pieces that nobody has taken yet.
+
+    None when nothing is left to take.
+    """
     places = [claims.place(folder, part) for part in made.parts]
     if claims.taken.issuperset(places):
         return None
     found = [(part, claims.blob(folder, part)) for part in made.parts]
+    axis = _axis(*use, made.value.shape)
+    is_real = bool(made.words) or made.value.dtype.startswith(("float", "bfloat"))
     _check_shape(made, sum(len(blob.raw) for _, blob in found))
     pieces = [
         Piece(
@@ -196,7 +202,7 @@ def _array(made: _Held, axis: int | None, folder: str, claims: Claims) -> Stored
         name=printable(made.value.name),
         shape=made.value.shape,
         precision="+".join(made.words) or made.parts[0].dtype,
-        parameter=bool(made.words) or made.value.dtype.startswith(("float", "bfloat")),
+        role=MIL_USES.role(*use, made.value.shape) if is_real else Role.STEERING,
         zeros=_zeros(made, {part.parameter: (part, blob.raw) for part, blob in found}),
         pieces=tuple(pieces),
     )

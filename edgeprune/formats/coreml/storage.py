@@ -13,12 +13,13 @@ import numpy.typing as npt
 from edgeprune.errors import InputError
 from edgeprune.formats.coreml.constexpr import DECODERS, decode
 from edgeprune.formats.coreml.mil import Constant, Operation, Package, read_coreml
+from edgeprune.formats.weights import Role, Uses
 
-__all__ = ["Storage", "StoredWeight", "constants_of", "is_constant", "storage_of", "weights_of"]
+__all__ = ["MIL_USES", "Storage", "StoredWeight", "constants_of", "is_constant", "storage_of", "weights_of"]
 
 Array = npt.NDArray[Any]
 
-# MIL operation -> its parameters that are multiplied weights.
+# The parameters of MIL operations (coremltools, MIL operations) that are weights and biases.
 _WEIGHTS: Mapping[str, tuple[str, ...]] = {
     "conv": ("weight",),
     "conv_transpose": ("weight",),
@@ -30,6 +31,11 @@ _WEIGHTS: Mapping[str, tuple[str, ...]] = {
     "matmul": ("x", "y"),
     "einsum": ("values",),
 }
+_NORMALIZATION = ("gamma", "beta", "mean", "variance", "alpha", "bias", "bias_back", "peephole", "peephole_back")
+_ELEMENTWISE = frozenset(
+    {"add", "clip", "concat", "maximum", "minimum", "mul", "pow", "real_div", "select", "stack", "sub"}
+)
+MIL_USES = Uses(weights=_WEIGHTS, biases={"": _NORMALIZATION}, elementwise=_ELEMENTWISE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,19 +120,21 @@ def _plain(constant: Constant) -> Any:
 
 
 def weights_of(package: Package) -> list[StoredWeight]:
-    """The multiplied weights of the main function, each once, in order of use; vectors and scalars do not count."""
+    """The weights of the main function (see `edgeprune.formats.weights`), each once, in order of use."""
     if package.program is None:
         return []
     values = constants_of(package)
     makers = {port.name: op for op in package.program.operations for port in op.outputs if is_constant(op)}
     found: dict[str, StoredWeight] = {}
     for operation in package.program.operations:
-        for parameter in _WEIGHTS.get(operation.kind, ()):
-            for binding in operation.inputs.get(parameter, ()):
+        for parameter, bindings in operation.inputs.items():
+            for binding in bindings:
                 if not isinstance(binding, str) or binding not in makers or binding in found:
                     continue
                 array = values[binding]
-                if isinstance(array, np.ndarray) and array.ndim >= 2 and array.dtype.kind == "f":
+                if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.size <= 1:
+                    continue
+                if MIL_USES.role(operation.kind, parameter, array.shape) is Role.WEIGHT:
                     found[binding] = _stored(binding, array, makers)
     return list(found.values())
 

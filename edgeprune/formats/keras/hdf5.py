@@ -17,8 +17,9 @@ from edgeprune.formats.bundles.deflated import compressed_bytes
 from edgeprune.formats.contents import Contents, Layer, Piece, StoredArray, printable
 from edgeprune.formats.keras.hdf5_limits import largest_plausible
 from edgeprune.formats.keras.hdf5_session import Hdf5Array, Hdf5File, read_hdf5
-from edgeprune.formats.keras.layout import Owner, Part, architecture, channel_axis, owners
+from edgeprune.formats.keras.layout import KERAS_USES, Owner, Part, architecture, channel_axis, owners
 from edgeprune.formats.untrusted import check_file
+from edgeprune.formats.weights import Role
 from edgeprune.formats.zeros import zeros_in
 from edgeprune.host.interrupts import scratch_folder
 
@@ -171,7 +172,7 @@ def _stored(owner: Owner, name: str, array: Hdf5Array) -> StoredArray:
         name=printable(name),
         shape=array.shape,
         precision=array.dtype,
-        parameter=not owner.group,
+        role=Role.STEERING if owner.group else KERAS_USES.role(owner.kind, name.rpartition("/")[2], array.shape),
         zeros=zeros_in(array.raw, array.dtype, array.shape) if math.prod(array.shape) else 0,
         pieces=(piece,),
     )

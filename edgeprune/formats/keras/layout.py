@@ -16,8 +16,9 @@ from typing import Any
 
 from edgeprune.formats.contents import Shape
 from edgeprune.formats.keras.hdf5_session import Hdf5File
+from edgeprune.formats.weights import Uses
 
-__all__ = ["Owner", "Part", "architecture", "channel_axis", "owners", "store_name"]
+__all__ = ["KERAS_USES", "Owner", "Part", "architecture", "channel_axis", "owners", "store_name"]
 
 _MAX_DEPTH = 64
 _OPTIMIZER = frozenset({"optimizer", "optimizer_weights"})
@@ -27,7 +28,8 @@ _TRAINING = frozenset(
 )
 _SEEDS = re.compile(r"(random_|seed_)generator(_\d+)?|random_seed")
 _LISTS = frozenset({"_layer_checkpoint_dependencies", "layers"})
-_RECURRENT = frozenset({"bidirectional", "gru", "lstm", "simplernn"})
+_RECURRENT = frozenset({"bidirectional", "convlstm1d", "convlstm2d", "convlstm3d", "gru", "lstm", "simplernn"})
+_ATTENTION = frozenset({"groupqueryattention", "groupedqueryattention", "multiheadattention"})
 _CELL = ("kernel", "recurrent_kernel", "bias")
 _NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")
 # What a layer keeps, in the order of its numbered variables (keras/src/layers).
@@ -42,11 +44,18 @@ _VARIABLES: Mapping[str, tuple[str, ...]] = {
     "dense": ("kernel", "bias"),
     "depthwiseconv1d": ("depthwise_kernel", "bias"),
     "depthwiseconv2d": ("depthwise_kernel", "bias"),
+    "einsumdense": ("kernel", "bias"),
     "embedding": ("embeddings",),
+    "groupnormalization": ("gamma", "beta"),
     "layernormalization": ("gamma", "beta"),
+    "prelu": ("alpha",),
     "separableconv1d": ("depthwise_kernel", "pointwise_kernel", "bias"),
     "separableconv2d": ("depthwise_kernel", "pointwise_kernel", "bias"),
 }
+KERAS_USES = Uses(
+    weights={"": ("kernel", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel", "embeddings")},
+    biases={"": (*_NORMALIZATION, "alpha", "bias", "mean", "variance", "count")},
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +248,9 @@ def _variable(kind: str, rest: Sequence[str], part: Part | None) -> Sequence[str
     if names == _NORMALIZATION and part is None:
         return rest  # made with or without gamma and beta
     if len(rest) > 1:
-        names = _CELL if rest[-2] == "cell" and _flat(kind) in _RECURRENT else ()
+        flat = _flat(kind)
+        is_dense = flat in _ATTENTION and rest[-2].endswith("_dense")
+        names = _CELL if rest[-2] == "cell" and flat in _RECURRENT else ("kernel", "bias") if is_dense else ()
     left = [name for name in names if part is None or name not in part.lacks]
     if rest and rest[-1] in map(str, range(len(left))):
         return [*rest[:-1], left[int(rest[-1])]]

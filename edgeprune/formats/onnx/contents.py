@@ -5,9 +5,9 @@ Format: github.com/onnx/onnx, onnx/onnx.proto3 (field numbers) and docs/IR.md (s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from edgeprune.errors import InputError
@@ -18,11 +18,12 @@ from edgeprune.formats.onnx.operators import (
     TRANSPARENT,
     channel_axis,
     count_macs,
-    is_parameter,
+    role_of,
 )
 from edgeprune.formats.onnx.tensors import OutsideFiles, Tensor, integers_of, read_sparse, read_tensor
 from edgeprune.formats.protobuf import BrokenMessageError, Message, parse
 from edgeprune.formats.untrusted import read_whole
+from edgeprune.formats.weights import Role
 from edgeprune.formats.zeros import zeros_in
 
 __all__ = ["read_onnx"]
@@ -157,9 +158,9 @@ class _Reader:
         self.nodes(graph.children(1), scope, group, depth)
         for held in scope.held.values():
             if held.tensor not in self.taken:
-                self._leftover(self._array(held, "", 0, transposed=False, parameter=False), group)
+                self._leftover(self._array(held, "", 0, transposed=False, role=Role.STEERING), group)
         for message in scope.sparse.values():
-            self._leftover(read_sparse(message, self.outside, parameter=False), group)
+            self._leftover(read_sparse(message, self.outside, lambda *_: Role.STEERING), group)
 
     def nodes(self, nodes: Iterator[Message], scope: _Scope, group: str, depth: int) -> None:
         """NodeProtos in order. Constant nodes are names for their values, as initializers are."""
@@ -226,17 +227,16 @@ class _Reader:
                 continue
             sparse = scope.find_sparse(inputs[position])
             if sparse is not None:
-                yield read_sparse(sparse, self.outside, parameter=is_parameter(operator, position, "float", 2))
+                yield read_sparse(sparse, self.outside, partial(role_of, operator, position))
             held = scope.find(inputs[position])
             if held is None or held.tensor in self.taken:
                 continue
             if (operator, position) in QUANTIZED_INPUTS:
                 held = _quantized(operator, position, held, inputs, scope)
-            elements = math.prod(held.tensor.shape)
-            parameter = is_parameter(operator, position, held.tensor.dtype, elements)
-            yield self._array(held, operator, position, transposed=transposed, parameter=parameter)
+            role = role_of(operator, position, held.tensor.dtype, held.tensor.shape)
+            yield self._array(held, operator, position, transposed=transposed, role=role)
 
-    def _array(self, held: _Held, operator: str, position: int, *, transposed: bool, parameter: bool) -> StoredArray:
+    def _array(self, held: _Held, operator: str, position: int, *, transposed: bool, role: Role) -> StoredArray:
         tensor = held.tensor
         axis = None if held.moved else channel_axis(operator, position, tensor.shape, transposed=transposed)
         pieces = [tensor.piece(axis)]
@@ -249,7 +249,7 @@ class _Reader:
             name=printable(tensor.name),
             shape=tensor.shape,
             precision=tensor.dtype,
-            parameter=parameter,
+            role=role,
             zeros=None if operator == "MatMulNBits" and tensor.dtype == "uint8" else _zeros(held),  # packed in bytes
             pieces=tuple(pieces),
         )
@@ -271,10 +271,10 @@ class _Reader:
             for message in [*attribute.children(_TENSOR), *attribute.children(_TENSORS)]:
                 tensor = read_tensor(message, self.outside)
                 held = _Held(tensor if tensor.name else replace(tensor, name=name))
-                parameter = is_parameter("", 0, tensor.dtype, math.prod(tensor.shape))
-                yield self._array(held, "", 0, transposed=False, parameter=parameter)
+                role = role_of("", 0, tensor.dtype, tensor.shape)
+                yield self._array(held, "", 0, transposed=False, role=role)
             for message in [*attribute.children(_SPARSE), *attribute.children(_SPARSES)]:
-                yield read_sparse(message, self.outside, parameter=True)
+                yield read_sparse(message, self.outside, partial(role_of, "", 0))
 
     def _leftover(self, array: StoredArray, group: str) -> None:
         self.layers.append(Layer(name=array.name, kind="", arrays=(array,), macs=0, group=group))

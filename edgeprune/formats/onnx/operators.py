@@ -9,8 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from edgeprune.formats.contents import Shape
+from edgeprune.formats.weights import Role, Uses
 
-__all__ = ["MULTIPLIERS", "QUANTIZED_INPUTS", "TRANSPARENT", "channel_axis", "count_macs", "is_parameter"]
+__all__ = ["MULTIPLIERS", "QUANTIZED_INPUTS", "TRANSPARENT", "channel_axis", "count_macs", "role_of"]
 
 # Operators whose first input, where it is a constant, comes out as the same constant in another form.
 TRANSPARENT = frozenset(
@@ -55,6 +56,11 @@ _BIASES: Mapping[str, tuple[int, ...]] = {
     "QLinearConv": (8,),
     "RNN": (3,),
 }
+# Operators whose constants have the size of their activations.
+_ELEMENTWISE = frozenset(
+    {"Add", "Clip", "Concat", "Div", "Max", "Mean", "Min", "Mod", "Mul", "PRelu", "Pow", "Sub", "Sum", "Where"}
+)
+_USES = Uses(weights=_WEIGHTS, biases=_BIASES, elementwise=_ELEMENTWISE)
 # Operators that take constants of real numbers only to be steered.
 _STEERED = frozenset({"DequantizeLinear", "Pad", "QuantizeLinear", "Resize", "Upsample"})
 # (operator, position of a quantized constant) -> positions of its scale (None: it has none) and its zero point.
@@ -75,13 +81,13 @@ MULTIPLIERS = _CONVOLUTIONS | _PRODUCTS | _GEMMS | _RECURRENT | {"Attention", "C
 _NUMBERS = ("float", "bfloat", "int4", "int8", "int16", "uint4", "uint8", "int2", "uint2", "uint16")
 
 
-def is_parameter(operator: str, position: int, dtype: str, elements: int) -> bool:
-    """Whether the constant at `position` is a weight or a bias, and not one that steers the operation."""
-    if position in _BIASES.get(operator, ()):
-        return True
-    if operator in _WEIGHTS:
-        return position in _WEIGHTS[operator] and dtype.startswith(_NUMBERS) and elements > 1
-    return operator not in _STEERED and dtype.startswith(_NUMBERS) and elements > 1
+def role_of(operator: str, position: int, dtype: str, shape: Shape) -> Role:
+    """What the constant at `position` is for; `shape` is the dense one."""
+    if position not in _BIASES.get(operator, ()):
+        known = position in _WEIGHTS[operator] if operator in _WEIGHTS else operator not in _STEERED
+        if not known or not dtype.startswith(_NUMBERS) or math.prod(shape) <= 1:
+            return Role.STEERING
+    return _USES.role(operator, position, shape)
 
 
 def channel_axis(operator: str, position: int, shape: Shape, *, transposed: bool) -> int | None:

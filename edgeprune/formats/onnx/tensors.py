@@ -6,7 +6,7 @@ Format: github.com/onnx/onnx, onnx/onnx.proto3 (field numbers) and docs/External
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from edgeprune.formats.contents import Bytes, Piece, Shape, StoredArray, element
 from edgeprune.formats.graph import parse_dense
 from edgeprune.formats.protobuf import BrokenMessageError, Message, count_varints, unpack_varints
 from edgeprune.formats.untrusted import read_whole
+from edgeprune.formats.weights import Role
 from edgeprune.formats.zeros import zeros_in
 
 __all__ = ["OutsideFiles", "Tensor", "integers_of", "read_sparse", "read_tensor"]
@@ -159,8 +160,8 @@ def read_tensor(message: Message, outside: OutsideFiles) -> Tensor:
     return Tensor(name=name, dtype=dtype, shape=shape, raw=raw, stored_bytes=stored_bytes)
 
 
-def read_sparse(message: Message, outside: OutsideFiles, *, parameter: bool) -> StoredArray:
-    """A SparseTensorProto: non-zeros and where they are in the dense array."""
+def read_sparse(message: Message, outside: OutsideFiles, role: Callable[[str, Shape], Role]) -> StoredArray:
+    """A SparseTensorProto: non-zeros and where they are in the dense array. `role` tells its use by dtype and shape."""
     values, places = read_tensor(message.child(1), outside), read_tensor(message.child(2), outside)
     shape = _shape(message.integers(3))
     count, elements = math.prod(values.shape), math.prod(shape)
@@ -171,7 +172,7 @@ def read_sparse(message: Message, outside: OutsideFiles, *, parameter: bool) -> 
         name=values.name,
         shape=shape,
         precision="sparse" if values.dtype == "float32" else f"sparse+{values.dtype}",
-        parameter=parameter,
+        role=role(values.dtype, shape),
         zeros=None if zeros is None else elements - count + zeros,
         pieces=(values.piece(None), places.piece(None)),
     )

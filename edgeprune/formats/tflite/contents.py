@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.formats.contents import Contents, Layer, Piece, StoredArray
-from edgeprune.formats.graph import Graph, Op, Tensor, is_parameter, unpacked_from
+from edgeprune.formats.graph import Graph, Op, Tensor, unpacked_from
 from edgeprune.formats.tflite.flatbuffer import Storage, read_storage
+from edgeprune.formats.weights import Role
 
 __all__ = ["read_tflite_contents"]
 
@@ -44,18 +45,18 @@ def read_tflite_contents(path: Path) -> Contents:
 
 
 def _layers(graph: Graph, storage: Storage) -> Iterator[Layer]:
-    source = unpacked_from(graph.ops)
+    source, roles = unpacked_from(graph.ops), graph.roles()
     seen: set[tuple[int, int]] = set()  # places in the file that a layer has
     entries = {signature.subgraph for signature in graph.signatures} - {0}
     for op in graph.ops:
         arrays = []
-        for position, place in enumerate(op.inputs if op.outputs and op.outputs[0] not in source else ()):
+        for place in op.inputs if op.outputs and op.outputs[0] not in source else ():
             index = source.get(place, place)
             tensor = graph.tensors[index] if index >= 0 else None
             place_in_file = storage.buffers.get(tensor.buffer) if tensor is not None and tensor.buffer else None
             if tensor is not None and place_in_file is not None and place_in_file not in seen:
                 seen.add(place_in_file)
-                arrays.append(_array(index, tensor, op.kind, is_parameter(tensor, op.kind, position), storage))
+                arrays.append(_array(index, tensor, op.kind, roles.get(index, Role.STEERING), storage))
         yield Layer(
             name=_name(graph, op),
             kind=op.kind,
@@ -74,7 +75,7 @@ def _name(graph: Graph, op: Op) -> str:
     return graph.tensors[index].name.split(";")[0] if index is not None else ""
 
 
-def _array(index: int, tensor: Tensor, kind: str, parameter: bool, storage: Storage) -> StoredArray:
+def _array(index: int, tensor: Tensor, kind: str, role: Role, storage: Storage) -> StoredArray:
     start, size = storage.buffers[tensor.buffer]
     axis = storage.axes.get(index, _CHANNEL_AXIS.get(kind))
     sparse = storage.positions.get(index, ())
@@ -94,7 +95,7 @@ def _array(index: int, tensor: Tensor, kind: str, parameter: bool, storage: Stor
         name=tensor.name,
         shape=tensor.shape,
         precision=f"sparse+{tensor.dtype}" if sparse else tensor.dtype,
-        parameter=parameter,
+        role=role,
         zeros=tensor.zeros,
         pieces=(plain, *positions),
     )
@@ -107,7 +108,7 @@ def _leftovers(graph: Graph, storage: Storage, seen: set[tuple[int, int]]) -> It
         place = storage.buffers.get(tensor.buffer) if tensor.buffer else None
         if place is not None and place not in seen:
             seen.add(place)
-            arrays.append(_array(index, tensor, "", False, storage))
+            arrays.append(_array(index, tensor, "", Role.STEERING, storage))
     for number in sorted(set(storage.buffers) - storage.metadata - {tensor.buffer for tensor in graph.tensors}):
         place = storage.buffers[number]
         if place not in seen:
@@ -123,7 +124,7 @@ def _unnamed(number: int, storage: Storage) -> StoredArray:
     raw = np.frombuffer(storage.content, np.uint8, size, start)
     piece = Piece(raw=raw, dtype="uint8", shape=(size,), axis=None, stored_bytes=size)
     return StoredArray(
-        name=f"buffer {number}", shape=(size,), precision="uint8", parameter=False, zeros=None, pieces=(piece,)
+        name=f"buffer {number}", shape=(size,), precision="uint8", role=Role.STEERING, zeros=None, pieces=(piece,)
     )
 
 
