@@ -39,6 +39,10 @@ class Uses:
     biases: Mapping[str, Collection[Place]]
     elementwise: frozenset[str] = frozenset()
 
+    def knows(self, kind: str, place: Place) -> bool:
+        """Whether operations of `kind` take a weight or a bias at `place`: then one number is a parameter, too."""
+        return any(place in table.get(known, ()) for table in (self.weights, self.biases) for known in (kind, ""))
+
     def role(self, kind: str, place: Place, shape: tuple[int, ...]) -> Role:
         """The role of a parameter that an operation of `kind` takes at `place`: weight or bias."""
         for known in (kind, ""):

@@ -43,7 +43,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         WRITERS[request.param](path)
         return path
     package, lines = {"half": ("half", HALF), "palette": ("palette4", PALETTE)}[path.stem]
-    return compiled(path, f"{package}.mlpackage", text(*lines, old=True))
+    return compiled(tmp_path, package, text(*lines, old=True))
 
 
 def of(found: Mapping[str, Any]) -> dict[str, Any]:

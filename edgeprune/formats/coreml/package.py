@@ -169,12 +169,13 @@ class _Program:
     def _array(self, name: str, kind: str | None, parameter: str) -> StoredArray:
         shape, dtype = self.shapes[name], self.makers[name].outputs[0].dtype
         parts = [part for _, part in self._parts(name)]
-        is_parameter = kind is not None and dtype.startswith(("float", "bfloat")) and math.prod(shape) > 1
+        numbers = kind is not None and dtype.startswith(("float", "bfloat"))
+        is_parameter = numbers and (math.prod(shape) > 1 or MIL_USES.knows(kind or "", parameter))
         return StoredArray(
             name=name,
             shape=shape,
             precision=_precision(parts, dtype),
-            role=MIL_USES.role(kind, parameter, shape) if kind is not None and is_parameter else Role.STEERING,
+            role=MIL_USES.role(kind or "", parameter, shape) if is_parameter else Role.STEERING,
             zeros=self._zeros(name),
             pieces=tuple(self._pieces(parts, shape, _axis(kind, parameter), is_parameter)),
         )

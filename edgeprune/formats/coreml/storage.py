@@ -31,11 +31,18 @@ _WEIGHTS: Mapping[str, tuple[str, ...]] = {
     "matmul": ("x", "y"),
     "einsum": ("values",),
 }
-_NORMALIZATION = ("gamma", "beta", "mean", "variance", "alpha", "bias", "bias_back", "peephole", "peephole_back")
+_BIASES: Mapping[str, tuple[str, ...]] = {
+    "": ("bias", "bias_back"),
+    "batch_norm": ("gamma", "beta", "mean", "variance"),
+    "instance_norm": ("gamma", "beta"),
+    "layer_norm": ("gamma", "beta"),
+    "lstm": ("peephole", "peephole_back"),
+    "prelu": ("alpha",),
+}
 _ELEMENTWISE = frozenset(
     {"add", "clip", "concat", "maximum", "minimum", "mul", "pow", "real_div", "select", "stack", "sub"}
 )
-MIL_USES = Uses(weights=_WEIGHTS, biases={"": _NORMALIZATION}, elementwise=_ELEMENTWISE)
+MIL_USES = Uses(weights=_WEIGHTS, biases=_BIASES, elementwise=_ELEMENTWISE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +139,7 @@ def weights_of(package: Package) -> list[StoredWeight]:
                 if not isinstance(binding, str) or binding not in makers or binding in found:
                     continue
                 array = values[binding]
-                if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.size <= 1:
+                if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
                     continue
                 if MIL_USES.role(operation.kind, parameter, array.shape) is Role.WEIGHT:
                     found[binding] = _stored(binding, array, makers)

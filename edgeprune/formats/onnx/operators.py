@@ -85,7 +85,8 @@ def role_of(operator: str, position: int, dtype: str, shape: Shape) -> Role:
     """What the constant at `position` is for; `shape` is the dense one."""
     if position not in _BIASES.get(operator, ()):
         known = position in _WEIGHTS[operator] if operator in _WEIGHTS else operator not in _STEERED
-        if not known or not dtype.startswith(_NUMBERS) or math.prod(shape) <= 1:
+        single = math.prod(shape) <= 1 and not _USES.knows(operator, position)
+        if not known or single or not dtype.startswith(_NUMBERS):
             return Role.STEERING
     return _USES.role(operator, position, shape)
 
