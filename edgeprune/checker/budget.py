@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgeprune.artifact import sha256_of
-from edgeprune.checker.size.codecs import CODECS
+from edgeprune.checker.size.codecs import FULL
 from edgeprune.checker.size.records import FileRecord
 from edgeprune.errors import InputError, RecipeError, UsageError
 from edgeprune.host.toml_values import known_keys, near, read_toml, typed
@@ -142,8 +142,8 @@ def _budget(path: Path, where: str, raw: Any) -> Budget:
             f"{path}: [{where}] path {pattern!r} is no glob; write one such as models/*.tflite"
         ) from cause
     codec = typed(path, "codec", raw.get("codec", "deflate"), str)
-    if codec not in CODECS:
-        raise RecipeError(f"{path}: unknown codec {codec!r}{near(codec, CODECS)}; known: {', '.join(CODECS)}")
+    if codec not in FULL:
+        raise RecipeError(f"{path}: unknown codec {codec!r}{near(codec, FULL)}; known: {', '.join(FULL)}")
     if "max_metric_drop" in raw and "ledger" not in raw:
         raise RecipeError(f'{path}: [{where}] max_metric_drop is read from a ledger; add ledger = "out/ledger.json"')
     if "ledger" in raw and "max_metric_drop" not in raw:

@@ -7,11 +7,10 @@ from typing import Any
 
 import click
 
+from edgeprune.checker.size.codecs import FULL
 from edgeprune.commands.options import PATH, chosen_format, common_options
 
 __all__ = ["check"]
-
-CODEC_NAMES = ("deflate", "brotli", "zstd", "xz")
 
 
 @click.command()
@@ -24,7 +23,7 @@ CODEC_NAMES = ("deflate", "brotli", "zstd", "xz")
 @click.option("--growth", metavar="CHANGE", help='Largest growth of each download: "2 %" or "50 kB".')
 @click.option(
     "--codec",
-    type=click.Choice(CODEC_NAMES),
+    type=click.Choice(FULL),
     default="deflate",
     show_default=True,
     help="What --limit and --growth are about; deflate is what a zip, APK or IPA download costs.",

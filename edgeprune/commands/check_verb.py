@@ -16,7 +16,7 @@ from edgeprune.checker.budget import CONFIG, Budget, Config, Verdict, budget_ver
 from edgeprune.checker.size.accounting import measure_download
 from edgeprune.checker.size.advice import reasons
 from edgeprune.checker.size.baseline import Baseline, load_baseline
-from edgeprune.checker.size.codecs import CODECS, FAST
+from edgeprune.checker.size.codecs import FULL, QUICK
 from edgeprune.checker.size.models_behind import Estimator, Refused, Source, Sources, sources_of
 from edgeprune.checker.size.records import FileRecord
 from edgeprune.errors import EdgepruneError, InputError, RecipeError, Unsupported, UsageError
@@ -62,9 +62,9 @@ def check_verb(
     when nothing would be checked without it, with the table printed, and the first InputError or Unsupported of a file
     among several once the others are told.
     """
-    codecs = tuple(FAST if fast else CODECS)
+    codecs = QUICK if fast else FULL
     if codec not in codecs:
-        raise UsageError(f"--fast measures {' and '.join(FAST)} only; drop --fast, or choose one of these for --codec")
+        raise UsageError(f"--fast measures {' and '.join(QUICK)} only; drop --fast, or choose one of these for --codec")
     given = _given_budget(limit, growth, codec)
     if show and (given or config or not files):
         raise UsageError("--show only shows the FILES that are named, and checks nothing; drop it, or the limits")
@@ -191,7 +191,7 @@ def _check(
     *,
     named: bool,
 ) -> Check:
-    shares = why or "brotli" in codecs  # a quick look does without
+    shares = why or codecs != QUICK  # a quick look does without
     found = list(_read(wanted, codecs, shares, estimator))
     sources = [(item, source) for item, behind in found for source in behind.models]
     records = [source.record for _, source in sources]

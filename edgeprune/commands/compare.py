@@ -18,9 +18,8 @@ __all__ = ["compare"]
 @click.option("--measure", is_flag=True, help="Also time both on this host, paired (.tflite; about 15 seconds).")
 @click.option("--device", metavar="NAME", help="Also estimate both on a device ('edgeprune devices').")
 @click.option("--all", "every", is_flag=True, help="Show layers that did not change, too.")
-@click.option("--fast", is_flag=True, help="Measure deflate and zstd only.")
 @click.option("--format", "output_format", type=click.Choice(["text", "json", "markdown"]), help="[default: text]")
-@common_options("json", "quiet")
+@common_options("codecs", "json", "quiet")
 def compare(before: Path, after: Path, output_format: str | None, as_json: bool, **options: Any) -> int:
     """What shrank from one model file to another: install, download, MACs, zeros, layer by layer.
 

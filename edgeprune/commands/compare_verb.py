@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.checker.size.codecs import CODECS, FAST
+from edgeprune.checker.size.codecs import with_quick
 from edgeprune.checker.size.layer_pairs import Pair, layer_pairs
 from edgeprune.checker.size.layers import account
 from edgeprune.checker.size.records import FileRecord, LayerRecord, file_record
@@ -37,15 +37,15 @@ def compare_verb(
     measure: bool,
     device: str | None,
     every: bool,
-    fast: bool,
+    codecs: Sequence[str],
     quiet: bool,
 ) -> int:
     """Print what changed between two model files; with `measure` also the paired latency on this host, with `device`
     the estimates of both from its profile."""
-    codecs = tuple(FAST if fast else CODECS)
+    names = with_quick(codecs)
     if measure and not all(path.suffix.lower() in (".tflite", ".lite") for path in (before, after)):
         raise UsageError("--measure runs .tflite files only; leave it out for other formats")
-    old, new = file_record(account(before, codecs)), file_record(account(after, codecs))
+    old, new = file_record(account(before, names)), file_record(account(after, names))
     if measure and not installed_runtimes():
         raise MissingExtra("ai-edge-litert", "litert", "--measure (the sizes need nothing: leave it out)")
     estimates = _estimates(before, after, device) if device else None  # before the slow part: a wrong name is told

@@ -75,7 +75,7 @@ PRECISIONS = (
 @click.option("--version", help="coreml: version of the model.")
 @TOLERANCE
 @click.option("--bisect", is_flag=True, help="Where the file departs from the model, name the first layer that does.")
-@common_options("data", "metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom")
+@common_options("codecs", "data", "metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom")
 def convert(model: Path, output: Path, **options: Any) -> int:
     """Convert MODEL (.keras, .h5 or a SavedModel folder) to TFLite or Core ML and check the file against it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,6 +38,7 @@ def convert_verb(
     offset: float,
     tolerance: float | None,
     bisect: bool,
+    codecs: Sequence[str],
     seed: int,
     overwrite: bool,
     as_json: bool,
@@ -103,7 +105,7 @@ def convert_verb(
         trial = tests or trial_samples(
             model, scale=scale, bias=coreml.image.bias if coreml.image else (0.0,), pictures=picture
         )
-        facts = _judge(artifact, model, trial, metric if tests else None, progress, coreml, tolerance, bisect)
+        facts = _judge(artifact, model, trial, metric if tests else None, progress, coreml, tolerance, bisect, codecs)
         put_in_place(made, output, place / "old")
     facts["path"] = str(output)
     if as_json:
@@ -167,9 +169,11 @@ def _judge(
     coreml: Any,
     tolerance: float | None,
     bisect: bool,
+    codecs: Sequence[str],
 ) -> dict[str, Any]:
     """Size, zeros, parity and score of the new file. Raises ConversionError where it is not what was asked for."""
     from edgeprune.checker.size.accounting import measure_size
+    from edgeprune.checker.size.codecs import with_quick
     from edgeprune.converters.evaluation import evaluate_file
     from edgeprune.converters.file_checks import INTEGER, float_ops, refuse_lost_sparsity
     from edgeprune.formats.coreml.storage import storage_of
@@ -178,7 +182,7 @@ def _judge(
     from edgeprune.maker.training.metrics import METRICS
     from edgeprune.runtime import installed_runtimes
 
-    size = measure_size(artifact.path)
+    size = measure_size(artifact.path, with_quick(codecs))
     progress.begin("run the file")
     try:
         found = evaluate_file(

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from edgeprune.checker.size.codecs import CODECS, QUICK
+
 __all__ = ["PATH", "TOLERANCE", "chosen_format", "common_options"]
 
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is an error of ours, with exit code 4
@@ -26,9 +28,28 @@ def chosen_format(as_json: bool, output_format: str | None) -> str:
     return output_format or ("json" if as_json else "text")
 
 
+def _chosen_codecs(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
+    """The codecs of a list with commas."""
+    from edgeprune.host.toml_values import near
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in CODECS:
+            raise click.BadParameter(f"unknown codec {name!r}{near(name, CODECS)}; choose from {', '.join(CODECS)}")
+    return tuple(names)
+
+
 def common_options(*names: str) -> Callable[[Any], Any]:
     """Options that several verbs share, by name."""
     known = {
+        "codecs": click.option(
+            "--codecs",
+            default="",
+            metavar="NAMES",
+            callback=_chosen_codecs,
+            help=f"Also compress by slower codecs, for example brotli,xz: {', '.join(CODECS)}. "
+            f"[default: {', '.join(QUICK)}]",
+        ),
         "json": click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
         "quiet": click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
         "overwrite": click.option(

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from edgeprune.checker.budget import Verdict
-from edgeprune.checker.size.codecs import EVERY, Codec
+from edgeprune.checker.size.codecs import CODECS, Codec
 from edgeprune.checker.size.layer_pairs import Pair, layer_pairs
 from edgeprune.checker.size.records import FileRecord, LayerRecord
 from edgeprune.errors import EdgepruneError
@@ -98,7 +98,7 @@ def _row(record: FileRecord, codecs: Sequence[str], cell: Callable[[str], str]) 
 
 
 def _measured(check: Check) -> list[Codec]:
-    return [codec for codec in EVERY.values() if any(codec.name in record.download_bytes for record in check.files)]
+    return [codec for codec in CODECS.values() if any(codec.name in record.download_bytes for record in check.files)]
 
 
 def _file_table(check: Check, cell: Callable[[str], str]) -> Table:
@@ -130,7 +130,7 @@ def _text(check: Check) -> str:
 def _legend(check: Check) -> str:
     """What the size of each codec stands for."""
     names = {codec.name: f"-{codec.level}" if codec.name.isalpha() else "" for codec in _measured(check)}
-    told = "; ".join(f"{name}{level}: {EVERY[name].stands_for}" for name, level in names.items())
+    told = "; ".join(f"{name}{level}: {CODECS[name].stands_for}" for name, level in names.items())
     return f"install: the file itself; {told}"
 
 

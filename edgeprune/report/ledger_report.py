@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgeprune.checker.size.codecs import CODECS
 from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage, Verdict
 from edgeprune.report.table import Table, to_markdown, to_terminal, to_text
 from edgeprune.units import format_bytes, format_count, format_ms, format_percent, format_seconds
@@ -71,14 +72,13 @@ def files_table(ledger: Ledger) -> Table:
     share = bool(ledger.metric["is_share"])
     entries = [(stage, entry) for stage in ledger.stages for entry in stage.artifacts]
     entries.sort(key=lambda pair: not pair[1].exported)
-    rows = tuple(_file_row(ledger, stage, entry, share) for stage, entry in entries)
+    codecs = _measured(ledger)
+    rows = tuple(_file_row(ledger, stage, entry, share, codecs) for stage, entry in entries)
     heads = (
         "file",
         "stage",
         "install",
-        "deflate",
-        "brotli",
-        "zstd",
+        *codecs,
         "of dense",
         "zeros",
         str(ledger.metric["name"]),
@@ -88,13 +88,21 @@ def files_table(ledger: Ledger) -> Table:
     return Table(heads=heads, rows=rows, left=frozenset({0, 1, 9, 10}))
 
 
-def _file_row(ledger: Ledger, stage: Stage, entry: ArtifactEntry, share: bool) -> tuple[str, ...]:
+def _measured(ledger: Ledger) -> list[str]:
+    """The codecs that any file of the run was compressed with."""
+    entries = [entry for stage in ledger.stages for entry in stage.artifacts]
+    return [name for name in CODECS if any(name in entry.download_bytes for entry in entries)]
+
+
+def _file_row(
+    ledger: Ledger, stage: Stage, entry: ArtifactEntry, share: bool, codecs: Sequence[str]
+) -> tuple[str, ...]:
     ratio = ledger.download_ratio(entry)
     return (
         entry.path,
         stage.name,
         format_bytes(entry.raw_bytes),
-        *(format_bytes(entry.download_bytes[codec]) for codec in ("deflate", "brotli", "zstd")),
+        *(format_bytes(size) if (size := entry.download_bytes.get(codec)) is not None else UNKNOWN for codec in codecs),
         f"{ratio:.3f}x" if ratio is not None else UNKNOWN,
         format_percent(entry.sparsity) if entry.sparsity is not None else UNKNOWN,
         metric_text(entry.metric, share),
@@ -211,6 +219,13 @@ def _target_lines(channels: Mapping[str, Any]) -> list[str]:
     return [to_markdown(Table(heads=heads, rows=(row,), left=frozenset({0}))), ""]
 
 
+def _codecs_text(ledger: Ledger) -> str:
+    """ "deflate 9 (what a zip, APK or IPA costs), zstd 12"."""
+    found = [CODECS[name] for name in _measured(ledger)]
+    names = [f"{codec.instead_of or codec.name} {codec.level}" for codec in found]
+    return ", ".join([f"{names[0]} (what a zip, APK or IPA costs)", *names[1:]]) if names else "nothing"
+
+
 def _methods(ledger: Ledger) -> list[str]:
     runtimes = ", ".join(f"{k} {v}" for k, v in ledger.host["runtimes"].items()) or "none installed"
     lines = [
@@ -220,8 +235,7 @@ def _methods(ledger: Ledger) -> list[str]:
         "Core ML: on macOS Core ML itself runs the saved package; elsewhere edgeprune's evaluator carries out its "
         "program operation by operation in float32, rounding to float16 where the program says so. That proves graph "
         "and weights; it does not reproduce Apple's kernels.",
-        "Download: the file compressed by deflate level 9 (what a zip, APK or IPA costs), brotli 11 and zstd 19. "
-        "Install: the bytes of the file.",
+        f"Download: the file compressed by {_codecs_text(ledger)}. Install: the bytes of the file.",
         "of dense: deflate bytes over those of the dense float32 .tflite file.",
         "non-zero counts the Keras model's parameters; zeros are counted in the weights of the exported file.",
     ]

@@ -13,7 +13,8 @@ import pytest
 import zstandard
 from places import TESTS
 
-from edgeprune.checker.size import measure_download, measure_size
+from edgeprune.checker.size.accounting import measure_download, measure_size
+from edgeprune.checker.size.codecs import FULL
 from edgeprune.errors import InputError
 
 FILES = TESTS / "files"
@@ -35,7 +36,7 @@ def package(tmp_path: Path) -> Path:
 def test_a_file_against_stat_zlib_brotli_and_zstandard(name: str) -> None:
     """Raw bytes are the file's length; each download is the length of that library's stream."""
     path = FILES / f"{name}.tflite"
-    report, content = measure_size(path), path.read_bytes()
+    report, content = measure_size(path, FULL), path.read_bytes()
     stream = zlib.compressobj(9, wbits=-15)
     assert (report.path, report.files, report.raw_bytes) == (path, 1, os.stat(path).st_size)  # noqa: PTH116
     assert report.download_bytes == {
@@ -44,7 +45,8 @@ def test_a_file_against_stat_zlib_brotli_and_zstandard(name: str) -> None:
         "zstd": len(zstandard.compress(content, 19)),
         "xz": len(lzma.compress(content, check=lzma.CHECK_NONE, preset=9)),
     }
-    assert measure_download(path) == report.download_bytes
+    assert measure_download(path, FULL) == report.download_bytes
+    assert list(measure_size(path).download_bytes) == ["deflate", "zstd12"]
     assert report.graph is not None
     assert report.graph.weight_zeros == 1470
 

@@ -16,13 +16,14 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.checker.size import CODECS, Codec
+from edgeprune.checker.size.codecs import CODECS, FULL, QUICK, Codec, with_quick
 
 DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "deflate": lambda stream: zlib.decompress(stream, wbits=-15),
     "brotli": brotli.decompress,
     "zstd": lambda stream: bytes(zstandard.ZstdDecompressor().decompress(stream)),
     "xz": lzma.decompress,
+    "zstd12": lambda stream: bytes(zstandard.ZstdDecompressor().decompress(stream)),
 }
 
 
@@ -33,8 +34,11 @@ def codec(request: pytest.FixtureRequest) -> Codec:
 
 
 def test_the_table_holds_what_downloads_use() -> None:
-    """Four codecs at their highest usual level, each under its own name and with its meaning."""
-    assert {name: codec.level for name, codec in CODECS.items()} == {"deflate": 9, "brotli": 11, "zstd": 19, "xz": 9}
+    """Four codecs at their highest usual level and a quick stand-in, each under its own name and with its meaning."""
+    levels = {"deflate": 9, "brotli": 11, "zstd": 19, "xz": 9, "zstd12": 12}
+    assert {name: codec.level for name, codec in CODECS.items()} == levels
+    assert (QUICK, FULL) == (("deflate", "zstd12"), ("deflate", "brotli", "zstd", "xz"))
+    assert with_quick(["xz", "deflate", "brotli"]) == ("deflate", "brotli", "xz", "zstd12")
     assert all(name == codec.name and codec.stands_for for name, codec in CODECS.items())
 
 

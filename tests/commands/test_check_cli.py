@@ -327,7 +327,7 @@ def test_damaged_files(call: Any, tmp_path: Path, verb: list[object], name: str)
     damaged = [content[: len(content) * part // 16] for part in range(16)]
     for place in rng.sample(range(len(content)), 30):
         damaged.append(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
-    more = ["--fast"] if verb[0] != "inspect" else []
+    more = ["--fast"] if verb[0] == "check" else []
     for number, bad in enumerate(damaged):
         path.write_bytes(bad)
         outcome = call(*verb, path, *more)

@@ -133,7 +133,7 @@ def test_measure_is_paired_and_shown(call: Any, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(compare, "_measured", measured)
     both = FILES / "float32.tflite", FILES / "int8.tflite"
-    outcome = call("compare", *both, "--measure", "--quiet", "--fast")
+    outcome = call("compare", *both, "--measure", "--quiet")
     assert "latency slower on this host: 1.200 times before" in outcome.out
     assert "latency on this host: 1 ms -> 1.2 ms CPU time (slower); 30 pairs." in outcome.out
     assert json.loads(call("compare", *both, "--measure", "-q", "--json").out)["latency"]["ratio"] == 1.2
@@ -197,7 +197,7 @@ def test_precisions_are_not_ranked(call: Any, monkeypatch: pytest.MonkeyPatch) -
     times = [ProcessTimes(cpu_ms=columns, wall_ms=columns) for _ in range(5)]
     found = judge(times, runtime="litert", runtime_version="2.3.0", seed=0)
     monkeypatch.setattr("edgeprune.checker.latency.measure.compare_latency", lambda *_, **__: found)
-    outcome = call("compare", FILES / "float32.tflite", FILES / "int8.tflite", "--measure", "-q", "--fast")
+    outcome = call("compare", FILES / "float32.tflite", FILES / "int8.tflite", "--measure", "-q")
     assert outcome.code == 0, outcome.err
     assert "latency not ranked: the two differ in precision" in outcome.out
     assert "slower" not in outcome.out
@@ -205,7 +205,7 @@ def test_precisions_are_not_ranked(call: Any, monkeypatch: pytest.MonkeyPatch) -
 
 def test_estimates_of_both(call: Any) -> None:
     """--device adds what a profile says of each file, or why it says nothing; an unknown name is told first."""
-    arguments = ("compare", FILES / "float32.tflite", FILES / "int8.tflite", "--fast")
+    arguments = ("compare", FILES / "float32.tflite", FILES / "int8.tflite")
     told = json.loads(call(*arguments, "--device", "pixel3-tflite-4t-float32", "--json").out)["estimates"]
     assert told["how"].startswith("estimated from profile pixel3-tflite-4t-float32")
     assert told["before"]["total_ms"] is None
@@ -231,12 +231,21 @@ def test_two_strangers(call: Any, made_up: Any) -> None:
 def test_the_ratio_of_two_estimates(call: Any, covered: Path) -> None:
     """With a band of its own, narrower than that of two numbers apart; also where a profile only ranks."""
     both = (FILES / "float32.tflite", FILES / "float32.tflite")
-    found = json.loads(call("compare", *both, "--fast", "--device", covered, "--json").out)["estimates"]
+    found = json.loads(call("compare", *both, "--device", covered, "--json").out)["estimates"]
     assert found["ratio"] == 1.0
     assert found["ratio_low"] < 1 < found["ratio_high"]
     before = found["before"]
     assert found["ratio_high"] < before["high_ms"] / before["low_ms"]
-    assert "1.000 times before" in call("compare", *both, "--fast", "--device", covered).out
-    none = call("compare", both[0], FILES / "int8.tflite", "--fast", "--device", covered)
+    assert "1.000 times before" in call("compare", *both, "--device", covered).out
+    none = call("compare", both[0], FILES / "int8.tflite", "--device", covered)
     assert "not estimated: int8.tflite is int8" in none.out
     assert "estimated from profile" not in none.out
+
+
+def test_slow_codecs_are_measured_where_they_are_asked_for(call: Any) -> None:
+    """deflate and a quick zstd are always there; a codec that nobody knows is told with what there is."""
+    both = (FILES / "float32.tflite", FILES / "int8.tflite")
+    assert list(json.loads(call("compare", *both, "--json").out)["before"]["download_bytes"]) == ["deflate", "zstd12"]
+    named = json.loads(call("compare", *both, "--json", "--codecs", "xz, brotli").out)
+    assert list(named["after"]["download_bytes"]) == ["deflate", "brotli", "xz", "zstd12"]
+    call("compare", *both, "--codecs", "broti").error(2, "did you mean 'brotli'?", "zstd12")

@@ -14,7 +14,7 @@ from places import ROOT, TESTS
 from two_layers import PARAMETERS, SPARSITY, WRITERS
 
 from edgeprune.artifact import Artifact, Format, Precision
-from edgeprune.checker.size import measure_size
+from edgeprune.checker.size.accounting import measure_size
 from edgeprune.converters.evaluation import Evaluated
 from edgeprune.errors import Unsupported
 from edgeprune.formats import read_contents

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune.artifact import GIT_LFS_POINTER
-from edgeprune.checker.size.codecs import CODECS, EVERY
+from edgeprune.checker.size.codecs import CODECS, QUICK
 from edgeprune.errors import InputError
 from edgeprune.formats.tflite import Graph, is_tflite, read_graph
 
@@ -20,7 +20,7 @@ __all__ = ["SizeReport", "measure_download", "measure_size"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeReport:
-    """Bytes of a model on disk. `download_bytes` has one entry for each codec of CODECS.
+    """Bytes of a model on disk. `download_bytes` has one entry for each codec that was asked for.
 
     `graph` is None for formats other than TFLite.
     """
@@ -32,7 +32,7 @@ class SizeReport:
     graph: Graph | None
 
 
-def measure_size(path: Path) -> SizeReport:
+def measure_size(path: Path, codecs: Sequence[str] = QUICK) -> SizeReport:
     """The size of a model file, or of a package folder such as a .mlpackage.
 
     A folder is the sum over its files, each compressed alone as zip does; names, zip headers and the folder's own
@@ -42,16 +42,16 @@ def measure_size(path: Path) -> SizeReport:
     """
     members = _members(path)
     graph = read_graph(path) if is_tflite(path) else None  # before the slow part: a broken file is told at once
-    raw_bytes, download_bytes = _totals(members)
+    raw_bytes, download_bytes = _totals(members, codecs)
     return SizeReport(path=path, raw_bytes=raw_bytes, download_bytes=download_bytes, files=len(members), graph=graph)
 
 
-def measure_download(path: Path, codecs: Sequence[str] = tuple(CODECS)) -> dict[str, int]:
+def measure_download(path: Path, codecs: Sequence[str] = QUICK) -> dict[str, int]:
     """Compressed bytes for each of `codecs`, as in `measure_size`, which names the errors; no graph is read."""
     return _totals(_members(path), codecs)[1]
 
 
-def _totals(members: list[Path], codecs: Sequence[str] = tuple(CODECS)) -> tuple[int, dict[str, int]]:
+def _totals(members: list[Path], codecs: Sequence[str]) -> tuple[int, dict[str, int]]:
     """Raw bytes, and compressed bytes by codec."""
     raw_bytes, download_bytes = 0, Counter(dict.fromkeys(codecs, 0))
     # All codecs release the interpreter lock, so the slowest (Brotli) sets the time on two cores or more.
@@ -59,7 +59,7 @@ def _totals(members: list[Path], codecs: Sequence[str] = tuple(CODECS)) -> tuple
         for member in members:
             content = _content(member)
             raw_bytes += len(content)
-            counts = pool.map(lambda name, content=content: EVERY[name].compressed_bytes(content), codecs)
+            counts = pool.map(lambda name, content=content: CODECS[name].compressed_bytes(content), codecs)
             download_bytes.update(dict(zip(codecs, counts, strict=True)))
     return raw_bytes, dict(download_bytes)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edgeprune.checker.size.codecs import CODECS
+from edgeprune.checker.size.codecs import QUICK
 from edgeprune.checker.size.layers import account
 from edgeprune.checker.size.models_behind import Estimator, is_bundle, no_estimates, sources_of
 from edgeprune.checker.size.records import FileRecord, file_record, record_from_json
@@ -63,7 +63,7 @@ def _common_tail(one: Sequence[str], other: Sequence[str]) -> int:
 def load_baseline(
     path: Path,
     checked: Sequence[str],
-    codecs: Sequence[str] = tuple(CODECS),
+    codecs: Sequence[str] = QUICK,
     *,
     estimator: Estimator = no_estimates,
 ) -> Baseline:

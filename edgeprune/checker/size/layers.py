@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune.checker.size.accounting import measure_download
-from edgeprune.checker.size.codecs import CODECS
+from edgeprune.checker.size.codecs import QUICK
 from edgeprune.checker.size.entropy import bound_bytes
 from edgeprune.formats import read_contents
 from edgeprune.formats.contents import Contents, Layer
@@ -110,7 +110,7 @@ class Account:
         return sum(layer.bound_bytes for layer in self.layers) if self.known else None
 
 
-def account(path: Path, codecs: Sequence[str] = tuple(CODECS), *, shares: bool = True) -> Account:
+def account(path: Path, codecs: Sequence[str] = QUICK, *, shares: bool = True) -> Account:
     """The account of the model at `path`; `shares` are worth half of the time of a quick look.
 
     Raises InputError for a file that is missing, broken or refused, and Unsupported for one that cannot be read.
@@ -118,7 +118,7 @@ def account(path: Path, codecs: Sequence[str] = tuple(CODECS), *, shares: bool =
     return account_contents(read_contents(path), codecs, shares=shares)
 
 
-def account_contents(contents: Contents, codecs: Sequence[str] = tuple(CODECS), *, shares: bool = True) -> Account:
+def account_contents(contents: Contents, codecs: Sequence[str] = QUICK, *, shares: bool = True) -> Account:
     """The account of a file that has been read. Raises InputError when it cannot be read once more."""
     shipped = [layer for layer in contents.layers if layer.group not in TRAINING_GROUPS]
     with ThreadPoolExecutor(2) as pool:  # beside the threads of the codecs

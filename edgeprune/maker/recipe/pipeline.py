@@ -18,6 +18,7 @@ from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.checker.latency.measure import compare_latency
 from edgeprune.checker.latency.profiles import find_profile
 from edgeprune.checker.size.accounting import measure_size
+from edgeprune.checker.size.codecs import with_quick
 from edgeprune.converters.evaluation import evaluate_file
 from edgeprune.converters.file_checks import INTEGER
 from edgeprune.converters.packaging import ImageInput
@@ -243,7 +244,7 @@ class _Run:
         return calibration_set(self.prepared.train, input_specs(self.model), step.samples, self.recipe.seed)
 
     def _evaluated(self, artifact: Artifact, *, every_runtime: bool, image: ImageInput | None = None) -> ArtifactEntry:
-        size = measure_size(artifact.path)
+        size = measure_size(artifact.path, with_quick([self.recipe.budget.codec] if self.recipe.budget else []))
         name = artifact.path.relative_to(self.folder).as_posix()
         found = evaluate_file(
             artifact,

@@ -12,7 +12,7 @@ from typing import Any
 from edgeprune.artifact import Format, Precision
 from edgeprune.checker.latency.latency_targets import why_never
 from edgeprune.checker.latency.profiles import find_profile
-from edgeprune.checker.size.codecs import CODECS
+from edgeprune.checker.size.codecs import FULL
 from edgeprune.errors import EdgepruneError, InputError, RecipeError, UsageError
 from edgeprune.host.toml_values import known_keys, near, read_toml, typed
 from edgeprune.maker.recipe.steps import (
@@ -185,8 +185,8 @@ def _budget(path: Path, raw: Any) -> Budget:
     if not set(raw) & set(limits):
         raise RecipeError(f"{path}: [budget] sets no limit; give one of {', '.join(limits)}")
     codec = typed(path, "budget.codec", raw.get("codec", "deflate"), str)
-    if codec not in CODECS:
-        raise RecipeError(f"{path}: unknown codec {codec!r}{near(codec, CODECS)}; known: {', '.join(CODECS)}")
+    if codec not in FULL:
+        raise RecipeError(f"{path}: unknown codec {codec!r}{near(codec, FULL)}; known: {', '.join(FULL)}")
 
     def size(key: str) -> int | None:
         return parse_bytes(typed(path, f"budget.{key}", raw[key], str)) if key in raw else None
