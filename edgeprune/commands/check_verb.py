@@ -222,7 +222,7 @@ def _check(
         config=str(settings.path) if settings else None,
         codec=codec,
         notes=tuple(notes),
-        why={source.record.path: reasons(source.found) for _, source in sources} if why else {},
+        why={source.record.path: reasons(source.contents, source.record) for _, source in sources} if why else {},
         broken=next(iter(broken.values()), None),
     )
 

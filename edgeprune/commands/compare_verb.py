@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import with_quick
 from edgeprune.checker.size.layer_pairs import Pair, layer_pairs
-from edgeprune.checker.size.layers import account
-from edgeprune.checker.size.records import FileRecord, LayerRecord, file_record
+from edgeprune.checker.size.records import FileRecord, LayerRecord
 from edgeprune.errors import MissingExtra, UsageError
 from edgeprune.formats.precision import tflite_precision
 from edgeprune.formats.tflite import read_graph
@@ -45,7 +45,7 @@ def compare_verb(
     names = with_quick(codecs)
     if measure and not all(path.suffix.lower() in (".tflite", ".lite") for path in (before, after)):
         raise UsageError("--measure runs .tflite files only; leave it out for other formats")
-    old, new = file_record(account(before, names)), file_record(account(after, names))
+    old, new = account(before, names), account(after, names)
     if measure and not installed_runtimes():
         raise MissingExtra("ai-edge-litert", "litert", "--measure (the sizes need nothing: leave it out)")
     estimates = _estimates(before, after, device) if device else None  # before the slow part: a wrong name is told

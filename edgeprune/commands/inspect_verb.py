@@ -43,7 +43,7 @@ def inspect_verb(path: Path, *, output_format: str, why: bool) -> int:
     for refused in found.refused:
         click.echo(f"not read: {shown(refused.path)}: {shown(refused.reason)}", err=True)
     if why:
-        lines = [f"- {shown(sentence)}" for source in sources for sentence in reasons(source.found)]
+        lines = [f"- {shown(sentence)}" for source in sources for sentence in reasons(source.contents, source.record)]
         click.echo("\n".join(lines), err=output_format != "text")
     return 0
 

@@ -13,9 +13,8 @@ import pytest
 from made_records import record
 from places import TESTS
 
+from edgeprune.checker.size.account import account
 from edgeprune.checker.size.baseline import Baseline, load_baseline
-from edgeprune.checker.size.layers import account
-from edgeprune.checker.size.records import file_record
 from edgeprune.errors import InputError, UsageError
 
 FILES = TESTS / "files"
@@ -52,7 +51,7 @@ def test_a_folder_by_path_and_by_name(tmp_path: Path) -> None:
 
 def test_a_report_gives_back_its_records(tmp_path: Path) -> None:
     """Layers included."""
-    made = file_record(account(FILES / "int8.tflite"))
+    made = account(FILES / "int8.tflite")
     assert load_baseline(report(tmp_path / "main.json", made), ["x"]).records == (made,)
 
 

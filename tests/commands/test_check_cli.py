@@ -20,7 +20,6 @@ import pytest
 from made_records import NASTY, record
 from places import TESTS
 
-from edgeprune.checker.size.layers import Account
 from edgeprune.checker.size.records import FileRecord
 
 FILES = TESTS / "files"
@@ -71,7 +70,7 @@ class TestMadeUp:
                 sections={"weights": 1_000_000, "graph": 48_576},
                 **(unknown | {"complete": False, "note": "sized only", "layers": ()} if path.suffix == ".onnx" else {}),
             )
-            source = type("Source", (), {"record": made, "found": None, "file": path})
+            source = type("Source", (), {"record": made, "contents": None, "file": path})
             return type("Sources", (), {"models": (source,), "refused": (), "notes": (), "error": None})
 
         monkeypatch.setattr("edgeprune.commands.check_verb.sources_of", found)
@@ -380,8 +379,8 @@ def test_a_terminal_that_lacks_a_letter(here: Path) -> None:
 
 def test_reasons_are_asked_for_once(call: Any, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --why nothing is worked out for it."""
-    asked: list[Account] = []
-    monkeypatch.setattr("edgeprune.commands.check_verb.reasons", lambda found: asked.append(found) or [])
+    asked: list[FileRecord] = []
+    monkeypatch.setattr("edgeprune.commands.check_verb.reasons", lambda _, account: asked.append(account) or [])
     call("check", "models/int8.tflite", "--fast")
     assert asked == []
     call("check", "models/int8.tflite", "--fast", "--why")

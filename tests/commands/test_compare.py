@@ -29,8 +29,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def use(*records: FileRecord) -> None:
         left = list(records)
-        monkeypatch.setattr("edgeprune.commands.compare_verb.account", lambda *_: None)
-        monkeypatch.setattr("edgeprune.commands.compare_verb.file_record", lambda _: left.pop(0))
+        monkeypatch.setattr("edgeprune.commands.compare_verb.account", lambda *_: left.pop(0))
 
     return use
 

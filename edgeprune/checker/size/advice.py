@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edgeprune.checker.size.layers import Account, LayerAccount
-from edgeprune.formats.contents import StoredArray, printable
+from edgeprune.checker.size.account import shipped_layers
+from edgeprune.checker.size.records import FileRecord, LayerRecord
+from edgeprune.formats.contents import Contents, Layer, StoredArray, printable
 from edgeprune.formats.weights import Role
 from edgeprune.units import format_bytes, format_percent
 
@@ -25,47 +26,44 @@ _FAR_FROM_BOUND = 1.1
 _NAME_CHARS = 80
 
 
-def reasons(found: Account) -> list[str]:
+def reasons(contents: Contents, account: FileRecord) -> list[str]:
     """Sentences about one file, the largest matters first."""
-    if not found.known:
-        return [f"{found.contents.note}."]
+    if not contents.complete:
+        return [f"{contents.note}."]
     parts = (_sections, _largest, _zeros, _sparse, _wide, _negative_zeros, _twice, _bound, _training)
-    return [sentence for part in parts for sentence in part(found)]
+    return [sentence for part in parts for sentence in part(contents, account)]
 
 
-def _named(row: LayerAccount) -> str:
-    return printable(row.layer.name, _NAME_CHARS)
+def _named(layer: Layer | LayerRecord) -> str:
+    return printable(layer.name, _NAME_CHARS)
 
 
-def _share(count: int, found: Account) -> str:
-    return format_percent(count / found.raw_bytes, 0)
+def _sections(_: Contents, account: FileRecord) -> Iterator[str]:
+    whole = account.raw_bytes
+    places = sorted(account.sections.items(), key=lambda item: -item[1])
+    told = ", ".join(
+        f"{name} {format_bytes(count)} ({format_percent(count / whole, 0)})" for name, count in places if count
+    )
+    yield f"Of {format_bytes(whole)} on disk: {told}."
 
 
-def _sections(found: Account) -> Iterator[str]:
-    places = sorted(found.contents.sections.items(), key=lambda item: -item[1])
-    told = ", ".join(f"{name} {format_bytes(count)} ({_share(count, found)})" for name, count in places if count)
-    yield f"Of {format_bytes(found.raw_bytes)} on disk: {told}."
-
-
-def _largest(found: Account) -> Iterator[str]:
-    rows = sorted(found.layers, key=lambda row: -row.raw_bytes)[:3]
-    total = sum(row.raw_bytes for row in found.layers)
+def _largest(_: Contents, account: FileRecord) -> Iterator[str]:
+    layers = sorted(account.layers, key=lambda layer: -layer.raw_bytes)
+    layers, total = [layer for layer in layers if layer.raw_bytes][:3], sum(layer.raw_bytes for layer in layers)
     if total:
-        told = ", ".join(f"{_named(row)} {format_bytes(row.raw_bytes)}" for row in rows)
-        part = format_percent(sum(row.raw_bytes for row in rows) / total, 0)
+        told = ", ".join(f"{_named(layer)} {format_bytes(layer.raw_bytes)}" for layer in layers)
+        part = format_percent(sum(layer.raw_bytes for layer in layers) / total, 0)
         yield f"The largest layers are {told}: {part} of the weights' bytes."
 
 
-def _kernels(found: Account) -> Iterator[tuple[LayerAccount, StoredArray]]:
-    for row in found.layers:
-        for array in row.layer.arrays:
-            if array.role is Role.WEIGHT:
-                yield row, array
+def _weights(contents: Contents) -> list[StoredArray]:
+    arrays = (array for layer in shipped_layers(contents) for array in layer.arrays)
+    return [array for array in arrays if array.role is Role.WEIGHT]
 
 
-def _zeros(found: Account) -> Iterator[str]:
+def _zeros(contents: Contents, _: FileRecord) -> Iterator[str]:
     """Zeros that take their full place in the file."""
-    plain = [a for _, a in _kernels(found) if len(a.pieces) == 1 and a.zeros is not None]
+    plain = [a for a in _weights(contents) if len(a.pieces) == 1 and a.zeros is not None]
     elements, zeros = sum(a.elements for a in plain), sum(a.zeros or 0 for a in plain)
     if not elements or zeros / elements < _MANY_ZEROS:
         if elements:
@@ -83,9 +81,9 @@ def _zeros(found: Account) -> Iterator[str]:
     )
 
 
-def _sparse(found: Account) -> Iterator[str]:
+def _sparse(contents: Contents, _: FileRecord) -> Iterator[str]:
     """Sparse encodings: larger to download for int8, smaller to install."""
-    sparse = [a for _, a in _kernels(found) if "sparse" in a.precision]
+    sparse = [a for a in _weights(contents) if "sparse" in a.precision]
     if not sparse:
         return
     stored, elements = sum(a.stored_bytes for a in sparse), sum(a.elements for a in sparse)
@@ -95,52 +93,52 @@ def _sparse(found: Account) -> Iterator[str]:
         f"{format_bytes(positions)} of it to say where the non-zeros are."
     )
     integers = [a for a in sparse if "int8" in a.precision]
-    if integers and found.contents.format == "tflite":
+    if integers and contents.format == "tflite":
         yield (
             "Sparse int8 in a .tflite makes the download larger than dense int8 with the same zeros (deflate +15 % at "
             "80 %), and some runtimes refuse it; store it densely unless the app is shipped uncompressed."
         )
 
 
-def _wide(found: Account) -> Iterator[str]:
+def _wide(contents: Contents, account: FileRecord) -> Iterator[str]:
     """float32 weights, and float16 ones."""
     for precision, bits, smaller in (
         ("float32", 32, "float16 halves them (--precision float16), int8 quarters them"),
         ("float16", 16, "int8 halves them (--precision int8)"),
     ):
-        wide = sum(a.stored_bytes for _, a in _kernels(found) if a.precision == precision)
-        if wide > _WORTH_SAYING * found.raw_bytes:
+        wide = sum(a.stored_bytes for a in _weights(contents) if a.precision == precision)
+        if wide > _WORTH_SAYING * account.raw_bytes:
             yield f"{format_bytes(wide)} are weights of {bits} bits: {smaller}."
 
 
-def _negative_zeros(found: Account) -> Iterator[str]:
+def _negative_zeros(contents: Contents, account: FileRecord) -> Iterator[str]:
     count = 0
-    for _, array in _kernels(found):
+    for array in _weights(contents):
         for piece in array.pieces:
             width = {"float32": 4, "float16": 2}.get(piece.dtype)
             if width and len(piece.raw) % width == 0:
                 words = piece.raw.view(f"<u{width}")
                 count += int(np.count_nonzero(words == words.dtype.type(1 << (8 * width - 1))))
-    if count > _WORTH_SAYING * (found.parameters or 1):
+    if count > _WORTH_SAYING * (account.parameters or 1):
         yield (
             f"{count:,} zeros are -0.0, which compress badly beside +0.0 (MobileNetV2 at 80 % zeros: 14 to 20 % more "
             "to download); pruning and converting with this tool writes +0.0."
         )
 
 
-def _twice(found: Account) -> Iterator[str]:
+def _twice(contents: Contents, _: FileRecord) -> Iterator[str]:
     """Arrays whose bytes are the same."""
     seen: dict[tuple[int, bytes], str] = {}
     double: list[tuple[int, str, str]] = []
-    for row in found.layers:
-        for array in row.layer.arrays:
+    for layer in shipped_layers(contents):
+        for array in layer.arrays:
             for piece in array.pieces:
                 if piece.stored_bytes < 64:
                     continue
                 key = (len(piece.raw), hashlib.blake2b(piece.raw.data, digest_size=16).digest())
                 if key in seen:
-                    double.append((piece.stored_bytes, seen[key], _named(row)))
-                seen.setdefault(key, _named(row))
+                    double.append((piece.stored_bytes, seen[key], _named(layer)))
+                seen.setdefault(key, _named(layer))
     total = sum(size for size, _, _ in double)
     if double:
         _, first, second = max(double)
@@ -150,9 +148,9 @@ def _twice(found: Account) -> Iterator[str]:
         )
 
 
-def _bound(found: Account) -> Iterator[str]:
-    bound, shares = found.bound_bytes or 0, sum(row.share_bytes or 0 for row in found.layers)
-    if not bound or not shares or "deflate" not in found.download_bytes:
+def _bound(_: Contents, account: FileRecord) -> Iterator[str]:
+    bound, shares = account.bound_bytes or 0, sum(layer.deflate_bytes or 0 for layer in account.layers)
+    if not bound or not shares or "deflate" not in account.download_bytes:
         return
     ratio = shares / bound
     room = ": little is left for a better codec" if ratio < _FAR_FROM_BOUND else ""
@@ -163,9 +161,9 @@ def _bound(found: Account) -> Iterator[str]:
     )
 
 
-def _training(found: Account) -> Iterator[str]:
-    if found.training_bytes:
+def _training(_: Contents, account: FileRecord) -> Iterator[str]:
+    if account.training_bytes:
         yield (
-            f"{format_bytes(found.training_bytes)} are state of the optimizer, which no app needs; save the model "
+            f"{format_bytes(account.training_bytes)} are state of the optimizer, which no app needs; save the model "
             "with include_optimizer=False, or convert it."
         )

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import QUICK
-from edgeprune.checker.size.layers import account
 from edgeprune.checker.size.models_behind import Estimator, is_bundle, no_estimates, sources_of
-from edgeprune.checker.size.records import FileRecord, file_record, record_from_json
+from edgeprune.checker.size.records import FileRecord, record_from_json
 from edgeprune.errors import InputError, UsageError
 from edgeprune.formats.bundles.bundle import BUNDLES
 
@@ -86,7 +86,7 @@ def load_baseline(
         raise UsageError(
             f"{path}: one file is no baseline for {len(checked)}; give a folder, or the JSON of an earlier check"
         )
-    return Baseline(path, [file_record(account(path, codecs), estimates=estimator(path))], only=True)
+    return Baseline(path, [account(path, codecs, estimates=estimator(path))], only=True)
 
 
 def _in_folder(

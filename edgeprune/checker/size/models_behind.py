@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from edgeprune.checker.size.layers import Account, account
-from edgeprune.checker.size.records import FileRecord, InArchive, file_record
+from edgeprune.checker.size.account import account
+from edgeprune.checker.size.records import FileRecord, InArchive
 from edgeprune.errors import EdgepruneError, InputError, Unsupported
+from edgeprune.formats import Contents, read_contents
 from edgeprune.formats.bundles.bundle import BUNDLES, Bundle, extracted, read_bundle
 from edgeprune.ledger import Estimate
 
@@ -19,10 +20,10 @@ Estimator = Callable[[Path], tuple[Estimate, ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Source:
-    """A model: its record, its account, and where it is (None inside an archive)."""
+    """A model: its account, what it holds, and where it is (None inside an archive)."""
 
     record: FileRecord
-    found: Account
+    contents: Contents
     file: Path | None
 
 
@@ -62,16 +63,16 @@ def sources_of(
     shares: bool = True,
     estimator: Estimator = no_estimates,
 ) -> Sources:
-    """The models at `path`; `every` as for `file_record`, `shares` as for `account`.
+    """The models at `path`; `every` and `shares` as for `account`.
 
     `estimator` is called with each model as a file of its own, also with those inside a bundle.
 
     Raises InputError, also for a bundle in which there is no model, and Unsupported where a file cannot be read.
     """
     if not is_bundle(path):
-        whole = account(path, codecs, shares=shares)
-        record = file_record(whole, every=every, estimates=estimator(path))
-        return Sources(models=(Source(record=record, found=whole, file=path),))
+        contents = read_contents(path)
+        record = account(contents, codecs, shares=shares, every=every, estimates=estimator(path))
+        return Sources(models=(Source(record=record, contents=contents, file=path),))
     bundle = read_bundle(path)
     if not bundle.models and not bundle.unreadable:
         raise InputError(f"{path}: no model in it; nothing to check")
@@ -99,9 +100,9 @@ def _models(
         name = f"{path}!{model.name}"
         with extracted(bundle, model) as inner:
             try:
-                found = account(inner, codecs, shares=shares)
+                contents = read_contents(inner)
+                record = account(contents, codecs, shares=shares, every=every, path=name, in_archive=place)
             except (InputError, Unsupported) as cause:
                 yield Refused(path=name, reason=str(cause).replace(str(inner), model.name))
                 continue
-            record = file_record(found, path=name, in_archive=place, every=every, estimates=estimator(inner))
-            yield Source(record=record, found=found, file=None)
+            yield Source(record=replace(record, estimates=estimator(inner)), contents=contents, file=None)

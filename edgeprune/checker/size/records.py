@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from edgeprune.checker.size.layers import TRAINING_GROUPS, Account, LayerAccount
-from edgeprune.formats.contents import Layer
 from edgeprune.ledger import Estimate
 
-__all__ = ["FileRecord", "InArchive", "LayerRecord", "file_record", "record_from_json"]
+__all__ = ["FileRecord", "InArchive", "LayerRecord", "record_from_json"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,62 +96,6 @@ class FileRecord:
         for values, layer in zip(body["layers"], self.layers, strict=True):
             values |= {"sparsity": layer.sparsity, "bits_per_weight": layer.bits_per_weight}
         return body
-
-
-def file_record(
-    found: Account,
-    *,
-    path: str | None = None,
-    in_archive: InArchive | None = None,
-    every: bool = False,
-    estimates: tuple[Estimate, ...] = (),
-) -> FileRecord:
-    """The account as plain values; `path` is what to call the file.
-
-    Layers are those with arrays or MACs, or with `every` all that ship.
-    """
-    contents, weights = found.contents, found.weights
-    rows = {id(row.layer): row for row in found.layers}
-    return FileRecord(
-        path=path or str(found.path),
-        format=contents.format,
-        complete=contents.complete,
-        note=contents.note,
-        raw_bytes=found.raw_bytes,
-        sections=dict(contents.sections),
-        training_bytes=found.training_bytes,
-        download_bytes=dict(found.download_bytes),
-        bound_bytes=found.bound_bytes,
-        parameters=found.parameters,
-        weights=weights[0] if weights else None,
-        zeros=weights[1] if weights else None,
-        sparsity=found.sparsity,
-        macs=contents.macs,
-        layers=tuple(
-            _layer_record(layer, rows.get(id(layer)))
-            for layer in contents.layers
-            if layer.group not in TRAINING_GROUPS and (every or id(layer) in rows or layer.macs)
-        ),
-        in_archive=in_archive,
-        estimates=estimates,
-    )
-
-
-def _layer_record(layer: Layer, row: LayerAccount | None) -> LayerRecord:
-    return LayerRecord(
-        name=layer.name,
-        kind=layer.kind,
-        group=layer.group,
-        shape=layer.outputs[0] if layer.outputs else None,
-        precision=row.precision if row else None,
-        parameters=row.parameters if row else 0,
-        weights=row.weights if row else 0,
-        zeros=row.zeros if row else 0,
-        raw_bytes=row.raw_bytes if row else 0,
-        deflate_bytes=row.share_bytes if row else 0,
-        bound_bytes=row.bound_bytes if row else 0,
-        macs=layer.macs,
-    )
 
 
 def record_from_json(raw: Mapping[str, Any]) -> FileRecord:

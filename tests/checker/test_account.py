@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from places import TESTS
 
+from edgeprune.checker.size.account import account
 from edgeprune.checker.size.advice import reasons
-from edgeprune.checker.size.layers import Account, account, account_contents
-from edgeprune.checker.size.records import file_record, record_from_json
+from edgeprune.checker.size.records import record_from_json
+from edgeprune.formats import read_contents
 from edgeprune.formats.contents import Contents, Layer, Piece, StoredArray
 from edgeprune.formats.weights import Role
 
@@ -35,11 +36,11 @@ def test_totals_are_those_of_the_file(name: str) -> None:
     found, contents = account(path), members(path)
     streams = [zlib.compressobj(9, wbits=-15) for _ in contents]
     wanted = sum(len(s.compress(content)) + len(s.flush()) for s, content in zip(streams, contents, strict=True))
-    assert found.raw_bytes == sum(map(len, contents)) == sum(found.contents.sections.values())
+    assert found.raw_bytes == sum(map(len, contents)) == sum(found.sections.values())
     assert found.download_bytes["deflate"] == wanted
-    assert sum(layer.raw_bytes for layer in found.layers) == found.contents.sections["weights"]
-    assert found.bound_bytes == sum(layer.bound_bytes for layer in found.layers)
-    assert all(layer.bound_bytes <= layer.raw_bytes for layer in found.layers)
+    assert sum(layer.raw_bytes for layer in found.layers) == found.sections["weights"]
+    assert found.bound_bytes == sum(layer.bound_bytes or 0 for layer in found.layers)
+    assert all((layer.bound_bytes or 0) <= layer.raw_bytes for layer in found.layers)
 
 
 @pytest.mark.skipif(shutil.which("zip") is None, reason="zip is not installed")
@@ -55,9 +56,9 @@ def test_deflate_is_what_zip_makes(name: str, tmp_path: Path) -> None:
 def test_counts_of_the_small_network() -> None:
     """1752 weights of which 1470 are zero, 28 biases, 7872 MACs: from tests/files/make_files.py."""
     found = account(FILES / "int8.tflite", ["deflate"])
-    assert (found.parameters, found.weights, found.zeros) == (1780, (1752, 1470), 1470)
+    assert (found.parameters, found.weights, found.zeros) == (1780, 1752, 1470)
     assert found.sparsity == 1470 / 1752
-    assert found.contents.macs == 7872
+    assert found.macs == 7872
     assert found.training_bytes == 0
 
 
@@ -70,12 +71,12 @@ def array(name: str, values: np.ndarray, *, role: Role = Role.WEIGHT, zeros: int
     )
 
 
-def made_up(path: Path, *layers: Layer, **more: object) -> Account:
-    """An account of layers, beside a file of 10,000 bytes that has nothing to do with them."""
+def made_up(path: Path, *layers: Layer, **more: object) -> Contents:
+    """Contents of layers, beside a file of 10,000 bytes that has nothing to do with them."""
     path.write_bytes(b"x" * 10_000)
     stored = sum(array.stored_bytes for layer in layers for array in layer.arrays)
     facts = {"format": "tflite", "raw_bytes": 10_000, "sections": {"weights": stored, "graph": 10_000 - stored}}
-    return account_contents(Contents(path=path, layers=layers, **{**facts, **more}), ["deflate"])  # type: ignore[arg-type]
+    return Contents(path=path, layers=layers, **{**facts, **more})  # type: ignore[arg-type]
 
 
 RNG = np.random.default_rng(1)
@@ -88,20 +89,20 @@ def test_state_of_training_is_in_no_other_number(tmp_path: Path) -> None:
         Layer(name="w", kind="Dense", arrays=(array("w", NOISE),)),
         Layer(name="m", kind="", arrays=(array("m", NOISE),), group="optimizer", macs=7),
     )
-    found = made_up(tmp_path / "m", *layers)
-    assert (found.parameters, found.training_bytes, [row.layer.name for row in found.layers]) == (1000, 1000, ["w"])
-    assert [row.name for row in file_record(found, every=True).layers] == ["w"]
-    assert any("state of the optimizer" in sentence for sentence in reasons(found))
+    contents = made_up(tmp_path / "m", *layers)
+    found = account(contents, every=True)
+    assert (found.parameters, found.training_bytes, [row.name for row in found.layers]) == (1000, 1000, ["w"])
+    assert "state of the optimizer" in told(contents)
 
 
 def test_unknown_zeros_stay_unknown(tmp_path: Path) -> None:
     """One array without a count: neither the layer nor the file has one."""
     known, unknown = array("a", NOISE), array("b", NOISE[::-1].copy(), zeros=None)
     layers = (Layer(name="k", kind="", arrays=(known,)), Layer(name="u", kind="", arrays=(unknown,)))
-    found = made_up(tmp_path / "m", *layers)
+    found = account(made_up(tmp_path / "m", *layers))
     assert [row.zeros for row in found.layers] == [0, None]
     assert (found.zeros, found.weights, found.sparsity) == (None, None, None)
-    assert file_record(found).layers[1].sparsity is None
+    assert found.layers[1].sparsity is None
 
 
 def test_biases_are_parameters_and_no_weights(tmp_path: Path) -> None:
@@ -109,8 +110,8 @@ def test_biases_are_parameters_and_no_weights(tmp_path: Path) -> None:
     vector, column, steering = np.ones(8, np.float32), np.ones((1, 8, 1), np.float32), np.ones((2, 2), np.int32)
     arrays = [array("v", vector, role=Role.BIAS), array("c", column, role=Role.BIAS)]
     arrays += [array("s", steering, role=Role.STEERING), array("k", NOISE)]
-    found = made_up(tmp_path / "m", Layer(name="l", kind="", arrays=tuple(arrays)))
-    assert (found.parameters, found.weights) == (8 + 8 + 1000, (1000, 0))
+    found = account(made_up(tmp_path / "m", Layer(name="l", kind="", arrays=tuple(arrays))))
+    assert (found.parameters, found.weights, found.zeros) == (8 + 8 + 1000, 1000, 0)
     row = found.layers[0]
     assert (row.precision, row.bits_per_weight) == ("int8", 8 * (32 + 32 + 16 + 1000) / 1016)
 
@@ -121,7 +122,7 @@ def test_shares_are_parts_of_one_stream(tmp_path: Path) -> None:
         Layer(name=name, kind="", arrays=(array(name, values),))
         for name, values in (("noise", NOISE), ("zeros", np.zeros((50, 20), np.int8)), ("copy", NOISE))
     ]
-    noise, zeros, copy = (row.share_bytes for row in made_up(tmp_path / "m", *layers).layers)
+    noise, zeros, copy = (row.deflate_bytes or 0 for row in account(made_up(tmp_path / "m", *layers)).layers)
     assert noise >= 990
     assert zeros < 30
     assert copy < 60
@@ -130,31 +131,34 @@ def test_shares_are_parts_of_one_stream(tmp_path: Path) -> None:
 def test_a_record_survives_json(tmp_path: Path) -> None:
     """What --format json prints is what --baseline reads."""
     for name in MODELS:
-        record = file_record(account(FILES / name))
+        record = account(FILES / name)
         assert record_from_json(json.loads(json.dumps(record.to_json()))) == record
 
 
 def test_records_with_every_layer() -> None:
     """inspect shows activations too; a check does not."""
-    found = account(FILES / "int8.tflite", ["deflate"])
     kinds = ["CONV_2D", "DEPTHWISE_CONV_2D", "RESHAPE", "FULLY_CONNECTED"]
-    assert [layer.kind for layer in file_record(found).layers] == kinds
-    assert [layer.kind for layer in file_record(found, every=True).layers] == ["QUANTIZE", *kinds, "DEQUANTIZE"]
+    assert [layer.kind for layer in account(FILES / "int8.tflite").layers] == kinds
+    assert [layer.kind for layer in account(FILES / "int8.tflite", every=True).layers] == [
+        "QUANTIZE",
+        *kinds,
+        "DEQUANTIZE",
+    ]
 
 
 # --- why ------------------------------------------------------------------------------------------------------------
 
 
-def told(found: Account) -> str:
+def told(contents: Contents) -> str:
     """All sentences."""
-    sentences = reasons(found)
+    sentences = reasons(contents, account(contents))
     assert all(sentence.endswith(".") and "\n" not in sentence for sentence in sentences)
     return " ".join(sentences)
 
 
 def test_why_of_a_pruned_file() -> None:
     """Where its bytes are, and that its zeros cost install as much as ever."""
-    text = told(account(FILES / "float32.tflite", ["deflate"]))
+    text = told(read_contents(FILES / "float32.tflite"))
     assert "Of 9.08 kB on disk: weights 7.1" in text
     assert "83.9 % of the weights are zeros stored like any other number" in text
     assert "weights of 32 bits: float16 halves them" in text
@@ -162,7 +166,7 @@ def test_why_of_a_pruned_file() -> None:
 
 def test_why_of_a_sparse_file() -> None:
     """How much of it only says where the non-zeros are."""
-    assert "arrays are stored sparse" in told(account(FILES / "float32_sparse.tflite", ["deflate"]))
+    assert "arrays are stored sparse" in told(read_contents(FILES / "float32_sparse.tflite"))
 
 
 def test_why_of_negative_zeros_and_copies(tmp_path: Path) -> None:
@@ -183,4 +187,4 @@ def test_why_of_a_dense_file_and_of_one_that_is_only_sized(tmp_path: Path) -> No
     assert "pruning has not shrunk this download" in told(
         made_up(tmp_path / "m", Layer(name="l", kind="", arrays=(array("w", NOISE),)))
     )
-    assert reasons(made_up(tmp_path / "m", complete=False, note="sized only")) == ["sized only."]
+    assert told(made_up(tmp_path / "m", complete=False, note="sized only")) == "sized only."
