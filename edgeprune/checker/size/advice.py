@@ -139,9 +139,9 @@ def _twice(contents: Contents, _: FileRecord) -> Iterator[str]:
                 if key in seen:
                     double.append((piece.stored_bytes, seen[key], _named(layer)))
                 seen.setdefault(key, _named(layer))
-    total = sum(size for size, _, _ in double)
+    total = sum(item[0] for item in double)
     if double:
-        _, first, second = max(double)
+        first, second = max(double)[1:]
         yield (
             f"{format_bytes(total)} are stored twice (the same bytes in {first} and {second}"
             f"{f', and {len(double) - 1} more' if len(double) > 1 else ''}): sharing them would save that at install."
