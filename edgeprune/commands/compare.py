@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
+from edgeprune.checker.size.codecs import with_quick
 from edgeprune.commands.options import PATH, chosen_format, common_options
 
 __all__ = ["compare"]
@@ -20,7 +20,17 @@ __all__ = ["compare"]
 @click.option("--all", "every", is_flag=True, help="Show layers that did not change, too.")
 @click.option("--format", "output_format", type=click.Choice(["text", "json", "markdown"]), help="[default: text]")
 @common_options("codecs", "json", "quiet")
-def compare(before: Path, after: Path, output_format: str | None, as_json: bool, **options: Any) -> int:
+def compare(
+    before: Path,
+    after: Path,
+    measure: bool,
+    device: str | None,
+    every: bool,
+    output_format: str | None,
+    codecs: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+) -> int:
     """What shrank from one model file to another: install, download, MACs, zeros, layer by layer.
 
     \b
@@ -28,6 +38,18 @@ def compare(before: Path, after: Path, output_format: str | None, as_json: bool,
       edgeprune compare dense.tflite pruned.tflite --measure
       edgeprune compare old/Model.mlpackage new/Model.mlpackage --format markdown
     """
-    from edgeprune.commands.compare_verb import compare_verb
+    from edgeprune.checker.comparison import check_measurable, compare_files, with_measured_latency
+    from edgeprune.host.progress import Progress
+    from edgeprune.report.compare_report import COMPARE_FORMATS
 
-    return compare_verb(before, after, output_format=chosen_format(as_json, output_format), **options)
+    form = chosen_format(as_json, output_format)
+    if measure:
+        check_measurable(before, after)
+    found = compare_files(before, after, with_quick(codecs), device=device)
+    if measure:
+        progress = Progress(quiet=quiet)
+        progress.begin("latency of both on this host")
+        found = with_measured_latency(found, before, after, progress.advance)
+        progress.end(found.verdict or "not ranked")
+    click.echo(COMPARE_FORMATS[form](found, every), nl=False)
+    return 0

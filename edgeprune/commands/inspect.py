@@ -27,6 +27,18 @@ def inspect(file: Path, output_format: str | None, as_json: bool, why: bool) -> 
     "deflated" is a layer's part of the compressed download, "ideal" what a coder that looks at one number at a time
     would need (order-0 entropy, per channel where that is less). Reads what 'check' reads.
     """
-    from edgeprune.commands.inspect_verb import inspect_verb
+    from edgeprune.checker.size.advice import reasons
+    from edgeprune.checker.size.codecs import BASE_CODEC
+    from edgeprune.checker.size.models_behind import sources_of
+    from edgeprune.report.cells import shown
+    from edgeprune.report.inspect_report import INSPECT_FORMATS
 
-    return inspect_verb(file, output_format=chosen_format(as_json, output_format), why=why)
+    form = chosen_format(as_json, output_format)
+    found = sources_of(file, (BASE_CODEC,), every=True)
+    click.echo(INSPECT_FORMATS[form]([source.record for source in found.models]), nl=False)
+    for refused in found.refused:
+        click.echo(f"not read: {shown(refused.path)}: {shown(refused.reason)}", err=True)
+    if why:
+        told = [sentence for source in found.models for sentence in reasons(source.contents, source.record)]
+        click.echo("\n".join(f"- {shown(sentence)}" for sentence in told), err=form != "text")
+    return 0

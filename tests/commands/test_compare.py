@@ -14,10 +14,11 @@ from made_records import NASTY, layer, record
 from places import TESTS
 from written_tflite import TensorSpec, dense_graph, write
 
-from edgeprune.checker.latency.measure import ProcessTimes, judge
+from edgeprune.checker.comparison import Comparison
+from edgeprune.checker.latency.measure import LatencyComparison, ProcessTimes, judge
 from edgeprune.checker.size.records import FileRecord
-from edgeprune.commands import compare_verb as compare
-from edgeprune.commands.compare_verb import headline
+from edgeprune.report import compare_report
+from edgeprune.report.compare_report import headline
 
 FILES = TESTS / "files"
 GOLDEN = TESTS / "golden"
@@ -29,7 +30,11 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def use(*records: FileRecord) -> None:
         left = list(records)
-        monkeypatch.setattr("edgeprune.commands.compare_verb.account", lambda *_: left.pop(0))
+
+        def compared(*_: Any, **__: Any) -> Comparison:
+            return Comparison(before=left.pop(0), after=left.pop(0))
+
+        monkeypatch.setattr("edgeprune.checker.comparison.compare_files", compared)
 
     return use
 
@@ -80,7 +85,7 @@ def test_all_shows_what_did_not_change(call: Any, made_up: Any) -> None:
 
 def changed(old: Any, new: Any) -> Sequence[Any]:
     """The pairs that are shown for one layer each."""
-    return compare._changed([(old, new)])
+    return compare_report._changed([(old, new)])
 
 
 def test_what_counts_as_a_change() -> None:
@@ -97,7 +102,7 @@ def test_what_counts_as_a_change() -> None:
 def test_the_sentence_of_a_pruned_file() -> None:
     """A smaller download, the same install and MACs: latency is not promised."""
     dense = record(zeros=0, sparsity=0.0, download_bytes={"deflate": 4000})
-    text = headline(dense, record(), None)
+    text = headline(Comparison(before=dense, after=record()))
     assert text.startswith(
         "Download -60.0 % (4.00 kB -> 1.60 kB) (deflate), install unchanged (5.00 kB), MACs unchanged"
     )
@@ -107,35 +112,40 @@ def test_the_sentence_of_a_pruned_file() -> None:
 
 def test_the_sentence_leaves_out_what_is_not_known() -> None:
     """No MACs, no zeros: no word about them."""
-    text = headline(record(macs=None, sparsity=None), record(macs=None, sparsity=None), None)
+    text = headline(Comparison(before=record(macs=None, sparsity=None), after=record(macs=None, sparsity=None)))
     assert text == (
         "Download unchanged (1.60 kB) (deflate), install unchanged (5.00 kB); "
         "latency not measured (--measure does, for .tflite)."
     )
 
 
+def measured(ratio: float) -> LatencyComparison:
+    """A measurement of five processes in which the second file takes `ratio` times the first one's time."""
+    columns = np.array([1.0, 1.0, ratio]) * np.random.default_rng(0).normal(1, 0.001, (30, 3))
+    times = [ProcessTimes(cpu_ms=columns, wall_ms=columns) for _ in range(5)]
+    return judge(times, runtime="litert", runtime_version="2.3.0", seed=0)
+
+
 def test_the_sentence_with_a_measurement() -> None:
     """Ratio and interval, on this host."""
-    found = {"verdict": "faster", "ratio": 0.8, "low": 0.78, "high": 0.83}
-    assert "latency faster on this host: 0.800 times before (95 % 0.780 to 0.830)." in headline(
-        record(), record(), found
-    )
+    text = headline(Comparison(before=record(), after=record(), latency=measured(0.8)))
+    assert "latency faster on this host: 0.800 times before (95 % 0.800 to 0.801)." in text
 
 
 def test_measure_is_paired_and_shown(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The measurement's own facts in sentence and JSON; other formats are refused before any work."""
 
-    def measured(before: Path, after: Path, quiet: bool) -> dict[str, Any]:
-        assert (before.name, after.name, quiet) == ("float32.tflite", "int8.tflite", True)
-        facts = {"verdict": "slower", "ratio": 1.2, "low": 1.1, "high": 1.3, "baseline_ms": 1.0, "candidate_ms": 1.2}
-        return {**facts, "how": "30 pairs"}
+    def timed(before: Path, after: Path, **_: Any) -> LatencyComparison:
+        assert (before, after) == both
+        return measured(1.2)
 
-    monkeypatch.setattr(compare, "_measured", measured)
-    both = FILES / "float32.tflite", FILES / "int8.tflite"
+    monkeypatch.setattr("edgeprune.checker.latency.measure.compare_latency", timed)
+    both = FILES / "float32.tflite", FILES / "float32_sparse.tflite"
     outcome = call("compare", *both, "--measure", "--quiet")
     assert "latency slower on this host: 1.200 times before" in outcome.out
-    assert "latency on this host: 1 ms -> 1.2 ms CPU time (slower); 30 pairs." in outcome.out
-    assert json.loads(call("compare", *both, "--measure", "-q", "--json").out)["latency"]["ratio"] == 1.2
+    assert "latency on this host: 1 ms -> 1.2 ms CPU time (slower); " in outcome.out
+    found = json.loads(call("compare", *both, "--measure", "-q", "--json").out)["latency"]
+    assert (found["verdict"], round(found["ratio"], 2)) == ("slower", 1.2)
     call("compare", both[0], FILES / "half.mlpackage", "--measure").error(2, "runs .tflite files only")
 
 
@@ -191,11 +201,7 @@ def test_a_missing_and_a_broken_file(call: Any, tmp_path: Path) -> None:
 
 def test_precisions_are_not_ranked(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """How int8 and float32 compare on this host says nothing of phones: no verdict, whatever was measured."""
-    rng = np.random.default_rng(0)
-    columns = np.array([1.0, 1.0, 2.0]) * rng.normal(1, 0.001, (30, 3))
-    times = [ProcessTimes(cpu_ms=columns, wall_ms=columns) for _ in range(5)]
-    found = judge(times, runtime="litert", runtime_version="2.3.0", seed=0)
-    monkeypatch.setattr("edgeprune.checker.latency.measure.compare_latency", lambda *_, **__: found)
+    monkeypatch.setattr("edgeprune.checker.latency.measure.compare_latency", lambda *_, **__: measured(2.0))
     outcome = call("compare", FILES / "float32.tflite", FILES / "int8.tflite", "--measure", "-q")
     assert outcome.code == 0, outcome.err
     assert "latency not ranked: the two differ in precision" in outcome.out

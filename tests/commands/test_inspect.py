@@ -11,7 +11,7 @@ import pytest
 from made_records import NASTY, layer, record
 from places import TESTS
 
-from edgeprune.commands.inspect_verb import INSPECT_FORMATS
+from edgeprune.report.inspect_report import INSPECT_FORMATS
 
 FILES = TESTS / "files"
 GOLDEN = TESTS / "golden"

@@ -1,4 +1,4 @@
-"""`edgeprune inspect`: the graph of one model file as a table. Light imports only."""
+"""The layers of model files as tables, JSON, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
-import click
-
-from edgeprune.checker.size.advice import reasons
-from edgeprune.checker.size.models_behind import sources_of
 from edgeprune.checker.size.records import FileRecord, LayerRecord
 from edgeprune.report.cells import layer_name, markdown_cell, markdown_text, shown, word
 from edgeprune.report.check_report import SCHEMA_VERSION
 from edgeprune.report.table import Table, to_markdown, to_text
 from edgeprune.units import format_bytes, format_count, format_percent
 
-__all__ = ["INSPECT_FORMATS", "inspect_verb"]
+__all__ = ["INSPECT_FORMATS"]
 
 HEADS = (
     "layer",
@@ -33,19 +28,6 @@ HEADS = (
     "ideal",
     "bits/weight",
 )
-
-
-def inspect_verb(path: Path, *, output_format: str, why: bool) -> int:
-    """Print the layers of the model (or of each model in an app bundle) at `path`."""
-    found = sources_of(path, ("deflate",), every=True)
-    sources = found.models
-    click.echo(INSPECT_FORMATS[output_format]([source.record for source in sources]), nl=False)
-    for refused in found.refused:
-        click.echo(f"not read: {shown(refused.path)}: {shown(refused.reason)}", err=True)
-    if why:
-        lines = [f"- {shown(sentence)}" for source in sources for sentence in reasons(source.contents, source.record)]
-        click.echo("\n".join(lines), err=output_format != "text")
-    return 0
 
 
 def _layer_row(layer: LayerRecord, cell: Callable[[str], str]) -> tuple[str, ...]:
