@@ -1,11 +1,12 @@
 # Two verbs for a newcomer: `make demo` and `make test`. Both set up everything they need in $(VENV).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
+WORKERS ?= 2
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.edgeprune-installed
 SOURCES = pyproject.toml constraints.txt Makefile $(shell find edgeprune converters -type f -not -name '*.pyc')
 
-.PHONY: help demo test lint typecheck bench profiles format clean
+.PHONY: help demo test lint typecheck docs bench profiles format clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -13,8 +14,10 @@ help:  ## show this list
 demo: $(STAMP)  ## set up, then prune, fine-tune, quantize, export and measure the Fashion-MNIST sample
 	$(BIN)/edgeprune run sample_models/fashion/recipe.toml -o demo-output --overwrite
 
-test: $(STAMP) lint typecheck  ## set up, then lint, type check and all tests, quick ones first
-	$(BIN)/pytest
+# Tests that time something or send signals run by themselves at the end; all others on two processes.
+test: $(STAMP) lint typecheck docs  ## set up, then lint, type check, the guide and all tests, quick ones first
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not alone"
+	$(BIN)/pytest -m alone
 
 lint: $(STAMP)  ## formatting and style
 	$(BIN)/ruff format --check .
@@ -22,6 +25,10 @@ lint: $(STAMP)  ## formatting and style
 
 typecheck: $(STAMP)  ## types of the installed wheel
 	cd $(VENV) && bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir .mypy_cache -p edgeprune
+
+docs: $(STAMP)  ## build the guide into build/site; a broken link is an error
+	@$(BIN)/python docs/generate.py --check
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(STAMP)  ## ratios measured on this machine, one after the other
 	@for script in $(filter-out benchmarks/fit_profiles.py,$(shell grep -l __main__ benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done

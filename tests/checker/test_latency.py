@@ -206,6 +206,7 @@ class TestProtocol:
         found = compare_latency(FILES / "dense.tflite", FILES / "dense_int8.tflite", runtime="litert", processes=2)
         assert found.processes == processes
 
+    @pytest.mark.alone
     @pytest.mark.skipif(not installed_runtimes(), reason="no runtime installed")
     def test_a_real_comparison(self) -> None:
         """A short real comparison fills every field; its numbers are this machine's business."""

@@ -635,6 +635,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds child processes in /proc")
 def test_interrupt_while_training(work: Path, recipe: Callable[..., Path]) -> None:

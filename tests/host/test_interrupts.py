@@ -10,9 +10,12 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from edgeprune.host.interrupts import child_process, handlers, held_back, kill, scratch_folder
 
 LINE = "edgeprune: interrupted; nothing was written\n"
+pytestmark = pytest.mark.alone
 
 
 def outcome(body: str, folder: Path, number: int = signal.SIGINT) -> tuple[int, str]:
