@@ -15,9 +15,10 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 FOLDER = Path(__file__).parent
+REQUIRED = "**required**"
 PART = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -34,29 +35,41 @@ def key_texts(kind: type) -> dict[str, str]:
     return found
 
 
-def keys_of(kind: type) -> Iterator[tuple[Field[Any], str]]:
-    """Each key of a table and its text; options that a step contains are keys of its own table."""
-    texts, types = key_texts(kind), get_type_hints(kind)
+def contained(kind: type) -> dict[str, tuple[type, bool]]:
+    """Field -> (its record, whether it may be None), for fields that are records themselves."""
+    found = {}
+    for name, hint in get_type_hints(kind).items():
+        options = [part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)]
+        if options and name in kind.__dataclass_fields__:
+            found[name] = (options[0], options[0] is not hint)
+    return found
+
+
+def keys_of(kind: type) -> Iterator[tuple[str, str, str]]:
+    """Key, default and text of each key of a table; options that a step contains are keys of its own table."""
+    texts, records = key_texts(kind), contained(kind)
     for field in fields(kind):
-        if is_dataclass(types[field.name]):
-            yield from keys_of(types[field.name])
+        if field.name in records:
+            record, optional = records[field.name]
+            for key, default, text in keys_of(record):
+                yield key, "none" if optional and default == REQUIRED else default, text
         elif field.name in texts:
-            yield field, texts[field.name]
+            yield field.name, default_of(field), texts[field.name]
 
 
 def missing_texts(kind: type) -> list[str]:
     """Keys of a table that nobody has written a text for; `kind` and `style` choose the table."""
-    texts, types = key_texts(kind), get_type_hints(kind)
-    nested = [name for f in fields(kind) if is_dataclass(types[f.name]) for name in missing_texts(types[f.name])]
-    own = [f.name for f in fields(kind) if f.name not in texts and not is_dataclass(types[f.name])]
-    return [name for name in (*own, *nested) if name not in ("kind", "style")]
+    texts, records = key_texts(kind), contained(kind)
+    nested = [name for record, _ in records.values() for name in missing_texts(record)]
+    own = [field.name for field in fields(kind) if field.name not in {*texts, *records}]
+    return [name for name in (*own, *nested) if name not in ("kind", "style", "seed")]
 
 
 def default_of(field: Field[Any]) -> str:
     """As it would be written in TOML; "" where the key must be given, "none" where leaving it out means nothing."""
     value = field.default if field.default_factory is MISSING else field.default_factory()
     if value is MISSING:
-        return "**required**"
+        return REQUIRED
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -72,10 +85,9 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in cells)
 
 
-def key_table(kind: type, without: tuple[str, ...] = ()) -> str:
+def key_table(kind: type) -> str:
     """The keys of one table of a TOML file."""
-    rows = [(f"`{f.name}`", default_of(f), text) for f, text in keys_of(kind) if f.name not in without]
-    return table(("key", "default", "meaning"), rows)
+    return table(("key", "default", "meaning"), [(f"`{key}`", default, text) for key, default, text in keys_of(kind)])
 
 
 def exit_codes() -> str:
@@ -133,6 +145,16 @@ def devices() -> str:
     return table(head, rows)
 
 
+def api() -> str:
+    """The public names of `import edgeprune`."""
+    import edgeprune
+
+    things = [(name, getattr(edgeprune, name)) for name in edgeprune.__all__]
+    kinds = {True: "class", False: "function"}
+    rows = [(f"`{n}`", kinds[isinstance(t, type)], first_line(t)) for n, t in things]
+    return table(("name", "", "what it is"), rows)
+
+
 def verbs() -> str:
     """The help of every verb, as the command line prints it."""
     import click
@@ -178,6 +200,7 @@ def parts() -> dict[str, Callable[[], str]]:
     """What makes each part."""
     return {
         **tables_of_a_recipe(),
+        "api": api,
         "codecs": codecs,
         "criteria": criteria,
         "devices": devices,
