@@ -22,12 +22,12 @@ from pathlib import Path
 ROUNDS = 3
 CODECS = """
 import sys
-from edgeprune.checker.size.codecs import CODECS
+from edgeprune.checker.size.codecs import CODECS, FULL
 import time
 content = open(sys.argv[1], "rb").read()
 begun = time.process_time()
-for codec in CODECS.values():
-    codec.compressed_bytes(content)
+for name in FULL:
+    CODECS[name].compressed_bytes(content)
 print(time.process_time() - begun)
 """
 ANALYZER = """

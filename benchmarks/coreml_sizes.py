@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.artifact import Format, Precision
-from edgeprune.checker.size.accounting import measure_size
+from edgeprune.checker.size.account import account
 from edgeprune.converters.packaging import CoreMlOptions
 from edgeprune.converters.session import Converter
-from edgeprune.formats.coreml.storage import storage_of
 from edgeprune.maker.keras.models import keras_module
 from edgeprune.maker.pruning.magnitude import MagnitudeOptions, prune_magnitude
 
@@ -47,7 +46,7 @@ def main() -> None:
     with Converter() as converter, tempfile.TemporaryDirectory() as place:
         plain = Path(place) / "float16.mlpackage"
         converter.export(model, plain, Format.COREML, Precision.FLOAT16)
-        base = measure_size(plain)
+        base = account(plain)
         print(f"float16: {base.raw_bytes:,} bytes, download {base.download_bytes['deflate']:,}")
         print(f"{'setting':32s} {'bytes':>10s} {'ratio':>6s} {'published':>9s} {'off':>6s} {'download':>9s}  zeros")
         for number, (label, sparsity, classifier, precision, target, published) in enumerate(ROWS):
@@ -57,13 +56,12 @@ def main() -> None:
                 models[key] = prune_magnitude(model, MagnitudeOptions(sparsity=sparsity, exclude=exclude)).model
             out = Path(place) / f"{number}.mlpackage"
             converter.export(models[key], out, Format.COREML, precision, coreml=CoreMlOptions(target=target))
-            size = measure_size(out)
+            size = account(out)
             ratio = base.raw_bytes / size.raw_bytes
             beside = f"{published:9.2f} {ratio / published - 1:+6.1%}" if published else f"{'':9s} {'':6s}"
             download = size.download_bytes["deflate"] / base.download_bytes["deflate"]
             print(
-                f"{label:32s} {size.raw_bytes:10,} {ratio:6.2f} {beside} {download:8.3f}x  "
-                f"{storage_of(out).sparsity:.1%}",
+                f"{label:32s} {size.raw_bytes:10,} {ratio:6.2f} {beside} {download:8.3f}x  {size.sparsity:.1%}",
                 flush=True,
             )
 

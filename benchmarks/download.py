@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from edgeprune.artifact import Format, Precision
-from edgeprune.checker.size.accounting import measure_size
+from edgeprune.checker.size.account import account
+from edgeprune.checker.size.codecs import FULL
 from edgeprune.converters.session import Converter
 from edgeprune.maker.keras.models import clone, keras_module
 from edgeprune.maker.pruning.magnitude import MagnitudeOptions, prune_magnitude
@@ -53,12 +54,13 @@ def main() -> None:
             for precision in (Precision.FLOAT32, Precision.INT8):
                 path = Path(place) / f"{name}.{precision}.tflite"
                 converter.export(model, path, Format.TFLITE, precision, calibration=images)
-                size = measure_size(path)
+                size = account(path, FULL)
                 base = base or size.download_bytes["deflate"]
-                sparsity = size.graph.sparsity if size.graph else None
                 codecs = ", ".join(f"{codec} {count:,}" for codec, count in size.download_bytes.items())
                 ratio = size.download_bytes["deflate"] / base
-                print(f"{name:6s} {precision:7s} raw {size.raw_bytes:,}, {codecs}; {ratio:.3f}x, zeros {sparsity:.3f}")
+                print(
+                    f"{name:6s} {precision:7s} raw {size.raw_bytes:,}, {codecs}; {ratio:.3f}x, zeros {size.sparsity:.3f}"
+                )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from edgeprune.checker.size.codecs import QUICK
 from edgeprune.checker.size.models_behind import Estimator, is_bundle, no_estimates, sources_of
 from edgeprune.checker.size.records import FileRecord, record_from_json
 from edgeprune.errors import InputError, UsageError
-from edgeprune.formats.bundles.bundle import BUNDLES
+from edgeprune.formats.bundles import BUNDLES
 
 __all__ = ["Baseline", "load_baseline"]
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeprune.checker.size.account import account
 from edgeprune.checker.size.records import FileRecord, InArchive
 from edgeprune.errors import EdgepruneError, InputError, Unsupported
 from edgeprune.formats import Contents, read_contents
-from edgeprune.formats.bundles.bundle import BUNDLES, Bundle, extracted, read_bundle
+from edgeprune.formats.bundles import BUNDLES
 from edgeprune.ledger import Estimate
+
+if TYPE_CHECKING:
+    from edgeprune.formats.bundles.bundle import Bundle
 
 __all__ = ["Estimator", "Refused", "Source", "Sources", "is_bundle", "no_estimates", "sources_of"]
 
@@ -73,6 +77,8 @@ def sources_of(
         contents = read_contents(path)
         record = account(contents, codecs, shares=shares, every=every, estimates=estimator(path))
         return Sources(models=(Source(record=record, contents=contents, file=path),))
+    from edgeprune.formats.bundles.bundle import read_bundle
+
     bundle = read_bundle(path)
     if not bundle.models and not bundle.unreadable:
         raise InputError(f"{path}: no model in it; nothing to check")
@@ -89,6 +95,8 @@ def _models(
     path: Path, bundle: Bundle, codecs: Sequence[str], every: bool, shares: bool, estimator: Estimator
 ) -> Iterator[Source | Refused]:
     """Each model, or why it is none."""
+    from edgeprune.formats.bundles.bundle import extracted
+
     for model in bundle.models:
         place = InArchive(
             archive=str(path),

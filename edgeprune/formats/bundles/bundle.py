@@ -17,6 +17,7 @@ from pathlib import Path
 
 from edgeprune.artifact import GIT_LFS_POINTER
 from edgeprune.errors import InputError, OutputError
+from edgeprune.formats.bundles import BUNDLES
 from edgeprune.formats.bundles.archive import BrokenArchiveError, Entry, Window, chunks, first_bytes, read_entries
 from edgeprune.formats.bundles.opening import inner_archive, innermost, told, whole_file
 from edgeprune.formats.bundles.packing import notes_of
@@ -24,7 +25,6 @@ from edgeprune.formats.contents import printable
 from edgeprune.host.interrupts import scratch_folder
 
 __all__ = [
-    "BUNDLES",
     "INFLATED_LIMIT_BYTES",
     "Bundle",
     "BundledModel",
@@ -34,7 +34,6 @@ __all__ = [
     "read_bundle",
 ]
 
-BUNDLES = frozenset({".aab", ".apk", ".apks", ".ipa", ".xapk", ".zip"})
 # What may be inflated out of one bundle: no store takes an app of more (App Store: 4 GB of app; Play: 4 GB in all).
 INFLATED_LIMIT_BYTES = 4 << 30
 _ALIGNMENT_BYTES = 4
