@@ -30,7 +30,8 @@ def cells(name: str) -> list[dict[str, Any]]:
     """One result for each column."""
     from edgeprune.artifact import Format, Precision
     from edgeprune.converters.evaluation import evaluate_file
-    from edgeprune.converters.session import SUFFIXES, Converter
+    from edgeprune.converters.exports import SUFFIXES
+    from edgeprune.converters.session import Converter
     from edgeprune.errors import EdgepruneError
     from edgeprune.maker.keras.models import input_specs, keras_module, predict
     from edgeprune.maker.training.datasets import Samples

@@ -14,39 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeprune.agreement import Departure, LayerMatch
 from edgeprune.converters.parity import sqnr_db
 from edgeprune.errors import Unsupported
 from edgeprune.maker.keras.models import input_specs, keras_module
 
-__all__ = ["Departure", "LayerMatch", "find_departure", "layer_outputs", "match_layers"]
+__all__ = ["find_departure", "layer_outputs", "match_layers"]
 
 Array = npt.NDArray[Any]
 # Smallest signal to noise ratio, decibels, at which a tensor counts as the layer's output.
 ENOUGH_DB = {"float32": 60.0, "float16": 40.0}
 ENOUGH_QUANTIZED_DB = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerMatch:
-    """A layer and the tensor of the file that is closest to its output; `sqnr_db` None for equal, -inf for none."""
-
-    layer: str
-    kind: str
-    tensor: str
-    sqnr_db: float | None
-    agrees: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Departure:
-    """Where a file departs: the first layer that does, and the last one before it that agrees (None: the inputs).
-
-    `first` is None when all layers agree or are fused into ones that do.
-    """
-
-    first: LayerMatch | None
-    last_sound: str | None
-    layers: tuple[LayerMatch, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -20,7 +20,7 @@ from edgeprune.converters.evaluator.arguments import UnknownOperationError
 from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.parity import compare_outputs, refuse_senseless, sqnr_db
 from edgeprune.errors import ConversionError, RuntimeFailure
-from edgeprune.formats.coreml.mil import read_coreml
+from edgeprune.formats.coreml.mil import Package, read_coreml
 from edgeprune.ledger import OutputParity, RuntimeRun
 from edgeprune.maker.training.datasets import InputSpecs, Samples
 from edgeprune.maker.training.metrics import Metric
@@ -68,7 +68,8 @@ def evaluate_file(
     no installed runtime runs the file or when its outputs make no sense (`refuse_senseless`).
     """
     if artifact.format is Format.COREML:
-        return _evaluate_package(artifact, samples, specs, expected, metric, image, tolerance, on_progress)
+        package = getattr(artifact, "package", None) or read_coreml(artifact.path)
+        return _evaluate_package(artifact, package, samples, specs, expected, metric, image, tolerance, on_progress)
     inputs = {name: samples.inputs[name].astype(dtype) for name, (_, dtype) in specs.items()}
     if not installed_runtimes():
         return Evaluated(note="not measured: no TFLite runtime is installed (pip install 'edgeprune[litert]')")
@@ -139,6 +140,7 @@ def strays(newest: Mapping[str, np.ndarray], older: Mapping[str, np.ndarray]) ->
 
 def _evaluate_package(
     artifact: Artifact,
+    package: Package,
     samples: Samples,
     specs: InputSpecs,
     expected: Mapping[str, np.ndarray],
@@ -153,7 +155,7 @@ def _evaluate_package(
         inputs[image.name] = pixels_of(inputs[image.name], image)
     wanted = {name: values[:count] for name, values in expected.items()}
     try:
-        outputs, runtime, version = run_package(artifact.path, inputs, on_progress)
+        outputs, runtime, version = run_package(package, inputs, on_progress)
     except UnknownOperationError as cause:
         run = RuntimeRun(name=EVALUATOR, version=metadata.version("edgeprune"), ran=False, reason=f"op {cause}")
         return Evaluated(note=f"not verified: op {cause} is not known to the evaluator", runs=(run,))
@@ -179,14 +181,13 @@ def pixels_of(values: np.ndarray, image: ImageInput) -> np.ndarray:
 
 
 def run_package(
-    path: Path, inputs: Mapping[str, np.ndarray], on_progress: Callable[[int, int], None] | None
+    package: Package, inputs: Mapping[str, np.ndarray], on_progress: Callable[[int, int], None] | None
 ) -> tuple[dict[str, np.ndarray], str, str]:
     """(outputs, what ran it, its version): Core ML itself where there is one and all ends are arrays."""
-    package = read_coreml(path)
     if sys.platform == "darwin" and all(end.kind == "array" for end in (*package.inputs, *package.outputs)):
         from edgeprune.converters.macos import run_coreml
 
-        return run_coreml(path, inputs, on_progress), "core ml", platform.mac_ver()[0]
+        return run_coreml(package.path, inputs, on_progress), "core ml", platform.mac_ver()[0]
     from edgeprune.converters.evaluator.program import Evaluator
 
     return Evaluator(package).run(inputs, on_progress), EVALUATOR, metadata.version("edgeprune")

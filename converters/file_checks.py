@@ -12,13 +12,12 @@ import numpy as np
 
 from edgeprune.artifact import Artifact, Precision
 from edgeprune.errors import ConversionError
-from edgeprune.formats.coreml.mil import read_coreml
+from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.coreml.storage import constants_of
 from edgeprune.formats.tflite import Graph, Op
 
 __all__ = [
     "FALLBACK_ADVICE",
-    "INTEGER",
     "constant_elements",
     "float_ops",
     "kernel_sparsity",
@@ -28,7 +27,6 @@ __all__ = [
     "refuse_lost_weights",
 ]
 
-INTEGER = (Precision.INT8, Precision.INT16X8)  # both weights and activations are integers
 FALLBACK_ADVICE = "--float-fallback (in a recipe: float_fallback = true)"
 
 # They change what a number is stored as, or read only its shape.
@@ -113,10 +111,12 @@ def refuse_lost_weights(graph: Graph, expected: int) -> None:
     _refuse_few(graph.path, constant_elements(graph), expected)
 
 
-def refuse_lost_package_weights(path: Path, expected: int) -> None:
+def refuse_lost_package_weights(package: Package, expected: int) -> None:
     """The same for a Core ML package, its compressed constants counted as what they stand for."""
-    constants = constants_of(read_coreml(path)).values()
-    _refuse_few(path, sum(c.size for c in constants if isinstance(c, np.ndarray) and c.dtype.kind == "f"), expected)
+    constants = constants_of(package).values()
+    _refuse_few(
+        package.path, sum(c.size for c in constants if isinstance(c, np.ndarray) and c.dtype.kind == "f"), expected
+    )
 
 
 def refuse_lost_sparsity(artifact: Artifact, found: float | None, model: Any) -> None:

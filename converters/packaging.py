@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from edgeprune.artifact import Color, DeploymentTarget
 from edgeprune.errors import InputError, UsageError
-from edgeprune.maker.training.datasets import InputSpecs
 
-__all__ = ["TARGETS", "CoreMlOptions", "ImageInput", "check_ends", "read_labels"]
+__all__ = ["CoreMlOptions", "ImageInput", "PackageOptions", "bias_of", "check_ends", "read_labels"]
 
-# Deployment target -> what its weights can be: constexpr operations came with iOS 16, two of them in a row with iOS 18
-# (coremltools 9 guide, "Optimization overview").
-TARGETS = {"iOS15": "plain", "iOS16": "compressed", "iOS17": "compressed", "iOS18": "joint"}
+if TYPE_CHECKING:
+    from edgeprune.maker.training.datasets import InputSpecs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInput:
     """An input that the app feeds with pictures: the model gets `scale * pixel + bias` for pixels 0 to 255.
 
-    `color`: RGB, BGR or GRAYSCALE, the order of the channels that the model was trained with. `bias` has one number, or
-    one for each channel.
+    `color` is the order of the channels that the model was trained with. `bias` has one number, or one for each
+    channel.
     """
 
     name: str
     scale: float = 1.0
     bias: tuple[float, ...] = (0.0,)
-    color: str = "RGB"
+    color: Color = Color.RGB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreMlOptions:
     """What the package tells Xcode and the app, beside the model itself."""
 
-    target: str = "iOS16"
+    target: str = DeploymentTarget.IOS16
     image: ImageInput | None = None
     class_labels: tuple[str, ...] = ()
     author: str = ""
@@ -50,8 +49,68 @@ class CoreMlOptions:
     @classmethod
     def from_json(cls, told: dict[str, Any]) -> CoreMlOptions:
         """The inverse of `to_json`."""
-        image = told["image"] and ImageInput(**{**told["image"], "bias": tuple(told["image"]["bias"])})
+        image = told["image"] and ImageInput(
+            **{**told["image"], "bias": tuple(told["image"]["bias"]), "color": Color(told["image"]["color"])}
+        )
         return cls(**{**told, "image": image, "class_labels": tuple(told["class_labels"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageOptions:
+    """What a recipe's export and the options of `convert` say of a Core ML package.
+
+    `image_input` names the input that takes pictures, `color` is the order of their channels; `class_labels` is a text
+    file with one label a line, which makes the package a classifier. `author`, `license`, `description` and `version`
+    are shown by Xcode.
+    """
+
+    deployment_target: str = DeploymentTarget.IOS16
+    image_input: str | None = None
+    color: Color | None = None
+    class_labels: Path | None = None
+    author: str = ""
+    license: str = ""
+    description: str = ""
+    version: str = ""
+
+    def given(self) -> tuple[str, ...]:
+        """The names of the options that say something beside the deployment target."""
+        usual = PackageOptions(deployment_target=self.deployment_target)
+        return tuple(name for name, value in asdict(self).items() if value != getattr(usual, name))
+
+    def below(self, folder: Path) -> PackageOptions:
+        """The same with its file counted from `folder`."""
+        return replace(self, class_labels=folder / self.class_labels) if self.class_labels else self
+
+    def resolved(self, *, scale: float = 1.0, bias: tuple[float, ...] = (0.0,)) -> CoreMlOptions:
+        """What the package is told, for pictures that the model gets as pixel * scale + bias.
+
+        Raises UsageError for options that do not go together, InputError for bad class labels.
+        """
+        image = None
+        if self.image_input is not None:
+            if scale == 0:
+                raise UsageError("--scale 0 makes every picture the same; give another number")
+            image = ImageInput(name=self.image_input, scale=scale, bias=bias, color=self.color or Color.RGB)
+        elif self.color is not None:
+            raise UsageError("--color (in a recipe: color) is that of pictures: add --image-input NAME (image_input)")
+        return CoreMlOptions(
+            target=self.deployment_target,
+            image=image,
+            class_labels=read_labels(self.class_labels) if self.class_labels else (),
+            author=self.author,
+            license=self.license,
+            description=self.description,
+            version=self.version,
+        )
+
+
+def bias_of(text: str) -> tuple[float, ...]:
+    """The numbers of an option --image-bias. Raises UsageError."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as cause:
+        raise UsageError(f"--image-bias is one number, or one for each channel with commas; got {text!r}") from cause
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

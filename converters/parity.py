@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgeprune.errors import ConversionError
+from edgeprune.errors import ConversionError, UsageError
 from edgeprune.ledger import OutputParity
 
 __all__ = [
     "LEAST_SQNR_DB",
-    "POOR_SQNR_DB",
+    "check_tolerance",
     "compare_outputs",
     "refuse_senseless",
     "shows_nothing",
@@ -23,9 +23,8 @@ __all__ = [
 # Share of the output range that a file of this precision may be off; beyond it, it computes something else. float16 has
 # 11 bits, and a deep model adds up its rounding.
 LIMITS = {"float32": 1e-3, "float16": 0.1}
-# A quantized file whose error is stronger than its signal says nothing any more; below the second it is poor.
+# A quantized file whose error is stronger than its signal says nothing any more.
 LEAST_SQNR_DB = 0.0
-POOR_SQNR_DB = 10.0
 LEAST_SQNR = {"float16": 20.0}
 # Of a single channel of a float32 file: share of its own range, and of the largest number in the output.
 HIDDEN_SHARE = 0.01
@@ -121,6 +120,12 @@ def refuse_senseless(
         if tolerance is None and item.sqnr_db is not None and item.sqnr_db < least:
             what = "is stronger than its signal" if least == LEAST_SQNR_DB else f"is large for {precision}"
             raise ConversionError(f"{file}: the error of output {item.output!r} {what} (SQNR {item.sqnr_db:.1f} dB)")
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """Raise UsageError for a tolerance that is no share of a range."""
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise UsageError(f"--tolerance is a share of the output range between 0 and 1; got {tolerance:g}")
 
 
 def _refuse_hidden(file: str, name: str, model: np.ndarray, values: np.ndarray) -> None:

@@ -6,7 +6,6 @@ All converters run in one child process, started at the first conversion and sta
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import re
@@ -18,83 +17,43 @@ import sys
 import time
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from edgeprune.artifact import Artifact, Format, Precision
-from edgeprune.converters.file_checks import INTEGER, refuse_fallback, refuse_lost_package_weights, refuse_lost_weights
+from edgeprune.artifact import Artifact, Format, Precision, sha256_of
+from edgeprune.converters.exports import INTEGER, check_export, check_io_type
+from edgeprune.converters.file_checks import refuse_fallback, refuse_lost_package_weights, refuse_lost_weights
 from edgeprune.converters.frozen import FrozenGraph, freeze
-from edgeprune.converters.packaging import TARGETS, CoreMlOptions
+from edgeprune.converters.packaging import CoreMlOptions
 from edgeprune.converters.refusals import one_line
 from edgeprune.converters.unrolling import rolled_layers
-from edgeprune.errors import ConversionError, MissingExtra, Unsupported, UsageError
-from edgeprune.formats.tflite import read_graph
+from edgeprune.errors import ConversionError, Unsupported, UsageError
+from edgeprune.formats.coreml.mil import Package, read_coreml
+from edgeprune.formats.tflite import Graph, read_graph
 from edgeprune.host.interrupts import child_process, scratch_folder
 
-__all__ = ["Converter", "check_export", "check_io_type"]
+__all__ = ["Converter", "Exported"]
 
-EXPORTS: dict[Format, tuple[Precision, ...]] = {
-    Format.TFLITE: (Precision.FLOAT32, Precision.FLOAT16, Precision.DYNAMIC, Precision.INT8, Precision.INT16X8),
-    Format.COREML: (
-        Precision.FLOAT32,
-        Precision.FLOAT16,
-        Precision.INT8,
-        Precision.PALETTE2,
-        Precision.PALETTE4,
-        Precision.PALETTE6,
-        Precision.PALETTE8,
-        Precision.SPARSE,
-        Precision.SPARSE_INT8,
-        Precision.SPARSE_PALETTE4,
-        Precision.SPARSE_PALETTE6,
-        Precision.SPARSE_PALETTE8,
-    ),
-}
-SUFFIXES = {Format.TFLITE: ".tflite", Format.COREML: ".mlpackage"}
-IO_TYPES = {Precision.INT8: ("float32", "int8"), Precision.INT16X8: ("float32", "int16")}
 # The quantizer dies in a loop. tflite-runtime 2.14 computes float16 loops wrongly: XNNPACK takes the unpacking of the
 # weights away from under them. float32 and dynamic loops run right on both runtimes, and make the smaller file.
 UNROLLED = (Precision.FLOAT16, *INTEGER)
 
 
-def check_export(model_format: Format, precision: Precision, target: str = "iOS16") -> None:
-    """Raise UsageError for a combination that cannot be exported. Nothing heavy is imported."""
-    known = EXPORTS.get(model_format)
-    if known is None or precision not in known:
-        names = ", ".join(known or ())
-        raise UsageError(f"{model_format} has no precision {str(precision)!r}; it has: {names}")
-    if model_format is Format.COREML:
-        if importlib.util.find_spec("coremltools") is None:
-            raise MissingExtra("coremltools", "convert", "a Core ML export")
-        _check_target(precision, target)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported(Artifact):
+    """A file that was written, and what was found in it: the graph of a .tflite file, the parts of a package."""
+
+    graph: Graph | None = field(default=None, repr=False, compare=False)
+    package: Package | None = field(default=None, repr=False, compare=False)
 
 
-def _check_target(precision: Precision, target: str) -> None:
-    if target not in TARGETS:
-        raise UsageError(f"unknown deployment target {target!r}; known: {', '.join(TARGETS)}")
-    joint, compressed = precision.startswith("sparse-"), precision not in (Precision.FLOAT32, Precision.FLOAT16)
-    if joint and TARGETS[target] != "joint":
-        raise UsageError(
-            f"Core ML {precision} weights need iOS 18 and the deployment target is {target}; "
-            f"choose the deployment target iOS18, or export {precision.removeprefix('sparse-')} or sparse"
-        )
-    if compressed and TARGETS[target] == "plain":
-        raise UsageError(
-            f"Core ML {precision} weights need iOS 16 or newer and the deployment target is {target}; "
-            "choose the deployment target iOS16 or newer, or export float16"
-        )
-    if precision.endswith(("palette2", "palette4", "palette6", "palette8")) and not importlib.util.find_spec("sklearn"):
-        raise MissingExtra("scikit-learn", "convert", "a palette of weights")
-
-
-def check_io_type(model_format: Format, precision: Precision, io_type: str) -> None:
-    """Raise UsageError for inputs and outputs that a file of this precision cannot have."""
-    known = IO_TYPES.get(precision, ("float32",)) if model_format is Format.TFLITE else ("float32",)
-    if io_type not in known:
-        raise UsageError(f"{model_format} {precision} has inputs and outputs of {' or '.join(known)}, not {io_type}")
+class _Held(TypedDict, total=False):
+    graph: Graph
+    package: Package
 
 
 class Converter:
@@ -149,8 +108,8 @@ class Converter:
         calibration: Mapping[str, np.ndarray] | None = None,
         coreml: CoreMlOptions | None = None,
         float_fallback: bool = False,
-    ) -> Artifact:
-        """Write `out` and return its artifact.
+    ) -> Exported:
+        """Write `out` and return what it is.
 
         Raises ConversionError with the converter's reason, for an integer file that computes in float somewhere
         (unless `float_fallback` allows it) and for one without its weights; nothing is left at `out` then.
@@ -181,8 +140,8 @@ class Converter:
         self._ask(job, what)
         if not out.exists():
             raise ConversionError(f"{out.name}: the {model_format} converter reported success but wrote no file")
-        _check_file(out, graph, model_format, precision, float_fallback=float_fallback or not integer)
-        return Artifact.of(out, model_format, precision)
+        held = _check_file(out, graph, model_format, precision, float_fallback=float_fallback or not integer)
+        return Exported(path=out, format=model_format, precision=precision, sha256=sha256_of(out), **held)
 
     def start(self) -> None:
         """Start the child early; its imports then run beside other work."""
@@ -286,16 +245,18 @@ def _close_all(*stacks: contextlib.ExitStack) -> None:
 
 def _check_file(
     path: Path, graph: FrozenGraph, model_format: Format, precision: Precision, *, float_fallback: bool
-) -> None:
-    """Raise for what the converter did without a word; the file is gone then."""
+) -> _Held:
+    """What the file holds. Raises for what the converter did without a word; the file is gone then."""
     try:
         if model_format is Format.COREML:
-            refuse_lost_package_weights(path, graph.constants)
-            return
+            package = read_coreml(path)
+            refuse_lost_package_weights(package, graph.constants)
+            return {"package": package}
         written = read_graph(path)
         refuse_lost_weights(written, graph.constants)
         if not float_fallback:
             refuse_fallback(written, precision)
+        return {"graph": written}
     except BaseException:
         if path.is_dir():
             shutil.rmtree(path)

@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from edgeprune.agreement import Agreement, Departure
 from edgeprune.artifact import Format
-from edgeprune.converters.bisect import Departure, find_departure, layer_outputs, match_layers
+from edgeprune.converters.bisect import find_departure, layer_outputs, match_layers
 from edgeprune.converters.evaluation import pixels_of, run_on_runtimes, run_package
+from edgeprune.converters.evaluator.arguments import UnknownOperationError
 from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.pairing import pair_inputs, pair_outputs
 from edgeprune.converters.parity import (
-    POOR_SQNR_DB,
+    check_tolerance,
     compare_outputs,
     refuse_senseless,
     shows_nothing,
     spread_sqnr_db,
 )
-from edgeprune.errors import ConversionError, EdgepruneError, InputError, Unsupported, UsageError
-from edgeprune.formats.coreml.mil import read_coreml
+from edgeprune.converters.session import Exported
+from edgeprune.converters.trial_inputs import trial_samples
+from edgeprune.errors import ConversionError, InputError, Unsupported, UsageError
+from edgeprune.formats.coreml.mil import Package, read_coreml
 from edgeprune.formats.precision import coreml_precision, tflite_precision
-from edgeprune.formats.tflite import read_graph
-from edgeprune.ledger import OutputParity, RuntimeRun
+from edgeprune.formats.tflite import Graph, read_graph
+from edgeprune.ledger import POOR_SQNR_DB, OutputParity, RuntimeRun
+from edgeprune.maker.keras.model_files import load_convertible
 from edgeprune.maker.keras.models import input_specs, predict
-from edgeprune.maker.training.datasets import Samples
-from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.keras.types import AnyModel
+from edgeprune.maker.training.datasets import Samples, check_targets
+from edgeprune.maker.training.metrics import Metric, find_metric
 from edgeprune.runtime.session import installed_runtimes, trace_tflite
 
-__all__ = ["BISECTED", "ExportedFile", "Verified", "bisect_file", "open_exported", "verify_file"]
+__all__ = ["BISECTED", "ExportedFile", "bisect_file", "check_scale", "open_exported", "opened", "verify"]
 
 Arrays = Mapping[str, np.ndarray]
-# Samples that --bisect looks at: every intermediate value of each is kept.
+# Samples that a bisection looks at: every intermediate value of each is kept.
 BISECTED = 4
 # An evaluator on this machine, not a phone: more samples say little more.
 MOST_SAMPLES = 1000
@@ -44,7 +49,7 @@ MOST_SAMPLES = 1000
 class ExportedFile:
     """A file to verify: what it is, its precision as read from it, and its inputs (name -> shape, batch first).
 
-    `pictures`: its image inputs by name, with their size and colour in words.
+    `pictures`: its image inputs by name, with their size and colour in words; `package` the parts of a Core ML model.
     """
 
     path: Path
@@ -52,25 +57,7 @@ class ExportedFile:
     precision: str
     inputs: Mapping[str, tuple[int | None, ...]]
     pictures: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verified:
-    """What holding a file against its model told.
-
-    `failure` is why it does not agree; None when it does. `pairs` maps the model's outputs to the file's.
-    """
-
-    parity: tuple[OutputParity, ...]
-    pairs: Mapping[str, str]
-    runs: tuple[RuntimeRun, ...]
-    samples: int
-    value: float | None
-    model_value: float | None
-    failure: EdgepruneError | None
-    departure: Departure | None
-    bisect_note: str | None = None  # why there is no departure although one was asked for
-    reordered: bool = False  # outputs matched by value stand in another order in the file
+    package: Package | None = field(default=None, repr=False, compare=False)
 
 
 def open_exported(path: Path) -> ExportedFile:
@@ -78,24 +65,36 @@ def open_exported(path: Path) -> ExportedFile:
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if path.suffix in (".mlpackage", ".mlmodel"):
-        package = read_coreml(path)
-        shapes: dict[str, tuple[int | None, ...]] = {end.name: tuple(end.shape) for end in package.inputs}
-        if package.program is not None:
-            shapes = {port.name: port.shape for port in package.program.inputs}
-        return ExportedFile(
-            path=path,
-            format=Format.COREML,
-            precision=coreml_precision(package),
-            inputs=shapes,
-            pictures={
-                end.name: f"{end.shape[0]} x {end.shape[1]} {end.color}"
-                for end in package.inputs
-                if end.kind == "image"
-            },
-        )
+        return _opened_package(path, read_coreml(path))
     if path.suffix != ".tflite":
         raise UsageError(f"{path}: verify reads .tflite, .mlpackage and .mlmodel; give one of these")
-    graph = read_graph(path)
+    return _opened_graph(path, read_graph(path))
+
+
+def opened(made: Exported) -> ExportedFile:
+    """A file that was just written, as one to verify; it is not read again."""
+    if made.package is not None:
+        return _opened_package(made.path, made.package)
+    return _opened_graph(made.path, made.graph or read_graph(made.path))
+
+
+def _opened_package(path: Path, package: Package) -> ExportedFile:
+    shapes: dict[str, tuple[int | None, ...]] = {end.name: tuple(end.shape) for end in package.inputs}
+    if package.program is not None:
+        shapes = {port.name: port.shape for port in package.program.inputs}
+    return ExportedFile(
+        path=path,
+        format=Format.COREML,
+        precision=coreml_precision(package),
+        inputs=shapes,
+        pictures={
+            end.name: f"{end.shape[0]} x {end.shape[1]} {end.color}" for end in package.inputs if end.kind == "image"
+        },
+        package=package,
+    )
+
+
+def _opened_graph(path: Path, graph: Graph) -> ExportedFile:
     tensors = [graph.tensors[index] for index in graph.inputs]
     names = [tensor.name for tensor in tensors]
     signature = next((s for s in graph.signatures if s.subgraph == 0 and len(s.inputs) == len(names)), None)
@@ -110,62 +109,129 @@ def open_exported(path: Path) -> ExportedFile:
     )
 
 
-def verify_file(
-    exported: ExportedFile,
-    model: Any,
-    samples: Samples,
-    metric: Metric | None,
+def verify(
+    file: str | Path | ExportedFile,
+    model: AnyModel | str | Path,
     *,
+    samples: Samples | None = None,
+    metric: Metric | str | None = None,
     scale: float = 1.0,
-    bias: tuple[float, ...] = (0.0,),
+    bias: Sequence[float] = (0.0,),
     tolerance: float | None = None,
     bisect: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Verified:
-    """Run model and file over the samples (at most MOST_SAMPLES) and compare.
+) -> Agreement:
+    """Run a .tflite file, .mlpackage or .mlmodel made by anyone, and a Keras model (or the model file at a path), over
+    the same samples, and say whether they agree.
 
-    An image input of a package is fed with pixels, (value - bias) / scale. A departure does not raise: it is
-    `Verified.failure`. Raises UnknownOperationError when the evaluator cannot run the package, and ConversionError when
-    inputs or outputs cannot be matched or no runtime runs the file.
+    At most MOST_SAMPLES of `samples` are taken, else a few random ones; `metric` scores both. An image input of a
+    package is fed with the pixels that `scale` and `bias` (one number, or one for each channel) turn into the model's
+    values. With `bisect` the first layer that departs is named. A departure does not raise: it is the record's
+    `reason`. Raises ConversionError when it cannot be told: no runtime runs the file, an operation is not known, inputs
+    or outputs cannot be matched.
     """
-    count = min(len(samples), MOST_SAMPLES)
-    inputs = {name: samples.inputs[name][:count].astype(dtype) for name, (_, dtype) in input_specs(model).items()}
-    expected = predict(model, inputs)
-    fed = _fed(exported, model, inputs, scale, bias)
-    found, runs = _run(exported, fed, on_progress)
-    outputs, pairs = pair_outputs(expected, found, exported.path.name)
-    parity = compare_outputs(expected, outputs)
-    failure: EdgepruneError | None = None
+    check_tolerance(tolerance)
+    check_scale(scale)
+    exported = file if isinstance(file, ExportedFile) else open_exported(Path(file))
+    source = load_convertible(Path(model)) if isinstance(model, str | Path) else model
+    scored = find_metric(metric) if metric is not None else None
+    given = samples or _trial(exported, source, scale, bias)
+    if scored is not None:
+        check_targets(given, tuple(source.outputs[0].shape), scored.name)
+    comparison = _Comparison(exported, source, given, scale, tuple(bias))
     try:
-        refuse_senseless(exported.path.name, exported.precision, expected, outputs, parity, tolerance=tolerance)
-        _refuse_unproved(exported, expected, outputs, tolerance)
-    except ConversionError as error:
-        failure = error
-    value = model_value = None
-    if metric is not None and samples.targets is not None:
-        first = next(iter(expected))
-        value = metric.compute(outputs[first], samples.targets[:count])
-        model_value = metric.compute(expected[first], samples.targets[:count])
-    departure, note = None, None
-    if bisect:
-        few = {name: values[:BISECTED] for name, values in inputs.items()}
-        try:
-            departure = _bisected(exported, model, few, {name: values[:BISECTED] for name, values in fed.items()})
-        except Unsupported as cause:
-            note = str(cause)
+        found, runs = comparison.run(on_progress)
+    except UnknownOperationError as cause:
+        raise ConversionError(
+            f"{exported.path}: not verified: op {cause} is not known to the evaluator; run edgeprune verify on a Mac, "
+            "where Core ML itself runs the package"
+        ) from cause
+    outputs, pairs = pair_outputs(comparison.expected, found, exported.path.name)
+    parity = compare_outputs(comparison.expected, outputs)
     order = [list(found).index(name) for name in pairs.values()]
-    return Verified(
+    departure, note = comparison.bisected() if bisect else (None, None)
+    return Agreement(
+        path=str(exported.path),
+        format=str(exported.format),
+        precision=exported.precision,
+        reason=comparison.failure(outputs, parity, tolerance),
+        samples=comparison.count,
+        samples_are="random samples" if samples is None else f"samples of {samples.path.name}",
         parity=parity,
         pairs=pairs,
-        runs=runs,
-        samples=count,
-        value=value,
-        model_value=model_value,
-        failure=failure,
+        reordered=set(pairs) != set(pairs.values()) and order != sorted(order),
+        runtimes=runs,
+        pictures=exported.pictures,
+        metric=scored.name if scored else None,
+        value=comparison.score(scored, outputs),
+        model_value=comparison.score(scored, comparison.expected),
         departure=departure,
         bisect_note=note,
-        reordered=set(pairs) != set(pairs.values()) and order != sorted(order),
     )
+
+
+def check_scale(scale: float) -> None:
+    """Raise UsageError for a scale that leaves nothing of an input."""
+    if scale == 0:
+        raise UsageError("--scale 0 makes every input the same; give another number")
+
+
+def _trial(exported: ExportedFile, model: AnyModel, scale: float, bias: Sequence[float]) -> Samples:
+    specs = input_specs(model)
+    only = next(iter(specs)) if len(specs) == 1 and exported.pictures else None
+    return trial_samples(model, scale=scale, bias=bias, pictures=only)
+
+
+class _Comparison:
+    """A model, a file, and the samples that both are run over; `expected` are the model's outputs."""
+
+    def __init__(
+        self, exported: ExportedFile, model: AnyModel, samples: Samples, scale: float, bias: tuple[float, ...]
+    ) -> None:
+        self.exported, self.model, self.samples = exported, model, samples
+        self.count = min(len(samples), MOST_SAMPLES)
+        specs = input_specs(model)
+        self.inputs = {name: samples.inputs[name][: self.count].astype(dtype) for name, (_, dtype) in specs.items()}
+        self.fed = _fed(exported, model, self.inputs, scale, bias)  # before the model runs: names that do not fit
+        self.expected: Arrays = predict(model, self.inputs)
+
+    def run(self, on_progress: Callable[[int, int], None] | None) -> tuple[Arrays, tuple[RuntimeRun, ...]]:
+        """Outputs from the newest runtime that runs the file, and what each runtime said."""
+        if self.exported.package is not None:
+            outputs, name, version = run_package(self.exported.package, self.fed, on_progress)
+            return outputs, (RuntimeRun(name=name, version=version, ran=True, samples=self.count),)
+        newest, tried = run_on_runtimes(self.exported.path, self.fed, on_progress=on_progress)
+        runs = [
+            item
+            if isinstance(item, RuntimeRun)
+            else RuntimeRun(name=item.runtime, version=item.version, ran=True, samples=item.samples)
+            for item in tried
+        ]
+        return newest.outputs, tuple(reversed(runs))
+
+    def failure(self, outputs: Arrays, parity: tuple[OutputParity, ...], tolerance: float | None) -> str | None:
+        """Why the file does not agree with the model; None when it does."""
+        name, precision = self.exported.path.name, self.exported.precision
+        try:
+            refuse_senseless(name, precision, self.expected, outputs, parity, tolerance=tolerance)
+            _refuse_unproved(self.exported, self.expected, outputs, tolerance)
+        except ConversionError as error:
+            return str(error)
+        return None
+
+    def score(self, metric: Metric | None, outputs: Arrays) -> float | None:
+        """The metric of the first output, where there are targets."""
+        if metric is None or self.samples.targets is None:
+            return None
+        return metric.compute(outputs[next(iter(self.expected))], self.samples.targets[: self.count])
+
+    def bisected(self) -> tuple[Departure | None, str | None]:
+        """Where the file departs, or why that cannot be told."""
+        few, fed = ({name: v[:BISECTED] for name, v in arrays.items()} for arrays in (self.inputs, self.fed))
+        try:
+            return _bisected(self.exported, self.model, few, fed), None
+        except Unsupported as cause:
+            return None, str(cause)
 
 
 def _refuse_unproved(exported: ExportedFile, expected: Arrays, outputs: Arrays, tolerance: float | None) -> None:
@@ -186,31 +252,15 @@ def _refuse_unproved(exported: ExportedFile, expected: Arrays, outputs: Arrays, 
             )
 
 
-def _run(
-    exported: ExportedFile, fed: Arrays, on_progress: Callable[[int, int], None] | None
-) -> tuple[Arrays, tuple[RuntimeRun, ...]]:
-    """Outputs from the newest runtime that runs the file, and what each runtime said."""
-    if exported.format is Format.COREML:
-        outputs, name, version = run_package(exported.path, fed, on_progress)
-        count = len(next(iter(fed.values())))
-        return outputs, (RuntimeRun(name=name, version=version, ran=True, samples=count),)
-    newest, tried = run_on_runtimes(exported.path, fed, on_progress=on_progress)
-    runs = [
-        item
-        if isinstance(item, RuntimeRun)
-        else RuntimeRun(name=item.runtime, version=item.version, ran=True, samples=item.samples)
-        for item in tried
-    ]
-    return newest.outputs, tuple(reversed(runs))
-
-
-def bisect_file(exported: ExportedFile, model: Any, inputs: Arrays, *, image: ImageInput | None = None) -> Departure:
+def bisect_file(
+    exported: ExportedFile, model: AnyModel, inputs: Arrays, *, image: ImageInput | None = None
+) -> Departure:
     """Where a file departs, from a few samples by the model's input names; `image` as in `evaluate_file`."""
     scale, bias = (image.scale, image.bias) if image else (1.0, (0.0,))
     return _bisected(exported, model, inputs, _fed(exported, model, inputs, scale, bias))
 
 
-def _fed(exported: ExportedFile, model: Any, inputs: Arrays, scale: float, bias: tuple[float, ...]) -> Arrays:
+def _fed(exported: ExportedFile, model: AnyModel, inputs: Arrays, scale: float, bias: tuple[float, ...]) -> Arrays:
     """The model's inputs under the file's names; pixels for those that take pictures."""
     names = pair_inputs({k: shape for k, (shape, _) in input_specs(model).items()}, exported.inputs, exported.path.name)
     return {
@@ -221,12 +271,12 @@ def _fed(exported: ExportedFile, model: Any, inputs: Arrays, scale: float, bias:
     }
 
 
-def _bisected(exported: ExportedFile, model: Any, inputs: Arrays, fed: Arrays) -> Departure:
+def _bisected(exported: ExportedFile, model: AnyModel, inputs: Arrays, fed: Arrays) -> Departure:
     played = layer_outputs(model, inputs)
-    if exported.format is Format.COREML:
+    if exported.package is not None:
         from edgeprune.converters.evaluator.program import Evaluator
 
-        steps = Evaluator(read_coreml(exported.path)).trace(fed)
+        steps = Evaluator(exported.package).trace(fed)
         tensors = [(step.name, step.values) for step in steps]
     else:
         newest = list(installed_runtimes())[-1]

@@ -7,7 +7,17 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["GIT_LFS_POINTER", "Artifact", "Format", "Precision", "files_of", "sha256_of"]
+__all__ = [
+    "GIT_LFS_POINTER",
+    "Artifact",
+    "Color",
+    "DeploymentTarget",
+    "Format",
+    "IoType",
+    "Precision",
+    "files_of",
+    "sha256_of",
+]
 
 # How the file begins that git checks out where git-lfs is not installed (git-lfs specification).
 GIT_LFS_POINTER = b"version https://git-lfs"
@@ -38,6 +48,31 @@ class Precision(enum.StrEnum):
     SPARSE_PALETTE4 = "sparse-palette4"  # Core ML, from iOS 18: a bit mask, and the non-zeros as indexes into a table
     SPARSE_PALETTE6 = "sparse-palette6"
     SPARSE_PALETTE8 = "sparse-palette8"
+
+
+class IoType(enum.StrEnum):
+    """Inputs and outputs of a .tflite file."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+    INT16 = "int16"
+
+
+class DeploymentTarget(enum.StrEnum):
+    """The oldest iOS that must run a Core ML package."""
+
+    IOS15 = "iOS15"
+    IOS16 = "iOS16"
+    IOS17 = "iOS17"
+    IOS18 = "iOS18"
+
+
+class Color(enum.StrEnum):
+    """Order of the channels of the pictures that a model was trained with."""
+
+    RGB = "RGB"
+    BGR = "BGR"
+    GRAYSCALE = "GRAYSCALE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "POOR_SQNR_DB",
     "SCHEMA_VERSION",
     "ArtifactEntry",
     "Estimate",
@@ -29,6 +30,8 @@ __all__ = [
 SCHEMA_VERSION = 1
 BASE_CODEC = "deflate"
 Milliseconds = float  # an annotation of its own, so that a report read back is held against it
+# A quantized file below this signal to noise ratio says little.
+POOR_SQNR_DB = 10.0
 
 
 class Outcome(enum.StrEnum):
@@ -98,6 +101,11 @@ class OutputParity:
     relative_error: float | None
     agreement: float | None
     sqnr_db: float | None
+
+    @property
+    def is_poor(self) -> bool:
+        """Whether the error is large for a quantized file."""
+        return self.sqnr_db is not None and self.sqnr_db < POOR_SQNR_DB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

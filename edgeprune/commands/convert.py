@@ -2,27 +2,66 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
+from edgeprune.artifact import Color, DeploymentTarget, Format, IoType, Precision, sha256_of
 from edgeprune.commands.options import PATH, TOLERANCE, common_options
+from edgeprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeprune.converters.packaging import CoreMlOptions, PackageOptions
+    from edgeprune.ledger import ArtifactEntry
 
 __all__ = ["convert"]
 
-PRECISIONS = (
-    *("float32", "float16", "dynamic", "int8", "int16x8", "palette2", "palette4", "palette6", "palette8"),
-    *("sparse", "sparse-int8", "sparse-palette4", "sparse-palette6", "sparse-palette8"),
-)
+WRITTEN = [model_format for model_format in Format if model_format is not Format.KERAS]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """The options as they were typed."""
+
+    to: str
+    precision: str | None
+    calibration: Path | None
+    samples: int
+    io_type: str
+    float_fallback: bool
+    deployment_target: str
+    image_input: str | None
+    image_bias: str | None
+    color: str | None
+    class_labels: Path | None
+    author: str | None
+    license: str | None
+    description: str | None
+    version: str | None
+    data: Path | None
+    metric: str
+    scale: float
+    offset: float
+    tolerance: float | None
+    bisect: bool
+    codecs: tuple[str, ...]
+    seed: int
+    overwrite: bool
+    as_json: bool
+    quiet: bool
+    trust_code: bool
+    custom: tuple[Path, ...]
 
 
 @click.command()
 @click.argument("model", type=PATH)
-@click.option("--to", "to", type=click.Choice(["tflite", "coreml"]), required=True, help="Format of the output.")
+@click.option("--to", "to", type=click.Choice(WRITTEN), required=True, help="Format of the output.")
 @click.option(
     "--precision",
-    type=click.Choice(PRECISIONS),
+    type=click.Choice(list(Precision)),
     metavar="NAME",
     help="tflite: float32 (default), float16, dynamic, int8, int16x8. coreml: float32, float16 (default), int8, "
     "palette2, palette4, palette6, palette8, sparse; from iOS18 sparse-int8, sparse-palette4, -palette6, -palette8.",
@@ -37,8 +76,8 @@ PRECISIONS = (
 @click.option("--samples", type=int, default=200, show_default=True, help="How many calibration samples to use.")
 @click.option(
     "--io-type",
-    type=click.Choice(["float32", "int8", "int16"]),
-    default="float32",
+    type=click.Choice(list(IoType)),
+    default=IoType.FLOAT32,
     show_default=True,
     help="Inputs and outputs of tflite int8 (float32, int8) and int16x8 (float32, int16).",
 )
@@ -47,10 +86,10 @@ PRECISIONS = (
 )
 @click.option(
     "--deployment-target",
-    default="iOS16",
+    type=click.Choice(list(DeploymentTarget)),
+    default=DeploymentTarget.IOS16,
     show_default=True,
-    metavar="TARGET",
-    help="coreml: oldest iOS that must run the package: iOS15, iOS16, iOS17 or iOS18.",
+    help="coreml: oldest iOS that must run the package.",
 )
 @click.option(
     "--image-input",
@@ -60,7 +99,7 @@ PRECISIONS = (
 @click.option("--image-bias", metavar="B,B,B", help="coreml: an offset for each channel, instead of --offset.")
 @click.option(
     "--color",
-    type=click.Choice(["RGB", "BGR", "GRAYSCALE"]),
+    type=click.Choice(list(Color)),
     help="coreml: order of the channels that the model was trained with.  [default: RGB]",
 )
 @click.option(
@@ -76,7 +115,7 @@ PRECISIONS = (
 @TOLERANCE
 @click.option("--bisect", is_flag=True, help="Where the file departs from the model, name the first layer that does.")
 @common_options("codecs", "data", "metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom")
-def convert(model: Path, output: Path, **options: Any) -> int:
+def convert(model: Path, output: Path, **options: object) -> int:
     """Convert MODEL (.keras, .h5 or a SavedModel folder) to TFLite or Core ML and check the file against it.
 
     Every file is run and compared with the Keras model before it is written: a .tflite by the installed interpreters,
@@ -90,6 +129,85 @@ def convert(model: Path, output: Path, **options: Any) -> int:
       edgeprune convert model.keras --to coreml --image-input image --scale 0.00784314 --offset -1 \\
           --class-labels labels.txt -o Photo.mlpackage
     """
-    from edgeprune.commands.export_verbs import convert_verb
+    wanted = _Wanted(**options)  # type: ignore[arg-type]
+    entry = _converted(model, output, wanted)
+    if wanted.as_json:
+        body = {
+            "schema_version": 1,
+            "input": {"path": str(model), "sha256": sha256_of(model)},
+            "output": asdict(entry),
+        }
+        click.echo(json.dumps(body, indent=2, allow_nan=False))
+    else:
+        from edgeprune.report.agreement_report import export_text
 
-    return convert_verb(model, output, **options)
+        click.echo(export_text(entry, wanted.metric))
+    return 0
+
+
+def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
+    """What can be known first is checked before TensorFlow starts."""
+    from edgeprune.converters.conversion import ConvertOptions, check_conversion, convert
+    from edgeprune.converters.exports import SUFFIXES
+    from edgeprune.host.outputs import check_output_file
+    from edgeprune.host.progress import Progress
+    from edgeprune.maker.keras.model_files import load_convertible
+    from edgeprune.maker.training.datasets import load_split
+
+    options = ConvertOptions(
+        io_type=wanted.io_type,
+        float_fallback=wanted.float_fallback,
+        calibration_samples=wanted.samples,
+        seed=wanted.seed,
+        coreml=_coreml(wanted),
+        tolerance=wanted.tolerance,
+        bisect=wanted.bisect,
+        codecs=wanted.codecs,
+    )
+    check_output_file(output, overwrite=wanted.overwrite, suffix=SUFFIXES[Format(wanted.to)])
+    check_conversion(output, wanted.precision, options, calibrated=wanted.calibration is not None)
+    progress = Progress(quiet=wanted.quiet)
+    progress.begin(f"load {path.name}")
+    model = load_convertible(path, trust_code=wanted.trust_code, custom=wanted.custom)
+    scaling = {"scale": wanted.scale, "offset": wanted.offset}
+    calibration = load_split(wanted.calibration, model, None, **scaling) if wanted.calibration else None
+    samples = load_split(wanted.data, model, wanted.metric, **scaling) if wanted.data else None
+    progress.end()
+    return convert(
+        model,
+        output,
+        precision=wanted.precision,
+        calibration=calibration,
+        samples=samples,
+        metric=wanted.metric if samples else None,
+        options=options,
+        overwrite=wanted.overwrite,
+        progress=progress,
+    )
+
+
+def _coreml(wanted: _Wanted) -> CoreMlOptions:
+    from edgeprune.converters.packaging import PackageOptions, bias_of
+
+    package = PackageOptions(
+        deployment_target=wanted.deployment_target,
+        image_input=wanted.image_input,
+        color=Color(wanted.color) if wanted.color else None,
+        class_labels=wanted.class_labels,
+        author=wanted.author or "",
+        license=wanted.license or "",
+        description=wanted.description or "",
+        version=wanted.version or "",
+    )
+    _refuse_misplaced(wanted, package)
+    bias = (wanted.offset,) if wanted.image_bias is None else bias_of(wanted.image_bias)
+    return package.resolved(scale=wanted.scale, bias=bias)
+
+
+def _refuse_misplaced(wanted: _Wanted, package: PackageOptions) -> None:
+    if wanted.image_bias is not None and wanted.image_input is None:
+        raise UsageError("--image-bias belongs to --image-input NAME; add it")
+    if Format(wanted.to) is not Format.COREML:
+        for name in package.given():
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} is for --to coreml; a .tflite file has no place for it")

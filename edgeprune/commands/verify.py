@@ -2,14 +2,48 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
+from edgeprune.artifact import sha256_of
 from edgeprune.commands.options import PATH, TOLERANCE, common_options
+from edgeprune.errors import ConversionError, UsageError
+
+if TYPE_CHECKING:
+    from edgeprune.agreement import Agreement
+    from edgeprune.maker.keras.types import AnyModel
+    from edgeprune.maker.training.datasets import Samples
 
 __all__ = ["verify"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """The options as they were typed."""
+
+    against: Path
+    data: Path | None
+    metric: str | None
+    scale: float
+    offset: float
+    image_bias: str | None
+    tolerance: float | None
+    bisect: bool
+    as_json: bool
+    quiet: bool
+    trust_code: bool
+    custom: tuple[Path, ...]
+
+    @property
+    def bias(self) -> tuple[float, ...]:
+        """What is added to a picture's channels."""
+        from edgeprune.converters.packaging import bias_of
+
+        return (self.offset,) if self.image_bias is None else bias_of(self.image_bias)
 
 
 @click.command()
@@ -23,7 +57,7 @@ __all__ = ["verify"]
 @TOLERANCE
 @click.option("--bisect", is_flag=True, help="Name the first layer that departs from the model.")
 @common_options("scale", "offset", "json", "quiet", "trust", "custom")
-def verify(exported: Path, **options: Any) -> int:
+def verify(exported: Path, **options: object) -> int:
     """Does EXPORTED (.tflite or .mlpackage, made by anyone) compute what a Keras model computes?
 
     A .tflite file runs in the installed interpreters. A Core ML package runs in Core ML on a Mac; elsewhere the
@@ -37,6 +71,75 @@ def verify(exported: Path, **options: Any) -> int:
       edgeprune verify Model.mlpackage --against model.keras --bisect
       edgeprune verify Photo.mlpackage --against model.keras --scale 0.00784314 --offset -1   (image input)
     """
-    from edgeprune.commands.verify_verbs import verify_verb
+    wanted = _Wanted(**options)  # type: ignore[arg-type]
+    found = _verified(exported, wanted)
+    if wanted.as_json:
+        click.echo(json.dumps(_json(exported, found, wanted), indent=2, allow_nan=False))
+    else:
+        from edgeprune.report.agreement_report import agreement_text
 
-    return verify_verb(exported, **options)
+        click.echo(agreement_text(found, exported.name, wanted.against.name))
+    if found.reason is not None:
+        raise ConversionError(f"{found.reason}{_advice(found, wanted)}")
+    return 0
+
+
+def _verified(path: Path, wanted: _Wanted) -> Agreement:
+    """What can be known first is checked before TensorFlow starts."""
+    if wanted.metric is not None and wanted.data is None:
+        raise UsageError("--metric needs --data TEST.npz with the targets in y")
+    from edgeprune.converters.parity import check_tolerance
+    from edgeprune.converters.verification import check_scale, open_exported, verify
+    from edgeprune.host.progress import Progress
+    from edgeprune.maker.keras.model_files import load_convertible
+
+    check_tolerance(wanted.tolerance)
+    check_scale(wanted.scale)
+    exported = open_exported(path)
+    if wanted.image_bias is not None and not (exported.pictures and len(exported.inputs) == 1):
+        raise UsageError(f"--image-bias is for a package whose only input takes pictures; {path} has no such input")
+    bias = wanted.bias
+    progress = Progress(quiet=wanted.quiet)
+    progress.begin(f"load {wanted.against.name}")
+    model = load_convertible(wanted.against, trust_code=wanted.trust_code, custom=wanted.custom)
+    samples = _samples(wanted.data, model, wanted) if wanted.data else None
+    progress.end()
+    progress.begin(f"run {path.name} and the model")
+    found = verify(
+        exported,
+        model,
+        samples=samples,
+        metric=wanted.metric,
+        scale=wanted.scale,
+        bias=bias,
+        tolerance=wanted.tolerance,
+        bisect=wanted.bisect,
+        on_progress=progress.advance,
+    )
+    progress.end()
+    return found
+
+
+def _samples(data: Path, model: AnyModel, wanted: _Wanted) -> Samples:
+    """The samples of --data; with --image-bias each channel gets its own offset."""
+    from edgeprune.maker.training.datasets import load_split
+
+    if wanted.image_bias is None:
+        return load_split(data, model, wanted.metric, scale=wanted.scale, offset=wanted.offset)
+    raw = load_split(data, model, wanted.metric)
+    return raw.scaled(wanted.scale, wanted.bias)
+
+
+def _json(path: Path, found: Agreement, wanted: _Wanted) -> dict[str, object]:
+    body = found.to_json()
+    against = {"path": str(wanted.against), "sha256": sha256_of(wanted.against)}
+    file = {**body.pop("file"), "sha256": sha256_of(path)}
+    return {"schema_version": 1, "file": file, "against": against, **body}
+
+
+def _advice(found: Agreement, wanted: _Wanted) -> str:
+    """What to type next."""
+    where = "" if wanted.bisect else "; add --bisect to learn from which layer on"
+    if found.pictures and wanted.scale == 1 and wanted.bias == (0.0,):
+        where += "; its image input takes pixels: give the scaling of the model's input with --scale and --offset"
+    return where

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeprune.converters.bisect import Departure, _Played, find_departure, layer_outputs, match_layers
+from edgeprune.agreement import Departure
+from edgeprune.converters.bisect import _Played, find_departure, layer_outputs, match_layers
 from edgeprune.errors import Unsupported
 
 RNG = np.random.default_rng(0)

@@ -12,9 +12,10 @@ import pytest
 from places import TESTS
 
 from edgeprune.artifact import Format, Precision, sha256_of
+from edgeprune.converters.exports import check_export, check_io_type
 from edgeprune.converters.frozen import FrozenGraph, FrozenTensor, batch_one_shapes
 from edgeprune.converters.refusals import one_line
-from edgeprune.converters.session import Converter, check_export, check_io_type
+from edgeprune.converters.session import Converter
 from edgeprune.converters.tflite import positive_zeros
 from edgeprune.errors import ConversionError, Unsupported, UsageError
 from edgeprune.formats.tflite import read_graph

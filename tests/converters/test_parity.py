@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edgeprune.converters.evaluation import strays
+from edgeprune.converters.exports import EXPORTS
 from edgeprune.converters.parity import compare_outputs, refuse_senseless, shows_nothing, spread_sqnr_db, sqnr_db
-from edgeprune.converters.session import EXPORTS
 from edgeprune.errors import ConversionError
 from edgeprune.ledger import schema_path
 

@@ -11,9 +11,9 @@ import pytest
 
 from edgeprune.artifact import Format, Precision
 from edgeprune.converters import coreml
+from edgeprune.converters.exports import EXPORTS
 from edgeprune.converters.frozen import FrozenGraph, freeze
 from edgeprune.converters.packaging import CoreMlOptions
-from edgeprune.converters.session import EXPORTS
 from edgeprune.formats.coreml.constexpr import DECODERS, decode
 from edgeprune.formats.coreml.mil import read_coreml
 from edgeprune.formats.coreml.storage import constants_of, storage_of

@@ -1,4 +1,4 @@
-"""Entries of a ledger out of what was found: a file, what a recipe asked for, where model and data came from."""
+"""Entries of a ledger out of what was found: what a recipe asked for, where model and data came from."""
 
 from __future__ import annotations
 
@@ -6,45 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgeprune.artifact import Artifact, Format, sha256_of
-from edgeprune.checker.size.accounting import SizeReport
-from edgeprune.converters.evaluation import Evaluated
-from edgeprune.converters.file_checks import INTEGER, float_ops
-from edgeprune.ledger import ArtifactEntry, MetricValue, oldest_runtime
+from edgeprune.artifact import Format, sha256_of
 from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, Recipe, Step
 from edgeprune.maker.training.datasets import Samples
-from edgeprune.maker.training.metrics import Metric
-from edgeprune.runtime.session import installed_runtimes
 
-__all__ = ["artifact_entry", "asked_of", "data_facts", "input_facts"]
-
-
-def artifact_entry(
-    name: str, artifact: Artifact, size: SizeReport, found: Evaluated, metric: Metric, *, exported: bool
-) -> ArtifactEntry:
-    """A file of the run, called `name` in the ledger."""
-    value = None
-    if found.value is not None:
-        value = MetricValue(
-            name=metric.name, value=found.value, samples=found.samples, file=name, runtime=found.runtime
-        )
-    return ArtifactEntry(
-        path=name,
-        format=str(artifact.format),
-        precision=str(artifact.precision),
-        sha256=artifact.sha256,
-        raw_bytes=size.raw_bytes,
-        download_bytes=size.download_bytes,
-        sparsity=size.graph.sparsity if size.graph else None,
-        macs=size.graph.macs if size.graph else None,
-        metric=value,
-        metric_note=found.note,
-        parity=found.parity or None,
-        runtimes=list(found.runs),
-        exported=exported,
-        oldest_runtime=oldest_runtime(found.runs, installed_runtimes()),
-        float_ops=list(float_ops(size.graph)) if size.graph and artifact.precision in INTEGER else [],
-    )
+__all__ = ["asked_of", "data_facts", "input_facts"]
 
 
 def asked_of(recipe: Recipe) -> dict[str, Any]:

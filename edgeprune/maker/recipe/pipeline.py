@@ -12,19 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.artifact import Artifact, Format, Precision
+from edgeprune.artifact import Format, Precision
 from edgeprune.checker.latency.estimate import estimate_latency
 from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.checker.latency.measure import compare_latency
 from edgeprune.checker.latency.profiles import find_profile
-from edgeprune.checker.size.accounting import measure_size
-from edgeprune.checker.size.codecs import with_quick
-from edgeprune.converters.evaluation import evaluate_file
-from edgeprune.converters.file_checks import INTEGER
+from edgeprune.converters.exported import measure_export
+from edgeprune.converters.exports import INTEGER, SUFFIXES
 from edgeprune.converters.packaging import ImageInput
-from edgeprune.converters.session import SUFFIXES, Converter
+from edgeprune.converters.session import Converter, Exported
 from edgeprune.errors import EdgepruneError, Unsupported
-from edgeprune.formats.coreml.storage import storage_of
 from edgeprune.host.progress import Progress
 from edgeprune.ledger import ArtifactEntry, Estimate, Ledger, Stage
 from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, input_specs, predict, save_model
@@ -33,7 +30,7 @@ from edgeprune.maker.pruning.channel.rounds import prune_in_rounds
 from edgeprune.maker.pruning.magnitude import PruneReport, PruneResult, prune_magnitude
 from edgeprune.maker.pruning.masked_training import finetune, prune_while_training
 from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
-from edgeprune.maker.recipe.entries import artifact_entry, asked_of, data_facts, input_facts
+from edgeprune.maker.recipe.entries import asked_of, data_facts, input_facts
 from edgeprune.maker.recipe.latency_search import covered_estimate, prune_to_latency
 from edgeprune.maker.recipe.prepare import (
     Prepared,
@@ -226,7 +223,7 @@ class _Run:
         """Export the current model, run the file over the test split, and account for it."""
         path = self.folder / "stages" / f"{self.stem}.{file_part(stage)}.{precision}.tflite"
         self.progress.begin(f"{stage}: tflite {precision}")
-        artifact = self.converter.export(
+        made = self.converter.export(
             self.model,
             path,
             Format.TFLITE,
@@ -235,7 +232,7 @@ class _Run:
             calibration=self._calibration(quantize) if quantize else None,
             float_fallback=quantize.float_fallback if quantize else False,
         )
-        entry = self._evaluated(artifact, every_runtime=False)
+        entry = self._evaluated(made, every_runtime=self._ships(stage, precision))
         self.progress.end(_metric_note(entry))
         return entry
 
@@ -243,20 +240,23 @@ class _Run:
         assert self.prepared.train is not None
         return calibration_set(self.prepared.train, input_specs(self.model), step.samples, self.recipe.seed)
 
-    def _evaluated(self, artifact: Artifact, *, every_runtime: bool, image: ImageInput | None = None) -> ArtifactEntry:
-        size = measure_size(artifact.path, with_quick([self.recipe.budget.codec] if self.recipe.budget else []))
-        name = artifact.path.relative_to(self.folder).as_posix()
-        found = evaluate_file(
-            artifact,
+    def _evaluated(
+        self, made: Exported, *, every_runtime: bool, exported: bool = False, image: ImageInput | None = None
+    ) -> ArtifactEntry:
+        return measure_export(
+            made,
+            self.model,
             self.prepared.test,
-            input_specs(self.model),
-            self._keras_outputs(),
             self.metric,
+            name=made.path.relative_to(self.folder).as_posix(),
+            samples_are=f"samples of {self.prepared.test.path.name}",
+            exported=exported,
+            codecs=[self.recipe.budget.codec] if self.recipe.budget else [],
             every_runtime=every_runtime,
+            expected=self._keras_outputs(),
             image=image,
             on_progress=self.progress.advance,
         )
-        return artifact_entry(name, artifact, size, found, self.metric, exported=False)
 
     def _keras_outputs(self) -> dict[str, np.ndarray]:
         """The current Keras model over the test split, computed once for each model."""
@@ -315,34 +315,37 @@ class _Run:
 
     def _exports(self) -> None:
         for export in self.recipe.exports:
-            wanted = self._stage_of(export)
             path = self.folder / f"{self.stem}.{export.precision}{SUFFIXES[export.format]}"
             self.progress.begin(f"export {path.name}")
-            same = self._already_made(wanted, export)
-            if same is not None:
-                (self.folder / same.path).replace(path)
-                artifact = Artifact.of(path, export.format, export.precision)
-                entry = replace(self._evaluated(artifact, every_runtime=True), exported=True)
-                wanted.artifacts[wanted.artifacts.index(same)] = entry
-                if wanted.metric and wanted.metric.file == same.path:
-                    index = self.stages.index(wanted)
-                    self.stages[index] = replace(wanted, metric=entry.metric)
-            else:
-                entry = self._export_new(export, path)
-                wanted.artifacts.append(entry)
-            at = wanted.artifacts.index(entry)
-            entry = wanted.artifacts[at] = replace(entry, estimates=self._estimates(path))
+            number = next(n for n, stage in enumerate(self.stages) if stage.name == self._origin(export))
+            same = self._already_made(self.stages[number], export)
+            entry = self._export_new(export, path) if same is None else self._moved(same, path)
+            entry = replace(entry, estimates=self._estimates(path))
+            self.stages[number] = _with_export(self.stages[number], entry, in_place_of=same)
             self.progress.end(_metric_note(entry))
+
+    def _moved(self, same: ArtifactEntry, path: Path) -> ArtifactEntry:
+        """The file of a stage as an export: it was run on every runtime when it was made."""
+        (self.folder / same.path).replace(path)
+        metric = same.metric and replace(same.metric, file=path.name)
+        return replace(same, path=path.name, metric=metric, exported=True)
 
     def _estimates(self, path: Path) -> tuple[Estimate, ...]:
         """Its latency on each device of the recipe."""
         return tuple(estimate_latency(path, find_profile(device)) for device in self.recipe.latency.devices)
 
-    def _stage_of(self, export: ExportSpec) -> Stage:
-        """An integer .tflite belongs to the quantize stage, all others to the last stage before it."""
-        if export.format is Format.TFLITE and export.precision in INTEGER:
-            return self.stages[-1]
-        return [s for s in self.stages if s.kind != "quantize"][-1]
+    def _origin(self, export: ExportSpec) -> str:
+        """The stage of an export: an integer .tflite belongs to the quantize stage, all others to the last one before
+        it."""
+        names = ["dense", *(step.name for step in self.recipe.steps if not isinstance(step, QuantizeStep))]
+        quantized = [step.name for step in self.recipe.steps if isinstance(step, QuantizeStep)]
+        integer = export.format is Format.TFLITE and export.precision in INTEGER
+        return quantized[-1] if integer and quantized else names[-1]
+
+    def _ships(self, stage: str, precision: Precision) -> bool:
+        """Whether the .tflite file of a stage becomes an export, so that every runtime is tried on it at once."""
+        exports = [export for export in self.recipe.exports if export.format is Format.TFLITE]
+        return any(export.precision is precision and self._origin(export) == stage for export in exports)
 
     def _already_made(self, stage: Stage, export: ExportSpec) -> ArtifactEntry | None:
         if export.format is not Format.TFLITE:
@@ -351,11 +354,17 @@ class _Run:
 
     def _export_new(self, export: ExportSpec, path: Path) -> ArtifactEntry:
         options = coreml_options(self.recipe, export)
-        artifact = self.converter.export(self.model, path, export.format, export.precision, coreml=options)
-        if export.format is Format.TFLITE:
-            return replace(self._evaluated(artifact, every_runtime=True), exported=True)
-        entry = self._evaluated(artifact, every_runtime=True, image=options.image)
-        return replace(entry, sparsity=storage_of(path).sparsity, exported=True)
+        made = self.converter.export(self.model, path, export.format, export.precision, coreml=options)
+        return self._evaluated(made, every_runtime=True, exported=True, image=options.image)
+
+
+def _with_export(stage: Stage, entry: ArtifactEntry, *, in_place_of: ArtifactEntry | None) -> Stage:
+    """The stage with the record of an exported file, which may have been a file of the stage's own."""
+    if in_place_of is None:
+        return replace(stage, artifacts=[*stage.artifacts, entry])
+    artifacts = [entry if known is in_place_of else known for known in stage.artifacts]
+    stands = stage.metric is not None and stage.metric.file == in_place_of.path
+    return replace(stage, artifacts=artifacts, metric=entry.metric if stands else stage.metric)
 
 
 def _channels_note(report: ChannelReport | None) -> str:

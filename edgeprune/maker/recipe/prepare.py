@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgeprune.artifact import Format
+from edgeprune.artifact import Color, Format
 from edgeprune.checker.latency.latency_targets import target_profile
+from edgeprune.converters.exports import check_export
 from edgeprune.converters.packaging import CoreMlOptions, ImageInput, check_ends, read_labels
-from edgeprune.converters.session import check_export
 from edgeprune.errors import MissingExtra, RecipeError, UsageError
 from edgeprune.maker.keras.model_files import load_model
 from edgeprune.maker.keras.models import count_parameters, input_specs, refuse_half_precision
@@ -118,7 +118,7 @@ def coreml_options(recipe: Recipe, export: ExportSpec) -> CoreMlOptions:
     image = None
     if export.image_input is not None:
         image = ImageInput(
-            name=export.image_input, scale=recipe.data.scale, bias=(recipe.data.offset,), color=export.color
+            name=export.image_input, scale=recipe.data.scale, bias=(recipe.data.offset,), color=Color(export.color)
         )
     return CoreMlOptions(
         target=export.deployment_target,

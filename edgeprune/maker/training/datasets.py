@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,12 @@ class Samples:
         """The samples at `indices`, in that order."""
         targets = None if self.targets is None else self.targets[indices]
         return Samples(path=self.path, inputs={k: v[indices] for k, v in self.inputs.items()}, targets=targets)
+
+    def scaled(self, scale: float, bias: Sequence[float]) -> Samples:
+        """The same with inputs of value * scale + bias, one bias or one for each channel, as float32."""
+        shift = np.asarray(bias)
+        inputs = {name: (values * scale + shift).astype(np.float32) for name, values in self.inputs.items()}
+        return Samples(path=self.path, inputs=inputs, targets=self.targets)
 
     def some(self, count: int, rng: np.random.Generator) -> Samples:
         """At most `count` samples, drawn without replacement."""

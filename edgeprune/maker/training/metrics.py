@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, UsageError
+from edgeprune.host.toml_values import near
 
-__all__ = ["METRICS", "Metric"]
+__all__ = ["METRICS", "Metric", "find_metric"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,3 +77,12 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
+
+
+def find_metric(metric: Metric | str) -> Metric:
+    """The metric of this name; one that is a Metric already stays as it is. Raises UsageError for an unknown name."""
+    if isinstance(metric, Metric):
+        return metric
+    if metric not in METRICS:
+        raise UsageError(f"unknown metric {metric!r}{near(metric, METRICS)}; known: {', '.join(METRICS)}")
+    return METRICS[metric]

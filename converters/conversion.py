@@ -1,0 +1,181 @@
+"""Convert a model in one call: a verified file on disk, and its record."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgeprune.artifact import Format, IoType, Precision
+from edgeprune.converters.exported import measure_export
+from edgeprune.converters.exports import INTEGER, SUFFIXES, USUAL, check_export, check_io_type, format_of
+from edgeprune.converters.packaging import CoreMlOptions, check_ends
+from edgeprune.converters.parity import check_tolerance
+from edgeprune.converters.session import Converter, Exported
+from edgeprune.converters.trial_inputs import trial_samples
+from edgeprune.converters.verification import BISECTED, bisect_file, opened
+from edgeprune.errors import UsageError
+from edgeprune.host.interrupts import scratch_folder
+from edgeprune.host.outputs import check_output_file, put_in_place
+from edgeprune.host.progress import Progress
+from edgeprune.ledger import ArtifactEntry
+from edgeprune.maker.keras.model_files import load_convertible
+from edgeprune.maker.keras.models import input_specs, refuse_half_precision
+from edgeprune.maker.keras.types import AnyModel
+from edgeprune.maker.training.datasets import Samples, calibration_set, check_targets
+from edgeprune.maker.training.metrics import Metric, find_metric
+from edgeprune.report.agreement_report import departure_lines
+
+__all__ = ["ConvertOptions", "check_conversion", "convert"]
+
+Calibration = Samples | Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertOptions:
+    """How a file is made and judged.
+
+    Of .tflite files: `io_type` is what inputs and outputs of int8 (float32, int8) and int16x8 (float32, int16) are;
+    with `float_fallback` operations without an integer kernel stay in float; `calibration_samples` of the calibration
+    set, drawn with `seed`, set the scales. `coreml` is what a package tells the app. `tolerance` is the largest
+    difference allowed, as a share of the output range (None: by precision); with `bisect` the error of a file that
+    departs names the first layer that does. The file is compressed by the quick codecs and by `codecs`.
+    """
+
+    io_type: IoType | str = IoType.FLOAT32
+    float_fallback: bool = False
+    calibration_samples: int = 200
+    seed: int = 0
+    coreml: CoreMlOptions = field(default_factory=CoreMlOptions)
+    tolerance: float | None = None
+    bisect: bool = False
+    codecs: tuple[str, ...] = ()
+
+
+def convert(
+    model: AnyModel | str | Path,
+    path: str | Path,
+    *,
+    precision: Precision | str | None = None,
+    calibration: Calibration | None = None,
+    samples: Samples | None = None,
+    metric: Metric | str | None = None,
+    options: ConvertOptions | None = None,
+    overwrite: bool = False,
+    converter: Converter | None = None,
+    progress: Progress | None = None,
+) -> ArtifactEntry:
+    """Write the .tflite file or .mlpackage folder `path` made from a Keras model (or the model file at a path), and
+    return its record: size, zeros, parity with the model, what ran it, and the score.
+
+    `precision` is float32 for .tflite and float16 for .mlpackage unless given; int8 and int16x8 of .tflite need
+    `calibration`: training samples, or arrays [samples, ...] by input name. The file is held against the model on
+    `samples`, else on a few random ones, and scored by `metric` where the samples have targets. A `converter` serves
+    several calls. Raises UsageError for what cannot be asked, ConversionError for a file that departs from its model;
+    nothing is left at `path` then.
+    """
+    wanted, out, shown = options or ConvertOptions(), Path(path), progress or Progress(quiet=True)
+    model_format, chosen = check_conversion(out, precision, wanted, calibrated=calibration is not None)
+    check_output_file(out, overwrite=overwrite, suffix=SUFFIXES[model_format])
+    source = load_convertible(Path(model)) if isinstance(model, str | Path) else model
+    if model_format is Format.TFLITE:
+        refuse_half_precision(source)
+    check_ends(input_specs(source), [tuple(t.shape) for t in source.outputs], wanted.coreml)
+    scored = find_metric(metric) if metric is not None else None
+    if samples is not None and scored is not None:
+        check_targets(samples, tuple(source.outputs[0].shape), scored.name)
+    place_of = scratch_folder(".edgeprune.", out.absolute().parent)
+    own = contextlib.nullcontext(converter) if converter else Converter()
+    with own as working, place_of as place:
+        shown.begin(f"convert to {model_format} {chosen}")
+        made = working.export(
+            source,
+            place / out.name,
+            model_format,
+            chosen,
+            io_type=str(wanted.io_type),
+            calibration=_calibration(calibration, source, wanted),
+            coreml=wanted.coreml,
+            float_fallback=wanted.float_fallback,
+        )
+        shown.end()
+        shown.begin("run the file")
+        entry = _judged(made, source, samples, scored, wanted, shown)
+        shown.end()
+        put_in_place(made.path, out, place / "old")
+    return replace(entry, path=str(out), metric=entry.metric and replace(entry.metric, file=str(out)))
+
+
+def check_conversion(
+    path: Path, precision: Precision | str | None, options: ConvertOptions, *, calibrated: bool
+) -> tuple[Format, Precision]:
+    """The format by the ending of `path`, and the precision. Raises UsageError for what cannot be made."""
+    model_format = format_of(path)
+    chosen = _precision(precision) if precision is not None else USUAL[model_format]
+    check_export(model_format, chosen, options.coreml.target)
+    check_io_type(model_format, chosen, str(options.io_type))
+    check_tolerance(options.tolerance)
+    if model_format is Format.TFLITE and chosen in INTEGER and not calibrated:
+        raise UsageError(
+            f"{chosen} needs samples to learn the ranges of the activations: add --calibration TRAIN.npz, "
+            "or use --precision dynamic, which needs no data"
+        )
+    if options.calibration_samples < 1:
+        raise UsageError(f"--samples is at least 1; got {options.calibration_samples}")
+    return model_format, chosen
+
+
+def _precision(name: Precision | str) -> Precision:
+    if name not in list(Precision):
+        raise UsageError(f"unknown precision {name!r}; known: {', '.join(Precision)}")
+    return Precision(name)
+
+
+def _calibration(
+    given: Calibration | None, model: AnyModel, options: ConvertOptions
+) -> Mapping[str, np.ndarray] | None:
+    if isinstance(given, Samples):
+        return calibration_set(given, input_specs(model), options.calibration_samples, options.seed)
+    return given
+
+
+def _judged(
+    made: Exported,
+    model: AnyModel,
+    samples: Samples | None,
+    metric: Metric | None,
+    options: ConvertOptions,
+    progress: Progress,
+) -> ArtifactEntry:
+    image = options.coreml.image
+    trial = samples or trial_samples(
+        model,
+        scale=image.scale if image else 1.0,
+        bias=image.bias if image else (0.0,),
+        pictures=image.name if image else None,
+    )
+
+    def where() -> str:
+        """The first layer that departs, in words."""
+        if not options.bisect:
+            return "add --bisect to learn from which layer on"
+        few = {n: trial.inputs[n][:BISECTED].astype(dtype) for n, (_, dtype) in input_specs(model).items()}
+        return "; ".join(departure_lines(bisect_file(opened(made), model, few, image=image), agrees=False))
+
+    return measure_export(
+        made,
+        model,
+        trial,
+        metric if samples is not None else None,
+        name=made.path.name,
+        samples_are="random samples" if samples is None else f"samples of {samples.path.name}",
+        exported=True,
+        codecs=options.codecs,
+        image=image,
+        tolerance=options.tolerance,
+        where=where,
+        on_progress=progress.advance,
+    )

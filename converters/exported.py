@@ -1,0 +1,105 @@
+"""The one record of a file that was made: its size, zeros, MACs, and whether it computes what its model computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from edgeprune.checker.size.accounting import SizeReport, measure_size
+from edgeprune.checker.size.codecs import with_quick
+from edgeprune.converters.evaluation import Evaluated, evaluate_file
+from edgeprune.converters.exports import INTEGER
+from edgeprune.converters.file_checks import float_ops, refuse_lost_sparsity
+from edgeprune.converters.packaging import ImageInput
+from edgeprune.converters.session import Exported
+from edgeprune.errors import ConversionError
+from edgeprune.formats.coreml.storage import storage_of
+from edgeprune.ledger import ArtifactEntry, MetricValue, oldest_runtime
+from edgeprune.maker.keras.models import input_specs, predict
+from edgeprune.maker.keras.types import AnyModel
+from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.metrics import Metric
+from edgeprune.runtime.session import installed_runtimes
+
+__all__ = ["measure_export"]
+
+
+def measure_export(
+    made: Exported,
+    model: AnyModel,
+    samples: Samples,
+    metric: Metric | None,
+    *,
+    name: str,
+    samples_are: str,
+    exported: bool,
+    codecs: Sequence[str] = (),
+    every_runtime: bool = True,
+    expected: Mapping[str, np.ndarray] | None = None,
+    image: ImageInput | None = None,
+    tolerance: float | None = None,
+    where: Callable[[], str] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ArtifactEntry:
+    """The record of a file, called `name` in it, that was made from `model`: run over `samples`, scored by `metric`
+    where there is one, compared with the model, and weighed.
+
+    It is compressed by the quick codecs and by `codecs`. `expected` are the model's outputs for the samples, where they are known; `where` adds to the reason of a file that
+    departs from its model. Raises ConversionError for a file that departs or has lost the zeros of its model.
+    """
+    known = predict(model, samples.inputs) if expected is None else expected
+    try:
+        found = evaluate_file(
+            made,
+            samples,
+            input_specs(model),
+            known,
+            metric,
+            every_runtime=every_runtime,
+            image=image,
+            tolerance=tolerance,
+            on_progress=on_progress,
+        )
+    except ConversionError as error:
+        raise ConversionError(f"{error}; {where()}" if where else str(error)) from error
+    size = measure_size(made.path, with_quick(codecs))
+    entry = _record(made, size, found, metric, name, samples_are if found.parity else None, exported)
+    refuse_lost_sparsity(made, entry.sparsity, model)
+    return entry
+
+
+def _record(
+    made: Exported,
+    size: SizeReport,
+    found: Evaluated,
+    metric: Metric | None,
+    name: str,
+    samples_are: str | None,
+    exported: bool,
+) -> ArtifactEntry:
+    storage = storage_of(made.path) if made.package else None
+    value = None
+    if metric is not None and found.value is not None:
+        value = MetricValue(
+            name=metric.name, value=found.value, samples=found.samples, file=name, runtime=found.runtime
+        )
+    return ArtifactEntry(
+        path=name,
+        format=str(made.format),
+        precision=str(made.precision),
+        sha256=made.sha256,
+        raw_bytes=size.raw_bytes,
+        download_bytes=size.download_bytes,
+        sparsity=storage.sparsity if storage else size.graph.sparsity if size.graph else None,
+        macs=size.graph.macs if size.graph else None,
+        metric=value,
+        metric_note=found.note,
+        parity=found.parity or None,
+        parity_on=samples_are,
+        runtimes=list(found.runs),
+        exported=exported,
+        oldest_runtime=oldest_runtime(found.runs, installed_runtimes()),
+        float_ops=list(float_ops(size.graph)) if size.graph and made.precision in INTEGER else [],
+        weights=storage.encodings if storage else None,
+    )

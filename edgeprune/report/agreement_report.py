@@ -1,0 +1,97 @@
+"""A file that was made, and one held against its model, in words."""
+
+from __future__ import annotations
+
+import math
+
+from edgeprune.agreement import Agreement, Departure
+from edgeprune.ledger import POOR_SQNR_DB, ArtifactEntry, OutputParity
+from edgeprune.units import format_bytes
+
+__all__ = ["agreement_text", "departure_lines", "export_text"]
+
+
+def export_text(entry: ArtifactEntry, metric: str) -> str:
+    """What `convert` tells of its file; `metric` is the one that was or would have been taken."""
+    lines = [*_size_lines(entry), *_parity_lines(entry), *_runtime_lines(entry)]
+    if entry.metric is not None:
+        lines.append(
+            f"{metric} of the exported file: {entry.metric.value:.4f} on {entry.metric.samples:,} samples, "
+            f"by {entry.metric.runtime}"
+        )
+    else:
+        note = entry.metric_note or "not measured"
+        lines.append(f"{metric} {note.replace('no targets', 'add --data TEST.npz with targets in y')}")
+    return "\n".join([*lines, f"Written: {entry.path}"])
+
+
+def _size_lines(entry: ArtifactEntry) -> list[str]:
+    codecs = ", ".join(f"{name} {format_bytes(count)}" for name, count in entry.download_bytes.items())
+    lines = [f"install {format_bytes(entry.raw_bytes)}; download: {codecs}"]
+    if entry.sparsity is not None:
+        lines.append(f"zeros in the file's weights: {entry.sparsity:.2%}")
+    if entry.weights:
+        lines.append("weight tensors: " + ", ".join(f"{count} as {how}" for how, count in entry.weights.items()))
+    return lines
+
+
+def _parity_lines(entry: ArtifactEntry) -> list[str]:
+    parity = entry.parity or ()
+    lines = [_parity_line(item, entry.parity_on or "samples") for item in parity]
+    if any(item.is_poor for item in parity):
+        lines.append(
+            f"the error is large (SQNR below {POOR_SQNR_DB:g} dB): measure with --data, or choose a finer precision"
+        )
+    return lines
+
+
+def _runtime_lines(entry: ArtifactEntry) -> list[str]:
+    ran = [f"{run.name} {run.version}" for run in entry.runtimes if run.ran]
+    lines = [f"runs on: {', '.join(ran)}"] if ran else []
+    lines += [f"does not run on {run.name} {run.version}: {run.reason}" for run in entry.runtimes if not run.ran]
+    lines += [f"oldest runtime that ran it: {entry.oldest_runtime}"] if entry.oldest_runtime else []
+    return lines + ([f"computes in float: {', '.join(entry.float_ops)}"] if entry.float_ops else [])
+
+
+def _parity_line(item: OutputParity, on: str, other: str | None = None) -> str:
+    """One output's differences in words."""
+    named = f"{item.output!r}" + (f" (in the file {other!r})" if other and other != item.output else "")
+    share = "" if item.relative_error is None else f" ({item.relative_error:.2g} of it)"
+    agreement = "" if item.agreement is None else f", same top class for {item.agreement:.2%}"
+    noise = "equal" if item.sqnr_db is None else f"SQNR {item.sqnr_db:.1f} dB"
+    return (
+        f"output {named} against the model on {item.samples:,} {on}: largest difference {item.max_error:.3g}, "
+        f"mean {item.mean_error:.3g}, range {item.range:.3g}{share}, {noise}{agreement}"
+    )
+
+
+def agreement_text(found: Agreement, file: str, model: str) -> str:
+    """What `verify` tells of the file called `file` against the model called `model`."""
+    ran = [f"{run.name} {run.version}" for run in found.runtimes if run.ran]
+    lines = [f"{file} ({found.format}, {found.precision}) against {model}, run by {ran[-1]}"]
+    lines += [f"also runs on {name}" for name in ran[:-1]]
+    lines += [f"does not run on {run.name} {run.version}: {run.reason}" for run in found.runtimes if not run.ran]
+    lines += [_parity_line(item, found.samples_are, found.pairs[item.output]) for item in found.parity]
+    if found.metric is not None and found.value is not None and found.model_value is not None:
+        scores = f"model {found.model_value:.4f}, file {found.value:.4f}"
+        lines.append(f"{found.metric}: {scores} on {found.samples:,} {found.samples_are}")
+    if found.reordered:
+        lines.append("its outputs stand in another order than the model's: an app that goes by position gets others")
+    lines += [f"image input {name!r}: {how}" for name, how in found.pictures.items()]
+    lines += [f"not bisected: {found.bisect_note}"] if found.bisect_note else []
+    lines += departure_lines(found.departure, agrees=found.agrees)
+    return "\n".join([*lines, "agrees" if found.agrees else "does not agree"])
+
+
+def departure_lines(departure: Departure | None, *, agrees: bool) -> list[str]:
+    """What a bisection found; nothing where there was none."""
+    if departure is None:
+        return []
+    if departure.first is None:
+        return [f"all {len(departure.layers)} layers agree, or are fused into layers that do"]
+    first = departure.first
+    sound = f"the last that agrees before it is {departure.last_sound!r}" if departure.last_sound else "none before it"
+    known = first.sqnr_db is not None and math.isfinite(first.sqnr_db)
+    noise = f" (closest tensor of the file: SQNR {first.sqnr_db:.1f} dB)" if known else ""
+    what = "first layer that is not close to the model" if agrees else "first layer that departs"
+    return [f"{what}: {first.layer!r} ({first.kind}){noise}; {sound}"]
