@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["convert"]
 
-WRITTEN = [model_format for model_format in Format if model_format is not Format.KERAS]
+WRITTEN = [word.value for word in Format if word is not Format.KERAS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class _Wanted:
 @click.option("--to", "to", type=click.Choice(WRITTEN), required=True, help="Format of the output.")
 @click.option(
     "--precision",
-    type=click.Choice(list(Precision)),
+    type=click.Choice([word.value for word in Precision]),
     metavar="NAME",
     help="tflite: float32 (default), float16, dynamic, int8, int16x8. coreml: float32, float16 (default), int8, "
     "palette2, palette4, palette6, palette8, sparse; from iOS18 sparse-int8, sparse-palette4, -palette6, -palette8.",
@@ -76,8 +76,8 @@ class _Wanted:
 @click.option("--samples", type=int, default=200, show_default=True, help="How many calibration samples to use.")
 @click.option(
     "--io-type",
-    type=click.Choice(list(IoType)),
-    default=IoType.FLOAT32,
+    type=click.Choice([word.value for word in IoType]),
+    default=IoType.FLOAT32.value,
     show_default=True,
     help="Inputs and outputs of tflite int8 (float32, int8) and int16x8 (float32, int16).",
 )
@@ -86,8 +86,8 @@ class _Wanted:
 )
 @click.option(
     "--deployment-target",
-    type=click.Choice(list(DeploymentTarget)),
-    default=DeploymentTarget.IOS16,
+    type=click.Choice([word.value for word in DeploymentTarget]),
+    default=DeploymentTarget.IOS16.value,
     show_default=True,
     help="coreml: oldest iOS that must run the package.",
 )
@@ -99,7 +99,7 @@ class _Wanted:
 @click.option("--image-bias", metavar="B,B,B", help="coreml: an offset for each channel, instead of --offset.")
 @click.option(
     "--color",
-    type=click.Choice(list(Color)),
+    type=click.Choice([word.value for word in Color]),
     help="coreml: order of the channels that the model was trained with.  [default: RGB]",
 )
 @click.option(
