@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeprune.agreement import Departure, LayerMatch
+from edgeprune.checker.agreement import Departure, LayerMatch
 from edgeprune.converters.parity import sqnr_db
 from edgeprune.errors import Unsupported
 from edgeprune.maker.keras.models import input_specs, keras_module

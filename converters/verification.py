@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeprune.agreement import Agreement, Departure
 from edgeprune.artifact import Format
+from edgeprune.checker.agreement import Agreement, Departure
 from edgeprune.converters.bisect import find_departure, layer_outputs, match_layers
 from edgeprune.converters.evaluation import pixels_of, run_on_runtimes, run_package
 from edgeprune.converters.evaluator.arguments import UnknownOperationError

@@ -170,11 +170,11 @@ def one_converter(converter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         ) -> None:
             return None
 
-    from edgeprune.converters import session
+    from edgeprune.converters import conversion, session
     from edgeprune.maker.recipe import pipeline
 
-    monkeypatch.setattr(session, "Converter", Borrowed)
-    monkeypatch.setattr(pipeline, "Converter", Borrowed)
+    for module in (conversion, pipeline, session):
+        monkeypatch.setattr(module, "Converter", Borrowed)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups

@@ -16,7 +16,7 @@ from places import ROOT, TESTS
 
 # Who may be imported by whom: each room from those before it, and from itself. The longest matching prefix counts.
 RANKS: tuple[tuple[str, ...], ...] = (
-    ("edgeprune.errors", "edgeprune.units", "edgeprune.artifact", "edgeprune.ledger", "edgeprune.agreement"),  # words
+    ("edgeprune.errors", "edgeprune.units", "edgeprune.artifact", "edgeprune.ledger"),  # words
     ("edgeprune.host",),
     ("edgeprune.formats",),
     ("edgeprune.runtime",),

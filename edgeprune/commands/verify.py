@@ -14,7 +14,7 @@ from edgeprune.commands.options import PATH, TOLERANCE, common_options
 from edgeprune.errors import ConversionError, UsageError
 
 if TYPE_CHECKING:
-    from edgeprune.agreement import Agreement
+    from edgeprune.checker.agreement import Agreement
     from edgeprune.maker.keras.types import AnyModel
     from edgeprune.maker.training.datasets import Samples
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from edgeprune.agreement import Agreement, Departure
+from edgeprune.checker.agreement import Agreement, Departure
 from edgeprune.ledger import POOR_SQNR_DB, ArtifactEntry, OutputParity
 from edgeprune.units import format_bytes
 

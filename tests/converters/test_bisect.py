@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeprune.agreement import Departure
+from edgeprune.checker.agreement import Departure
 from edgeprune.converters.bisect import _Played, find_departure, layer_outputs, match_layers
 from edgeprune.errors import Unsupported
 
