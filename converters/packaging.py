@@ -93,7 +93,7 @@ class PackageOptions:
                 raise UsageError("--scale 0 makes every picture the same; give another number")
             image = ImageInput(name=self.image_input, scale=scale, bias=bias, color=self.color or Color.RGB)
         elif self.color is not None:
-            raise UsageError("--color (in a recipe: color) is that of pictures: add --image-input NAME (image_input)")
+            raise UsageError("--color belongs to --image-input NAME (in a recipe: color, image_input); add it")
         return CoreMlOptions(
             target=self.deployment_target,
             image=image,

@@ -385,7 +385,7 @@ class TestConvert:
         assert (outcome.code, outcome.err) == (0, "")
         facts = json.loads(outcome.out)["output"]
         assert (facts["path"], facts["precision"], facts["metric"]["samples"]) == (str(target), "int8", 48)
-        assert facts["parity_on"] == "samples of --data"
+        assert facts["parity_on"] == "samples of test.npz"
         assert all(run["ran"] for run in facts["runtimes"])
         first, number = next(iter(installed_runtimes().items()))
         assert (facts["oldest_runtime"], facts["float_ops"]) == (f"{first} {number}", [])

@@ -156,7 +156,7 @@ def test_bad_input(
     ("options", "code", "words"),
     [
         (("--to", "tflite", "--author", "me"), 2, ("--author is for --to coreml",)),
-        (("--to", "coreml", "--color", "BGR"), 2, ("belong to --image-input",)),
+        (("--to", "coreml", "--color", "BGR"), 2, ("--color belongs to --image-input",)),
         (("--to", "coreml", "--image-input", "photo"), 2, ("no such input; it has image",)),
         (("--to", "coreml", "--image-input", "image"), 2, ("--color GRAYSCALE",)),
         (("--to", "coreml", "--image-input", "image", "--image-bias", "a"), 2, ("--image-bias is one number",)),
