@@ -66,14 +66,18 @@ def measured(name: str, model: Any, converter: Timed, folder: Path) -> bool:
     before = (time.process_time(), reaped_seconds(), child_seconds(converter._child.pid), time.perf_counter())
     profile = cProfile.Profile() if os.environ.get("PROFILE") else None
     path = folder / f"{name}.tflite"
-    entry = profile.runcall(convert, model, path, converter=converter) if profile else convert(model, path, converter=converter)
+    entry = (
+        profile.runcall(convert, model, path, converter=converter)
+        if profile
+        else convert(model, path, converter=converter)
+    )
     after = (time.process_time(), reaped_seconds(), child_seconds(converter._child.pid), time.perf_counter())
     here, runtimes, inside, wall = (b - a for a, b in zip(before, after, strict=True))
-    beyond = here + runtimes
+    beyond, outside_s = here + runtimes, wall - converter.wall_s
     print(
         f"{name:14s} {entry.raw_bytes / 1e6:6.1f} MB  converter CPU {inside:6.2f} s; beyond {beyond:6.2f} s "
         f"(here {here:.2f}, runtimes {runtimes:.2f}): ratio {beyond / inside:.3f}   "
-        f"wall {converter.wall_s:.2f} + {wall - converter.wall_s:.2f} s: {(wall - converter.wall_s) / converter.wall_s:.3f}",
+        f"wall {converter.wall_s:.2f} + {outside_s:.2f} s: {outside_s / converter.wall_s:.3f}",
         flush=True,
     )
     if profile:

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgeprune.checker.agreement import Departure, LayerMatch
 from edgeprune.converters.parity import sqnr_db
 from edgeprune.errors import Unsupported
 from edgeprune.maker.keras.models import input_specs, keras_module
+from edgeprune.maker.keras.types import AnyModel, Node, Tensor
 
 __all__ = ["find_departure", "layer_outputs", "match_layers"]
 
-Array = npt.NDArray[Any]
+Array = np.ndarray
 # Smallest signal to noise ratio, decibels, at which a tensor counts as the layer's output.
 ENOUGH_DB = {"float32": 60.0, "float16": 40.0}
 ENOUGH_QUANTIZED_DB = 10.0
@@ -37,7 +36,7 @@ class _Played:
     feeds: tuple[int, ...]
 
 
-def layer_outputs(model: Any, inputs: Mapping[str, Array]) -> list[_Played]:
+def layer_outputs(model: AnyModel, inputs: Mapping[str, Array]) -> list[_Played]:
     """The output of each call of a layer, nested models opened, in order of execution.
 
     Raises Unsupported for a model that is no graph of layers.
@@ -53,9 +52,9 @@ def layer_outputs(model: Any, inputs: Mapping[str, Array]) -> list[_Played]:
         raise Unsupported(f"{name}: --bisect names layers of Functional or Sequential models, and this is neither")
     played: list[_Played] = []
     makers: dict[int, int] = {}
-    kept: list[Any] = []  # ids are of living tensors only
+    kept: list[object] = []  # ids are of living tensors only
 
-    def seen(node: Any, given: Sequence[Any], outputs: Sequence[Any]) -> None:
+    def seen(node: Node, given: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         feeds = tuple(sorted({makers[id(value)] for value in given if id(value) in makers}))
         kept.extend([*given, *outputs])
         if is_model(node.operation):

@@ -8,14 +8,14 @@ import struct
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgeprune.artifact import files_of
 from edgeprune.checker.size.codecs import CODECS
-from edgeprune.converters.frozen import FrozenGraph, thaw
+from edgeprune.converters.frozen import FrozenGraph, FrozenTensor, thaw
 from edgeprune.converters.packaging import CoreMlOptions
+from edgeprune.converters.types import Generated, GraphDef
 from edgeprune.formats.coreml.storage import storage_of
 
 __all__ = ["PREDICTED", "convert_coreml", "sparse_counterpart"]
@@ -86,12 +86,12 @@ def register_missing_operations() -> None:
     if "Erfc" in _TF_OPS_REGISTRY:
         return
 
-    def Erfc(context: Any, node: Any) -> None:  # noqa: N802  (registered under its name)
+    def Erfc(context: Generated, node: Generated) -> None:  # noqa: N802  (registered under its name)
         """Exact GELU: 1 - erf(x)."""
         x = context[node.inputs[0]]
         context.add(node.name, mb.sub(x=np.float32(1.0), y=mb.erf(x=x), name=node.name))
 
-    def LogicalAnd(context: Any, node: Any) -> None:  # noqa: N802
+    def LogicalAnd(context: Generated, node: Generated) -> None:  # noqa: N802
         """Attention masks arrive as numbers where a cast to bool was dropped on the way."""
         sides = [context[name] for name in node.inputs]
         x, y = (side if side.dtype == types.bool else mb.cast(x=side, dtype="bool") for side in sides)
@@ -99,7 +99,7 @@ def register_missing_operations() -> None:
 
     known_cast = _TF_OPS_REGISTRY["Cast"]
 
-    def Cast(context: Any, node: Any) -> None:  # noqa: N802
+    def Cast(context: Generated, node: Generated) -> None:  # noqa: N802
         """A mask of integers becomes one of truth values."""
         if node.attr["DstT"] != types.bool:
             known_cast(context, node)
@@ -111,7 +111,7 @@ def register_missing_operations() -> None:
     register_tf_op(LogicalAnd, override=True)
 
 
-def _weaken_masks(definition: Any) -> None:
+def _weaken_masks(definition: GraphDef) -> None:
     """Attention adds -1e9 or so to what a mask hides: -infinity in float16, and NaN where all is hidden. Keras's own
     float16 layers take -3e4 instead, which softmax turns into the same 0."""
     import tensorflow as tf
@@ -124,7 +124,7 @@ def _weaken_masks(definition: Any) -> None:
                 node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(weak))
 
 
-def _fits_half(operation: Any) -> bool:
+def _fits_half(operation: Generated) -> bool:
     """Whether an operation may compute in float16: a constant beyond its range would become infinite, and an attention
     mask (0 * -1e9) NaN."""
     for given in operation.inputs.values():
@@ -141,7 +141,7 @@ FUSES_SCALES = "common::fuse_elementwise_to_batchnorm"
 EXACT_SCALES = "edgeprune::exact_scales"
 
 
-def _pipeline(ct: Any) -> Any:
+def _pipeline(ct: Generated) -> Generated:
     """coremltools's own passes, and one behind that which turns `x * scale + shift` into a batch normalisation.
 
     It leaves the default epsilon of 1e-5 beside a variance of 1, so that every such layer, folded into a convolution or
@@ -152,7 +152,7 @@ def _pipeline(ct: Any) -> Any:
     from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY, register_pass
 
     class exact_scales(AbstractGraphPass):  # type: ignore[misc]  # noqa: N801  (registered under its name)
-        def apply(self, prog: Any) -> None:
+        def apply(self, prog: Generated) -> None:
             for function in prog.functions.values():
                 for op in [op for op in function.operations if op.op_type == "batch_norm"]:
                     parts = [getattr(op, name) for name in ("mean", "variance", "gamma")]
@@ -182,7 +182,7 @@ def _pipeline(ct: Any) -> Any:
     return pipeline
 
 
-def _input_type(ct: Any, tensor: Any, options: CoreMlOptions) -> Any:
+def _input_type(ct: Generated, tensor: FrozenTensor, options: CoreMlOptions) -> Generated:
     image = options.image
     if image is not None and image.name == tensor.name:
         layout = getattr(ct.colorlayout, image.color)
@@ -193,7 +193,7 @@ def _input_type(ct: Any, tensor: Any, options: CoreMlOptions) -> Any:
     return ct.TensorType(name=tensor.name, shape=tensor.shape, dtype=kind)
 
 
-def _classifier(ct: Any, function: Any, options: CoreMlOptions) -> Any:
+def _classifier(ct: Generated, function: Generated, options: CoreMlOptions) -> Generated | None:
     if not options.class_labels:
         return None
     (output,) = function.outputs
@@ -204,16 +204,16 @@ def _classifier(ct: Any, function: Any, options: CoreMlOptions) -> Any:
     )
 
 
-def _compressed(model: Any, precision: str) -> Any:
+def _compressed(model: Generated, precision: str) -> Generated:
     import coremltools.optimize.coreml as cto
 
-    def everywhere(told: Any) -> Any:
+    def everywhere(told: Generated) -> Generated:
         return cto.OptimizationConfig(global_config=told)
 
     joint = precision.startswith("sparse-")
     if precision.startswith("sparse"):
         # A mask costs one bit an element, so float16 pays from 1/16 zeros on.
-        keep: Any = cto.OpThresholdPrunerConfig(
+        keep: Generated = cto.OpThresholdPrunerConfig(
             threshold=1e-12, minimum_sparsity_percentile=0.1, weight_threshold=SMALLEST_TENSOR
         )
         model = cto.prune_weights(model, everywhere(keep))
@@ -228,7 +228,7 @@ def _compressed(model: Any, precision: str) -> Any:
     return model
 
 
-def _write(model: Any, out: Path, graph: FrozenGraph, function: Any, options: CoreMlOptions) -> None:
+def _write(model: Generated, out: Path, graph: FrozenGraph, function: Generated, options: CoreMlOptions) -> None:
     import coremltools as ct
 
     spec = model.get_spec()
@@ -273,7 +273,9 @@ def _download(package: Path) -> int:
     return sum(CODECS["deflate"].compressed_bytes(file.read_bytes()) for file in files_of(package))
 
 
-def _output_renames(function: Any, spec: Any, graph: FrozenGraph, classifier: bool) -> list[tuple[str, str]]:
+def _output_renames(
+    function: Generated, spec: Generated, graph: FrozenGraph, classifier: bool
+) -> list[tuple[str, str]]:
     """(name given by the converter, name wanted). The converter calls outputs Identity, Identity_1, ... in the order
     in which the function returns them; a function that returns a dict returns it sorted by key."""
     made = [output.name for output in spec.description.output]

@@ -45,8 +45,9 @@ def measure_export(
     """The record of a file, called `name` in it, that was made from `model`: run over `samples`, scored by `metric`
     where there is one, compared with the model, and weighed.
 
-    It is compressed by the quick codecs and by `codecs`. `expected` are the model's outputs for the samples, where they are known; `where` adds to the reason of a file that
-    departs from its model. Raises ConversionError for a file that departs or has lost the zeros of its model.
+    It is compressed by the quick codecs and by `codecs`. `expected` are the model's outputs for the samples, where they
+    are known; `where` adds to the reason of a file that departs from its model. Raises ConversionError for a file that
+    departs or has lost the zeros of its model.
     """
     known = predict(model, samples.inputs) if expected is None else expected
     try:

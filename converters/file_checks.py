@@ -6,7 +6,6 @@ The file is read back with the checker's own reader; no interpreter runs.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from edgeprune.errors import ConversionError
 from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.coreml.storage import constants_of
 from edgeprune.formats.tflite import Graph, Op
+from edgeprune.maker.keras.types import AnyModel
 
 __all__ = [
     "FALLBACK_ADVICE",
@@ -119,7 +119,7 @@ def refuse_lost_package_weights(package: Package, expected: int) -> None:
     )
 
 
-def refuse_lost_sparsity(artifact: Artifact, found: float | None, model: Any) -> None:
+def refuse_lost_sparsity(artifact: Artifact, found: float | None, model: AnyModel) -> None:
     """Raise ConversionError when the file of a pruned model has far fewer zeros in its weights than the model.
 
     Palettes are left out: the entry that stands for most zeros need not be 0 itself.
@@ -134,7 +134,7 @@ def refuse_lost_sparsity(artifact: Artifact, found: float | None, model: Any) ->
         )
 
 
-def kernel_sparsity(model: Any) -> float | None:
+def kernel_sparsity(model: AnyModel) -> float | None:
     """Share of zeros in the weights of two and more axes of a Keras model; None for a model without layers."""
     kernels = [np.asarray(weight) for weight in getattr(model, "weights", []) if len(weight.shape) > 1]
     elements = sum(kernel.size for kernel in kernels)

@@ -11,15 +11,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeprune.converters.signed_zeros import without_signed_zeros
+from edgeprune.converters.types import Generated, GraphDef, Prepare
 from edgeprune.converters.unrolling import unrolled
 from edgeprune.errors import ConversionError, Unsupported
 from edgeprune.maker.keras.models import call_model, input_specs, keras_module, output_names
+from edgeprune.maker.keras.types import AnyModel
 
 __all__ = ["FrozenGraph", "FrozenTensor", "freeze", "read_graph_def", "thaw"]
 
@@ -73,7 +75,7 @@ class FrozenGraph:
         )
 
 
-def batch_one_shapes(model: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+def batch_one_shapes(model: AnyModel) -> dict[str, tuple[tuple[int, ...], str]]:
     """Input name -> shape with a batch of one, dtype. Raises Unsupported for sizes left open."""
     shapes = {}
     for name, (shape, dtype) in input_specs(model).items():
@@ -91,7 +93,7 @@ def batch_one_shapes(model: Any) -> dict[str, tuple[tuple[int, ...], str]]:
     return shapes
 
 
-def freeze(model: Any, path: Path, *, unroll: bool = False) -> FrozenGraph:
+def freeze(model: AnyModel, path: Path, *, unroll: bool = False) -> FrozenGraph:
     """Trace `model` in inference mode, batch one, make its variables constants, write the GraphDef to `path`; with
     `unroll`, recurrent layers are written out step by step."""
     keras_module()
@@ -130,7 +132,7 @@ def freeze(model: Any, path: Path, *, unroll: bool = False) -> FrozenGraph:
     )
 
 
-def _refuse_names(model: Any) -> None:
+def _refuse_names(model: AnyModel) -> None:
     """Raise Unsupported for names of models and layers that TensorFlow refuses as the name of a scope."""
     for layer in model._flatten_layers() if hasattr(model, "_flatten_layers") else []:
         if not SCOPE.fullmatch(layer.name):
@@ -140,7 +142,7 @@ def _refuse_names(model: Any) -> None:
             )
 
 
-def _constant_graph(function: Any) -> Any:
+def _constant_graph(function: Generated) -> GraphDef:
     """The GraphDef of a concrete function with its variables as constants and its calls inlined.
 
     `convert_variables_to_constants_v2` without its last step, which makes a function of the GraphDef again and costs
@@ -156,7 +158,7 @@ def _constant_graph(function: Any) -> Any:
     return definition
 
 
-def _inlined(definition: Any, fed: list[str], made: list[str]) -> Any:
+def _inlined(definition: GraphDef, fed: list[str], made: list[str]) -> GraphDef:
     """The GraphDef without calls of functions.
 
     Keras compiles a grouped convolution by XLA, which marks it as a function of its own; coremltools knows no calls.
@@ -180,18 +182,18 @@ def _inlined(definition: Any, fed: list[str], made: list[str]) -> Any:
     return _constant_graph(imported.prune(feeds, fetches))
 
 
-def _known(shape: Any) -> tuple[int, ...]:
+def _known(shape: Generated) -> tuple[int, ...]:
     """The sizes; none for what comes out of a loop, whose shape TensorFlow does not follow."""
     return () if shape.rank is None else tuple(shape.as_list())
 
 
-def _loops(operations: Iterable[Any]) -> list[str]:
+def _loops(operations: Iterable[Generated]) -> list[str]:
     """The layer (or what there is of a name) of each loop."""
     found = [op.name for op in operations if op.type in ("LoopCond", "While", "StatelessWhile")]
     return [re.sub(r"/?(while)?(/LoopCond.*)?$", "", name) or name for name in found]
 
 
-def _constants(operations: list[Any], definition: Any) -> int:
+def _constants(operations: list[Generated], definition: GraphDef) -> int:
     """Floats that reach an operation which depends on an input, equal arrays once.
 
     What is computed from constants alone (a slice of a position table, say) counts as little as it can be folded to.
@@ -224,7 +226,7 @@ def _constants(operations: list[Any], definition: Any) -> int:
     return sum(read.values())
 
 
-def read_graph_def(graph: FrozenGraph, *, prepare: Callable[[Any], None] | None = None) -> Any:
+def read_graph_def(graph: FrozenGraph, *, prepare: Prepare | None = None) -> GraphDef:
     """The GraphDef of a frozen graph, changed by `prepare`."""
     import tensorflow as tf
 
@@ -234,7 +236,7 @@ def read_graph_def(graph: FrozenGraph, *, prepare: Callable[[Any], None] | None 
     return definition
 
 
-def thaw(graph: FrozenGraph, *, prepare: Callable[[Any], None] | None = None) -> tuple[Any, Any]:
+def thaw(graph: FrozenGraph, *, prepare: Prepare | None = None) -> tuple[Generated, Generated]:
     """(tf.Module, its concrete function) with the names of `graph` as its signature. Runs in the child process.
 
     `prepare` may change the GraphDef before.
@@ -248,7 +250,7 @@ def thaw(graph: FrozenGraph, *, prepare: Callable[[Any], None] | None = None) ->
     inner = imported.prune(feeds, fetches)
     specs = [tf.TensorSpec(t.shape, t.dtype, name=t.name) for t in graph.inputs]
 
-    def serve(*tensors: Any) -> dict[str, Any]:
+    def serve(*tensors: object) -> dict[str, object]:
         made = inner(*tensors)
         return dict(zip([t.name for t in graph.outputs], made, strict=True))
 

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from edgeprune.converters.types import GraphDef, NodeDef
 
 __all__ = ["for_int16x8", "for_integers"]
 
 
-def for_integers(definition: Any) -> None:
+def for_integers(definition: GraphDef) -> None:
     """Replace, in place, what normalisations need and has no integer kernel: negations become multiplications by -1,
     squared differences become products."""
     _multiply_by_minus_one(definition)
     _multiply_differences(definition)
 
 
-def for_int16x8(definition: Any) -> None:
+def for_int16x8(definition: GraphDef) -> None:
     """The same, and drop the arithmetic by which Keras lets an embedding take negative indexes: it would be
     quantized."""
     for_integers(definition)
     _plain_indexes(definition)
 
 
-def _multiply_by_minus_one(definition: Any) -> None:
+def _multiply_by_minus_one(definition: GraphDef) -> None:
     import tensorflow as tf
 
-    read_by: dict[str, list[Any]] = {}
+    read_by: dict[str, list[NodeDef]] = {}
     for node in definition.node:
         for name in node.input:
             read_by.setdefault(_source(name), []).append(node)
 
-    def in_gelu(node: Any) -> bool:
+    def in_gelu(node: NodeDef) -> bool:
         """The converter knows an exact GELU by erfc(-x * c) in it."""
         readers = read_by.get(node.name, [])
         return any(r.op == "Erfc" or any(far.op == "Erfc" for far in read_by.get(r.name, ())) for r in readers)
@@ -43,7 +43,7 @@ def _multiply_by_minus_one(definition: Any) -> None:
             node.input.insert(1, factor.name)
 
 
-def _multiply_differences(definition: Any) -> None:
+def _multiply_differences(definition: GraphDef) -> None:
     for node in [node for node in definition.node if node.op == "SquaredDifference"]:
         difference = definition.node.add(name=f"{node.name}/difference", op="Sub", input=node.input)
         difference.attr["T"].CopyFrom(node.attr["T"])
@@ -52,11 +52,11 @@ def _multiply_differences(definition: Any) -> None:
         node.input.extend([difference.name, difference.name])
 
 
-def _plain_indexes(definition: Any) -> None:
+def _plain_indexes(definition: GraphDef) -> None:
     """Gather by x where it is by "x + n if x < 0 else x"."""
     nodes = {node.name: node for node in definition.node}
 
-    def through(name: str) -> Any:
+    def through(name: str) -> NodeDef:
         node = nodes[_source(name)]
         while node.op == "Identity":
             node = nodes[_source(node.input[0])]

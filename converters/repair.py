@@ -9,9 +9,10 @@ not load on the phone. The values concerned are zero either way, so a wider scal
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
+
+from edgeprune.converters.types import Generated
 
 __all__ = ["widen_degenerate_scales"]
 
@@ -31,12 +32,12 @@ def widen_degenerate_scales(content: bytes) -> tuple[bytes, int]:
     import tflite
 
     buffer = bytearray(content)
-    model: Any = tflite.Model.GetRootAs(buffer, 0)
+    model: Generated = tflite.Model.GetRootAs(buffer, 0)
     widened = sum(_widen_subgraph(tflite, model, model.Subgraphs(n)) for n in range(model.SubgraphsLength()))
     return bytes(buffer), widened
 
 
-def _widen_subgraph(tflite: Any, model: Any, subgraph: Any) -> int:
+def _widen_subgraph(tflite: Generated, model: Generated, subgraph: Generated) -> int:
     kinds = {value: name for name, value in vars(tflite.BuiltinOperator).items() if isinstance(value, int)}
     ops = [subgraph.Operators(n) for n in range(subgraph.OperatorsLength())]
     kind_of = [kinds.get(_builtin_code(model.OperatorCodes(op.OpcodeIndex())), "") for op in ops]
@@ -69,11 +70,11 @@ def _widen_subgraph(tflite: Any, model: Any, subgraph: Any) -> int:
     return widened
 
 
-def _builtin_code(code: Any) -> int:
+def _builtin_code(code: Generated) -> int:
     return int(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()))
 
 
-def _scales(subgraph: Any, index: int) -> Any:
+def _scales(subgraph: Generated, index: int) -> np.ndarray | None:
     """The scales of a tensor, float32 [1] or [channels], a view that writes through; None when not quantized."""
     if index < 0:
         return None
@@ -81,14 +82,15 @@ def _scales(subgraph: Any, index: int) -> Any:
     return quantization.ScaleAsNumpy() if quantization is not None and quantization.ScaleLength() else None
 
 
-def _bias(subgraph: Any, op: Any) -> int | None:
+def _bias(subgraph: Generated, op: Generated) -> int | None:
     inputs = op.InputsAsNumpy()
     has = len(inputs) > 2 and inputs[2] >= 0 and _scales(subgraph, int(inputs[2])) is not None
     return int(inputs[2]) if has else None
 
 
-def _rescale_bias(model: Any, subgraph: Any, index: int, factor: float) -> None:
+def _rescale_bias(model: Generated, subgraph: Generated, index: int, factor: float) -> None:
     stored = model.Buffers(subgraph.Tensors(index).Buffer()).DataAsNumpy().view("<i4")
     stored[:] = np.rint(stored / factor).astype(np.int32)
     scales = _scales(subgraph, index)
+    assert scales is not None
     scales[:] = scales * factor

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
+from edgeprune.converters.types import Generated
+
 __all__ = ["add_signature", "separate_biases", "unpack_transposed_kernels"]
+
+Change = Callable[[Generated, Generated, Generated], bool]
 
 _ALIGNMENT = 16  # of constants, as the schema asks (schema.fbs, Buffer)
 
@@ -19,7 +22,7 @@ _ALIGNMENT = 16  # of constants, as the schema asks (schema.fbs, Buffer)
 def add_signature(content: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
     """The file with the signature "serving_default" that names its inputs and outputs, given in the file's order."""
 
-    def change(schema: Any, model: Any, subgraph: Any) -> bool:
+    def change(schema: Generated, model: Generated, subgraph: Generated) -> bool:
         if subgraph is not model.subgraphs[0]:
             return False
         signature = schema.SignatureDefT()
@@ -33,7 +36,7 @@ def add_signature(content: bytes, inputs: Sequence[str], outputs: Sequence[str])
     return _rewritten(content, change)
 
 
-def _tensor_map(schema: Any, name: str, tensor: int) -> Any:
+def _tensor_map(schema: Generated, name: str, tensor: int) -> Generated:
     entry = schema.TensorMapT()
     entry.name, entry.tensorIndex = name, int(tensor)
     return entry
@@ -56,7 +59,7 @@ def separate_biases(content: bytes) -> bytes:
     return _rewritten(content, _separate)
 
 
-def _rewritten(content: bytes, change: Callable[[Any, Any, Any], bool]) -> bytes:
+def _rewritten(content: bytes, change: Change) -> bytes:
     """The file after `change` (schema, model, subgraph) -> whether it did anything; the same bytes where it did not."""
     import flatbuffers
     from tensorflow.lite.python import schema_py_generated as schema
@@ -72,10 +75,10 @@ def _rewritten(content: bytes, change: Callable[[Any, Any, Any], bool]) -> bytes
     return bytes(builder.Output())
 
 
-def _aligned(schema: Any, buffer: Any) -> Callable[[Any], int]:
+def _aligned(schema: Generated, buffer: Generated) -> Callable[[Generated], int]:
     """What writes a buffer; the generated code would align constants to one byte."""
 
-    def pack(builder: Any) -> int:
+    def pack(builder: Generated) -> int:
         start = None
         if buffer.data is not None and len(buffer.data):
             data = np.asarray(buffer.data, np.uint8)
@@ -91,13 +94,13 @@ def _aligned(schema: Any, buffer: Any) -> Callable[[Any], int]:
     return pack
 
 
-def _operators(schema: Any, model: Any, subgraph: Any, *kinds: str) -> list[Any]:
+def _operators(schema: Generated, model: Generated, subgraph: Generated, *kinds: str) -> list[Generated]:
     codes = {getattr(schema.BuiltinOperator, kind) for kind in kinds}
     used = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
     return [op for op in subgraph.operators if used[op.opcodeIndex] in codes]
 
 
-def _unpack(schema: Any, model: Any, subgraph: Any) -> bool:
+def _unpack(schema: Generated, model: Generated, subgraph: Generated) -> bool:
     unpacked: dict[int, int] = {}  # packed kernel -> unpacked one
     for op in _operators(schema, model, subgraph, "TRANSPOSE_CONV"):
         kernel = int(op.inputs[1])
@@ -112,7 +115,7 @@ def _unpack(schema: Any, model: Any, subgraph: Any) -> bool:
     return bool(unpacked)
 
 
-def _add_unpacked(schema: Any, model: Any, subgraph: Any, kernel: int) -> int:
+def _add_unpacked(schema: Generated, model: Generated, subgraph: Generated, kernel: int) -> int:
     """Put a DEQUANTIZE of a constant at the start of the subgraph; the tensor that it writes."""
     packed = subgraph.tensors[kernel]
     tensor = schema.TensorT()
@@ -128,7 +131,7 @@ def _add_unpacked(schema: Any, model: Any, subgraph: Any, kernel: int) -> int:
     return made
 
 
-def _code(schema: Any, model: Any, kind: str, version: int) -> int:
+def _code(schema: Generated, model: Generated, kind: str, version: int) -> int:
     """The position of an operator code, added where it is missing."""
     number = getattr(schema.BuiltinOperator, kind)
     for index, code in enumerate(model.operatorCodes):
@@ -140,7 +143,7 @@ def _code(schema: Any, model: Any, kind: str, version: int) -> int:
     return len(model.operatorCodes) - 1
 
 
-def _separate(schema: Any, model: Any, subgraph: Any) -> bool:
+def _separate(schema: Generated, model: Generated, subgraph: Generated) -> bool:
     changed = False
     for op in _operators(schema, model, subgraph, "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
         if len(op.inputs) < 3 or op.inputs[2] < 0:
@@ -159,14 +162,16 @@ def _separate(schema: Any, model: Any, subgraph: Any) -> bool:
     return changed
 
 
-def _scale(tensor: Any) -> np.ndarray:
+def _scale(tensor: Generated) -> np.ndarray:
     """Scales, float64 [1] or [channels]; empty for a tensor that is not quantized."""
     quantization = tensor.quantization
     scales = quantization.scale if quantization is not None else None
     return np.asarray([] if scales is None else scales, np.float64)
 
 
-def _add_bias(schema: Any, model: Any, subgraph: Any, bias: int, values: np.ndarray, factor: np.ndarray) -> int:
+def _add_bias(
+    schema: Generated, model: Generated, subgraph: Generated, bias: int, values: np.ndarray, factor: np.ndarray
+) -> int:
     """A copy of a bias in a unit that is 1 / `factor` of the old one; its tensor."""
     buffer = schema.BufferT()
     buffer.data = np.rint(values * factor).astype("<i8").view(np.uint8)

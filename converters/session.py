@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from edgeprune.errors import ConversionError, Unsupported, UsageError
 from edgeprune.formats.coreml.mil import Package, read_coreml
 from edgeprune.formats.tflite import Graph, read_graph
 from edgeprune.host.interrupts import child_process, scratch_folder
+from edgeprune.maker.keras.types import AnyModel
 
 __all__ = ["Converter", "Exported"]
 
@@ -71,7 +72,7 @@ class Converter:
         self._life = contextlib.ExitStack()  # of the child and its log
         self._place = contextlib.ExitStack()  # of the folder
         self._made: Path | None = None
-        self._frozen: dict[tuple[int, bool], tuple[Any, FrozenGraph]] = {}
+        self._frozen: dict[tuple[int, bool], tuple[AnyModel, FrozenGraph]] = {}
         self._graphs = 0  # frozen so far, those forgotten included
         self._pending = b""
         weakref.finalize(self, _close_all, self._life, self._place)
@@ -99,7 +100,7 @@ class Converter:
 
     def export(
         self,
-        model: Any,
+        model: AnyModel,
         out: Path,
         model_format: Format,
         precision: Precision,
@@ -126,7 +127,7 @@ class Converter:
                 f"{what}: {loops} is a loop that cannot be unrolled, and {reader} cannot read loops: "
                 f"{advice}build the layer without a while_loop"
             )
-        job: dict[str, Any] = {
+        job: dict[str, object] = {
             "graph": graph.to_json(),
             "format": str(model_format),
             "precision": str(precision),
@@ -151,7 +152,7 @@ class Converter:
             self._child = self._life.enter_context(child_process(self._popen))
             self._pending = b""
 
-    def forget(self, model: Any) -> None:
+    def forget(self, model: AnyModel) -> None:
         """Let go of a model that is not exported again, and of its graphs: otherwise both are kept for more exports."""
         for key in [key for key, (known, _) in self._frozen.items() if known is model]:
             self._frozen.pop(key)[1].path.unlink(missing_ok=True)
@@ -166,7 +167,7 @@ class Converter:
             start_new_session=True,
         )
 
-    def _freeze(self, model: Any, *, unroll: bool) -> FrozenGraph:
+    def _freeze(self, model: AnyModel, *, unroll: bool) -> FrozenGraph:
         key = (id(model), unroll and bool(rolled_layers(model)))
         known = self._frozen.get(key)
         if known is None:
@@ -184,7 +185,7 @@ class Converter:
         np.savez(path, **{name: np.asarray(array) for name, array in calibration.items()})
         return path
 
-    def _ask(self, job: Mapping[str, Any], what: str) -> dict[str, Any]:
+    def _ask(self, job: Mapping[str, object], what: str) -> dict[str, object]:
         self.start()
         assert self._child is not None
         assert self._child.stdin is not None
@@ -196,9 +197,10 @@ class Converter:
             line = b""
         if not line:
             raise self._crash(what)
-        reply: dict[str, Any] = json.loads(line)
+        reply: dict[str, object] = json.loads(line)
         if not reply.pop("ok"):
-            raise ConversionError(f"{what}: {one_line(reply['kind'], reply['reason'], str(job['precision']))}")
+            kind, reason = str(reply["kind"]), str(reply["reason"])
+            raise ConversionError(f"{what}: {one_line(kind, reason, str(job['precision']))}")
         return reply
 
     def _read_line(self, what: str) -> bytes:

@@ -7,7 +7,7 @@ zeros of both signs compete.
 
 from __future__ import annotations
 
-from typing import Any
+from edgeprune.converters.types import GraphDef, NodeDef
 
 __all__ = ["without_signed_zeros"]
 
@@ -15,7 +15,7 @@ _EXTREMES = frozenset({"ArgMax", "ArgMin"})
 _TEST = ("LogicalAnd", "Less", "BitwiseAnd", "Bitcast")  # what decides which zeros are negative, from its end
 
 
-def without_signed_zeros(definition: Any) -> Any:
+def without_signed_zeros(definition: GraphDef) -> GraphDef:
     """The GraphDef, changed in place: every argmax and argmin reads the values themselves."""
     nodes = {node.name: node for node in definition.node}
     for node in definition.node:
@@ -24,7 +24,7 @@ def without_signed_zeros(definition: Any) -> Any:
     return definition
 
 
-def _bypass(node: Any, nodes: dict[str, Any]) -> None:
+def _bypass(node: NodeDef, nodes: dict[str, NodeDef]) -> None:
     """Let `node`, or the reshaping before it, read past the selection that replaces negative zeros."""
     for _ in range(3):
         source = nodes.get(_name(node.input[0]))
@@ -38,7 +38,7 @@ def _bypass(node: Any, nodes: dict[str, Any]) -> None:
         node = source
 
 
-def _tests_signs(select: Any, nodes: dict[str, Any]) -> bool:
+def _tests_signs(select: NodeDef, nodes: dict[str, NodeDef]) -> bool:
     """Whether the condition of a selection is the sign of zeros of the very value it passes on."""
     node = nodes.get(_name(select.input[0]))
     for op in _TEST:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from edgeprune.converters.frozen import FrozenGraph, read_graph_def, thaw
 from edgeprune.converters.integer_graph import for_int16x8, for_integers
 from edgeprune.converters.repair import widen_degenerate_scales
 from edgeprune.converters.rewriting import add_signature, separate_biases, unpack_transposed_kernels
+from edgeprune.converters.types import Generated, GraphDef, Prepare
 
 __all__ = ["PRECISIONS", "convert_tflite"]
 
@@ -67,14 +67,14 @@ def convert_tflite(
     return widen_degenerate_scales(content)[0] if precision == "int8" else content
 
 
-def _through_saved_model(graph: FrozenGraph, prepare: Any) -> Any:
+def _through_saved_model(graph: FrozenGraph, prepare: Prepare | None) -> Generated:
     import tensorflow as tf
 
     module, function = thaw(graph, prepare=prepare)
     return tf.lite.TFLiteConverter.from_concrete_functions([function], module)
 
 
-def _directly(graph: FrozenGraph, prepare: Any) -> Any:
+def _directly(graph: FrozenGraph, prepare: Prepare | None) -> Generated:
     """A TFLite converter whose `convert()` starts from the GraphDef."""
     from types import MethodType, SimpleNamespace
 
@@ -97,7 +97,7 @@ def _directly(graph: FrozenGraph, prepare: Any) -> Any:
     return converter
 
 
-def _named_outputs(definition: Any, graph: FrozenGraph) -> list[str]:
+def _named_outputs(definition: GraphDef, graph: FrozenGraph) -> list[str]:
     """Give each output a node of its own, under its own name where that is free."""
     taken = {node.name for node in definition.node}
     names = []
@@ -118,7 +118,7 @@ def _dtype_number(dtype: str) -> int:
     return int(tf.as_dtype(dtype).as_datatype_enum)
 
 
-def _samples(graph: FrozenGraph, calibration: Mapping[str, np.ndarray], *, by_name: bool) -> Iterator[Any]:
+def _samples(graph: FrozenGraph, calibration: Mapping[str, np.ndarray], *, by_name: bool) -> Iterator[object]:
     """One sample after the other: arrays in the order of the inputs, or a dict by input name."""
     count = min(len(array) for array in calibration.values())
     for index in range(count):
@@ -135,7 +135,7 @@ def positive_zeros(content: bytes) -> bytes:
     import tflite
 
     buffer = bytearray(content)
-    model: Any = tflite.Model.GetRootAs(buffer, 0)
+    model: Generated = tflite.Model.GetRootAs(buffer, 0)
     for part in range(model.SubgraphsLength()):
         subgraph = model.Subgraphs(part)
         for index in range(subgraph.TensorsLength()):

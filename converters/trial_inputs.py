@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgeprune.maker.keras.models import input_specs, leaf_layers
+from edgeprune.maker.keras.saved_models import SavedModel
+from edgeprune.maker.keras.types import AnyModel
 from edgeprune.maker.training.datasets import Samples
 
 __all__ = ["OPEN_SIZE", "TRIALS", "WIDE", "trial_samples"]
@@ -19,7 +20,7 @@ WIDE = 4.0
 
 
 def trial_samples(
-    model: Any, *, scale: float = 1.0, bias: Sequence[float] = (0.0,), pictures: str | None = None
+    model: AnyModel, *, scale: float = 1.0, bias: Sequence[float] = (0.0,), pictures: str | None = None
 ) -> Samples:
     """TRIALS random samples, the same for the same model.
 
@@ -48,7 +49,7 @@ def trial_samples(
     return Samples(path=Path("random samples"), inputs=inputs, targets=None)
 
 
-def _table_size(model: Any) -> int:
+def _table_size(model: AnyModel) -> int:
     """Rows of the smallest embedding in the model; 2 when there is none."""
-    leaves = leaf_layers(model) if hasattr(model, "_flatten_layers") else []
+    leaves = [] if isinstance(model, SavedModel) else leaf_layers(model)
     return min((int(leaf.layer.input_dim) for leaf in leaves if type(leaf.layer).__name__ == "Embedding"), default=2)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 from edgeprune.errors import Unsupported
 from edgeprune.maker.keras.models import keras_module
+from edgeprune.maker.keras.types import AnyModel, Layer
 
 __all__ = ["rolled_layers", "unrolled"]
 
 
-def rolled_layers(model: Any) -> list[Any]:
+def rolled_layers(model: AnyModel) -> list[Layer]:
     """Recurrent layers of a model that would be traced as a loop, also those inside wrappers and nested models; none
     for a SavedModel, whose loops are what they are."""
     if not hasattr(model, "_flatten_layers"):
@@ -26,7 +26,7 @@ def rolled_layers(model: Any) -> list[Any]:
 
 
 @contextlib.contextmanager
-def unrolled(model: Any) -> Iterator[None]:
+def unrolled(model: AnyModel) -> Iterator[None]:
     """While this is open, a trace of `model` has every recurrent layer unrolled; afterwards the model is as it was.
 
     A layer decides this at each call, so no copy is needed, and models that cannot be copied (subclasses, cells of
@@ -34,7 +34,7 @@ def unrolled(model: Any) -> Iterator[None]:
     """
     rolled = rolled_layers(model)
     for layer in rolled:
-        layer.unroll = True
+        setattr(layer, "unroll", True)  # noqa: B010  (a field of recurrent layers only)
     try:
         yield
     except ValueError as cause:
@@ -47,10 +47,10 @@ def unrolled(model: Any) -> Iterator[None]:
         ) from cause
     finally:
         for layer in rolled:
-            layer.unroll = False
+            setattr(layer, "unroll", False)  # noqa: B010
 
 
-def _open(layer: Any) -> bool:
+def _open(layer: Layer) -> bool:
     """Whether the layer was built on a time axis without a length."""
     shapes = [tuple(node.input_tensors[0].shape) for node in layer._inbound_nodes if node.input_tensors]
     return any(shape[1] is None for shape in shapes)

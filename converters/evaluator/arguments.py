@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from edgeprune.converters.types import Value
 
 __all__ = ["Arguments", "Kernel", "UnknownOperationError"]
 
@@ -25,7 +26,7 @@ class Arguments:
     """
 
     kind: str
-    values: Mapping[str, Any]
+    values: Mapping[str, Any]  # arrays, tensors, texts, lists of these
     outputs: int
 
     def __getitem__(self, name: str) -> Any:
@@ -34,11 +35,11 @@ class Arguments:
             raise UnknownOperationError(f"{self.kind} without {name!r}")
         return self.values[name]
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str, default: object = None) -> Any:
         """A parameter, or its default."""
         return self.values.get(name, default)
 
-    def constant(self, name: str, default: Any = None) -> npt.NDArray[Any]:
+    def constant(self, name: str, default: object = None) -> np.ndarray:
         """A parameter that must not depend on the model's inputs."""
         value = self.values.get(name, default)
         if value is None:
@@ -47,7 +48,7 @@ class Arguments:
             raise UnknownOperationError(f"{self.kind} with a computed {name!r}")
         return np.asarray(value)
 
-    def integers(self, name: str, default: Any = None) -> list[int]:
+    def integers(self, name: str, default: object = None) -> list[int]:
         """A constant list of integers."""
         return [int(value) for value in np.atleast_1d(self.constant(name, default)).reshape(-1)]
 
@@ -67,10 +68,10 @@ class Arguments:
         """A constant string."""
         return str(self.constant(name, default))
 
-    def listed(self, name: str) -> list[Any]:
+    def listed(self, name: str) -> list[Value]:
         """A parameter of several values."""
         value = self[name]
         return list(value) if isinstance(value, list | tuple) else [value]
 
 
-Kernel = Callable[[Arguments], Any]
+Kernel = Callable[[Arguments], Value | tuple[Value, ...]]

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 
 from edgeprune.converters.evaluator.arguments import Arguments, Kernel, UnknownOperationError
+from edgeprune.converters.types import Value
 
 __all__ = ["KERNELS"]
 
 
-def _reshape(a: Arguments) -> Any:
+def _reshape(a: Arguments) -> Value:
     x, shape = tf.convert_to_tensor(a["x"]), a["shape"]
     if isinstance(shape, np.ndarray):  # 0 copies a size
         shape = [x.shape[i] if size == 0 else int(size) for i, size in enumerate(shape)]
     return tf.reshape(x, shape)
 
 
-def _expand_dims(a: Arguments) -> Any:
+def _expand_dims(a: Arguments) -> Value:
     x = tf.convert_to_tensor(a["x"])
     axes = a.integers("axes")
     rank = x.shape.rank + len(axes)
@@ -28,12 +27,12 @@ def _expand_dims(a: Arguments) -> Any:
     return x
 
 
-def _squeeze(a: Arguments) -> Any:
+def _squeeze(a: Arguments) -> Value:
     axes = a.integers("axes") if a.get("axes") is not None else None
     return tf.squeeze(a["x"], axes)
 
 
-def _slice_by_index(a: Arguments) -> Any:
+def _slice_by_index(a: Arguments) -> Value:
     x = tf.convert_to_tensor(a["x"])
     rank = x.shape.rank
 
@@ -51,14 +50,14 @@ def _slice_by_index(a: Arguments) -> Any:
     )
 
 
-def _split(a: Arguments) -> Any:
+def _split(a: Arguments) -> tuple[Value, ...]:
     sizes = a.get("split_sizes")
     count = a.integer("num_splits", a.outputs)
     parts = count if sizes is None else a.integers("split_sizes")
     return tuple(tf.split(tf.convert_to_tensor(a["x"]), parts, axis=a.integer("axis")))
 
 
-def _concat(a: Arguments) -> Any:
+def _concat(a: Arguments) -> Value:
     values, axis = a.listed("values"), a.integer("axis")
     if not a.flag("interleave"):
         return tf.concat(values, axis)
@@ -68,7 +67,7 @@ def _concat(a: Arguments) -> Any:
     return tf.reshape(stacked, [*shape[:at], shape[at] * shape[at + 1], *shape[at + 2 :]])
 
 
-def _pad(a: Arguments) -> Any:
+def _pad(a: Arguments) -> Value:
     """`pad` holds (before, after) of the last axes."""
     x, amounts, mode = tf.convert_to_tensor(a["x"]), a.integers("pad"), a.text("mode", "constant")
     pairs = np.array(amounts).reshape(-1, 2).tolist()
@@ -83,36 +82,36 @@ def _pad(a: Arguments) -> Any:
     return x
 
 
-def _gather(a: Arguments) -> Any:
+def _gather(a: Arguments) -> Value:
     x, indices = tf.convert_to_tensor(a["x"]), tf.cast(a["indices"], tf.int32)
     axis, batch = a.integer("axis", 0), a.integer("batch_dims", 0)
     return tf.gather(x, _wrapped(indices, x.shape[axis]), axis=axis, batch_dims=batch)
 
 
-def _wrapped(indices: Any, size: int | None) -> Any:
+def _wrapped(indices: Value, size: int | None) -> Value:
     """Negative indexes count from the end."""
     return indices if size is None else tf.where(indices < 0, indices + size, indices)
 
 
-def _gather_along_axis(a: Arguments) -> Any:
+def _gather_along_axis(a: Arguments) -> Value:
     x, indices = tf.convert_to_tensor(a["x"]), tf.cast(a["indices"], tf.int32)
     axis = a.integer("axis", 0) % x.shape.rank
     return tf.experimental.numpy.take_along_axis(x, _wrapped(indices, x.shape[axis]), axis)
 
 
-def _gather_nd(a: Arguments) -> Any:
+def _gather_nd(a: Arguments) -> Value:
     x, batch = tf.convert_to_tensor(a["x"]), a.integer("batch_dims", 0)
     return tf.gather_nd(x, _wrapped_rows(a["indices"], x, batch), batch_dims=batch)
 
 
-def _wrapped_rows(indices: Any, x: Any, batch: int = 0) -> Any:
+def _wrapped_rows(indices: Value, x: Value, batch: int = 0) -> Value:
     """The same for rows of indexes into several axes of x, which begin behind its batch axes."""
     indices = tf.cast(indices, tf.int32)
     sizes = tf.shape(x)[batch : batch + int(indices.shape[-1])]
     return tf.where(indices < 0, indices + sizes, indices)
 
 
-def _scatter_nd(a: Arguments) -> Any:
+def _scatter_nd(a: Arguments) -> Value:
     data = tf.convert_to_tensor(a["data"])
     indices = _wrapped_rows(a["indices"], data)
     updates = tf.cast(a["updates"], data.dtype)
@@ -129,24 +128,24 @@ def _scatter_nd(a: Arguments) -> Any:
     return functions[mode](data, indices, updates)
 
 
-def _one_hot(a: Arguments) -> Any:
+def _one_hot(a: Arguments) -> Value:
     on, off = a.get("on_value", 1), a.get("off_value", 0)
     depth = a.integer("one_hot_vector_size")
     return tf.one_hot(tf.cast(a["indices"], tf.int32), depth, on, off, axis=a.integer("axis", -1))
 
 
-def _reverse(a: Arguments) -> Any:
+def _reverse(a: Arguments) -> Value:
     x = tf.convert_to_tensor(a["x"])
     return tf.reverse(x, a.integers("axes", list(range(x.shape.rank))))
 
 
-def _argsort(a: Arguments) -> Any:
+def _argsort(a: Arguments) -> Value:
     x, axis = tf.convert_to_tensor(a["x"]), a.integer("axis", -1)
     direction = "ASCENDING" if a.flag("ascending") else "DESCENDING"
     return tf.argsort(x, axis=axis, direction=direction, stable=True)
 
 
-def _topk(a: Arguments) -> Any:
+def _topk(a: Arguments) -> tuple[Value, ...]:
     x, axis = tf.convert_to_tensor(a["x"]), a.integer("axis", -1)
     moved = tf.experimental.numpy.moveaxis(x, axis, -1)
     sign, count = -1 if a.flag("ascending") else 1, a.integer("k", 1)
@@ -155,7 +154,7 @@ def _topk(a: Arguments) -> Any:
     return tuple(back[: a.outputs])
 
 
-def _blocks(a: Arguments, *, to_space: bool, channels_last: bool) -> Any:
+def _blocks(a: Arguments, *, to_space: bool, channels_last: bool) -> Value:
     """depth_to_space (channels hold [block, block, channel]) and pixel_shuffle ([channel, block, block]), both NCHW."""
     x = tf.convert_to_tensor(a["x"])
     names = ("block_size", "upscale_factor", "downscale_factor")
@@ -171,7 +170,7 @@ def _blocks(a: Arguments, *, to_space: bool, channels_last: bool) -> Any:
     return tf.reshape(tf.transpose(x, order), [n, c * block**2, h // block, w // block])
 
 
-def _space_batch(a: Arguments, *, to_batch: bool) -> Any:
+def _space_batch(a: Arguments, *, to_batch: bool) -> Value:
     """TensorFlow's operation between two transpositions: MIL keeps channels before the spatial axes."""
     x = tf.convert_to_tensor(a["x"])
     rank = x.shape.rank
@@ -182,17 +181,17 @@ def _space_batch(a: Arguments, *, to_batch: bool) -> Any:
     return tf.transpose(made, [0, rank - 1, *range(1, rank - 1)])
 
 
-def _band_part(a: Arguments) -> Any:
+def _band_part(a: Arguments) -> Value:
     return tf.linalg.band_part(a["x"], a.integer("lower", -1), a.integer("upper", -1))
 
 
-def _crop(a: Arguments) -> Any:
+def _crop(a: Arguments) -> Value:
     (top, bottom), (left, right) = a.integers("crop_height"), a.integers("crop_width")
     x = tf.convert_to_tensor(a["x"])
     return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
 
 
-def _flatten2d(a: Arguments) -> Any:
+def _flatten2d(a: Arguments) -> Value:
     x, axis = tf.convert_to_tensor(a["x"]), a.integer("axis", 1)
     rows = int(np.prod(x.shape[:axis])) if axis else 1
     return tf.reshape(x, [rows, -1])

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from edgeprune.converters.evaluator.arguments import Arguments, Kernel, UnknownOperationError
+from edgeprune.converters.types import Value
 
 __all__ = ["KERNELS"]
 
 
-def _unary(function: Any) -> Kernel:
+def _unary(function: Callable[..., Value]) -> Kernel:
     return lambda a: function(tf.convert_to_tensor(a["x"]))
 
 
-def _binary(function: Any) -> Kernel:
-    def kernel(a: Arguments) -> Any:
+def _binary(function: Callable[..., Value]) -> Kernel:
+    def kernel(a: Arguments) -> Value:
         x, y = tf.convert_to_tensor(a["x"]), tf.convert_to_tensor(a["y"])
         if x.dtype != y.dtype:  # MIL lets a scalar constant be of another type
             wide = x.dtype if x.dtype.is_floating else y.dtype
@@ -27,61 +28,61 @@ def _binary(function: Any) -> Kernel:
     return kernel
 
 
-def _real_div(x: Any, y: Any) -> Any:
+def _real_div(x: Value, y: Value) -> Value:
     return x / y if x.dtype.is_floating else tf.cast(x, tf.float32) / tf.cast(y, tf.float32)
 
 
-def _clamped_relu(a: Arguments) -> Any:
+def _clamped_relu(a: Arguments) -> Value:
     x, alpha, beta = a["x"], a["alpha"], a["beta"]
     return tf.minimum(beta, tf.where(x >= 0, x, alpha * x))
 
 
-def _prelu(a: Arguments) -> Any:
+def _prelu(a: Arguments) -> Value:
     """One slope for each index along axis 1."""
     x, alpha = tf.convert_to_tensor(a["x"]), tf.convert_to_tensor(a["alpha"])
     return tf.where(x > 0, x, x * _by_channel(alpha, x.shape.rank))
 
 
-def _by_channel(values: Any, rank: int) -> Any:
+def _by_channel(values: Value, rank: int) -> Value:
     return tf.reshape(values, [1, -1, *[1] * (rank - 2)]) if rank > 1 else values
 
 
-def _softplus_parametric(a: Arguments) -> Any:
+def _softplus_parametric(a: Arguments) -> Value:
     x = tf.convert_to_tensor(a["x"])
     alpha, beta = (_by_channel(tf.convert_to_tensor(a[name]), x.shape.rank) for name in ("alpha", "beta"))
     return alpha * tf.math.softplus(beta * x)
 
 
-def _gelu(a: Arguments) -> Any:
+def _gelu(a: Arguments) -> Value:
     mode, x = a.text("mode", "EXACT"), a["x"]
     if mode == "SIGMOID_APPROXIMATION":
         return x * tf.sigmoid(1.702 * x)
     return tf.nn.gelu(x, approximate=mode == "TANH_APPROXIMATION")
 
 
-def _cast(a: Arguments) -> Any:
+def _cast(a: Arguments) -> Value:
     x, wanted = tf.convert_to_tensor(a["x"]), a.text("dtype")
     if wanted == "bool":
         return x if x.dtype == tf.bool else tf.not_equal(x, tf.zeros_like(x))
     return tf.cast(x, tf.float32 if wanted.startswith("fp") else tf.int32)
 
 
-def _clip(a: Arguments) -> Any:
+def _clip(a: Arguments) -> Value:
     return tf.minimum(tf.maximum(a["x"], a["alpha"]), a["beta"])
 
 
-def _select(a: Arguments) -> Any:
+def _select(a: Arguments) -> Value:
     return tf.where(tf.cast(a["cond"], tf.bool), a["a"], a["b"])
 
 
-def _along(values: Any, rank: int, axis: Any) -> Any:
+def _along(values: Value, rank: int, axis: int) -> Value:
     values = tf.convert_to_tensor(values)
     if values.shape.rank == 0:
         return values
     return tf.reshape(values, [-1 if i == int(axis) % rank else 1 for i in range(rank)])
 
 
-def _quantize(a: Arguments) -> Any:
+def _quantize(a: Arguments) -> Value:
     x = tf.convert_to_tensor(a["input"])
     rank, axis = x.shape.rank, a.integer("axis", 0)
     zero = _along(tf.cast(a.get("zero_point", 0), tf.float32), rank, axis)
@@ -92,7 +93,7 @@ def _quantize(a: Arguments) -> Any:
     return tf.cast(tf.clip_by_value(steps, *limits), tf.int32)
 
 
-def _dequantize(a: Arguments) -> Any:
+def _dequantize(a: Arguments) -> Value:
     x = tf.cast(a["input"], tf.float32)
     rank, axis = x.shape.rank, a.integer("axis", 0)
     zero = _along(tf.cast(a.get("zero_point", 0), tf.float32), rank, axis)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from edgeprune.converters.evaluator import arrays, elementwise, recurrent, sums, windows
 from edgeprune.converters.evaluator.arguments import Arguments, Kernel, UnknownOperationError
+from edgeprune.converters.types import Value
 from edgeprune.errors import ConversionError, InputError
 from edgeprune.formats.coreml.constexpr import DECODERS
 from edgeprune.formats.coreml.mil import Constant, Operation, Package, Port, contradiction
@@ -24,7 +24,7 @@ from edgeprune.formats.coreml.storage import constants_of, is_constant
 
 __all__ = ["KERNELS", "Evaluator", "Step", "unknown_operations"]
 
-Array = npt.NDArray[Any]
+Array = np.ndarray
 Env = dict[str, Any]
 KERNELS: Mapping[str, Kernel] = {
     **arrays.KERNELS,
@@ -116,7 +116,7 @@ class Evaluator:
         count = self._check(inputs)
         found: dict[str, tuple[str, list[Array]]] = {}
 
-        def note(operation: Operation, name: str, value: Any) -> None:
+        def note(operation: Operation, name: str, value: Value) -> None:
             array = np.asarray(value)
             if array.dtype.kind == "f" and array.size * count <= largest:
                 found.setdefault(name, (operation.kind, []))[1].append(_unbatched(array.astype(np.float32)))
@@ -156,7 +156,9 @@ class Evaluator:
         fed: Array = sample.reshape(shape).astype(kind)
         return fed.astype(np.float16) if port.dtype == "float16" else fed
 
-    def _once(self, fed: Mapping[str, Any], note: Callable[[Operation, str, Any], None] | None = None) -> list[Any]:
+    def _once(
+        self, fed: Mapping[str, Value], note: Callable[[Operation, str, Value], None] | None = None
+    ) -> list[Value]:
         env: Env = {**self._constants, **fed}
         for operation in self.program.operations:
             if is_constant(operation):
@@ -170,7 +172,7 @@ class Evaluator:
             raise InputError(f"{self.package.path}: nothing in the program makes its output {absent[0]!r}")
         return [env[name] for name in self.program.outputs]
 
-    def _apply(self, operation: Operation, env: Env) -> tuple[Any, ...]:
+    def _apply(self, operation: Operation, env: Env) -> tuple[Value, ...]:
         try:
             arguments = Arguments(
                 kind=operation.kind,
@@ -190,12 +192,12 @@ class Evaluator:
         return tuple(_declared(value, port) for value, port in zip(values, operation.outputs, strict=False))
 
 
-def env_label(arguments: Arguments) -> Any:
+def env_label(arguments: Arguments) -> Value:
     """Index of the most probable class; names belong to the app."""
     return tf.argmax(tf.reshape(arguments["probabilities"], [-1]), output_type=tf.int32)
 
 
-def _given(bindings: tuple[str | Constant, ...], env: Env) -> Any:
+def _given(bindings: tuple[str | Constant, ...], env: Env) -> Value | list[Value]:
     values = [_wide(_bound(binding, env)) for binding in bindings]
     return values[0] if len(values) == 1 else values
 
@@ -217,7 +219,7 @@ def _wide(value: Any) -> Any:
     return value
 
 
-def _declared(value: Any, port: Port) -> Any:
+def _declared(value: Value, port: Port) -> Value:
     """A result in the type that the program declares for it."""
     if port.dtype not in _NARROW:
         return value

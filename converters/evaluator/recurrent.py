@@ -6,15 +6,15 @@ Layout and equations: apple.github.io/coremltools, MIL operations, "recurrent".
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
 from edgeprune.converters.evaluator.arguments import Arguments, Kernel, UnknownOperationError
+from edgeprune.converters.types import Value
 
 __all__ = ["KERNELS"]
 
-ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+ACTIVATIONS: dict[str, Callable[[Value], Value]] = {
     "linear": tf.identity,
     "relu": tf.nn.relu,
     "sigmoid": tf.sigmoid,
@@ -22,7 +22,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _lstm(a: Arguments) -> Any:
+def _lstm(a: Arguments) -> tuple[Value, ...]:
     direction = a.text("direction", "forward")
     if a.get("clip") is not None:
         raise UnknownOperationError("lstm with clip")
@@ -37,7 +37,7 @@ def _lstm(a: Arguments) -> Any:
     return (every if a.flag("output_sequence") else h[None]), h, c
 
 
-def _one_way(a: Arguments, x: Any, h: Any, c: Any, suffix: str, backwards: bool) -> tuple[Any, Any, Any]:
+def _one_way(a: Arguments, x: Value, h: Value, c: Value, suffix: str, backwards: bool) -> tuple[Value, Value, Value]:
     """(hidden states of all steps in the order of time, the last hidden state, the last memory)."""
     if a.get("peephole" + suffix) is not None:
         raise UnknownOperationError("lstm with peepholes")
@@ -47,7 +47,7 @@ def _one_way(a: Arguments, x: Any, h: Any, c: Any, suffix: str, backwards: bool)
         _activation(a, name, default)
         for name, default in (("recurrent_activation", "sigmoid"), ("cell_activation", "tanh"), ("activation", "tanh"))
     )
-    steps: list[Any] = []
+    steps: list[Value] = []
     times = range(int(x.shape[0]))
     for step in reversed(times) if backwards else times:
         made = tf.matmul(x[step], inner, transpose_b=True) + tf.matmul(h, outer, transpose_b=True)
@@ -58,7 +58,7 @@ def _one_way(a: Arguments, x: Any, h: Any, c: Any, suffix: str, backwards: bool)
     return tf.stack(steps[::-1] if backwards else steps), h, c
 
 
-def _activation(a: Arguments, name: str, default: str) -> Callable[[Any], Any]:
+def _activation(a: Arguments, name: str, default: str) -> Callable[[Value], Value]:
     chosen = a.text(name, default)
     if chosen not in ACTIVATIONS:
         raise UnknownOperationError(f"lstm with {name} {chosen!r}")

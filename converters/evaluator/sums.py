@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
 from edgeprune.converters.evaluator.arguments import Arguments, Kernel
+from edgeprune.converters.types import Value
 
 __all__ = ["KERNELS"]
 
 
-def _linear(a: Arguments) -> Any:
+def _linear(a: Arguments) -> Value:
     made = tf.matmul(tf.convert_to_tensor(a["x"]), a["weight"], transpose_b=True)
     return made if a.get("bias") is None else made + a["bias"]
 
 
-def _matmul(a: Arguments) -> Any:
+def _matmul(a: Arguments) -> Value:
     x, y = tf.convert_to_tensor(a["x"]), tf.convert_to_tensor(a["y"])
     flip_x, flip_y = a.flag("transpose_x"), a.flag("transpose_y")
     vector_x, vector_y = x.shape.rank == 1, y.shape.rank == 1
@@ -27,7 +27,7 @@ def _matmul(a: Arguments) -> Any:
     return tf.squeeze(made, -1) if vector_y else made
 
 
-def _attention(a: Arguments) -> Any:
+def _attention(a: Arguments) -> Value:
     """softmax(q k^T / sqrt(d) + mask) v; a truth mask lets through where it is true."""
     query, key, mask = a["query"], a["key"], a.get("attn_mask")
     scores = tf.matmul(query, key, transpose_b=True) / tf.sqrt(float(query.shape[-1]))
@@ -37,16 +37,16 @@ def _attention(a: Arguments) -> Any:
     return tf.matmul(tf.nn.softmax(scores), a["value"])
 
 
-def _reduced(function: Callable[..., Any]) -> Kernel:
-    def kernel(a: Arguments) -> Any:
+def _reduced(function: Callable[..., Value]) -> Kernel:
+    def kernel(a: Arguments) -> Value:
         axes = None if a.get("axes") is None else a.integers("axes")
         return function(tf.convert_to_tensor(a["x"]), axes, a.flag("keep_dims"))
 
     return kernel
 
 
-def _argument(function: Callable[..., Any]) -> Kernel:
-    def kernel(a: Arguments) -> Any:
+def _argument(function: Callable[..., Value]) -> Kernel:
+    def kernel(a: Arguments) -> Value:
         axis = a.integer("axis", -1)
         found = function(a["x"], axis=axis, output_type=tf.int32)
         return tf.expand_dims(found, axis) if a.flag("keep_dims") else found
@@ -54,10 +54,10 @@ def _argument(function: Callable[..., Any]) -> Kernel:
     return kernel
 
 
-def _batch_norm(a: Arguments) -> Any:
+def _batch_norm(a: Arguments) -> Value:
     x = tf.convert_to_tensor(a["x"])
 
-    def along(name: str, default: float) -> Any:
+    def along(name: str, default: float) -> Value | float:
         values = a.get(name)
         return default if values is None else tf.reshape(values, [1, -1, *[1] * (x.shape.rank - 2)])
 
@@ -65,13 +65,13 @@ def _batch_norm(a: Arguments) -> Any:
     return x * scale + (along("beta", 0.0) - along("mean", 0.0) * scale)  # in the order in which Keras rounds
 
 
-def _normalized(x: Any, axes: list[int], epsilon: float) -> Any:
+def _normalized(x: Value, axes: list[int], epsilon: float) -> Value:
     mean = tf.reduce_mean(x, axes, keepdims=True)
     variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=True)
     return (x - mean) * tf.math.rsqrt(variance + epsilon)
 
 
-def _layer_norm(a: Arguments) -> Any:
+def _layer_norm(a: Arguments) -> Value:
     x = tf.convert_to_tensor(a["x"])
     axes = sorted(axis % x.shape.rank for axis in a.integers("axes", list(range(x.shape.rank))))
     made = _normalized(x, axes, a.number("epsilon", 1e-5))
@@ -80,7 +80,7 @@ def _layer_norm(a: Arguments) -> Any:
     return made if a.get("beta") is None else made + tf.reshape(a["beta"], shape)
 
 
-def _instance_norm(a: Arguments) -> Any:
+def _instance_norm(a: Arguments) -> Value:
     x = tf.convert_to_tensor(a["x"])
     made = _normalized(x, list(range(2, x.shape.rank)), a.number("epsilon", 1e-5))
     shape = [1, -1, *[1] * (x.shape.rank - 2)]
@@ -88,12 +88,12 @@ def _instance_norm(a: Arguments) -> Any:
     return made if a.get("beta") is None else made + tf.reshape(a["beta"], shape)
 
 
-def _l2_norm(a: Arguments) -> Any:
+def _l2_norm(a: Arguments) -> Value:
     x = tf.convert_to_tensor(a["x"])
     return x * tf.math.rsqrt(tf.reduce_sum(tf.square(x), [-3, -2, -1], keepdims=True) + a.number("epsilon", 1e-6))
 
 
-def _local_response_norm(a: Arguments) -> Any:
+def _local_response_norm(a: Arguments) -> Value:
     """Over `size` neighbouring channels (axis 1)."""
     x, size = tf.convert_to_tensor(a["x"]), a.integer("size")
     squares = tf.square(x)

@@ -9,18 +9,19 @@ import numpy as np
 import tensorflow as tf
 
 from edgeprune.converters.evaluator.arguments import Arguments, Kernel, UnknownOperationError
+from edgeprune.converters.types import Value
 
 __all__ = ["KERNELS"]
 
 Pairs = list[tuple[int, int]]
 
 
-def _last(x: Any) -> Any:
+def _last(x: Value) -> Value:
     rank = x.shape.rank
     return tf.transpose(x, [0, *range(2, rank), 1])
 
 
-def _first(x: Any) -> Any:
+def _first(x: Value) -> Value:
     rank = x.shape.rank
     return tf.transpose(x, [0, rank - 1, *range(1, rank - 1)])
 
@@ -43,19 +44,19 @@ def _padding(a: Arguments, sizes: Sequence[int], kernel: Sequence[int], strides:
     return pairs
 
 
-def _padded(x: Any, pairs: Pairs, value: float = 0.0) -> Any:
+def _padded(x: Value, pairs: Pairs, value: float = 0.0) -> Value:
     """x with channels last."""
     if not any(any(pair) for pair in pairs):
         return x
     return tf.pad(x, [(0, 0), *pairs, (0, 0)], constant_values=value)
 
 
-def _planar(x: Any, *lists: list[Any]) -> tuple[Any, ...]:
+def _planar(x: Value, *lists: list[int]) -> tuple[Value, list[list[int]]]:
     """One-dimensional convolutions become two-dimensional ones of height 1."""
-    return (tf.expand_dims(x, 1), *([1, *values] for values in lists))
+    return tf.expand_dims(x, 1), [[1, *values] for values in lists]
 
 
-def _conv(a: Arguments) -> Any:
+def _conv(a: Arguments) -> Value:
     x, weight = _last(tf.convert_to_tensor(a["x"])), a["weight"]
     spatial = x.shape.rank - 2
     ones = [1] * spatial
@@ -68,14 +69,14 @@ def _conv(a: Arguments) -> Any:
     return made if bias is None else made + tf.reshape(bias, [1, -1, *ones])
 
 
-def _convolved(x: Any, weight: Any, strides: list[int], dilations: list[int], groups: int) -> Any:
+def _convolved(x: Value, weight: Value, strides: list[int], dilations: list[int], groups: int) -> Value:
     """x [batch, spatial, in], weight [out, in / groups, kernel] -> [batch, spatial, out]."""
     spatial = x.shape.rank - 2
     constant = isinstance(weight, np.ndarray)
     turned = np.transpose if constant else tf.transpose
-    kernel = turned(weight, [*range(2, spatial + 2), 1, 0])
+    kernel: Any = turned(weight, [*range(2, spatial + 2), 1, 0])
     if spatial == 1:
-        x, strides, dilations = _planar(x, strides, dilations)
+        x, (strides, dilations) = _planar(x, strides, dilations)
         kernel = kernel[None]
     inputs, outputs = int(x.shape[-1]), int(kernel.shape[-1])
     if spatial < 3 and groups == inputs and groups > 1 and kernel.shape[-2] == 1:
@@ -88,7 +89,7 @@ def _convolved(x: Any, weight: Any, strides: list[int], dilations: list[int], gr
     return tf.squeeze(made, 1) if spatial == 1 else made
 
 
-def _plain(x: Any, kernel: Any, strides: list[int], dilations: list[int]) -> Any:
+def _plain(x: Value, kernel: Value, strides: list[int], dilations: list[int]) -> Value:
     if x.shape.rank == 5:
         if max(dilations) > 1:
             kernel, dilations = _spread_kernel(kernel, dilations), [1, 1, 1]
@@ -96,7 +97,7 @@ def _plain(x: Any, kernel: Any, strides: list[int], dilations: list[int]) -> Any
     return tf.nn.conv2d(x, kernel, strides, "VALID", dilations=dilations)
 
 
-def _depthwise(x: Any, kernel: Any, strides: list[int], dilations: list[int], multiplier: int) -> Any:
+def _depthwise(x: Value, kernel: Value, strides: list[int], dilations: list[int], multiplier: int) -> Value:
     channels = int(x.shape[-1])
     shape = [*kernel.shape[:2], channels, multiplier]
     kernel = tf.reshape(kernel[:, :, 0, :], shape)
@@ -108,7 +109,7 @@ def _depthwise(x: Any, kernel: Any, strides: list[int], dilations: list[int], mu
     return made if even else made[:, :: strides[0], :: strides[1]]
 
 
-def _spread_kernel(kernel: Any, dilations: list[int]) -> Any:
+def _spread_kernel(kernel: Value, dilations: list[int]) -> Value:
     """A kernel [spatial..., in, out] with the zeros of its dilation written out."""
     for axis, step in enumerate(dilations):
         if step > 1:
@@ -122,7 +123,7 @@ def _spread_kernel(kernel: Any, dilations: list[int]) -> Any:
     return kernel
 
 
-def _conv_transpose(a: Arguments) -> Any:
+def _conv_transpose(a: Arguments) -> Value:
     """Each input element adds its kernel into the output: the full result, then cropped or filled up with zeros."""
     x, weight = _last(tf.convert_to_tensor(a["x"])), a["weight"]
     spatial = x.shape.rank - 2
@@ -152,13 +153,13 @@ def _conv_transpose(a: Arguments) -> Any:
     return made if bias is None else made + tf.reshape(bias, [1, -1, *ones])
 
 
-def _transposed(x: Any, weight: Any, strides: list[int], dilations: list[int], groups: int) -> Any:
+def _transposed(x: Value, weight: Value, strides: list[int], dilations: list[int], groups: int) -> Value:
     """x [batch, spatial, in], weight [in, out / groups, kernel] -> the full [batch, spatial, out]."""
     spatial = x.shape.rank - 2
     kernel = tf.transpose(weight, [*range(2, spatial + 2), 1, 0])
     kernel = _spread_kernel(kernel, dilations)
     if spatial == 1:
-        x, strides = _planar(x, strides)
+        x, (strides,) = _planar(x, strides)
         kernel = kernel[None]
     function = tf.nn.conv3d_transpose if spatial == 3 else tf.nn.conv2d_transpose
     steps = list(zip(x.shape.as_list()[1:-1], strides, [int(k) for k in kernel.shape[:-2]], strict=True))
@@ -171,7 +172,7 @@ def _transposed(x: Any, weight: Any, strides: list[int], dilations: list[int], g
     return tf.squeeze(made, 1) if spatial == 1 else made
 
 
-def _pool(a: Arguments, kind: str) -> Any:
+def _pool(a: Arguments, kind: str) -> Value:
     x = _last(tf.convert_to_tensor(a["x"]))
     kernel = a.integers("kernel_sizes")
     strides = a.integers("strides", [1] * len(kernel))
@@ -204,9 +205,9 @@ def _ceiled(a: Arguments, kind: str, sizes: list[int], kernel: list[int], stride
     return wide
 
 
-def _pooled(x: Any, kernel: list[int], strides: list[int], kind: str) -> Any:
+def _pooled(x: Value, kernel: list[int], strides: list[int], kind: str) -> Value:
     if len(kernel) == 1:
-        x, kernel, strides = _planar(x, kernel, strides)
+        x, (kernel, strides) = _planar(x, kernel, strides)
         return tf.squeeze(_pooled(x, kernel, strides, kind), 1)
     if any(stride > extent for stride, extent in zip(strides, kernel, strict=True)):  # TensorFlow refuses these
         every = tf.nn.pool(x, kernel, kind, [1] * len(kernel), "VALID")
@@ -214,7 +215,7 @@ def _pooled(x: Any, kernel: list[int], strides: list[int], kind: str) -> Any:
     return tf.nn.pool(x, kernel, kind, strides, "VALID")
 
 
-def _resampled(x: Any, grids: Sequence[np.ndarray]) -> Any:
+def _resampled(x: Value, grids: Sequence[np.ndarray]) -> Value:
     """Linear interpolation along the last two axes at the grid points given in input elements."""
     for axis, grid in zip((-2, -1), grids, strict=True):
         size = int(x.shape[axis])
@@ -245,13 +246,13 @@ def _grid(mode: str, size: int, wanted: int) -> np.ndarray:
     return np.clip(points, 0, size - 1)
 
 
-def _resize_bilinear(a: Arguments) -> Any:
+def _resize_bilinear(a: Arguments) -> Value:
     x, mode = tf.convert_to_tensor(a["x"]), a.text("sampling_mode", "DEFAULT")
     wanted = (a.integer("target_size_height"), a.integer("target_size_width"))
     return _resampled(x, [_grid(mode, int(x.shape[axis]), size) for axis, size in zip((-2, -1), wanted, strict=True)])
 
 
-def _upsample_bilinear(a: Arguments) -> Any:
+def _upsample_bilinear(a: Arguments) -> Value:
     x, corners = tf.convert_to_tensor(a["x"]), a.flag("align_corners", True)
     grids = []
     for axis, name in ((-2, "scale_factor_height"), (-1, "scale_factor_width")):
@@ -266,7 +267,7 @@ def _upsample_bilinear(a: Arguments) -> Any:
     return _resampled(x, grids)
 
 
-def _nearest(a: Arguments) -> Any:
+def _nearest(a: Arguments) -> Value:
     x = tf.convert_to_tensor(a["x"])
     for axis, target, factor in (
         (-2, "target_size_height", "scale_factor_height"),
