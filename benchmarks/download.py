@@ -59,7 +59,8 @@ def main() -> None:
                 codecs = ", ".join(f"{codec} {count:,}" for codec, count in size.download_bytes.items())
                 ratio = size.download_bytes["deflate"] / base
                 print(
-                    f"{name:6s} {precision:7s} raw {size.raw_bytes:,}, {codecs}; {ratio:.3f}x, zeros {size.sparsity:.3f}"
+                    f"{name:6s} {precision:7s} raw {size.raw_bytes:,}, {codecs}; {ratio:.3f}x, "
+                    f"zeros {size.sparsity:.3f}"
                 )
 
 
