@@ -12,16 +12,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import subprocess
 
 __all__ = ["child_process", "handlers", "held_back", "kill", "note_output", "scratch_folder", "undoing"]
 
@@ -62,6 +62,9 @@ def held_back() -> Iterator[None]:
 @contextlib.contextmanager
 def scratch_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
     """A new folder that is gone when the context ends, however it ends. Raises OSError when none can be made."""
+    import shutil
+    import tempfile
+
     with contextlib.ExitStack() as stack:
         with held_back():
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))

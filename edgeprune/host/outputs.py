@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +35,8 @@ def _check_parent(path: Path) -> None:
     parent = path.absolute().parent
     if not parent.is_dir():
         raise UsageError(f"{parent}: no such folder; create it first (mkdir -p {parent})")
+    import tempfile
+
     try:
         # Asking the file system is surer than reading permission bits (read-only mounts, quotas, root).
         with tempfile.TemporaryFile(dir=parent):
