@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from edgeprune.checker.size.account import shipped_layers
 from edgeprune.checker.size.accounting import SizeReport, measure_size
 from edgeprune.checker.size.codecs import with_quick
 from edgeprune.converters.evaluation import Evaluated, evaluate_file
@@ -14,6 +16,7 @@ from edgeprune.converters.file_checks import float_ops, refuse_lost_sparsity
 from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.session import Exported
 from edgeprune.errors import ConversionError
+from edgeprune.formats import read_contents
 from edgeprune.formats.coreml.storage import storage_of
 from edgeprune.ledger import ArtifactEntry, MetricValue, oldest_runtime
 from edgeprune.maker.keras.models import input_specs, predict
@@ -98,9 +101,17 @@ def _record(
         metric_note=found.note,
         parity=found.parity or None,
         parity_on=samples_are,
-        runtimes=list(found.runs),
+        runtimes=found.runs,
         exported=exported,
         oldest_runtime=oldest_runtime(found.runs, installed_runtimes()),
-        float_ops=list(float_ops(size.graph)) if size.graph and made.precision in INTEGER else [],
+        float_ops=tuple(float_ops(size.graph)) if size.graph and made.precision in INTEGER else (),
         weights=storage.encodings if storage else None,
+        parameters=_parameters(made.path),
     )
+
+
+def _parameters(path: Path) -> int | None:
+    """Elements of weights and biases in the file; None where its reader does not count."""
+    found = read_contents(path)
+    arrays = [array for layer in shipped_layers(found) for array in layer.arrays]
+    return sum(array.elements for array in arrays if array.parameter) if found.complete else None

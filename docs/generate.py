@@ -191,9 +191,19 @@ def tables_of_a_recipe() -> Mapping[str, Callable[[], str]]:
         "quantize": steps.QuantizeStep,
         "exports": recipe.ExportSpec,
         "latency": recipe.LatencySpec,
-        "budget": recipe.Budget,
     }
     return {f"recipe-{name}": (lambda kind=kind: key_table(kind)) for name, kind in kinds.items()}
+
+
+def budget() -> str:
+    """The limits of a budget, which have the same keys in a recipe and in edgeprune.toml."""
+    from edgeprune.checker.budget import LIMITS
+    from edgeprune.checker.size.codecs import FULL
+
+    rows = [(f"`{limit}`", re.sub(r"--(ledger|device)", r"`\1`", written.help)) for limit, written in LIMITS.items()]
+    codec = ("`codec`", f"What `download` and `growth` are about: {', '.join(FULL)}.")
+    device = ("`device`", "The profile that limits on latency are of (in a recipe: else those of `[latency]`).")
+    return table(("key", "meaning"), [*rows, codec, device])
 
 
 def parts() -> dict[str, Callable[[], str]]:
@@ -201,6 +211,7 @@ def parts() -> dict[str, Callable[[], str]]:
     return {
         **tables_of_a_recipe(),
         "api": api,
+        "budget": budget,
         "codecs": codecs,
         "criteria": criteria,
         "devices": devices,

@@ -7,29 +7,46 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from edgeprune.errors import InputError
+from edgeprune.json_values import check_counts, check_shares, decode, record_of
+from edgeprune.verdict import Verdict
 
 __all__ = [
     "POOR_SQNR_DB",
     "SCHEMA_VERSION",
     "ArtifactEntry",
+    "ChannelReport",
+    "EpochLog",
     "Estimate",
+    "Host",
+    "LatencyComparison",
+    "LatencyReached",
+    "LayerSparsity",
+    "LayerWidth",
     "Ledger",
+    "MetricKind",
     "MetricValue",
+    "ModelOrigin",
     "Outcome",
     "OutputParity",
+    "PruneReport",
+    "RecipeOrigin",
     "RuntimeRun",
+    "SkippedGroup",
+    "SkippedLayer",
+    "SplitOrigin",
     "Stage",
-    "Verdict",
+    "TrainLog",
     "oldest_runtime",
     "schema_path",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BASE_CODEC = "deflate"
-Milliseconds = float  # an annotation of its own, so that a report read back is held against it
 # A quantized file below this signal to noise ratio says little.
 POOR_SQNR_DB = 10.0
 
@@ -47,13 +64,17 @@ class Outcome(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricValue:
-    """A metric measured on a file: `file` is a path in the ledger's folder, `runtime` what ran it."""
+    """A metric measured on a file: `file` is a path in the ledger's folder, `runtime` what ran it.
+
+    `dense_value` is what the dense model scored on these samples, where they are not those of the dense stage's metric.
+    """
 
     name: str
     value: float
     samples: int
     file: str
     runtime: str
+    dense_value: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,16 +141,18 @@ class Estimate:
     device: str
     how: str
     basis: str
-    total_ms: Milliseconds | None
-    low_ms: Milliseconds | None
-    high_ms: Milliseconds | None
-    relative: Milliseconds | None
+    total_ms: float | None
+    low_ms: float | None
+    high_ms: float | None
+    relative: float | None
     refused: str | None
     notes: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if len({value is None for value in (self.total_ms, self.low_ms, self.high_ms)}) > 1:
             raise ValueError(f"the estimate for {self.device[:40]} is half there")
+        numbers = {"total_ms": self.total_ms, "low_ms": self.low_ms, "high_ms": self.high_ms}
+        check_counts(**numbers, relative=self.relative)
 
     @property
     def given(self) -> bool:
@@ -138,12 +161,150 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedLayer:
+    """A layer with weights that stays dense, and why."""
+
+    layer: str
+    kind: str
+    parameters: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSparsity:
+    """Asked and got for one kernel. `asked` is None under scope "global", where only the total is asked for."""
+
+    layer: str
+    kind: str
+    key: str
+    elements: int
+    asked: float | None
+    got: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneReport:
+    """What pruning did: asked and got over all pruned kernels, each kernel, and each layer left dense."""
+
+    asked: float
+    got: float
+    layers: tuple[LayerSparsity, ...]
+    skipped: tuple[SkippedLayer, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerWidth:
+    """Channels that a layer makes, before and after. `asked` is how many were to stay before rounding, None where all
+    groups were ranked together."""
+
+    layer: str
+    kind: str
+    before: int
+    asked: float | None
+    after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedGroup:
+    """A group that keeps all its channels, and why."""
+
+    layer: str
+    layers: tuple[str, ...]
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyReached:
+    """A latency on a device as the target: the share `asked` to stay, and the estimates of the float32 .tflite file
+    `before` and `after`; `ratio` is after over before."""
+
+    asked: float
+    before: Estimate
+    after: Estimate
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelReport:
+    """What channel pruning did. `macs_*` are those of kernels for one sample, None where a size is open or a layer is
+    not followed; `got` is the share of channels removed. `verified` is the largest relative error of the surgery
+    (before compensation) against the old model with the removed channels set to zero; None where not checked (`note`).
+    `estimated_latency` is None where the target was another.
+    """
+
+    asked: str
+    got: float
+    parameters_before: int
+    parameters_after: int
+    macs_before: int | None
+    macs_after: int | None
+    removed: tuple[LayerWidth, ...]
+    skipped: tuple[SkippedGroup, ...]
+    altered: tuple[str, ...]
+    verified: float | None
+    note: str | None
+    estimated_latency: LatencyReached | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochLog:
+    """Mean training loss of an epoch and the validation metric after it (None without a validation split)."""
+
+    loss: float
+    validation: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainLog:
+    """What happened: epochs in order, the epoch (from 1) whose weights were kept, whether patience ended it."""
+
+    epochs: tuple[EpochLog, ...]
+    kept_epoch: int
+    stopped_early: bool
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyComparison:
+    """A measured comparison; `ratio` is candidate / baseline thread CPU time, below 1 when the candidate is faster.
+
+    `low` and `high` bound it with 95 % confidence, and `null_ratio`, `null_low`, `null_high` are the same for the
+    baseline against its own copy. `tolerance` is the half-width around 1 that counts as unchanged, null run included.
+    The `_ms` fields are per invoke: medians of thread CPU time and of wall time, which other programs lengthen, and
+    the 90th percentile of CPU time.
+    `pairs` counts all processes together; `how` says it all in one sentence.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    verdict: Outcome
+    tolerance: float
+    null_ratio: float
+    null_low: float
+    null_high: float
+    baseline_ms: float
+    candidate_ms: float
+    baseline_wall_ms: float
+    candidate_wall_ms: float
+    baseline_p90_ms: float
+    candidate_p90_ms: float
+    runtime: str
+    runtime_version: str
+    threads: int
+    processes: int
+    pairs: int
+    how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactEntry:
     """A file that was made. `sparsity` is that of the weights in the file, read back from it; `exported` files ship.
 
     `parity_on` names the samples of `parity`; `weights` is how many weight tensors a Core ML package stores in each
-    encoding. `float_ops` are the operations of an integer file that compute in float, because that was allowed;
-    `estimates` the latencies on devices.
+    encoding, `parameters` how many the file has (None where its reader does not count). `float_ops` are the operations
+    of an integer file that compute in float, because that was allowed; `estimates` the latencies on devices.
     """
 
     path: str
@@ -157,13 +318,19 @@ class ArtifactEntry:
     metric: MetricValue | None
     metric_note: str | None
     parity: tuple[OutputParity, ...] | None
-    runtimes: list[RuntimeRun]
+    runtimes: tuple[RuntimeRun, ...]
     exported: bool
     oldest_runtime: str | None = None
     parity_on: str | None = None
     weights: Mapping[str, int] | None = None
-    float_ops: list[str] = field(default_factory=list)
+    float_ops: tuple[str, ...] = ()
     estimates: tuple[Estimate, ...] = ()
+    parameters: int | None = None
+
+    def __post_init__(self) -> None:
+        check_counts(raw_bytes=self.raw_bytes, download_bytes=self.download_bytes, macs=self.macs)
+        check_counts(parameters=self.parameters)
+        check_shares(sparsity=self.sparsity)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,12 +343,15 @@ class Stage:
     nonzero_parameters: int
     macs: int | None
     metric: MetricValue | None
-    latency: Mapping[str, Any] | None
-    artifacts: list[ArtifactEntry]
-    pruning: Mapping[str, Any] | None
-    training: Mapping[str, Any] | None
+    latency: LatencyComparison | None
+    artifacts: tuple[ArtifactEntry, ...]
+    pruning: PruneReport | None
+    training: TrainLog | None
     seconds: float
-    channels: Mapping[str, Any] | None = None  # of channel pruning: asked and got, removed and skipped by layer
+    channels: ChannelReport | None = None
+
+    def __post_init__(self) -> None:
+        check_counts(parameters=self.parameters, nonzero_parameters=self.nonzero_parameters, macs=self.macs)
 
     @property
     def main(self) -> ArtifactEntry | None:
@@ -190,15 +360,48 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """One budget limit held against one exported file; `passed` is None when it could not be checked."""
+class RecipeOrigin:
+    """The recipe of a run; `asked` is what it says, as plain values."""
 
-    check: str
     path: str
-    actual: float | None
-    limit: float
-    unit: str
-    passed: bool | None
+    sha256: str
+    asked: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOrigin:
+    """The model that went in."""
+
+    path: str
+    sha256: str
+    raw_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitOrigin:
+    """A split of the data."""
+
+    path: str
+    sha256: str
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricKind:
+    """How outputs were scored; a metric that `is_share` is told in percent."""
+
+    name: str
+    higher_is_better: bool
+    is_share: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """The machine of a run, and the versions of its runtimes, oldest first."""
+
+    machine: str
+    system: str
+    runtimes: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,21 +409,45 @@ class Ledger:
     """All stages of a run and where they came from."""
 
     tool_version: str
-    recipe: Mapping[str, Any]
-    input: Mapping[str, Any]
-    data: Mapping[str, Any]
-    metric: Mapping[str, Any]
-    host: Mapping[str, Any]
+    recipe: RecipeOrigin
+    input: ModelOrigin
+    data: Mapping[str, SplitOrigin]
+    metric: MetricKind
+    host: Host
     seed: int
-    stages: list[Stage]
-    verdicts: list[Verdict] = field(default_factory=list)
-    summary: list[str] = field(default_factory=list)
+    stages: tuple[Stage, ...]
+    verdicts: tuple[Verdict, ...] = ()
+    summary: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("there is no stage")
 
     def to_json(self) -> dict[str, Any]:
         """The ledger as plain values, `schema_version` first."""
         body = asdict(self)
         version = body.pop("tool_version")
         return {"schema_version": SCHEMA_VERSION, "tool": {"name": "edgeprune", "version": version}, **body}
+
+    @classmethod
+    def from_json(cls, told: str | bytes | Mapping[str, object], what: str = "the ledger") -> Ledger:
+        """The ledger that `to_json` gave, as plain values or as text. Raises InputError, which begins with `what`."""
+        raw = decode(told, what, "run the recipe again") if isinstance(told, str | bytes) else told
+        if not isinstance(raw, Mapping) or "stages" not in raw:
+            raise InputError(f"{what} is not the ledger of a run; run the recipe again")
+        if raw.get("schema_version") != SCHEMA_VERSION:
+            raise InputError(f"{what} is the ledger of another version of edgeprune; run the recipe again")
+        tool = raw.get("tool")
+        version = tool.get("version") if isinstance(tool, Mapping) else None
+        return record_of(cls, {**raw, "tool_version": version}, f"{what} is not a ledger, run the recipe again")
+
+    @classmethod
+    def read(cls, path: Path) -> Ledger:
+        """The ledger in a file. Raises InputError."""
+        try:
+            return cls.from_json(path.read_bytes(), str(path))
+        except OSError as cause:
+            raise InputError(f"{path}: the ledger cannot be read: {cause.strerror}; run the recipe first") from cause
 
     @property
     def dense(self) -> Stage:

@@ -16,7 +16,8 @@ from places import ROOT, TESTS
 
 # Who may be imported by whom: each room from those before it, and from itself. The longest matching prefix counts.
 RANKS: tuple[tuple[str, ...], ...] = (
-    ("edgeprune.errors", "edgeprune.units", "edgeprune.artifact", "edgeprune.ledger"),  # words
+    ("edgeprune.errors", "edgeprune.units", "edgeprune.artifact", "edgeprune.json_values"),  # words
+    ("edgeprune.verdict", "edgeprune.ledger"),
     ("edgeprune.host",),
     ("edgeprune.formats",),
     ("edgeprune.runtime",),

@@ -19,8 +19,8 @@ from edgeprune.runtime.session import installed_runtimes
 
 if TYPE_CHECKING:
     from edgeprune.checker.latency.estimate import EstimateRatio
-    from edgeprune.checker.latency.measure import LatencyComparison
     from edgeprune.checker.latency.profiles import Profile
+    from edgeprune.ledger import LatencyComparison
 
 __all__ = ["Comparison", "check_measurable", "compare_files", "with_measured_latency"]
 

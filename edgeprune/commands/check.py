@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from edgeprune.checker.size.codecs import FULL
+from edgeprune.checker.budget import LIMITS, given_budget
+from edgeprune.checker.config import CONFIG, Config, find_config, load_config, sample_config
+from edgeprune.checker.size.codecs import FULL, QUICK
 from edgeprune.commands.options import PATH, chosen_format, common_options
+from edgeprune.errors import UsageError
+from edgeprune.verdict import Limit
+
+if TYPE_CHECKING:
+    from edgeprune.checker.check import Check
 
 __all__ = ["check"]
+
+_UNCHECKED = 3
+_FOR_MACHINES = ("junit", "github")  # an empty report there would pass for a good one
+Command = TypeVar("Command", bound=Callable[..., int])
+
+
+def _limit_options(command: Command) -> Command:
+    """An option for each limit of a budget, by its key."""
+    for limit, written in reversed(list(LIMITS.items())):
+        option = click.option(f"--{limit.replace('_', '-')}", str(limit), metavar=written.metavar, help=written.help)
+        command = option(command)
+    return command
 
 
 @click.command()
@@ -19,15 +39,15 @@ __all__ = ["check"]
 @click.option(
     "--baseline", type=PATH, help="What to compare with: a model file, a folder, an earlier JSON report, a ledger.json."
 )
-@click.option("--limit", metavar="SIZE", help='Largest download of each file, for example "350 kB" or "350 KiB".')
-@click.option("--growth", metavar="CHANGE", help='Largest growth of each download: "2 %" or "50 kB".')
+@_limit_options
 @click.option(
     "--codec",
     type=click.Choice(FULL),
     default="deflate",
     show_default=True,
-    help="What --limit and --growth are about; deflate is what a zip, APK or IPA download costs.",
+    help="What --download and --growth are about; deflate is what a zip, APK or IPA download costs.",
 )
+@click.option("--ledger", type=PATH, help="The ledger.json of the run that made the file, for --max-metric-drop.")
 @click.option(
     "--format",
     "output_format",
@@ -46,7 +66,21 @@ __all__ = ["check"]
 )
 @click.option("--show", is_flag=True, help="Only show the FILES: no limit is held, exit code 0.")
 @common_options("json")
-def check(files: tuple[Path, ...], as_json: bool, output_format: str | None, **options: Any) -> int:
+def check(
+    files: tuple[Path, ...],
+    config: Path | None,
+    baseline: Path | None,
+    codec: str,
+    ledger: Path | None,
+    output_format: str | None,
+    output: Path | None,
+    why: bool,
+    fast: bool,
+    devices: tuple[str, ...],
+    show: bool,
+    as_json: bool,
+    **limits: str | None,
+) -> int:
     """Show what model FILES cost to install and to download, and hold them against budgets.
 
     Without FILES, those of the budgets in edgeprune.toml. Reads .tflite, .mlpackage, .mlmodel, .mlmodelc, .keras, .h5,
@@ -61,18 +95,92 @@ def check(files: tuple[Path, ...], as_json: bool, output_format: str | None, **o
       install = "1.2 MB"           the file itself
       growth = "2 %"               of the download against --baseline; or "50 kB"
       parameters = 500000
-      min_sparsity = "50 %"        of the weights
+      min_sparsity = "50 %"        of the weights; or 0.5
       max_metric_drop = "1 %"      read from ledger = "out/ledger.json"
       max_latency_ms = 12          estimated for device = "pixel3-tflite-4t-float32"
       max_latency_growth = "5 %"   of that estimate against --baseline
 
     \b
     Examples:
-      edgeprune check model.tflite --limit "350 kB"
+      edgeprune check model.tflite --download "350 kB" --min-sparsity "75 %"
       edgeprune check --baseline main.json --format markdown -o comment.md
       edgeprune check app-release.apk --show --why
       edgeprune check model.tflite --show --device pixel3-tflite-4t-float32
     """
-    from edgeprune.commands.check_verb import check_verb
+    from edgeprune.checker.check import CheckOptions, check_files, wanted_files
 
-    return check_verb(files, output_format=chosen_format(as_json, output_format), **options)
+    texts = {Limit(key): text for key, text in limits.items() if text is not None}
+    given = given_budget(texts, codec=codec, devices=devices, ledger=ledger)
+    _refuse_contradictions(files, config, texts, baseline, show=show, fast=fast, codec=codec)
+    settings = None if show else _settings(files, config, limited=given is not None)
+    wanted = wanted_files(files, settings, given)
+    kind = chosen_format(as_json, output_format)
+    if kind in _FOR_MACHINES and not any(item.budgets for item in wanted):
+        raise UsageError(
+            f"--format {kind} reports limits, and none was given: nothing would be checked; add --download, or "
+            f"budgets in {CONFIG}"
+        )
+    options = CheckOptions(baseline=baseline, codec=codec, fast=fast, devices=devices, why=why)
+    found = check_files(wanted, options, config=settings.path if settings else None, whole=not files)
+    _tell(found, kind, output)
+    return _exit_code(found, show=show)
+
+
+def _refuse_contradictions(
+    files: Sequence[Path],
+    config: Path | None,
+    limits: Mapping[Limit, str],
+    baseline: Path | None,
+    *,
+    show: bool,
+    fast: bool,
+    codec: str,
+) -> None:
+    """Raise UsageError for options that contradict each other."""
+    if fast and codec not in QUICK:
+        raise UsageError(f"--fast measures {' and '.join(QUICK)} only; drop --fast, or choose one of these for --codec")
+    if show and (limits or config or not files):
+        raise UsageError("--show only shows the FILES that are named, and checks nothing; drop it, or the limits")
+    growth = [limit for limit in (Limit.GROWTH, Limit.MAX_LATENCY_GROWTH) if limit in limits]
+    if growth and baseline is None:
+        raise UsageError(f"--{growth[0].replace('_', '-')} needs something to compare with; add --baseline FILE")
+
+
+def _settings(files: Sequence[Path], config: Path | None, *, limited: bool) -> Config | None:
+    """The configuration in force: the one named, else the nearest; none where limits and FILES are given."""
+    if config is not None:
+        return load_config(config)
+    if limited and files:
+        return None
+    nearest = find_config(Path.cwd())
+    if nearest is not None:
+        return load_config(nearest)
+    if not files:
+        click.echo(sample_config(Path()), nl=False)
+        raise UsageError(f"no files and no {CONFIG}; name model files, or save the lines above as {CONFIG}")
+    return None
+
+
+def _tell(found: Check, kind: str, output: Path | None) -> None:
+    """Write the report, or print it; a report in a file leaves a text for the log."""
+    from edgeprune.host.outputs import write_file
+    from edgeprune.report.check_report import FORMATS
+
+    text = FORMATS[kind](found)
+    if output is not None:
+        write_file(output, text.encode())
+        text = FORMATS["text"](found)
+    click.echo(text, nl=False)
+
+
+def _exit_code(found: Check, *, show: bool) -> int:
+    """1 over a limit, 3 when one cannot be checked. Raises UsageError when nothing was checked, and the error of the
+    first broken file."""
+    if found.broken is not None:
+        raise found.broken
+    if not found.verdicts and not show:
+        raise UsageError(
+            f"no limit was given, so nothing was checked: add --download SIZE, or budgets in {CONFIG} (--show only "
+            "shows)"
+        )
+    return {True: 0, False: 1, None: _UNCHECKED}[found.passed] if found.verdicts else 0

@@ -33,7 +33,7 @@ Examples:
   edgeprune prune model.keras --style channel --ratio 0.4 -o narrow.keras      fewer channels: smaller and faster
   edgeprune convert model.keras --to tflite --precision int8 --calibration train.npz -o model.tflite
   edgeprune verify model.tflite --against model.keras        does the file compute what the model computes
-  edgeprune check model.tflite --limit "350 kB"              hold a file against a download budget"""
+  edgeprune check model.tflite --download "350 kB"            hold a file against a download budget"""
 
 
 # Verb -> the module that holds it, in the order in which they are told. A verb is imported when it is called.

@@ -12,10 +12,11 @@ import click
 
 from edgeprune.artifact import sha256_of
 from edgeprune.checker.latency.estimate import Breakdown, OpEstimate, how_of, latency_breakdown
-from edgeprune.checker.latency.measure import LatencyComparison, compare_latency
+from edgeprune.checker.latency.measure import compare_latency
 from edgeprune.checker.latency.profiles import Profile, find_profile, shipped_profiles
 from edgeprune.checker.latency.sparsity import TWO_OF_FOUR, Condition, SparsityAdvice, load_refusals, sparsity_advice
 from edgeprune.errors import EdgepruneError, UsageError
+from edgeprune.ledger import LatencyComparison
 from edgeprune.report.table import Table, to_text
 from edgeprune.units import format_count, format_ms, format_percent
 

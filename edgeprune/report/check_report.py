@@ -5,79 +5,25 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
-from edgeprune.checker.budget import Verdict
+from edgeprune.checker.check import Check
 from edgeprune.checker.size.codecs import CODECS, Codec
 from edgeprune.checker.size.layer_pairs import Pair, layer_pairs
 from edgeprune.checker.size.records import FileRecord, LayerRecord
-from edgeprune.errors import EdgepruneError
 from edgeprune.report.cells import difference, layer_name, markdown_cell, markdown_text, shown
 from edgeprune.report.estimates import earlier_ms, estimate_notes, estimate_table
 from edgeprune.report.table import Table, to_markdown, to_text
-from edgeprune.units import format_bytes, format_count, format_ms, format_percent
+from edgeprune.report.verdicts import amount, limit_name, outcome_word, verdict_line
+from edgeprune.units import format_bytes, format_count, format_percent
+from edgeprune.verdict import Limit, Unit, Verdict
 
-__all__ = ["FORMATS", "Check", "verdict_line"]
+__all__ = ["FORMATS"]
 
-SCHEMA_VERSION = 2
-_ESTIMATE = "latency estimate, "
+SCHEMA_VERSION = 3
 _MOST_LAYERS = 8  # in a pull-request comment
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """What was checked: `before` holds the baseline's record of a file by its path; `notes` are sentences.
-
-    `broken` is why the first file that could not be read could not.
-    """
-
-    files: tuple[FileRecord, ...]
-    verdicts: tuple[Verdict, ...]
-    before: Mapping[str, FileRecord]
-    baseline: str | None
-    config: str | None
-    codec: str
-    notes: tuple[str, ...]
-    why: Mapping[str, Sequence[str]]
-    broken: EdgepruneError | None = None
-
-    @property
-    def passed(self) -> bool | None:
-        """False when a limit is exceeded, else None when one could not be checked, else True."""
-        found = {verdict.passed for verdict in self.verdicts}
-        return False if False in found else None if None in found else True
-
-
-def _amount(value: float | None, unit: str) -> str:
-    if value is None:
-        return "unknown"
-    if unit == "bytes":
-        return f"{'-' if value < 0 else ''}{format_bytes(abs(round(value)))}"
-    if unit == "parameters":
-        return format_count(round(value))
-    if unit == "fraction":
-        return format_percent(value, 2)
-    if unit == "ms":
-        return format_ms(value)
-    return f"{value:.4f}"
-
-
-def verdict_line(verdict: Verdict) -> str:
-    """One verdict as a sentence."""
-    at_least = verdict.check.endswith("at least")
-    held = f"{shown(verdict.path)}: {verdict.check} {_amount(verdict.actual, verdict.unit)}"
-    if verdict.note and verdict.passed is not None:
-        held += f" ({shown(verdict.note)})"
-    limit = f"{'wanted' if at_least else 'limit'} {_amount(verdict.limit, verdict.unit) if verdict.unit else 'any'}"
-    if verdict.passed is None:
-        return f"{held}, {limit}: CANNOT BE CHECKED ({shown(verdict.note)})"
-    if verdict.passed:
-        return f"{held}, {limit}: ok"
-    assert verdict.actual is not None
-    missing = abs(verdict.actual - verdict.limit)
-    return f"{held}, {limit}: {'TOO LOW' if at_least else 'OVER'} by {_amount(missing, verdict.unit)}"
 
 
 def _unread(record: FileRecord) -> str:
@@ -155,52 +101,47 @@ def _difference_table(check: Check, cell: Callable[[str], str]) -> Table:
 
 def _difference_rows(record: FileRecord, before: FileRecord | None, check: Check) -> Iterator[tuple[str, ...]]:
     own = [verdict for verdict in check.verdicts if verdict.path == record.path]
-    seen = {verdict.check for verdict in own}
-    codecs = [name for name in record.download_bytes if any(f"({name})" in held for held in seen)] or [check.codec]
-    for name in codecs:
+    limited = {verdict.codec for verdict in own if verdict.codec is not None}
+    for name in [name for name in record.download_bytes if name in limited] or [check.codec]:
         sizes = before.download_bytes.get(name) if before else None, record.download_bytes.get(name)
-        yield from _size_rows(f"download ({name})", *sizes, own)
-    yield from _size_rows("install", before.raw_bytes if before else None, record.raw_bytes, own)
+        held = [verdict for verdict in own if verdict.kind is Limit.DOWNLOAD and verdict.codec == name]
+        yield from _size_rows(f"download ({name})", *sizes, held)
+    held = [verdict for verdict in own if verdict.kind is Limit.INSTALL]
+    yield from _size_rows("install", before.raw_bytes if before else None, record.raw_bytes, held)
     for verdict in own:
-        if not verdict.check.startswith("download (") and verdict.check != "install":
-            old = _earlier(verdict, record, before)
-            texts = [_amount(value, verdict.unit) for value in (verdict.actual, verdict.limit)]
-            slower = verdict.actual / old - 1 if verdict.unit == "ms" and verdict.actual and old else None
-            yield (
-                verdict.check,
-                _amount(old, verdict.unit) if old is not None else "-",
-                texts[0],
-                f"{100 * slower:+.1f} %" if slower is not None else "-",
-                texts[1],
-                _word(verdict),
-            )
+        if verdict.kind not in (Limit.DOWNLOAD, Limit.INSTALL):
+            yield _limit_row(verdict, _earlier(verdict, record, before))
 
 
-def _size_rows(what: str, before: int | None, after: int | None, own: Sequence[Verdict]) -> Iterator[tuple[str, ...]]:
+def _limit_row(verdict: Verdict, old: float | None) -> tuple[str, ...]:
+    slower = verdict.actual / old - 1 if verdict.unit is Unit.MS and verdict.actual and old else None
+    return (
+        limit_name(verdict),
+        amount(old, verdict.unit) if old is not None else "-",
+        amount(verdict.actual, verdict.unit),
+        f"{100 * slower:+.1f} %" if slower is not None else "-",
+        amount(verdict.limit, verdict.unit),
+        outcome_word(verdict),
+    )
+
+
+def _size_rows(what: str, before: int | None, after: int | None, held: Sequence[Verdict]) -> Iterator[tuple[str, ...]]:
     old = format_bytes(before) if before is not None else "-"
     new = format_bytes(after) if after is not None else "unknown"
     change = difference(before, after) if before is not None and after is not None else "-"
-    held = [verdict for verdict in own if verdict.check == what]
     for verdict in held:
-        yield what, old, new, change, format_bytes(round(verdict.limit)), _word(verdict)
+        yield what, old, new, change, format_bytes(round(verdict.limit)), outcome_word(verdict)
     if not held:
         yield what, old, new, change, "none", "-"
 
 
 def _earlier(verdict: Verdict, record: FileRecord, before: FileRecord | None) -> float | None:
+    """The baseline's number beside that of the file."""
     if before is None:
         return None
-    if verdict.check.startswith(_ESTIMATE):
-        return earlier_ms(verdict.check.removeprefix(_ESTIMATE), record, before)
-    return {"parameters": before.parameters, "sparsity at least": before.sparsity}.get(verdict.check)
-
-
-def _word(verdict: Verdict) -> str:
-    if verdict.passed is None:
-        return "cannot be checked"
-    if verdict.passed:
-        return "ok"
-    return "TOO LOW" if verdict.check.endswith("at least") else "OVER"
+    if verdict.kind is Limit.MAX_LATENCY_MS and verdict.device is not None:
+        return earlier_ms(verdict.device, record, before)
+    return {Limit.PARAMETERS: before.parameters, Limit.MIN_SPARSITY: before.sparsity}.get(verdict.kind)
 
 
 def _grown_tables(check: Check, cell: Callable[[str], str]) -> list[Table]:
@@ -310,7 +251,7 @@ def _junit(check: Check) -> str:
     root = ElementTree.Element("testsuites", {"name": "edgeprune", **counts})
     suite = ElementTree.SubElement(root, "testsuite", {"name": "edgeprune check", **counts})
     for verdict in check.verdicts:
-        names = {"classname": shown(verdict.path), "name": verdict.check}
+        names = {"classname": shown(verdict.path), "name": limit_name(verdict)}
         case = ElementTree.SubElement(suite, "testcase", names)
         if verdict.passed:
             continue

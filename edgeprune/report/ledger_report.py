@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from edgeprune.checker.size.codecs import CODECS
-from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage, Verdict
+from edgeprune.ledger import ArtifactEntry, ChannelReport, Ledger, MetricValue, Stage
 from edgeprune.report.table import Table, to_markdown, to_terminal, to_text
-from edgeprune.units import format_bytes, format_count, format_ms, format_percent, format_seconds
+from edgeprune.report.verdicts import latency_text, verdict_line
+from edgeprune.units import format_bytes, format_count, format_percent, format_seconds
 
 __all__ = ["files_table", "ledger_markdown", "ledger_text", "stages_table"]
 
@@ -26,12 +26,12 @@ def _latency_text(stage: Stage) -> str:
     if stage.latency is None:
         return "1 (base)" if stage.kind == "dense" else UNKNOWN
     found = stage.latency
-    return f"{found['ratio']:.3f} ({found['low']:.3f}-{found['high']:.3f}) {found['verdict']}"
+    return f"{found.ratio:.3f} ({found.low:.3f}-{found.high:.3f}) {found.verdict}"
 
 
 def stages_table(ledger: Ledger) -> Table:
     """A row for each stage."""
-    share = bool(ledger.metric["is_share"])
+    share = ledger.metric.is_share
     rows = []
     for stage in ledger.stages:
         main = stage.main
@@ -53,7 +53,7 @@ def stages_table(ledger: Ledger) -> Table:
         )
     heads = (
         "stage",
-        str(ledger.metric["name"]),
+        ledger.metric.name,
         "file",
         "parameters",
         "non-zero",
@@ -69,7 +69,7 @@ def stages_table(ledger: Ledger) -> Table:
 
 def files_table(ledger: Ledger) -> Table:
     """A row for each file: what ships first."""
-    share = bool(ledger.metric["is_share"])
+    share = ledger.metric.is_share
     entries = [(stage, entry) for stage in ledger.stages for entry in stage.artifacts]
     entries.sort(key=lambda pair: not pair[1].exported)
     codecs = _measured(ledger)
@@ -81,7 +81,7 @@ def files_table(ledger: Ledger) -> Table:
         *codecs,
         "of dense",
         "zeros",
-        str(ledger.metric["name"]),
+        ledger.metric.name,
         "ran on",
         "oldest runtime",
     )
@@ -111,18 +111,6 @@ def _file_row(
     )
 
 
-def _verdict_line(verdict: Verdict) -> str:
-    def shown(value: float | None) -> str:
-        if value is None:
-            return UNKNOWN
-        if verdict.unit == "bytes":
-            return format_bytes(int(value))
-        return format_ms(value) if verdict.unit == "ms" else f"{value:.4g}"
-
-    word = {True: "ok  ", False: "OVER", None: "????"}[verdict.passed]
-    return f"{word} {verdict.path}: {verdict.check} {shown(verdict.actual)}, limit {shown(verdict.limit)}"
-
-
 def ledger_text(ledger: Ledger, *, width: int | None = None) -> str:
     """Text for a log, or, with the `width` of a terminal in columns, tables whose cells wrap to fit it."""
 
@@ -132,14 +120,14 @@ def ledger_text(ledger: Ledger, *, width: int | None = None) -> str:
     parts = [shown(stages_table(ledger)), "", shown(files_table(ledger)), ""]
     parts += [f"* {sentence}" for sentence in ledger.summary]
     if ledger.verdicts:
-        parts += ["", "Budget:", *(f"  {_verdict_line(v)}" for v in ledger.verdicts)]
+        parts += ["", "Budget:", *(f"  {verdict_line(v)}" for v in ledger.verdicts)]
     return "\n".join(parts)
 
 
 def ledger_markdown(ledger: Ledger) -> str:
     """The same facts as a Markdown page."""
     parts = [
-        f"# {ledger.input['path']}: what pruning and quantization gain",
+        f"# {ledger.input.path}: what pruning and quantization gain",
         "",
         *(f"- {sentence}" for sentence in ledger.summary),
         "",
@@ -153,7 +141,7 @@ def ledger_markdown(ledger: Ledger) -> str:
         "",
     ]
     if ledger.verdicts:
-        parts += ["## Budget", "", *(f"- {_verdict_line(v)}" for v in ledger.verdicts), ""]
+        parts += ["## Budget", "", *(f"- {verdict_line(v)}" for v in ledger.verdicts), ""]
     for stage in ledger.stages:
         if stage.pruning:
             parts += _pruning_section(stage)
@@ -167,16 +155,16 @@ def _pruning_section(stage: Stage) -> list[str]:
     assert stage.pruning is not None
     rows = tuple(
         (
-            item["layer"],
-            item["kind"],
-            f"{item['elements']:,}",
-            format_percent(item["asked"]) if item["asked"] is not None else "global",
-            format_percent(item["got"]),
+            item.layer,
+            item.kind,
+            f"{item.elements:,}",
+            format_percent(item.asked) if item.asked is not None else "global",
+            format_percent(item.got),
         )
-        for item in stage.pruning["layers"]
+        for item in stage.pruning.layers
     )
     table = Table(heads=("layer", "type", "weights", "asked", "got"), rows=rows, left=frozenset({0, 1}))
-    left = tuple((i["layer"], i["kind"], f"{i['parameters']:,}", i["reason"]) for i in stage.pruning["skipped"])
+    left = tuple((i.layer, i.kind, f"{i.parameters:,}", i.reason) for i in stage.pruning.skipped)
     dense = Table(heads=("layer", "type", "parameters", "why it stays dense"), rows=left, left=frozenset({0, 1, 3}))
     kept = [to_markdown(dense), ""] if left else []
     return [f"## Sparsity of stage {stage.name}", "", to_markdown(table), "", *kept]
@@ -186,35 +174,28 @@ def _channel_section(stage: Stage) -> list[str]:
     assert stage.channels is not None
     rows = tuple(
         (
-            i["layer"],
-            i["kind"],
-            f"{i['before']:,}",
-            "ranked" if i["asked"] is None else f"{i['asked']:g}",
-            f"{i['after']:,}",
+            i.layer,
+            i.kind,
+            f"{i.before:,}",
+            "ranked" if i.asked is None else f"{i.asked:g}",
+            f"{i.after:,}",
         )
-        for i in stage.channels["removed"]
+        for i in stage.channels.removed
     )
     table = Table(heads=("layer", "type", "channels", "asked to stay", "left"), rows=rows, left=frozenset({0, 1}))
-    left = tuple((", ".join(i["layers"]), f"{i['channels']:,}", i["reason"]) for i in stage.channels["skipped"])
+    left = tuple((", ".join(i.layers), f"{i.channels:,}", i.reason) for i in stage.channels.skipped)
     kept = Table(heads=("layers", "channels", "why all channels stay"), rows=left, left=frozenset({0, 2}))
     parts = [f"## Channels of stage {stage.name}", "", *_target_lines(stage.channels), to_markdown(table), ""]
     return [*parts, to_markdown(kept), ""] if left else parts
 
 
-def _target_lines(channels: Mapping[str, Any]) -> list[str]:
+def _target_lines(channels: ChannelReport) -> list[str]:
     """A latency on a device as the target: estimates only, in a table of their own."""
-    found = channels.get("estimated_latency")
+    found = channels.estimated_latency
     if found is None:
         return []
-    row = (
-        found["after"]["device"],
-        f"{found['asked']:g}",
-        f"{found['ratio']:.3f}",
-        *(
-            f"{item['total_ms']:.3g} ms ({item['low_ms']:.3g} to {item['high_ms']:.3g} ms)"
-            for item in (found["before"], found["after"])
-        ),
-    )
+    numbers = (f"{found.asked:g}", f"{found.ratio:.3f}")
+    row = (found.after.device, *numbers, latency_text(found.before), latency_text(found.after))
     heads = ("device", "latency asked", "ratio of the estimates", "estimate before", "estimate after")
     return [to_markdown(Table(heads=heads, rows=(row,), left=frozenset({0}))), ""]
 
@@ -227,9 +208,9 @@ def _codecs_text(ledger: Ledger) -> str:
 
 
 def _methods(ledger: Ledger) -> list[str]:
-    runtimes = ", ".join(f"{k} {v}" for k, v in ledger.host["runtimes"].items()) or "none installed"
+    runtimes = ", ".join(f"{k} {v}" for k, v in ledger.host.runtimes.items()) or "none installed"
     lines = [
-        f"{ledger.metric['name']}: each .tflite file run over the test split by a real interpreter ({runtimes}).",
+        f"{ledger.metric.name}: each .tflite file run over the test split by a real interpreter ({runtimes}).",
         "oldest runtime: the oldest installed one that ran the file; what ships is tried on all of them, because apps "
         "ship old ones.",
         "Core ML: on macOS Core ML itself runs the saved package; elsewhere edgeprune's evaluator carries out its "
@@ -239,12 +220,12 @@ def _methods(ledger: Ledger) -> list[str]:
         "of dense: deflate bytes over those of the dense float32 .tflite file.",
         "non-zero counts the Keras model's parameters; zeros are counted in the weights of the exported file.",
     ]
-    targets = [found for s in ledger.stages if s.channels and (found := s.channels.get("estimated_latency"))]
+    targets = [found for s in ledger.stages if s.channels and (found := s.channels.estimated_latency)]
     lines += [
         f"Latency as a target: float32 .tflite files of the model before and after the cut, {how}."
-        for how in dict.fromkeys(found["after"]["how"] for found in targets)
+        for how in dict.fromkeys(found.after.how for found in targets)
     ]
-    how = next((s.latency["how"] for s in ledger.stages if s.latency), None)
+    how = next((s.latency.how for s in ledger.stages if s.latency), None)
     if how:
         lines.append(
             f"Latency: {how}; dense and stage at the same precision. It ranks models on this host, not phones."

@@ -15,10 +15,11 @@ from places import TESTS
 
 from edgeprune.checker.size.account import account
 from edgeprune.checker.size.advice import reasons
-from edgeprune.checker.size.records import record_from_json
+from edgeprune.checker.size.records import FileRecord
 from edgeprune.formats import read_contents
 from edgeprune.formats.contents import Contents, Layer, Piece, StoredArray
 from edgeprune.formats.weights import Role
+from edgeprune.json_values import record_of
 
 FILES = TESTS / "files"
 MODELS = ("float32.tflite", "int8.tflite", "float32_sparse.tflite", "half.mlpackage", "palette4.mlpackage")
@@ -132,7 +133,7 @@ def test_a_record_survives_json(tmp_path: Path) -> None:
     """What --format json prints is what --baseline reads."""
     for name in MODELS:
         record = account(FILES / name)
-        assert record_from_json(json.loads(json.dumps(record.to_json()))) == record
+        assert record_of(FileRecord, json.loads(json.dumps(record.to_json())), "it") == record
 
 
 def test_records_with_every_layer() -> None:

@@ -6,10 +6,13 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_ledgers import entry, stage
+from made_ledgers import ledger as made_ledger
 from made_records import record
 from places import TESTS
 
@@ -93,39 +96,35 @@ def test_models_in_an_app_bundle_by_their_place_in_it(tmp_path: Path) -> None:
         assert found.find(f"{name}!assets/c.tflite") is None
 
 
-def ledger(**changes: Any) -> dict[str, Any]:
-    """A ledger with one stage file and one exported file."""
-    entry = {
-        "path": "stages/m.dense.tflite",
-        "format": "tflite",
-        "raw_bytes": 5000,
-        "download_bytes": {"deflate": 4000, "brotli": 3900, "zstd": 3950},
-        "sparsity": 0.0,
-        "macs": 64_000,
-        "exported": False,
-        "estimates": [],
-    }
-    shipped = {**entry, "path": "m.int8.tflite", "raw_bytes": 1500, "exported": True, **changes}
-    return {"stages": [{"parameters": 1000, "artifacts": [entry]}, {"parameters": 900, "artifacts": [shipped]}]}
+def ledger(path: Path, **changes: Any) -> Path:
+    """A ledger with one stage file and one exported file, which has these values in the JSON."""
+    facts = {"download_bytes": {"deflate": 4000}, "raw_bytes": 1500, "macs": 64_000, "parameters": 900}
+    shipped = entry("m.int8.tflite", exported=True, **facts)
+    made = replace(
+        made_ledger(),
+        stages=(stage("dense", "dense", (entry("stages/m.tflite"),)), stage("int8", "quantize", (shipped,))),
+    )
+    body = json.loads(json.dumps(made.to_json()))
+    body["stages"][1]["artifacts"][0] |= changes
+    path.write_text(json.dumps(body))
+    return path
 
 
 def test_a_ledger_gives_what_it_exported(tmp_path: Path) -> None:
     """Sizes and counts without layers; the stages' files only where nothing was exported."""
-    path = tmp_path / "ledger.json"
-    path.write_text(json.dumps(ledger()))
+    path = ledger(tmp_path / "ledger.json")
     baseline = load_baseline(path, ["out/m.int8.tflite"])
     found = baseline.find("out/m.int8.tflite")
     assert found is not None
     assert baseline.records == (found,)
     assert (found.raw_bytes, found.parameters, found.macs, found.layers) == (1500, 900, 64_000, ())
-    path.write_text(json.dumps(ledger(exported=False)))
+    ledger(path, exported=False)
     assert len(load_baseline(path, ["x"]).records) == 2
 
 
 def test_a_ledger_gives_its_estimates(tmp_path: Path) -> None:
     """So that the growth of a latency can be judged against a run."""
-    path = tmp_path / "ledger.json"
-    path.write_text(json.dumps(ledger(estimates=[ESTIMATE])))
+    path = ledger(tmp_path / "ledger.json", estimates=[ESTIMATE])
     (found,) = load_baseline(path, ["out/m.int8.tflite"]).records
     estimate = found.estimate("phone", "1")
     assert estimate is not None
@@ -210,8 +209,10 @@ LIES: list[tuple[str, Any]] = [
 def test_a_report_that_lies(tmp_path: Path, key: str, value: Any) -> None:
     """Each value is held against its type before it can break a table."""
     path = report(tmp_path / "main.json", {**record().to_json(), key: value})
-    with pytest.raises(InputError, match="make it again"):
+    with pytest.raises(InputError, match="make it again") as caught:
         load_baseline(path, ["m.tflite"])
+    assert "$.files[0]" in str(caught.value) or "not JSON" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["name", "raw_bytes", "shape", "zeros", "macs", "precision"])
@@ -226,10 +227,9 @@ def test_a_layer_that_lies(tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize("value", [float("inf"), "5", None, -3])
 def test_a_ledger_that_lies(tmp_path: Path, value: Any) -> None:
-    """A size that is none."""
-    path = tmp_path / "ledger.json"
-    path.write_text(json.dumps(ledger(raw_bytes=value)))
-    with pytest.raises(InputError, match="make it again"):
+    """A size that is none: one line that says what to do."""
+    path = ledger(tmp_path / "ledger.json", raw_bytes=value)
+    with pytest.raises(InputError, match=r"run the recipe again|make it again"):
         load_baseline(path, ["m.tflite"])
 
 

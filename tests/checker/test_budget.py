@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_ledgers import entry, score, stage
+from made_ledgers import ledger as made_ledger
 from made_records import record
 
 from edgeprune.artifact import sha256_of
-from edgeprune.checker.budget import Budget, Config, Verdict, budget_verdicts, find_config, load_config, matches
+from edgeprune.checker.budget import Budget
+from edgeprune.checker.config import Config, find_config, load_config, matches
+from edgeprune.checker.judge import budget_verdicts
 from edgeprune.errors import InputError, RecipeError
+from edgeprune.report.verdicts import reason
 from edgeprune.units import parse_growth, parse_share
+from edgeprune.verdict import Limit, Unit, Unknown, Verdict
 
 
 @pytest.fixture
@@ -63,8 +70,8 @@ def test_every_key(configured: Callable[..., Config], tmp_path: Path) -> None:
         0.8,
         "deflate",
     )
-    assert first.needs_baseline
-    assert second.needs_baseline
+    assert first.limits_growth
+    assert second.limits_growth
 
 
 def test_in_pyproject(configured: Callable[..., Config]) -> None:
@@ -182,27 +189,28 @@ def test_growth_as_written(text: str, wanted: tuple[int | None, float | None]) -
 def judged(before: Any = None, file: Path | None = None, made: Any = None, **limits: Any) -> list[Verdict]:
     """Verdicts on the made-up file: 5,000 bytes, 1,600 deflated, 1,500 with brotli, 1,000 parameters, 80 % zeros."""
     budget = Budget(path="*", where="budget 1", **limits)
-    return budget_verdicts(made or record(), budget, before, file)
+    return budget_verdicts(made or record(), [budget], before, file=file)
 
 
 @pytest.mark.parametrize(
-    ("limits", "check", "actual", "passed"),
+    ("limits", "kind", "actual", "passed"),
     [
-        ({"download_bytes": 1600}, "download (deflate)", 1600, True),
-        ({"download_bytes": 1599}, "download (deflate)", 1600, False),
-        ({"download_bytes": 1500, "codec": "brotli"}, "download (brotli)", 1500, True),
-        ({"install_bytes": 5000}, "install", 5000, True),
-        ({"install_bytes": 4999}, "install", 5000, False),
-        ({"parameters": 1000}, "parameters", 1000, True),
-        ({"parameters": 999}, "parameters", 1000, False),
-        ({"min_sparsity": 0.8}, "sparsity at least", 0.8, True),
-        ({"min_sparsity": 0.8001}, "sparsity at least", 0.8, False),
+        ({"download_bytes": 1600}, Limit.DOWNLOAD, 1600, True),
+        ({"download_bytes": 1599}, Limit.DOWNLOAD, 1600, False),
+        ({"download_bytes": 1500, "codec": "brotli"}, Limit.DOWNLOAD, 1500, True),
+        ({"install_bytes": 5000}, Limit.INSTALL, 5000, True),
+        ({"install_bytes": 4999}, Limit.INSTALL, 5000, False),
+        ({"parameters": 1000}, Limit.PARAMETERS, 1000, True),
+        ({"parameters": 999}, Limit.PARAMETERS, 1000, False),
+        ({"min_sparsity": 0.8}, Limit.MIN_SPARSITY, 0.8, True),
+        ({"min_sparsity": 0.8001}, Limit.MIN_SPARSITY, 0.8, False),
     ],
 )
-def test_each_limit_at_its_edge(limits: dict[str, Any], check: str, actual: float, passed: bool) -> None:
+def test_each_limit_at_its_edge(limits: dict[str, Any], kind: Limit, actual: float, passed: bool) -> None:
     """As much as the limit passes, a little more does not."""
     (verdict,) = judged(**limits)
-    assert (verdict.check, verdict.path, verdict.actual, verdict.passed) == (check, "m.tflite", actual, passed)
+    assert (verdict.kind, verdict.path, verdict.actual, verdict.passed) == (kind, "m.tflite", actual, passed)
+    assert verdict.codec == (limits.get("codec", "deflate") if kind is Limit.DOWNLOAD else None)
 
 
 @pytest.mark.parametrize(
@@ -219,18 +227,24 @@ def test_each_limit_at_its_edge(limits: dict[str, Any], check: str, actual: floa
 def test_growth_against_a_baseline(limits: dict[str, Any], before: int, actual: float, passed: bool) -> None:
     """Of the download; shrinking always passes."""
     (verdict,) = judged(record(download_bytes={"deflate": before}), **limits)
-    assert (verdict.check, verdict.actual, verdict.passed) == ("growth of download (deflate)", actual, passed)
+    assert (verdict.kind, verdict.codec, verdict.actual, verdict.passed) == (Limit.GROWTH, "deflate", actual, passed)
 
 
 def test_what_cannot_be_judged_is_no_pass() -> None:
-    """Without a baseline growth has no verdict; a codec that the baseline lacks, counts that are not known: None."""
-    assert judged(growth_share=0.1) == []
+    """Growth without a baseline counts only where it is the one limit; a codec or count that is not known: None."""
+    assert [item.kind for item in judged(growth_share=0.1, install_bytes=9000)] == [Limit.INSTALL]
+    (verdict,) = judged(growth_share=0.1)
+    assert (verdict.kind, verdict.passed, verdict.unknown) == (Limit.GROWTH, None, Unknown.NO_BASELINE)
     (verdict,) = judged(record(download_bytes={"zstd": 5}), growth_share=0.1)
-    assert (verdict.passed, verdict.note) == (None, "the baseline has no deflate size")
+    assert (verdict.passed, verdict.unknown, reason(verdict)) == (
+        None,
+        Unknown.NOT_IN_BASELINE,
+        "the baseline has no deflate size",
+    )
     sized = record(complete=False, note="sized only", parameters=None, weights=None, zeros=None, sparsity=None)
     for limits in ({"parameters": 5}, {"min_sparsity": 0.1}):
         (verdict,) = judged(made=sized, **limits)
-        assert (verdict.passed, verdict.actual, verdict.note) == (None, None, "sized only")
+        assert (verdict.passed, verdict.actual, reason(verdict)) == (None, None, "sized only")
     (verdict,) = judged(made=record(download_bytes={"zstd": 5}), download_bytes=9)
     assert verdict.passed is None
 
@@ -239,14 +253,20 @@ def test_what_cannot_be_judged_is_no_pass() -> None:
 def ledger(tmp_path: Path) -> Callable[..., Path]:
     """A ledger whose exported file scored 0.90 after 0.92 on the same samples, beside that file."""
 
-    def write(**changes: Any) -> Path:
+    def write(*, higher_is_better: bool = True, scored: bool = True, name: str = "m.tflite", **changes: Any) -> Path:
         (tmp_path / "m.tflite").write_bytes(b"model")
-        metric = {"name": "accuracy", "value": 0.90, "samples": 100, **changes.pop("after", {})}
-        entry = {"path": "m.tflite", "sha256": sha256_of(tmp_path / "m.tflite"), "metric": metric, **changes}
-        dense = {"metric": {"name": "accuracy", "value": 0.92, "samples": 100}, "artifacts": []}
-        told = {"name": "accuracy", "higher_is_better": True}
+        after = {"value": 0.90, **changes.pop("after", {})}
+        metric = replace(score(0.90, "m.tflite"), **after) if scored else None
+        dense = entry("stages/m.dense.tflite", metric=score(0.92, "stages/m.dense.tflite"))
+        shipped = entry(name, **{"sha256": sha256_of(tmp_path / "m.tflite"), "metric": metric, **changes})
+        made = made_ledger()
+        made = replace(
+            made,
+            metric=replace(made.metric, higher_is_better=higher_is_better),
+            stages=(stage("dense", "dense", (dense,)), stage("pruned", "prune", (shipped,))),
+        )
         path = tmp_path / "ledger.json"
-        path.write_text(json.dumps({"metric": told, "stages": [dense, {"metric": metric, "artifacts": [entry]}]}))
+        path.write_text(json.dumps(made.to_json()))
         return path
 
     return write
@@ -261,39 +281,41 @@ def drop(ledger: Path, limit: float = 0.05) -> Verdict:
 def test_the_metric_drop_is_read_from_the_ledger(ledger: Callable[..., Path]) -> None:
     """0.92 to 0.90 is a drop of 0.02."""
     verdict = drop(ledger(), 0.021)
-    assert (verdict.check, verdict.unit, verdict.passed) == ("metric drop", "accuracy", True)
+    assert (verdict.kind, verdict.unit, verdict.metric) == (Limit.MAX_METRIC_DROP, Unit.METRIC, "accuracy")
+    assert verdict.passed is True
     assert verdict.actual == pytest.approx(0.02)
     assert drop(ledger(), 0.019).passed is False
 
 
 def test_an_error_drops_when_it_grows(ledger: Callable[..., Path]) -> None:
     """Of a metric where less is better, more is the loss."""
-    path = ledger(after={"value": 0.97})
-    path.write_text(path.read_text().replace('"higher_is_better": true', '"higher_is_better": false'))
-    assert drop(path).actual == pytest.approx(0.05)
+    assert drop(ledger(after={"value": 0.97}, higher_is_better=False)).actual == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize(
     ("changes", "note"),
     [
         ({"sha256": "0" * 64}, "another file of this name"),
-        ({"path": "other.tflite"}, "no file of this name"),
-        ({"metric": None}, "not measured on all samples"),
+        ({"name": "other.tflite"}, "no file of this name"),
+        ({"scored": False}, "not measured on all samples"),
         ({"after": {"samples": 10}}, "not measured on all samples"),
-        ({"after": {"value": float("nan")}}, "no finite accuracy"),
     ],
 )
 def test_a_ledger_that_says_nothing_of_this_file(
     ledger: Callable[..., Path], changes: dict[str, Any], note: str
 ) -> None:
-    """Another file, none, no score, a score on fewer samples, a score that is none: cannot be checked."""
+    """Another file, none, no score, a score on fewer samples: cannot be checked."""
     verdict = drop(ledger(**changes))
     assert (verdict.passed, verdict.actual) == (None, None)
-    assert note in verdict.note
+    assert note in reason(verdict)
+
+
+NAN = json.dumps(made_ledger().to_json()).replace("0.9231", "NaN")
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", "3", '"x"', '{"metric": 3}', '{"metric": {}, "stages": []}', "[" * 99999]
+    "content",
+    ["{", "[]", "3", '"x"', '{"metric": 3}', '{"schema_version": 2, "metric": {}, "stages": []}', "[" * 99999, NAN],
 )
 def test_a_ledger_that_is_none(ledger: Callable[..., Path], content: str) -> None:
     """Exit code 4 with what to do; so for one that is missing."""

@@ -73,17 +73,17 @@ class TestMadeUp:
             source = type("Source", (), {"record": made, "contents": None, "file": path})
             return type("Sources", (), {"models": (source,), "refused": (), "notes": (), "error": None})
 
-        monkeypatch.setattr("edgeprune.commands.check_verb.sources_of", found)
+        monkeypatch.setattr("edgeprune.checker.check.sources_of", found)
 
     def test_table(self, call: Any) -> None:
         """A row for each file; what is over the limit is said with how much."""
-        outcome = call("check", "int8.tflite", "b.tflite", "m.onnx", "--limit", "250 KiB")
+        outcome = call("check", "int8.tflite", "b.tflite", "m.onnx", "--download", "250 KiB")
         assert (outcome.code, outcome.err) == (1, "")
         assert outcome.out == (GOLDEN / "check.txt").read_text()
 
     def test_json(self, call: Any) -> None:
         """The same facts for programs."""
-        outcome = call("check", "int8.tflite", "m.onnx", "--limit", "260 kB", "--codec", "brotli", "--json")
+        outcome = call("check", "int8.tflite", "m.onnx", "--download", "260 kB", "--codec", "brotli", "--json")
         assert (outcome.code, outcome.err) == (0, "")
         body = json.loads(outcome.out)
         body["tool"]["version"] = "0"
@@ -102,7 +102,7 @@ class TestMadeUp:
     )
     def test_limit(self, call: Any, limit: str, codec: str, code: int) -> None:
         """A download as large as the limit passes, a byte more does not, codec by codec."""
-        assert call("check", "int8.tflite", "--limit", limit, "--codec", codec).code == code
+        assert call("check", "int8.tflite", "--download", limit, "--codec", codec).code == code
 
 
 # --- exit codes -----------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_budgets_kept_and_exceeded(call: Any, here: Path) -> None:
     outcome = call("check")
     assert outcome.code == 0
     assert outcome.out.count(": ok") == 4
-    assert call("check", "--limit", "2 kB").code == 1
+    assert call("check", "--download", "2 kB").code == 1
     budgets(here, WIDE, TIGHT)
     outcome = call("check")
     assert outcome.code == 1
@@ -204,26 +204,26 @@ def test_a_check_that_checked_nothing_is_no_pass(call: Any, here: Path) -> None:
     outcome = call("check", "models/int8.tflite", "--fast")
     assert outcome.code == 2
     assert outcome.out.startswith("file ")
-    assert outcome.err.startswith("edgeprune: no limit was given, so nothing was checked: add --limit SIZE")
+    assert outcome.err.startswith("edgeprune: no limit was given, so nothing was checked: add --download SIZE")
     outcome = call("check", "models/int8.tflite", "--fast", "--show")
     assert (outcome.code, outcome.err) == (0, "")
     budgets(here, WIDE)
     assert call("check", "models/int8.tflite", "--fast", "--show").code == 0
-    call("check", "models/int8.tflite", "--show", "--limit", "1 MB").error(2, "--show only shows")
+    call("check", "models/int8.tflite", "--show", "--download", "1 MB").error(2, "--show only shows")
     call("check", "--show").error(2, "--show only shows")
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
-        (["--limit", "350"], 2, "write a number and a unit"),
+        (["--download", "350"], 2, "write a number and a unit"),
         (["--growth", "2 %"], 2, "add --baseline FILE"),
-        (["--limit", "1 MB", "--codec", "brotli", "--fast"], 2, "drop --fast"),
+        (["--download", "1 MB", "--codec", "brotli", "--fast"], 2, "drop --fast"),
         (["--json", "--format", "text"], 2, "contradict each other"),
         (["--config", "none.toml"], 4, "no such file"),
         (["--baseline", "none.json"], 4, "no such file"),
         (["--baseline", "models/none.tflite"], 4, "does not exist"),
-        (["--limit", "1 MB", "-o", "none/report.md"], 3, "cannot be written"),
+        (["--download", "1 MB", "-o", "none/report.md"], 3, "cannot be written"),
     ],
 )
 def test_wrong_options(call: Any, here: Path, arguments: list[str], code: int, word: str) -> None:
@@ -238,7 +238,7 @@ def test_wrong_options(call: Any, here: Path, arguments: list[str], code: int, w
 def test_growth_against_an_earlier_report(call: Any, here: Path) -> None:
     """What main printed is kept as JSON; a larger model then breaks a limit of 2 %, and says which layer grew."""
     budgets(here, 'path = "models/*.tflite"\ngrowth = "2 %"')
-    (here / "main.json").write_text(call("check", "models/int8.tflite", "--json", "--limit", "1 MB").out)
+    (here / "main.json").write_text(call("check", "models/int8.tflite", "--json", "--download", "1 MB").out)
     assert call("check", "--baseline", "main.json").code == 0
     shutil.copy(FILES / "float32.tflite", here / "models/int8.tflite")
     outcome = call("check", "--baseline", "main.json", "--format", "markdown")
@@ -294,7 +294,7 @@ def test_json_follows_the_schema(call: Any, here: Path) -> None:
 
 def test_a_report_in_a_file(call: Any, here: Path) -> None:
     """The table still goes to the log."""
-    outcome = call("check", "models/int8.tflite", "--limit", "1 kB", "--format", "junit", "-o", "report.xml")
+    outcome = call("check", "models/int8.tflite", "--download", "1 kB", "--format", "junit", "-o", "report.xml")
     assert outcome.code == 1
     assert outcome.out.startswith("file ")
     assert ElementTree.parse(here / "report.xml").getroot().get("failures") == "1"
@@ -360,7 +360,7 @@ def test_a_file_with_a_hostile_name(call: Any, here: Path, name: str) -> None:
     nasty = NASTY.replace("/", "_").replace("\ud800", "\udc80") + ".tflite"
     shutil.copy(FILES / "int8.tflite", here / nasty)
     outcome = call(
-        "check", nasty, "--limit", "1 kB", "--format", name, "--why", "--fast", "--baseline", FILES / "int8.tflite"
+        "check", nasty, "--download", "1 kB", "--format", name, "--why", "--fast", "--baseline", FILES / "int8.tflite"
     )
     assert outcome.code == 1
     lines_of(outcome)
@@ -380,7 +380,7 @@ def test_a_terminal_that_lacks_a_letter(here: Path) -> None:
 def test_reasons_are_asked_for_once(call: Any, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --why nothing is worked out for it."""
     asked: list[FileRecord] = []
-    monkeypatch.setattr("edgeprune.commands.check_verb.reasons", lambda _, account: asked.append(account) or [])
+    monkeypatch.setattr("edgeprune.checker.check.reasons", lambda _, account: asked.append(account) or [])
     call("check", "models/int8.tflite", "--fast")
     assert asked == []
     call("check", "models/int8.tflite", "--fast", "--why")
@@ -402,11 +402,12 @@ def test_a_broken_model_in_a_bundle(call: Any, here: Path) -> None:
     """It is named by its place in the bundle, the other model is judged, and that is no pass."""
     good = (FILES / "int8.tflite").read_bytes()
     apk(here / "app.apk", bad=good[:3000], good=good)
-    outcome = call("check", "app.apk", "--fast", "--limit", "1 MB")
+    outcome = call("check", "app.apk", "--fast", "--download", "1 MB")
     assert (outcome.code, outcome.err) == (3, "")
     assert "app.apk!assets/good.tflite: download (deflate) 1.93 kB, limit 1.00 MB: ok" in outcome.out
     assert (
-        "app.apk!assets/bad.tflite: download unknown, limit any: CANNOT BE CHECKED (not read: assets/bad" in outcome.out
+        "app.apk!assets/bad.tflite: download (deflate) unknown, limit 1.00 MB: CANNOT BE CHECKED (not read: assets/bad"
+        in outcome.out
     )
     assert "edgeprune-bundle" not in outcome.out
     assert outcome.out.count("broken TFLite file") == 1
@@ -415,21 +416,21 @@ def test_a_broken_model_in_a_bundle(call: Any, here: Path) -> None:
 def test_a_bundle_without_a_sound_model(call: Any, here: Path) -> None:
     """A limit was given, so nobody is told to give one."""
     apk(here / "app.apk", bad=(FILES / "int8.tflite").read_bytes()[:3000])
-    outcome = call("check", "app.apk", "--fast", "--limit", "1 MB")
+    outcome = call("check", "app.apk", "--fast", "--download", "1 MB")
     assert (outcome.code, outcome.err) == (3, "")
     assert "no limit" not in outcome.out
 
 
 def test_a_folder_is_no_model(call: Any, here: Path) -> None:
     """A folder of models is not one of them."""
-    call("check", "models", "--limit", "3 MB").error(4, "name the models in it")
+    call("check", "models", "--download", "3 MB").error(4, "name the models in it")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="everything is readable for root")
 def test_a_file_that_may_not_be_read(call: Any, here: Path) -> None:
     """Exit code 4, as for any input that is unreadable."""
     (here / "models/int8.tflite").chmod(0)
-    call("check", "models/int8.tflite", "--limit", "3 MB").error(4, "cannot be read")
+    call("check", "models/int8.tflite", "--download", "3 MB").error(4, "cannot be read")
 
 
 def test_a_quick_look_beside_a_whole_one(call: Any, here: Path) -> None:

@@ -515,7 +515,7 @@ class TestUsage:
             (("prune", "m.keras", "-o", "o.keras", "--sparsity", "much"), "not a valid float"),
             (("prune", "m.keras", "-o", "o.keras", "--sparsty", "1"), "No such option"),
             (("inspect",), "Missing argument"),
-            (("check", "m.tflite", "--limit", "350"), "'350' is not a size"),
+            (("check", "m.tflite", "--download", "350"), "'350' is not a size"),
             (("finetune", "m.keras", "-o", "o.keras", "--train", "t.npz", "--epochs", "0"), "epochs"),
             (("finetune", "m.keras", "-o", "o.keras", "--train", "t", "--epochs", "1", "--seed", "-1"), "--seed"),
             (("finetune", "m.keras", "-o", "o.keras", "--train", "t", "--epochs", "1", "--patience", "1"), "--valid"),

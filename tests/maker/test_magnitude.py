@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from edgeprune.errors import UsageError
+from edgeprune.ledger import PruneReport
 from edgeprune.maker.pruning.magnitude import (
     MagnitudeOptions,
-    PruneReport,
     apply_masks,
     keep_largest,
     keep_largest_of,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from edgeprune.artifact import Format, Precision
+from edgeprune.checker.budget import Budget
 from edgeprune.errors import RecipeError
 from edgeprune.maker.recipe.recipe import (
-    Budget,
     ExportSpec,
     FinetuneStep,
     LatencySpec,
@@ -146,7 +146,12 @@ def test_the_largest_recipe(tmp_path: Path) -> None:
     )
     assert recipe.latency == LatencySpec(measure=False, processes=7, pairs=40)
     assert recipe.budget == Budget(
-        download_bytes=350_000, codec="zstd", install_bytes=1_048_576, max_metric_drop=0.02, min_sparsity=0.7
+        where="budget",
+        download_bytes=350_000,
+        codec="zstd",
+        install_bytes=1_048_576,
+        max_metric_drop=0.02,
+        min_sparsity=0.7,
     )
     assert recipe.data.test == Path("/data/c.npz")
     assert (recipe.data.scale, recipe.data.offset) == (1.0, -0.5)

@@ -18,6 +18,7 @@ import pytest
 from places import ROOT
 
 from edgeprune.errors import EdgepruneError, MissingExtra, Unsupported, UsageError
+from edgeprune.ledger import TrainLog
 from edgeprune.maker.keras.models import clone, input_specs, keras_module
 from edgeprune.maker.pruning import tfmot_backend, tfmot_worker
 from edgeprune.maker.pruning.magnitude import MagnitudeOptions, PruneResult, keep_largest
@@ -25,7 +26,7 @@ from edgeprune.maker.pruning.masked_training import prune_while_training
 from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
 from edgeprune.maker.pruning.tfmot_backend import CARRIED, describe, prune_with_tfmot, schedule_arguments
 from edgeprune.maker.training.datasets import Samples, load_samples
-from edgeprune.maker.training.loop import TrainLog, TrainOptions, evaluate, train
+from edgeprune.maker.training.loop import TrainOptions, evaluate, train
 from edgeprune.maker.training.metrics import METRICS
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("tensorflow_model_optimization", "tf_keras"))

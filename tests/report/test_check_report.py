@@ -16,10 +16,11 @@ from made_records import NASTY, layer, record
 from markdown_it import MarkdownIt
 from places import TESTS
 
-from edgeprune.checker.budget import Verdict
+from edgeprune.checker.check import Check
 from edgeprune.checker.size.records import FileRecord, InArchive
 from edgeprune.report.cells import markdown_cell, markdown_text, shown
-from edgeprune.report.check_report import FORMATS, Check
+from edgeprune.report.check_report import FORMATS
+from edgeprune.verdict import Limit, Unit, Unknown, Verdict
 
 GOLDEN = TESTS / "golden"
 SCHEMA = json.loads((importlib.resources.files("edgeprune") / "schemas" / "check.schema.json").read_text())
@@ -33,8 +34,10 @@ def golden(name: str, text: str) -> None:
 
 def verdict(path: str = "models/a.tflite", **more: Any) -> Verdict:
     """A download limit that is kept."""
-    facts = {"check": "download (deflate)", "actual": 1600, "limit": 2000, "unit": "bytes", "passed": True}
-    return Verdict(path=path, **{**facts, **more})
+    facts = {"kind": Limit.DOWNLOAD, "actual": 1600, "limit": 2000, "unit": Unit.BYTES, "passed": True}
+    kind = more.get("kind", Limit.DOWNLOAD)
+    codec = "deflate" if kind in (Limit.DOWNLOAD, Limit.GROWTH) else None
+    return Verdict(path=path, **{**facts, "codec": codec, **more})
 
 
 def check(*files: FileRecord, **more: Any) -> Check:
@@ -81,19 +84,20 @@ def release() -> Check:
     old = record("models/a.tflite", download_bytes={"deflate": 1200, "brotli": 1100}, raw_bytes=4200, layers=before)
     verdicts = (
         verdict(limit=1500, passed=False),
-        verdict(check="install", actual=5000, limit=6000),
-        verdict(check="growth of download (deflate)", actual=1 / 3, limit=0.02, unit="fraction", passed=False),
-        verdict(check="sparsity at least", actual=0.8, limit=0.9, unit="fraction", passed=False),
-        verdict(check="metric drop", actual=0.0123, limit=0.02, unit="accuracy"),
-        verdict("models/b.onnx", check="download (brotli)", actual=1500, limit=1500),
+        verdict(kind=Limit.INSTALL, actual=5000, limit=6000),
+        verdict(kind=Limit.GROWTH, actual=1 / 3, limit=0.02, unit=Unit.FRACTION, passed=False),
+        verdict(kind=Limit.MIN_SPARSITY, actual=0.8, limit=0.9, unit=Unit.FRACTION, passed=False),
+        verdict(kind=Limit.MAX_METRIC_DROP, actual=0.0123, limit=0.02, unit=Unit.METRIC, metric="accuracy"),
+        verdict("models/b.onnx", codec="brotli", actual=1500, limit=1500),
         verdict(
             "models/b.onnx",
-            check="parameters",
+            kind=Limit.PARAMETERS,
             actual=None,
             limit=900,
-            unit="parameters",
+            unit=Unit.PARAMETERS,
             passed=None,
-            note="sized only",
+            unknown=Unknown.NOT_COUNTED,
+            detail="sized only",
         ),
     )
     return check(
@@ -198,7 +202,10 @@ def hostile(name: str = NASTY) -> Check:
     old = record(name, layers=(layer(name, group=name, raw_bytes=10),))
     return check(
         made,
-        verdicts=(verdict(name, passed=False), verdict(name, passed=None, actual=None, note=name, check="install")),
+        verdicts=(
+            verdict(name, passed=False),
+            verdict(name, kind=Limit.INSTALL, passed=None, actual=None, unknown=Unknown.UNREAD, detail=name),
+        ),
         before={name: old},
         baseline=name,
         config=name,

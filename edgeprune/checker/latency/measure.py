@@ -27,10 +27,10 @@ from edgeprune.checker.latency.statistics import (
 )
 from edgeprune.errors import InputError, MissingExtra, OutputError, RuntimeFailure, UsageError
 from edgeprune.host.interrupts import scratch_folder
-from edgeprune.ledger import Outcome
+from edgeprune.ledger import LatencyComparison, Outcome
 from edgeprune.runtime.session import RUNTIMES, ask_worker, installed_runtimes
 
-__all__ = ["LatencyComparison", "ProcessTimes", "compare_latency", "judge"]
+__all__ = ["ProcessTimes", "compare_latency", "judge"]
 
 TOLERANCE = 0.02  # a smaller change of latency is not worth a claim
 TOLERANCE_LIMIT = 0.05  # a host noisier than this gets no "unchanged" from its noise
@@ -46,39 +46,6 @@ class ProcessTimes:
 
     cpu_ms: npt.NDArray[np.float64]
     wall_ms: npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatencyComparison:
-    """A measured comparison; `ratio` is candidate / baseline thread CPU time, below 1 when the candidate is faster.
-
-    `low` and `high` bound it with 95 % confidence, and `null_ratio`, `null_low`, `null_high` are the same for the
-    baseline against its own copy. `tolerance` is the half-width around 1 that counts as unchanged, null run included.
-    The `_ms` fields are per invoke: medians of thread CPU time and of wall time, which other programs lengthen, and
-    the 90th percentile of CPU time.
-    `pairs` counts all processes together; `how` says it all in one sentence.
-    """
-
-    ratio: float
-    low: float
-    high: float
-    verdict: Outcome
-    tolerance: float
-    null_ratio: float
-    null_low: float
-    null_high: float
-    baseline_ms: float
-    candidate_ms: float
-    baseline_wall_ms: float
-    candidate_wall_ms: float
-    baseline_p90_ms: float
-    candidate_p90_ms: float
-    runtime: str
-    runtime_version: str
-    threads: int
-    processes: int
-    pairs: int
-    how: str
 
 
 def compare_latency(

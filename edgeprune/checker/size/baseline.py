@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import QUICK
 from edgeprune.checker.size.models_behind import Estimator, is_bundle, no_estimates, sources_of
-from edgeprune.checker.size.records import FileRecord, record_from_json
+from edgeprune.checker.size.records import FileRecord
 from edgeprune.errors import InputError, UsageError
 from edgeprune.formats.bundles import BUNDLES
+from edgeprune.json_values import decode, record_of
+from edgeprune.ledger import ArtifactEntry, Ledger
 
-__all__ = ["Baseline", "load_baseline"]
+__all__ = ["Baseline", "entry_record", "load_baseline"]
 
 
 class Baseline:
@@ -110,54 +110,52 @@ def _place_in(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _from_json(path: Path) -> list[FileRecord]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Report:
+    """What a baseline needs of the JSON of a check."""
+
+    files: tuple[FileRecord, ...]
+
+
+def _from_json(path: Path) -> Sequence[FileRecord]:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        told = path.read_bytes()
     except FileNotFoundError as cause:
         raise InputError(
             f"{path}: no such file; the baseline is the JSON of an earlier check, or a model file"
         ) from cause
     except OSError as cause:
         raise InputError(f"{path} cannot be read: {cause.strerror}") from cause
-    except (ValueError, RecursionError) as cause:
-        raise InputError(f"{path} is not JSON: {str(cause)[:80]}") from cause
-    try:
-        if "stages" in raw:
-            return _from_ledger(raw)
-        return [record_from_json(item) for item in raw["files"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as cause:
-        raise InputError(
-            f"{path} is neither a ledger.json nor the report of 'edgeprune check --format json' of this version "
-            f"({type(cause).__name__}: {str(cause)[:80]}); make it again"
-        ) from cause
+    raw = decode(told, str(path))
+    if isinstance(raw, Mapping) and "stages" in raw:
+        return _from_ledger(Ledger.from_json(raw, str(path)))
+    what = f"{path} is neither a ledger.json nor the report of 'edgeprune check --format json', make it again"
+    return record_of(_Report, raw, what).files
 
 
-def _from_ledger(raw: Mapping[str, Any]) -> list[FileRecord]:
-    """The exported files of a run, and the others where none was exported; a ledger has no layers."""
-    stages = raw["stages"]
-    entries = [(stage, entry) for stage in stages for entry in stage["artifacts"]]
-    exported = [(stage, entry) for stage, entry in entries if entry["exported"]]
-    return [
-        record_from_json(
-            {
-                "path": entry["path"],
-                "format": entry["format"],
-                "complete": False,
-                "note": "from a ledger, which has no layers",
-                "raw_bytes": entry["raw_bytes"],
-                "sections": {},
-                "training_bytes": 0,
-                "download_bytes": entry["download_bytes"],
-                "bound_bytes": None,
-                "parameters": stage["parameters"],
-                "weights": None,
-                "zeros": None,
-                "sparsity": entry["sparsity"],
-                "macs": entry["macs"],
-                "layers": [],
-                "in_archive": None,
-                "estimates": entry["estimates"],
-            }
-        )
-        for stage, entry in exported or entries
-    ]
+def _from_ledger(ledger: Ledger) -> list[FileRecord]:
+    """The exported files of a run, and the others where none was exported."""
+    entries = [entry for stage in ledger.stages for entry in stage.artifacts]
+    exported = [entry for entry in entries if entry.exported]
+    return [entry_record(entry) for entry in exported or entries]
+
+
+def entry_record(entry: ArtifactEntry) -> FileRecord:
+    """What a ledger knows of a file, which has no layers there."""
+    return FileRecord(
+        path=entry.path,
+        format=entry.format,
+        complete=False,
+        note="",
+        raw_bytes=entry.raw_bytes,
+        sections={},
+        training_bytes=0,
+        download_bytes=entry.download_bytes,
+        bound_bytes=None,
+        parameters=entry.parameters,
+        weights=None,
+        zeros=None,
+        sparsity=entry.sparsity,
+        macs=entry.macs,
+        estimates=entry.estimates,
+    )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from edgeprune.json_values import check_counts, check_shares
 from edgeprune.ledger import Estimate
 
-__all__ = ["FileRecord", "InArchive", "LayerRecord", "record_from_json"]
+__all__ = ["FileRecord", "InArchive", "LayerRecord"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,10 @@ class LayerRecord:
     deflate_bytes: int | None
     bound_bytes: int | None
     macs: int | None
+
+    def __post_init__(self) -> None:
+        check_counts(parameters=self.parameters, weights=self.weights, zeros=self.zeros, macs=self.macs)
+        check_counts(raw_bytes=self.raw_bytes, deflate_bytes=self.deflate_bytes, bound_bytes=self.bound_bytes)
 
     @property
     def sparsity(self) -> float | None:
@@ -57,6 +62,9 @@ class InArchive:
     compressed_bytes: int
     install_bytes: int | None = None
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_counts(compressed_bytes=self.compressed_bytes, install_bytes=self.install_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +93,12 @@ class FileRecord:
     in_archive: InArchive | None = None
     estimates: tuple[Estimate, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_counts(raw_bytes=self.raw_bytes, sections=self.sections, download_bytes=self.download_bytes)
+        check_counts(training_bytes=self.training_bytes, bound_bytes=self.bound_bytes, macs=self.macs)
+        check_counts(parameters=self.parameters, weights=self.weights, zeros=self.zeros)
+        check_shares(sparsity=self.sparsity)
+
     def estimate(self, device: str, basis: str) -> Estimate | None:
         """The estimate from the profile with this name, best with this basis; None where none was made."""
         named = [found for found in self.estimates if found.device == device]
@@ -96,60 +110,3 @@ class FileRecord:
         for values, layer in zip(body["layers"], self.layers, strict=True):
             values |= {"sparsity": layer.sparsity, "bits_per_weight": layer.bits_per_weight}
         return body
-
-
-def record_from_json(raw: Mapping[str, Any]) -> FileRecord:
-    """A record as `to_json` wrote it. Raises KeyError, TypeError or ValueError for anything else."""
-    archive = raw["in_archive"]
-    return FileRecord(
-        **_fields(FileRecord, raw, leave=("layers", "in_archive", "estimates")),
-        layers=tuple(LayerRecord(**_fields(LayerRecord, layer)) for layer in raw["layers"]),
-        in_archive=InArchive(**_fields(InArchive, archive)) if archive is not None else None,
-        estimates=tuple(Estimate(**_fields(Estimate, found)) for found in raw["estimates"]),
-    )
-
-
-def _fields(kind: type, raw: Mapping[str, Any], leave: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The fields of a record but for those to `leave`, each held against its type."""
-    found = {}
-    for item in fields(kind):
-        if item.name not in leave:
-            value = raw[item.name]
-            if isinstance(value, list):
-                value = tuple(value)
-            if not _CHECKS[str(item.type)](value):
-                raise ValueError(f"{item.name} is {str(value)[:40]!r}")
-            found[item.name] = value
-    return found
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_BYTES
-
-
-def _is_counts(value: object) -> bool:
-    return isinstance(value, dict) and all(_is_count(count) for count in value.values())
-
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-
-
-def _is_milliseconds(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST_BYTES
-
-
-_MOST_BYTES = 2**63  # no number in a report is larger
-# What each annotation of a record lets in.
-_CHECKS: Mapping[str, Callable[[Any], bool]] = {
-    "Mapping[str, int]": _is_counts,
-    "Milliseconds | None": lambda value: value is None or _is_milliseconds(value),
-    "bool": lambda value: isinstance(value, bool),
-    "float | None": lambda value: value is None or _is_share(value),
-    "int": _is_count,
-    "int | None": lambda value: value is None or _is_count(value),
-    "str": lambda value: isinstance(value, str),
-    "str | None": lambda value: value is None or isinstance(value, str),
-    "tuple[int, ...] | None": lambda value: value is None or (isinstance(value, tuple) and all(map(_is_count, value))),
-    "tuple[str, ...]": lambda value: isinstance(value, tuple) and all(isinstance(text, str) for text in value),
-}

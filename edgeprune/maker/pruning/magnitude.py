@@ -15,17 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import UsageError
+from edgeprune.ledger import LayerSparsity, PruneReport, SkippedLayer
 from edgeprune.maker.keras.models import Leaf, clone, leaf_layers, own_weights
 from edgeprune.maker.pruning.schedule import check_sparsity
 
 __all__ = [
     "NOTHING_TO_PRUNE",
     "SCOPES",
-    "LayerSparsity",
     "MagnitudeOptions",
-    "PruneReport",
     "PruneResult",
-    "SkippedLayer",
     "Target",
     "apply_masks",
     "keep_largest",
@@ -101,38 +99,6 @@ class Target:
     kind: str
     key: str
     variable: Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SkippedLayer:
-    """A layer with weights that stays dense, and why."""
-
-    layer: str
-    kind: str
-    parameters: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerSparsity:
-    """Asked and got for one kernel. `asked` is None under scope "global", where only the total is asked for."""
-
-    layer: str
-    kind: str
-    key: str
-    elements: int
-    asked: float | None
-    got: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PruneReport:
-    """What pruning did: asked and got over all pruned kernels, each kernel, and each layer left dense."""
-
-    asked: float
-    got: float
-    layers: tuple[LayerSparsity, ...]
-    skipped: tuple[SkippedLayer, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

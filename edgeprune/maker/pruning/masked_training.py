@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.ledger import TrainLog
 from edgeprune.maker.keras.models import clone, keras_module
 from edgeprune.maker.pruning.magnitude import (
     MagnitudeOptions,
@@ -25,7 +26,7 @@ from edgeprune.maker.pruning.magnitude import (
 )
 from edgeprune.maker.pruning.schedule import Schedule
 from edgeprune.maker.training.datasets import Samples
-from edgeprune.maker.training.loop import OnProgress, TrainLog, TrainOptions, train
+from edgeprune.maker.training.loop import OnProgress, TrainOptions, train
 from edgeprune.maker.training.metrics import Metric
 
 __all__ = ["finetune", "held", "prune_while_training"]

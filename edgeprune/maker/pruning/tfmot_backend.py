@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from edgeprune.errors import EdgepruneError, MissingExtra, OutputError, Unsupported, UsageError
 from edgeprune.host.interrupts import child_process, scratch_folder
+from edgeprune.ledger import EpochLog, TrainLog
 from edgeprune.maker.keras.models import clone, input_specs, keras_module, output_names, predict
 from edgeprune.maker.pruning.magnitude import (
     NOTHING_TO_PRUNE,
@@ -36,7 +37,7 @@ from edgeprune.maker.pruning.magnitude import (
 )
 from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
 from edgeprune.maker.training.datasets import Samples
-from edgeprune.maker.training.loop import EpochLog, OnProgress, TrainLog, TrainOptions, steps_per_epoch
+from edgeprune.maker.training.loop import OnProgress, TrainOptions, steps_per_epoch
 from edgeprune.maker.training.metrics import Metric
 
 __all__ = ["describe", "prune_with_tfmot", "schedule_arguments"]

@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.artifact import Format, sha256_of
+from edgeprune.checker.budget import asked_limits
+from edgeprune.converters.exports import SUFFIXES
+from edgeprune.ledger import MetricKind, ModelOrigin, SplitOrigin
 from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, Recipe, Step
 from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.metrics import Metric
 
-__all__ = ["asked_of", "data_facts", "input_facts"]
+__all__ = ["asked_of", "export_name", "metric_kind", "model_origin", "split_origin"]
 
 
-def asked_of(recipe: Recipe) -> dict[str, Any]:
+def asked_of(recipe: Recipe) -> dict[str, object]:
     """What a recipe asked for, as plain values without paths of this machine."""
     return {
         "steps": [_asked_step(step) for step in recipe.steps],
         "exports": [_asked_export(export) for export in recipe.exports],
-        "budget": asdict(recipe.budget) if recipe.budget else None,
+        "budget": asked_limits(recipe.budget) if recipe.budget else None,
     }
 
 
@@ -38,11 +42,21 @@ def _asked_export(export: ExportSpec) -> dict[str, Any]:
     return {"format": asked["format"], "precision": asked["precision"], "deployment_target": None}
 
 
-def input_facts(path: Path) -> dict[str, Any]:
+def model_origin(path: Path) -> ModelOrigin:
     """The model that went in."""
-    return {"path": path.name, "sha256": sha256_of(path), "raw_bytes": path.stat().st_size}
+    return ModelOrigin(path=path.name, sha256=sha256_of(path), raw_bytes=path.stat().st_size)
 
 
-def data_facts(samples: Samples) -> dict[str, Any]:
+def split_origin(samples: Samples) -> SplitOrigin:
     """A split of the data."""
-    return {"path": samples.path.name, "sha256": sha256_of(samples.path), "samples": len(samples)}
+    return SplitOrigin(path=samples.path.name, sha256=sha256_of(samples.path), samples=len(samples))
+
+
+def metric_kind(metric: Metric) -> MetricKind:
+    """How outputs are scored."""
+    return MetricKind(name=metric.name, higher_is_better=metric.higher_is_better, is_share=metric.is_share)
+
+
+def export_name(recipe: Recipe, export: ExportSpec) -> str:
+    """What the file of an export is called."""
+    return f"{recipe.model.stem}.{export.precision}{SUFFIXES[export.format]}"

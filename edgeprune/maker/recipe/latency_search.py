@@ -18,10 +18,10 @@ from edgeprune.checker.latency.profiles import Profile
 from edgeprune.converters.session import Converter
 from edgeprune.errors import OutOfReach, Unsupported, UsageError
 from edgeprune.host.interrupts import scratch_folder
-from edgeprune.ledger import Estimate
+from edgeprune.ledger import Estimate, LatencyReached
 from edgeprune.maker.pruning.channel.groups import Kept, Structure
 from edgeprune.maker.pruning.channel.plan import ChannelOptions, macs_unknown
-from edgeprune.maker.pruning.channel.pruner import ChannelPruner, ChannelResult, LatencyReached
+from edgeprune.maker.pruning.channel.pruner import ChannelPruner, ChannelResult
 from edgeprune.maker.pruning.channel.rounds import Train, in_rounds
 from edgeprune.maker.training.datasets import Samples
 from edgeprune.maker.training.metrics import Metric

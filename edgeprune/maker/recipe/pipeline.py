@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,24 +13,36 @@ from typing import Any
 import numpy as np
 
 from edgeprune.artifact import Format, Precision
+from edgeprune.checker.judge import run_verdicts
 from edgeprune.checker.latency.estimate import estimate_latency
 from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.checker.latency.measure import compare_latency
 from edgeprune.checker.latency.profiles import find_profile
+from edgeprune.checker.size.baseline import Baseline
 from edgeprune.converters.exported import measure_export
-from edgeprune.converters.exports import INTEGER, SUFFIXES
+from edgeprune.converters.exports import INTEGER
 from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.errors import EdgepruneError, Unsupported
 from edgeprune.host.progress import Progress
-from edgeprune.ledger import ArtifactEntry, Estimate, Ledger, Stage
+from edgeprune.ledger import (
+    ArtifactEntry,
+    ChannelReport,
+    Estimate,
+    Host,
+    LatencyComparison,
+    Ledger,
+    PruneReport,
+    RecipeOrigin,
+    Stage,
+    TrainLog,
+)
 from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, input_specs, predict, save_model
-from edgeprune.maker.pruning.channel.pruner import ChannelReport
 from edgeprune.maker.pruning.channel.rounds import prune_in_rounds
-from edgeprune.maker.pruning.magnitude import PruneReport, PruneResult, prune_magnitude
+from edgeprune.maker.pruning.magnitude import PruneResult, prune_magnitude
 from edgeprune.maker.pruning.masked_training import finetune, prune_while_training
 from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
-from edgeprune.maker.recipe.entries import asked_of, data_facts, input_facts
+from edgeprune.maker.recipe.entries import asked_of, export_name, metric_kind, model_origin, split_origin
 from edgeprune.maker.recipe.latency_search import covered_estimate, prune_to_latency
 from edgeprune.maker.recipe.prepare import (
     Prepared,
@@ -40,32 +52,36 @@ from edgeprune.maker.recipe.prepare import (
     magnitude_options,
     train_options,
 )
-from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep
-from edgeprune.maker.recipe.summary import budget_verdicts, summary_sentences
+from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, devices_of
 from edgeprune.maker.training.datasets import Samples, calibration_set
-from edgeprune.maker.training.loop import TrainLog, steps_per_epoch
+from edgeprune.maker.training.loop import steps_per_epoch
+from edgeprune.report.summary import summary_sentences
 from edgeprune.runtime.session import installed_runtimes
 
 __all__ = ["run_recipe"]
 
 
-def run_recipe(prepared: Prepared, folder: Path, progress: Progress) -> Ledger:
-    """Run all steps and exports, leave every file in `folder`, and return the ledger."""
+def run_recipe(prepared: Prepared, folder: Path, progress: Progress, baseline: Baseline | None = None) -> Ledger:
+    """Run all steps and exports, leave every file in `folder`, and return the ledger; growth is against `baseline`."""
     with Converter() as converter:
         converter.start()  # its imports run while the first steps do
-        return _Run(prepared, folder, progress, converter).ledger()
+        return _Run(prepared, folder, progress, converter, baseline).ledger()
 
 
 class _Run:
     """The state of one run: the current model, the files so far, the stages so far."""
 
-    def __init__(self, prepared: Prepared, folder: Path, progress: Progress, converter: Converter) -> None:
+    def __init__(
+        self, prepared: Prepared, folder: Path, progress: Progress, converter: Converter, baseline: Baseline | None
+    ) -> None:
+        self.baseline = baseline
         self.prepared, self.recipe, self.metric = prepared, prepared.recipe, prepared.metric
         self.folder, self.progress, self.converter = folder, progress, converter
         self.stem = self.recipe.model.stem
         self.model = prepared.model
         self.stages: list[Stage] = []
         self._predicted: tuple[Any, dict[str, np.ndarray]] | None = None
+        self._dense_outputs: dict[str, np.ndarray] = {}
         (folder / "stages").mkdir()
 
     def ledger(self) -> Ledger:
@@ -79,20 +95,16 @@ class _Run:
         save_model(self.model, self.folder / f"{self.stem}.keras")
         ledger = Ledger(
             tool_version=version("edgeprune"),
-            recipe={"path": self.recipe.path.name, "sha256": self.recipe.sha256, "asked": asked_of(self.recipe)},
-            input=input_facts(self.recipe.model),
-            data={k: data_facts(s) for k, s in self._splits().items()},
-            metric={
-                "name": self.metric.name,
-                "higher_is_better": self.metric.higher_is_better,
-                "is_share": self.metric.is_share,
-            },
-            host={"machine": platform.machine(), "system": platform.system(), "runtimes": installed_runtimes()},
+            recipe=RecipeOrigin(path=self.recipe.path.name, sha256=self.recipe.sha256, asked=asked_of(self.recipe)),
+            input=model_origin(self.recipe.model),
+            data={k: split_origin(s) for k, s in self._splits().items()},
+            metric=metric_kind(self.metric),
+            host=Host(machine=platform.machine(), system=platform.system(), runtimes=installed_runtimes()),
             seed=self.recipe.seed,
-            stages=self.stages,
+            stages=tuple(self.stages),
         )
-        ledger = replace(ledger, verdicts=budget_verdicts(ledger, self.recipe.budget))
-        return replace(ledger, summary=summary_sentences(ledger))
+        ledger = replace(ledger, verdicts=run_verdicts(ledger, self.recipe.budget, self.baseline))
+        return replace(ledger, summary=tuple(summary_sentences(ledger)))
 
     def _splits(self) -> dict[str, Samples]:
         splits = {"train": self.prepared.train, "validation": self.prepared.validation, "test": self.prepared.test}
@@ -101,6 +113,7 @@ class _Run:
     def _dense(self) -> None:
         begun = time.monotonic()
         main = self._tflite("dense", Precision.FLOAT32)
+        self._dense_outputs = self._keras_outputs()
         self._check_latency_targets(self.folder / main.path)
         artifacts = [main]
         quantize = next((s for s in self.recipe.steps if isinstance(s, QuantizeStep)), None)
@@ -243,7 +256,7 @@ class _Run:
     def _evaluated(
         self, made: Exported, *, every_runtime: bool, exported: bool = False, image: ImageInput | None = None
     ) -> ArtifactEntry:
-        return measure_export(
+        entry = measure_export(
             made,
             self.model,
             self.prepared.test,
@@ -257,6 +270,17 @@ class _Run:
             image=image,
             on_progress=self.progress.advance,
         )
+        if entry.metric is None or entry.metric.samples == len(self.prepared.test):
+            return entry
+        return replace(entry, metric=replace(entry.metric, dense_value=self._dense_score(entry.metric.samples)))
+
+    def _dense_score(self, samples: int) -> float | None:
+        """The metric of the dense Keras model over the first test samples."""
+        targets = self.prepared.test.targets
+        if targets is None:
+            return None
+        outputs = next(iter(self._dense_outputs.values()))
+        return self.metric.compute(outputs[:samples], targets[:samples])
 
     def _keras_outputs(self) -> dict[str, np.ndarray]:
         """The current Keras model over the test split, computed once for each model."""
@@ -286,15 +310,15 @@ class _Run:
                 macs=main.macs,
                 metric=main.metric,
                 latency=latency,
-                artifacts=artifacts,
-                pruning=asdict(report) if report else None,
-                channels=asdict(channels) if channels else None,
-                training=asdict(log) if log else None,
+                artifacts=tuple(artifacts),
+                pruning=report,
+                channels=channels,
+                training=log,
                 seconds=round(time.monotonic() - begun, 3),
             )
         )
 
-    def _latency(self, name: str, entry: ArtifactEntry) -> Mapping[str, Any] | None:
+    def _latency(self, name: str, entry: ArtifactEntry) -> LatencyComparison | None:
         reference = next(e for e in self.stages[0].artifacts if e.precision == entry.precision)
         refused = {run.name for e in (entry, reference) for run in e.runtimes if not run.ran}
         usable = [name for name in installed_runtimes() if name not in refused]
@@ -311,11 +335,11 @@ class _Run:
             on_progress=self.progress.advance,
         )
         self.progress.end(f"{found.ratio:.3f}x, {found.verdict}")
-        return {**asdict(found), "verdict": str(found.verdict)}
+        return found
 
     def _exports(self) -> None:
         for export in self.recipe.exports:
-            path = self.folder / f"{self.stem}.{export.precision}{SUFFIXES[export.format]}"
+            path = self.folder / export_name(self.recipe, export)
             self.progress.begin(f"export {path.name}")
             number = next(n for n, stage in enumerate(self.stages) if stage.name == self._origin(export))
             same = self._already_made(self.stages[number], export)
@@ -331,8 +355,9 @@ class _Run:
         return replace(same, path=path.name, metric=metric, exported=True)
 
     def _estimates(self, path: Path) -> tuple[Estimate, ...]:
-        """Its latency on each device of the recipe."""
-        return tuple(estimate_latency(path, find_profile(device)) for device in self.recipe.latency.devices)
+        """Its latency on each device of the recipe and of its budget."""
+        profiles = [find_profile(device) for device in devices_of(self.recipe)]
+        return tuple(estimate_latency(path, profile) for profile in profiles)
 
     def _origin(self, export: ExportSpec) -> str:
         """The stage of an export: an integer .tflite belongs to the quantize stage, all others to the last one before
@@ -361,8 +386,8 @@ class _Run:
 def _with_export(stage: Stage, entry: ArtifactEntry, *, in_place_of: ArtifactEntry | None) -> Stage:
     """The stage with the record of an exported file, which may have been a file of the stage's own."""
     if in_place_of is None:
-        return replace(stage, artifacts=[*stage.artifacts, entry])
-    artifacts = [entry if known is in_place_of else known for known in stage.artifacts]
+        return replace(stage, artifacts=(*stage.artifacts, entry))
+    artifacts = tuple(entry if known is in_place_of else known for known in stage.artifacts)
     stands = stage.metric is not None and stage.metric.file == in_place_of.path
     return replace(stage, artifacts=artifacts, metric=entry.metric if stands else stage.metric)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from edgeprune.artifact import Color, Format
+from edgeprune.checker.budget import asked_limits
 from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.converters.exports import check_export
 from edgeprune.converters.packaging import CoreMlOptions, ImageInput, check_ends, read_labels
@@ -217,7 +218,7 @@ def plan_lines(prepared: Prepared) -> list[str]:
             f"latency {recipe.latency.processes} processes x {recipe.latency.pairs} pairs for each stage, on this host"
         )
     if recipe.budget:
-        limits = {k: v for k, v in asdict(recipe.budget).items() if v is not None}
+        limits = asked_limits(recipe.budget)
         lines.append("budget  " + ", ".join(f"{k} {v}" for k, v in limits.items()))
     return lines
 

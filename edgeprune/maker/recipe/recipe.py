@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.artifact import Format, Precision
+from edgeprune.checker.budget import Budget, read_budget
 from edgeprune.checker.latency.latency_targets import why_never
 from edgeprune.checker.latency.profiles import find_profile
-from edgeprune.checker.size.codecs import FULL
 from edgeprune.errors import EdgepruneError, InputError, RecipeError, UsageError
 from edgeprune.host.toml_values import known_keys, near, read_toml, typed
 from edgeprune.maker.recipe.steps import (
@@ -28,10 +28,8 @@ from edgeprune.maker.recipe.steps import (
 )
 from edgeprune.maker.recipe.tables import profile_place, read_table
 from edgeprune.maker.training.metrics import METRICS
-from edgeprune.units import parse_bytes
 
 __all__ = [
-    "Budget",
     "ChannelStep",
     "DataSpec",
     "ExportSpec",
@@ -41,6 +39,7 @@ __all__ = [
     "QuantizeStep",
     "Recipe",
     "Step",
+    "devices_of",
     "load_recipe",
 ]
 
@@ -88,18 +87,6 @@ class LatencySpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """[budget]: limits that every exported file is held against. Sizes are written like "350 kB" or "350 KiB"."""
-
-    download_bytes: int | None = None
-    codec: str = "deflate"
-    install_bytes: int | None = None
-    max_metric_drop: float | None = None
-    min_sparsity: float | None = None
-    max_latency_ms: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """One run. Paths are resolved against the recipe's folder."""
 
@@ -138,6 +125,7 @@ def _recipe(path: Path, sha256: str, raw: Mapping[str, Any]) -> Recipe:
         raise RecipeError(f"{path}: unknown metric {metric!r}{near(metric, METRICS)}; known: {', '.join(METRICS)}")
     data = read_table(path, "data", raw["data"], DataSpec)
     splits = {key: path.parent / value for key in ("train", "validation", "test") if (value := getattr(data, key))}
+    latency = _latency(path, raw.get("latency", {}))
     recipe = Recipe(
         path=path,
         sha256=sha256,
@@ -149,8 +137,8 @@ def _recipe(path: Path, sha256: str, raw: Mapping[str, Any]) -> Recipe:
         exports=tuple(
             _export(path, f"exports {n}", item) for n, item in enumerate(_list(path, "exports", raw), start=1)
         ),
-        latency=_latency(path, raw.get("latency", {})),
-        budget=_budget(path, raw["budget"]) if "budget" in raw else None,
+        latency=latency,
+        budget=_budget(path, raw["budget"], latency) if "budget" in raw else None,
     )
     _check(recipe)
     return recipe
@@ -179,34 +167,17 @@ def _latency(path: Path, raw: Any) -> LatencySpec:
     return replace(found, devices=tuple(profile_place(path, name) for name in found.devices))
 
 
-def _budget(path: Path, raw: Any) -> Budget:
-    limits = ("download", "install", "max_metric_drop", "min_sparsity", "max_latency_ms")
-    known_keys(path, "budget", raw, ("codec", *limits))
-    if not set(raw) & set(limits):
-        raise RecipeError(f"{path}: [budget] sets no limit; give one of {', '.join(limits)}")
-    codec = typed(path, "budget.codec", raw.get("codec", "deflate"), str)
-    if codec not in FULL:
-        raise RecipeError(f"{path}: unknown codec {codec!r}{near(codec, FULL)}; known: {', '.join(FULL)}")
+def _budget(path: Path, raw: object, latency: LatencySpec) -> Budget:
+    """Limits on latency without a device of their own are for all devices of [latency]."""
+    budget = read_budget(path, "budget", raw, of_run=True)
+    if budget.limits_latency and not budget.devices:
+        return replace(budget, devices=latency.devices)
+    return budget
 
-    def size(key: str) -> int | None:
-        return parse_bytes(typed(path, f"budget.{key}", raw[key], str)) if key in raw else None
 
-    def number(key: str) -> float | None:
-        return typed(path, f"budget.{key}", raw[key], float) if key in raw else None
-
-    sparsity, drop, latency = number("min_sparsity"), number("max_metric_drop"), number("max_latency_ms")
-    if latency is not None and not 0 < latency < math.inf:
-        raise RecipeError(f"{path}: in [budget] max_latency_ms is a number of milliseconds above 0")
-    if (sparsity is not None and not 0 <= sparsity <= 1) or (drop is not None and not drop >= 0):
-        raise RecipeError(f"{path}: in [budget] min_sparsity is a fraction, 0 to 1, and max_metric_drop at least 0")
-    return Budget(
-        download_bytes=size("download"),
-        codec=codec,
-        install_bytes=size("install"),
-        max_metric_drop=drop,
-        min_sparsity=sparsity,
-        max_latency_ms=latency,
-    )
+def devices_of(recipe: Recipe) -> tuple[str, ...]:
+    """The profiles that the exported files are estimated from: those of [latency] and of [budget]."""
+    return tuple(dict.fromkeys([*recipe.latency.devices, *(recipe.budget.devices if recipe.budget else ())]))
 
 
 def _check(recipe: Recipe) -> None:
@@ -220,27 +191,32 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(f"{path}: scale and offset in [data] are finite numbers")
     if not 3 <= recipe.latency.processes <= 50 or not 5 <= recipe.latency.pairs <= 1000:
         raise RecipeError(f"{path}: [latency] takes 3 to 50 processes and 5 to 1000 pairs")
-    for device in recipe.latency.devices:
+    for device in devices_of(recipe):
         try:
             find_profile(device)
         except EdgepruneError as cause:
-            raise RecipeError(f"{path}: [latency] devices: {cause}") from cause
-    if recipe.budget and recipe.budget.max_latency_ms is not None and not recipe.latency.devices:
-        raise RecipeError(f"{path}: [budget] max_latency_ms is estimated; name the profiles: devices in [latency]")
+            where = "[latency] devices" if device in recipe.latency.devices else "[budget] device"
+            raise RecipeError(f"{path}: {where}: {cause}") from cause
+    budget = recipe.budget
+    if budget and budget.limits_latency and not budget.devices:
+        raise RecipeError(
+            f"{path}: [budget] limits a latency, which is estimated; name the profile: device in [budget], or devices "
+            "in [latency]"
+        )
     _check_exports(recipe, _check_steps(recipe))
-    if recipe.budget and recipe.budget.max_latency_ms is not None:
-        _check_latency_limit(recipe)
+    if budget and budget.limits_latency:
+        _check_latency_limit(recipe, budget)
 
 
-def _check_latency_limit(recipe: Recipe) -> None:
+def _check_latency_limit(recipe: Recipe, budget: Budget) -> None:
     """Raise RecipeError for a limit that no run could check: the files are made long before it is known otherwise."""
     for export in recipe.exports:
-        for device in recipe.latency.devices:
+        for device in budget.devices:
             profile = find_profile(device)
             reason = why_never(profile, str(export.format), str(export.precision))
             if reason:
                 raise RecipeError(
-                    f"{recipe.path}: [budget] max_latency_ms cannot be checked for the {export.format} "
+                    f"{recipe.path}: [budget] the limit on latency cannot be checked for the {export.format} "
                     f"{export.precision} export on {profile.name}: {reason}; leave out one of them, or limit each file "
                     "with edgeprune check"
                 )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import EdgepruneError, UsageError
+from edgeprune.ledger import EpochLog, TrainLog
 from edgeprune.maker.keras.models import (
     Predictor,
     as_called,
@@ -30,8 +31,6 @@ from edgeprune.maker.training.metrics import Metric
 __all__ = [
     "OPTIMIZERS",
     "BestWeights",
-    "EpochLog",
-    "TrainLog",
     "TrainOptions",
     "batches",
     "compile_model",
@@ -86,24 +85,6 @@ class TrainOptions:
             raise UsageError(f"decay is cosine or constant; got {self.decay!r}")
         if self.patience is not None and self.patience < 1:
             raise UsageError(f"patience is at least 1 epoch; got {self.patience}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochLog:
-    """Mean training loss of an epoch and the validation metric after it (None without a validation split)."""
-
-    loss: float
-    validation: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainLog:
-    """What happened: epochs in order, the epoch (from 1) whose weights were kept, whether patience ended it."""
-
-    epochs: tuple[EpochLog, ...]
-    kept_epoch: int
-    stopped_early: bool
-    steps: int
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:

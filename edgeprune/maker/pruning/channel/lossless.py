@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.ledger import ChannelReport
 from edgeprune.maker.pruning.channel.groups import Kept, Structure
-from edgeprune.maker.pruning.channel.pruner import ChannelReport, ChannelResult, analyse, report_of
+from edgeprune.maker.pruning.channel.pruner import ChannelResult, analyse, report_of
 from edgeprune.maker.pruning.channel.ranges import ranges_of
 from edgeprune.maker.pruning.channel.surgery import Shifts, can_fold, cut
 from edgeprune.maker.pruning.channel.verification import checked

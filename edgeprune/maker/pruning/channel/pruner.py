@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import Unsupported, UsageError
-from edgeprune.ledger import Estimate
+from edgeprune.ledger import ChannelReport, LayerWidth, SkippedGroup
 from edgeprune.maker.keras.models import clone, leaf_layers
 from edgeprune.maker.pruning.channel.groups import Group, Kept, Structure
 from edgeprune.maker.pruning.channel.importance import unit_scores
@@ -27,75 +27,10 @@ from edgeprune.maker.pruning.channel.verification import checked
 from edgeprune.maker.training.datasets import Samples
 from edgeprune.maker.training.metrics import Metric
 
-__all__ = [
-    "ChannelPruner",
-    "ChannelReport",
-    "ChannelResult",
-    "LatencyReached",
-    "LayerWidth",
-    "SkippedGroup",
-    "analyse",
-    "prune_channels",
-    "report_of",
-]
+__all__ = ["ChannelPruner", "ChannelResult", "analyse", "prune_channels", "report_of"]
 
 TOLERANCE = 1e-4  # relative error of the surgery against the zeroed model, float32
 MEAN_SAMPLES = 512  # of the training split, for the compensation
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerWidth:
-    """Channels that a layer makes, before and after. `asked` is how many were to stay before rounding, None where all
-    groups were ranked together."""
-
-    layer: str
-    kind: str
-    before: int
-    asked: float | None
-    after: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SkippedGroup:
-    """A group that keeps all its channels, and why."""
-
-    layer: str
-    layers: tuple[str, ...]
-    channels: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatencyReached:
-    """A latency on a device as the target: the share `asked` to stay, and the estimates of the float32 .tflite file
-    `before` and `after`; `ratio` is after over before."""
-
-    asked: float
-    before: Estimate
-    after: Estimate
-    ratio: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelReport:
-    """What channel pruning did. `macs_*` are those of kernels for one sample, None where a size is open or a layer is
-    not followed; `got` is the share of channels removed. `verified` is the largest relative error of the surgery
-    (before compensation) against the old model with the removed channels set to zero; None where not checked (`note`).
-    `estimated_latency` is None where the target was another.
-    """
-
-    asked: str
-    got: float
-    parameters_before: int
-    parameters_after: int
-    macs_before: int | None
-    macs_after: int | None
-    removed: tuple[LayerWidth, ...]
-    skipped: tuple[SkippedGroup, ...]
-    altered: tuple[str, ...]
-    verified: float | None
-    note: str | None
-    estimated_latency: LatencyReached | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import UsageError
+from edgeprune.ledger import ChannelReport, LayerWidth
 from edgeprune.maker.pruning.channel.groups import Cost
 from edgeprune.maker.pruning.channel.lossless import prune_dead
 from edgeprune.maker.pruning.channel.plan import ChannelOptions, chosen_groups
-from edgeprune.maker.pruning.channel.pruner import ChannelPruner, ChannelReport, ChannelResult, LayerWidth
+from edgeprune.maker.pruning.channel.pruner import ChannelPruner, ChannelResult
 from edgeprune.maker.training.datasets import Samples
 from edgeprune.maker.training.metrics import Metric
 

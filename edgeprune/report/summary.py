@@ -1,16 +1,14 @@
-"""Sentences for people who do not read tables, and budget limits held against files. Every word is computed."""
+"""A run in sentences for people who do not read tables. Every word is computed from the ledger."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from edgeprune.artifact import Format
-from edgeprune.ledger import ArtifactEntry, Ledger, MetricValue, Stage, Verdict
-from edgeprune.maker.recipe.recipe import Budget
-from edgeprune.units import format_bytes
+from edgeprune.ledger import ArtifactEntry, LatencyReached, Ledger, MetricValue, Outcome, Stage
+from edgeprune.report.verdicts import band_text, latency_text
+from edgeprune.units import format_bytes, format_ms
+from edgeprune.verdict import Limit
 
-__all__ = ["budget_verdicts", "summary_sentences"]
+__all__ = ["summary_sentences"]
 
 
 def _change(before: float, after: float) -> str:
@@ -25,13 +23,17 @@ def summary_sentences(ledger: Ledger) -> list[str]:
     for stage in ledger.stages[1:]:
         sentences += _latency(stage)
     sentences += _estimates(ledger)
-    sentences += [_target(stage) for stage in ledger.stages if _reached(stage)]
+    sentences += [
+        _target(stage, stage.channels.estimated_latency)
+        for stage in ledger.stages
+        if stage.channels and stage.channels.estimated_latency
+    ]
     for stage in ledger.stages:
         if stage.pruning:
             sentences.append(_sparsity(stage))
         if stage.channels:
             sentences.append(_channels(ledger, stage))
-    return sentences + _refused(ledger) + _unknown(ledger)
+    return sentences + _refused(ledger) + _unknown(ledger) + _not_judged(ledger)
 
 
 def _exported(ledger: Ledger) -> list[ArtifactEntry]:
@@ -53,7 +55,7 @@ def _download(ledger: Ledger) -> list[str]:
 
 
 def _quality(ledger: Ledger) -> list[str]:
-    name, share, base = str(ledger.metric["name"]), bool(ledger.metric["is_share"]), ledger.dense.metric
+    name, share, base = ledger.metric.name, ledger.metric.is_share, ledger.dense.metric
     if base is None:
         return [f"{name}: not measured, so nothing is known of what pruning cost."]
     sentences = []
@@ -77,26 +79,26 @@ def _latency(stage: Stage) -> list[str]:
     found = stage.latency
     if found is None or stage.main is None:
         return []
-    tolerance = found["tolerance"]
+    tolerance = found.tolerance
     interval = (
-        f"({found['ratio']:.3f}, 95 % {found['low']:.3f}-{found['high']:.3f}; "
+        f"({found.ratio:.3f}, 95 % {found.low:.3f}-{found.high:.3f}; "
         f"unchanged means within {1 - tolerance:.3f}-{1 + tolerance:.3f})"
     )
     where = f"Latency of stage {stage.name} on this host, {stage.main.precision} against {stage.main.precision}"
     zeros = stage.main.sparsity or 0.0
-    if found["verdict"] == "unchanged":
+    if found.verdict is Outcome.UNCHANGED:
         why = ": a dense runtime multiplies zeros too" if zeros > 0.05 else ""
         return [f"{where}: unchanged {interval}{why}."]
-    if found["verdict"] == "inconclusive":
+    if found.verdict is Outcome.INCONCLUSIVE:
         return [f"{where}: inconclusive {interval}; this host is too busy, measure again with more processes or pairs."]
-    return [f"{where}: {found['verdict']} {interval}."]
+    return [f"{where}: {found.verdict} {interval}."]
 
 
 def _estimates(ledger: Ledger) -> list[str]:
     return [
         f"Latency of {entry.path} on a device: "
         + (
-            f"{found.total_ms:.3g} ms ({found.low_ms:.3g} to {found.high_ms:.3g} ms), {found.how}."
+            f"{latency_text(found)}, {found.how}."
             if found.total_ms is not None
             else f"not estimated from profile {found.device}: {found.refused}."
         )
@@ -105,19 +107,15 @@ def _estimates(ledger: Ledger) -> list[str]:
     ]
 
 
-def _reached(stage: Stage) -> Mapping[str, Any] | None:
+def _target(stage: Stage, found: LatencyReached) -> str:
     """A latency on a device that was the stage's target."""
-    return (stage.channels or {}).get("estimated_latency")
-
-
-def _target(stage: Stage) -> str:
-    found = _reached(stage)
-    assert found is not None
-    after = found["after"]
+    after = found.after
+    assert found.before.total_ms is not None
+    assert after.total_ms is not None
     return (
-        f"Latency of stage {stage.name} on a device, the target of its cut: {found['before']['total_ms']:.3g} -> "
-        f"{after['total_ms']:.3g} ms ({after['low_ms']:.3g} to {after['high_ms']:.3g} ms), {found['ratio']:.3f} of "
-        f"that before the cut (asked {found['asked']:g}), both as float32 .tflite, {after['how']}."
+        f"Latency of stage {stage.name} on a device, the target of its cut: {format_ms(found.before.total_ms)} -> "
+        f"{format_ms(after.total_ms)} ({band_text(after)}), {found.ratio:.3f} of "
+        f"that before the cut (asked {found.asked:g}), both as float32 .tflite, {after.how}."
     )
 
 
@@ -127,8 +125,8 @@ def _sparsity(stage: Stage) -> str:
     read_back = (
         f"{100 * in_file:.2f} % of all weights in {stage.main.path}" if in_file is not None and stage.main else ""
     )
-    asked, got = (100 * stage.pruning[key] for key in ("asked", "got"))
-    dense = len(stage.pruning["skipped"])
+    asked, got = 100 * stage.pruning.asked, 100 * stage.pruning.got
+    dense = len(stage.pruning.skipped)
     return (
         f"Sparsity of stage {stage.name}: asked {asked:.2f} %, got {got:.2f} % of the pruned kernels"
         f"{', ' + read_back if read_back else ''}; {dense} layer{'' if dense == 1 else 's'} with weights stayed "
@@ -141,15 +139,15 @@ def _channels(ledger: Ledger, stage: Stage) -> str:
     found = stage.channels
     macs, dense = stage.macs, ledger.dense.macs
     text = (
-        f"Channels of stage {stage.name}: asked {found['asked']}, {100 * found['got']:.0f} % removed; parameters "
-        f"{found['parameters_before']:,} -> {found['parameters_after']:,}"
+        f"Channels of stage {stage.name}: asked {found.asked}, {100 * found.got:.0f} % removed; parameters "
+        f"{found.parameters_before:,} -> {found.parameters_after:,}"
     )
     if macs and dense:
         text += f", MACs {macs / dense:.3f} of dense"
         if stage.latency and macs != dense:
-            text += f", latency {stage.latency['ratio']:.3f} of dense as measured on this host"
-    kept = len(found["skipped"])
-    checked = "not checked" if found["verified"] is None else f"checked to {found['verified']:.0e}"
+            text += f", latency {stage.latency.ratio:.3f} of dense as measured on this host"
+    kept = len(found.skipped)
+    checked = "not checked" if found.verified is None else f"checked to {found.verified:.0e}"
     return f"{text}; {kept} group{'' if kept == 1 else 's'} kept all channels; surgery {checked}."
 
 
@@ -167,12 +165,12 @@ def _unknown(ledger: Ledger) -> list[str]:
     """What was not measured, and what was by the evaluator only."""
     packages = [entry for entry in _exported(ledger) if entry.format == Format.COREML]
     lines = [
-        f"{ledger.metric['name']} of {entry.path}: {entry.metric_note}."
+        f"{ledger.metric.name} of {entry.path}: {entry.metric_note}."
         for entry in _exported(ledger)
         if entry.metric is None
     ]
     lines += [
-        f"{ledger.metric['name']} of {entry.path}: {_value(ledger, entry.metric)}"
+        f"{ledger.metric.name} of {entry.path}: {_value(ledger, entry.metric)}"
         + ("; Apple's own kernels may round otherwise." if "evaluator" in entry.metric.runtime else ".")
         for entry in packages
         if entry.metric is not None
@@ -184,52 +182,13 @@ def _unknown(ledger: Ledger) -> list[str]:
 
 
 def _value(ledger: Ledger, found: MetricValue) -> str:
-    text = f"{100 * found.value:.2f} %" if ledger.metric["is_share"] else f"{found.value:.4f}"
+    text = f"{100 * found.value:.2f} %" if ledger.metric.is_share else f"{found.value:.4f}"
     return f"{text} on {found.samples:,} test samples with {found.runtime}"
 
 
-def budget_verdicts(ledger: Ledger, budget: Budget | None) -> list[Verdict]:
-    """Every limit against every exported file."""
-    if budget is None:
-        return []
-    return [verdict for entry in _exported(ledger) for verdict in _verdicts_of(ledger, entry, budget)]
-
-
-def _verdicts_of(ledger: Ledger, entry: ArtifactEntry, budget: Budget) -> list[Verdict]:
-    verdicts = []
-
-    def at_most(check: str, actual: float | None, limit: float | None, unit: str) -> None:
-        if limit is not None:
-            passed = None if actual is None else actual <= limit
-            verdicts.append(Verdict(check=check, path=entry.path, actual=actual, limit=limit, unit=unit, passed=passed))
-
-    at_most(f"download ({budget.codec})", entry.download_bytes[budget.codec], budget.download_bytes, "bytes")
-    at_most("install", entry.raw_bytes, budget.install_bytes, "bytes")
-    base = ledger.dense.metric
-    alike = entry.metric is not None and base is not None and entry.metric.samples == base.samples
-    if entry.format == "tflite" or alike:  # a score on fewer samples is no drop
-        at_most("metric drop", _drop(ledger, entry), budget.max_metric_drop, str(ledger.metric["name"]))
-    if budget.min_sparsity is not None:
-        actual = entry.sparsity
-        passed = None if actual is None else actual >= budget.min_sparsity
-        verdicts.append(
-            Verdict(
-                check="sparsity at least",
-                path=entry.path,
-                actual=actual,
-                limit=budget.min_sparsity,
-                unit="fraction",
-                passed=passed,
-            )
-        )
-    for found in entry.estimates:
-        at_most(f"latency estimate, {found.device}", found.total_ms, budget.max_latency_ms, "ms")
-    return verdicts
-
-
-def _drop(ledger: Ledger, entry: ArtifactEntry) -> float | None:
-    base = ledger.dense.metric
-    if base is None or entry.metric is None:
-        return None
-    worse = base.value - entry.metric.value
-    return worse if ledger.metric["higher_is_better"] else -worse
+def _not_judged(ledger: Ledger) -> list[str]:
+    """Limits on growth of a run without a baseline."""
+    asked = ledger.recipe.asked.get("budget")
+    limits = [limit for limit in (Limit.GROWTH, Limit.MAX_LATENCY_GROWTH) if isinstance(asked, dict) and limit in asked]
+    judged = {verdict.kind for verdict in ledger.verdicts}
+    return [f"{limit} was not judged: add --baseline FILE to the run." for limit in limits if limit not in judged]

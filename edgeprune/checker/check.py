@@ -1,0 +1,225 @@
+"""The work of `edgeprune check`: model files with their budgets, what they cost, and how each limit fares."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeprune.checker.budget import Budget
+from edgeprune.checker.config import Config, matches
+from edgeprune.checker.judge import budget_verdicts, unread_verdicts
+from edgeprune.checker.size.advice import reasons
+from edgeprune.checker.size.baseline import Baseline, load_baseline
+from edgeprune.checker.size.codecs import FULL, QUICK
+from edgeprune.checker.size.models_behind import Estimator, Refused, Source, Sources, sources_of
+from edgeprune.checker.size.records import FileRecord
+from edgeprune.errors import EdgepruneError, InputError, RecipeError, Unsupported, UsageError
+from edgeprune.host.toml_values import near
+from edgeprune.ledger import Estimate
+from edgeprune.verdict import Verdict
+
+__all__ = ["Check", "CheckOptions", "Wanted", "check_files", "wanted_files"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A file to check and the budgets that it is held against."""
+
+    path: Path
+    budgets: tuple[Budget, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOptions:
+    """What to look at: `baseline` is what growth is against, `codec` the download that a comparison tells where no
+    limit is of another; `fast` measures the quick codecs only. Latency is estimated for `devices`, and for those of
+    the budgets. `why` says where the bytes are."""
+
+    baseline: Path | None = None
+    codec: str = "deflate"
+    fast: bool = False
+    devices: tuple[str, ...] = ()
+    why: bool = False
+
+    @property
+    def codecs(self) -> tuple[str, ...]:
+        """The names of those to measure."""
+        return QUICK if self.fast else FULL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """What was checked: `before` holds the baseline's record of a file by its path; `notes` are sentences.
+
+    `broken` is why the first file that could not be read could not.
+    """
+
+    files: tuple[FileRecord, ...]
+    verdicts: tuple[Verdict, ...]
+    before: Mapping[str, FileRecord]
+    baseline: str | None
+    config: str | None
+    codec: str
+    notes: tuple[str, ...]
+    why: Mapping[str, Sequence[str]]
+    broken: EdgepruneError | None = None
+
+    @property
+    def passed(self) -> bool | None:
+        """False when a limit is exceeded, else None when one could not be checked, else True."""
+        found = {verdict.passed for verdict in self.verdicts}
+        return False if False in found else None if None in found else True
+
+
+def wanted_files(files: Sequence[Path], settings: Config | None, given: Budget | None) -> list[Wanted]:
+    """The files with their budgets: those of the configuration where none is named, `given` for each.
+
+    Raises UsageError or RecipeError when nothing would be checked that should be.
+    """
+    extra = (given,) if given else ()
+    if settings is None:
+        return [Wanted(path=path, budgets=extra) for path in files]
+    by_path: dict[Path, tuple[Path, list[Budget]]] = {}  # by where it really is: how it was found, its budgets
+    for budget in settings.budgets:
+        for path in matches(settings, budget) if not files else settings.path.parent.glob(budget.path):
+            by_path.setdefault(path.resolve(), (path, []))[1].append(budget)
+    if not files:
+        return [Wanted(path=_from_here(path), budgets=(*budgets, *extra)) for path, budgets in by_path.values()]
+    for path in files:
+        if not path.exists():
+            raise InputError(f"{path} does not exist; check the path")
+    none: tuple[Path, list[Budget]] = (Path(), [])
+    items = [Wanted(path=path, budgets=(*by_path.get(path.resolve(), none)[1], *extra)) for path in files]
+    if not any(item.budgets for item in items):
+        paths = [budget.path for budget in settings.budgets]
+        raise RecipeError(
+            f"{settings.path}: no budget is for {files[0]}{' or the others' if len(files) > 1 else ''}"
+            f"{near(str(files[0]), paths) or '; its paths are ' + ', '.join(paths)}; add one, or give --download"
+        )
+    return items
+
+
+def _from_here(path: Path) -> Path:
+    """The path as it is typed here, where it lies below this folder."""
+    whole, here = Path(os.path.abspath(path)), Path.cwd()  # noqa: PTH100 - resolve() would follow links
+    return whole.relative_to(here) if whole.is_relative_to(here) else path
+
+
+def check_files(
+    wanted: Sequence[Wanted], options: CheckOptions, *, config: Path | None = None, whole: bool = False
+) -> Check:
+    """Read the files and hold each against its budgets; `config`, where these came from, is told in the report.
+
+    `whole`: these are all files there are, so those of the baseline that are missing are told. What cannot be read is
+    raised, but among several told beside the others, and left in `broken`.
+    """
+    _refuse_slow_codecs(wanted, options)
+    limited = [device for item in wanted for budget in item.budgets for device in budget.devices]
+    estimator = _estimator([*options.devices, *limited])
+    found = list(_read(wanted, options, estimator))
+    sources = [(item, source) for item, behind in found for source in behind.models]
+    records = [source.record for _, source in sources]
+    broken = {str(item.path): behind.error for item, behind in found if behind.error}
+    if broken and not sources:
+        raise next(iter(broken.values()))
+    earlier = None
+    if options.baseline is not None:
+        names = [record.path for record in records]
+        earlier = load_baseline(options.baseline, names, options.codecs, estimator=estimator)
+    before = _before(records, earlier)
+    return Check(
+        files=tuple(records),
+        verdicts=tuple(_verdicts(found, before)),
+        before=before,
+        baseline=str(options.baseline) if options.baseline else None,
+        config=str(config) if config else None,
+        codec=options.codec,
+        notes=(*_notes(found, before, earlier), *_gone(earlier, before, broken, whole)),
+        why={source.record.path: reasons(source.contents, source.record) for _, source in sources}
+        if options.why
+        else {},
+        broken=next(iter(broken.values()), None),
+    )
+
+
+def _refuse_slow_codecs(wanted: Sequence[Wanted], options: CheckOptions) -> None:
+    for budget in (budget for item in wanted for budget in item.budgets):
+        if budget.codec not in options.codecs:
+            raise UsageError(f"[{budget.where}] limits {budget.codec}, which --fast does not measure; drop --fast")
+
+
+def _read(wanted: Sequence[Wanted], options: CheckOptions, estimator: Estimator) -> Iterator[tuple[Wanted, Sources]]:
+    """The models behind each path."""
+    for item in wanted:
+        try:
+            shares = options.why or not options.fast  # a quick look does without
+            yield item, sources_of(item.path, options.codecs, shares=shares, estimator=estimator)
+        except (InputError, Unsupported) as cause:
+            if len(wanted) == 1:
+                raise
+            refused = Refused(path=str(item.path), reason=str(cause).removeprefix(f"{item.path}: "))
+            yield item, Sources(models=(), refused=(refused,), error=cause)
+
+
+def _estimator(devices: Sequence[str]) -> Estimator:
+    """Estimates a file for each device once. Raises UsageError for an unknown one, InputError for a broken profile."""
+    from edgeprune.checker.latency.estimate import basis_of, estimate_latency, refused_estimate
+    from edgeprune.checker.latency.profiles import Profile, find_profile
+
+    found = {(profile.name, basis_of(profile)): profile for profile in map(find_profile, devices)}
+
+    def estimated(path: Path, profile: Profile) -> Estimate:
+        try:
+            return estimate_latency(path, profile)
+        except InputError as cause:  # broken where the sizes do not look
+            return refused_estimate(path, profile, cause)
+
+    return lambda path: tuple(estimated(path, profile) for profile in found.values())
+
+
+def _before(records: Sequence[FileRecord], earlier: Baseline | None) -> dict[str, FileRecord]:
+    found = {record.path: earlier.find(record.path) for record in records} if earlier else {}
+    return {path: record for path, record in found.items() if record is not None}
+
+
+def _verdicts(found: Sequence[tuple[Wanted, Sources]], before: Mapping[str, FileRecord]) -> Iterator[Verdict]:
+    for item, behind in found:
+        for source in behind.models:
+            record = source.record
+            yield from budget_verdicts(record, item.budgets, before.get(record.path), file=source.file)
+    for item, behind in found:
+        for refused in behind.refused:
+            yield from unread_verdicts(refused.path, item.budgets, refused.reason)
+
+
+def _notes(
+    found: Sequence[tuple[Wanted, Sources]], before: Mapping[str, FileRecord], earlier: Baseline | None
+) -> Iterator[str]:
+    sources: list[tuple[Wanted, Source]] = [(item, source) for item, behind in found for source in behind.models]
+    paths = [source.record.path for _, source in sources]
+    if earlier is not None:
+        for path in paths:
+            if path not in before:
+                yield f"{path} is not in the baseline {earlier.path}: new, so its growth is not judged"
+    elif any(budget.limits_growth for item, _ in sources for budget in item.budgets):
+        yield "growth was not judged: add --baseline, for example the JSON of a check of the main branch"
+    without = [source.record.path for item, source in sources if not item.budgets]
+    if len(without) < len(sources):
+        yield from (f"no budget is for {path}, so it was not checked" for path in without)
+    for item, behind in found:
+        yield from behind.notes
+        if not item.budgets:
+            yield from (f"{refused.path}: not read: {refused.reason}" for refused in behind.refused)
+
+
+def _gone(
+    earlier: Baseline | None, before: Mapping[str, FileRecord], broken: Mapping[str, EdgepruneError], whole: bool
+) -> Iterator[str]:
+    """Files of the baseline that are not among the checked ones."""
+    if earlier is None or not whole:
+        return
+    for record in earlier.records:
+        if record not in before.values() and record.path not in broken:
+            yield f"{record.path} of the baseline {earlier.path} is no longer there: removed, or renamed"

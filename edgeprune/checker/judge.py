@@ -1,0 +1,279 @@
+"""Each limit of a budget held against a file: the one judge of `edgeprune check` and of `edgeprune run`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from edgeprune.artifact import sha256_of
+from edgeprune.checker.budget import Budget
+from edgeprune.checker.size.baseline import Baseline, entry_record
+from edgeprune.checker.size.records import FileRecord
+from edgeprune.ledger import ArtifactEntry, Estimate, Ledger
+from edgeprune.verdict import Band, Limit, Unit, Unknown, Verdict
+
+__all__ = ["Scored", "band_of", "budget_verdicts", "run_verdicts", "scored_in", "unread_verdicts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """What a file lost of its metric against the dense model of a ledger; None, with the reason, where not known."""
+
+    metric: str
+    drop: float | None = None
+    unknown: Unknown | None = None
+    detail: str = ""
+
+
+def budget_verdicts(
+    record: FileRecord,
+    budgets: Sequence[Budget],
+    before: FileRecord | None = None,
+    *,
+    file: Path | None = None,
+    ledger: Ledger | None = None,
+) -> list[Verdict]:
+    """Each limit of the budgets against one file. What cannot be measured has `passed` None.
+
+    `before` is the file's record in the baseline; without one, growth is not judged (the file is new), but a file that
+    has no other limit cannot be checked. Limits on latency are held against the estimates in the records, and those on
+    the metric against the ledger of the run, or the one that a budget names: there the file is the one at `file`, None
+    for a model inside an archive.
+    """
+    found = [
+        verdict
+        for budget in budgets
+        for verdict in _verdicts(_Case(record=record, budget=budget, before=before), file, ledger)
+    ]
+    return found or [verdict for budget in budgets for verdict in _open(record.path, budget, Unknown.NO_BASELINE)]
+
+
+def run_verdicts(ledger: Ledger, budget: Budget | None, baseline: Baseline | None = None) -> tuple[Verdict, ...]:
+    """The budget of a run against every file that it exported; growth is against `baseline`."""
+    if budget is None:
+        return ()
+    exported = [entry for stage in ledger.stages for entry in stage.artifacts if entry.exported]
+    return tuple(
+        verdict
+        for entry in exported
+        for verdict in budget_verdicts(
+            entry_record(entry), [budget], baseline.find(entry.path) if baseline else None, ledger=ledger
+        )
+    )
+
+
+def unread_verdicts(path: str, budgets: Sequence[Budget], reason: str) -> list[Verdict]:
+    """For a file that could not be read: none of its limits can be checked."""
+    return [verdict for budget in budgets for verdict in _open(path, budget, Unknown.UNREAD, reason)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    record: FileRecord
+    budget: Budget
+    before: FileRecord | None
+
+    def held(
+        self,
+        kind: Limit,
+        actual: float | None,
+        limit: float,
+        unit: Unit,
+        *,
+        unknown: Unknown = Unknown.NOT_MEASURED,
+        detail: str = "",
+    ) -> Verdict:
+        """`unknown` and `detail` tell why `actual` is None."""
+        kept = None if actual is None else actual >= limit if kind is Limit.MIN_SPARSITY else actual <= limit
+        return Verdict(
+            kind=kind,
+            path=self.record.path,
+            actual=actual,
+            limit=limit,
+            unit=unit,
+            passed=kept,
+            codec=self.budget.codec if kind in (Limit.DOWNLOAD, Limit.GROWTH) else None,
+            unknown=unknown if kept is None else None,
+            detail=detail if kept is None else "",
+        )
+
+
+def _verdicts(case: _Case, file: Path | None, ledger: Ledger | None) -> Iterator[Verdict]:
+    yield from _sizes(case)
+    yield from _growth(case)
+    yield from _counts(case)
+    yield from _metric_drop(case, file, ledger)
+    for device in case.budget.devices if case.budget.limits_latency else ():
+        yield from _latency(case, device)
+
+
+def _sizes(case: _Case) -> Iterator[Verdict]:
+    record, budget = case.record, case.budget
+    if budget.download_bytes is not None:
+        download = record.download_bytes.get(budget.codec)
+        yield case.held(Limit.DOWNLOAD, download, budget.download_bytes, Unit.BYTES)
+    if budget.install_bytes is not None:
+        inside = record.in_archive  # an app must make a copy of a model that is deflated in its bundle
+        install = inside.install_bytes if inside and inside.install_bytes is not None else record.raw_bytes
+        yield case.held(Limit.INSTALL, install, budget.install_bytes, Unit.BYTES)
+
+
+def _growth(case: _Case) -> Iterator[Verdict]:
+    budget, before = case.budget, case.before
+    if before is None:
+        return
+    new, old = (record.download_bytes.get(budget.codec) for record in (case.record, before))
+    grown = None if new is None or old is None else new - old
+    unknown = Unknown.NOT_IN_BASELINE if old is None else Unknown.NOT_MEASURED
+    if budget.growth_bytes is not None:
+        yield case.held(Limit.GROWTH, grown, budget.growth_bytes, Unit.BYTES, unknown=unknown)
+    if budget.growth_share is not None:
+        share = None if grown is None or not old else grown / old
+        yield case.held(Limit.GROWTH, share, budget.growth_share, Unit.FRACTION, unknown=unknown)
+
+
+def _counts(case: _Case) -> Iterator[Verdict]:
+    record, budget = case.record, case.budget
+    unknown, note = Unknown.NOT_COUNTED, record.note
+    if budget.parameters is not None:
+        kind, unit = Limit.PARAMETERS, Unit.PARAMETERS
+        yield case.held(kind, record.parameters, budget.parameters, unit, unknown=unknown, detail=note)
+    if budget.min_sparsity is not None:
+        kind, unit = Limit.MIN_SPARSITY, Unit.FRACTION
+        unknown = Unknown.NO_WEIGHTS if record.weights == 0 else unknown
+        yield case.held(kind, record.sparsity, budget.min_sparsity, unit, unknown=unknown, detail=note)
+
+
+def _metric_drop(case: _Case, file: Path | None, ledger: Ledger | None) -> Iterator[Verdict]:
+    budget = case.budget
+    if budget.max_metric_drop is None:
+        return
+    if ledger is None:
+        assert budget.ledger is not None
+        found = _scored_by(budget.ledger, case.record.path, file)
+    else:
+        found = scored_in(ledger, case.record.path)
+    unknown = found.unknown or Unknown.NOT_SCORED
+    verdict = case.held(
+        Limit.MAX_METRIC_DROP, found.drop, budget.max_metric_drop, Unit.METRIC, unknown=unknown, detail=found.detail
+    )
+    yield replace(verdict, metric=found.metric)
+
+
+def _scored_by(place: Path, path: str, file: Path | None) -> Scored:
+    """What the ledger at `place` says of the file, if it is the one that the run made."""
+    ledger = Ledger.read(place)
+    entry = _entry(ledger, path)
+    if entry is None:
+        return Scored(metric=ledger.metric.name, unknown=Unknown.NOT_IN_LEDGER, detail=str(place))
+    if file is None or sha256_of(file) != entry.sha256:
+        return Scored(metric=ledger.metric.name, unknown=Unknown.OTHER_FILE, detail=str(place))
+    return replace(scored_in(ledger, entry.path), detail=str(place))
+
+
+def scored_in(ledger: Ledger, path: str) -> Scored:
+    """What the file called `path` in the ledger lost against the dense model on the same samples."""
+    entry = _entry(ledger, path)
+    metric, base = entry.metric if entry else None, ledger.dense.metric
+    name = ledger.metric.name
+    if metric is None or base is None:
+        return Scored(metric=name, unknown=Unknown.NOT_SCORED)
+    before = base.value if metric.samples == base.samples else metric.dense_value
+    if before is None:
+        return Scored(metric=name, unknown=Unknown.NOT_SCORED)  # a score on fewer samples is no drop
+    return Scored(metric=name, drop=before - metric.value if ledger.metric.higher_is_better else metric.value - before)
+
+
+def _entry(ledger: Ledger, path: str) -> ArtifactEntry | None:
+    """The one file of the ledger with this name."""
+    name = PurePosixPath(path.replace("\\", "/")).name
+    found = [e for stage in ledger.stages for e in stage.artifacts if PurePosixPath(e.path).name == name]
+    return found[0] if len(found) == 1 else None
+
+
+def _latency(case: _Case, device: str) -> Iterator[Verdict]:
+    """The estimate for one device against its limits; `device` is a profile's name or place."""
+    from edgeprune.checker.latency.estimate import EXTRAPOLATION, basis_of
+    from edgeprune.checker.latency.profiles import find_profile
+
+    profile = find_profile(device)
+    basis, budget = basis_of(profile), case.budget
+    found = case.record.estimate(profile.name, basis)
+    now, refused = band_of(found), (found.refused if found else None) or ""
+    if budget.max_latency_ms is not None:
+        verdict = case.held(
+            Limit.MAX_LATENCY_MS,
+            now.ms if now else None,
+            budget.max_latency_ms,
+            Unit.MS,
+            unknown=Unknown.NOT_ESTIMATED,
+            detail=refused,
+        )
+        if found and now:
+            verdict = replace(verdict, detail="; ".join(n for n in found.notes if n.startswith(EXTRAPOLATION)))
+        yield replace(verdict, device=profile.name, now=now)
+    if budget.max_latency_growth is not None and case.before is not None:
+        verdict = _latency_growth(case, found, case.before.estimate(profile.name, basis), budget.max_latency_growth)
+        yield replace(verdict, device=profile.name)
+
+
+def _latency_growth(case: _Case, new: Estimate | None, old: Estimate | None, limit: float) -> Verdict:
+    """How much longer the file is estimated to take than the baseline's; both estimates must be of one basis."""
+    now, before = band_of(new), band_of(old)
+    grown, unknown, detail = None, Unknown.NOT_ESTIMATED, (new.refused if new else None) or ""
+    if new is not None and now is not None:
+        if old is None:
+            unknown = Unknown.NOT_IN_BASELINE
+        elif before is None or not before.ms:
+            unknown, detail = Unknown.NOT_IN_BASELINE, old.refused or "its estimate is 0"
+        elif old.basis != new.basis:
+            unknown = Unknown.OTHER_BASIS
+        else:
+            grown = now.ms / before.ms - 1
+    verdict = case.held(Limit.MAX_LATENCY_GROWTH, grown, limit, Unit.FRACTION, unknown=unknown, detail=detail)
+    return replace(verdict, now=now, before=before) if grown is not None else verdict
+
+
+def band_of(found: Estimate | None) -> Band | None:
+    """The milliseconds of an estimate, None where it gives none."""
+    if found is None or found.total_ms is None or found.low_ms is None or found.high_ms is None:
+        return None
+    return Band(ms=found.total_ms, low_ms=found.low_ms, high_ms=found.high_ms)
+
+
+def _open(path: str, budget: Budget, unknown: Unknown, detail: str = "") -> Iterator[Verdict]:
+    """Each limit of a budget, not judged."""
+    limits: list[tuple[Limit, float | None, Unit]] = [
+        (Limit.DOWNLOAD, budget.download_bytes, Unit.BYTES),
+        (Limit.INSTALL, budget.install_bytes, Unit.BYTES),
+        (Limit.GROWTH, budget.growth_bytes, Unit.BYTES),
+        (Limit.GROWTH, budget.growth_share, Unit.FRACTION),
+        (Limit.PARAMETERS, budget.parameters, Unit.PARAMETERS),
+        (Limit.MIN_SPARSITY, budget.min_sparsity, Unit.FRACTION),
+        (Limit.MAX_METRIC_DROP, budget.max_metric_drop, Unit.METRIC),
+        (Limit.MAX_LATENCY_MS, budget.max_latency_ms, Unit.MS),
+        (Limit.MAX_LATENCY_GROWTH, budget.max_latency_growth, Unit.FRACTION),
+    ]
+    for kind, limit, unit in limits:
+        for device in _names(budget) if kind in (Limit.MAX_LATENCY_MS, Limit.MAX_LATENCY_GROWTH) else (None,):
+            if limit is not None:
+                yield Verdict(
+                    kind=kind,
+                    path=path,
+                    actual=None,
+                    limit=limit,
+                    unit=unit,
+                    passed=None,
+                    codec=budget.codec if kind in (Limit.DOWNLOAD, Limit.GROWTH) else None,
+                    device=device,
+                    unknown=unknown,
+                    detail=detail,
+                )
+
+
+def _names(budget: Budget) -> list[str]:
+    """Of the profiles of its devices, which may be files of the project's own."""
+    from edgeprune.checker.latency.profiles import find_profile
+
+    return [find_profile(device).name for device in budget.devices]
