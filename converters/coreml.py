@@ -16,6 +16,7 @@ from edgeprune.checker.size.codecs import CODECS
 from edgeprune.converters.frozen import FrozenGraph, FrozenTensor, thaw
 from edgeprune.converters.packaging import CoreMlOptions
 from edgeprune.converters.types import Generated, GraphDef
+from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.coreml.storage import storage_of
 
 __all__ = ["PREDICTED", "convert_coreml", "sparse_counterpart"]
@@ -260,7 +261,7 @@ def _refuse_larger(out: Path, precision: str, plain: str, write: Callable[[Path]
         sizes = [_download(package) for package in (out, twin)]
     finally:
         shutil.rmtree(twin, ignore_errors=True)
-    encoded = any("sparse" in encoding for encoding in storage_of(out).encodings)
+    encoded = any("sparse" in encoding for encoding in storage_of(read_coreml(out)).encodings)
     if not encoded or sizes[0] > LEAST_GAIN * sizes[1]:
         shutil.rmtree(out, ignore_errors=True)
         raise ValueError(

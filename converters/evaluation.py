@@ -20,7 +20,8 @@ from edgeprune.converters.evaluator.arguments import UnknownOperationError
 from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.parity import compare_outputs, refuse_senseless, sqnr_db
 from edgeprune.errors import ConversionError, RuntimeFailure
-from edgeprune.formats.coreml.mil import Package, read_coreml
+from edgeprune.formats.coreml.mil import Package
+from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.ledger import OutputParity, RuntimeRun
 from edgeprune.maker.training.datasets import InputSpecs, Samples
 from edgeprune.maker.training.metrics import Metric

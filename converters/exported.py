@@ -82,7 +82,7 @@ def _record(
     samples_are: str | None,
     exported: bool,
 ) -> ArtifactEntry:
-    storage = storage_of(made.path) if made.package else None
+    storage = storage_of(made.package) if made.package else None
     value = None
     if metric is not None and found.value is not None:
         value = MetricValue(

@@ -11,9 +11,9 @@ import numpy as np
 
 from edgeprune.artifact import Artifact, Precision
 from edgeprune.errors import ConversionError
+from edgeprune.formats import Graph, Op
 from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.coreml.storage import constants_of
-from edgeprune.formats.tflite import Graph, Op
 from edgeprune.maker.keras.types import AnyModel
 
 __all__ = [

@@ -32,8 +32,9 @@ from edgeprune.converters.packaging import CoreMlOptions
 from edgeprune.converters.refusals import one_line
 from edgeprune.converters.unrolling import rolled_layers
 from edgeprune.errors import ConversionError, Unsupported, UsageError
-from edgeprune.formats.coreml.mil import Package, read_coreml
-from edgeprune.formats.tflite import Graph, read_graph
+from edgeprune.formats import Graph, read_graph
+from edgeprune.formats.coreml.mil import Package
+from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.host.interrupts import child_process, scratch_folder
 from edgeprune.maker.keras.types import AnyModel
 

@@ -25,9 +25,10 @@ from edgeprune.converters.parity import (
 from edgeprune.converters.session import Exported
 from edgeprune.converters.trial_inputs import trial_samples
 from edgeprune.errors import ConversionError, InputError, Unsupported, UsageError
-from edgeprune.formats.coreml.mil import Package, read_coreml
+from edgeprune.formats import Graph, read_graph
+from edgeprune.formats.coreml.mil import Package
+from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.precision import coreml_precision, tflite_precision
-from edgeprune.formats.tflite import Graph, read_graph
 from edgeprune.ledger import POOR_SQNR_DB, OutputParity, RuntimeRun
 from edgeprune.maker.keras.model_files import load_convertible
 from edgeprune.maker.keras.models import input_specs, predict

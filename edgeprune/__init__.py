@@ -68,7 +68,7 @@ _HOMES = {
     "prune_dead": "edgeprune.maker.pruning.channel.lossless",
     "prune_magnitude": "edgeprune.maker.pruning.magnitude",
     "prune_while_training": "edgeprune.maker.pruning.masked_training",
-    "read_graph": "edgeprune.formats.tflite",
+    "read_graph": "edgeprune.formats",
     "run_recipe": "edgeprune.maker.recipe.pipeline",
     "run_tflite": "edgeprune.runtime.session",
     "save_model": "edgeprune.maker.keras.models",

@@ -16,6 +16,7 @@ from edgeprune.checker.size.codecs import FULL, QUICK
 from edgeprune.checker.size.models_behind import Estimator, Refused, Source, Sources, sources_of
 from edgeprune.checker.size.records import FileRecord
 from edgeprune.errors import EdgepruneError, InputError, RecipeError, Unsupported, UsageError
+from edgeprune.formats import Contents
 from edgeprune.host.toml_values import near
 from edgeprune.ledger import Estimate
 from edgeprune.verdict import Verdict
@@ -170,13 +171,13 @@ def _estimator(devices: Sequence[str]) -> Estimator:
 
     found = {(profile.name, basis_of(profile)): profile for profile in map(find_profile, devices)}
 
-    def estimated(path: Path, profile: Profile) -> Estimate:
+    def estimated(contents: Contents, profile: Profile) -> Estimate:
         try:
-            return estimate_latency(path, profile)
+            return estimate_latency(contents, profile)
         except InputError as cause:  # broken where the sizes do not look
-            return refused_estimate(path, profile, cause)
+            return refused_estimate(contents.path, profile, cause)
 
-    return lambda path: tuple(estimated(path, profile) for profile in found.values())
+    return lambda contents: tuple(estimated(contents, profile) for profile in found.values())
 
 
 def _before(records: Sequence[FileRecord], earlier: Baseline | None) -> dict[str, FileRecord]:

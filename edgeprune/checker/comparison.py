@@ -14,7 +14,6 @@ from edgeprune.checker.size.records import FileRecord
 from edgeprune.errors import MissingExtra, UsageError
 from edgeprune.formats import Contents, read_contents
 from edgeprune.formats.precision import tflite_precision
-from edgeprune.formats.tflite import read_graph
 from edgeprune.runtime.session import installed_runtimes
 
 if TYPE_CHECKING:
@@ -73,11 +72,11 @@ def _profile(device: str) -> Profile:
 def _estimates(before: Contents, after: Contents, profile: Profile) -> EstimateRatio:
     from edgeprune.checker.latency.estimate import estimate_latency, ratio_of
 
-    return ratio_of(estimate_latency(before.path, profile), estimate_latency(after.path, profile), profile)
+    return ratio_of(estimate_latency(before, profile), estimate_latency(after, profile), profile)
 
 
 def _precision(contents: Contents) -> str | None:
-    return tflite_precision(read_graph(contents.path)) if contents.format == "tflite" else None
+    return tflite_precision(contents.graph) if contents.graph is not None else None
 
 
 def check_measurable(before: Path, after: Path) -> None:

@@ -17,8 +17,8 @@ from edgeprune.checker.arm.emulation import (
     compare_counts,
     count_instructions,
 )
+from edgeprune.formats import read_graph
 from edgeprune.formats.precision import tflite_precision
-from edgeprune.formats.tflite import read_graph
 from edgeprune.host.progress import Progress
 from edgeprune.report.table import Table, to_text
 from edgeprune.units import format_percent

@@ -16,6 +16,7 @@ from edgeprune.checker.latency.measure import compare_latency
 from edgeprune.checker.latency.profiles import Profile, find_profile, shipped_profiles
 from edgeprune.checker.latency.sparsity import TWO_OF_FOUR, Condition, SparsityAdvice, load_refusals, sparsity_advice
 from edgeprune.errors import EdgepruneError, UsageError
+from edgeprune.formats import read_contents
 from edgeprune.ledger import LatencyComparison
 from edgeprune.report.table import Table, to_text
 from edgeprune.units import format_count, format_ms, format_percent
@@ -29,8 +30,9 @@ SHOWN = 12  # operations, the slowest first
 def estimate_verb(path: Path, *, device: str, every: bool, as_json: bool) -> int:
     """`edgeprune estimate`: 0, or 3 when the profile does not cover the file."""
     profile = find_profile(device)
-    found = latency_breakdown(path, profile)
-    advice, refusals = sparsity_advice(path), load_refusals(path)
+    contents = read_contents(path)
+    found = latency_breakdown(contents, profile)
+    advice, refusals = sparsity_advice(contents), load_refusals(contents)
     if as_json:
         body = {
             "schema_version": 1,
@@ -218,8 +220,8 @@ def bench_verb(
     quiet: bool,
 ) -> int:
     """`edgeprune bench`: 0, or 3 when the host is too busy for a verdict."""
+    from edgeprune.formats import read_graph
     from edgeprune.formats.precision import tflite_precision
-    from edgeprune.formats.tflite import read_graph
     from edgeprune.host.progress import Progress
 
     for file in (path, *([against] if against else [])):

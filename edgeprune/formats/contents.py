@@ -6,54 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
+from edgeprune.formats.elements import Bytes, Shape
 from edgeprune.formats.weights import Role
 
-__all__ = ["PACKED_BITS", "Contents", "Layer", "Piece", "StoredArray", "element_bits", "printable"]
+if TYPE_CHECKING:
+    from edgeprune.formats.coreml.mil import Package
+    from edgeprune.formats.graph import Graph
 
-Shape = tuple[int, ...]
-Bytes = npt.NDArray[np.uint8]
-
-# Element types of fewer than 8 bits, packed with the first element in the lowest bits.
-PACKED_BITS: Mapping[str, int] = {
-    "float4_e2m1": 4,
-    "int2": 2,
-    "int4": 4,
-    "uint1": 1,
-    "uint2": 2,
-    "uint3": 3,
-    "uint4": 4,
-    "uint5": 5,
-    "uint6": 6,
-    "uint7": 7,
-}
-_ODD_BITS: Mapping[str, int] = {
-    "bfloat16": 16,
-    "bool": 8,
-    "complex128": 128,
-    "complex64": 64,
-    "float8_e4m3fn": 8,
-    "float8_e4m3fnuz": 8,
-    "float8_e5m2": 8,
-    "float8_e5m2fnuz": 8,
-    "float8_e8m0": 8,
-    "string": 8,
-}
-
-
-def element_bits(dtype: str) -> int:
-    """Bits that one element takes in a file. Raises KeyError for a type that is not known."""
-    if dtype in PACKED_BITS:
-        return PACKED_BITS[dtype]
-    if dtype in _ODD_BITS:
-        return _ODD_BITS[dtype]
-    digits = dtype.removeprefix("u").removeprefix("int").removeprefix("float")
-    if digits not in ("8", "16", "32", "64"):
-        raise KeyError(dtype)
-    return int(digits)
+__all__ = ["Contents", "Layer", "Piece", "StoredArray", "printable"]
 
 
 def printable(name: str, most: int = 0) -> str:
@@ -143,7 +105,8 @@ class Contents:
     `sections` says where each byte of `raw_bytes` is, and adds up to it: "weights" (arrays of the model), "graph"
     (structure), "metadata" (labels, descriptions, versions), "padding" (alignment), and where they occur "optimizer"
     and "other". `files` are the files of a package with their sizes, by path inside it. `complete` is False where the
-    layers are not known though the bytes are (a format that is only sized), and `note` says why.
+    layers are not known though the bytes are (a format that is only sized), and `note` says why. `graph` is what
+    else a .tflite file tells, `package` what a Core ML model does; both None for other formats.
     """
 
     path: Path
@@ -154,6 +117,8 @@ class Contents:
     files: Mapping[str, int] = field(default_factory=dict)
     complete: bool = True
     note: str = ""
+    graph: Graph | None = None
+    package: Package | None = None
 
     @property
     def macs(self) -> int | None:

@@ -8,51 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from edgeprune.formats.elements import Shape
 from edgeprune.formats.weights import Role, Uses
 
 __all__ = [
-    "ELEMENT_BITS",
+    "FileOptions",
     "Graph",
     "Op",
     "Signature",
     "Tensor",
+    "Window",
     "count_macs",
-    "count_zeros",
-    "parse_dense",
     "unpacked_from",
 ]
 
-Shape = tuple[int, ...]
-
-# Bits one element takes in a file. int4, uint4 and int2 are packed, the first element in the lowest bits.
-ELEMENT_BITS: Mapping[str, int] = {
-    "bfloat16": 16,
-    "bool": 8,
-    "complex128": 128,
-    "complex64": 64,
-    "float16": 16,
-    "float32": 32,
-    "float64": 64,
-    "float8_e4m3fn": 8,
-    "float8_e5m2": 8,
-    "int16": 16,
-    "int2": 2,
-    "int32": 32,
-    "int4": 4,
-    "int64": 64,
-    "int8": 8,
-    "uint16": 16,
-    "uint32": 32,
-    "uint4": 4,
-    "uint64": 64,
-    "uint8": 8,
-}
 _FLOATS = frozenset({"bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"})
 _QUANTIZED = frozenset({"int16", "int2", "int4", "int8", "uint4", "uint8"})
 
@@ -146,10 +118,34 @@ class Signature:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """How a convolution moves: (vertical, horizontal) pairs, padding SAME or VALID, and the depth multiplier."""
+
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: str
+    multiplier: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileOptions:
+    """Options of the first subgraph, by position of the operation or tensor in it.
+
+    `open_inputs` are the declared shapes of inputs with an open size (-1) behind the batch, `sparse` the tensors stored
+    with their sparsity, `paddings` the constant paddings of PAD operations, (before, after) for each axis.
+    """
+
+    windows: Mapping[int, Window] = field(default_factory=dict)
+    open_inputs: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    sparse: frozenset[int] = frozenset()
+    paddings: Mapping[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
     """A model file read back.
 
-    `tensors` and `ops` hold every subgraph in order; `inputs` and `outputs` are the first one's.
+    `tensors` and `ops` hold every subgraph in order; `inputs`, `outputs` and `options` are the first one's.
     """
 
     path: Path
@@ -158,6 +154,7 @@ class Graph:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     signatures: tuple[Signature, ...]
+    options: FileOptions = field(default_factory=FileOptions)
 
     @property
     def macs(self) -> int:
@@ -297,57 +294,3 @@ def count_macs(kind: str, inputs: Sequence[Shape], outputs: Sequence[Shape], *, 
         case "EMBEDDING_LOOKUP" | "GATHER":
             return 0
     return _recurrent(kind, inputs) if kind in _WEIGHT_INPUTS else 0
-
-
-def count_zeros(
-    raw: npt.NDArray[np.uint8],
-    dtype: str,
-    shape: Shape,
-    *,
-    zero_points: Sequence[int] = (0,),
-    axis: int = 0,
-) -> int:
-    """Elements of a stored dense constant that are zero.
-
-    `raw` is uint8 (bytes,), little-endian; `zero_points` has one entry, or one for each index along `axis` of
-    `shape`. Floating point ignores them. Raises ValueError when the bytes do not fit `shape`, or the zero points do
-    not fit the axis, and KeyError for a dtype that is not in ELEMENT_BITS.
-    """
-    elements = math.prod(shape)
-    if len(raw) != -(-elements * ELEMENT_BITS[dtype] // 8):
-        raise ValueError(f"{len(raw)} bytes do not hold {elements} elements of {dtype}")
-    if dtype in _FLOATS or dtype.startswith("complex"):
-        return elements - int(np.count_nonzero(_magnitude_bits(raw, dtype)))
-    values = parse_dense(raw, dtype, elements)
-    if len(set(zero_points)) == 1:
-        return int(np.count_nonzero(values == zero_points[0]))
-    if not 0 <= axis < len(shape) or shape[axis] != len(zero_points):
-        raise ValueError(f"{len(zero_points)} zero points do not fit axis {axis} of shape {shape}")
-    column = np.asarray(zero_points, np.int64).reshape((-1,) + (1,) * (len(shape) - axis - 1))
-    return int(np.count_nonzero(values.reshape(shape) == column))
-
-
-def _magnitude_bits(raw: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[np.bool_]:
-    """bool (elements,): any bit but the sign is set. Bits, not values: NaN then needs no special care."""
-    parts = 2 if dtype.startswith("complex") else 1
-    bits = ELEMENT_BITS[dtype] // parts
-    words = raw.view(np.dtype(f"<u{bits // 8}"))
-    magnitude = (words & words.dtype.type((1 << (bits - 1)) - 1)) != 0
-    whole: npt.NDArray[np.bool_] = magnitude.reshape(-1, parts).any(axis=1) if parts > 1 else magnitude
-    return whole
-
-
-def parse_dense(raw: npt.NDArray[np.uint8], dtype: str, elements: int) -> npt.NDArray[np.generic]:
-    """The integers of a stored constant, shape (elements,); packed ones unpacked to one a byte.
-
-    Raises KeyError for a dtype that is not in ELEMENT_BITS.
-    """
-    bits = ELEMENT_BITS[dtype]
-    if bits >= 8:
-        return raw.view(np.dtype(dtype).newbyteorder("<"))[:elements]
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    codes = ((raw[:, None] >> shifts) & np.uint8((1 << bits) - 1)).reshape(-1)[:elements]
-    if dtype.startswith("u"):
-        return codes
-    sign = 1 << (bits - 1)
-    return (codes ^ np.uint8(sign)).astype(np.int8) - np.int8(sign)

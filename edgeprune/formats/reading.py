@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from edgeprune.artifact import GIT_LFS_POINTER
-from edgeprune.errors import InputError
+from edgeprune.errors import InputError, Unsupported
 from edgeprune.formats.contents import Contents
+from edgeprune.formats.graph import Graph
+from edgeprune.host.untrusted import is_folder, open_file
 
-__all__ = ["MODEL_SUFFIXES", "read_contents"]
+__all__ = ["MODEL_SUFFIXES", "read_contents", "read_graph"]
 
 
 def _tflite(path: Path) -> Contents:
-    from edgeprune.formats.tflite.contents import read_tflite_contents
+    from edgeprune.formats.tflite.contents import read_tflite  # a quarter second of schema, not needed by others
 
-    return read_tflite_contents(path)
+    return read_tflite(path)
 
 
 def _coreml(path: Path) -> Contents:
-    from edgeprune.formats.coreml.mil import read_coreml
-    from edgeprune.formats.coreml.package import package_files, read_program
+    from edgeprune.formats.coreml.mil_reader import parse_package, read_specification
+    from edgeprune.formats.coreml.package import package_files, program_contents
 
     package_files(path)  # refuses what cannot be read before it is read
-    package = read_coreml(path)
+    found = read_specification(path)
+    package = parse_package(path, found)
     if package.program is not None:
-        return read_program(path, package)
-    from edgeprune.formats.coreml.neural_network import read_neural_network
+        return program_contents(path, package)
+    from edgeprune.formats.coreml.neural_network import network_contents
 
-    return read_neural_network(path)
+    return network_contents(path, package, found)
 
 
 def _compiled(path: Path) -> Contents:
@@ -67,40 +68,26 @@ MODEL_SUFFIXES = tuple(_READERS)
 def read_contents(path: Path) -> Contents:
     """The model at `path`; a file or folder of no known format is sized only (`complete` is False).
 
-    Raises InputError for what is missing, broken or refused, and Unsupported for what a reader does not know.
+    The one door for model files: each file is opened and parsed once, and what is made of it later takes these
+    contents. Raises InputError for what is missing, broken or refused, and Unsupported for what a reader does not know.
     """
-    is_folder, size = _status(path)
     reader = _READERS.get(path.suffix.lower())
-    if not is_folder:
-        start = _start(path)
-        if start.startswith(GIT_LFS_POINTER):
-            raise InputError(f"{path} is a git-lfs pointer, not the model itself; run 'git lfs pull'")
-        if not size:
-            raise InputError(f"{path} is empty (0 bytes); export the model again")
-        if reader is None and start[4:8] == b"TFL3":
-            reader = _tflite
-    return reader(path) if reader else _sized(path)
+    if reader is not None:
+        return reader(path)
+    if not is_folder(path):
+        with open_file(path, "a model file") as file:
+            is_tflite = file.read(8)[4:] == b"TFL3"
+        if is_tflite:
+            return _tflite(path)
+    return _sized(path)
 
 
-def _status(path: Path) -> tuple[bool, int]:
-    """(whether it is a folder, bytes of a file)."""
-    try:
-        found = path.stat()
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; check the path") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if not stat.S_ISDIR(found.st_mode) and not stat.S_ISREG(found.st_mode):
-        raise InputError(f"{path} is neither a file nor a folder")  # a pipe would be read for ever
-    return stat.S_ISDIR(found.st_mode), found.st_size
-
-
-def _start(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(len(GIT_LFS_POINTER))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+def read_graph(path: Path) -> Graph:
+    """The graph of a .tflite file: that of `read_contents`. Raises what it does, and Unsupported for other formats."""
+    graph = read_contents(path).graph
+    if graph is None:
+        raise Unsupported(f"{path}: sizes only: the graph of this format is not read; convert it to .tflite")
+    return graph
 
 
 def _sized(path: Path) -> Contents:

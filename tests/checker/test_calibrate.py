@@ -25,6 +25,7 @@ from edgeprune.checker.latency.measurements import Measurement, read_measurement
 from edgeprune.checker.latency.profiles import Profile, find_profile, load_profile
 from edgeprune.commands.latency_verbs import calibrate_verb
 from edgeprune.errors import InputError, Unsupported, UsageError
+from edgeprune.formats import read_contents
 
 FILES = TESTS / "files"
 BASE = "pixel3-tflite-4t-float32"
@@ -67,7 +68,7 @@ def measured(paths: list[Path], profile: Profile, slower: float = 1.0) -> list[M
     """What a device of this profile would show, without error."""
     found = []
     for row, path in enumerate(paths, start=2):
-        total = estimate_latency(path, profile).total_ms
+        total = estimate_latency(read_contents(path), profile).total_ms
         assert total is not None
         found.append(Measurement(row=row, file=path, latency_ms=total * slower))
     return found
@@ -78,7 +79,7 @@ def measured(paths: list[Path], profile: Profile, slower: float = 1.0) -> list[M
 def test_one_row_sets_the_speed(base: Profile, models: list[Path], slower: float) -> None:
     """Every other estimate scales with it; nothing was left out, so the band is that of pairs of the base's rows."""
     made = calibrate(base, measured(models[:1], base, slower), name="mine")
-    before, after = (estimate_latency(models[5], profile).total_ms for profile in (base, made))
+    before, after = (estimate_latency(read_contents(models[5]), profile).total_ms for profile in (base, made))
     assert before is not None
     assert after == pytest.approx(slower * before, rel=1e-3)
     assert made.kind == "scaled"
@@ -204,17 +205,17 @@ def test_contradicting_rows_of_one_file(base: Profile, models: list[Path]) -> No
 def test_it_covers_the_operations_it_was_measured_on(models: list[Path]) -> None:
     """Dense layers, which the profile refuses, are covered once it was calibrated with them."""
     strict = find_profile(BASE)
-    assert estimate_latency(models[0], strict).total_ms is None
+    assert estimate_latency(read_contents(models[0]), strict).total_ms is None
     rows = [Measurement(row=2, file=models[0], latency_ms=0.5)]
     made = calibrate(strict, rows, name="mine")
-    assert estimate_latency(models[0], made).total_ms == pytest.approx(0.5, rel=1e-3)
+    assert estimate_latency(read_contents(models[0]), made).total_ms == pytest.approx(0.5, rel=1e-3)
 
 
 def test_a_profile_that_ranks_gives_milliseconds_once_calibrated() -> None:
     """Core ML: one measurement of a package."""
     base = find_profile("iphone12-coreml-float16")
     row = Measurement(row=2, file=FILES / "half.mlpackage", latency_ms=0.25)
-    found = estimate_latency(FILES / "palette4.mlpackage", calibrate(base, [row], name="mine"))
+    found = estimate_latency(read_contents(FILES / "palette4.mlpackage"), calibrate(base, [row], name="mine"))
     assert found.total_ms == pytest.approx(0.25, rel=1e-3)
 
 
@@ -305,7 +306,7 @@ def test_the_verb_writes_a_profile_that_works(tmp_path: Path, capsys: pytest.Cap
     assert "measurements of one model set its scale" in text
     made = load_profile(out)
     assert made.name == "mine"
-    assert estimate_latency(FILES / "float32.tflite", made).total_ms == pytest.approx(0.02, rel=1e-2)
+    assert estimate_latency(read_contents(FILES / "float32.tflite"), made).total_ms == pytest.approx(0.02, rel=1e-2)
     before = out.read_bytes()
     with pytest.raises(UsageError, match="exists already"):
         calibrate_verb(tmp_path / "m.csv", output=out, overwrite=False, **options)  # type: ignore[arg-type]

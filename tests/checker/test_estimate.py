@@ -24,7 +24,7 @@ from edgeprune.checker.latency.profiles import Profile, find_profile
 from edgeprune.checker.latency.roofline import Coefficients, Work, kernel_ms
 from edgeprune.commands.latency_verbs import estimate_verb
 from edgeprune.errors import InputError, Unsupported, UsageError
-from edgeprune.formats.tflite.flatbuffer import read_tflite
+from edgeprune.formats import read_contents, read_graph
 
 FILES = TESTS / "files"
 SHARED = ROOT.parent / "shared" / "data"
@@ -157,7 +157,7 @@ def test_zeros_stored_densely_change_nothing(tmp_path: Path) -> None:
             outputs=(2,),
         )
         path = write(tmp_path / f"{zeros}.tflite", made, buffers=(b"", values.tobytes()))
-        estimates.append(latency_breakdown(path, open_profile()))
+        estimates.append(latency_breakdown(read_contents(path), open_profile()))
     dense, pruned = estimates
     assert dense.estimate.total_ms == pruned.estimate.total_ms
     assert dense.ops == pruned.ops
@@ -167,7 +167,7 @@ def test_zeros_stored_densely_change_nothing(tmp_path: Path) -> None:
 
 def test_the_kernels_of_a_file() -> None:
     """Counts by hand for tests/files/float32.tflite, as make_files.py describes the network."""
-    convolution, depthwise, reshape, dense = kernels_of(read_tflite(FILES / "float32.tflite"))
+    convolution, depthwise, reshape, dense = kernels_of(read_graph(FILES / "float32.tflite"))
     assert isinstance(convolution, Kernel)
     assert isinstance(depthwise, Kernel)
     assert isinstance(reshape, Kernel)
@@ -187,7 +187,7 @@ def test_the_kernels_of_a_file() -> None:
 def test_unpacking_weights_costs_nothing_at_each_call() -> None:
     """DEQUANTIZE and DENSIFY of constants run once at load: the encodings of one network have one estimate."""
     known = [
-        estimate_latency(FILES / f"{name}.tflite", open_profile()).total_ms
+        estimate_latency(read_contents(FILES / f"{name}.tflite"), open_profile()).total_ms
         for name in ("float32", "float16", "float32_sparse", "float16_sparse")
     ]
     assert known[0] is not None
@@ -196,7 +196,7 @@ def test_unpacking_weights_costs_nothing_at_each_call() -> None:
 
 def test_the_kernels_of_a_core_ml_program() -> None:
     """Convolution and dense layer of tests/files/half.mlpackage, and the activation behind them, which is fused."""
-    from edgeprune.formats.coreml.mil import read_coreml
+    from edgeprune.formats.coreml.mil_reader import read_coreml
 
     found = coreml_kernels(read_coreml(FILES / "half.mlpackage"))
     known = {item.op: item for item in found if isinstance(item, Kernel)}
@@ -210,15 +210,18 @@ def test_the_kernels_of_a_core_ml_program() -> None:
 def test_core_ml_packages_are_ranked() -> None:
     """Every way of storing weights gives one rank and no milliseconds; a TFLite profile does not cover a package."""
     profile = find_profile("iphone12-coreml-float16")
-    ranks = [estimate_latency(FILES / f"{name}.mlpackage", profile) for name in ("half", "palette4", "sparse_int8")]
+    ranks = [
+        estimate_latency(read_contents(FILES / f"{name}.mlpackage"), profile)
+        for name in ("half", "palette4", "sparse_int8")
+    ]
     assert len({found.relative for found in ranks}) == 1
     assert ranks[0].relative is not None
     assert [(found.total_ms, found.given) for found in ranks] == [(None, True)] * 3
-    assert {op.ms for op in latency_breakdown(FILES / "half.mlpackage", profile).ops} == {None}
+    assert {op.ms for op in latency_breakdown(read_contents(FILES / "half.mlpackage"), profile).ops} == {None}
     with pytest.raises(Unsupported, match="does not run this format"):
-        latency_breakdown(FILES / "half.mlpackage", find_profile(PIXEL3))
+        latency_breakdown(read_contents(FILES / "half.mlpackage"), find_profile(PIXEL3))
     with pytest.raises(Unsupported, match="does not run this format"):
-        latency_breakdown(FILES / "float32.tflite", profile)
+        latency_breakdown(read_contents(FILES / "float32.tflite"), profile)
 
 
 def test_a_real_file_is_near_its_published_latency() -> None:
@@ -230,7 +233,7 @@ def test_a_real_file_is_near_its_published_latency() -> None:
         ("*default_1.tflite", PIXEL3, 3.3),
         ("*quant.tflite", "pixel3-tflite-4t-int8", 2.3),
     ):
-        found = estimate_latency(next(folder.glob(pattern)), find_profile(profile))
+        found = estimate_latency(read_contents(next(folder.glob(pattern))), find_profile(profile))
         assert found.low_ms is not None
         assert found.high_ms is not None
         assert found.low_ms < truth < found.high_ms
@@ -243,7 +246,7 @@ def test_a_real_file_is_near_its_published_latency() -> None:
 def test_a_precision_that_the_profile_does_not_cover() -> None:
     """The message names profiles that do."""
     with pytest.raises(Unsupported, match=r"is int8; profile pixel3-tflite-4t-float32 covers .*pixel3-tflite-4t-int8"):
-        latency_breakdown(FILES / "int8.tflite", find_profile(PIXEL3))
+        latency_breakdown(read_contents(FILES / "int8.tflite"), find_profile(PIXEL3))
 
 
 @pytest.mark.parametrize("multiplier", [1, 8])
@@ -263,7 +266,7 @@ def test_a_multiplied_depthwise_in_int8(tmp_path: Path, multiplier: int) -> None
         size = 9 * outputs * (1 if dtype == tflite.TensorType.INT8 else 4)
         path = write(tmp_path / "m.tflite", made, buffers=(b"", bytes(size)))
         base = find_profile("pixel3-tflite-4t-int8") if dtype == tflite.TensorType.INT8 else find_profile(PIXEL3)
-        found = estimate_latency(path, suiting(base))
+        found = estimate_latency(read_contents(path), suiting(base))
         assert found.total_ms is not None
         assert any("Inception V2" in note for note in found.notes) is told
 
@@ -278,7 +281,7 @@ def test_an_operation_without_a_rule(tmp_path: Path) -> None:
         ),
         outputs=(2,),
     )
-    found = latency_breakdown(write(tmp_path / "m.tflite", made), open_profile())
+    found = latency_breakdown(read_contents(write(tmp_path / "m.tflite", made)), open_profile())
     told = found.estimate
     assert (told.total_ms, told.low_ms, told.high_ms, told.relative, told.given) == (None, None, None, None, False)
     assert found.unsupported == ("Mystery",)
@@ -294,7 +297,7 @@ def test_a_mix_of_operations_that_the_profile_has_not_seen(tmp_path: Path) -> No
         dense_graph(TensorSpec(shape=(3, 4), buffer=1)),
         buffers=(b"", np.ones(12, np.float32).tobytes()),
     )
-    found = estimate_latency(path, find_profile(PIXEL3))
+    found = estimate_latency(read_contents(path), find_profile(PIXEL3))
     assert found.total_ms is None
     assert found.refused is not None
     assert "fully connected operations would take 100%" in found.refused
@@ -304,13 +307,13 @@ def test_a_mix_of_operations_that_the_profile_has_not_seen(tmp_path: Path) -> No
 def test_a_refusal_is_an_estimate_without_numbers(tmp_path: Path) -> None:
     """The path is left out of the reason, so that a ledger is the same wherever it was made; a broken file raises."""
     profile = find_profile(PIXEL3)
-    found = estimate_latency(FILES / "int8.tflite", profile)
+    found = estimate_latency(read_contents(FILES / "int8.tflite"), profile)
     assert (found.device, found.total_ms, found.relative, found.given) == (PIXEL3, None, None, False)
     assert found.refused is not None
     assert found.refused.startswith("int8.tflite is int8; profile")
     assert (found.how, found.basis) == (how_of(profile), basis_of(profile))
     with pytest.raises(InputError):
-        estimate_latency(tmp_path / "none.tflite", profile)
+        estimate_latency(read_contents(tmp_path / "none.tflite"), profile)
     with pytest.raises(ValueError, match="half there"):
         dataclasses.replace(found, total_ms=1.0)
 
@@ -318,27 +321,27 @@ def test_a_refusal_is_an_estimate_without_numbers(tmp_path: Path) -> None:
 def test_sparse_kernels_are_not_estimated_as_dense_ones() -> None:
     """On a file that XNNPACK runs with sparse kernels its profiles are refused; others are not concerned."""
     with pytest.raises(Unsupported, match="sparse kernels"):
-        latency_breakdown(FILES / "eligible_sparse.tflite", find_profile("pixel-xnnpack-1t-float32"))
-    assert estimate_latency(FILES / "eligible_sparse.tflite", open_profile()).total_ms is not None
+        latency_breakdown(read_contents(FILES / "eligible_sparse.tflite"), find_profile("pixel-xnnpack-1t-float32"))
+    assert estimate_latency(read_contents(FILES / "eligible_sparse.tflite"), open_profile()).total_ms is not None
 
 
 @pytest.mark.parametrize("name", ["none.tflite", "none.mlpackage", "none.keras", "none"])
 def test_missing_and_foreign_files(tmp_path: Path, name: str) -> None:
     """A path without a file, and a file of another kind."""
     with pytest.raises(InputError):
-        latency_breakdown(tmp_path / name, find_profile(PIXEL3))
-    (tmp_path / "other.keras").write_bytes(b"something")
+        latency_breakdown(read_contents(tmp_path / name), find_profile(PIXEL3))
+    (tmp_path / "other.bin").write_bytes(b"something")
     with pytest.raises(Unsupported, match="convert the model first"):
-        latency_breakdown(tmp_path / "other.keras", find_profile(PIXEL3))
+        latency_breakdown(read_contents(tmp_path / "other.bin"), find_profile(PIXEL3))
     (tmp_path / "text.tflite").write_bytes(b"version https://git-lfs")
-    with pytest.raises(InputError, match="is not a TFLite file"):
-        latency_breakdown(tmp_path / "text.tflite", find_profile(PIXEL3))
+    with pytest.raises(InputError, match="is a git-lfs pointer"):
+        latency_breakdown(read_contents(tmp_path / "text.tflite"), find_profile(PIXEL3))
 
 
 def test_open_sizes_are_asked_for() -> None:
     """A file whose input has no fixed height is not estimated at height 1."""
     with pytest.raises(Unsupported, match=r"image.*' has open sizes \[1, -1, 8, 2\]; convert it with a fixed"):
-        latency_breakdown(FILES / "open_height.tflite", open_profile())
+        latency_breakdown(read_contents(FILES / "open_height.tflite"), open_profile())
 
 
 def test_truncated_files_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -348,7 +351,7 @@ def test_truncated_files_are_refused_in_one_line(tmp_path: Path) -> None:
         path = tmp_path / "cut.tflite"
         path.write_bytes(content[:length])
         with contextlib.suppress(InputError, Unsupported):
-            estimate_latency(path, open_profile())
+            estimate_latency(read_contents(path), open_profile())
 
 
 def test_an_unknown_device_gets_the_nearest_names() -> None:

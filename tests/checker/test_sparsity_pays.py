@@ -14,9 +14,8 @@ from places import TESTS
 from edgeprune.checker.latency.sparse_cluster import Cluster, KeptMean, find_cluster
 from edgeprune.checker.latency.sparsity import Pays, load_refusals, runs_sparse_kernels, sparsity_advice
 from edgeprune.errors import InputError
-from edgeprune.formats.graph import Graph, Op, Tensor
-from edgeprune.formats.tflite.flatbuffer import read_tflite
-from edgeprune.formats.tflite.options import FileOptions, Window, read_options
+from edgeprune.formats import Contents, read_contents, read_graph
+from edgeprune.formats.graph import FileOptions, Graph, Op, Tensor, Window
 
 FILES = TESTS / "files"
 ELIGIBLE = FILES / "eligible_sparse.tflite"
@@ -26,8 +25,18 @@ STEM, FIRST, DEPTHWISE, DENSIFY, SECOND, MEAN, DENSE = range(1, 8)
 
 def eligible() -> tuple[Graph, FileOptions]:
     """A graph that meets every condition, with its options."""
-    graph = read_tflite(ELIGIBLE)
-    return graph, read_options(ELIGIBLE, [op.kind for op in graph.ops])
+    graph = read_graph(ELIGIBLE)
+    return graph, graph.options
+
+
+def cluster_of(graph: Graph, options: FileOptions) -> Cluster:
+    """The cluster of a graph with these options."""
+    return find_cluster(dataclasses.replace(graph, options=options))
+
+
+def holding(graph: Graph, options: FileOptions) -> Contents:
+    """A file with this graph."""
+    return dataclasses.replace(read_contents(ELIGIBLE), graph=dataclasses.replace(graph, options=options))
 
 
 def window(options: FileOptions, place: int, **changed: object) -> FileOptions:
@@ -52,7 +61,7 @@ def kind(graph: Graph, place: int, name: str) -> Graph:
 
 def test_an_eligible_file_pays_where_the_processor_allows() -> None:
     """On Arm and in WebAssembly, not on x86 with AVX; 1800 zeros of 256 + 2048 + 256 weights."""
-    arm, wasm, x86, ethos, two_of_four = sparsity_advice(ELIGIBLE)
+    arm, wasm, x86, ethos, two_of_four = sparsity_advice(read_contents(ELIGIBLE))
     assert (arm.pays, wasm.pays, x86.pays) == (Pays.YES, Pays.YES, Pays.NO)
     assert [condition.rule[0] for condition in arm.conditions] == list("abcdefg")
     assert arm.conditions[5].found == "78.1%, with dense layers 70.3%"
@@ -65,7 +74,7 @@ def test_an_eligible_file_pays_where_the_processor_allows() -> None:
 
 def test_the_cluster_of_an_eligible_graph() -> None:
     """Nothing is wrong with it."""
-    assert find_cluster(*eligible()) == Cluster(
+    assert cluster_of(*eligible()) == Cluster(
         densify=1, integers="", stem="", inside="", shaped=True, sparsity=1800 / 2560, pointwise_sparsity=1800 / 2304
     )
 
@@ -121,7 +130,7 @@ BREAKS: dict[str, tuple[Callable[[Graph, FileOptions], tuple[Graph, FileOptions]
 def test_each_condition_alone(name: str) -> None:
     """One thing changed in the eligible graph breaks the condition it belongs to, and says what is wrong."""
     change, part, told = BREAKS[name]
-    found = getattr(find_cluster(*change(*eligible())), part)
+    found = getattr(cluster_of(*change(*eligible())), part)
     assert told in str(found)
 
 
@@ -129,7 +138,7 @@ def test_two_thirds_is_not_enough() -> None:
     """The rule asks for strictly more: 2/3 of 2560 lies between 1706 and 1707 zeros."""
     graph, options = eligible()
     stored = graph.ops[DENSIFY].inputs[0]
-    shares = [find_cluster(tensor(graph, stored, zeros=zeros), options).sparsity for zeros in (1706, 1707)]
+    shares = [cluster_of(tensor(graph, stored, zeros=zeros), options).sparsity for zeros in (1706, 1707)]
     assert [share is not None and share > 2 / 3 for share in shares] == [False, True]
 
 
@@ -140,8 +149,8 @@ def test_runtimes_that_count_dense_layers_or_do_not(monkeypatch: pytest.MonkeyPa
     """Between 2/3 of the 2,304 weights of 1x1 filters and 2/3 of the 2,560 with the dense layer, it depends."""
     graph, options = eligible()
     changed = tensor(graph, graph.ops[DENSIFY].inputs[0], zeros=zeros)
-    monkeypatch.setattr("edgeprune.checker.latency.sparsity.find_cluster", lambda *_: find_cluster(changed, options))
-    arm = sparsity_advice(FILES / "eligible_sparse.tflite")[0]
+    monkeypatch.setattr("edgeprune.checker.latency.sparsity.find_cluster", lambda *_: cluster_of(changed, options))
+    arm = sparsity_advice(read_contents(FILES / "eligible_sparse.tflite"))[0]
     assert arm.pays is answer
     assert ("runtimes differ" in arm.conditions[-2].found) is (answer is Pays.UNKNOWN)
     assert ("70 % zeros or more" in arm.change) is (answer is not Pays.YES)
@@ -152,7 +161,7 @@ def test_runtimes_that_count_dense_layers_or_do_not(monkeypatch: pytest.MonkeyPa
 def test_only_zeros_decide_the_last_condition(zeros: int) -> None:
     """Any number of zeros leaves the other conditions as they are."""
     graph, options = eligible()
-    found = find_cluster(tensor(graph, graph.ops[DENSIFY].inputs[0], zeros=zeros), options)
+    found = cluster_of(tensor(graph, graph.ops[DENSIFY].inputs[0], zeros=zeros), options)
     assert (found.stem, found.inside, found.integers, found.densify) == ("", "", "", 1)
     assert found.sparsity == zeros / 2560
 
@@ -161,9 +170,9 @@ def test_a_wider_depthwise_kernel_and_additions_are_eligible() -> None:
     """5x5 depthwise kernels, ADD of four dimensions, and unary operations belong into a cluster."""
     graph, options = eligible()
     wide = tensor(graph, graph.ops[DEPTHWISE].inputs[1], shape=(1, 5, 5, 32))
-    assert find_cluster(wide, options).inside == ""
+    assert cluster_of(wide, options).inside == ""
     for name in ("HARD_SWISH", "LOGISTIC"):
-        assert find_cluster(kind(graph, FIRST, name), options).inside == ""
+        assert cluster_of(kind(graph, FIRST, name), options).inside == ""
 
 
 def test_a_value_with_a_second_consumer_must_be_eligible_there_too() -> None:
@@ -174,7 +183,7 @@ def test_a_value_with_a_second_consumer_must_be_eligible_there_too() -> None:
     )
     op = Op(kind="SOFTMAX", inputs=graph.ops[FIRST].outputs, outputs=(len(graph.tensors),), macs=0, subgraph=0)
     branched = dataclasses.replace(graph, tensors=(*graph.tensors, extra), ops=(*graph.ops, op))
-    assert find_cluster(branched, options).inside == "a SOFTMAX"
+    assert cluster_of(branched, options).inside == "a SOFTMAX"
 
 
 def kept(reader: str) -> tuple[Graph, FileOptions]:
@@ -201,7 +210,7 @@ def kept(reader: str) -> tuple[Graph, FileOptions]:
 )
 def test_a_mean_that_keeps_its_dimensions(reader: str, outcome: KeptMean) -> None:
     """As LiteRT 2.3.0 behaved on emulated Arm: a head that checks its channels is refused, others lose their shape."""
-    assert find_cluster(*kept(reader)).kept_mean is outcome
+    assert cluster_of(*kept(reader)).kept_mean is outcome
 
 
 def test_a_kept_mean_as_high_as_it_has_channels() -> None:
@@ -210,7 +219,7 @@ def test_a_kept_mean_as_high_as_it_has_channels() -> None:
     map_ = graph.ops[MEAN].inputs[0]
     channels = graph.tensors[map_].shape[3]
     square = tensor(graph, map_, shape=(1, channels, channels, channels))
-    assert find_cluster(square, options).kept_mean is KeptMean.MISSHAPEN
+    assert cluster_of(square, options).kept_mean is KeptMean.MISSHAPEN
 
 
 def test_a_convolution_that_hands_its_result_on_in_the_cluster() -> None:
@@ -221,27 +230,22 @@ def test_a_convolution_that_hands_its_result_on_in_the_cluster() -> None:
     graph = tensor(graph, head.outputs[0], shape=(1, 1, 1, 4))
     op = Op(kind="LOGISTIC", inputs=head.outputs, outputs=(len(graph.tensors),), macs=0, subgraph=0)
     longer = dataclasses.replace(graph, tensors=(*graph.tensors, made), ops=(*graph.ops, op))
-    assert find_cluster(longer, options).kept_mean is KeptMean.HARMLESS
+    assert cluster_of(longer, options).kept_mean is KeptMean.HARMLESS
 
 
 @pytest.mark.parametrize(
     ("reader", "answers", "refused"),
     [("CONV_2D", [Pays.NO, Pays.UNKNOWN, Pays.NO], 1), ("RESHAPE", [Pays.UNKNOWN, Pays.UNKNOWN, Pays.NO], 0)],
 )
-def test_advice_on_a_kept_mean(monkeypatch: pytest.MonkeyPatch, reader: str, answers: list[Pays], refused: int) -> None:
+def test_advice_on_a_kept_mean(reader: str, answers: list[Pays], refused: int) -> None:
     """Refused files get "no" on Arm and a refusal; the rest is unknown, with what to try; never "yes"."""
-    from edgeprune.formats.tflite import flatbuffer as tflite
-    from edgeprune.formats.tflite import options as tflite_options
-
-    graph, options = kept(reader)
-    monkeypatch.setattr(tflite, "read_tflite", lambda _: graph)
-    monkeypatch.setattr(tflite_options, "read_options", lambda *_: options)
-    advice = sparsity_advice(ELIGIBLE)
+    contents = holding(*kept(reader))
+    advice = sparsity_advice(contents)
     assert [item.pays for item in advice[:3]] == answers
     assert "keepdims=False" in advice[0].change
     assert "bench FILE --arm" in advice[1].change
-    assert runs_sparse_kernels(ELIGIBLE)
-    found = load_refusals(ELIGIBLE)
+    assert runs_sparse_kernels(contents)
+    found = load_refusals(contents)
     assert len(found) == refused
     assert all("LiteRT 2.3.0 on Arm" in item.runtime and "keepdims=False" in item.change for item in found)
 
@@ -249,13 +253,13 @@ def test_advice_on_a_kept_mean(monkeypatch: pytest.MonkeyPatch, reader: str, ans
 def test_a_graph_without_convolutions() -> None:
     """Nothing to start from, and nothing is claimed about the rest."""
     graph, options = eligible()
-    found = find_cluster(dataclasses.replace(graph, ops=graph.ops[DENSE:]), options)
+    found = cluster_of(dataclasses.replace(graph, ops=graph.ops[DENSE:]), options)
     assert (found.stem, found.inside, found.sparsity) == ("no convolution to start from", None, None)
 
 
 def test_integer_files_never_pay_on_xnnpack() -> None:
     """The advice is to stay in floating point or to prune channels, and nothing that would not help."""
-    arm, _, _, ethos, _ = sparsity_advice(FILES / "int8.tflite")
+    arm, _, _, ethos, _ = sparsity_advice(read_contents(FILES / "int8.tflite"))
     assert arm.pays is Pays.NO
     assert arm.change.startswith("integer graphs never use sparse kernels: keep float32 or float16, or prune channels")
     assert ";" not in arm.change
@@ -265,7 +269,7 @@ def test_integer_files_never_pay_on_xnnpack() -> None:
 
 def test_a_file_with_zeros_stored_like_other_numbers() -> None:
     """84 % zeros and no sparse storage: what failed is named, and what to change."""
-    arm = sparsity_advice(FILES / "float32.tflite")[0]
+    arm = sparsity_advice(read_contents(FILES / "float32.tflite"))[0]
     assert {condition.rule[0] for condition in arm.failed} == {"b", "d"}
     assert arm.failed[0].found == "zeros are stored like other numbers"
     assert "EXPERIMENTAL_SPARSITY" in arm.change
@@ -276,7 +280,7 @@ def told(path: Path) -> str:
     """What `estimate` prints about zeros."""
     from edgeprune.commands.latency_verbs import _zero_lines
 
-    return "\n".join(_zero_lines(sparsity_advice(path)))
+    return "\n".join(_zero_lines(sparsity_advice(read_contents(path))))
 
 
 def test_the_text_needs_no_list_of_letters() -> None:
@@ -304,15 +308,18 @@ def test_the_note_on_zeros_goes_by_how_they_are_stored() -> None:
     from edgeprune.checker.latency.profiles import find_profile
 
     profile = find_profile("pixel3-tflite-4t-float32")
-    notes = {name: covered_kernels(FILES / f"{name}.tflite", profile)[1] for name in ("float32", "float32_sparse")}
+    notes = {
+        name: covered_kernels(read_contents(FILES / f"{name}.tflite"), profile)[1]
+        for name in ("float32", "float32_sparse")
+    }
     assert notes["float32"][0].startswith("zeros stored like other numbers")
     assert notes["float32_sparse"][0].startswith("weights are stored sparse")
 
 
 def test_core_ml() -> None:
     """Sparse storage may gain a little on the Neural Engine, with the published figures; plain storage does not."""
-    sparse = sparsity_advice(FILES / "sparse_int8.mlpackage")[0]
-    plain = sparsity_advice(FILES / "half.mlpackage")[0]
+    sparse = sparsity_advice(read_contents(FILES / "sparse_int8.mlpackage"))[0]
+    plain = sparsity_advice(read_contents(FILES / "half.mlpackage"))[0]
     assert sparse.pays is Pays.A_LITTLE
     assert "ResNet50 1.52 -> 1.46 -> 1.28" in sparse.rule
     assert sparse.source == "apple/coremltools@e0e2f42b0b7c:docs-guides/source/opt-pruning-perf.md"
@@ -323,7 +330,7 @@ def test_core_ml() -> None:
 def test_two_of_four_is_for_other_hardware() -> None:
     """Every file gets the same answer, and where such models belong."""
     for path in (FILES / "float32.tflite", FILES / "half.mlpackage"):
-        advice = sparsity_advice(path)[-1]
+        advice = sparsity_advice(read_contents(path))[-1]
         assert (advice.target, advice.pays) == ("2:4 sparsity", Pays.NO)
         assert "TensorRT" in advice.rule
 
@@ -331,7 +338,7 @@ def test_two_of_four_is_for_other_hardware() -> None:
 def test_every_answer_has_a_source_and_a_reason() -> None:
     """Rule, source, conditions; and a change where the answer is no."""
     for path in (*sorted(FILES.glob("*.tflite")), *sorted(FILES.glob("*.mlpackage"))):
-        for advice in sparsity_advice(path):
+        for advice in sparsity_advice(read_contents(path)):
             assert advice.rule
             assert advice.source
             assert advice.conditions
@@ -343,7 +350,7 @@ def test_foreign_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"x")
     for name in ("m.onnx", "none.tflite", "none.keras"):
         with pytest.raises(InputError):
-            sparsity_advice(tmp_path / name)
+            sparsity_advice(read_contents(tmp_path / name))
 
 
 # --- files that a runtime refuses -----------------------------------------------------------------------------------
@@ -352,12 +359,12 @@ def test_foreign_and_missing_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["float32", "float16", "int8", "float32_sparse", "float16_sparse", "eligible_sparse"])
 def test_files_that_load_everywhere(name: str) -> None:
     """Float with and without sparse storage, and dense integers."""
-    assert load_refusals(FILES / f"{name}.tflite") == ()
+    assert load_refusals(read_contents(FILES / f"{name}.tflite")) == ()
 
 
 def test_packages_have_no_refusals() -> None:
     """The table is about .tflite files."""
-    assert load_refusals(FILES / "half.mlpackage") == ()
+    assert load_refusals(read_contents(FILES / "half.mlpackage")) == ()
 
 
 @pytest.mark.parametrize(
@@ -375,12 +382,11 @@ def test_the_table_of_refusals(
 ) -> None:
     """As measured: which combination of precision and sparse storage which runtime refuses."""
     from edgeprune.checker.latency import sparsity
-    from edgeprune.formats.tflite import options as tflite_options
 
-    kernel = read_tflite(FILES / "float32.tflite").ops[3].inputs[1]
+    graph = read_graph(FILES / "float32.tflite")
+    kernel = graph.ops[3].inputs[1]
     stored = frozenset({kernel if dense_layer else 0} if sparse else set())
     monkeypatch.setattr(sparsity, "tflite_precision", lambda _: precision)
-    monkeypatch.setattr(tflite_options, "read_options", lambda *_: FileOptions(sparse=stored))
-    found = load_refusals(FILES / "float32.tflite")
+    found = load_refusals(holding(graph, FileOptions(sparse=stored)))
     assert [item.runtime for item in found] == runtimes
     assert all(item.change for item in found)

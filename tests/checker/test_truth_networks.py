@@ -10,7 +10,7 @@ from places import ROOT
 
 from edgeprune.checker.latency.kernels import Kernel, kernels_of
 from edgeprune.checker.latency.profiles import dump_profile, find_profile, profile_paths
-from edgeprune.formats.tflite.flatbuffer import read_tflite
+from edgeprune.formats import read_graph
 
 BENCHMARKS = ROOT / "benchmarks"
 SHARED = ROOT.parent / "shared" / "data"
@@ -86,7 +86,7 @@ def test_a_published_file_has_the_operations_of_its_network(networks: ModuleType
     folder = SHARED / "imagenet_models"
     if not folder.is_dir():
         pytest.skip("the models are not here")
-    found = kernels_of(read_tflite(next(folder.glob("*quant.tflite"))))
+    found = kernels_of(read_graph(next(folder.glob("*quant.tflite"))))
     file = [item for item in found if isinstance(item, Kernel) and item.macs]
     written = [item for item in networks.network("mobilenet_v1 0.25 224").kernels if item.macs]
     assert len(file) == len(written) == 28

@@ -241,7 +241,8 @@ def test_a_description_that_contradicts_its_program(change: dict[str, Any], word
     """What no app could load is not evaluated."""
     from edgeprune.converters.evaluator.program import Evaluator
     from edgeprune.errors import InputError
-    from edgeprune.formats.coreml.mil import contradiction, read_coreml
+    from edgeprune.formats.coreml.mil import contradiction
+    from edgeprune.formats.coreml.mil_reader import read_coreml
 
     package = read_coreml(TESTS / "files" / "half.mlpackage")
     assert contradiction(package) is None

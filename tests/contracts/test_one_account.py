@@ -17,8 +17,7 @@ from edgeprune.artifact import Artifact, Format, Precision
 from edgeprune.checker.size.accounting import measure_size
 from edgeprune.converters.evaluation import Evaluated
 from edgeprune.errors import Unsupported
-from edgeprune.formats import read_contents
-from edgeprune.formats.tflite import read_graph
+from edgeprune.formats import read_contents, read_graph
 from edgeprune.formats.weights import Role, Uses
 from edgeprune.maker.recipe.entries import artifact_entry
 from edgeprune.maker.training.metrics import METRICS

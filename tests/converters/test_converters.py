@@ -18,7 +18,7 @@ from edgeprune.converters.refusals import one_line
 from edgeprune.converters.session import Converter
 from edgeprune.converters.tflite import positive_zeros
 from edgeprune.errors import ConversionError, Unsupported, UsageError
-from edgeprune.formats.tflite import read_graph
+from edgeprune.formats import read_graph
 from edgeprune.maker.keras.models import predict
 from edgeprune.maker.pruning.magnitude import MagnitudeOptions, prune_magnitude
 from edgeprune.runtime import installed_runtimes, run_tflite

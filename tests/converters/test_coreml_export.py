@@ -15,7 +15,7 @@ from edgeprune.converters.evaluation import evaluate_file, pixels_of
 from edgeprune.converters.evaluator import program
 from edgeprune.converters.packaging import CoreMlOptions, ImageInput, check_ends, read_labels
 from edgeprune.errors import ConversionError, InputError, UsageError
-from edgeprune.formats.coreml.mil import read_coreml
+from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.coreml.storage import storage_of
 from edgeprune.maker.keras.models import input_specs, predict
 from edgeprune.maker.pruning.magnitude import MagnitudeOptions, prune_magnitude

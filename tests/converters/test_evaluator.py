@@ -18,7 +18,8 @@ from places import TESTS
 from edgeprune.converters.evaluator.arguments import Arguments, UnknownOperationError
 from edgeprune.converters.evaluator.program import KERNELS, Evaluator, unknown_operations
 from edgeprune.errors import ConversionError, InputError
-from edgeprune.formats.coreml.mil import Block, Constant, Feature, Operation, Package, Port, read_coreml
+from edgeprune.formats.coreml.mil import Block, Constant, Feature, Operation, Package, Port
+from edgeprune.formats.coreml.mil_reader import read_coreml
 
 FILES = TESTS / "files"
 RNG = np.random.default_rng(0)

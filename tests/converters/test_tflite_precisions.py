@@ -15,7 +15,7 @@ from edgeprune.converters.file_checks import constant_elements, float_ops, refus
 from edgeprune.converters.frozen import FrozenGraph, freeze
 from edgeprune.converters.session import _check_file
 from edgeprune.errors import ConversionError, Unsupported, UsageError
-from edgeprune.formats.tflite import read_graph
+from edgeprune.formats import read_graph
 from edgeprune.maker.keras.models import count_parameters, input_specs, predict
 from edgeprune.maker.training.datasets import Samples
 from edgeprune.runtime import installed_runtimes, run_tflite

@@ -15,7 +15,7 @@ from edgeprune.converters.exports import EXPORTS
 from edgeprune.converters.frozen import FrozenGraph, freeze
 from edgeprune.converters.packaging import CoreMlOptions
 from edgeprune.formats.coreml.constexpr import DECODERS, decode
-from edgeprune.formats.coreml.mil import read_coreml
+from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.coreml.storage import constants_of, storage_of
 
 HALF, SINGLE = np.float16, np.float32

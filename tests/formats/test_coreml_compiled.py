@@ -259,7 +259,7 @@ def test_broken_weight_files(tmp_path: Path, at: int, value: bytes, told: str) -
 
 def test_no_compiled_model_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing folder, a file, a folder of other things, a link and thousands of files each get their line."""
-    assert "not a folder" in error(tmp_path / "missing.mlmodelc")
+    assert "does not exist" in error(tmp_path / "missing.mlmodelc")
     (tmp_path / "file.mlmodelc").write_bytes(b"x")
     assert "not a folder" in error(tmp_path / "file.mlmodelc")
     (tmp_path / "empty.mlmodelc").mkdir()

@@ -13,10 +13,10 @@ from damage import POINTER, check_sound, cut, flipped, read_spoilt
 from places import TESTS
 from wire import fixed, number, piece, varint
 
-from edgeprune.errors import InputError, Unsupported
+from edgeprune.errors import InputError
+from edgeprune.formats import read_contents
 from edgeprune.formats.contents import Contents, StoredArray
-from edgeprune.formats.coreml.mil import unpack_bits
-from edgeprune.formats.coreml.neural_network import read_neural_network
+from edgeprune.formats.elements import unpack_bits
 
 FILES = TESTS / "files"
 CONVOLUTION, ACTIVATION, DENSE, EMBEDDING, SOFTMAX = 100, 130, 140, 150, 175
@@ -69,7 +69,7 @@ def place(tmp_path: Path) -> Path:
 def read(path: Path, content: bytes) -> Contents:
     """Write, read and check."""
     path.write_bytes(content)
-    contents = read_neural_network(path)
+    contents = read_contents(path)
     check_sound(contents)
     stored = sum(array.stored_bytes for layer in contents.layers for array in layer.arrays)
     assert (contents.sections["weights"], contents.raw_bytes) == (stored, len(content))
@@ -264,20 +264,14 @@ def test_package(tmp_path: Path) -> None:
     content = model(NETWORK, dense(floats(1, 2, 3, 4, 5, 6)))
     package = write_package(tmp_path / "m.mlpackage", content)
     (package / "notes.txt").write_text("0123456789")
-    contents = read_neural_network(package)
+    contents = read_contents(package)
     check_sound(contents)
     assert contents.files["Data/com.apple.CoreML/model.mlmodel"] == len(content)
     assert contents.raw_bytes == sum(contents.files.values())
     assert (contents.sections["other"], contents.format) == (10, "mlpackage")
     (package / "link").symlink_to(tmp_path)
     with pytest.raises(InputError, match="link is a link"):
-        read_neural_network(package)
-
-
-def test_programs_are_read_elsewhere() -> None:
-    """An ML program is no neural network."""
-    with pytest.raises(Unsupported, match="ML program"):
-        read_neural_network(FILES / "half.mlpackage")
+        read_contents(package)
 
 
 # --- hostile files --------------------------------------------------------------------------------------------------
@@ -288,7 +282,7 @@ def test_programs_are_read_elsewhere() -> None:
     [
         (b"", "empty"),
         (POINTER, "git lfs pull"),
-        (b"hello world, this is text", "not a Core ML model"),
+        (b"hello world, this is text", "broken Core ML model"),
         (number(1, 4), "no model"),
         (model(NETWORK, dense(piece(1, bytes(7)))), "7 bytes"),
         (model(NETWORK, dense(piece(2, bytes(7)))), "7 bytes"),
@@ -310,10 +304,11 @@ def test_hostile(place: Path, content: bytes, words: str) -> None:
 
 def test_missing_file(tmp_path: Path) -> None:
     """No file, and a folder that is no package."""
-    with pytest.raises(InputError, match="no such file"):
-        read_neural_network(tmp_path / "no.mlmodel")
+    with pytest.raises(InputError, match="does not exist"):
+        read_contents(tmp_path / "no.mlmodel")
+    (tmp_path / "empty.mlpackage").mkdir()
     with pytest.raises(InputError, match=r"no Manifest\.json"):
-        read_neural_network(tmp_path)
+        read_contents(tmp_path / "empty.mlpackage")
 
 
 def test_spoilt_files(place: Path) -> None:
@@ -325,8 +320,8 @@ def test_spoilt_files(place: Path) -> None:
         layer("b", BRANCH, piece(1, dense(floats(1, 2, 3, 4, 5, 6)))),
     ]
     content = model(PIPELINE, piece(1, model(NETWORK, *layers)), piece(1, model(TREES, bytes(20))))
-    assert read_spoilt(read_neural_network, place, cut(content)) >= 15
-    refused = read_spoilt(read_neural_network, place, flipped(content, 400))
+    assert read_spoilt(read_contents, place, cut(content)) >= 15
+    refused = read_spoilt(read_contents, place, flipped(content, 400))
     assert 40 < refused < 400
 
 

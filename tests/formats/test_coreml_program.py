@@ -23,7 +23,7 @@ from written_mil import FLOAT16, FLOAT32, INT32, STRING, constant, immediate, in
 from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.formats import Contents, read_contents
 from edgeprune.formats.coreml.constexpr import count_decoded_zeros, decode
-from edgeprune.formats.coreml.mil import unpack_bits
+from edgeprune.formats.elements import unpack_bits
 
 FILES = TESTS / "files"
 SHARED = ROOT.parent / "shared" / "data" / "basic_pitch" / "saved_models" / "icassp_2022"

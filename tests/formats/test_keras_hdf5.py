@@ -415,7 +415,7 @@ def test_other_files(tmp_path: Path, content: bytes, told: str) -> None:
     (tmp_path / "m.h5").write_bytes(content)
     with pytest.raises(InputError, match=told):
         read_keras(tmp_path / "m.h5")
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="does not exist"):
         read_keras(tmp_path / "none.h5")
 
 

@@ -13,9 +13,9 @@ from wire import fixed, number, piece, varint
 
 from edgeprune.errors import InputError
 from edgeprune.formats.contents import Contents, Layer, StoredArray
+from edgeprune.formats.elements import count_zeros
 from edgeprune.formats.onnx.contents import read_onnx
 from edgeprune.formats.protobuf import BrokenMessageError, count_varints, unpack_varints
-from edgeprune.formats.zeros import zeros_in
 
 SHARED = ROOT.parent / "shared" / "data"
 BASIC_PITCH = SHARED / "basic_pitch/saved_models/icassp_2022/nmp.onnx"
@@ -418,8 +418,8 @@ def test_hostile(place: Path, content: bytes, words: str) -> None:
 
 def test_missing_file(tmp_path: Path) -> None:
     """No file, and a folder."""
-    for path in (tmp_path / "no.onnx", tmp_path):
-        with pytest.raises(InputError, match="give the path of an ONNX model"):
+    for path, words in ((tmp_path / "no.onnx", "does not exist"), (tmp_path, "is a folder; name an ONNX model")):
+        with pytest.raises(InputError, match=words):
             read_onnx(path)
 
 
@@ -457,7 +457,7 @@ def test_spoilt_files(place: Path) -> None:
 )
 def test_zeros(dtype: str, raw_bytes: bytes, points: tuple[int, ...], axis: int, zeros: int) -> None:
     """Packed codes of either sign against zero points inside and outside the type, by channel too."""
-    assert zeros_in(np.frombuffer(raw_bytes, np.uint8), dtype, (2, 2), zero_points=points, axis=axis) == zeros
+    assert count_zeros(np.frombuffer(raw_bytes, np.uint8), dtype, (2, 2), zero_points=points, axis=axis) == zeros
 
 
 # --- the wire format's packed integers ------------------------------------------------------------------------------
@@ -486,7 +486,7 @@ def test_broken_packed_integers(packed: bytes) -> None:
 @pytest.mark.skipif(not BASIC_PITCH.is_file(), reason="no shared data")
 def test_basic_pitch() -> None:
     """nmp.onnx has the convolution kernels of nmp.tflite, their axes in another order."""
-    from edgeprune.formats.tflite import read_graph
+    from edgeprune.formats import read_graph
 
     contents = read_onnx(BASIC_PITCH)
     check_sound(contents)

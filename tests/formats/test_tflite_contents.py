@@ -240,7 +240,7 @@ def test_overlapping_buffers_count_once(tmp_path: Path) -> None:
     ("make", "word"),
     [
         (lambda path: path.write_bytes(b""), "0 bytes"),
-        (lambda path: path.mkdir(), "not a file"),
+        (lambda path: path.mkdir(), "is a folder"),
         (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), "git lfs pull"),
         (lambda path: path.write_bytes(b"\x1c\0\0\0TFL4" + bytes(90)), "not a TFLite file"),
         (lambda path: path.parent, "does not exist"),

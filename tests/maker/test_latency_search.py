@@ -14,6 +14,7 @@ from edgeprune.artifact import Format, Precision
 from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.checker.latency.profiles import load_profile
 from edgeprune.errors import InputError, OutOfReach, RecipeError, UsageError
+from edgeprune.formats import read_contents
 from edgeprune.ledger import schema_path
 from edgeprune.maker.recipe.recipe import ChannelStep, load_recipe
 
@@ -141,7 +142,7 @@ class TestSearch:
         def run(model: Any) -> float:
             path = tmp_path / "estimated.tflite"
             converter.export(model, path, Format.TFLITE, Precision.FLOAT32)
-            total = estimate_latency(path, load_profile(covered)).total_ms
+            total = estimate_latency(read_contents(path), load_profile(covered)).total_ms
             assert total is not None
             return total
 
@@ -283,7 +284,7 @@ class TestRun:
         profile = load_profile(covered)
 
         def told(path: Path) -> dict[str, Any]:
-            made = asdict(estimate_latency(path, profile))
+            made = asdict(estimate_latency(read_contents(path), profile))
             return {**made, "notes": list(made["notes"])}
 
         assert found["before"] == told(work / "first" / dense["artifacts"][0]["path"])

@@ -14,7 +14,7 @@ from places import ROOT
 
 from edgeprune.artifact import sha256_of
 from edgeprune.commands.cli import main
-from edgeprune.formats.tflite import read_graph
+from edgeprune.formats import read_graph
 from edgeprune.ledger import schema_path
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from places import TESTS
 
 from edgeprune.errors import InputError, MissingExtra, RuntimeFailure, UsageError
-from edgeprune.formats.tflite import read_graph
+from edgeprune.formats import read_graph
 from edgeprune.runtime import RUNTIMES, RuntimeSpec, installed_runtimes, run_tflite, trace_tflite
 from edgeprune.runtime.worker import dequantize, quantize
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgeprune.errors import InputError, Unsupported
-from edgeprune.formats.contents import Contents, element_bits
+from edgeprune.formats.contents import Contents
+from edgeprune.formats.elements import element_bits
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
 

@@ -24,6 +24,7 @@ from edgeprune.checker.latency.kernels import Kernel
 from edgeprune.checker.latency.measurements import Measurement
 from edgeprune.checker.latency.profiles import Accuracy, Profile, TruthRow, shipped_profiles
 from edgeprune.errors import EdgepruneError, InputError
+from edgeprune.formats import read_contents
 
 __all__ = ["REFIT_ROWS", "calibrate", "calibrated_fit", "settings_notes"]
 
@@ -215,7 +216,7 @@ def _rows(item: Measurement) -> str:
 
 def _row(base: Profile, item: Measurement, name: str) -> Row:
     try:
-        kernels, _ = covered_kernels(item.file, base)
+        kernels, _ = covered_kernels(read_contents(item.file), base)
     except EdgepruneError as error:
         raise type(error)(f"row {item.row}: {error}") from error
     strange = sorted({kernel for kernel in kernels if not isinstance(kernel, Kernel)})

@@ -13,23 +13,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgeprune.checker.latency.coreml_kernels import coreml_kernels
 from edgeprune.checker.latency.fitting import pairwise_band
 from edgeprune.checker.latency.kernels import Kernel, Kind, kernels_of
 from edgeprune.checker.latency.profiles import Profile, shipped_profiles
 from edgeprune.checker.latency.roofline import kernel_ms
-from edgeprune.errors import EdgepruneError, InputError, Unsupported
-from edgeprune.formats.contents import printable
-from edgeprune.formats.coreml.mil import Package, read_coreml
+from edgeprune.errors import EdgepruneError, Unsupported
+from edgeprune.formats.contents import Contents, printable
+from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.graph import Graph, Op
 from edgeprune.formats.precision import coreml_precision, tflite_precision
-from edgeprune.formats.tflite import is_tflite
 from edgeprune.ledger import Estimate
-
-if TYPE_CHECKING:
-    from edgeprune.formats.tflite.options import FileOptions
 
 __all__ = [
     "EXTRAPOLATION",
@@ -113,16 +108,16 @@ class EstimateRatio:
     ratio_how: str
 
 
-def estimate_latency(path: Path, profile: Profile) -> Estimate:
-    """The latency of one inference of the model at `path` (a .tflite file or .mlpackage folder), as the profile tells.
+def estimate_latency(contents: Contents, profile: Profile) -> Estimate:
+    """The latency of one inference of a model (a .tflite file or .mlpackage folder), as the profile tells.
 
     Without milliseconds where the profile does not cover the file or only ranks, and `refused` says why. Raises
-    InputError for a missing or broken file.
+    InputError for a broken file.
     """
     try:
-        return latency_breakdown(path, profile).estimate
+        return latency_breakdown(contents, profile).estimate
     except Unsupported as cause:
-        return refused_estimate(path, profile, cause)
+        return refused_estimate(contents.path, profile, cause)
 
 
 def refused_estimate(path: Path, profile: Profile, cause: EdgepruneError) -> Estimate:
@@ -131,42 +126,30 @@ def refused_estimate(path: Path, profile: Profile, cause: EdgepruneError) -> Est
     return _estimate(profile, total_ms=None, relative=None, refused=reason, notes=())
 
 
-def latency_breakdown(path: Path, profile: Profile) -> Breakdown:
+def latency_breakdown(contents: Contents, profile: Profile) -> Breakdown:
     """The estimate of a file and each of its operations.
 
-    Raises InputError for a missing or broken file, and Unsupported when the profile is of another format or precision,
-    or the file has open sizes. Operations without a rule and an operation mix that the profile has not seen do not
-    raise: they come back as an estimate without a total.
+    Raises InputError for a broken file, and Unsupported when the profile is of another format or precision, or the
+    file has open sizes. Operations without a rule and an operation mix that the profile has not seen do not raise:
+    they come back as an estimate without a total.
     """
-    kernels, notes = covered_kernels(path, profile)
+    kernels, notes = covered_kernels(contents, profile)
     return breakdown_of(kernels, profile, notes)
 
 
-def covered_kernels(path: Path, profile: Profile) -> tuple[list[Kernel | str], tuple[str, ...]]:
+def covered_kernels(contents: Contents, profile: Profile) -> tuple[list[Kernel | str], tuple[str, ...]]:
     """The operations of a file that `profile` covers, those without a rule as their names, and notes on the file.
 
     Raises as `latency_breakdown` does.
     """
-    if is_tflite(path):
-        from edgeprune.formats.tflite.flatbuffer import read_tflite
-        from edgeprune.formats.tflite.options import read_options
-
-        graph = read_tflite(path)
-        _check_format(path, "tflite", profile)
-        _check_precision(path, tflite_precision(graph), profile, "tflite")
-        options = read_options(path, [op.kind for op in graph.ops if op.subgraph == 0])
-        _check_sizes(path, graph, options)
-        found = [_named(item) for item in kernels_of(graph)]
-        notes = (*_zeros_note(graph, options), *_other_graphs(graph), *_multiplied_depthwise(graph, profile))
-        _check_sparse_kernels(path, profile)
-    elif path.suffix.lower() in (".mlpackage", ".mlmodel"):
-        package = read_coreml(path)
+    path = contents.path
+    if contents.graph is not None:
+        found, notes = _tflite_kernels(contents, contents.graph, profile)
+    elif contents.package is not None:
         _check_format(path, "coreml", profile)
-        _check_precision(path, _stored_precision(package), profile, "coreml")
-        found = [item if isinstance(item, Kernel) else item.kind for item in coreml_kernels(package)]
-        notes = _decompressed(coreml_precision(package))
-    elif not path.exists():
-        raise InputError(f"{path} does not exist; check the path")
+        _check_precision(path, _stored_precision(contents.package), profile, "coreml")
+        found = [item if isinstance(item, Kernel) else item.kind for item in coreml_kernels(contents.package)]
+        notes = _decompressed(coreml_precision(contents.package))
     else:
         raise Unsupported(f"{path}: estimates are for .tflite files and .mlpackage folders; convert the model first")
     if not found:
@@ -174,11 +157,21 @@ def covered_kernels(path: Path, profile: Profile) -> tuple[list[Kernel | str], t
     return found, notes
 
 
-def _zeros_note(graph: Graph, options: FileOptions) -> tuple[str, ...]:
+def _tflite_kernels(contents: Contents, graph: Graph, profile: Profile) -> tuple[list[Kernel | str], tuple[str, ...]]:
+    path = contents.path
+    _check_format(path, "tflite", profile)
+    _check_precision(path, tflite_precision(graph), profile, "tflite")
+    _check_sizes(path, graph)
+    _check_sparse_kernels(contents, profile)
+    notes = (*_zeros_note(graph), *_other_graphs(graph), *_multiplied_depthwise(graph, profile))
+    return [_named(item) for item in kernels_of(graph)], notes
+
+
+def _zeros_note(graph: Graph) -> tuple[str, ...]:
     """What the zeros of a .tflite file do to an estimate, by how they are stored; nothing where there are few."""
     if (graph.sparsity or 0.0) < WORTH_A_NOTE:
         return ()
-    return (SPARSE_ZEROS if options.sparse else DENSE_ZEROS,)
+    return (SPARSE_ZEROS if graph.options.sparse else DENSE_ZEROS,)
 
 
 def _other_graphs(graph: Graph) -> tuple[str, ...]:
@@ -212,14 +205,14 @@ def _channels(graph: Graph, ends: Sequence[int]) -> int:
     return shape[-1] if shape else 0
 
 
-def _check_sparse_kernels(path: Path, profile: Profile) -> None:
+def _check_sparse_kernels(contents: Contents, profile: Profile) -> None:
     """Where XNNPACK would run sparse kernels, a dense estimate is wrong and no profile knows the right one."""
     from edgeprune.checker.latency.sparsity import runs_sparse_kernels
 
-    if profile.runtime.startswith("XNNPACK") and runs_sparse_kernels(path):
+    if profile.runtime.startswith("XNNPACK") and runs_sparse_kernels(contents):
         raise Unsupported(
-            f"{path}: XNNPACK runs its sparse kernels on this file, or may, and no profile covers those; measure it on "
-            "the device, or estimate the same model stored dense for an upper bound"
+            f"{contents.path}: XNNPACK runs its sparse kernels on this file, or may, and no profile covers those; "
+            "measure it on the device, or estimate the same model stored dense for an upper bound"
         )
 
 
@@ -258,8 +251,8 @@ def _check_precision(path: Path, precision: str, profile: Profile, format_: str)
         )
 
 
-def _check_sizes(path: Path, graph: Graph, options: FileOptions) -> None:
-    for index, shape in options.open_inputs.items():
+def _check_sizes(path: Path, graph: Graph) -> None:
+    for index, shape in graph.options.open_inputs.items():
         raise Unsupported(
             f"{path}: input {graph.tensors[index].name!r} has open sizes {list(shape)}; "
             "convert it with a fixed input shape to estimate it"

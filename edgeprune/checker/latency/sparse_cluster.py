@@ -11,8 +11,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeprune.formats.graph import Graph, Op
-from edgeprune.formats.tflite.options import FileOptions, Window
+from edgeprune.formats.graph import Graph, Op, Window
 
 __all__ = ["NEEDED_ZEROS", "Cluster", "KeptMean", "find_cluster"]
 
@@ -78,14 +77,14 @@ class Cluster:
     reader: str = ""
 
 
-def find_cluster(graph: Graph, options: FileOptions) -> Cluster:
+def find_cluster(graph: Graph) -> Cluster:
     """The cluster of the first subgraph, followed from its stem as far as its operations are eligible."""
-    return _Walk(graph, options).cluster()
+    return _Walk(graph).cluster()
 
 
 class _Walk:
-    def __init__(self, graph: Graph, options: FileOptions) -> None:
-        self.graph, self.options = graph, options
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.options = graph, graph.options
         self.ops = [op for op in graph.ops if op.subgraph == 0]
         self.users: dict[int, list[int]] = {}
         for place, op in enumerate(self.ops):

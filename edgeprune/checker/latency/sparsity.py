@@ -10,15 +10,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from edgeprune.checker.latency.sparse_cluster import NEEDED_ZEROS, Cluster, KeptMean, find_cluster
 from edgeprune.errors import InputError
-from edgeprune.formats.coreml.mil import read_coreml
+from edgeprune.formats.contents import Contents
+from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.coreml.storage import weights_of
 from edgeprune.formats.graph import Graph
 from edgeprune.formats.precision import tflite_precision
-from edgeprune.formats.tflite import is_tflite
 
 __all__ = [
     "TWO_OF_FOUR",
@@ -98,29 +97,23 @@ class Refusal:
     change: str
 
 
-def sparsity_advice(path: Path) -> tuple[SparsityAdvice, ...]:
-    """Whether the zeros of the model at `path` make it faster, for each target that its format can run on.
+def sparsity_advice(contents: Contents) -> tuple[SparsityAdvice, ...]:
+    """Whether the zeros of a model make it faster, for each target that its format can run on.
 
-    Raises InputError for a missing or broken file, or one that is neither .tflite nor a Core ML package.
+    Raises InputError for one that is neither .tflite nor a Core ML package.
     """
-    if is_tflite(path):
-        from edgeprune.formats.tflite.flatbuffer import read_tflite
-        from edgeprune.formats.tflite.options import read_options
-
-        graph = read_tflite(path)
-        options = read_options(path, [op.kind for op in graph.ops if op.subgraph == 0])
-        cluster = find_cluster(graph, options)
+    graph = contents.graph
+    if graph is not None:
+        cluster = find_cluster(graph)
         return (
             *(_xnnpack(graph, cluster, target) for target in (ARM, "XNNPACK in WebAssembly SIMD")),
             _xnnpack(graph, cluster, "XNNPACK on x86 with AVX"),
             _ethos(graph),
             _two_of_four(),
         )
-    if path.suffix.lower() in (".mlpackage", ".mlmodel"):
-        return (_coreml(path), _two_of_four())
-    if not path.exists():
-        raise InputError(f"{path} does not exist; check the path")
-    raise InputError(f"{path}: neither a .tflite file nor a Core ML package; convert the model first")
+    if contents.package is not None:
+        return (_coreml(contents.package), _two_of_four())
+    raise InputError(f"{contents.path}: neither a .tflite file nor a Core ML package; convert the model first")
 
 
 def _xnnpack(graph: Graph, cluster: Cluster, target: str) -> SparsityAdvice:
@@ -262,8 +255,8 @@ def _two_of_four() -> SparsityAdvice:
     )
 
 
-def _coreml(path: Path) -> SparsityAdvice:
-    weights = weights_of(read_coreml(path))
+def _coreml(package: Package) -> SparsityAdvice:
+    weights = weights_of(package)
     sparse = [weight for weight in weights if "sparse" in weight.encoding]
     elements, zeros = sum(w.elements for w in weights), sum(w.zeros for w in weights)
     conditions = (
@@ -287,27 +280,21 @@ def _coreml(path: Path) -> SparsityAdvice:
     )
 
 
-def runs_sparse_kernels(path: Path) -> bool:
-    """Whether XNNPACK on Arm chooses sparse kernels for the .tflite file at `path`, even if it then refuses the file.
+def runs_sparse_kernels(contents: Contents) -> bool:
+    """Whether XNNPACK on Arm chooses sparse kernels for a .tflite file, even if it then refuses the file.
 
-    Raises InputError for a missing or broken file, or one of another format.
+    Raises InputError for a file of no format that is advised on.
     """
-    advice = sparsity_advice(path)[0]
+    advice = sparsity_advice(contents)[0]
     return advice.target == ARM and all(condition.met is not False for condition in advice.conditions[:-1])
 
 
-def load_refusals(path: Path) -> tuple[Refusal, ...]:
-    """Runtimes that refuse the .tflite file at `path`, by what was measured on files of TensorFlow 2.21.
-
-    Raises InputError for a missing or broken file; other formats have none.
-    """
-    if not is_tflite(path):
+def load_refusals(contents: Contents) -> tuple[Refusal, ...]:
+    """Runtimes that refuse a .tflite file, as measured on files of TensorFlow 2.21; other formats have none."""
+    graph = contents.graph
+    if graph is None:
         return ()
-    from edgeprune.formats.tflite.flatbuffer import read_tflite
-    from edgeprune.formats.tflite.options import read_options
-
-    graph = read_tflite(path)
-    sparse = read_options(path, []).sparse
+    sparse = graph.options.sparse
     precision = tflite_precision(graph)
     found = []
     if precision == "dynamic":
@@ -334,8 +321,8 @@ def load_refusals(path: Path) -> tuple[Refusal, ...]:
                 change="leave the dense layers out of sparse storage (1x1 convolutions alone load)",
             )
         )
-    arm = sparsity_advice(path)[0]
-    if runs_sparse_kernels(path) and arm.conditions[-1].met is False:
+    arm = sparsity_advice(contents)[0]
+    if runs_sparse_kernels(contents) and arm.conditions[-1].met is False:
         found.append(
             Refusal(
                 runtime="LiteRT 2.3.0 on Arm with its default delegate",

@@ -13,7 +13,7 @@ from pathlib import Path
 from edgeprune.artifact import GIT_LFS_POINTER
 from edgeprune.checker.size.codecs import CODECS, QUICK
 from edgeprune.errors import InputError
-from edgeprune.formats.tflite import Graph, is_tflite, read_graph
+from edgeprune.formats import Graph, read_graph
 
 __all__ = ["SizeReport", "measure_download", "measure_size"]
 
@@ -41,7 +41,8 @@ def measure_size(path: Path, codecs: Sequence[str] = QUICK) -> SizeReport:
     and whatever `read_graph` raises for a .tflite.
     """
     members = _members(path)
-    graph = read_graph(path) if is_tflite(path) else None  # before the slow part: a broken file is told at once
+    # Before the slow part: a broken file is told at once.
+    graph = read_graph(path) if path.suffix.lower() in (".tflite", ".lite") else None
     raw_bytes, download_bytes = _totals(members, codecs)
     return SizeReport(path=path, raw_bytes=raw_bytes, download_bytes=download_bytes, files=len(members), graph=graph)
 

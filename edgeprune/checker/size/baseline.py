@@ -11,6 +11,7 @@ from edgeprune.checker.size.codecs import QUICK
 from edgeprune.checker.size.models_behind import Estimator, is_bundle, no_estimates, sources_of
 from edgeprune.checker.size.records import FileRecord
 from edgeprune.errors import InputError, UsageError
+from edgeprune.formats import read_contents
 from edgeprune.formats.bundles import BUNDLES
 from edgeprune.json_values import decode, record_of
 from edgeprune.ledger import ArtifactEntry, Ledger
@@ -86,7 +87,8 @@ def load_baseline(
         raise UsageError(
             f"{path}: one file is no baseline for {len(checked)}; give a folder, or the JSON of an earlier check"
         )
-    return Baseline(path, [account(path, codecs, estimates=estimator(path))], only=True)
+    contents = read_contents(path)
+    return Baseline(path, [account(contents, codecs, estimates=estimator(contents))], only=True)
 
 
 def _in_folder(

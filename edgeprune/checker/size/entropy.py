@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from edgeprune.formats.contents import PACKED_BITS, Piece, StoredArray
+from edgeprune.formats.contents import Piece, StoredArray
+from edgeprune.formats.elements import PACKED_BITS
 
 __all__ = ["bound_bytes", "code_bits"]
 

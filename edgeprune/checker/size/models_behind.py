@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Estimator", "Refused", "Source", "Sources", "is_bundle", "no_estimates", "sources_of"]
 
-Estimator = Callable[[Path], tuple[Estimate, ...]]
+Estimator = Callable[[Contents], tuple[Estimate, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -54,7 +54,7 @@ def is_bundle(path: Path) -> bool:
     return path.suffix.lower() in BUNDLES and not path.is_dir()
 
 
-def no_estimates(_: Path) -> tuple[Estimate, ...]:
+def no_estimates(_: Contents) -> tuple[Estimate, ...]:
     """For those who ask for no latency."""
     return ()
 
@@ -69,13 +69,13 @@ def sources_of(
 ) -> Sources:
     """The models at `path`; `every` and `shares` as for `account`.
 
-    `estimator` is called with each model as a file of its own, also with those inside a bundle.
+    `estimator` is called with each model that was read, also with those inside a bundle.
 
     Raises InputError, also for a bundle in which there is no model, and Unsupported where a file cannot be read.
     """
     if not is_bundle(path):
         contents = read_contents(path)
-        record = account(contents, codecs, shares=shares, every=every, estimates=estimator(path))
+        record = account(contents, codecs, shares=shares, every=every, estimates=estimator(contents))
         return Sources(models=(Source(record=record, contents=contents, file=path),))
     from edgeprune.formats.bundles.bundle import read_bundle
 
@@ -113,4 +113,4 @@ def _models(
             except (InputError, Unsupported) as cause:
                 yield Refused(path=name, reason=str(cause).replace(str(inner), model.name))
                 continue
-            yield Source(record=replace(record, estimates=estimator(inner)), contents=contents, file=None)
+            yield Source(record=replace(record, estimates=estimator(contents)), contents=contents, file=None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeprune.formats.contents import Bytes, element_bits
+from edgeprune.formats.elements import Bytes, element_bits
 
 __all__ = ["Blob", "BlobFile", "BrokenBlobsError", "read_blobs"]
 

@@ -11,15 +11,14 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
-from edgeprune.artifact import GIT_LFS_POINTER
 from edgeprune.errors import InputError
 from edgeprune.formats.contents import Contents, Layer, Piece, StoredArray, printable
 from edgeprune.formats.coreml.blobs import BlobFile, BrokenBlobsError, read_blobs
 from edgeprune.formats.coreml.program import BrokenProgramError, Claims, layers_of, stored_bytes
+from edgeprune.formats.elements import count_zeros
 from edgeprune.formats.weights import Role
-from edgeprune.formats.zeros import zeros_in
+from edgeprune.host.untrusted import check_file, is_folder, open_file, read_whole
 
 __all__ = ["FILE_LIMIT", "read_compiled"]
 
@@ -48,6 +47,9 @@ def read_compiled(path: Path) -> Contents:
         raise InputError(
             f"{path}: not a compiled Core ML model: no coremldata.bin, model.mil or model.espresso.net in it"
         )
+    for name in files:
+        if not _is_weight_file(name) and PurePosixPath(name).name != "model.mil":
+            check_file(path / name, "a file of a compiled Core ML model")
     claims = Claims(files={name: _weights(path, name) for name in files if _is_weight_file(name)})
     layers = [*_named(path, files, claims), *_unnamed(claims)]
     note = _note(files, claims)
@@ -65,7 +67,7 @@ def read_compiled(path: Path) -> Contents:
 
 def _files(path: Path) -> Iterator[tuple[str, int]]:
     """(path inside the model, bytes) of every file; none may be a link or a git-lfs pointer."""
-    if not path.is_dir():
+    if not is_folder(path):
         raise InputError(f"{path}: not a folder; name a compiled Core ML model such as Model.mlmodelc")
     pending, number = [path], 0
     while pending:
@@ -79,9 +81,6 @@ def _files(path: Path) -> Iterator[tuple[str, int]]:
             if entry.is_dir():
                 pending.append(place)
                 continue
-            with _open(place) as file:
-                if file.read(len(GIT_LFS_POINTER)) == GIT_LFS_POINTER:
-                    raise InputError(f"{place}: a git-lfs pointer, not the file itself; run: git lfs pull")
             yield place.relative_to(path).as_posix(), entry.stat().st_size
 
 
@@ -93,21 +92,13 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise InputError(f"{folder}: cannot be read: {cause.strerror}") from cause
 
 
-def _open(file: Path) -> BinaryIO:
-    try:
-        return file.open("rb")
-    except OSError as cause:
-        raise InputError(f"{file}: cannot be read: {cause.strerror}") from cause
-
-
 def _is_weight_file(name: str) -> bool:
     place = PurePosixPath(name)
     return place.suffix == ".bin" and place.parent.name == "weights"
 
 
 def _weights(path: Path, name: str) -> BlobFile:
-    with _open(path / name) as file:
-        content = file.read()
+    content = read_whole(path / name, "the weights of a compiled Core ML model")
     try:
         return read_blobs(content)
     except BrokenBlobsError as cause:
@@ -134,7 +125,7 @@ def _named(path: Path, files: Mapping[str, int], claims: Claims) -> Iterator[Lay
         place = PurePosixPath(name)
         if place.name != "model.mil":
             continue
-        with _open(path / name) as lines:
+        with open_file(path / name, "the program of a compiled Core ML model") as lines:
             try:
                 yield from layers_of(lines, str(place.parent), claims)
             except BrokenProgramError as cause:
@@ -155,7 +146,7 @@ def _unnamed(claims: Claims) -> Iterator[Layer]:
                 shape=shape,
                 precision=blob.dtype,
                 role=Role.BIAS,  # the file does not say more of it than its size
-                zeros=zeros_in(blob.raw[: stored_bytes(blob.dtype, shape)], blob.dtype, shape),
+                zeros=count_zeros(blob.raw[: stored_bytes(blob.dtype, shape)], blob.dtype, shape),
                 pieces=(piece,),
             )
             yield Layer(name=called, kind="", arrays=(array,))

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeprune.formats.coreml.mil import unpack_bits
+from edgeprune.formats.elements import Bytes, code_counts, unpack_bits
 
 __all__ = ["DECODERS", "count_decoded_zeros", "decode"]
 
 Array = npt.NDArray[Any]
 Parts = Mapping[str, Any]
 _LONGEST_VECTOR = 64  # numbers that one index stands for; a forged table would fill any memory
-_UNPACKED_AT_ONCE = 1 << 16  # indexes
 
 
 def decode(kind: str, parts: Parts) -> tuple[Array, ...]:
@@ -70,8 +69,12 @@ def _lut(parts: Parts) -> tuple[Array, ...]:
     if "shape" in parts:  # iOS 16: one table, indexes packed into bytes
         shape = tuple(int(size) for size in parts["shape"])
         bits = max(1, int(lut.size - 1).bit_length())
-        return (lut[unpack_bits(indices.astype(np.uint8).reshape(-1), bits, math.prod(shape))].reshape(shape),)
+        return (lut[unpack_bits(_packed(indices), bits, math.prod(shape))].reshape(shape),)
     return (_tables(indices, lut, parts.get("vector_axis")),)
+
+
+def _packed(values: Array) -> Bytes:
+    return values.astype(np.uint8, copy=False).reshape(-1)
 
 
 def _tables(indices: Array, lut: Array, vector_axis: Any) -> Array:
@@ -93,7 +96,7 @@ def _sparse(parts: Parts) -> tuple[Array, ...]:
     mask, values = np.asarray(parts["mask"]), np.asarray(parts["nonzero_data"])
     if "shape" in parts:  # iOS 16: one bit an element, packed into bytes
         shape = tuple(int(size) for size in parts["shape"])
-        mask = unpack_bits(mask.astype(np.uint8).reshape(-1), 1, math.prod(shape)).reshape(shape)
+        mask = unpack_bits(_packed(mask), 1, math.prod(shape)).reshape(shape)
     return (_scatter(mask, values),)
 
 
@@ -164,23 +167,10 @@ def _lut_zeros(parts: Parts) -> int:
     bits = max(1, int(lut.size - 1).bit_length())
     zero = np.zeros(1 << bits, np.int64)
     zero[: lut.size] = lut.reshape(-1) == 0
-    counts = _packed_counts(indices, bits, math.prod(int(size) for size in parts["shape"]))
+    counts = code_counts(_packed(indices), bits, math.prod(int(size) for size in parts["shape"]))
     if counts[lut.size :].any():
         raise ValueError(f"an index beyond the {lut.size} values of its table")
     return int(counts @ zero)
-
-
-def _packed_counts(packed: Array, bits: int, count: int) -> Array:
-    """How often each integer of `bits` bits occurs among `count` of them, in packed bytes; int64 (2 ** bits,)."""
-    raw, step = packed.astype(np.uint8, copy=False).reshape(-1), _UNPACKED_AT_ONCE * bits // 8
-    if len(raw) * 8 < count * bits:
-        raise ValueError(f"{len(raw)} bytes do not hold {count} indexes of {bits} bits")
-    counts = np.zeros(1 << bits, np.int64)
-    for start in range(0, -(-count * bits // 8), step):
-        part = raw[start : start + step]
-        here = min(count - start * 8 // bits, len(part) * 8 // bits)
-        counts += np.bincount(unpack_bits(part, bits, here), minlength=1 << bits)
-    return counts
 
 
 def _table_zeros(indices: Array, lut: Array) -> int:
@@ -198,7 +188,7 @@ def _table_zeros(indices: Array, lut: Array) -> int:
 def _sparse_zeros(parts: Parts) -> int:
     mask, values = np.asarray(parts["mask"]), np.asarray(parts["nonzero_data"])
     if "shape" in parts:
-        unset, ones = _packed_counts(mask, 1, math.prod(int(size) for size in parts["shape"])).tolist()
+        unset, ones = code_counts(_packed(mask), 1, math.prod(int(size) for size in parts["shape"])).tolist()
     else:
         ones = int(np.count_nonzero(mask))
         unset = mask.size - ones

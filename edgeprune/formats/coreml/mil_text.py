@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from edgeprune.formats.contents import Shape
+from edgeprune.formats.elements import Shape
 
 __all__ = ["Reference", "Statement", "Value", "statements"]
 

@@ -6,24 +6,23 @@ Format: github.com/apple/coremltools, mlmodel/format/Model.proto and NeuralNetwo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from edgeprune.errors import InputError, Unsupported
+from edgeprune.errors import InputError
 from edgeprune.formats.contents import Contents, Layer, Piece, StoredArray, printable
-from edgeprune.formats.coreml.mil import model_file
+from edgeprune.formats.coreml.mil import Package
+from edgeprune.formats.coreml.mil_reader import Specification
 from edgeprune.formats.coreml.neural_layers import FIRST_LAYER, LAYERS, LayerKind, Place
 from edgeprune.formats.coreml.neural_weights import floats_of, read_weights
-from edgeprune.formats.protobuf import BrokenMessageError, Message, parse
-from edgeprune.formats.untrusted import read_whole
+from edgeprune.formats.elements import count_zeros
+from edgeprune.formats.protobuf import BrokenMessageError, Message
 from edgeprune.formats.weights import Role
-from edgeprune.formats.zeros import zeros_in
 
-__all__ = ["read_neural_network"]
+__all__ = ["network_contents"]
 
-_KIND = "a Core ML model"
 # Model.proto, the oneof "Type": members with a network or with models inside, and what the others are called.
-_NETWORKS, _PROGRAM = (303, 403, 500), 502
+_NETWORKS = (303, 403, 500)
 _PIPELINES: Mapping[int, bool] = {200: True, 201: True, 202: False}  # whether the pipeline is one level down
 _FIRST_TYPE = 200
 _TYPES: Mapping[int, str] = {
@@ -64,25 +63,21 @@ _MAX_DEPTH, _MOST_LAYERS = 32, 1 << 20
 _DIRECTIONS = ("forward/", "backward/")
 
 
-def read_neural_network(path: Path) -> Contents:
+def network_contents(path: Path, package: Package, found: Specification) -> Contents:
     """The layers of a `.mlmodel` file, or of a `.mlpackage` folder whose model is no ML program.
 
     A pipeline's models are read in turn, each a group of layers. What is no neural network is only sized: its bytes
     are "other", and the note says what it is. MACs are not known: such a file states no sizes of activations. Raises
-    InputError for what is missing, broken or refused, and Unsupported for an ML program.
+    InputError for what is broken.
     """
-    place = model_file(path) if path.is_dir() else path
-    content = read_whole(place, _KIND)
     reader = _Reader()
     try:
-        model = parse(content)
-        if _PROGRAM in model.pieces:
-            raise Unsupported(f"{path}: an ML program, no neural network; save it as a .mlpackage and check that")
-        reader.model(model, "", 0)
+        reader.model(found.model, "", 0)
     except (BrokenMessageError, RecursionError) as cause:
-        raise InputError(f"{path}: not {_KIND}, or a broken one: {cause}; export it again") from cause
-    files = _files(path) if path.is_dir() else {}
-    return _contents(path, len(content), files, str(place.relative_to(path)) if files else "", reader)
+        raise InputError(f"{path}: not a Core ML model, or a broken one: {cause}; export it again") from cause
+    files = _files(path) if found.place != path else {}
+    inside = str(found.place.relative_to(path)) if files else ""
+    return replace(_contents(path, found.raw_bytes, files, inside, reader), package=package)
 
 
 def _contents(path: Path, model_bytes: int, files: Mapping[str, int], inside: str, reader: _Reader) -> Contents:
@@ -184,7 +179,7 @@ class _Reader:
             shape=shape,
             precision="float32",
             role=Role.STEERING,
-            zeros=zeros_in(raw, "float32", shape),
+            zeros=count_zeros(raw, "float32", shape),
             pieces=(piece,),
         )
         name = printable(preprocessing.text(1))

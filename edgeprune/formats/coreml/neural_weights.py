@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edgeprune.formats.contents import Bytes, Piece, Shape, StoredArray, printable
+from edgeprune.formats.contents import Piece, StoredArray, printable
+from edgeprune.formats.elements import Bytes, Shape, count_zeros
 from edgeprune.formats.protobuf import BrokenMessageError, Message
 from edgeprune.formats.weights import Role
-from edgeprune.formats.zeros import zeros_in
 
 __all__ = ["floats_of", "read_weights"]
 
@@ -46,7 +46,7 @@ def read_weights(
         raw, dtype = (floats, "float32") if key == _FLOAT else (raws[_HALF], "float16")
         shape = _shape(sizes, len(raw) * 8, 32 if key == _FLOAT else 16)
         pieces: tuple[Piece, ...] = (_piece(raw, dtype, shape, axis),)
-        zeros, precision = zeros_in(raw, dtype, shape), dtype
+        zeros, precision = count_zeros(raw, dtype, shape), dtype
     else:
         told = message.child(_QUANTIZATION) if message.has(_QUANTIZATION) else None
         shape, precision, zeros, pieces = _quantized(told, name, raws[key], key, sizes, axis)

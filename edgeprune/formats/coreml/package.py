@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +16,16 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import InputError
-from edgeprune.formats.contents import Contents, Layer, Piece, Shape, StoredArray
+from edgeprune.formats.contents import Contents, Layer, Piece, StoredArray
 from edgeprune.formats.coreml.constexpr import count_decoded_zeros, decode
-from edgeprune.formats.coreml.mil import Block, Constant, Operation, Package, Port, read_coreml
+from edgeprune.formats.coreml.mil import Block, Constant, Operation, Package, Port
 from edgeprune.formats.coreml.mil_macs import mil_macs
 from edgeprune.formats.coreml.storage import MIL_USES, is_constant
+from edgeprune.formats.elements import Shape
 from edgeprune.formats.weights import Role
+from edgeprune.host.untrusted import is_folder, status_of
 
-__all__ = ["package_files", "read_program"]
+__all__ = ["package_files", "program_contents"]
 
 _BLOB_ALIGNMENT = 64  # bytes, of blobs and of what describes each
 _MOST_PARTS = 8  # operations between a stored constant and its use; formats of today need 2
@@ -35,9 +36,8 @@ _STEERING = frozenset({"string", "list", "dictionary", "other"})
 _WORDS = (("sparse", "sparse"), ("lut", "palette"), ("scale", "int8"), ("affine", "int8"))
 
 
-def read_program(path: Path, package: Package | None = None) -> Contents:
-    """The ML program at `path` (.mlpackage or .mlmodel). Raises InputError as `read_coreml` does."""
-    package = package or read_coreml(path)
+def program_contents(path: Path, package: Package) -> Contents:
+    """The ML program at `path` (.mlpackage or .mlmodel). Raises InputError for what contradicts itself."""
     if package.weight_bytes and not path.is_dir():  # what ships is both
         raise InputError(
             f"{path}: its weights are in another file, beside it; name the .mlpackage folder that holds both"
@@ -54,25 +54,20 @@ def read_program(path: Path, package: Package | None = None) -> Contents:
         sections=_sections(reader, files),
         layers=layers,
         files=files,
+        package=package,
     )
 
 
 def package_files(path: Path) -> dict[str, int]:
     """Sizes of the files of a package by their path in it; of a file, its own. Raises InputError."""
-    try:
-        if not stat.S_ISDIR(path.stat().st_mode):
-            return {path.name: path.stat().st_size}
-        found = {}
-        for folder, _, names in os.walk(path):
-            for name in names:
-                file = Path(folder) / name
-                status = file.stat()
-                if not stat.S_ISREG(status.st_mode):
-                    raise InputError(f"{file} is neither a file nor a folder")  # a pipe would be read for ever
-                found[file.relative_to(path).as_posix()] = status.st_size
-        return dict(sorted(found.items()))
-    except OSError as cause:
-        raise InputError(f"{path} cannot be read: {cause.strerror}") from cause
+    if not is_folder(path):
+        return {path.name: status_of(path).st_size}
+    found = {}
+    for folder, _, names in os.walk(path):
+        for name in names:
+            file = Path(folder) / name
+            found[file.relative_to(path).as_posix()] = status_of(file).st_size
+    return dict(sorted(found.items()))
 
 
 class _Program:

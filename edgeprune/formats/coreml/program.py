@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edgeprune.formats.contents import Bytes, Layer, Piece, Shape, StoredArray, element_bits, printable
+from edgeprune.formats.contents import Layer, Piece, StoredArray, printable
 from edgeprune.formats.coreml.blobs import Blob, BlobFile
 from edgeprune.formats.coreml.mil_text import Reference, Statement, Value, statements
 from edgeprune.formats.coreml.storage import MIL_USES
+from edgeprune.formats.elements import Bytes, Shape, code_counts, count_zeros, element_bits
 from edgeprune.formats.weights import Role
-from edgeprune.formats.zeros import codes_of, zeros_in
 
 __all__ = ["BrokenProgramError", "Claims", "layers_of", "stored_bytes"]
 
@@ -236,7 +236,7 @@ def _zeros(made: _Held, parts: Mapping[str, tuple[Reference, Bytes]]) -> int | N
 
 def _part_zeros(part: tuple[Reference, Bytes]) -> int | None:
     reference, raw = part
-    return zeros_in(raw[: stored_bytes(reference.dtype, reference.shape)], reference.dtype, reference.shape)
+    return count_zeros(raw[: stored_bytes(reference.dtype, reference.shape)], reference.dtype, reference.shape)
 
 
 def stored_bytes(dtype: str, shape: Shape) -> int:
@@ -255,4 +255,4 @@ def _palette_zeros(
     if reference.dtype not in ("float16", "float32"):
         return None
     entries = np.frombuffer(raw[: width << bits], f"<f{width}")
-    return int(np.asarray(codes_of(indices[1], bits, elements))[entries == 0].sum())
+    return int(code_counts(indices[1], bits, elements)[entries == 0].sum())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edgeprune.errors import InputError
 from edgeprune.formats.coreml.constexpr import DECODERS, decode
-from edgeprune.formats.coreml.mil import Constant, Operation, Package, read_coreml
+from edgeprune.formats.coreml.mil import Constant, Operation, Package
 from edgeprune.formats.weights import Role, Uses
 
 __all__ = ["MIL_USES", "Storage", "StoredWeight", "constants_of", "is_constant", "storage_of", "weights_of"]
@@ -76,16 +76,13 @@ class Storage:
         return self.zeros / self.elements if self.elements else None
 
 
-def storage_of(path: Path) -> Storage:
-    """The weights of the package at `path` taken together. Raises InputError as `read_coreml` does."""
-    weights = weights_of(read_coreml(path))
-    encodings: dict[str, int] = {}
-    for weight in weights:
-        encodings[weight.encoding] = encodings.get(weight.encoding, 0) + 1
+def storage_of(package: Package) -> Storage:
+    """The weights of a package taken together. Raises InputError for a constant that does not fit its description."""
+    weights = weights_of(package)
     return Storage(
         elements=sum(weight.elements for weight in weights),
         zeros=sum(weight.zeros for weight in weights),
-        encodings=encodings,
+        encodings=Counter(weight.encoding for weight in weights),
     )
 
 

@@ -6,6 +6,7 @@ Formats: docs.hdfgroup.org; PKWARE APPNOTE.TXT (zip); keras_layout.py for what K
 from __future__ import annotations
 
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,13 @@ from typing import IO
 from edgeprune.errors import InputError, OutputError
 from edgeprune.formats.bundles.deflated import compressed_bytes
 from edgeprune.formats.contents import Contents, Layer, Piece, StoredArray, printable
+from edgeprune.formats.elements import count_zeros
 from edgeprune.formats.keras.hdf5_limits import largest_plausible
 from edgeprune.formats.keras.hdf5_session import Hdf5Array, Hdf5File, read_hdf5
 from edgeprune.formats.keras.layout import KERAS_USES, Owner, Part, architecture, channel_axis, owners
-from edgeprune.formats.untrusted import check_file
 from edgeprune.formats.weights import Role
-from edgeprune.formats.zeros import zeros_in
 from edgeprune.host.interrupts import scratch_folder
+from edgeprune.host.untrusted import open_file
 
 __all__ = ["read_keras"]
 
@@ -42,9 +43,9 @@ def read_keras(path: Path) -> Contents:
     are not in such a file. "other" holds what HDF5 and zip need for themselves, and assets. Raises InputError for a
     file that is missing, damaged, or refused (it leaves itself, is encrypted, or expands beyond what is plausible).
     """
-    size_bytes = check_file(path, _KIND)
-    with path.open("rb") as stream:
+    with open_file(path, _KIND) as stream:
         head = stream.read(8)
+        size_bytes = stream.seek(0, os.SEEK_END)
     if head == _HDF5_MAGIC:
         return _read_h5(path, size_bytes)
     if head.startswith(_ZIP_MAGIC):
@@ -173,7 +174,7 @@ def _stored(owner: Owner, name: str, array: Hdf5Array) -> StoredArray:
         shape=array.shape,
         precision=array.dtype,
         role=Role.STEERING if owner.group else KERAS_USES.role(owner.kind, name.rpartition("/")[2], array.shape),
-        zeros=zeros_in(array.raw, array.dtype, array.shape) if math.prod(array.shape) else 0,
+        zeros=count_zeros(array.raw, array.dtype, array.shape) if math.prod(array.shape) else 0,
         pieces=(piece,),
     )
 

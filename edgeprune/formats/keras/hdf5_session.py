@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from edgeprune.errors import InputError, RuntimeFailure
-from edgeprune.formats.contents import Bytes, Shape, element_bits
+from edgeprune.formats.elements import Bytes, Shape, element_bits
 from edgeprune.formats.keras.hdf5_limits import largest_plausible
 from edgeprune.host.interrupts import child_process
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgeprune.formats.contents import Shape
+from edgeprune.formats.elements import Shape
 from edgeprune.formats.keras.hdf5_session import Hdf5File
 from edgeprune.formats.weights import Uses
 

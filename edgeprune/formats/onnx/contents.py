@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from edgeprune.errors import InputError
-from edgeprune.formats.contents import Contents, Layer, Shape, StoredArray, printable
+from edgeprune.formats.contents import Contents, Layer, StoredArray, printable
+from edgeprune.formats.elements import Shape, count_zeros
 from edgeprune.formats.onnx.operators import (
     MULTIPLIERS,
     QUANTIZED_INPUTS,
@@ -22,9 +23,8 @@ from edgeprune.formats.onnx.operators import (
 )
 from edgeprune.formats.onnx.tensors import OutsideFiles, Tensor, integers_of, read_sparse, read_tensor
 from edgeprune.formats.protobuf import BrokenMessageError, Message, parse
-from edgeprune.formats.untrusted import read_whole
 from edgeprune.formats.weights import Role
-from edgeprune.formats.zeros import zeros_in
+from edgeprune.host.untrusted import read_whole
 
 __all__ = ["read_onnx"]
 
@@ -321,7 +321,7 @@ def _zeros(held: _Held) -> int | None:
         flat = held.zero_point is not None and len(held.zero_point.shape) == 1
         if not flat or not tensor.shape or tensor.shape[axis] != len(points):
             return None
-    return zeros_in(tensor.raw, tensor.dtype, tensor.shape, zero_points=points, axis=axis)
+    return count_zeros(tensor.raw, tensor.dtype, tensor.shape, zero_points=points, axis=axis)
 
 
 def _shape(value: Message) -> Shape | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from edgeprune.formats.contents import Shape
+from edgeprune.formats.elements import Shape
 from edgeprune.formats.weights import Role, Uses
 
 __all__ = ["MULTIPLIERS", "QUANTIZED_INPUTS", "TRANSPARENT", "channel_axis", "count_macs", "role_of"]

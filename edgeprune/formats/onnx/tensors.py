@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.errors import InputError
-from edgeprune.formats.contents import Bytes, Piece, Shape, StoredArray, element_bits
-from edgeprune.formats.graph import parse_dense
+from edgeprune.formats.contents import Piece, StoredArray
+from edgeprune.formats.elements import Bytes, Shape, count_zeros, dense_values, element_bits
 from edgeprune.formats.protobuf import BrokenMessageError, Message, count_varints, unpack_varints
-from edgeprune.formats.untrusted import read_whole
 from edgeprune.formats.weights import Role
-from edgeprune.formats.zeros import zeros_in
+from edgeprune.host.untrusted import read_whole
 
 __all__ = ["OutsideFiles", "Tensor", "integers_of", "read_sparse", "read_tensor"]
 
@@ -167,7 +166,7 @@ def read_sparse(message: Message, outside: OutsideFiles, role: Callable[[str, Sh
     count, elements = math.prod(values.shape), math.prod(shape)
     if places.dtype != "int64" or math.prod(places.shape) not in (count, count * len(shape)) or count > elements:
         raise BrokenMessageError(f"the sparse tensor {values.name!r} of shape {shape} has {count} values")
-    zeros = zeros_in(values.raw, values.dtype, values.shape)
+    zeros = count_zeros(values.raw, values.dtype, values.shape)
     return StoredArray(
         name=values.name,
         shape=shape,
@@ -181,7 +180,7 @@ def read_sparse(message: Message, outside: OutsideFiles, role: Callable[[str, Sh
 def integers_of(tensor: Tensor) -> tuple[int, ...]:
     """The numbers of a small integer tensor (zero points); empty for another type."""
     if tensor.dtype.startswith(("int", "uint")):
-        return tuple(int(value) for value in parse_dense(tensor.raw, tensor.dtype, math.prod(tensor.shape)))
+        return tuple(int(value) for value in dense_values(tensor.raw, tensor.dtype, math.prod(tensor.shape)))
     return ()
 
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from edgeprune.formats.contents import Contents, Layer, Piece, StoredArray
 from edgeprune.formats.graph import Graph, Op, Tensor, unpacked_from
-from edgeprune.formats.tflite.flatbuffer import Storage, read_storage
+from edgeprune.formats.tflite.flatbuffer import Buffers, parse_tflite
 from edgeprune.formats.weights import Role
+from edgeprune.host.untrusted import read_whole
 
-__all__ = ["read_tflite_contents"]
+__all__ = ["read_tflite"]
 
 # The output channel's place in the kernels of TFLite.
 _CHANNEL_AXIS: Mapping[str, int] = {
@@ -31,20 +32,21 @@ _AT_ONCE = 1 << 16
 _ZIP_END = b"PK\x05\x06"
 
 
-def read_tflite_contents(path: Path) -> Contents:
-    """The file at `path`. Raises what `edgeprune.formats.tflite.flatbuffer.read_tflite` raises."""
-    graph, storage = read_storage(path)
-    layers = tuple(_layers(graph, storage))
+def read_tflite(path: Path) -> Contents:
+    """The file at `path`. Raises InputError (missing, refused) and what `parse_tflite` raises."""
+    content = read_whole(path, "a .tflite file")
+    graph, buffers = parse_tflite(path, content)
     return Contents(
         path=path,
         format="tflite",
-        raw_bytes=len(storage.content),
-        sections=_sections(graph, storage),
-        layers=layers,
+        raw_bytes=len(content),
+        sections=_sections(graph, buffers),
+        layers=tuple(_layers(graph, buffers)),
+        graph=graph,
     )
 
 
-def _layers(graph: Graph, storage: Storage) -> Iterator[Layer]:
+def _layers(graph: Graph, buffers: Buffers) -> Iterator[Layer]:
     source, roles = unpacked_from(graph.ops), graph.roles()
     seen: set[tuple[int, int]] = set()  # places in the file that a layer has
     entries = {signature.subgraph for signature in graph.signatures} - {0}
@@ -53,10 +55,10 @@ def _layers(graph: Graph, storage: Storage) -> Iterator[Layer]:
         for place in op.inputs if op.outputs and op.outputs[0] not in source else ():
             index = source.get(place, place)
             tensor = graph.tensors[index] if index >= 0 else None
-            place_in_file = storage.buffers.get(tensor.buffer) if tensor is not None and tensor.buffer else None
+            place_in_file = buffers.places.get(tensor.buffer) if tensor is not None and tensor.buffer else None
             if tensor is not None and place_in_file is not None and place_in_file not in seen:
                 seen.add(place_in_file)
-                arrays.append(_array(index, tensor, op.kind, roles.get(index, Role.STEERING), storage))
+                arrays.append(_array(index, tensor, op.kind, roles.get(index, Role.STEERING), buffers))
         yield Layer(
             name=_name(graph, op),
             kind=op.kind,
@@ -66,7 +68,7 @@ def _layers(graph: Graph, storage: Storage) -> Iterator[Layer]:
             macs=None if op.subgraph in entries else op.macs,
             group=f"subgraph {op.subgraph}" if op.subgraph else "",
         )
-    yield from _leftovers(graph, storage, seen)
+    yield from _leftovers(graph, buffers, seen)
 
 
 def _name(graph: Graph, op: Op) -> str:
@@ -75,12 +77,12 @@ def _name(graph: Graph, op: Op) -> str:
     return graph.tensors[index].name.split(";")[0] if index is not None else ""
 
 
-def _array(index: int, tensor: Tensor, kind: str, role: Role, storage: Storage) -> StoredArray:
-    start, size = storage.buffers[tensor.buffer]
-    axis = storage.axes.get(index, _CHANNEL_AXIS.get(kind))
-    sparse = storage.positions.get(index, ())
+def _array(index: int, tensor: Tensor, kind: str, role: Role, buffers: Buffers) -> StoredArray:
+    start, size = buffers.places[tensor.buffer]
+    axis = buffers.axes.get(index, _CHANNEL_AXIS.get(kind))
+    sparse = buffers.positions.get(index, ())
     fits = axis is not None and axis < len(tensor.shape) and not sparse
-    values = np.frombuffer(storage.content, np.uint8, size, start)
+    values = np.frombuffer(buffers.content, np.uint8, size, start)
     positions = tuple(
         Piece(raw=raw, dtype="uint8", shape=(len(raw),), axis=None, stored_bytes=len(raw)) for raw in sparse
     )
@@ -101,48 +103,48 @@ def _array(index: int, tensor: Tensor, kind: str, role: Role, storage: Storage) 
     )
 
 
-def _leftovers(graph: Graph, storage: Storage, seen: set[tuple[int, int]]) -> Iterator[Layer]:
+def _leftovers(graph: Graph, buffers: Buffers, seen: set[tuple[int, int]]) -> Iterator[Layer]:
     """Constants that no operator reads, and buffers that no tensor names."""
     arrays = []
     for index, tensor in enumerate(graph.tensors):
-        place = storage.buffers.get(tensor.buffer) if tensor.buffer else None
+        place = buffers.places.get(tensor.buffer) if tensor.buffer else None
         if place is not None and place not in seen:
             seen.add(place)
-            arrays.append(_array(index, tensor, "", Role.STEERING, storage))
-    for number in sorted(set(storage.buffers) - storage.metadata - {tensor.buffer for tensor in graph.tensors}):
-        place = storage.buffers[number]
+            arrays.append(_array(index, tensor, "", Role.STEERING, buffers))
+    for number in sorted(set(buffers.places) - buffers.metadata - {tensor.buffer for tensor in graph.tensors}):
+        place = buffers.places[number]
         if place not in seen:
             seen.add(place)
-            arrays.append(_unnamed(number, storage))
+            arrays.append(_unnamed(number, buffers))
     if arrays:
         yield Layer(name="(constants that nothing uses)", kind="", arrays=tuple(arrays), macs=0)
 
 
-def _unnamed(number: int, storage: Storage) -> StoredArray:
+def _unnamed(number: int, buffers: Buffers) -> StoredArray:
     """A buffer without a tensor: bytes of no known type."""
-    start, size = storage.buffers[number]
-    raw = np.frombuffer(storage.content, np.uint8, size, start)
+    start, size = buffers.places[number]
+    raw = np.frombuffer(buffers.content, np.uint8, size, start)
     piece = Piece(raw=raw, dtype="uint8", shape=(size,), axis=None, stored_bytes=size)
     return StoredArray(
         name=f"buffer {number}", shape=(size,), precision="uint8", role=Role.STEERING, zeros=None, pieces=(piece,)
     )
 
 
-def _sections(graph: Graph, storage: Storage) -> dict[str, int]:
+def _sections(graph: Graph, buffers: Buffers) -> dict[str, int]:
     """Bytes by purpose; shared and overlapping buffers count once."""
-    kinds = np.zeros(len(storage.content), np.uint8)  # 0 graph, 1 weights, 2 metadata, 3 padding
+    kinds = np.zeros(len(buffers.content), np.uint8)  # 0 graph, 1 weights, 2 metadata, 3 padding
     named = {tensor.buffer for tensor in graph.tensors}
-    described = {number for number in storage.buffers if number in storage.metadata and number not in named}
-    for start, stop in _merged(storage.buffers[number] for number in described):
+    described = {number for number in buffers.places if number in buffers.metadata and number not in named}
+    for start, stop in _merged(buffers.places[number] for number in described):
         kinds[start:stop] = 2
-    for start, stop in _merged(place for number, place in storage.buffers.items() if number not in described):
+    for start, stop in _merged(place for number, place in buffers.places.items() if number not in described):
         kinds[start:stop] = 1
-    base = np.frombuffer(storage.content, np.uint8)
-    for raw in (raw for views in storage.positions.values() for raw in views):
+    base = np.frombuffer(buffers.content, np.uint8)
+    for raw in (raw for views in buffers.positions.values() for raw in views):
         start = raw.ctypes.data - base.ctypes.data
         kinds[start : start + len(raw)] = 1
-    _mark_padding(kinds, base, storage)
-    appended = _appended(storage)
+    _mark_padding(kinds, base, buffers)
+    appended = _appended(buffers)
     if appended is not None:
         kinds[appended:] = 2
     counts = np.zeros(4, np.int64)
@@ -160,10 +162,10 @@ def _merged(places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
             end = start + size
 
 
-def _mark_padding(kinds: np.ndarray, content: np.ndarray, storage: Storage) -> None:
+def _mark_padding(kinds: np.ndarray, content: np.ndarray, buffers: Buffers) -> None:
     """Zero words right before a buffer's length, and zero bytes behind its end up to the next word."""
     end = len(content)
-    for start, size in storage.buffers.values():
+    for start, size in buffers.places.values():
         place = start - 8
         while place >= max(4, start - 4 - _ALIGNMENT) and not kinds[place] and not content[place : place + 4].any():
             kinds[place : place + 4] = 3
@@ -174,19 +176,19 @@ def _mark_padding(kinds: np.ndarray, content: np.ndarray, storage: Storage) -> N
             kinds[behind] = 3
 
 
-def _appended(storage: Storage) -> int | None:
+def _appended(buffers: Buffers) -> int | None:
     """Where a zip of associated files begins; None when none is appended."""
-    tail = storage.content[-65557:]
+    tail = buffers.content[-65557:]
     found = tail.rfind(_ZIP_END)
     if found < 0 or len(tail) - found < 22:
         return None
     end = tail[found : found + 22]
     size, offset = int.from_bytes(end[12:16], "little"), int.from_bytes(end[16:20], "little")
-    directory = len(storage.content) - len(tail) + found - size
-    if directory < 0 or storage.content[directory : directory + 4] != b"PK\x01\x02":
+    directory = len(buffers.content) - len(tail) + found - size
+    if directory < 0 or buffers.content[directory : directory + 4] != b"PK\x01\x02":
         return None
     # Offsets in the directory count from the file's start, or from the zip's: the first local header tells which.
-    first = int.from_bytes(storage.content[directory + 42 : directory + 46], "little")
-    begin = first if storage.content[first : first + 4] == b"PK\x03\x04" else directory - offset + first
-    last = max((start + size for start, size in storage.buffers.values()), default=0)
+    first = int.from_bytes(buffers.content[directory + 42 : directory + 46], "little")
+    begin = first if buffers.content[first : first + 4] == b"PK\x03\x04" else directory - offset + first
+    last = max((start + size for start, size in buffers.places.values()), default=0)
     return begin if last <= begin <= directory else None

@@ -11,18 +11,19 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tflite
 
 from edgeprune.errors import InputError, Unsupported
-from edgeprune.formats.graph import ELEMENT_BITS, Graph, Op, Signature, Tensor, count_macs, count_zeros
+from edgeprune.formats.elements import count_zeros, element_bits
+from edgeprune.formats.graph import Graph, Op, Signature, Tensor, count_macs
+from edgeprune.formats.tflite.options import read_options
 
-__all__ = ["MAGIC", "Storage", "read_storage", "read_tflite"]
+__all__ = ["MAGIC", "Buffers", "parse_tflite"]
 
-Result = TypeVar("Result")
 MAGIC = b"TFL3"  # at bytes 4 to 8
 _SCHEMA_VERSION = 3
 _MAX_RANK = 32  # interpreters stop at 8 or so; without a limit, a product of a million dimensions takes minutes
@@ -74,63 +75,39 @@ class _BrokenError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Storage:
+class Buffers:
     """Where a .tflite file keeps its bytes.
 
-    `buffers`: (start, bytes) in `content` of every buffer that holds any, by number; `metadata`: the numbers of those
+    `places`: (start, bytes) in `content` of every buffer that holds any, by number; `metadata`: the numbers of those
     that only describe the model. `positions`: the index arrays of sparse tensors, uint8 views, and `axes` the axis
     along which a tensor has several scales, both by place in `Graph.tensors`.
     """
 
     content: bytes
-    buffers: Mapping[int, tuple[int, int]]
+    places: Mapping[int, tuple[int, int]]
     metadata: frozenset[int]
     positions: Mapping[int, tuple[npt.NDArray[np.uint8], ...]]
     axes: Mapping[int, int]
 
 
-def read_tflite(path: Path) -> Graph:
-    """The graph in the .tflite file at `path`.
+def parse_tflite(path: Path, content: bytes) -> tuple[Graph, Buffers]:
+    """The graph in the bytes of the .tflite file at `path`, and where its bytes are.
 
-    Raises InputError when there is no such file, or it is not a whole, consistent TFLite file; Unsupported when it
-    uses an element type that this reader does not know.
+    Raises InputError when it is not a whole, consistent TFLite file; Unsupported when it uses an element type that
+    this reader does not know.
     """
-    return _read(path, _Reader.graph)
-
-
-def read_storage(path: Path) -> tuple[Graph, Storage]:
-    """The graph, and where its bytes are. Raises what `read_tflite` raises."""
-    return _read(path, lambda reader: (reader.graph(), reader.storage()))
-
-
-def _read(path: Path, wanted: Callable[[_Reader], Result]) -> Result:
-    content = _content(path)
+    if content[4:8] != MAGIC:
+        raise InputError(f"{path} is not a TFLite file: bytes 4 to 8 are not {MAGIC.decode()!r}")
     try:
-        return wanted(_Reader(path, content))
+        reader = _Reader(path, content)
+        return reader.graph(), reader.buffers()
     except _BrokenError as error:
         raise InputError(f"{path} is a broken TFLite file: {error}") from error
-    except (ArithmeticError, LookupError, TypeError, ValueError, struct.error) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
         # The schema package checks nothing: an offset out of the file ends in one of these.
         raise InputError(
             f"{path} is a broken TFLite file: an offset or a length in it points outside the file"
         ) from error
-
-
-def _content(path: Path) -> bytes:
-    try:
-        # A pipe or a device would be read for ever.
-        content = path.read_bytes() if path.is_file() or not path.exists() else None
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; check the path") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if content is None:
-        raise InputError(f"{path} is not a file; name a .tflite file")
-    if not content:
-        raise InputError(f"{path} is empty (0 bytes); export it again")
-    if content[4:8] != MAGIC:
-        raise InputError(f"{path} is not a TFLite file: bytes 4 to 8 are not {MAGIC.decode()!r}")
-    return content
 
 
 def _printable(name: bytes | None) -> str:
@@ -182,9 +159,10 @@ class _Reader:
             inputs=inputs,
             outputs=outputs,
             signatures=self.signatures(len(subgraphs)),
+            options=read_options(self.model, [op.kind for op in ops if op.subgraph == 0]),
         )
 
-    def storage(self) -> Storage:
+    def buffers(self) -> Buffers:
         """Where the bytes are, once `graph` is read."""
         self.charge(self.model.BuffersLength(), 4)  # an offset each
         views = {index: self.buffer(index) for index in range(self.model.BuffersLength())}
@@ -200,9 +178,9 @@ class _Reader:
                 axes[place] = quantization.QuantizedDimension()
             if table.Sparsity() is not None:
                 positions[place] = self.positions(table.Sparsity())
-        return Storage(
+        return Buffers(
             content=self.content,
-            buffers=buffers,
+            places=buffers,
             metadata=frozenset(item.Buffer() for item in described),
             positions=positions,
             axes=axes,
@@ -344,10 +322,12 @@ class _Reader:
         if dtype in ("string", "resource", "variant"):
             self.charge(len(raw), 1)
             return 0
-        if dtype not in ELEMENT_BITS:
+        try:
+            element_bits(dtype)
+        except KeyError:
             raise Unsupported(
                 f"{self.path}: tensor {name[:_BLAME_CHARS]!r} has element {dtype}, which is not known here"
-            )
+            ) from None
         zero_points, axis = self.zero_points(table)
         sparse = table.Sparsity() is not None
         key = (table.Buffer(), dtype, shape, zero_points, axis, sparse)
@@ -355,7 +335,7 @@ class _Reader:
             self.charge(len(raw), 1)
             try:
                 count = _sparse_zeros if sparse else count_zeros
-                self.zeros[key] = count(raw, dtype, shape, zero_points=zero_points, axis=axis)
+                self.zeros[key] = count(raw, dtype, shape, zero_points=zero_points, axis=axis) or 0
             except ValueError as error:
                 raise _BrokenError(f"tensor {name[:_BLAME_CHARS]!r}: {error}") from error
         return self.zeros[key]
@@ -381,12 +361,12 @@ def _sparse_zeros(
     raw: npt.NDArray[np.uint8], dtype: str, shape: tuple[int, ...], *, zero_points: Sequence[int], axis: int
 ) -> int:
     """Zeros of the dense tensor behind stored sparse values: those among the values, and all that is not stored."""
-    elements, stored = math.prod(shape), len(raw) * 8 // ELEMENT_BITS[dtype]
+    elements, stored = math.prod(shape), len(raw) * 8 // element_bits(dtype)
     if stored > elements:
         raise ValueError(f"{stored} stored values in a sparse tensor of {elements} elements")
     if len(set(zero_points)) > 1:
         raise ValueError("a sparse tensor cannot have several zero points")
     # DENSIFY fills with the number 0, whatever the zero point is.
     filled_are_zeros = dtype.startswith(("float", "bfloat")) or zero_points[0] == 0
-    zeros = count_zeros(raw, dtype, (stored,), zero_points=zero_points, axis=axis)
+    zeros = count_zeros(raw, dtype, (stored,), zero_points=zero_points, axis=axis) or 0
     return zeros + (elements - stored if filled_are_zeros else 0)

@@ -17,6 +17,7 @@ from edgeprune.checker.latency.estimate import estimate_latency
 from edgeprune.checker.latency.profiles import Profile
 from edgeprune.converters.session import Converter
 from edgeprune.errors import OutOfReach, Unsupported, UsageError
+from edgeprune.formats import read_contents
 from edgeprune.host.interrupts import scratch_folder
 from edgeprune.ledger import Estimate, LatencyReached
 from edgeprune.maker.pruning.channel.groups import Kept, Structure
@@ -52,7 +53,7 @@ def refuse_unknown_macs(structure: Structure) -> None:
 
 def covered_estimate(path: Path, profile: Profile) -> Estimate:
     """The estimate of a file. Raises Unsupported when it has no milliseconds, InputError as `estimate_latency` does."""
-    found = estimate_latency(path, profile)
+    found = estimate_latency(read_contents(path), profile)
     if found.total_ms is None:
         raise Unsupported(f"latency cannot be a target: {found.refused}")
     return found

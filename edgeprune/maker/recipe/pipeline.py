@@ -24,6 +24,7 @@ from edgeprune.converters.exports import INTEGER
 from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.errors import EdgepruneError, Unsupported
+from edgeprune.formats import read_contents
 from edgeprune.host.progress import Progress
 from edgeprune.ledger import (
     ArtifactEntry,
@@ -357,7 +358,10 @@ class _Run:
     def _estimates(self, path: Path) -> tuple[Estimate, ...]:
         """Its latency on each device of the recipe and of its budget."""
         profiles = [find_profile(device) for device in devices_of(self.recipe)]
-        return tuple(estimate_latency(path, profile) for profile in profiles)
+        if not profiles:
+            return ()
+        contents = read_contents(path)
+        return tuple(estimate_latency(contents, profile) for profile in profiles)
 
     def _origin(self, export: ExportSpec) -> str:
         """The stage of an export: an integer .tflite belongs to the quantize stage, all others to the last one before
