@@ -15,7 +15,7 @@ from places import ROOT
 from edgeprune.artifact import sha256_of
 from edgeprune.commands.cli import main
 from edgeprune.formats import read_graph
-from edgeprune.ledger import schema_path
+from edgeprune.ledger import Ledger, schema_path
 
 pytestmark = pytest.mark.slow
 
@@ -122,13 +122,16 @@ def test_asked_sparsity_is_got_and_survives_quantization(fashion: tuple[Path, di
 def test_ledger_follows_the_published_schema(
     fashion: tuple[Path, dict[str, Any]], flights: list[tuple[Path, dict[str, Any]]]
 ) -> None:
-    """Both ledgers validate against the JSON Schema in the package."""
+    """Both ledgers validate against the JSON Schema in the package, and read themselves back."""
     import jsonschema
 
     schema = json.loads(schema_path().read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
-    for _, ledger in [fashion, *flights]:
+    for folder, ledger in [fashion, *flights]:
         jsonschema.validate(ledger, schema, jsonschema.Draft202012Validator)
+        read = Ledger.read(folder / "ledger.json")
+        assert json.loads(json.dumps(read.to_json())) == ledger
+        assert Ledger.from_json(read.to_json()) == read
 
 
 def test_every_file_in_the_ledger_is_there_with_its_hash(fashion: tuple[Path, dict[str, Any]]) -> None:

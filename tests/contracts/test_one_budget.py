@@ -1,0 +1,177 @@
+"""One budget, one judge: each limit, whichever of the three places it is written in, gives the same verdict."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_ledgers import entry, estimate, ledger, score, stage
+from places import ROOT
+
+from edgeprune.artifact import sha256_of
+from edgeprune.checker.budget import LIMITS, Budget, given_budget, read_budget
+from edgeprune.checker.config import load_config
+from edgeprune.checker.judge import budget_verdicts, run_verdicts
+from edgeprune.checker.latency.estimate import basis_of
+from edgeprune.checker.latency.profiles import find_profile
+from edgeprune.checker.size.baseline import Baseline, entry_record
+from edgeprune.errors import RecipeError, UsageError
+from edgeprune.host.toml_values import read_toml
+from edgeprune.ledger import Ledger
+from edgeprune.maker.recipe.recipe import load_recipe
+from edgeprune.verdict import Limit, Unit, Unknown, Verdict
+
+DEVICE = "pixel3-tflite-4t-float32"
+# Of each limit: one that the file below keeps and one that it does not, as people write them.
+WRITTEN: dict[Limit, tuple[str, str]] = {
+    Limit.DOWNLOAD: ('"100 kB"', '"99 kB"'),
+    Limit.INSTALL: ('"260 kB"', '"250 KiB"'),
+    Limit.GROWTH: ('"25 %"', '"19.9 kB"'),
+    Limit.PARAMETERS: ("249000", "248999"),
+    Limit.MIN_SPARSITY: ('"75 %"', "0.81"),
+    Limit.MAX_METRIC_DROP: ("0.03", '"1 %"'),
+    Limit.MAX_LATENCY_MS: ("5.5", "5"),
+    Limit.MAX_LATENCY_GROWTH: ("0.11", '"9 %"'),
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[Ledger, Baseline, Path]:
+    """A ledger with one exported file, which lies beside it, and what it grew from."""
+    basis = basis_of(find_profile(DEVICE))
+    now, before = estimate(device=DEVICE, basis=basis), estimate(device=DEVICE, basis=basis, total_ms=5.0)
+    file = tmp_path / "m.tflite"
+    file.write_bytes(b"model")
+    shipped = entry(
+        "m.tflite",
+        sha256=sha256_of(file),
+        raw_bytes=260_000,
+        download_bytes={"deflate": 100_000},
+        sparsity=0.8,
+        metric=score(0.90, "m.tflite"),
+        exported=True,
+        estimates=(now,),
+    )
+    dense = entry("stages/m.dense.tflite", metric=score(0.92, "stages/m.dense.tflite"))
+    made = replace(ledger(), stages=(stage("dense", "dense", (dense,)), stage("p", "prune", (shipped,))))
+    (tmp_path / "ledger.json").write_text(json.dumps(made.to_json()))
+    old = replace(entry_record(shipped), download_bytes={"deflate": 80_000}, estimates=(before,))
+    return made, Baseline(Path("main.json"), [old]), tmp_path
+
+
+def table(limit: Limit, text: str) -> str:
+    """The lines of a table with the limit."""
+    of_device = limit in (Limit.MAX_LATENCY_MS, Limit.MAX_LATENCY_GROWTH)
+    return f"{limit} = {text}\n" + (f'device = "{DEVICE}"\n' if of_device else "")
+
+
+def in_recipe(folder: Path, limit: Limit, text: str) -> Budget:
+    """Written under [budget] of a recipe."""
+    path = folder / "recipe.toml"
+    path.write_text(
+        'model = "m.keras"\nmetric = "accuracy"\n[data]\ntest = "t.npz"\n'
+        f'[[exports]]\nformat = "tflite"\nprecision = "float32"\n[budget]\n{table(limit, text)}'
+    )
+    budget = load_recipe(path).budget
+    assert budget is not None
+    return budget
+
+
+def in_configuration(folder: Path, limit: Limit, text: str) -> Budget:
+    """Written in edgeprune.toml."""
+    path = folder / "edgeprune.toml"
+    more = 'ledger = "ledger.json"\n' if limit is Limit.MAX_METRIC_DROP else ""
+    path.write_text(f'[[budget]]\npath = "*.tflite"\n{table(limit, text)}{more}')
+    (budget,) = load_config(path).budgets
+    return budget
+
+
+def on_command_line(folder: Path, limit: Limit, text: str) -> Budget:
+    """Written as an option."""
+    of_device = limit in (Limit.MAX_LATENCY_MS, Limit.MAX_LATENCY_GROWTH)
+    budget = given_budget(
+        {limit: text.strip('"')},
+        devices=(DEVICE,) if of_device else (),
+        ledger=folder / "ledger.json" if limit is Limit.MAX_METRIC_DROP else None,
+    )
+    assert budget is not None
+    return budget
+
+
+def judged(run: tuple[Ledger, Baseline, Path], budget: Budget, *, of_run: bool) -> Verdict:
+    """The one verdict on the file: of the run itself, or of a check with its ledger."""
+    made, baseline, folder = run
+    if of_run:
+        (verdict,) = run_verdicts(made, budget, baseline)
+    else:
+        (shipped,) = made.stages[-1].artifacts
+        (verdict,) = budget_verdicts(
+            entry_record(shipped), [budget], baseline.find("m.tflite"), file=folder / "m.tflite"
+        )
+    return verdict
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("kept", [True, False])
+def test_each_limit_from_each_place(run: tuple[Ledger, Baseline, Path], limit: Limit, kept: bool) -> None:
+    """Kept and broken alike, with the same number on both sides."""
+    folder, text = run[2], WRITTEN[limit][not kept]
+    verdicts = [
+        judged(run, in_recipe(folder, limit, text), of_run=True),
+        judged(run, in_configuration(folder, limit, text), of_run=False),
+        judged(run, on_command_line(folder, limit, text), of_run=False),
+    ]
+    assert {(verdict.kind, verdict.passed, verdict.unknown) for verdict in verdicts} == {(limit, kept, None)}
+    assert len(set(verdicts)) == 1
+
+
+@pytest.mark.parametrize("key", ["path", "ledger"])
+def test_a_recipe_has_no_files_to_choose(tmp_path: Path, key: str) -> None:
+    """Its budget is for what it exports, and its ledger is its own."""
+    with pytest.raises(RecipeError, match=f"unknown key '{key}' in \\[budget\\]"):
+        read_budget(tmp_path / "r.toml", "budget", {"install": "1 kB", key: "x"}, of_run=True)
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_nonsense_is_refused_alike(tmp_path: Path, limit: Limit) -> None:
+    """No limit takes any text, and the message names it or what to write."""
+    with pytest.raises(UsageError):
+        on_command_line(tmp_path, limit, "nonsense")
+    for place in (in_recipe, in_configuration):
+        with pytest.raises(RecipeError):
+            place(tmp_path, limit, '"nonsense"')
+
+
+def test_a_device_of_the_recipe_stands_in(tmp_path: Path) -> None:
+    """A limit on latency without a device is for all those of [latency]."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        'model = "m.keras"\nmetric = "accuracy"\n[data]\ntest = "t.npz"\n[[exports]]\nformat = "tflite"\n'
+        f'precision = "float32"\n[latency]\ndevices = ["{DEVICE}"]\n[budget]\nmax_latency_ms = 5\n'
+    )
+    budget = load_recipe(path).budget
+    assert budget is not None
+    assert budget.devices == (DEVICE,)
+
+
+def test_the_schemas_know_every_word() -> None:
+    """Kinds, units and reasons of a verdict are listed in both published schemas."""
+    for name in ("check", "ledger"):
+        schema = json.loads((ROOT / "edgeprune" / "schemas" / f"{name}.schema.json").read_text())
+        words = schema["properties"]["verdicts"]["items"]["properties"]
+        assert words["kind"]["enum"] == list(Limit)
+        assert words["unit"]["enum"] == list(Unit)
+        assert words["unknown"]["enum"] == [*Unknown, None]
+
+
+def test_the_guide_is_a_configuration() -> None:
+    """Every key of the example in the help of `check` is one that is read."""
+    from edgeprune.commands.check import check
+
+    assert check.help is not None
+    for limit in LIMITS:
+        assert f"  {limit} = " in check.help
+        assert f"--{limit.replace('_', '-')}" in {option for item in check.params for option in item.opts}
+    assert read_toml(ROOT / "sample_models" / "fashion" / "recipe.toml")[1]["budget"]
