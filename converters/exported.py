@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from edgeprune.checker.size.account import shipped_layers
-from edgeprune.checker.size.accounting import SizeReport, measure_size
+from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import with_quick
+from edgeprune.checker.size.records import FileRecord
 from edgeprune.converters.evaluation import Evaluated, evaluate_file
 from edgeprune.converters.exports import INTEGER
 from edgeprune.converters.file_checks import float_ops, refuse_lost_sparsity
 from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.session import Exported
 from edgeprune.errors import ConversionError
-from edgeprune.formats import read_contents
 from edgeprune.formats.coreml.storage import storage_of
 from edgeprune.ledger import ArtifactEntry, MetricValue, oldest_runtime
 from edgeprune.maker.keras.models import input_specs, predict
@@ -25,7 +23,7 @@ from edgeprune.maker.training.datasets import Samples
 from edgeprune.maker.training.metrics import Metric
 from edgeprune.runtime.session import installed_runtimes
 
-__all__ = ["measure_export"]
+__all__ = ["artifact_entry", "measure_export"]
 
 
 def measure_export(
@@ -67,21 +65,22 @@ def measure_export(
         )
     except ConversionError as error:
         raise ConversionError(f"{error}; {where()}" if where else str(error)) from error
-    size = measure_size(made.path, with_quick(codecs))
-    entry = _record(made, size, found, metric, name, samples_are if found.parity else None, exported)
+    weighed = account(made.path, with_quick(codecs), shares=False, bounds=False)
+    entry = artifact_entry(made, weighed, found, metric, name, samples_are if found.parity else None, exported)
     refuse_lost_sparsity(made, entry.sparsity, model)
     return entry
 
 
-def _record(
+def artifact_entry(
     made: Exported,
-    size: SizeReport,
+    weighed: FileRecord,
     found: Evaluated,
     metric: Metric | None,
     name: str,
     samples_are: str | None,
     exported: bool,
 ) -> ArtifactEntry:
+    """The entry of a file in a ledger: its account, and what came of running it."""
     storage = storage_of(made.package) if made.package else None
     value = None
     if metric is not None and found.value is not None:
@@ -93,10 +92,10 @@ def _record(
         format=str(made.format),
         precision=str(made.precision),
         sha256=made.sha256,
-        raw_bytes=size.raw_bytes,
-        download_bytes=size.download_bytes,
-        sparsity=storage.sparsity if storage else size.graph.sparsity if size.graph else None,
-        macs=size.graph.macs if size.graph else None,
+        raw_bytes=weighed.raw_bytes,
+        download_bytes=weighed.download_bytes,
+        sparsity=weighed.sparsity,
+        macs=weighed.macs,
         metric=value,
         metric_note=found.note,
         parity=found.parity or None,
@@ -104,14 +103,7 @@ def _record(
         runtimes=found.runs,
         exported=exported,
         oldest_runtime=oldest_runtime(found.runs, installed_runtimes()),
-        float_ops=tuple(float_ops(size.graph)) if size.graph and made.precision in INTEGER else (),
+        float_ops=tuple(float_ops(made.graph)) if made.graph and made.precision in INTEGER else (),
         weights=storage.encodings if storage else None,
-        parameters=_parameters(made.path),
+        parameters=weighed.parameters,
     )
-
-
-def _parameters(path: Path) -> int | None:
-    """Elements of weights and biases in the file; None where its reader does not count."""
-    found = read_contents(path)
-    arrays = [array for layer in shipped_layers(found) for array in layer.arrays]
-    return sum(array.elements for array in arrays if array.parameter) if found.complete else None

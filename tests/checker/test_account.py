@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,14 @@ def test_shares_are_parts_of_one_stream(tmp_path: Path) -> None:
     assert noise >= 990
     assert zeros < 30
     assert copy < 60
+
+
+def test_what_nobody_asks_for_is_not_worked_out() -> None:
+    """Without shares and bounds the totals are the same, and these are None."""
+    whole, quick = (account(FILES / "int8.tflite", shares=wanted, bounds=wanted) for wanted in (True, False))
+    assert replace(whole, layers=(), bound_bytes=None) == replace(quick, layers=())
+    assert {layer.deflate_bytes for layer in quick.layers if layer.raw_bytes} == {None}
+    assert {layer.bound_bytes for layer in quick.layers if layer.raw_bytes} == {None}
 
 
 def test_a_record_survives_json(tmp_path: Path) -> None:

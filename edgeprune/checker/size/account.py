@@ -26,6 +26,7 @@ def account(
     codecs: Sequence[str] = QUICK,
     *,
     shares: bool = True,
+    bounds: bool = True,
     every: bool = False,
     path: str | None = None,
     in_archive: InArchive | None = None,
@@ -34,20 +35,18 @@ def account(
     """The account of a model file, or of one that has been read; `path` is what to call it.
 
     Layers are those with arrays or MACs, or with `every` all that ship. `shares`, each layer's part of the download,
-    are worth half of the time of a quick look. Raises InputError for a file that is missing, broken or refused, and
+    are worth half of the time of a quick look, and `bounds`, what an ideal coder would need, a quarter; without them
+    these are None. Raises InputError for a file that is missing, broken or refused, and
     Unsupported for one that cannot be read.
     """
     contents = read_contents(model) if isinstance(model, Path) else model
     shipped = shipped_layers(contents)
-    with ThreadPoolExecutor(2) as pool:  # beside the threads of the codecs
+    with ThreadPoolExecutor(1) as pool:  # beside the threads of the codecs
         download = pool.submit(measure_download, contents.path, codecs)
-        parts = pool.submit(_deflate_shares if shares else _no_shares, shipped)
-        bounds = [sum(bound_bytes(array) for array in layer.arrays) for layer in shipped]
-        rows = [_layer(*row) for row in zip(shipped, parts.result(), bounds, strict=True)]
+        rows = _layers(shipped, shares=shares, bounds=bounds)
         download_bytes = download.result()
     arrays = [array for layer in shipped for array in layer.arrays]
-    counts = _weights(arrays) if contents.complete else (None, None)
-    elements, zeros = counts
+    elements, zeros = _weights(arrays) if contents.complete else (None, None)
     stored = sum(array.stored_bytes for layer in contents.layers for array in layer.arrays)
     return FileRecord(
         path=path or str(contents.path),
@@ -58,7 +57,7 @@ def account(
         sections=dict(contents.sections),
         training_bytes=stored - sum(row.raw_bytes for row in rows),
         download_bytes=download_bytes,
-        bound_bytes=sum(bounds) if contents.complete else None,
+        bound_bytes=sum(row.bound_bytes or 0 for row in rows) if contents.complete and bounds else None,
         parameters=sum(row.parameters for row in rows) if contents.complete else None,
         weights=elements,
         zeros=zeros,
@@ -82,7 +81,16 @@ def _weights(arrays: Sequence[StoredArray]) -> tuple[int, int] | tuple[None, Non
     return (sum(array.elements for array in weights), sum(zeros)) if len(zeros) == len(weights) else (None, None)
 
 
-def _layer(layer: Layer, share: int | None, bound: int) -> LayerRecord:
+def _layers(layers: Sequence[Layer], *, shares: bool, bounds: bool) -> list[LayerRecord]:
+    nothing: list[int | None] = [None] * len(layers)
+    with ThreadPoolExecutor(1) as pool:
+        parts = pool.submit(_deflate_shares, layers) if shares else None
+        needed = [sum(map(bound_bytes, layer.arrays)) for layer in layers] if bounds else nothing
+        rows = zip(layers, parts.result() if parts else nothing, needed, strict=True)
+        return [_layer(*row) for row in rows]
+
+
+def _layer(layer: Layer, share: int | None, bound: int | None) -> LayerRecord:
     parameters = [array for array in layer.arrays if array.parameter]
     weights = [array for array in layer.arrays if array.role is Role.WEIGHT]
     largest = max(parameters or layer.arrays, key=lambda array: array.stored_bytes, default=None)
@@ -97,19 +105,15 @@ def _layer(layer: Layer, share: int | None, bound: int) -> LayerRecord:
         zeros=_weights(weights)[1],
         raw_bytes=sum(array.stored_bytes for array in layer.arrays),
         deflate_bytes=share if layer.arrays else 0,
-        bound_bytes=bound,
+        bound_bytes=bound if layer.arrays else 0,
         macs=layer.macs,
     )
 
 
-def _no_shares(layers: Sequence[Layer]) -> list[int | None]:
-    return [None] * len(layers)
-
-
-def _deflate_shares(layers: Sequence[Layer]) -> list[int | None]:
+def _deflate_shares(layers: Sequence[Layer]) -> list[int]:
     """Bytes of each layer in one deflate-9 stream over all arrays, with a flush (about 5 bytes) behind each layer."""
     stream = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    shares: list[int | None] = []
+    shares: list[int] = []
     for layer in layers:
         count = sum(len(stream.compress(piece.raw.data)) for array in layer.arrays for piece in array.pieces)
         shares.append(count + len(stream.flush(zlib.Z_SYNC_FLUSH)) if layer.arrays else 0)
