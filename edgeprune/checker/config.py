@@ -100,7 +100,7 @@ def matches(config: Config, budget: Budget) -> list[Path]:
 
 def sample_config(folder: Path) -> str:
     """A configuration for the models that lie in and below `folder`, with a tenth to spare."""
-    from edgeprune.checker.size.accounting import measure_download
+    from edgeprune.checker.size.download import measure_download
 
     found = [
         path

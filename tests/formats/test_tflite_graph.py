@@ -402,8 +402,8 @@ def test_tflite_is_known_by_its_mark(tmp_path: Path) -> None:
 def test_reading_imports_no_converter() -> None:
     """The checker must start at once: no TensorFlow, Keras or Core ML Tools behind it."""
     code = (
-        "import sys; from pathlib import Path; from edgeprune.checker.size.accounting import measure_size;"
-        "measure_size(Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; from edgeprune.checker.size.account import account;"
+        "account(Path(sys.argv[1]));"
         "print(sorted({'tensorflow', 'keras', 'coremltools', 'tf_keras'} & set(sys.modules)))"
     )
     command = [sys.executable, "-P", "-c", code, str(FILES / "float32.tflite")]

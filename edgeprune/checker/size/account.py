@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from edgeprune.checker.size.accounting import measure_download
 from edgeprune.checker.size.codecs import QUICK
+from edgeprune.checker.size.download import measure_download
 from edgeprune.checker.size.entropy import bound_bytes
 from edgeprune.checker.size.records import FileRecord, InArchive, LayerRecord
 from edgeprune.formats import read_contents

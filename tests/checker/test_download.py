@@ -13,8 +13,9 @@ import pytest
 import zstandard
 from places import TESTS
 
-from edgeprune.checker.size.accounting import measure_download, measure_size
+from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import FULL
+from edgeprune.checker.size.download import measure_download
 from edgeprune.errors import InputError
 
 FILES = TESTS / "files"
@@ -36,50 +37,45 @@ def package(tmp_path: Path) -> Path:
 def test_a_file_against_stat_zlib_brotli_and_zstandard(name: str) -> None:
     """Raw bytes are the file's length; each download is the length of that library's stream."""
     path = FILES / f"{name}.tflite"
-    report, content = measure_size(path, FULL), path.read_bytes()
+    found, content = account(path, FULL), path.read_bytes()
     stream = zlib.compressobj(9, wbits=-15)
-    assert (report.path, report.files, report.raw_bytes) == (path, 1, os.stat(path).st_size)  # noqa: PTH116
-    assert report.download_bytes == {
+    assert (found.path, found.raw_bytes) == (str(path), os.stat(path).st_size)  # noqa: PTH116
+    assert found.download_bytes == {
         "deflate": len(stream.compress(content) + stream.flush()),
         "brotli": len(brotli.compress(content, quality=11)),
         "zstd": len(zstandard.compress(content, 19)),
         "xz": len(lzma.compress(content, check=lzma.CHECK_NONE, preset=9)),
     }
-    assert measure_download(path, FULL) == report.download_bytes
-    assert list(measure_size(path).download_bytes) == ["deflate", "zstd12"]
-    assert report.graph is not None
-    assert report.graph.weight_zeros == 1470
+    assert measure_download(path, FULL) == found.download_bytes
+    assert list(measure_download(path)) == list(account(path).download_bytes) == ["deflate", "zstd12"]
+    assert found.zeros == 1470
 
 
 def test_pruning_shows_in_the_download_and_not_in_the_raw_bytes() -> None:
     """80 % of the zeros of float32.tflite cost nothing to download and 4 bytes each to install."""
-    report = measure_size(FILES / "float32.tflite")
-    assert report.raw_bytes > 4 * 1780
-    assert all(count < report.raw_bytes / 2 for count in report.download_bytes.values())
+    found = account(FILES / "float32.tflite")
+    assert found.raw_bytes > 4 * 1780
+    assert all(count < found.raw_bytes / 2 for count in found.download_bytes.values())
 
 
 def test_a_package_is_the_sum_of_its_files_as_zip_compresses_them(package: Path, tmp_path: Path) -> None:
     """zipfile reports the same compressed size for its members."""
-    report = measure_size(package)
     members = [file for file in package.rglob("*") if file.is_file()]
     with zipfile.ZipFile(tmp_path / "m.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for file in members:
             archive.write(file)
-        assert report.download_bytes["deflate"] == sum(member.compress_size for member in archive.infolist())
-    assert report.raw_bytes == sum(file.stat().st_size for file in members)
-    assert (report.files, report.graph) == (3, None)
+        wanted = sum(member.compress_size for member in archive.infolist())
+    assert measure_download(package)["deflate"] == wanted
 
 
 def test_order_and_codec_are_stable(package: Path) -> None:
-    """Measured twice, the same report."""
-    assert measure_size(package) == measure_size(package)
+    """Measured twice, the same bytes."""
+    assert measure_download(package) == measure_download(package)
 
 
 def refusal(path: Path, blamed: Path) -> str:
-    """The one line, naming the file to blame, with which both measures refuse a path."""
+    """The one line, naming the file to blame, with which a path is refused."""
     with pytest.raises(InputError) as caught:
-        measure_size(path)
-    with pytest.raises(InputError):
         measure_download(path)
     message = str(caught.value)
     assert "\n" not in message
@@ -142,10 +138,9 @@ def test_a_ring_of_links_and_a_linked_folder_are_refused(package: Path) -> None:
 
 def test_a_link_inside_the_package_counts_as_the_file(package: Path) -> None:
     """zip stores a copy of it."""
-    raw_bytes, manifest = measure_size(package).raw_bytes, package / "Manifest.json"
+    before, manifest = measure_download(package)["deflate"], package / "Manifest.json"
     (package / "copy.json").symlink_to(manifest)
-    report = measure_size(package)
-    assert (report.files, report.raw_bytes) == (4, raw_bytes + manifest.stat().st_size)
+    assert measure_download(package)["deflate"] == before + measure_download(manifest)["deflate"]
 
 
 def test_a_pipe_is_refused(package: Path, tmp_path: Path) -> None:
@@ -160,5 +155,5 @@ def test_a_broken_tflite_has_no_size(tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
     path.write_bytes((FILES / "int8.tflite").read_bytes()[:900])
     with pytest.raises(InputError, match="broken TFLite file"):
-        measure_size(path)
+        account(path)
     assert measure_download(path)["deflate"] > 0

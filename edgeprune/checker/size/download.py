@@ -1,4 +1,4 @@
-"""What a model file or package costs to install (raw bytes) and to download (compressed bytes)."""
+"""What a model file or package costs to download: its bytes as each codec compresses them."""
 
 from __future__ import annotations
 
@@ -7,62 +7,30 @@ import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune.artifact import GIT_LFS_POINTER
 from edgeprune.checker.size.codecs import CODECS, QUICK
 from edgeprune.errors import InputError
-from edgeprune.formats import Graph, read_graph
 
-__all__ = ["SizeReport", "measure_download", "measure_size"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SizeReport:
-    """Bytes of a model on disk. `download_bytes` has one entry for each codec that was asked for.
-
-    `graph` is None for formats other than TFLite.
-    """
-
-    path: Path
-    raw_bytes: int
-    download_bytes: dict[str, int]
-    files: int
-    graph: Graph | None
-
-
-def measure_size(path: Path, codecs: Sequence[str] = QUICK) -> SizeReport:
-    """The size of a model file, or of a package folder such as a .mlpackage.
-
-    A folder is the sum over its files, each compressed alone as zip does; names, zip headers and the folder's own
-    entry do not count. Raises InputError when the path is missing, an empty folder, holds an empty file, a git-lfs
-    pointer in place of a model, a link that leads out of the package or anything that is neither file nor folder;
-    and whatever `read_graph` raises for a .tflite.
-    """
-    members = _members(path)
-    # Before the slow part: a broken file is told at once.
-    graph = read_graph(path) if path.suffix.lower() in (".tflite", ".lite") else None
-    raw_bytes, download_bytes = _totals(members, codecs)
-    return SizeReport(path=path, raw_bytes=raw_bytes, download_bytes=download_bytes, files=len(members), graph=graph)
+__all__ = ["measure_download"]
 
 
 def measure_download(path: Path, codecs: Sequence[str] = QUICK) -> dict[str, int]:
-    """Compressed bytes for each of `codecs`, as in `measure_size`, which names the errors; no graph is read."""
-    return _totals(_members(path), codecs)[1]
+    """Bytes of a model file, or of a package folder such as a .mlpackage, as each of `codecs` compresses it.
 
-
-def _totals(members: list[Path], codecs: Sequence[str]) -> tuple[int, dict[str, int]]:
-    """Raw bytes, and compressed bytes by codec."""
-    raw_bytes, download_bytes = 0, Counter(dict.fromkeys(codecs, 0))
+    A folder is the sum over its files, each compressed alone as zip does; names, zip headers and the folder's own
+    entry do not count. Raises InputError when the path is missing, an empty folder, holds an empty file, a git-lfs
+    pointer in place of a model, a link that leads out of the package or anything that is neither file nor folder.
+    """
+    download_bytes = Counter(dict.fromkeys(codecs, 0))
     # All codecs release the interpreter lock, so the slowest (Brotli) sets the time on two cores or more.
     with ThreadPoolExecutor(len(codecs)) as pool:
-        for member in members:
+        for member in _members(path):
             content = _content(member)
-            raw_bytes += len(content)
             counts = pool.map(lambda name, content=content: CODECS[name].compressed_bytes(content), codecs)
             download_bytes.update(dict(zip(codecs, counts, strict=True)))
-    return raw_bytes, dict(download_bytes)
+    return dict(download_bytes)
 
 
 def _content(file: Path) -> bytes:
