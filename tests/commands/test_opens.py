@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from places import TESTS
 
@@ -87,7 +88,30 @@ def test_check_with_three_devices(call: Any, tmp_path: Path, opens: Counter[str]
     path = shutil.copy(FILES / "float32.tflite", tmp_path / "m.tflite")
     devices = [word for device in DEVICES for word in ("--device", device)]
     opens.clear()
-    done = call("check", path, "--limit", "1 MB", *devices)
+    done = call("check", path, "--download", "1 MB", *devices)
     assert done.code == 0, done.err
     assert opens["m.tflite"] == 2
     assert parses == {"tflite": 1}
+
+
+def test_compare_reads_each_file_once(
+    call: Any,
+    tmp_path: Path,
+    opens: Counter[str],
+    parses: Counter[str],
+    covered: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also for estimates and for a measurement, which runs the files in processes of its own."""
+    from edgeprune.checker.latency import measure
+
+    files = [shutil.copy(FILES / name, tmp_path / name) for name in ("float32.tflite", "int8.tflite")]
+    columns = np.ones((30, 3))
+    times = [measure.ProcessTimes(cpu_ms=columns, wall_ms=columns)] * 5
+    found = measure.judge(times, runtime="litert", runtime_version="2.3.0", seed=0)
+    monkeypatch.setattr(measure, "compare_latency", lambda *_, **__: found)
+    opens.clear()
+    done = call("compare", *files, "--device", covered, "--measure", "--quiet")
+    assert done.code == 0, done.err
+    assert (opens["float32.tflite"], opens["int8.tflite"]) == (2, 2)
+    assert parses == {"tflite": 2}
