@@ -5,15 +5,29 @@ The JSON form is `edgeprune/schemas/ledger.schema.json`; other tools build on it
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import InputError
-from edgeprune.json_values import check_counts, check_shares, decode, record_of
-from edgeprune.verdict import Verdict
+from edgeprune.host.json_values import check_counts, check_shares, decode, record_of
+from edgeprune.step_reports import (
+    POOR_SQNR_DB,
+    ChannelReport,
+    EpochLog,
+    LatencyComparison,
+    LatencyReached,
+    LayerSparsity,
+    LayerWidth,
+    Outcome,
+    OutputParity,
+    PruneReport,
+    SkippedGroup,
+    SkippedLayer,
+    TrainLog,
+)
+from edgeprune.verdict import Estimate, Verdict
 
 __all__ = [
     "POOR_SQNR_DB",
@@ -47,19 +61,6 @@ __all__ = [
 
 SCHEMA_VERSION = 2
 BASE_CODEC = "deflate"
-# A quantized file below this signal to noise ratio says little.
-POOR_SQNR_DB = 10.0
-
-
-class Outcome(enum.StrEnum):
-    """What a comparison of two files says about the candidate: of times on a host, or of counted instructions."""
-
-    UNCHANGED = "unchanged"
-    FASTER = "faster"
-    SLOWER = "slower"
-    FEWER = "fewer instructions"
-    MORE = "more instructions"
-    INCONCLUSIVE = "inconclusive"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,199 +104,6 @@ def oldest_runtime(runs: Sequence[RuntimeRun], installed: Iterable[str]) -> str 
         if run.ran:
             return f"{run.name} {run.version}"
     return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputParity:
-    """Differences of one output of a file against its model's, over `samples` samples.
-
-    `range` is the model's largest minus smallest value, `relative_error` is max_error / range (None for a range of 0);
-    `agreement` is the share of samples with the same largest element (None for an output of one element). `sqnr_db`:
-    10 log10 of the power of the model's output over that of the difference (None where they are equal).
-    """
-
-    output: str
-    samples: int
-    max_error: float
-    mean_error: float
-    range: float
-    relative_error: float | None
-    agreement: float | None
-    sqnr_db: float | None
-
-    @property
-    def is_poor(self) -> bool:
-        """Whether the error is large for a quantized file."""
-        return self.sqnr_db is not None and self.sqnr_db < POOR_SQNR_DB
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """The latency of a file on a device, estimated from the profile named `device`; `how` says it in one sentence.
-
-    Milliseconds are None where the profile gives none, and `refused` says why. `relative` is in units of MobileNetV2
-    1.0 at 224 pixels on the same device, also where a profile only ranks; `notes` are sentences about the estimate.
-    `basis` names what computed it: only estimates for the same device with the same basis can be compared.
-    """
-
-    device: str
-    how: str
-    basis: str
-    total_ms: float | None
-    low_ms: float | None
-    high_ms: float | None
-    relative: float | None
-    refused: str | None
-    notes: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if len({value is None for value in (self.total_ms, self.low_ms, self.high_ms)}) > 1:
-            raise ValueError(f"the estimate for {self.device[:40]} is half there")
-        numbers = {"total_ms": self.total_ms, "low_ms": self.low_ms, "high_ms": self.high_ms}
-        check_counts(**numbers, relative=self.relative)
-
-    @property
-    def given(self) -> bool:
-        """Whether it says how long the file takes, in milliseconds or against a well-known network."""
-        return self.total_ms is not None or self.relative is not None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SkippedLayer:
-    """A layer with weights that stays dense, and why."""
-
-    layer: str
-    kind: str
-    parameters: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerSparsity:
-    """Asked and got for one kernel. `asked` is None under scope "global", where only the total is asked for."""
-
-    layer: str
-    kind: str
-    key: str
-    elements: int
-    asked: float | None
-    got: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PruneReport:
-    """What pruning did: asked and got over all pruned kernels, each kernel, and each layer left dense."""
-
-    asked: float
-    got: float
-    layers: tuple[LayerSparsity, ...]
-    skipped: tuple[SkippedLayer, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerWidth:
-    """Channels that a layer makes, before and after. `asked` is how many were to stay before rounding, None where all
-    groups were ranked together."""
-
-    layer: str
-    kind: str
-    before: int
-    asked: float | None
-    after: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SkippedGroup:
-    """A group that keeps all its channels, and why."""
-
-    layer: str
-    layers: tuple[str, ...]
-    channels: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatencyReached:
-    """A latency on a device as the target: the share `asked` to stay, and the estimates of the float32 .tflite file
-    `before` and `after`; `ratio` is after over before."""
-
-    asked: float
-    before: Estimate
-    after: Estimate
-    ratio: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelReport:
-    """What channel pruning did. `macs_*` are those of kernels for one sample, None where a size is open or a layer is
-    not followed; `got` is the share of channels removed. `verified` is the largest relative error of the surgery
-    (before compensation) against the old model with the removed channels set to zero; None where not checked (`note`).
-    `estimated_latency` is None where the target was another.
-    """
-
-    asked: str
-    got: float
-    parameters_before: int
-    parameters_after: int
-    macs_before: int | None
-    macs_after: int | None
-    removed: tuple[LayerWidth, ...]
-    skipped: tuple[SkippedGroup, ...]
-    altered: tuple[str, ...]
-    verified: float | None
-    note: str | None
-    estimated_latency: LatencyReached | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochLog:
-    """Mean training loss of an epoch and the validation metric after it (None without a validation split)."""
-
-    loss: float
-    validation: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainLog:
-    """What happened: epochs in order, the epoch (from 1) whose weights were kept, whether patience ended it."""
-
-    epochs: tuple[EpochLog, ...]
-    kept_epoch: int
-    stopped_early: bool
-    steps: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatencyComparison:
-    """A measured comparison; `ratio` is candidate / baseline thread CPU time, below 1 when the candidate is faster.
-
-    `low` and `high` bound it with 95 % confidence, and `null_ratio`, `null_low`, `null_high` are the same for the
-    baseline against its own copy. `tolerance` is the half-width around 1 that counts as unchanged, null run included.
-    The `_ms` fields are per invoke: medians of thread CPU time and of wall time, which other programs lengthen, and
-    the 90th percentile of CPU time.
-    `pairs` counts all processes together; `how` says it all in one sentence.
-    """
-
-    ratio: float
-    low: float
-    high: float
-    verdict: Outcome
-    tolerance: float
-    null_ratio: float
-    null_low: float
-    null_high: float
-    baseline_ms: float
-    candidate_ms: float
-    baseline_wall_ms: float
-    candidate_wall_ms: float
-    baseline_p90_ms: float
-    candidate_p90_ms: float
-    runtime: str
-    runtime_version: str
-    threads: int
-    processes: int
-    pairs: int
-    how: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,13 @@
-"""One limit of a budget held against one file: numbers and words to look up, no sentences."""
+"""One limit of a budget held against one file, and the estimate it may be about: numbers and words, no sentences."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
 
-__all__ = ["Band", "Limit", "Unit", "Unknown", "Verdict"]
+from edgeprune.host.json_values import check_counts
+
+__all__ = ["Band", "Estimate", "Limit", "Unit", "Unknown", "Verdict"]
 
 
 class Limit(enum.StrEnum):
@@ -45,6 +47,37 @@ class Unknown(enum.StrEnum):
     NOT_IN_LEDGER = "not in ledger"
     OTHER_FILE = "other file"  # the ledger's file of this name
     NOT_SCORED = "not scored"  # on the samples of the dense model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """The latency of a file on a device, estimated from the profile named `device`; `how` says it in one sentence.
+
+    Milliseconds are None where the profile gives none, and `refused` says why. `relative` is in units of MobileNetV2
+    1.0 at 224 pixels on the same device, also where a profile only ranks; `notes` are sentences about the estimate.
+    `basis` names what computed it: only estimates for the same device with the same basis can be compared.
+    """
+
+    device: str
+    how: str
+    basis: str
+    total_ms: float | None
+    low_ms: float | None
+    high_ms: float | None
+    relative: float | None
+    refused: str | None
+    notes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len({value is None for value in (self.total_ms, self.low_ms, self.high_ms)}) > 1:
+            raise ValueError(f"the estimate for {self.device[:40]} is half there")
+        numbers = {"total_ms": self.total_ms, "low_ms": self.low_ms, "high_ms": self.high_ms}
+        check_counts(**numbers, relative=self.relative)
+
+    @property
+    def given(self) -> bool:
+        """Whether it says how long the file takes, in milliseconds or against a well-known network."""
+        return self.total_ms is not None or self.relative is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

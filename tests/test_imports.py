@@ -16,9 +16,9 @@ from places import ROOT, TESTS
 
 # Who may be imported by whom: each room from those before it, and from itself. The longest matching prefix counts.
 RANKS: tuple[tuple[str, ...], ...] = (
-    ("edgeprune.errors", "edgeprune.units", "edgeprune.artifact", "edgeprune.json_values"),  # words
-    ("edgeprune.verdict", "edgeprune.ledger"),
+    ("edgeprune.errors", "edgeprune.units", "edgeprune.artifact"),  # words
     ("edgeprune.host",),
+    ("edgeprune.verdict", "edgeprune.step_reports", "edgeprune.ledger"),  # the records of a run
     ("edgeprune.formats",),
     ("edgeprune.runtime",),
     ("edgeprune.checker",),

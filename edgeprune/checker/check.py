@@ -13,13 +13,12 @@ from edgeprune.checker.judge import budget_verdicts, unread_verdicts
 from edgeprune.checker.size.advice import reasons
 from edgeprune.checker.size.baseline import Baseline, load_baseline
 from edgeprune.checker.size.codecs import FULL, QUICK
-from edgeprune.checker.size.models_behind import Estimator, Refused, Source, Sources, sources_of
+from edgeprune.checker.size.models_behind import Estimator, Refused, Source, Sources, no_estimates, sources_of
 from edgeprune.checker.size.records import FileRecord
 from edgeprune.errors import EdgepruneError, InputError, RecipeError, Unsupported, UsageError
 from edgeprune.formats import Contents
 from edgeprune.host.toml_values import near
-from edgeprune.ledger import Estimate
-from edgeprune.verdict import Verdict
+from edgeprune.verdict import Estimate, Verdict
 
 __all__ = ["Check", "CheckOptions", "Wanted", "check_files", "wanted_files"]
 
@@ -166,6 +165,8 @@ def _read(wanted: Sequence[Wanted], options: CheckOptions, estimator: Estimator)
 
 def _estimator(devices: Sequence[str]) -> Estimator:
     """Estimates a file for each device once. Raises UsageError for an unknown one, InputError for a broken profile."""
+    if not devices:
+        return no_estimates
     from edgeprune.checker.latency.estimate import basis_of, estimate_latency, refused_estimate
     from edgeprune.checker.latency.profiles import Profile, find_profile
 

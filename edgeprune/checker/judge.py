@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from edgeprune.artifact import sha256_of
 from edgeprune.checker.budget import Budget
 from edgeprune.checker.size.baseline import Baseline, entry_record
 from edgeprune.checker.size.records import FileRecord
-from edgeprune.ledger import ArtifactEntry, Estimate, Ledger
-from edgeprune.verdict import Band, Limit, Unit, Unknown, Verdict
+from edgeprune.verdict import Band, Estimate, Limit, Unit, Unknown, Verdict
+
+if TYPE_CHECKING:  # loaded where there is one
+    from edgeprune.ledger import ArtifactEntry, Ledger
 
 __all__ = ["Scored", "band_of", "budget_verdicts", "run_verdicts", "scored_in", "unread_verdicts"]
 
@@ -163,6 +166,8 @@ def _metric_drop(case: _Case, file: Path | None, ledger: Ledger | None) -> Itera
 
 def _scored_by(place: Path, path: str, file: Path | None) -> Scored:
     """What the ledger at `place` says of the file, if it is the one that the run made."""
+    from edgeprune.ledger import Ledger
+
     ledger = Ledger.read(place)
     entry = _entry(ledger, path)
     if entry is None:

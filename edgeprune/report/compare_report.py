@@ -11,10 +11,10 @@ from edgeprune.checker.comparison import Comparison
 from edgeprune.checker.size.codecs import BASE_CODEC
 from edgeprune.checker.size.layer_pairs import Pair
 from edgeprune.checker.size.records import FileRecord, LayerRecord
-from edgeprune.ledger import Estimate
 from edgeprune.report.cells import difference, layer_name, markdown_cell, markdown_text, shown, word
 from edgeprune.report.table import Table, to_markdown, to_text
 from edgeprune.units import format_bytes, format_count, format_percent
+from edgeprune.verdict import Estimate
 
 if TYPE_CHECKING:
     from edgeprune.checker.latency.estimate import EstimateRatio

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from edgeprune.checker.size.records import FileRecord
-from edgeprune.ledger import Estimate
 from edgeprune.report.table import Table
 from edgeprune.units import format_ms
+from edgeprune.verdict import Estimate
 
 __all__ = ["earlier_ms", "estimate_notes", "estimate_table"]
 

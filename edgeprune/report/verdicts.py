@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from edgeprune.ledger import Estimate
 from edgeprune.report.cells import shown
 from edgeprune.units import format_bytes, format_count, format_ms, format_percent
-from edgeprune.verdict import Band, Limit, Unit, Unknown, Verdict
+from edgeprune.verdict import Band, Estimate, Limit, Unit, Unknown, Verdict
 
 __all__ = ["amount", "band_text", "latency_text", "limit_name", "outcome_word", "reason", "verdict_line"]
 

@@ -20,7 +20,7 @@ from edgeprune.checker.size.records import FileRecord
 from edgeprune.formats import read_contents
 from edgeprune.formats.contents import Contents, Layer, Piece, StoredArray
 from edgeprune.formats.weights import Role
-from edgeprune.json_values import record_of
+from edgeprune.host.json_values import record_of
 
 FILES = TESTS / "files"
 MODELS = ("float32.tflite", "int8.tflite", "float32_sparse.tflite", "half.mlpackage", "palette4.mlpackage")

@@ -21,7 +21,7 @@ from typing import IO
 from edgeprune.checker.arm.cpus import ArmCpu, ArmRoot
 from edgeprune.errors import InputError, RuntimeFailure
 from edgeprune.host.interrupts import child_process, scratch_folder
-from edgeprune.ledger import Outcome
+from edgeprune.step_reports import Outcome
 
 __all__ = [
     "CLASSES",

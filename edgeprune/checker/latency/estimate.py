@@ -24,7 +24,7 @@ from edgeprune.formats.contents import Contents, printable
 from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.graph import Graph, Op
 from edgeprune.formats.precision import coreml_precision, tflite_precision
-from edgeprune.ledger import Estimate
+from edgeprune.verdict import Estimate
 
 __all__ = [
     "EXTRAPOLATION",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgeprune.ledger import Outcome
+from edgeprune.step_reports import Outcome
 
 __all__ = [
     "Interval",

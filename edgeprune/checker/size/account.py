@@ -14,7 +14,7 @@ from edgeprune.checker.size.records import FileRecord, InArchive, LayerRecord
 from edgeprune.formats import read_contents
 from edgeprune.formats.contents import Contents, Layer, StoredArray
 from edgeprune.formats.weights import Role
-from edgeprune.ledger import Estimate
+from edgeprune.verdict import Estimate
 
 __all__ = ["account", "shipped_layers"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import QUICK
@@ -13,8 +14,10 @@ from edgeprune.checker.size.records import FileRecord
 from edgeprune.errors import InputError, UsageError
 from edgeprune.formats import read_contents
 from edgeprune.formats.bundles import BUNDLES
-from edgeprune.json_values import decode, record_of
-from edgeprune.ledger import ArtifactEntry, Ledger
+from edgeprune.host.json_values import decode, record_of
+
+if TYPE_CHECKING:  # loaded where there is one
+    from edgeprune.ledger import ArtifactEntry, Ledger
 
 __all__ = ["Baseline", "entry_record", "load_baseline"]
 
@@ -130,6 +133,8 @@ def _from_json(path: Path) -> Sequence[FileRecord]:
         raise InputError(f"{path} cannot be read: {cause.strerror}") from cause
     raw = decode(told, str(path))
     if isinstance(raw, Mapping) and "stages" in raw:
+        from edgeprune.ledger import Ledger
+
         return _from_ledger(Ledger.from_json(raw, str(path)))
     what = f"{path} is neither a ledger.json nor the report of 'edgeprune check --format json', make it again"
     return record_of(_Report, raw, what).files

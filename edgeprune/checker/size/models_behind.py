@@ -12,7 +12,7 @@ from edgeprune.checker.size.records import FileRecord, InArchive
 from edgeprune.errors import EdgepruneError, InputError, Unsupported
 from edgeprune.formats import Contents, read_contents
 from edgeprune.formats.bundles import BUNDLES
-from edgeprune.ledger import Estimate
+from edgeprune.verdict import Estimate
 
 if TYPE_CHECKING:
     from edgeprune.formats.bundles.bundle import Bundle

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from edgeprune.json_values import check_counts, check_shares
-from edgeprune.ledger import Estimate
+from edgeprune.host.json_values import check_counts, check_shares
+from edgeprune.verdict import Estimate
 
 __all__ = ["FileRecord", "InArchive", "LayerRecord"]
 
