@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tflite
 
 from edgeprune.errors import InputError, Unsupported
 from edgeprune.formats.elements import count_zeros, element_bits
 from edgeprune.formats.graph import Graph, Op, Signature, Tensor, count_macs
 from edgeprune.formats.tflite.options import read_options
+from edgeprune.formats.tflite.schema import schema
 
 __all__ = ["MAGIC", "Buffers", "parse_tflite"]
 
@@ -56,13 +56,13 @@ _DTYPES = (
     "float8_e4m3fn",
     "float8_e5m2",
 )
-_OP_NAMES = {code: name for name, code in vars(tflite.BuiltinOperator).items() if isinstance(code, int)}
+_OP_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
 
 # schema.fbs, SparseIndexVector.
 _INDEX_VECTORS: Mapping[int, Callable[[], Any]] = {
-    tflite.SparseIndexVector.Int32Vector: tflite.Int32Vector,
-    tflite.SparseIndexVector.Uint16Vector: tflite.Uint16Vector,
-    tflite.SparseIndexVector.Uint8Vector: tflite.Uint8Vector,
+    schema.SparseIndexVector.Int32Vector: schema.Int32Vector,
+    schema.SparseIndexVector.Uint16Vector: schema.Uint16Vector,
+    schema.SparseIndexVector.Uint8Vector: schema.Uint8Vector,
 }
 
 
@@ -129,7 +129,7 @@ class _Reader:
         self.path, self.content = path, content
         # What a sound file can hold, with room for tables and arrays that several places share.
         self.budget_bytes = 2 * len(content) + (1 << 16)
-        self.model: Any = tflite.Model.GetRootAs(content, 0)
+        self.model: Any = schema.Model.GetRootAs(content, 0)
         self.zeros: dict[tuple[object, ...], int] = {}
         self.tensor_tables: list[Any] = []
 
@@ -232,7 +232,7 @@ class _Reader:
         """CONV_2D and so on; a custom operator's own name."""
         # Codes below 127 stand in the old byte-wide field, newer ones in both (schema.fbs, OperatorCode).
         number = max(code.DeprecatedBuiltinCode(), code.BuiltinCode())
-        if number == tflite.BuiltinOperator.CUSTOM:
+        if number == schema.BuiltinOperator.CUSTOM:
             return self.name(code.CustomCode()) or "CUSTOM"
         return str(_OP_NAMES.get(number, f"BUILTIN_{number}"))
 
@@ -350,9 +350,9 @@ class _Reader:
 
 
 def _adjoint_x(kind: str, table: Any) -> bool:
-    if kind != "BATCH_MATMUL" or table.BuiltinOptionsType() != tflite.BuiltinOptions.BatchMatMulOptions:
+    if kind != "BATCH_MATMUL" or table.BuiltinOptionsType() != schema.BuiltinOptions.BatchMatMulOptions:
         return False
-    options, union = tflite.BatchMatMulOptions(), table.BuiltinOptions()
+    options, union = schema.BatchMatMulOptions(), table.BuiltinOptions()
     options.Init(union.Bytes, union.Pos)
     return bool(options.AdjX())
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import tflite
-
 from edgeprune.formats.graph import FileOptions, Window
+from edgeprune.formats.tflite.schema import schema
 
 __all__ = ["read_options"]
 
 _MAX_RANK = 32  # as in flatbuffer.py
-_PADDINGS = {tflite.Padding.SAME: "SAME", tflite.Padding.VALID: "VALID"}
+_PADDINGS = {schema.Padding.SAME: "SAME", schema.Padding.VALID: "VALID"}
 _WINDOWS: Mapping[str, tuple[Any, int]] = {
-    "CONV_2D": (tflite.Conv2DOptions, tflite.BuiltinOptions.Conv2DOptions),
-    "DEPTHWISE_CONV_2D": (tflite.DepthwiseConv2DOptions, tflite.BuiltinOptions.DepthwiseConv2DOptions),
+    "CONV_2D": (schema.Conv2DOptions, schema.BuiltinOptions.Conv2DOptions),
+    "DEPTHWISE_CONV_2D": (schema.DepthwiseConv2DOptions, schema.BuiltinOptions.DepthwiseConv2DOptions),
 }
 
 
@@ -68,7 +67,7 @@ def _padding(model: Any, subgraph: Any, position: int) -> tuple[tuple[int, int],
         return None
     tensor = subgraph.Tensors(operator.Inputs(1))
     buffer = model.Buffers(tensor.Buffer())
-    if tensor.Type() != tflite.TensorType.INT32 or not 0 < buffer.DataLength() <= 1024 or buffer.DataLength() % 8:
+    if tensor.Type() != schema.TensorType.INT32 or not 0 < buffer.DataLength() <= 1024 or buffer.DataLength() % 8:
         return None
     values = buffer.DataAsNumpy().view("<i4").reshape(-1, 2)
     return tuple((int(before), int(after)) for before, after in values)
