@@ -20,7 +20,7 @@ from edgeprune.formats import Contents
 from edgeprune.host.toml_values import near
 from edgeprune.verdict import Estimate, Verdict
 
-__all__ = ["Check", "CheckOptions", "Wanted", "check_files", "wanted_files"]
+__all__ = ["Check", "CheckOptions", "Wanted", "check_files", "estimator_for", "wanted_files"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +117,7 @@ def check_files(
     """
     _refuse_slow_codecs(wanted, options)
     limited = [device for item in wanted for budget in item.budgets for device in budget.devices]
-    estimator = _estimator([*options.devices, *limited])
+    estimator = estimator_for([*options.devices, *limited])
     found = list(_read(wanted, options, estimator))
     sources = [(item, source) for item, behind in found for source in behind.models]
     records = [source.record for _, source in sources]
@@ -163,7 +163,7 @@ def _read(wanted: Sequence[Wanted], options: CheckOptions, estimator: Estimator)
             yield item, Sources(models=(), refused=(refused,), error=cause)
 
 
-def _estimator(devices: Sequence[str]) -> Estimator:
+def estimator_for(devices: Sequence[str]) -> Estimator:
     """Estimates a file for each device once. Raises UsageError for an unknown one, InputError for a broken profile."""
     if not devices:
         return no_estimates

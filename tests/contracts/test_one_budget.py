@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from made_ledgers import entry, estimate, ledger, score, stage
-from places import ROOT
+from places import ROOT, TESTS
 
 from edgeprune.artifact import sha256_of
 from edgeprune.checker.budget import LIMITS, Budget, given_budget, read_budget
@@ -20,9 +21,11 @@ from edgeprune.checker.size.baseline import Baseline, entry_record
 from edgeprune.errors import RecipeError, UsageError
 from edgeprune.host.toml_values import read_toml
 from edgeprune.ledger import Ledger
+from edgeprune.maker.recipe.entries import run_baseline
 from edgeprune.maker.recipe.recipe import load_recipe
 from edgeprune.verdict import Limit, Unit, Unknown, Verdict
 
+FILES = TESTS / "files"
 DEVICE = "pixel3-tflite-4t-float32"
 # Of each limit: one that the file below keeps and one that it does not, as people write them.
 WRITTEN: dict[Limit, tuple[str, str]] = {
@@ -175,3 +178,20 @@ def test_the_guide_is_a_configuration() -> None:
         assert f"  {limit} = " in check.help
         assert f"--{limit.replace('_', '-')}" in {option for item in check.params for option in item.opts}
     assert read_toml(ROOT / "sample_models" / "fashion" / "recipe.toml")[1]["budget"]
+
+
+def test_a_run_takes_the_baselines_of_a_check(tmp_path: Path) -> None:
+    """A ledger, a file, a folder: growth of what the recipe exports is judged against them; without growth it is
+    refused, since nothing would come of it."""
+    budget = in_recipe(tmp_path, Limit.GROWTH, '"2 %"')
+    recipe = load_recipe(tmp_path / "recipe.toml")
+    assert recipe.budget == budget
+    shutil.copy(FILES / "float32.tflite", tmp_path / "m.float32.tflite")
+    for place in (tmp_path, tmp_path / "m.float32.tflite"):
+        found = run_baseline(recipe, place).find("m.float32.tflite")
+        assert found is not None
+        assert found.raw_bytes == (FILES / "float32.tflite").stat().st_size
+        assert set(found.download_bytes) >= {"deflate"}
+    in_recipe(tmp_path, Limit.INSTALL, '"2 MB"')
+    with pytest.raises(UsageError, match="add growth"):
+        run_baseline(load_recipe(tmp_path / "recipe.toml"), tmp_path)

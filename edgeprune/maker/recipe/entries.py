@@ -8,13 +8,17 @@ from typing import Any
 
 from edgeprune.artifact import Format, sha256_of
 from edgeprune.checker.budget import asked_limits
+from edgeprune.checker.check import estimator_for
+from edgeprune.checker.size.baseline import Baseline, load_baseline
+from edgeprune.checker.size.codecs import with_quick
 from edgeprune.converters.exports import SUFFIXES
+from edgeprune.errors import UsageError
 from edgeprune.ledger import MetricKind, ModelOrigin, SplitOrigin
 from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, Recipe, Step
 from edgeprune.maker.training.datasets import Samples
 from edgeprune.maker.training.metrics import Metric
 
-__all__ = ["asked_of", "export_name", "metric_kind", "model_origin", "split_origin"]
+__all__ = ["asked_of", "export_name", "metric_kind", "model_origin", "run_baseline", "split_origin"]
 
 
 def asked_of(recipe: Recipe) -> dict[str, object]:
@@ -60,3 +64,15 @@ def metric_kind(metric: Metric) -> MetricKind:
 def export_name(recipe: Recipe, export: ExportSpec) -> str:
     """What the file of an export is called."""
     return f"{recipe.model.stem}.{export.precision}{SUFFIXES[export.format]}"
+
+
+def run_baseline(recipe: Recipe, path: Path) -> Baseline:
+    """What growth is held against: the files at `path` that are called like the exported ones, as for a check.
+
+    Raises UsageError where the recipe limits no growth, and what `load_baseline` raises.
+    """
+    if recipe.budget is None or not recipe.budget.limits_growth:
+        raise UsageError(f'{recipe.path}: --baseline is what growth is against; add growth = "2 %" to [budget]')
+    names = [export_name(recipe, export) for export in recipe.exports]
+    estimator = estimator_for(recipe.budget.devices)
+    return load_baseline(path, names, with_quick([recipe.budget.codec]), estimator=estimator)
