@@ -2,7 +2,7 @@
 
 A part stands between `<!-- generated: NAME -->` and `<!-- end -->`. What it holds comes from the code: the keys of a
 recipe from its dataclasses (the text of a key is the string under its field), options from the command line itself,
-codecs, importance criteria, device profiles and exit codes from their tables.
+codecs, importance criteria, device profiles, exit codes and import ranks from their tables.
 """
 
 from __future__ import annotations
@@ -155,6 +155,15 @@ def api() -> str:
     return table(("name", "", "what it is"), rows)
 
 
+def ranks() -> str:
+    """The rank list of the test that holds it."""
+    tree = ast.parse((FOLDER.parent / "tests" / "test_imports.py").read_text(encoding="utf-8"))
+    (value,) = [n.value for n in tree.body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == "RANKS"]
+    assert value is not None
+    rows = [", ".join(f"`{name}`" for name in rank) for rank in ast.literal_eval(value)]
+    return "".join(f"{number}. {row}\n" for number, row in enumerate(rows, start=1))
+
+
 def verbs() -> str:
     """The help of every verb, as the command line prints it."""
     import click
@@ -217,6 +226,7 @@ def parts() -> dict[str, Callable[[], str]]:
         "devices": devices,
         "errors": errors,
         "exit-codes": exit_codes,
+        "ranks": ranks,
         "verbs": verbs,
     }
 
