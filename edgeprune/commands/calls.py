@@ -1,0 +1,251 @@
+"""What the verbs do, as calls of `import edgeprune`: plain values go in, records come out, errors are EdgepruneErrors.
+
+Paths may be texts, a metric or device its name. Nothing heavy is imported before a call needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgeprune.checker.budget import Budget
+    from edgeprune.checker.comparison import Comparison
+    from edgeprune.checker.latency.profiles import Profile
+    from edgeprune.checker.size.records import FileRecord
+    from edgeprune.host.progress import Progress
+    from edgeprune.ledger import Estimate, LatencyComparison, Ledger, TrainLog
+    from edgeprune.maker.keras.types import AnyModel, Model
+    from edgeprune.maker.pruning.channel.plan import ChannelOptions
+    from edgeprune.maker.pruning.channel.pruner import ChannelResult
+    from edgeprune.maker.recipe.recipe import Recipe
+    from edgeprune.maker.training.datasets import Samples
+    from edgeprune.maker.training.loop import TrainOptions
+    from edgeprune.maker.training.metrics import Metric
+    from edgeprune.runtime.session import RunResult
+    from edgeprune.verdict import Verdict
+
+__all__ = [
+    "account",
+    "check",
+    "compare",
+    "compare_latency",
+    "devices",
+    "estimate_latency",
+    "evaluate",
+    "finetune",
+    "load_model",
+    "load_recipe",
+    "load_samples",
+    "prune_channels",
+    "run",
+    "run_tflite",
+    "save_model",
+]
+
+StrPath = str | Path
+OnProgress = Callable[[int, int, str], None]  # done, of how many, what is said beside it
+
+
+def account(path: StrPath, *, codecs: Sequence[str] = ()) -> FileRecord:
+    """The account of a model file: bytes on disk, download by the quick codecs and those named, parameters, MACs and
+    zeros, in all and layer by layer. Reads .tflite, .mlpackage, .mlmodel, .onnx, .keras and .h5."""
+    from edgeprune.checker.size.account import account as accounted
+    from edgeprune.checker.size.codecs import with_quick
+
+    return accounted(Path(path), with_quick(codecs))
+
+
+def check(path: StrPath, budget: Budget, *, baseline: StrPath | None = None) -> tuple[Verdict, ...]:
+    """Hold a model file against a budget: one verdict for each limit, whose `passed` is None where it could not be
+    checked. `baseline`, an earlier file or a report of `edgeprune check --json`, is what growth is counted from."""
+    from edgeprune.checker.check import CheckOptions, Wanted, check_files
+
+    wanted = [Wanted(path=Path(path), budgets=(budget,))]
+    found = check_files(wanted, CheckOptions(baseline=Path(baseline) if baseline else None, codec=budget.codec))
+    if found.broken is not None:
+        raise found.broken
+    return found.verdicts
+
+
+def compare(
+    before: StrPath, after: StrPath, *, codecs: Sequence[str] = (), device: str | None = None, measure: bool = False
+) -> Comparison:
+    """The accounts of two model files side by side; with `device` the estimates of both, with `measure` their latency
+    on this host (.tflite)."""
+    from edgeprune.checker.comparison import check_measurable, compare_files, with_measured_latency
+    from edgeprune.checker.size.codecs import with_quick
+
+    old, new = Path(before), Path(after)
+    if measure:
+        check_measurable(old, new)
+    found = compare_files(old, new, with_quick(codecs), device=device)
+    return with_measured_latency(found, old, new) if measure else found
+
+
+def compare_latency(
+    baseline: StrPath, candidate: StrPath, *, processes: int = 5, pairs: int = 30, seed: int = 0
+) -> LatencyComparison:
+    """Time two .tflite files on this host, paired and interleaved: one thread, batch 1, made-up inputs."""
+    from edgeprune.checker.latency.measure import compare_latency as compared
+
+    return compared(Path(baseline), Path(candidate), processes=processes, pairs=pairs, seed=seed)
+
+
+def devices() -> tuple[Profile, ...]:
+    """The device profiles that come with the package."""
+    from edgeprune.checker.latency.profiles import shipped_profiles
+
+    return shipped_profiles()
+
+
+def estimate_latency(path: StrPath, device: str | Profile) -> Estimate:
+    """The latency of one inference of a .tflite file or .mlpackage on a device: the name of a profile, the path of one
+    of your own (.toml), or a profile. Without milliseconds where it gives none; `refused` then says why."""
+    from edgeprune.checker.latency.estimate import estimate_latency as estimated
+    from edgeprune.checker.latency.profiles import find_profile
+    from edgeprune.formats import read_contents
+
+    profile = find_profile(device) if isinstance(device, str) else device
+    return estimated(read_contents(Path(path)), profile)
+
+
+def load_model(path: StrPath, *, trust_code: bool = False, custom: Sequence[StrPath] = ()) -> Model:
+    """A Keras model from a .keras or .h5 file of Keras 3 or 2, without optimizer and compile state.
+
+    Code stored in the file (Lambda layers) runs only with `trust_code`; `custom` are Python files with layers of your
+    own, which are run.
+    """
+    from edgeprune.maker.keras.model_files import load_model as loaded
+
+    model: Model = loaded(Path(path), trust_code=trust_code, custom=[Path(file) for file in custom])
+    return model
+
+
+def load_samples(
+    path: StrPath, model: AnyModel, *, metric: Metric | str | None = None, scale: float = 1.0, offset: float = 0.0
+) -> Samples:
+    """Samples for a model from an .npz file: an array for each input (or "x"), and "y" with the targets.
+
+    Float inputs become value * scale + offset. With `metric` there must be targets that suit it.
+    """
+    from edgeprune.maker.training.datasets import load_split
+    from edgeprune.maker.training.metrics import find_metric
+
+    wanted = find_metric(metric).name if metric is not None else None
+    return load_split(Path(path), model, wanted, scale=scale, offset=offset)
+
+
+def save_model(model: Model, path: StrPath) -> None:
+    """Write a plain .keras file: no optimizer, no compile state. It appears whole or not at all."""
+    from edgeprune.maker.keras.models import save_model as saved
+
+    saved(model, Path(path))
+
+
+def evaluate(model: Model, samples: Samples, metric: Metric | str = "accuracy") -> float:
+    """The metric of a Keras model's first output over samples with targets."""
+    from edgeprune.maker.training.datasets import check_targets
+    from edgeprune.maker.training.loop import evaluate as evaluated
+    from edgeprune.maker.training.metrics import find_metric
+
+    known = find_metric(metric)
+    check_targets(samples, tuple(model.outputs[0].shape), known.name)
+    return evaluated(model, samples, known)
+
+
+def finetune(
+    model: Model,
+    samples: Samples,
+    options: TrainOptions,
+    *,
+    validation: Samples | None = None,
+    metric: Metric | str = "accuracy",
+    teacher: Model | None = None,
+    on_progress: OnProgress | None = None,
+) -> tuple[Model, TrainLog]:
+    """A copy trained on, and the log of its training. Zeros of kernels stay zeros; the argument is left alone.
+
+    With `options.distill` the `teacher` (a model with the same inputs and outputs) gives that share of the targets.
+    """
+    from edgeprune.maker.pruning.masked_training import finetune as tuned
+    from edgeprune.maker.training.metrics import find_metric
+
+    return tuned(model, samples, validation, find_metric(metric), options, teacher=teacher, on_progress=on_progress)
+
+
+def prune_channels(
+    model: Model,
+    options: ChannelOptions,
+    *,
+    samples: Samples | None = None,
+    metric: Metric | str | None = None,
+    verify: bool = True,
+) -> ChannelResult:
+    """A smaller model with fewer channels; the argument is left alone.
+
+    `samples` of the training split and `metric` serve the criteria that look at data, and the compensation.
+    """
+    from edgeprune.maker.pruning.channel.pruner import prune_channels as pruned
+    from edgeprune.maker.training.metrics import find_metric
+
+    known = find_metric(metric) if metric is not None else None
+    return pruned(model, options, samples=samples, metric=known, verify=verify)
+
+
+def load_recipe(path: StrPath) -> Recipe:
+    """Read and check a recipe. Raises InputError (cannot be read) and RecipeError (cannot be run as it stands)."""
+    from edgeprune.maker.recipe.recipe import load_recipe as loaded
+
+    return loaded(Path(path))
+
+
+def run_tflite(path: StrPath, inputs: Mapping[str, np.ndarray], *, runtime: str | None = None) -> RunResult:
+    """Run a .tflite file over samples, one at a time, in a process of its own: outputs [samples, ...] by name, from the
+    newest installed runtime or the one named."""
+    from edgeprune.errors import MissingExtra
+    from edgeprune.runtime.session import installed_runtimes
+    from edgeprune.runtime.session import run_tflite as ran
+
+    installed = list(installed_runtimes())
+    if not installed:
+        raise MissingExtra("a TFLite runtime", "litert", "running a .tflite file")
+    return ran(Path(path), inputs, runtime=runtime or installed[-1])
+
+
+def run(
+    recipe: StrPath | Recipe,
+    folder: StrPath,
+    *,
+    overwrite: bool = False,
+    trust_code: bool = False,
+    custom: Sequence[StrPath] = (),
+    progress: Progress | None = None,
+) -> Ledger:
+    """Run a recipe (or the file of one) and return its ledger; models, ledger.json and report.md lie in `folder` once
+    all is done."""
+    import json
+
+    from edgeprune.host.outputs import output_folder, write_file
+    from edgeprune.host.progress import Progress as Shown
+
+    wanted = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
+    shown = progress or Shown(quiet=True)
+    with output_folder(Path(folder), overwrite=overwrite) as place:
+        shown.begin("check recipe, model and data")
+        from edgeprune.maker.recipe.pipeline import run_recipe
+        from edgeprune.maker.recipe.prepare import plan_lines, prepare
+        from edgeprune.report.ledger_report import ledger_markdown
+
+        prepared = prepare(wanted, trust_code=trust_code, custom=[Path(file) for file in custom])
+        shown.end()
+        for line in plan_lines(prepared):
+            shown.note("  " + line)
+        ledger = run_recipe(prepared, place, shown)
+        body = json.dumps(ledger.to_json(), indent=2, allow_nan=False, default=str)
+        write_file(place / "ledger.json", body.encode() + b"\n")
+        write_file(place / "report.md", ledger_markdown(ledger).encode())
+    return ledger
