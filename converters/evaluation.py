@@ -19,6 +19,7 @@ from edgeprune.artifact import Artifact, Format
 from edgeprune.converters.evaluator.arguments import UnknownOperationError
 from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.parity import compare_outputs, refuse_senseless, sqnr_db
+from edgeprune.converters.session import Exported
 from edgeprune.errors import ConversionError, RuntimeFailure
 from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.coreml.mil_reader import read_coreml
@@ -69,7 +70,8 @@ def evaluate_file(
     no installed runtime runs the file or when its outputs make no sense (`refuse_senseless`).
     """
     if artifact.format is Format.COREML:
-        package = getattr(artifact, "package", None) or read_coreml(artifact.path)
+        known = artifact.contents.package if isinstance(artifact, Exported) else None
+        package = known or read_coreml(artifact.path)
         return _evaluate_package(artifact, package, samples, specs, expected, metric, image, tolerance, on_progress)
     inputs = {name: samples.inputs[name].astype(dtype) for name, (_, dtype) in specs.items()}
     if not installed_runtimes():

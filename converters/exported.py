@@ -65,7 +65,7 @@ def measure_export(
         )
     except ConversionError as error:
         raise ConversionError(f"{error}; {where()}" if where else str(error)) from error
-    weighed = account(made.path, with_quick(codecs), shares=False, bounds=False)
+    weighed = account(made.contents, with_quick(codecs), shares=False, bounds=False)
     entry = artifact_entry(made, weighed, found, metric, name, samples_are if found.parity else None, exported)
     refuse_lost_sparsity(made, entry.sparsity, model)
     return entry
@@ -81,7 +81,8 @@ def artifact_entry(
     exported: bool,
 ) -> ArtifactEntry:
     """The entry of a file in a ledger: its account, and what came of running it."""
-    storage = storage_of(made.package) if made.package else None
+    graph, package = made.contents.graph, made.contents.package
+    storage = storage_of(package) if package else None
     value = None
     if metric is not None and found.value is not None:
         value = MetricValue(
@@ -103,7 +104,7 @@ def artifact_entry(
         runtimes=found.runs,
         exported=exported,
         oldest_runtime=oldest_runtime(found.runs, installed_runtimes()),
-        float_ops=tuple(float_ops(made.graph)) if made.graph and made.precision in INTEGER else (),
+        float_ops=float_ops(graph) if graph and made.precision in INTEGER else (),
         weights=storage.encodings if storage else None,
         parameters=weighed.parameters,
     )

@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TypedDict
 
 import numpy as np
 
@@ -32,9 +31,7 @@ from edgeprune.converters.packaging import CoreMlOptions
 from edgeprune.converters.refusals import one_line
 from edgeprune.converters.unrolling import rolled_layers
 from edgeprune.errors import ConversionError, Unsupported, UsageError
-from edgeprune.formats import Graph, read_graph
-from edgeprune.formats.coreml.mil import Package
-from edgeprune.formats.coreml.mil_reader import read_coreml
+from edgeprune.formats import Contents, read_contents
 from edgeprune.host.interrupts import child_process, scratch_folder
 from edgeprune.maker.keras.types import AnyModel
 
@@ -47,15 +44,9 @@ UNROLLED = (Precision.FLOAT16, *INTEGER)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported(Artifact):
-    """A file that was written, and what was found in it: the graph of a .tflite file, the parts of a package."""
+    """A file that was written, and what was read in it: it is opened once for that."""
 
-    graph: Graph | None = field(default=None, repr=False, compare=False)
-    package: Package | None = field(default=None, repr=False, compare=False)
-
-
-class _Held(TypedDict, total=False):
-    graph: Graph
-    package: Package
+    contents: Contents = field(repr=False, compare=False)
 
 
 class Converter:
@@ -142,8 +133,8 @@ class Converter:
         self._ask(job, what)
         if not out.exists():
             raise ConversionError(f"{out.name}: the {model_format} converter reported success but wrote no file")
-        held = _check_file(out, graph, model_format, precision, float_fallback=float_fallback or not integer)
-        return Exported(path=out, format=model_format, precision=precision, sha256=sha256_of(out), **held)
+        contents = _checked(out, graph, precision, float_fallback=float_fallback or not integer)
+        return Exported(path=out, format=model_format, precision=precision, sha256=sha256_of(out), contents=contents)
 
     def start(self) -> None:
         """Start the child early; its imports then run beside other work."""
@@ -246,23 +237,20 @@ def _close_all(*stacks: contextlib.ExitStack) -> None:
         stack.close()
 
 
-def _check_file(
-    path: Path, graph: FrozenGraph, model_format: Format, precision: Precision, *, float_fallback: bool
-) -> _Held:
-    """What the file holds. Raises for what the converter did without a word; the file is gone then."""
+def _checked(path: Path, graph: FrozenGraph, precision: Precision, *, float_fallback: bool) -> Contents:
+    """What is in the file. Raises for what the converter did without a word; the file is gone then."""
     try:
-        if model_format is Format.COREML:
-            package = read_coreml(path)
-            refuse_lost_package_weights(package, graph.constants)
-            return {"package": package}
-        written = read_graph(path)
-        refuse_lost_weights(written, graph.constants)
-        if not float_fallback:
-            refuse_fallback(written, precision)
-        return {"graph": written}
+        contents = read_contents(path)
+        if contents.package is not None:
+            refuse_lost_package_weights(contents.package, graph.constants)
+        elif contents.graph is not None:
+            refuse_lost_weights(contents.graph, graph.constants)
+            if not float_fallback:
+                refuse_fallback(contents.graph, precision)
     except BaseException:
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
         raise
+    return contents

@@ -25,9 +25,8 @@ from edgeprune.converters.parity import (
 from edgeprune.converters.session import Exported
 from edgeprune.converters.trial_inputs import trial_samples
 from edgeprune.errors import ConversionError, InputError, Unsupported, UsageError
-from edgeprune.formats import Graph, read_graph
+from edgeprune.formats import Contents, Graph, read_contents
 from edgeprune.formats.coreml.mil import Package
-from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.precision import coreml_precision, tflite_precision
 from edgeprune.ledger import POOR_SQNR_DB, OutputParity, RuntimeRun
 from edgeprune.maker.keras.model_files import load_convertible
@@ -65,18 +64,22 @@ def open_exported(path: Path) -> ExportedFile:
     """Read what a file is. Raises InputError for what is missing or broken, UsageError for other kinds of file."""
     if not path.exists():
         raise InputError(f"{path}: no such file")
-    if path.suffix in (".mlpackage", ".mlmodel"):
-        return _opened_package(path, read_coreml(path))
-    if path.suffix != ".tflite":
+    if path.suffix not in (".tflite", ".mlpackage", ".mlmodel"):
         raise UsageError(f"{path}: verify reads .tflite, .mlpackage and .mlmodel; give one of these")
-    return _opened_graph(path, read_graph(path))
+    return _opened(read_contents(path))
 
 
 def opened(made: Exported) -> ExportedFile:
     """A file that was just written, as one to verify; it is not read again."""
-    if made.package is not None:
-        return _opened_package(made.path, made.package)
-    return _opened_graph(made.path, made.graph or read_graph(made.path))
+    return _opened(made.contents)
+
+
+def _opened(contents: Contents) -> ExportedFile:
+    if contents.package is not None:
+        return _opened_package(contents.path, contents.package)
+    if contents.graph is not None:
+        return _opened_graph(contents.path, contents.graph)
+    raise InputError(f"{contents.path}: holds no model that verify can run")
 
 
 def _opened_package(path: Path, package: Package) -> ExportedFile:

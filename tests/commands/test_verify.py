@@ -123,7 +123,7 @@ class TestVerify:
         (("missing.tflite", "--against", "model.keras"), 4, ("missing.tflite: no such file",)),
         (("train.npz", "--against", "model.keras"), 2, ("verify reads .tflite, .mlpackage and .mlmodel",)),
         (("empty.tflite", "--against", "model.keras"), 4, ("empty.tflite",)),
-        (("empty.mlmodel", "--against", "model.keras"), 4, ("empty.mlmodel", "holds no model")),
+        (("empty.mlmodel", "--against", "model.keras"), 4, ("empty.mlmodel", "is empty")),
         (("empty.mlpackage", "--against", "model.keras"), 4, ("no Manifest.json",)),
         (("int8.tflite", "--against", "missing.keras"), 4, ("missing.keras: no such file",)),
         (("int8.tflite", "--against", "model.keras", "--metric", "auc"), 2, ("--metric needs --data",)),

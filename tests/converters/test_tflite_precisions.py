@@ -13,7 +13,7 @@ from edgeprune.artifact import Format, Precision
 from edgeprune.converters.evaluation import evaluate_file
 from edgeprune.converters.file_checks import constant_elements, float_ops, refuse_lost_weights
 from edgeprune.converters.frozen import FrozenGraph, freeze
-from edgeprune.converters.session import _check_file
+from edgeprune.converters.session import _checked
 from edgeprune.errors import ConversionError, Unsupported, UsageError
 from edgeprune.formats import read_graph
 from edgeprune.maker.keras.models import count_parameters, input_specs, predict
@@ -245,10 +245,10 @@ def test_lost_weights(converter: Any, image_model: Any, tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
     converter.export(image_model, path, Format.TFLITE, Precision.FLOAT32)
     graph = converter._freeze(image_model, unroll=False)
-    _check_file(path, graph, Format.TFLITE, Precision.FLOAT32, float_fallback=True)
+    _checked(path, graph, Precision.FLOAT32, float_fallback=True)
     crippled(path)
     with pytest.raises(ConversionError, match=r"m\.tflite: weights are missing: the file holds \d+ constants"):
-        _check_file(path, graph, Format.TFLITE, Precision.FLOAT32, float_fallback=True)
+        _checked(path, graph, Precision.FLOAT32, float_fallback=True)
     assert not path.exists()
 
 
