@@ -55,8 +55,11 @@ def ledger_entry(path: Path) -> dict[str, Any] | None:
     formats = {".tflite": Format.TFLITE, ".mlpackage": Format.COREML}
     if path.suffix not in formats:
         return None
-    made = Exported(path=path, format=formats[path.suffix], precision=Precision.FLOAT32, sha256="0" * 64)
-    entry = artifact_entry(made, account(path), Evaluated(note=""), None, path.name, None, True)
+    contents = read_contents(path)
+    made = Exported(
+        path=path, format=formats[path.suffix], precision=Precision.FLOAT32, sha256="0" * 64, contents=contents
+    )
+    entry = artifact_entry(made, account(contents), Evaluated(note=""), None, path.name, None, True)
     return {name: getattr(entry, name) for name in (*FACTS, "download_bytes")}
 
 
