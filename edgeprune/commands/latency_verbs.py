@@ -19,6 +19,7 @@ from edgeprune.errors import EdgepruneError, UsageError
 from edgeprune.formats import read_contents
 from edgeprune.ledger import LatencyComparison
 from edgeprune.report.table import Table, to_text
+from edgeprune.report.verdicts import latency_text
 from edgeprune.units import format_count, format_ms, format_percent
 
 __all__ = ["bench_verb", "calibrate_verb", "devices_verb", "estimate_verb"]
@@ -69,9 +70,7 @@ def _zero_lines(advice: Sequence[SparsityAdvice]) -> list[str]:
 
 
 def _condition(condition: Condition) -> str:
-    """A condition in words, without the letter that orders XNNPACK's."""
-    letter, separator, rest = condition.rule.partition(": ")
-    return f"{rest if separator and len(letter) == 1 else condition.rule}: {condition.found}"
+    return f"{condition.rule}: {condition.found}"
 
 
 def _estimate_facts(found: Breakdown) -> dict[str, Any]:
@@ -82,9 +81,8 @@ def _estimate_facts(found: Breakdown) -> dict[str, Any]:
 def _estimate_lines(path: Path, found: Breakdown, every: bool) -> list[str]:
     told = found.estimate
     lines = []
-    if told.total_ms is not None and told.low_ms is not None and told.high_ms is not None:
-        low, high = format_ms(told.low_ms), format_ms(told.high_ms)
-        lines.append(f"{path}: {format_ms(told.total_ms)} ({low} to {high}), {format_count(found.macs)} MACs")
+    if told.total_ms is not None:
+        lines.append(f"{path}: {latency_text(told)}, {format_count(found.macs)} MACs")
     elif told.relative is not None:
         lines.append(f"{path}: {told.relative:.3g} times MobileNetV2 1.0 224, {format_count(found.macs)} MACs")
     else:

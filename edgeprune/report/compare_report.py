@@ -13,6 +13,7 @@ from edgeprune.checker.size.layer_pairs import Pair
 from edgeprune.checker.size.records import FileRecord, LayerRecord
 from edgeprune.report.cells import difference, layer_name, markdown_cell, markdown_text, shown, word
 from edgeprune.report.table import Table, to_markdown, to_text
+from edgeprune.report.verdicts import latency_text
 from edgeprune.units import format_bytes, format_count, format_percent
 from edgeprune.verdict import Estimate
 
@@ -166,7 +167,7 @@ def _shown_estimates(found: EstimateRatio) -> str:
 
 def _shown_estimate(found: Estimate) -> str:
     if found.total_ms is not None:
-        return f"{found.total_ms:.3g} ms ({found.low_ms:.3g} to {found.high_ms:.3g})"
+        return latency_text(found)
     if found.relative is not None:
         return f"{found.relative:.3g} times MobileNetV2 1.0 224"
     return f"not estimated: {found.refused}"

@@ -63,10 +63,10 @@ def test_an_eligible_file_pays_where_the_processor_allows() -> None:
     """On Arm and in WebAssembly, not on x86 with AVX; 1800 zeros of 256 + 2048 + 256 weights."""
     arm, wasm, x86, ethos, two_of_four = sparsity_advice(read_contents(ELIGIBLE))
     assert (arm.pays, wasm.pays, x86.pays) == (Pays.YES, Pays.YES, Pays.NO)
-    assert [condition.rule[0] for condition in arm.conditions] == list("abcdefg")
+    assert [condition.letter for condition in arm.conditions] == list("abcdefg")
     assert arm.conditions[5].found == "78.1%, with dense layers 70.3%"
     assert (arm.failed, arm.change) == ((), "")
-    assert [condition.rule[0] for condition in x86.failed] == ["a"]
+    assert [condition.letter for condition in x86.failed] == ["a"]
     assert "AVX" in x86.failed[0].found
     assert "--style channel" in x86.change
     assert (ethos.pays, two_of_four.pays) == (Pays.NO, Pays.NO)
@@ -270,7 +270,7 @@ def test_integer_files_never_pay_on_xnnpack() -> None:
 def test_a_file_with_zeros_stored_like_other_numbers() -> None:
     """84 % zeros and no sparse storage: what failed is named, and what to change."""
     arm = sparsity_advice(read_contents(FILES / "float32.tflite"))[0]
-    assert {condition.rule[0] for condition in arm.failed} == {"b", "d"}
+    assert {condition.letter for condition in arm.failed} == {"b", "d"}
     assert arm.failed[0].found == "zeros are stored like other numbers"
     assert "EXPERIMENTAL_SPARSITY" in arm.change
     assert "begin with a 3x3 convolution of stride 2 on 3 channels" in arm.change

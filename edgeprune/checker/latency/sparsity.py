@@ -64,11 +64,13 @@ class Pays(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """One condition of a rule; `met` is None where the file does not tell. `found` says what was found."""
+    """One condition of a rule; `met` is None where the file does not tell. `found` says what was found, and `letter`
+    orders those of XNNPACK."""
 
     rule: str
     met: bool | None
     found: str
+    letter: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,24 +122,28 @@ def _xnnpack(graph: Graph, cluster: Cluster, target: str) -> SparsityAdvice:
     precision = tflite_precision(graph)
     chip = "x86" not in target
     conditions: tuple[Condition, ...] = (
-        Condition(rule="a: the processor", met=chip, found=_processor(target)),
+        Condition(letter="a", rule="the processor", met=chip, found=_processor(target)),
         Condition(
-            rule="b: a filter stored sparse (DENSIFY)",
+            letter="b",
+            rule="a filter stored sparse (DENSIFY)",
             met=cluster.densify > 0,
             found=f"{cluster.densify} of them" if cluster.densify else "zeros are stored like other numbers",
         ),
         Condition(
-            rule="c: floating point throughout",
+            letter="c",
+            rule="floating point throughout",
             met=cluster.integers == "",
             found=f"the file is {precision}" + (f"; {cluster.integers}" if cluster.integers else ""),
         ),
         Condition(
-            rule="d: a 3x3 stem of stride 2 on 3 channels, padded by 1 all round, to a global mean",
+            letter="d",
+            rule="a 3x3 stem of stride 2 on 3 channels, padded by 1 all round, to a global mean",
             met=cluster.stem == "",
             found=cluster.stem or "found",
         ),
         Condition(
-            rule="e: only eligible operations between them",
+            letter="e",
+            rule="only eligible operations between them",
             met=None if cluster.inside is None else not cluster.inside,
             found="not followed, there is no stem" if cluster.inside is None else cluster.inside or "all are",
         ),
@@ -171,7 +177,8 @@ def _zeros_condition(cluster: Cluster) -> Condition:
     if len(enough) > 1:
         found += ": runtimes differ in whether those count (in LiteRT 2.3.0 they do not)"
     return Condition(
-        rule="f: more than 2/3 zeros in the 1x1 filters and heads, as far as operations are eligible",
+        letter="f",
+        rule="more than 2/3 zeros in the 1x1 filters and heads, as far as operations are eligible",
         met=met,
         found=found if known else "no such filter",
     )
@@ -189,7 +196,7 @@ def _mean_condition(cluster: Cluster, target: str) -> Condition:
         found = (
             f"it keeps them, read by {cluster.reader}: its result gets a wrong shape, with wrong outputs in some files"
         )
-    return Condition(rule="g: the mean drops the dimensions it averages over", met=met, found=found)
+    return Condition(letter="g", rule="the mean drops the dimensions it averages over", met=met, found=found)
 
 
 def _processor(target: str) -> str:
@@ -212,9 +219,9 @@ def _xnnpack_change(conditions: Sequence[Condition], cluster: Cluster) -> str:
         "f": "prune the 1x1 convolutions to 70 % zeros or more",
         "g": DROP_AXES,
     }
-    failed = [condition.rule[0] for condition in conditions if condition.met is False]
+    failed = [condition.letter for condition in conditions if condition.met is False]
     final = [letter for letter in failed if letter in "ac"][:1]
-    unknown = [] if final else [condition.rule[0] for condition in conditions[-2:] if condition.met is None]
+    unknown = [] if final else [condition.letter for condition in conditions[-2:] if condition.met is None]
     words = [advice[letter] for letter in (*(final or failed), *(unknown if cluster.inside is not None else ()))]
     return "; ".join(words + ([TRY_ARM] if unknown and not failed else []))
 
