@@ -20,7 +20,8 @@ from edgeprune.checker.size.account import account
 from edgeprune.converters.packaging import CoreMlOptions
 from edgeprune.converters.session import Converter
 from edgeprune.maker.keras.models import keras_module
-from edgeprune.maker.pruning.magnitude import MagnitudeOptions, prune_magnitude
+from edgeprune.maker.pruning.magnitude import prune_magnitude
+from edgeprune.maker.pruning.options import MagnitudeOptions
 
 CLASSIFIER = "predictions"
 # label, sparsity (0: dense), whether the classifier is pruned, precision, target, published ratio

@@ -19,10 +19,11 @@ from applications import built
 
 from edgeprune.maker.keras.models import clone, keras_module
 from edgeprune.maker.pruning.channel.importance import unit_scores
-from edgeprune.maker.pruning.channel.plan import ChannelOptions, plan_channels
+from edgeprune.maker.pruning.channel.plan import plan_channels
 from edgeprune.maker.pruning.channel.pruner import analyse
 from edgeprune.maker.pruning.channel.surgery import cut, zeroed
 from edgeprune.maker.pruning.channel.verification import largest_error
+from edgeprune.maker.pruning.options import ChannelOptions
 
 
 def row(keras: Any, name: str) -> bool:

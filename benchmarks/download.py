@@ -19,7 +19,8 @@ from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import FULL
 from edgeprune.converters.session import Converter
 from edgeprune.maker.keras.models import clone, keras_module
-from edgeprune.maker.pruning.magnitude import MagnitudeOptions, prune_magnitude
+from edgeprune.maker.pruning.magnitude import prune_magnitude
+from edgeprune.maker.pruning.options import MagnitudeOptions
 
 
 def trained_like(model: Any, rng: np.random.Generator) -> Any:

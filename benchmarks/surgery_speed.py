@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from edgeprune.maker.keras.models import keras_module
-from edgeprune.maker.pruning.channel.plan import ChannelOptions
 from edgeprune.maker.pruning.channel.pruner import prune_channels
+from edgeprune.maker.pruning.options import ChannelOptions
 
 ROUNDS = 4
 

@@ -122,7 +122,7 @@ def codecs() -> str:
 
 def criteria() -> str:
     """The importance criteria of channel pruning."""
-    from edgeprune.maker.pruning.channel.importance import CRITERIA
+    from edgeprune.maker.pruning.channel.criteria import CRITERIA
 
     rows = [(f"`{c.name}`", "yes" if c.needs_data else "no", c.source) for c in CRITERIA.values()]
     return table(("importance", "needs training data", "source"), rows)

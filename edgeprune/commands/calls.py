@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from edgeprune.host.progress import Progress
     from edgeprune.ledger import Estimate, LatencyComparison, Ledger, TrainLog
     from edgeprune.maker.keras.types import AnyModel, Model
-    from edgeprune.maker.pruning.channel.plan import ChannelOptions
     from edgeprune.maker.pruning.channel.pruner import ChannelResult
+    from edgeprune.maker.pruning.options import ChannelOptions
     from edgeprune.maker.recipe.recipe import Recipe
     from edgeprune.maker.training.datasets import Samples
-    from edgeprune.maker.training.loop import TrainOptions
     from edgeprune.maker.training.metrics import Metric
+    from edgeprune.maker.training.options import TrainOptions
     from edgeprune.runtime.session import RunResult
     from edgeprune.verdict import Verdict
 

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.commands.options import PATH, common_options
+from edgeprune.commands.options import PATH, Scoring, Trust, common_options, echo_json, field_option, taken
+from edgeprune.errors import UsageError
+from edgeprune.maker.training.options import DECAYS, OPTIMIZERS, TrainOptions
+
+if TYPE_CHECKING:
+    from edgeprune.ledger import TrainLog
+    from edgeprune.maker.keras.types import Model
 
 __all__ = ["finetune"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What to train on what, and how."""
+
+    model: Path
+    train: Path
+    validation: Path | None
+    teacher: Path | None
+    options: TrainOptions
+    scoring: Scoring
+    trust: Trust
+    quiet: bool
 
 
 @click.command()
@@ -18,10 +39,12 @@ __all__ = ["finetune"]
 @click.option("--train", type=PATH, required=True, metavar="NPZ", help="Training samples.")
 @click.option("--validation", type=PATH, metavar="NPZ", help="Samples that choose the best epoch.")
 @click.option("--epochs", type=int, required=True, help="Passes over the training samples.")
-@click.option("--batch-size", type=int, default=64, show_default=True)
-@click.option("--learning-rate", type=float, default=1e-3, show_default=True)
+@field_option(TrainOptions, "batch_size")
+@field_option(TrainOptions, "learning_rate")
+@field_option(TrainOptions, "decay", type=click.Choice(DECAYS), help="How the learning rate falls.")
+@field_option(TrainOptions, "optimizer", type=click.Choice(list(OPTIMIZERS)))
 @click.option("--flip", is_flag=True, help="Mirror training images left to right at random.")
-@click.option("--shift", type=int, default=0, show_default=True, help="Move training images by up to so many pixels.")
+@field_option(TrainOptions, "shift", help="Move training images by up to so many pixels.")
 @click.option("--teacher", type=PATH, metavar="MODEL", help="Learn from this model's answers too.")
 @click.option(
     "--distill",
@@ -30,11 +53,68 @@ __all__ = ["finetune"]
     show_default=True,
     help="Share of the loss that the answers of --teacher have.",
 )
-@click.option("--temperature", type=float, default=3.0, show_default=True, help="Warmth of the teacher's answers.")
+@field_option(TrainOptions, "temperature", help="Warmth of the teacher's answers.")
 @click.option("--patience", type=int, help="Stop after so many epochs without a better validation value.")
 @common_options("metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom")
-def finetune(model: Path, output: Path, **options: Any) -> int:
+def finetune(output: Path, overwrite: bool, as_json: bool, **values: Any) -> int:
     """Train MODEL on. Weights that are zero stay zero, so a pruned model stays pruned."""
-    from edgeprune.commands.verbs import finetune_verb
+    from edgeprune.artifact import sha256_of
+    from edgeprune.host.interrupts import note_output
+    from edgeprune.host.outputs import check_output_file
 
-    return finetune_verb(model, output, **options)
+    check_output_file(output, overwrite=overwrite, suffix=".keras")
+    job = _job(values)
+    model, log = _tuned(job)
+    from edgeprune.maker.keras.models import save_model
+
+    save_model(model, output)
+    note_output(output)
+    if as_json:
+        echo_json({"schema_version": 1, "output": {"path": str(output), "sha256": sha256_of(output)}, **asdict(log)})
+    else:
+        click.echo(f"{_text(log, job.scoring.metric)}\nWritten: {output}")
+    return 0
+
+
+def _job(values: dict[str, Any]) -> _Job:
+    distill = values.pop("distill") if values["teacher"] else 0.0
+    options = taken(TrainOptions, values, distill=distill)
+    if options.patience is not None and values["validation"] is None:
+        raise UsageError("--patience needs --validation: without it no epoch is better than another")
+    return taken(_Job, values, options=options, scoring=taken(Scoring, values), trust=taken(Trust, values))
+
+
+def _tuned(job: _Job) -> tuple[Model, TrainLog]:
+    """The model after the training, and what happened."""
+    from edgeprune.host.progress import Progress
+    from edgeprune.maker.pruning.masked_training import finetune as train_on
+    from edgeprune.maker.training.metrics import METRICS
+
+    model = job.trust.load(job.model)
+    teacher = job.trust.load(job.teacher) if job.teacher else None
+    if teacher is not None and _ends(teacher) != _ends(model):
+        raise UsageError(f"{job.teacher}: the teacher's inputs and outputs differ from those of {job.model}")
+    samples, validation = job.scoring.split(job.train, model), job.scoring.split(job.validation, model)
+    assert samples is not None
+    progress = Progress(quiet=job.quiet)
+    progress.begin(f"fine-tune {job.model.name}")
+    metric = METRICS[job.scoring.metric]
+    found = train_on(model, samples, validation, metric, job.options, teacher=teacher, on_progress=progress.advance)
+    progress.end()
+    return found
+
+
+def _ends(model: Model) -> object:
+    """What two models must share for one to teach the other."""
+    from edgeprune.maker.keras.models import input_specs
+
+    return input_specs(model), [tuple(tensor.shape) for tensor in model.outputs]
+
+
+def _text(log: TrainLog, metric: str) -> str:
+    lines = []
+    for number, epoch in enumerate(log.epochs, start=1):
+        value = "not measured" if epoch.validation is None else f"{epoch.validation:.4f}"
+        kept = "  <- kept" if number == log.kept_epoch else ""
+        lines.append(f"epoch {number}: loss {epoch.loss:.4f}, validation {metric} {value}{kept}")
+    return "\n".join(lines)

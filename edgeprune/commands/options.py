@@ -1,16 +1,38 @@
-"""Options that several verbs share."""
+"""What several verbs share: options, the records that they fill, and JSON on stdout."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from edgeprune.checker.size.codecs import CODECS, QUICK
+from edgeprune.maker.training.metrics import METRICS
 
-__all__ = ["PATH", "TOLERANCE", "chosen_format", "common_options"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from edgeprune.maker.keras.types import Model
+    from edgeprune.maker.training.datasets import Samples
+
+__all__ = [
+    "PATH",
+    "TOLERANCE",
+    "Scoring",
+    "Trust",
+    "chosen_format",
+    "common_options",
+    "echo_json",
+    "field_option",
+    "json_text",
+    "taken",
+]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Record = TypeVar("Record", bound="DataclassInstance")
 
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is an error of ours, with exit code 4
 TOLERANCE = click.option(
@@ -19,13 +41,6 @@ TOLERANCE = click.option(
     help="Largest difference allowed, as a share of the output range.  [default: float32 0.001; float16 0.1 and an "
     "SQNR of 20 dB; others by SQNR: 0 dB for convert, 10 dB for verify]",
 )
-
-
-def chosen_format(as_json: bool, output_format: str | None) -> str:
-    """The format of a report: --format, or json with --json."""
-    if as_json and output_format not in (None, "json"):
-        raise click.UsageError(f"--json and --format {output_format} contradict each other; drop one")
-    return output_format or ("json" if as_json else "text")
 
 
 def _chosen_codecs(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
@@ -39,59 +54,123 @@ def _chosen_codecs(_: click.Context, __: click.Parameter, text: str) -> tuple[st
     return tuple(names)
 
 
-def common_options(*names: str) -> Callable[[Any], Any]:
-    """Options that several verbs share, by name."""
-    known = {
-        "codecs": click.option(
-            "--codecs",
-            default="",
-            metavar="NAMES",
-            callback=_chosen_codecs,
-            help=f"Also compress by slower codecs, for example brotli,xz: {', '.join(CODECS)}. "
-            f"[default: {', '.join(QUICK)}]",
-        ),
-        "json": click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
-        "quiet": click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
-        "overwrite": click.option(
-            "--overwrite", is_flag=True, help="Replace an existing output once the new one is complete."
-        ),
-        "trust": click.option(
-            "--trust-code",
-            is_flag=True,
-            help="Run code stored in the model file (Lambda layers). Only for files you trust.",
-        ),
-        "custom": click.option(
-            "--custom",
-            multiple=True,
-            type=PATH,
-            metavar="FILE.py",
-            help="Your own Python file with layers that the model uses; it is run. Repeatable.",
-        ),
-        "data": click.option(
-            "--data",
-            type=PATH,
-            metavar="NPZ",
-            help="Test samples to score on: arrays named after the model's inputs (or x) and y.",
-        ),
-        "metric": click.option(
-            "--metric",
-            type=click.Choice(["accuracy", "auc", "mse", "mae"]),
-            default="accuracy",
-            show_default=True,
-            help="How outputs are scored; training uses the loss that goes with it.",
-        ),
-        "seed": click.option(
-            "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same result."
-        ),
-        "scale": click.option(
-            "--scale", type=float, default=1.0, show_default=True, help="Float inputs become value * scale + offset."
-        ),
-        "offset": click.option("--offset", type=float, default=0.0, show_default=True, help="See --scale."),
-    }
+COMMON = {
+    "codecs": click.option(
+        "--codecs",
+        default="",
+        metavar="NAMES",
+        callback=_chosen_codecs,
+        help=f"Also compress by slower codecs, for example brotli,xz: {', '.join(CODECS)}. "
+        f"[default: {', '.join(QUICK)}]",
+    ),
+    "json": click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+    "quiet": click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
+    "overwrite": click.option(
+        "--overwrite", is_flag=True, help="Replace an existing output once the new one is complete."
+    ),
+    "trust": click.option(
+        "--trust-code",
+        is_flag=True,
+        help="Run code stored in the model file (Lambda layers). Only for files you trust.",
+    ),
+    "custom": click.option(
+        "--custom",
+        multiple=True,
+        type=PATH,
+        metavar="FILE.py",
+        help="Your own Python file with layers that the model uses; it is run. Repeatable.",
+    ),
+    "data": click.option(
+        "--data",
+        type=PATH,
+        metavar="NPZ",
+        help="Test samples to score on: arrays named after the model's inputs (or x) and y.",
+    ),
+    "metric": click.option(
+        "--metric",
+        type=click.Choice(list(METRICS)),
+        default="accuracy",
+        show_default=True,
+        help="How outputs are scored; training uses the loss that goes with it.",
+    ),
+    "seed": click.option(
+        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same result."
+    ),
+    "scale": click.option(
+        "--scale", type=float, default=1.0, show_default=True, help="Float inputs become value * scale + offset."
+    ),
+    "offset": click.option("--offset", type=float, default=0.0, show_default=True, help="See --scale."),
+}
 
-    def decorate(function: Any) -> Any:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """What may run when a model file is loaded: code stored in it, and files of the user's own."""
+
+    trust_code: bool
+    custom: tuple[Path, ...]
+
+    def load(self, path: Path) -> Model:
+        """The model of a file that layers can be taken from."""
+        from edgeprune.maker.keras.model_files import load_model
+
+        return load_model(path, trust_code=self.trust_code, custom=self.custom)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """How samples are read, and how the outputs for them are scored."""
+
+    metric: str
+    scale: float
+    offset: float
+
+    def split(self, path: Path | None, model: Model) -> Samples | None:
+        """The samples of a file, None without one."""
+        from edgeprune.maker.training.datasets import load_split
+
+        return None if path is None else load_split(path, model, self.metric, scale=self.scale, offset=self.offset)
+
+
+def chosen_format(as_json: bool, output_format: str | None) -> str:
+    """The format of a report: --format, or json with --json."""
+    if as_json and output_format not in (None, "json"):
+        raise click.UsageError(f"--json and --format {output_format} contradict each other; drop one")
+    return output_format or ("json" if as_json else "text")
+
+
+def common_options(*names: str) -> Callable[[Command], Command]:
+    """Options that several verbs share, by name."""
+
+    def decorate(command: Command) -> Command:
         for name in reversed(names):
-            function = known[name](function)
-        return function
+            command = COMMON[name](command)
+        return command
 
     return decorate
+
+
+def echo_json(body: object) -> None:
+    """Print a result for programs."""
+    click.echo(json_text(body))
+
+
+def field_option(record: type[DataclassInstance], name: str, **more: Any) -> Callable[[Command], Command]:
+    """The option for a field of an options record, with the field's default."""
+    default = next(field.default for field in fields(record) if field.name == name)
+    flag = "--" + name.replace("_", "-")
+    return click.option(flag, default=default, show_default=True, **more)
+
+
+def json_text(body: object) -> str:
+    """A result for programs."""
+    import json
+
+    return json.dumps(body, indent=2, allow_nan=False, default=str)
+
+
+def taken(record: type[Record], values: dict[str, Any], **more: object) -> Record:
+    """A record out of the values that click read, which go out of `values`: each field has an option of its name, or
+    stands in `more`."""
+    names = [field.name for field in fields(record) if field.name not in more]
+    return record(**{name: values.pop(name) for name in names}, **more)

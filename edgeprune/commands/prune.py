@@ -2,20 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from edgeprune.commands.options import PATH, common_options
+from edgeprune.commands.options import PATH, Scoring, Trust, common_options, echo_json, field_option, taken
+from edgeprune.errors import InputError, UsageError
+from edgeprune.maker.pruning.channel.criteria import CRITERIA
+from edgeprune.maker.pruning.options import COMPENSATIONS, SCOPES, STYLES, ChannelOptions, MagnitudeOptions
+
+if TYPE_CHECKING:
+    from edgeprune.checker.latency.profiles import Profile
+    from edgeprune.host.progress import Progress
+    from edgeprune.ledger import ChannelReport, PruneReport
+    from edgeprune.maker.keras.types import Model
+    from edgeprune.maker.pruning.channel.pruner import ChannelResult
+    from edgeprune.maker.pruning.magnitude import PruneResult
+    from edgeprune.maker.training.datasets import Samples
 
 __all__ = ["prune"]
 
+_OF_ZEROS, _OF_CHANNELS = ([field.name for field in fields(kind)] for kind in (MagnitudeOptions, ChannelOptions))
+MAGNITUDE_ONLY = tuple(name for name in _OF_ZEROS if name not in _OF_CHANNELS)
 CHANNEL_ONLY = (
-    *("ratio", "macs", "parameters", "latency", "device", "lossless", "importance", "round_to", "through_norms"),
-    *("compensate", "verify", "train", "seed"),
+    *(name for name in _OF_CHANNELS if name not in _OF_ZEROS),
+    *("device", "lossless", "train", "verify"),
 )
-MAGNITUDE_ONLY = ("sparsity", "prune_depthwise", "keep_first", "keep_last")
+NOT_LOSSLESS = (*(name for name in _OF_CHANNELS if name != "seed"), "device", "train")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What to prune and how: `options` are those of the style, None for dead channels only; `profile` is that of a
+    latency to reach."""
+
+    model: Path
+    output: Path
+    options: MagnitudeOptions | ChannelOptions | None
+    profile: Profile | None
+    verify: bool
+    train: Path | None
+    data: Path | None
+    scoring: Scoring
+    trust: Trust
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scores:
+    """The metric of the model before and after, on so many samples."""
+
+    before: float
+    after: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Done:
+    """What came out of a job; `scores` are None where no samples were given."""
+
+    job: _Job
+    report: PruneReport | ChannelReport
+    parameters: int
+    nonzero_parameters: int
+    scores: _Scores | None
 
 
 @click.command()
@@ -23,7 +76,7 @@ MAGNITUDE_ONLY = ("sparsity", "prune_depthwise", "keep_first", "keep_last")
 @click.option("-o", "--output", type=PATH, required=True, help="The pruned model, a .keras file.")
 @click.option(
     "--style",
-    type=click.Choice(["magnitude", "channel"]),
+    type=click.Choice(list(STYLES)),
     default="magnitude",
     show_default=True,
     help="Zeros in the kernels (a smaller download), or fewer channels (smaller and faster).",
@@ -35,25 +88,23 @@ MAGNITUDE_ONLY = ("sparsity", "prune_depthwise", "keep_first", "keep_last")
 @click.option("--latency", type=float, help="channel: share of the latency to keep, estimated for --device.")
 @click.option("--device", metavar="NAME", help="channel: the profile for --latency ('edgeprune devices'), or a .toml.")
 @click.option("--lossless", is_flag=True, help="channel: remove dead channels only; outputs stay the same.")
-@click.option(
-    "--scope",
-    type=click.Choice(["layer", "global"]),
-    default="layer",
-    show_default=True,
+@field_option(
+    MagnitudeOptions,
+    "scope",
+    type=click.Choice(SCOPES),
     help="The same fraction in each layer, or one threshold through all of them.",
 )
-@click.option(
-    "--importance",
-    type=click.Choice(["l1", "l2", "bn_scale", "fpgm", "lamp", "taylor", "activation", "random"]),
-    default="lamp",
-    show_default=True,
-    help="channel: how channels are ranked. taylor and activation need --train.",
+@field_option(
+    ChannelOptions,
+    "importance",
+    type=click.Choice(list(CRITERIA)),
+    help=f"channel: how channels are ranked. {' and '.join(c.name for c in CRITERIA.values() if c.needs_data)} need "
+    "--train.",
 )
-@click.option(
-    "--round-to",
+@field_option(
+    ChannelOptions,
+    "round_to",
     type=click.IntRange(1),
-    default=8,
-    show_default=True,
     help="channel: widths become multiples of this; 8 suits int8 kernels, 16 float ones.",
 )
 @click.option(
@@ -66,11 +117,10 @@ MAGNITUDE_ONLY = ("sparsity", "prune_depthwise", "keep_first", "keep_last")
 @click.option(
     "--through-norms", is_flag=True, help="channel: also where a LayerNormalization reads them (its statistics change)."
 )
-@click.option(
-    "--compensate",
-    type=click.Choice(["none", "mean"]),
-    default="none",
-    show_default=True,
+@field_option(
+    ChannelOptions,
+    "compensate",
+    type=click.Choice(COMPENSATIONS),
     help="channel: move the mean of removed channels into the next bias (needs --train).",
 )
 @click.option("--train", type=PATH, metavar="NPZ", help="channel: training samples to look at.")
@@ -80,7 +130,7 @@ MAGNITUDE_ONLY = ("sparsity", "prune_depthwise", "keep_first", "keep_last")
 @click.option("-v", "--verbose", is_flag=True, help="Show asked and got for each layer.")
 @common_options("data", "metric", "scale", "offset", "seed", "overwrite", "json", "trust", "custom")
 @click.pass_context
-def prune(context: click.Context, /, model: Path, output: Path, style: str, **options: Any) -> int:
+def prune(context: click.Context, /, style: str, verbose: bool, overwrite: bool, as_json: bool, **values: Any) -> int:
     """Prune MODEL (.keras or .h5) in one shot; most ways need no data.
 
     --style magnitude sets the smallest weights to zero: the file keeps its size on disk and its speed, the download
@@ -95,26 +145,172 @@ def prune(context: click.Context, /, model: Path, output: Path, style: str, **op
       edgeprune prune model.keras --style channel --latency 0.6 --device pixel3-tflite-4t-float32 -o fast.keras
       edgeprune prune model.keras --style channel --lossless -o same.keras
     """
-    strangers = MAGNITUDE_ONLY if style == "channel" else CHANNEL_ONLY
-    given = [n for n in strangers if context.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE]
-    if given:
-        flag = "--" + given[0].replace("_", "-")
-        hint = "; add --style channel" if style == "magnitude" else ""
-        raise click.UsageError(f"{flag} does not belong to --style {style}{hint}")
-    unused = ("importance", "round_to", "scope", "include", "exclude", "through_norms", "compensate", "train")
-    if style == "channel" and (options["lossless"] or options["ratio"] is None):
-        pointless = unused if options["lossless"] else ("scope",)
-        given = [n for n in pointless if context.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE]
-        if given:
-            why = "--lossless removes dead channels only" if options["lossless"] else "--scope is for --ratio"
-            raise click.UsageError(f"--{given[0].replace('_', '-')} has no effect: {why}")
-    mine = {name: value for name, value in options.items() if name not in strangers}
+    from edgeprune.host.outputs import check_output_file
+
+    _refuse_strangers(context, style)
     if style == "channel":
-        from edgeprune.commands.channel_verbs import channel_verb
+        _refuse_pointless(context, values)
+    job = _job(style, values)
+    check_output_file(job.output, overwrite=overwrite, suffix=".keras")
+    done = _pruned(job, quiet=as_json or style == "magnitude")
+    if as_json:
+        _echo_facts(done)
+    else:
+        click.echo(_text(done, verbose=verbose))
+    return 0
 
-        return channel_verb(model, output, **mine)
-    if mine["sparsity"] is None:
-        raise click.UsageError("Missing option '--sparsity': the fraction of weights to remove, for example 0.8")
-    from edgeprune.commands.verbs import prune_verb
 
-    return prune_verb(model, output, **mine)
+def _given(context: click.Context, names: Iterable[str]) -> str | None:
+    """The flag of the first of these options that stands on the command line."""
+    typed = (name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
+    first = next(typed, None)
+    return None if first is None else "--" + first.replace("_", "-")
+
+
+def _refuse_strangers(context: click.Context, style: str) -> None:
+    flag = _given(context, MAGNITUDE_ONLY if style == "channel" else CHANNEL_ONLY)
+    if flag is not None:
+        hint = "; add --style channel" if style == "magnitude" else ""
+        raise UsageError(f"{flag} does not belong to --style {style}{hint}")
+    if style == "magnitude" and context.params["sparsity"] is None:
+        raise UsageError("Missing option '--sparsity': the fraction of weights to remove, for example 0.8")
+
+
+def _refuse_pointless(context: click.Context, values: dict[str, Any]) -> None:
+    if values["lossless"]:
+        flag, reason = _given(context, NOT_LOSSLESS), "--lossless removes dead channels only"
+    else:
+        flag = _given(context, ("scope",)) if values["ratio"] is None else None
+        reason = "--scope is for --ratio"
+    if flag is not None:
+        raise UsageError(f"{flag} has no effect: {reason}")
+
+
+def _job(style: str, values: dict[str, Any]) -> _Job:
+    """What the options ask for. Raises UsageError for what cannot be asked for."""
+    values["include"] = values["include"] or ("*",)
+    lossless, device = values.pop("lossless"), values.pop("device")
+    options: MagnitudeOptions | ChannelOptions | None = None
+    profile = None
+    if style == "magnitude":
+        options = taken(MagnitudeOptions, values)
+    elif not lossless:
+        options = taken(ChannelOptions, values)
+        _refuse_without_samples(options, values["train"])
+        profile = _profile(options, device)
+    names = ("model", "output", "train", "data", "verify")
+    mine = {name: values[name] for name in names}
+    return _Job(options=options, profile=profile, scoring=taken(Scoring, values), trust=taken(Trust, values), **mine)
+
+
+def _refuse_without_samples(options: ChannelOptions, train: Path | None) -> None:
+    if options.needs_data and train is None:
+        looks = CRITERIA[options.importance].needs_data
+        flag = f"--importance {options.importance}" if looks else f"--compensate {options.compensate}"
+        raise UsageError(f"{flag} looks at training samples: add --train TRAIN.npz")
+
+
+def _profile(options: ChannelOptions, device: str | None) -> Profile | None:
+    """The profile of a target of latency, None without one."""
+    if (options.latency is None) != (device is None):
+        raise UsageError("--latency and --device go together: the share to keep, and the profile it is estimated from")
+    if options.latency is None or device is None:
+        return None
+    from edgeprune.checker.latency.latency_targets import target_profile
+
+    return target_profile(options.latency, device)
+
+
+def _pruned(job: _Job, *, quiet: bool) -> _Done:
+    """Do the job: the new model is written, and scored if there are samples for that."""
+    from edgeprune.host.interrupts import note_output
+    from edgeprune.host.progress import Progress
+    from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, save_model
+
+    for file in (job.train, job.data):
+        if file is not None and not file.exists():
+            raise InputError(f"{file}: no such file")
+    progress = Progress(quiet=quiet)
+    progress.begin(f"load {job.model.name}")
+    model = job.trust.load(job.model)
+    samples, tests = job.scoring.split(job.train, model), job.scoring.split(job.data, model)
+    progress.end()
+    progress.begin("prune")
+    result = _result(job, model, samples, progress)
+    progress.end()
+    scores = None if tests is None else _scores(job.scoring.metric, tests, (model, result.model))
+    save_model(result.model, job.output)
+    note_output(job.output)
+    counts = count_parameters(result.model), count_nonzero_parameters(result.model)
+    return _Done(job=job, report=result.report, parameters=counts[0], nonzero_parameters=counts[1], scores=scores)
+
+
+def _result(job: _Job, model: Model, samples: Samples | None, progress: Progress) -> PruneResult | ChannelResult:
+    """The new model, by the style that the options are of."""
+    from edgeprune.maker.pruning.channel.lossless import prune_dead
+    from edgeprune.maker.pruning.channel.pruner import prune_channels
+    from edgeprune.maker.pruning.magnitude import prune_magnitude
+    from edgeprune.maker.training.metrics import METRICS
+
+    if job.options is None:
+        return prune_dead(model)
+    if isinstance(job.options, MagnitudeOptions):
+        return prune_magnitude(model, job.options)
+    metric = METRICS[job.scoring.metric]
+    if job.profile is None:
+        return prune_channels(model, job.options, samples=samples, metric=metric, verify=job.verify)
+    from edgeprune.converters.session import Converter
+    from edgeprune.maker.recipe.latency_search import prune_to_latency
+
+    with Converter() as converter:
+        return prune_to_latency(
+            model,
+            job.options,
+            job.profile,
+            converter=converter,
+            samples=samples,
+            metric=metric,
+            verify=job.verify,
+            on_trial=progress.advance,
+        )
+
+
+def _scores(metric: str, tests: Samples, models: tuple[Model, Model]) -> _Scores:
+    from edgeprune.maker.training.loop import evaluate
+    from edgeprune.maker.training.metrics import METRICS
+
+    before, after = (evaluate(model, tests, METRICS[metric]) for model in models)
+    return _Scores(before=before, after=after, samples=len(tests))
+
+
+def _echo_facts(done: _Done) -> None:
+    from edgeprune.artifact import sha256_of
+
+    paths = {"input": done.job.model, "output": done.job.output}
+    nothing = {"before": None, "after": None, "samples": None}
+    echo_json(
+        {
+            "schema_version": 1,
+            **{name: {"path": str(path), "sha256": sha256_of(path)} for name, path in paths.items()},
+            **asdict(done.report),
+            "parameters": done.parameters,
+            "nonzero_parameters": done.nonzero_parameters,
+            "metric": {"name": done.job.scoring.metric, **(asdict(done.scores) if done.scores else nothing)},
+        }
+    )
+
+
+def _text(done: _Done, *, verbose: bool) -> str:
+    from edgeprune.ledger import PruneReport
+    from edgeprune.report.pruning import channel_lines, zeros_lines
+
+    report, metric, scores = done.report, done.job.scoring.metric, done.scores
+    lines = (
+        zeros_lines(report, every=verbose) if isinstance(report, PruneReport) else channel_lines(report, every=verbose)
+    )
+    if scores is not None:
+        counted = f"{scores.samples:,} samples (the Keras model)"
+        lines.append(f"{metric}: {scores.before:.4f} -> {scores.after:.4f} on {counted}")
+    else:
+        lines.append(f"{metric}: not measured (add --data TEST.npz); to recover accuracy: edgeprune finetune")
+    return "\n".join([*lines, f"Written: {done.job.output}"])

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.commands.options import PATH, common_options
+from edgeprune.commands.options import PATH, Trust, common_options, json_text, taken
+from edgeprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeprune.ledger import Ledger
+    from edgeprune.maker.recipe.recipe import Recipe
 
 __all__ = ["run"]
 
@@ -17,11 +22,7 @@ __all__ = ["run"]
 @click.option("-o", "--output", type=PATH, help="Folder for models, ledger.json and report.md.")
 @click.option("--dry-run", is_flag=True, help="Check recipe, model and data, print the plan, and stop.")
 @common_options("overwrite", "json", "quiet", "trust", "custom")
-def run(
-    recipe: Path,
-    output: Path | None,
-    **options: Any,
-) -> int:
+def run(recipe: Path, output: Path | None, dry_run: bool, **options: Any) -> int:
     """Run the steps of RECIPE (TOML) and leave models, ledger.json and report.md in the output folder.
 
     Everything that can be checked is checked before any training. Exit code 1 when the recipe's budget is exceeded.
@@ -29,6 +30,39 @@ def run(
     Steps are prune (to a sparsity; with style = "channel" to a ratio of channels, or a share of the MACs, parameters or
     latency, estimated for a device), finetune and quantize. The README lists their keys.
     """
-    from edgeprune.commands.verbs import run_verb
+    from edgeprune.commands import calls
+    from edgeprune.host.progress import Progress
 
-    return run_verb(recipe, output, **options)
+    loaded, trust = calls.load_recipe(recipe), taken(Trust, options)
+    if dry_run:
+        click.echo(_plan(loaded, trust))
+        return 0
+    if output is None:
+        raise UsageError("name the output folder: -o FOLDER (or look first: --dry-run)")
+    ledger = calls.run(
+        loaded,
+        output,
+        overwrite=options["overwrite"],
+        trust_code=trust.trust_code,
+        custom=trust.custom,
+        progress=Progress(quiet=options["quiet"]),
+    )
+    click.echo(json_text(ledger.to_json()) if options["as_json"] else _text(ledger, output))
+    outcomes = [verdict.passed for verdict in ledger.verdicts]
+    return 1 if False in outcomes else 3 if None in outcomes else 0
+
+
+def _plan(recipe: Recipe, trust: Trust) -> str:
+    from edgeprune.maker.recipe.prepare import plan_lines, prepare
+
+    return "\n".join(plan_lines(prepare(recipe, trust_code=trust.trust_code, custom=trust.custom)))
+
+
+def _text(ledger: Ledger, output: Path) -> str:
+    import shutil
+    import sys
+
+    from edgeprune.report.ledger_report import ledger_text
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return f"{ledger_text(ledger, width=width)}\n\nWritten: {output}/ (models, ledger.json, report.md)"

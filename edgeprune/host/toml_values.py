@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import InputError, RecipeError
+from edgeprune.errors import InputError, RecipeError, UsageError
 
-__all__ = ["known_keys", "near", "read_toml", "typed"]
+__all__ = ["check_choice", "known_keys", "near", "read_toml", "typed"]
 
 _KINDS = {str: "a text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -37,6 +37,13 @@ def near(name: str, known: Iterable[str]) -> str:
     """ "; did you mean 'x'?", or nothing when no known name is like it."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def check_choice(key: str, value: str, known: Iterable[str]) -> None:
+    """Raise UsageError for a value that is not among the known ones, with the nearest of them."""
+    known = list(known)
+    if value not in known:
+        raise UsageError(f"unknown {key} {value!r}{near(value, known)}; known: {', '.join(known)}")
 
 
 def known_keys(path: Path, where: str, raw: Any, known: Iterable[str]) -> None:

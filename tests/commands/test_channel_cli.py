@@ -95,7 +95,7 @@ def test_lossless(call: Any, block: Path, keras: Any) -> None:
 @pytest.mark.parametrize(
     ("extra", "code", "part"),
     [
-        ((), 2, "takes one of ratio, macs and parameters; got none"),
+        ((), 2, "takes one of ratio, macs, parameters and latency; got none"),
         (("--ratio", 1.4), 2, "at least 0 and below 1; got 1.4"),
         (("--ratio", 40), 2, "did you mean 0.4?"),
         (("--ratio", 0.4, "--macs", 0.5), 2, "got ratio, macs"),
@@ -104,7 +104,7 @@ def test_lossless(call: Any, block: Path, keras: Any) -> None:
         (("--sparsity", 0.8), 2, "--sparsity does not belong to --style channel"),
         (("--lossless", "--ratio", 0.4), 2, "--lossless removes dead channels only"),
         (("--ratio", 0.4, "--importance", "taylor"), 2, "looks at training samples"),
-        (("--ratio", 0.4, "--compensate", "mean"), 2, "needs training samples"),
+        (("--ratio", 0.4, "--compensate", "mean"), 2, "--compensate mean looks at training samples"),
         (("--ratio", 0.4, "--round-to", 64), 2, "nothing to prune"),
     ],
 )
@@ -154,6 +154,34 @@ def test_dry_run(call: Any, recipe: Callable[..., Path]) -> None:
     assert done.code == 0, done.err
     assert "channel pruning to ratio 0.5 in 2 of 3 groups by lamp" in done.out
     assert "after each of 3 rounds" in done.out
+
+
+def test_a_model_is_analysed_once(recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check, the plan in words and the first cut share one trace; the model of the second round gets its own."""
+    from edgeprune.converters.session import Converter
+    from edgeprune.host.progress import Progress
+    from edgeprune.maker.pruning.channel import pruner
+    from edgeprune.maker.recipe.pipeline import _Run
+    from edgeprune.maker.recipe.prepare import plan_lines, prepare
+    from edgeprune.maker.recipe.recipe import ChannelStep, load_recipe
+
+    traced: list[str] = []
+
+    class Counted(pruner.Trace):
+        def __init__(self, model: Any, *rest: Any, **more: Any) -> None:
+            traced.append(model.name)
+            super().__init__(model, *rest, **more)
+
+    monkeypatch.setattr(pruner, "Trace", Counted)
+    steps = CHANNEL + "ratio = 0.5\nround_to = 4\nrounds = 2\nepochs = 1\nbatch_size = 16\n"
+    prepared = prepare(load_recipe(recipe(steps)))
+    assert "channel pruning to ratio 0.5" in "\n".join(plan_lines(prepared))
+    assert len(traced) == 1
+    (tmp_path / "out").mkdir()
+    (step,) = prepared.recipe.steps
+    assert isinstance(step, ChannelStep)
+    _Run(prepared, tmp_path / "out", Progress(quiet=True), Converter(), None)._prune_channels(step)
+    assert len(traced) == 2
 
 
 @pytest.mark.slow
@@ -219,7 +247,7 @@ def test_a_latency_out_of_reach(call: Any, block: Path, covered: Path) -> None:
     [
         (("--latency", 0.5), "--latency and --device go together"),
         (("--device", "pixel3-tflite-4t-float32", "--ratio", 0.5), "--latency and --device go together"),
-        (("--latency", 0.5, "--device", "pixel3-tflite-4t-float32", "--macs", 0.5), "leave out --macs"),
+        (("--latency", 0.5, "--device", "pixel3-tflite-4t-float32", "--macs", 0.5), "got macs, latency"),
         (("--latency", 60, "--device", "pixel3-tflite-4t-float32"), "did you mean 0.6?"),
         (("--latency", 0.5, "--device", "pixel3-tflite-4t-int8"), "is not for float32"),
         (("--latency", 0.5, "--device", "pixel3-gpu-float32"), "gives no milliseconds"),

@@ -20,7 +20,8 @@ from edgeprune.converters.tflite import positive_zeros
 from edgeprune.errors import ConversionError, Unsupported, UsageError
 from edgeprune.formats import read_graph
 from edgeprune.maker.keras.models import predict
-from edgeprune.maker.pruning.magnitude import MagnitudeOptions, prune_magnitude
+from edgeprune.maker.pruning.magnitude import prune_magnitude
+from edgeprune.maker.pruning.options import MagnitudeOptions
 from edgeprune.runtime import installed_runtimes, run_tflite
 
 RUNTIME = next(reversed(installed_runtimes()), "")

@@ -18,7 +18,8 @@ from edgeprune.errors import ConversionError, InputError, UsageError
 from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.coreml.storage import storage_of
 from edgeprune.maker.keras.models import input_specs, predict
-from edgeprune.maker.pruning.magnitude import MagnitudeOptions, prune_magnitude
+from edgeprune.maker.pruning.magnitude import prune_magnitude
+from edgeprune.maker.pruning.options import MagnitudeOptions
 from edgeprune.maker.training.datasets import Samples
 
 pytestmark = pytest.mark.slow

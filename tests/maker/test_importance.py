@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgeprune.errors import UsageError
-from edgeprune.maker.pruning.channel.importance import CRITERIA, geometric_median, l1, l2, lamp, unit_scores
+from edgeprune.maker.pruning.channel.criteria import CRITERIA, geometric_median, l1, l2, lamp
+from edgeprune.maker.pruning.channel.importance import unit_scores
 from edgeprune.maker.pruning.channel.pruner import analyse
 from edgeprune.maker.training.datasets import Samples
 from edgeprune.maker.training.metrics import METRICS

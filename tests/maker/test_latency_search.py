@@ -60,8 +60,11 @@ def test_what_can_be_a_target(covered: Path) -> None:
         ("latency = 0.6\n", "add device = \"NAME\" ('edgeprune devices' lists them)"),
         (f'device = "{PIXEL3}"\n', "add latency = 0.6 (the share to keep), or leave it out"),
         (f'device = "{PIXEL3}"\nmacs = 0.5\n', "add latency = 0.6 (the share to keep), or leave it out"),
-        (f'latency = 0.6\nmacs = 0.5\ndevice = "{PIXEL3}"\n', "one of ratio, macs, parameters, latency and lossless"),
-        (f'latency = 0.6\nlossless = true\ndevice = "{PIXEL3}"\n', "one of ratio, macs, parameters, latency and"),
+        (
+            f'latency = 0.6\nmacs = 0.5\ndevice = "{PIXEL3}"\n',
+            "one of ratio, macs, parameters and latency; got macs, l",
+        ),
+        (f'latency = 0.6\nlossless = true\ndevice = "{PIXEL3}"\n', "dead channels only: leave out 'latency'"),
         (f'latency = 60\ndevice = "{PIXEL3}"\n', "did you mean 0.6?"),
         (f'latency = "fast"\ndevice = "{PIXEL3}"\n', "'steps 1.latency' must be a number"),
         ("latency = 0.6\ndevice = 3\n", "'steps 1.device' must be a text in quotes"),
@@ -87,7 +90,8 @@ def test_a_profile_counts_from_the_recipe(recipe: Callable[..., Path], covered: 
     assert own.device == str(covered)
     (named,) = load_recipe(recipe(NARROW)).steps
     assert isinstance(named, ChannelStep)
-    assert (named.latency, named.device) == (0.6, PIXEL3)
+    assert named.options is not None
+    assert (named.options.latency, named.device) == (0.6, PIXEL3)
     path = recipe(CHANNEL + 'latency = 0.6\ndevice = "none.toml"\n')
     with pytest.raises(RecipeError, match=r"none\.toml: no such device profile"):
         load_recipe(path)
@@ -125,12 +129,12 @@ class TestSearch:
     @pytest.fixture
     def narrow(self, image_model: Any, covered: Path, converter: Any) -> Callable[..., Any]:
         """Prune the image model to a share, in widths of any number unless told otherwise."""
-        from edgeprune.maker.pruning.channel.plan import ChannelOptions
+        from edgeprune.maker.pruning.options import ChannelOptions
         from edgeprune.maker.recipe.latency_search import prune_to_latency
 
         def run(share: float, *, round_to: int = 1, **more: Any) -> Any:
-            options = ChannelOptions(macs=share, round_to=round_to)
-            return prune_to_latency(image_model, share, load_profile(covered), options, converter=converter, **more)
+            options = ChannelOptions(latency=share, round_to=round_to)
+            return prune_to_latency(image_model, options, load_profile(covered), converter=converter, **more)
 
         return run
 
@@ -157,7 +161,7 @@ class TestSearch:
         assert found.after.total_ms == estimate(result.model)
         assert found.ratio == found.after.total_ms / found.before.total_ms
         assert 0.55 < found.ratio <= 0.6
-        assert found.before["how"].startswith(f"estimated from profile {PIXEL3} (")
+        assert found.before.how.startswith(f"estimated from profile {PIXEL3} (")
         assert result.report.asked == f"latency 0.6 on {PIXEL3}"
         assert result.report.verified <= 1e-4
 
@@ -219,7 +223,7 @@ class TestSearch:
         """Importance by taylor and the means for the compensation are computed once, not for each trial."""
         from edgeprune.maker.keras.models import input_specs
         from edgeprune.maker.pruning.channel import pruner as channel
-        from edgeprune.maker.pruning.channel.plan import ChannelOptions
+        from edgeprune.maker.pruning.options import ChannelOptions
         from edgeprune.maker.recipe.latency_search import prune_to_latency
         from edgeprune.maker.training.datasets import load_samples
         from edgeprune.maker.training.metrics import METRICS
@@ -235,12 +239,11 @@ class TestSearch:
 
         for name in calls:
             monkeypatch.setattr(channel, name, counted(name, getattr(channel, name)))
-        options = ChannelOptions(macs=0.6, round_to=1, importance="taylor", compensate="mean")
+        options = ChannelOptions(latency=0.6, round_to=1, importance="taylor", compensate="mean")
         result = prune_to_latency(
             image_model,
-            0.6,
-            load_profile(covered),
             options,
+            load_profile(covered),
             converter=converter,
             samples=load_samples(work / "train.npz", input_specs(image_model)),
             metric=METRICS["accuracy"],

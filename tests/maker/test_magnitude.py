@@ -15,7 +15,6 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from edgeprune.errors import UsageError
 from edgeprune.ledger import PruneReport
 from edgeprune.maker.pruning.magnitude import (
-    MagnitudeOptions,
     apply_masks,
     keep_largest,
     keep_largest_of,
@@ -24,9 +23,10 @@ from edgeprune.maker.pruning.magnitude import (
     prune_magnitude,
     select_targets,
 )
+from edgeprune.maker.pruning.options import MagnitudeOptions
 from edgeprune.maker.training.datasets import Samples
-from edgeprune.maker.training.loop import TrainOptions
 from edgeprune.maker.training.metrics import METRICS
+from edgeprune.maker.training.options import TrainOptions
 
 WEIGHTS = arrays(np.float32, array_shapes(max_dims=4, max_side=6), elements=st.floats(-4, 4, width=16))
 SPARSITY = st.floats(0, 1, exclude_max=True)
@@ -172,9 +172,9 @@ def test_global_scope(image_model: Any) -> None:
         ({"include": ("conv", "sc*")}, ["conv", "scores"]),
         ({"exclude": ("p*",)}, ["conv", "scores"]),
         ({"include": ("Conv2D",), "exclude": ("point",)}, ["conv"]),
-        ({"prune_first": False}, ["point", "scores"]),
-        ({"prune_last": False}, ["conv", "point"]),
-        ({"prune_first": False, "exclude": ("conv",)}, ["scores"]),
+        ({"keep_first": True}, ["point", "scores"]),
+        ({"keep_last": True}, ["conv", "point"]),
+        ({"keep_first": True, "exclude": ("conv",)}, ["scores"]),
         ({"prune_depthwise": True}, ["conv", "depthwise", "point", "scores"]),
         ({"include": ("DepthwiseConv2D",), "prune_depthwise": True}, ["depthwise"]),
     ],
@@ -291,7 +291,7 @@ def test_nested_models(nested_model: Any) -> None:
 
 def test_first_and_last_of_nested_models(nested_model: Any) -> None:
     """The first layer is the one that sees the input, also inside an inner model."""
-    targets, skipped = select_targets(nested_model, MagnitudeOptions(sparsity=0.5, prune_first=False, prune_last=False))
+    targets, skipped = select_targets(nested_model, MagnitudeOptions(sparsity=0.5, keep_first=True, keep_last=True))
     assert [t.layer for t in targets] == ["left/second", "right/first", "right/second"]
     assert {s.layer for s in skipped} == {"left/first", "scores"}
 

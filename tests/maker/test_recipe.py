@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
+from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,10 @@ import pytest
 from edgeprune.artifact import Format, Precision
 from edgeprune.checker.budget import Budget
 from edgeprune.errors import RecipeError
+from edgeprune.maker.pruning.options import ChannelOptions, MagnitudeOptions
+from edgeprune.maker.recipe import tables
 from edgeprune.maker.recipe.recipe import (
+    DataSpec,
     ExportSpec,
     FinetuneStep,
     LatencySpec,
@@ -18,6 +24,8 @@ from edgeprune.maker.recipe.recipe import (
     QuantizeStep,
     load_recipe,
 )
+from edgeprune.maker.recipe.steps import STEPS, ChannelStep
+from edgeprune.maker.training.options import TrainOptions
 
 SMALLEST = """
 model = "m.keras"
@@ -58,8 +66,8 @@ scope = "global"
 include = ["block*", "Dense"]
 exclude = "head"
 prune_depthwise = true
-prune_first = false
-prune_last = false
+keep_first = true
+keep_last = true
 schedule = "constant"
 power = 2
 frequency = 5
@@ -110,7 +118,7 @@ def test_the_smallest_recipe(tmp_path: Path) -> None:
     recipe = load_recipe(path)
     assert (recipe.model, recipe.data.test) == (tmp_path / "m.keras", tmp_path / "t.npz")
     assert (recipe.data.train, recipe.data.scale, recipe.seed, recipe.metric) == (None, 1.0, 0, "auc")
-    assert recipe.steps == (PruneStep(sparsity=0.5),)
+    assert recipe.steps == (PruneStep(options=MagnitudeOptions(sparsity=0.5)),)
     assert (recipe.exports, recipe.latency, recipe.budget) == ((), LatencySpec(), None)
     assert recipe.sha256 == hashlib.sha256(SMALLEST.encode()).hexdigest()
 
@@ -122,24 +130,23 @@ def test_the_largest_recipe(tmp_path: Path) -> None:
     recipe = load_recipe(path)
     prune = PruneStep(
         name="sparse",
-        sparsity=0.8,
-        scope="global",
-        include=("block*", "Dense"),
-        exclude=("head",),
-        prune_depthwise=True,
-        prune_first=False,
-        prune_last=False,
+        options=MagnitudeOptions(
+            sparsity=0.8,
+            scope="global",
+            include=("block*", "Dense"),
+            exclude=("head",),
+            prune_depthwise=True,
+            keep_first=True,
+            keep_last=True,
+        ),
         schedule="constant",
         power=2.0,
         frequency=5,
         ramp=1.0,
-        epochs=3,
-        batch_size=8,
-        learning_rate=0.01,
-        decay="constant",
-        optimizer="sgd",
+        training=TrainOptions(epochs=3, batch_size=8, learning_rate=0.01, decay="constant", optimizer="sgd", seed=7),
     )
-    assert recipe.steps == (prune, FinetuneStep(epochs=2, patience=1), QuantizeStep(samples=50, io_type="int8"))
+    tune = FinetuneStep(training=TrainOptions(epochs=2, patience=1, seed=7))
+    assert recipe.steps == (prune, tune, QuantizeStep(samples=50, io_type="int8"))
     assert recipe.exports == (
         ExportSpec(format=Format.TFLITE, precision=Precision.INT8),
         ExportSpec(format=Format.COREML, precision=Precision.SPARSE, deployment_target="iOS17"),
@@ -170,6 +177,11 @@ def test_the_largest_recipe(tmp_path: Path) -> None:
         ("sparsity = 0.5", "sparsity = 0.5\ninitial_sparsity = 0.6", "initial_sparsity 0.6 is above sparsity 0.5"),
         ("sparsity = 0.5", "sparsity = 0.5\ninclude = 3", "is a list of patterns"),
         ("sparsity = 0.5", 'sparsity = 0.5\nbackend = "tfmot"', "tfmot backend prunes while training"),
+        ("sparsity = 0.5", "sparsity = 0.5\nflip = true", "[steps 1] lacks 'epochs'"),
+        ("sparsity = 0.5", "sparsity = 0.5\nseed = 1", "unknown key 'seed' in [steps 1]"),
+        ("sparsity = 0.5", "options = {sparsity = 0.5}", "unknown key 'options' in [steps 1]"),
+        ("sparsity = 0.5", 'style = "channel"\nratio = 0.5\nimportance = "lam"', "did you mean 'lamp'?"),
+        ("sparsity = 0.5", 'style = "channel"\nlossless = true\nexclude = "a"', "only: leave out 'exclude'"),
         ("sparsity = 0.5", 'sparsity = 0.5\nname = "dense"', "two stages are called 'dense'"),
         ("sparsity = 0.5", 'sparsity = 0.5\nname = ".."', "cannot be part of a file name"),
         ("[[steps]]", "[steps]", "write [[steps]]"),
@@ -202,3 +214,40 @@ def test_a_step_to_int16x8(tmp_path: Path) -> None:
     )
     (step,) = load_recipe(path).steps
     assert step == QuantizeStep(name="int16x8", precision="int16x8", io_type="int16", float_fallback=True)
+
+
+def test_a_channel_step_contains_its_options(tmp_path: Path) -> None:
+    """The keys of the algorithm and of training stand flat in the table, the recipe's seed goes into both; a profile of
+    the project's own counts from the recipe."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        SMALLEST.replace("sparsity = 0.5", 'style = "channel"\nratio = 0.4\nround_to = 4\nepochs = 2\npatience = 1')
+        .replace('metric = "auc"', 'metric = "auc"\nseed = 5')
+        .replace("[data]", '[data]\ntrain = "t.npz"')
+    )
+    (step,) = load_recipe(path).steps
+    assert step == ChannelStep(
+        options=ChannelOptions(ratio=0.4, round_to=4, seed=5), training=TrainOptions(epochs=2, patience=1, seed=5)
+    )
+
+
+def types_of(kind: type) -> Iterator[tuple[str, type]]:
+    """(Key, type) of a table, contained records opened."""
+    for name, (plain, _) in tables._types(kind).items():
+        yield from types_of(plain) if is_dataclass(plain) else [(name, plain)]
+
+
+@pytest.mark.parametrize("kind", [*STEPS.values(), ChannelStep, DataSpec, ExportSpec, LatencySpec])
+def test_every_key_has_a_reader(kind: type) -> None:
+    """Each field's type can be read from TOML, and no two records of a step have a key of the same name."""
+    types = [(name, plain) for name, plain in types_of(kind) if name != "seed"]
+    assert all(plain in tables.READERS or issubclass(plain, enum.Enum) for _, plain in types)
+    assert [name for name, _ in types] == list(tables.keys_of(kind, without=("seed",)))
+    assert len(dict(types)) == len(types)
+
+
+def test_a_ledger_tells_a_step_as_the_recipe_did() -> None:
+    """Contained options lie flat beside the step's own keys."""
+    told = tables.flat(PruneStep(options=MagnitudeOptions(sparsity=0.5), training=TrainOptions(epochs=2)))
+    assert (told["sparsity"], told["epochs"], told["schedule"]) == (0.5, 2, "polynomial")
+    assert not {"options", "training"} & told.keys()

@@ -21,13 +21,16 @@ from edgeprune.errors import EdgepruneError, MissingExtra, Unsupported, UsageErr
 from edgeprune.ledger import TrainLog
 from edgeprune.maker.keras.models import clone, input_specs, keras_module
 from edgeprune.maker.pruning import tfmot_backend, tfmot_worker
-from edgeprune.maker.pruning.magnitude import MagnitudeOptions, PruneResult, keep_largest
+from edgeprune.maker.pruning.magnitude import PruneResult, keep_largest
 from edgeprune.maker.pruning.masked_training import prune_while_training
+from edgeprune.maker.pruning.options import MagnitudeOptions
 from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
-from edgeprune.maker.pruning.tfmot_backend import CARRIED, describe, prune_with_tfmot, schedule_arguments
+from edgeprune.maker.pruning.tfmot_backend import prune_with_tfmot, schedule_arguments
+from edgeprune.maker.pruning.tfmot_description import CARRIED, describe
 from edgeprune.maker.training.datasets import Samples, load_samples
-from edgeprune.maker.training.loop import TrainOptions, evaluate, train
+from edgeprune.maker.training.loop import evaluate, train
 from edgeprune.maker.training.metrics import METRICS
+from edgeprune.maker.training.options import TrainOptions
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("tensorflow_model_optimization", "tf_keras"))
 needs_tfmot = pytest.mark.skipif(not INSTALLED, reason="tfmot and tf_keras are not installed")

@@ -12,8 +12,9 @@ import pytest
 from edgeprune.errors import EdgepruneError, UsageError
 from edgeprune.maker.keras.models import clone
 from edgeprune.maker.training.datasets import Samples
-from edgeprune.maker.training.loop import BestWeights, TrainOptions, batches, evaluate, steps_per_epoch, train
+from edgeprune.maker.training.loop import BestWeights, batches, evaluate, steps_per_epoch, train
 from edgeprune.maker.training.metrics import METRICS
+from edgeprune.maker.training.options import TrainOptions
 
 ACCURACY = METRICS["accuracy"]
 
@@ -48,7 +49,7 @@ def test_every_sample_at_most_once() -> None:
         ({"learning_rate": 0}, "above 0"),
         ({"learning_rate": float("nan")}, "above 0"),
         ({"optimizer": "lion"}, "adam, adamw, sgd"),
-        ({"decay": "step"}, "cosine or constant"),
+        ({"decay": "step"}, "known: cosine, constant"),
         ({"patience": 0}, "at least 1 epoch"),
     ],
 )

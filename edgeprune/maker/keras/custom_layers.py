@@ -18,7 +18,7 @@ __all__ = ["custom_objects"]
 _modules: dict[Path, ModuleType] = {}  # a file registers its classes with Keras, which it can do once only
 
 
-def custom_objects(files: Sequence[Path], keras: Any) -> dict[str, Any]:
+def custom_objects(files: Sequence[Path], keras: ModuleType) -> dict[str, Any]:
     """Run Python files; every Keras layer defined in them by its name, and all that is registered with Keras.
 
     Raises InputError for a missing file and UsageError, with the line, for a file that fails.

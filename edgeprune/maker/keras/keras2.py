@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from edgeprune.errors import InputError, Unsupported
 from edgeprune.maker.keras.keras2_layers import OBJECTS, RECURRENT, dtype_of, object_of, plain_name, settings_of
 from edgeprune.maker.keras.keras2_ops import PREVIOUS, Call, calls_of, constant
+from edgeprune.maker.keras.types import Config
 
 __all__ = ["Part", "Translation", "translate"]
 
@@ -30,7 +31,7 @@ class Part:
 class Translation:
     """What Keras 3 makes the model from, and the layers in the order in which Keras 2 stored their weights."""
 
-    config: dict[str, Any]
+    config: Config
     parts: tuple[Part, ...]
 
 
@@ -71,7 +72,7 @@ def translate(config: Mapping[str, Any], *, custom: frozenset[str] = frozenset()
 class _Translator:
     custom: frozenset[str]
 
-    def layer(self, item: Mapping[str, Any]) -> tuple[dict[str, Any], Part]:
+    def layer(self, item: Mapping[str, Any]) -> tuple[Config, Part]:
         """A layer or model, without its nodes."""
         written = str(item["class_name"])
         kind = written.rpartition(">")[2]
@@ -93,7 +94,7 @@ class _Translator:
                 part = replace(part, parts=tuple(inner))
         return object_of(HOMES.get(kind, "keras.layers"), kind, config), part
 
-    def _inside(self, value: Any, found: list[Part]) -> Any:
+    def _inside(self, value: object, found: list[Part]) -> Any:
         """Layers among the settings of a wrapper."""
         if isinstance(value, list):
             return [self._inside(item, found) for item in value]
@@ -103,7 +104,7 @@ class _Translator:
         found.append(part)
         return made
 
-    def _own(self, item: Mapping[str, Any], kind: str) -> tuple[dict[str, Any], Part]:
+    def _own(self, item: Mapping[str, Any], kind: str) -> tuple[Config, Part]:
         """A layer of the user's: its configuration is that of its own code."""
         config = {key: value for key, value in item["config"].items() if key != "batch_input_shape"}
         config["name"] = plain_name(str(config.get("name", kind)))
@@ -113,7 +114,7 @@ class _Translator:
         made["registered_name"] = item.get("registered_name") or item["class_name"]
         return made, Part(before=str(item["config"].get("name", kind)), now=config["name"], kind=kind)
 
-    def _model(self, item: Mapping[str, Any], kind: str) -> tuple[dict[str, Any], Part]:
+    def _model(self, item: Mapping[str, Any], kind: str) -> tuple[Config, Part]:
         told = item["config"]
         if isinstance(told, list):  # a Sequential of the first Keras 2 releases
             told = {"name": "sequential", "layers": told}
@@ -130,7 +131,7 @@ class _Sequential:
     translator: _Translator
     told: Mapping[str, Any]
 
-    def make(self) -> tuple[dict[str, Any], tuple[Part, ...]]:
+    def make(self) -> tuple[Config, tuple[Part, ...]]:
         """The configuration of a Sequential, with an input layer in any case."""
         items = list(self.told["layers"])
         first = items[0]
@@ -162,7 +163,7 @@ class _Graph:
     outputs: dict[tuple[str, int], str] = field(default_factory=dict)  # an operator's call -> its last operation
     taken: set[str] = field(default_factory=set)
 
-    def make(self) -> tuple[dict[str, Any], tuple[Part, ...]]:
+    def make(self) -> tuple[Config, tuple[Part, ...]]:
         """The configuration of a functional model: layers with their nodes."""
         items = self.told["layers"]
         self.offsets = {str(item["name"]): int(_starts_with_input(item)) for item in items}
@@ -174,7 +175,7 @@ class _Graph:
         for item in items:
             if _is_operator(item):
                 self._name_operator(item)
-        layers: list[dict[str, Any]] = []
+        layers: list[Config] = []
         real = iter(pairs)
         for item in items:
             if _is_operator(item):
@@ -201,13 +202,13 @@ class _Graph:
         self.taken.add(made)
         return made
 
-    def _tensor(self, leaf: Sequence[Any]) -> dict[str, Any]:
+    def _tensor(self, leaf: Sequence[Any]) -> Config:
         name, node, index = str(leaf[0]), int(leaf[1]), int(leaf[2])
         if (name, node) in self.outputs:
             return _keras_tensor(self.outputs[name, node], 0, index)
         return _keras_tensor(self.names[name], node - self.offsets[name], index)
 
-    def _value(self, value: Any) -> Any:
+    def _value(self, value: object) -> Any:
         """An argument: tensors of the model, constants, or a structure of both."""
         if isinstance(value, list | tuple):
             if self._is_tensor(value):
@@ -219,7 +220,7 @@ class _Graph:
             return {key: self._value(item) for key, item in value.items()}
         return value
 
-    def _is_tensor(self, value: Any) -> bool:
+    def _is_tensor(self, value: object) -> TypeGuard[Sequence[Any]]:
         return (
             isinstance(value, list | tuple)
             and len(value) == 3
@@ -228,7 +229,7 @@ class _Graph:
             and all(isinstance(number, int) for number in value[1:])
         )
 
-    def _first(self, node: Any) -> tuple[Any, dict[str, Any]]:
+    def _first(self, node: Mapping[str, Any] | Sequence[Any]) -> tuple[Any, Config]:
         """The first argument of a call and the keywords that Keras 2 wrote beside each of its tensors."""
         if isinstance(node, Mapping):
             made = {key: self._first(item) for key, item in node.items()}
@@ -239,7 +240,7 @@ class _Graph:
         pairs = [self._first(item) for item in node]
         return [value for value, _ in pairs], pairs[0][1] if pairs else {}
 
-    def _node(self, kind: str, node: Any) -> dict[str, Any]:
+    def _node(self, kind: str, node: Mapping[str, Any] | Sequence[Any]) -> Config:
         """A call of a layer."""
         first, keywords = self._first(node)
         told = {key: self._value(value) for key, value in keywords.items()}
@@ -249,7 +250,7 @@ class _Graph:
             first, told["initial_state"] = first[0], first[1:]
         return {"args": [first], "kwargs": told}
 
-    def _operator(self, item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def _operator(self, item: Mapping[str, Any]) -> Iterator[Config]:
         name, function = str(item["name"]), str(item["config"]["function"])
         for index, node in enumerate(item["inbound_nodes"]):
             first, keywords = self._first(node)
@@ -262,7 +263,7 @@ class _Graph:
                 yield _operation(call, now, previous)
                 previous = now
 
-    def _ends(self, told: Any, graphs: set[str]) -> Any:
+    def _ends(self, told: object, graphs: set[str]) -> Any:
         """Inputs or outputs. Keras 3 counts a nested model's own node here, and not among the arguments."""
         if self._is_tensor(told):
             name, node, index = _keras_tensor_history(self._tensor(told))
@@ -276,7 +277,7 @@ class _Graph:
         return [self._ends(item, graphs) for item in told]
 
 
-def _operation(call: Call, name: str, previous: str) -> dict[str, Any]:
+def _operation(call: Call, name: str, previous: str) -> Config:
     place, kind = call.operation.split(".")
     arguments = [_keras_tensor(previous, 0, 0) if value is PREVIOUS else value for value in call.arguments]
     made = object_of(f"keras.src.ops.{place}", kind, {**call.settings, "name": name})
@@ -285,7 +286,7 @@ def _operation(call: Call, name: str, previous: str) -> dict[str, Any]:
     return made
 
 
-def _keras_tensor(name: str, node: int, index: int) -> dict[str, Any]:
+def _keras_tensor(name: str, node: int, index: int) -> Config:
     history = {"shape": [None], "dtype": "float32", "keras_history": [name, node, index]}
     return {"class_name": "__keras_tensor__", "config": history}
 
@@ -307,7 +308,7 @@ def _starts_with_input(item: Mapping[str, Any]) -> bool:
     return bool(layers) and layers[0]["class_name"] == "InputLayer"
 
 
-def _unique(pairs: list[tuple[dict[str, Any], Part]]) -> None:
+def _unique(pairs: list[tuple[Config, Part]]) -> None:
     """Number the names of a model's layers that were told apart by a slash only."""
     slashed = [i for i, (_, part) in enumerate(pairs) if part.now != part.before]
     taken = {part.now for _, part in pairs if part.now == part.before}

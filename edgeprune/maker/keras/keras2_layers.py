@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgeprune.errors import Unsupported
+from edgeprune.maker.keras.types import Config
 
 __all__ = ["OBJECTS", "RECURRENT", "dtype_of", "object_of", "plain_name", "settings_of"]
 
@@ -82,12 +83,12 @@ GONE = {
 }
 
 
-def settings_of(kind: str, told: Mapping[str, Any], custom: frozenset[str]) -> dict[str, Any]:
+def settings_of(kind: str, told: Mapping[str, Any], custom: frozenset[str]) -> Config:
     """The settings of a layer of Keras itself. Raises Unsupported, naming the layer, for one that Keras 3 lacks."""
     name = str(told.get("name", kind))
     if kind in GONE:
         raise Unsupported(f"layer {name!r} is a {kind}, {GONE[kind]}, which has no equal in Keras 3")
-    config: dict[str, Any] = {}
+    config: Config = {}
     for key, value in _defaults(kind, told):
         allowed = DROPPED.get(kind, {}).get(key)
         if allowed is not None:
@@ -102,7 +103,7 @@ def settings_of(kind: str, told: Mapping[str, Any], custom: frozenset[str]) -> d
     return config
 
 
-def _setting(name: str, kind: str, key: str, value: Any, custom: frozenset[str]) -> Any:
+def _setting(name: str, kind: str, key: str, value: object, custom: frozenset[str]) -> Any:
     if key in ("activation", "recurrent_activation"):
         return _activation(name, value, custom)
     if key == "dtype":
@@ -128,7 +129,7 @@ def _setting_object(module: str, value: Mapping[str, Any], custom: frozenset[str
     return object_of(module, str(value["class_name"]), inner)
 
 
-def _activation(name: str, value: Any, custom: frozenset[str]) -> Any:
+def _activation(name: str, value: object, custom: frozenset[str]) -> Any:
     if value is None:
         return None
     told = value
@@ -152,7 +153,7 @@ def _activation(name: str, value: Any, custom: frozenset[str]) -> Any:
     return ACTIVATIONS[told]
 
 
-def object_of(module: str | None, kind: str, config: dict[str, Any]) -> dict[str, Any]:
+def object_of(module: str | None, kind: str, config: Config) -> Config:
     """An object as Keras 3 writes one of its own."""
     return {"module": module, "class_name": kind, "config": config, "registered_name": None}
 
@@ -164,14 +165,14 @@ def _defaults(kind: str, told: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "reset_after", False
 
 
-def dtype_of(value: Any) -> Any:
+def dtype_of(value: object) -> Any:
     """The name of a data type or of a policy."""
     if isinstance(value, Mapping):
         return value["config"]["name"]
     return value
 
 
-def _untupled(value: Any) -> Any:
+def _untupled(value: object) -> Any:
     if isinstance(value, Mapping):
         if value.get("class_name") in ("__tuple__", "TensorShape") and "items" in value:
             return [_untupled(item) for item in value["items"]]

@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 from edgeprune.errors import Unsupported
+from edgeprune.maker.keras.types import Config
 
 __all__ = ["PREVIOUS", "Call", "calls_of", "constant"]
 
@@ -152,7 +153,7 @@ def _table() -> dict[str, Rule]:
 RULES = _table()
 
 
-def calls_of(function: str, layer: str, first: Any, keywords: Mapping[str, Any]) -> list[Call]:
+def calls_of(function: str, layer: str, first: object, keywords: Mapping[str, Any]) -> list[Call]:
     """The operations of Keras 3, one after the other, that compute what a node of Keras 2 computes.
 
     `first` and the tensors among `keywords` are translated already. Raises Unsupported, naming the function.
@@ -185,16 +186,16 @@ class _Node:
     function: str
     layer: str
     first: Any
-    told: dict[str, Any]
+    told: Config
 
-    def take(self, name: str, default: Any = ABSENT) -> Any:
+    def take(self, name: str, default: object = ABSENT) -> Any:
         """An argument, tensor or not."""
         value = self.told.pop(name, default)
         if value is ABSENT:
             raise Unsupported(f"layer {self.layer!r} (operator tf.{self.function}) has no argument {name!r}")
         return constant(value)
 
-    def plain(self, name: str, default: Any) -> Any:
+    def plain(self, name: str, default: object) -> Any:
         """An argument that must be known now: a number, a list, a name."""
         value = self.told.pop(name, default)
         if _holds_tensor(value):
@@ -204,7 +205,7 @@ class _Node:
             )
         return value
 
-    def refusal(self, name: str, value: Any) -> Unsupported:
+    def refusal(self, name: str, value: object) -> Unsupported:
         """The error for a setting that Keras 3 does not have."""
         return Unsupported(
             f"layer {self.layer!r} is the operator tf.{self.function} with {name}={value!r}, "
@@ -218,13 +219,13 @@ class _Node:
                 raise self.refusal(name, value)
 
 
-def _holds_tensor(value: Any) -> bool:
+def _holds_tensor(value: object) -> bool:
     if isinstance(value, Mapping):
         return value.get("class_name") in ("__keras_tensor__", "__numpy__") or any(map(_holds_tensor, value.values()))
     return isinstance(value, list | tuple) and any(map(_holds_tensor, value))
 
 
-def constant(value: Any) -> Any:
+def constant(value: object) -> Any:
     """A list of numbers as the array that Keras 3 makes of it; anything else as it is."""
     if not isinstance(value, list) or _holds_other(value):
         return value
@@ -232,7 +233,7 @@ def constant(value: Any) -> Any:
     return {"class_name": "__numpy__", "config": {"value": value, "dtype": "int32" if whole else "float32"}}
 
 
-def _numbers(value: Any) -> Iterator[Any]:
+def _numbers(value: object) -> Iterator[Any]:
     if isinstance(value, list):
         for item in value:
             yield from _numbers(item)
@@ -248,7 +249,7 @@ def _slice(node: _Node) -> list[Call]:
     spec = node.plain("slice_spec", ABSENT)
     node.finish()
 
-    def key(item: Any) -> Any:
+    def key(item: object) -> Any:
         if isinstance(item, Mapping) and item.get("class_name") == "__ellipsis__":
             return {"class_name": "__ellipsis__", "config": {}}
         if isinstance(item, Mapping) and set(item) == {"start", "stop", "step"}:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,11 +16,15 @@ from edgeprune.errors import InputError
 from edgeprune.formats.keras.layout import store_name
 from edgeprune.maker.keras.keras2 import Part
 from edgeprune.maker.keras.models import refresh
+from edgeprune.maker.keras.types import Layer, Model, Variable
+
+if TYPE_CHECKING:
+    from h5py import Group
 
 __all__ = ["assign_h5", "assign_store"]
 
 
-def assign_h5(group: Any, model: Any, parts: Sequence[Part]) -> None:
+def assign_h5(group: Group, model: Model, parts: Sequence[Part]) -> None:
     """Give `model` the weights of a Keras 2 `.h5` file (its group "model_weights").
 
     Raises InputError when they do not fit.
@@ -37,7 +41,7 @@ def assign_h5(group: Any, model: Any, parts: Sequence[Part]) -> None:
     _finish(model, given)
 
 
-def assign_store(group: Any, model: Any, parts: Sequence[Part]) -> None:
+def assign_store(group: Group, model: Model, parts: Sequence[Part]) -> None:
     """Give `model` the weights of a Keras 2 `.keras` archive (the root of its model.weights.h5).
 
     Raises InputError when they do not fit.
@@ -47,7 +51,7 @@ def assign_store(group: Any, model: Any, parts: Sequence[Part]) -> None:
     _finish(model, given)
 
 
-def _names(group: Any) -> list[Any]:
+def _names(group: Group) -> list[str | bytes]:
     """The names of a layer's weights in order; a long list is cut into numbered attributes."""
     if "weight_names" in group.attrs:
         return list(group.attrs["weight_names"])
@@ -55,18 +59,18 @@ def _names(group: Any) -> list[Any]:
     return [name for key in numbered for name in group.attrs[key]]
 
 
-def _text(name: Any) -> str:
+def _text(name: str | bytes) -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
-def _layer(model: Any, part: Part) -> Any:
+def _layer(model: Layer, part: Part) -> Layer:
     for layer in model.layers:
         if layer.name == part.now:
             return layer
     raise InputError(f"layer {part.before!r} has weights and no place in the model")
 
 
-def _ordered(layer: Any, part: Part) -> tuple[list[Any], list[Any]]:
+def _ordered(layer: Layer, part: Part) -> tuple[list[Variable], list[Variable]]:
     """The trainable and the other weights of a layer in the order of Keras 2: a model's are those of its layers."""
     if not part.parts:
         return list(layer.trainable_weights), list(layer.non_trainable_weights)
@@ -75,7 +79,7 @@ def _ordered(layer: Any, part: Part) -> tuple[list[Any], list[Any]]:
     return (trained, fixed) if layer.trainable else ([], trained + fixed)
 
 
-def _children(layer: Any, part: Part) -> Iterator[tuple[Any, Part]]:
+def _children(layer: Layer, part: Part) -> Iterator[tuple[Layer, Part]]:
     if hasattr(layer, "layers"):
         for child in part.parts:
             if any(inner.name == child.now for inner in layer.layers):  # operations have no weights
@@ -84,7 +88,7 @@ def _children(layer: Any, part: Part) -> Iterator[tuple[Any, Part]]:
         yield layer.layer, part.parts[0]
 
 
-def _assign_parts(group: Any, model: Any, parts: Sequence[Part], given: set[int]) -> None:
+def _assign_parts(group: Group, model: Layer, parts: Sequence[Part], given: set[int]) -> None:
     counts: dict[str, int] = {}
     stored = group.get("layers", {})
     for part in parts:
@@ -94,7 +98,7 @@ def _assign_parts(group: Any, model: Any, parts: Sequence[Part], given: set[int]
     _assign_own(group, model, "the model", given)
 
 
-def _assign_object(group: Any, layer: Any, part: Part, given: set[int]) -> None:
+def _assign_object(group: Group, layer: Layer, part: Part, given: set[int]) -> None:
     if part.parts and hasattr(layer, "layers"):
         _assign_parts(group, layer, part.parts, given)
         return
@@ -119,11 +123,11 @@ def _assign_object(group: Any, layer: Any, part: Part, given: set[int]) -> None:
             _assign_object(group[attribute], inner, child, given)
 
 
-def _holds_values(group: Any) -> bool:
+def _holds_values(group: Group) -> bool:
     return hasattr(group, "shape") or any(_holds_values(group[name]) for name in group)
 
 
-def _assign_own(group: Any, layer: Any, name: str, given: set[int]) -> None:
+def _assign_own(group: Group, layer: Layer, name: str, given: set[int]) -> None:
     stored = group.get("vars", {})
     if len(stored):
         weights = [*layer._trainable_variables, *layer._non_trainable_variables]
@@ -131,7 +135,7 @@ def _assign_own(group: Any, layer: Any, name: str, given: set[int]) -> None:
         _assign(name, weights, [np.asarray(stored[str(index)]) for index in range(len(stored))], given)
 
 
-def _assign(name: str, weights: Sequence[Any], values: Sequence[np.ndarray], given: set[int]) -> None:
+def _assign(name: str, weights: Sequence[Variable], values: Sequence[np.ndarray], given: set[int]) -> None:
     shapes = [tuple(weight.shape) for weight in weights], [value.shape for value in values]
     if shapes[0] != shapes[1]:
         raise InputError(f"layer {name!r} has weights of the shapes {shapes[1]}, and Keras 3 makes it with {shapes[0]}")
@@ -140,7 +144,7 @@ def _assign(name: str, weights: Sequence[Any], values: Sequence[np.ndarray], giv
         given.add(id(weight))
 
 
-def _finish(model: Any, given: set[int]) -> None:
+def _finish(model: Model, given: set[int]) -> None:
     missing = [weight.path for weight in model.weights if id(weight) not in given]
     if missing:
         raise InputError(f"holds no value for {len(missing)} weights, the first is {missing[0]!r}")

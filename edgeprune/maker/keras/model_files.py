@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from edgeprune.maker.keras.keras2 import translate
 from edgeprune.maker.keras.keras2_weights import assign_h5, assign_store
 from edgeprune.maker.keras.models import keras_module, leaf_layers, own_weights
 from edgeprune.maker.keras.saved_models import NOT_LAYERS, SavedModel, is_saved_model, open_saved_model
+from edgeprune.maker.keras.types import AnyModel, Model
 
 __all__ = ["load_convertible", "load_model"]
 
@@ -57,7 +59,7 @@ class Source:
         return not self.version.startswith("3")
 
 
-def load_model(path: Path, *, trust_code: bool = False, custom: Sequence[Path] = ()) -> Any:
+def load_model(path: Path, *, trust_code: bool = False, custom: Sequence[Path] = ()) -> Model:
     """A Keras 3 model from a `.keras` or `.h5` file of Keras 3 or 2, without its optimizer and compile state.
 
     Raises InputError (missing, damaged, not a model, NaN weights) and Unsupported (code inside, a layer that is not
@@ -78,7 +80,7 @@ def load_model(path: Path, *, trust_code: bool = False, custom: Sequence[Path] =
     return model
 
 
-def load_convertible(path: Path, *, trust_code: bool = False, custom: Sequence[Path] = ()) -> Any:
+def load_convertible(path: Path, *, trust_code: bool = False, custom: Sequence[Path] = ()) -> AnyModel:
     """What can be converted: a Keras model as `load_model` gives it, or a SavedModel."""
     if not is_saved_model(path):
         return load_model(path, trust_code=trust_code, custom=custom)
@@ -99,14 +101,14 @@ def _look_through(path: Path) -> Source:
     return Source(path=path, kind=kind, config=config, version=version)
 
 
-def _load_keras3(keras: Any, source: Source, own: dict[str, Any], *, safe: bool) -> Any:
+def _load_keras3(keras: ModuleType, source: Source, own: dict[str, Any], *, safe: bool) -> Model:
     try:
         return keras.saving.load_model(source.path, custom_objects=own, compile=False, safe_mode=safe)
     except Exception as cause:  # Keras raises anything from KeyError to OSError on damaged files
         raise _loading_error(source, cause) from cause
 
 
-def _load_keras2(keras: Any, source: Source, own: dict[str, Any], *, safe: bool) -> Any:
+def _load_keras2(keras: ModuleType, source: Source, own: dict[str, Any], *, safe: bool) -> Model:
     try:
         made = translate(source.config, custom=frozenset(own))
     except (InputError, Unsupported) as cause:
@@ -227,7 +229,7 @@ def _h5_config(path: Path) -> tuple[Mapping[str, Any], str]:
     return config, version.decode() if isinstance(version, bytes) else str(version)
 
 
-def _objects(config: Any) -> Iterator[Mapping[str, Any]]:
+def _objects(config: object) -> Iterator[Mapping[str, Any]]:
     """Every serialised object inside a config, outermost first."""
     stack = [config]
     while stack:
@@ -240,7 +242,7 @@ def _objects(config: Any) -> Iterator[Mapping[str, Any]]:
             stack.extend(item)
 
 
-def _registered(config: Any) -> Iterator[tuple[str, str]]:
+def _registered(config: object) -> Iterator[tuple[str, str]]:
     """Names with a package ("mine>Twice") and what follows it."""
     for item in _objects(config):
         for name in (item.get("registered_name"), item["class_name"]):
@@ -296,7 +298,7 @@ def _first_reason(text: str) -> str:
     return found.group(1) if found else text[:160]
 
 
-def _refuse_nan(path: Path, model: Any) -> None:
+def _refuse_nan(path: Path, model: AnyModel) -> None:
     def held() -> Iterator[tuple[str, Any]]:
         if isinstance(model, SavedModel):
             yield from (("the signature", weight) for weight in model.weights)

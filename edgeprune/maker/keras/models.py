@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,7 @@ __all__ = [
     "refuse_half_precision",
     "save_model",
     "unlocked",
+    "weight_of",
 ]
 
 Predictor = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
@@ -145,6 +147,12 @@ def own_weights(layer: Layer) -> list[Variable]:
     children = layer._flatten_layers(include_self=False, recursive=False)
     inner = {id(weight) for child in children for weight in child.weights}
     return [weight for weight in layer.weights if id(weight) not in inner]
+
+
+def weight_of(layer: Layer, name: str) -> Variable:
+    """The variable itself, where a layer shows a computed property under its name."""
+    hidden: Any = getattr(layer, f"_{name}", None)
+    return hidden if hasattr(hidden, "assign") else getattr(layer, name)
 
 
 def clone(model: Model) -> Model:

@@ -7,12 +7,21 @@ reads or writes files, runs Python, talks to a network or is not known to be har
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from edgeprune.errors import InputError, Unsupported
+
+if TYPE_CHECKING:
+    from tensorflow import TensorSpec
+    from tensorflow.core.framework.node_def_pb2 import NodeDef
+    from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel as SavedModelProto
+    from tensorflow.types.experimental import ConcreteFunction
+
+    from edgeprune.maker.keras.types import Tensor, Variable
 
 __all__ = ["SavedModel", "SavedTensor", "is_saved_model", "open_saved_model"]
 
@@ -47,18 +56,18 @@ class SavedModel:
     """A SavedModel in memory: one of its signatures, with what goes in and comes out."""
 
     name: str
-    signature: Any
-    whole: Any  # owns the variables
+    signature: ConcreteFunction
+    whole: object  # owns the variables
     inputs: tuple[SavedTensor, ...]
     outputs: tuple[SavedTensor, ...]
 
-    def call(self, tensors: Sequence[Any]) -> list[Any]:
+    def call(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The outputs, in the order of `outputs`, for tensors in the order of `inputs`."""
         made = self.signature(**{spec.name: tensor for spec, tensor in zip(self.inputs, tensors, strict=True)})
         return [made[spec.name] for spec in self.outputs]
 
     @property
-    def weights(self) -> list[Any]:
+    def weights(self) -> list[Variable]:
         """Variables and constants that the signature reads; what only training needs is not among them."""
         constants = [
             tensor for tensor in self.signature.captured_inputs if tensor.dtype.name not in ("resource", "string")
@@ -103,7 +112,7 @@ def open_saved_model(path: Path, *, trust_code: bool = False) -> SavedModel:
     return model
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> SavedModelProto:
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -119,7 +128,7 @@ def _read(path: Path) -> Any:
     return told
 
 
-def _check(path: Path, told: Any, *, trust_code: bool) -> None:
+def _check(path: Path, told: SavedModelProto, *, trust_code: bool) -> None:
     """Refuse what must not be loaded."""
     for graph in told.meta_graphs:
         if not graph.HasField("object_graph_def"):
@@ -131,7 +140,7 @@ def _check(path: Path, told: Any, *, trust_code: bool) -> None:
             _refuse_operations(path, graph)
 
 
-def _refuse_operations(path: Path, graph: Any) -> None:
+def _refuse_operations(path: Path, graph: MetaGraphDef) -> None:
     savers = _savers(graph)
     bodies = [("", graph.graph_def.node)]
     bodies += [(function.signature.name, function.node_def) for function in graph.graph_def.library.function]
@@ -147,14 +156,14 @@ def _refuse_operations(path: Path, graph: Any) -> None:
                 )
 
 
-def _savers(graph: Any) -> set[str]:
+def _savers(graph: MetaGraphDef) -> set[str]:
     """Functions that the main graph alone calls. It is never run, so they write and read nothing."""
     called = {name for function in graph.graph_def.library.function for name in _called(function.node_def)}
     offered = set(graph.object_graph_def.concrete_functions)
     return set(_called(graph.graph_def.node)) - called - offered
 
 
-def _called(nodes: Any) -> Iterator[str]:
+def _called(nodes: Iterable[NodeDef]) -> Iterator[str]:
     for node in nodes:
         for value in node.attr.values():
             if value.HasField("func"):
@@ -178,7 +187,7 @@ def _reason(operation: str, functions: set[str]) -> str:
     return ""
 
 
-def _signature(path: Path, signatures: Any) -> Any:
+def _signature(path: Path, signatures: Mapping[str, ConcreteFunction]) -> ConcreteFunction:
     names = [name for name in signatures if not name.startswith("__")]
     chosen = "serving_default" if "serving_default" in names else names[0] if len(names) == 1 else None
     if chosen is None:
@@ -187,7 +196,7 @@ def _signature(path: Path, signatures: Any) -> Any:
     return signatures[chosen]
 
 
-def _tensor(path: Path, name: str, spec: Any) -> SavedTensor:
+def _tensor(path: Path, name: str, spec: TensorSpec) -> SavedTensor:
     if spec.shape.rank is None:
         raise Unsupported(f"{path}: the number of sizes of {name!r} is open; save it with a signature of fixed rank")
     return SavedTensor(name=name, shape=tuple(spec.shape.as_list()), dtype=spec.dtype.name)

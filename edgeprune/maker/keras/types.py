@@ -14,8 +14,21 @@ if TYPE_CHECKING:
 
     from edgeprune.maker.keras.saved_models import SavedModel
 
-__all__ = ["AnyModel", "Arguments", "Graph", "History", "Layer", "Model", "Node", "Shape", "Tensor", "Variable"]
+__all__ = [
+    "AnyModel",
+    "Arguments",
+    "Config",
+    "Graph",
+    "History",
+    "Layer",
+    "Model",
+    "Node",
+    "Shape",
+    "Tensor",
+    "Variable",
+]
 
+Config = dict[str, Any]  # of a layer or model, as Keras writes it: JSON
 Shape = tuple[int | None, ...]  # None stands for an open size
 AnyModel: TypeAlias = "Model | SavedModel"  # what can be evaluated and converted
 
@@ -73,7 +86,9 @@ class Layer(Protocol):
     def trainable_weights(self) -> Sequence[Variable]: ...
     @property
     def non_trainable_weights(self) -> Sequence[Variable]: ...
-    def get_config(self) -> dict[str, Any]: ...
+    def get_config(self) -> Config: ...
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Any: ...
     def _flatten_layers(self, *, include_self: bool = True, recursive: bool = True) -> Iterable[Layer]: ...
     def __call__(self, *values: Any, **options: Any) -> Any: ...
     def __getattr__(self, name: str) -> Any: ...

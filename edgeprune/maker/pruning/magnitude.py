@@ -16,13 +16,12 @@ import numpy.typing as npt
 
 from edgeprune.errors import UsageError
 from edgeprune.ledger import LayerSparsity, PruneReport, SkippedLayer
-from edgeprune.maker.keras.models import Leaf, clone, leaf_layers, own_weights
-from edgeprune.maker.pruning.schedule import check_sparsity
+from edgeprune.maker.keras.models import Leaf, clone, leaf_layers, own_weights, weight_of
+from edgeprune.maker.keras.types import Layer, Model, Variable
+from edgeprune.maker.pruning.options import MagnitudeOptions
 
 __all__ = [
     "NOTHING_TO_PRUNE",
-    "SCOPES",
-    "MagnitudeOptions",
     "PruneResult",
     "Target",
     "apply_masks",
@@ -34,10 +33,9 @@ __all__ = [
     "select_targets",
 ]
 
-SCOPES = ("layer", "global")
 NOTHING_TO_PRUNE = (
     "nothing to prune: no convolution, dense, embedding or recurrent kernel is left; the model has none, or include, "
-    "exclude and the first/last options leave all of them out"
+    "exclude, keep_first and keep_last leave all of them out"
 )
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating[Any]]
@@ -69,43 +67,20 @@ DEPTHWISE: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MagnitudeOptions:
-    """What to prune and how much.
-
-    `include` and `exclude` are shell patterns matched against the name and the class of a layer and of the models and
-    wrappers that hold it ("block*", "Dense", "LSTM").
-    First and last are the first and the last chosen layer in the model's own order.
-    """
-
-    sparsity: float
-    scope: str = "layer"
-    include: tuple[str, ...] = ("*",)
-    exclude: tuple[str, ...] = ()
-    prune_depthwise: bool = False
-    prune_first: bool = True
-    prune_last: bool = True
-
-    def __post_init__(self) -> None:
-        check_sparsity(self.sparsity)
-        if self.scope not in SCOPES:
-            raise UsageError(f"scope is one of {', '.join(SCOPES)}; got {self.scope!r}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """One kernel that will be pruned. `layer` is the path of its layer; `key` names the kernel and is unique."""
 
     layer: str
     kind: str
     key: str
-    variable: Any
+    variable: Variable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneResult:
     """A new model, the masks that hold it (True = kept, by kernel), and the report."""
 
-    model: Any
+    model: Model
     masks: Mapping[str, Mask]
     report: PruneReport
 
@@ -159,7 +134,7 @@ def _check_patterns(leaves: Sequence[Leaf], options: MagnitudeOptions) -> None:
                 raise UsageError(f"{option} pattern {pattern!r} matches no layer with weights; layers are: {names}")
 
 
-def _kernels_of(layer: Any, prune_depthwise: bool) -> tuple[list[str], str]:
+def _kernels_of(layer: Layer, prune_depthwise: bool) -> tuple[list[str], str]:
     """Names of the prunable variables of a layer, or the reason why there are none."""
     kind = type(layer).__name__
     names = list(KERNELS.get(kind, ()))
@@ -170,12 +145,12 @@ def _kernels_of(layer: Any, prune_depthwise: bool) -> tuple[list[str], str]:
     if kind in DEPTHWISE:
         return (
             [],
-            "depthwise kernel: few weights, each one of a channel's only taps (pruned with prune-depthwise only)",
+            "depthwise kernel: few weights, each one of a channel's only taps (pruned with prune_depthwise only)",
         )
     return [], "no kernel: normalisation, bias or scale weights are not pruned"
 
 
-def select_targets(model: Any, options: MagnitudeOptions) -> tuple[list[Target], list[SkippedLayer]]:
+def select_targets(model: Model, options: MagnitudeOptions) -> tuple[list[Target], list[SkippedLayer]]:
     """The kernels to prune in the model's order, and every other layer with weights with the reason it is left out."""
     leaves = [leaf for leaf in leaf_layers(model) if own_weights(leaf.layer)]
     _check_patterns(leaves, options)
@@ -191,10 +166,10 @@ def select_targets(model: Any, options: MagnitudeOptions) -> tuple[list[Target],
             candidates.append((leaf, names))
         else:
             skipped.append(_skip(leaf, reason))
-    if candidates and not options.prune_first:
-        skipped.append(_skip(candidates.pop(0)[0], "first layer (prune_first = false)"))
-    if candidates and not options.prune_last:
-        skipped.append(_skip(candidates.pop()[0], "last layer (prune_last = false)"))
+    if candidates and options.keep_first:
+        skipped.append(_skip(candidates.pop(0)[0], "first layer (keep_first)"))
+    if candidates and options.keep_last:
+        skipped.append(_skip(candidates.pop()[0], "last layer (keep_last)"))
     return list(_targets(candidates)), skipped
 
 
@@ -207,16 +182,12 @@ def _targets(candidates: Sequence[tuple[Leaf, list[str]]]) -> Iterator[Target]:
     keys: set[str] = set()
     for leaf, names in candidates:
         for name in names:
-            # Some layers expose a kernel as a computed property; the variable itself is what a mask can hold.
-            variable: Any = getattr(leaf.layer, f"_{name}", None)
-            if not hasattr(variable, "assign"):
-                variable = getattr(leaf.layer, name)
             # Not the variable's own path: layers of the same name in two nested models share it.
             key = stem = f"{leaf.path}/{name}"
             while key in keys:
                 key = f"{stem}#{len(keys)}"
             keys.add(key)
-            yield Target(layer=leaf.path, kind=type(leaf.layer).__name__, key=key, variable=variable)
+            yield Target(layer=leaf.path, kind=type(leaf.layer).__name__, key=key, variable=weight_of(leaf.layer, name))
 
 
 def apply_masks(targets: Sequence[Target], masks: Mapping[str, Mask]) -> None:
@@ -254,7 +225,7 @@ def report_sparsity(
     return PruneReport(asked=options.sparsity, got=got, layers=tuple(layers), skipped=tuple(skipped))
 
 
-def prune_magnitude(model: Any, options: MagnitudeOptions) -> PruneResult:
+def prune_magnitude(model: Model, options: MagnitudeOptions) -> PruneResult:
     """A pruned copy of a Keras 3 model, in one shot and without data. The argument is left alone.
 
     Raises UsageError when nothing is left to prune or a pattern matches nothing.

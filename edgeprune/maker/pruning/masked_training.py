@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
 from edgeprune.ledger import TrainLog
 from edgeprune.maker.keras.models import clone, keras_module
+from edgeprune.maker.keras.types import Model, Tensor, Variable
 from edgeprune.maker.pruning.magnitude import (
-    MagnitudeOptions,
     PruneResult,
     Target,
     apply_masks,
@@ -24,10 +24,12 @@ from edgeprune.maker.pruning.magnitude import (
     report_sparsity,
     select_targets,
 )
+from edgeprune.maker.pruning.options import MagnitudeOptions
 from edgeprune.maker.pruning.schedule import Schedule
 from edgeprune.maker.training.datasets import Samples
-from edgeprune.maker.training.loop import OnProgress, TrainOptions, train
+from edgeprune.maker.training.loop import OnProgress, train
 from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.training.options import TrainOptions
 
 __all__ = ["finetune", "held", "prune_while_training"]
 
@@ -35,17 +37,17 @@ __all__ = ["finetune", "held", "prune_while_training"]
 class _Mask:
     """A constraint: the weight where the mask is True, +0.0 elsewhere; after the variable's own constraint, if any."""
 
-    def __init__(self, keras: Any, mask: np.ndarray, own: Callable[[Any], Any] | None) -> None:
+    def __init__(self, keras: ModuleType, mask: np.ndarray, own: Callable[[Tensor], Tensor] | None) -> None:
         self._ops, self._own = keras.ops, own
         self.mask = keras.Variable(mask, dtype="bool", trainable=False, name="mask")
 
-    def __call__(self, weights: Any) -> Any:
+    def __call__(self, weights: Tensor) -> Tensor:
         allowed = self._own(weights) if self._own else weights
         return self._ops.where(self.mask, allowed, self._ops.zeros_like(allowed))
 
 
 @contextlib.contextmanager
-def held(targets: Sequence[Target], masks: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+def held(targets: Sequence[Target], masks: Mapping[str, np.ndarray]) -> Iterator[dict[str, Variable]]:
     """Hold the masked weights at zero inside the context. Yields the mask variables, which may be assigned anew."""
     keras = keras_module()
     before = [(target.variable, target.variable.constraint) for target in targets if target.key in masks]
@@ -62,15 +64,15 @@ def held(targets: Sequence[Target], masks: Mapping[str, np.ndarray]) -> Iterator
 
 
 def finetune(
-    model: Any,
+    model: Model,
     samples: Samples,
     validation: Samples | None,
     metric: Metric,
     options: TrainOptions,
     *,
-    teacher: Any = None,
+    teacher: Model | None = None,
     on_progress: OnProgress | None = None,
-) -> tuple[Any, TrainLog]:
+) -> tuple[Model, TrainLog]:
     """A fine-tuned copy. Zeros of kernels stay zeros; the argument is left alone.
 
     With `options.distill` the `teacher` (a model with the same inputs and outputs) gives that share of the targets.
@@ -83,7 +85,7 @@ def finetune(
 
 
 def prune_while_training(
-    model: Any,
+    model: Model,
     pruning: MagnitudeOptions,
     schedule: Schedule,
     samples: Samples,
@@ -92,7 +94,7 @@ def prune_while_training(
     options: TrainOptions,
     *,
     settled_step: int,
-    teacher: Any = None,
+    teacher: Model | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[PruneResult, TrainLog]:
     """A copy whose sparsity follows `schedule` while it trains; the argument is left alone.

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,80 +25,34 @@ import numpy.typing as npt
 from edgeprune.errors import EdgepruneError, MissingExtra, OutputError, Unsupported, UsageError
 from edgeprune.host.interrupts import child_process, scratch_folder
 from edgeprune.ledger import EpochLog, TrainLog
-from edgeprune.maker.keras.models import clone, input_specs, keras_module, output_names, predict
+from edgeprune.maker.keras.models import clone, input_specs, output_names, predict
+from edgeprune.maker.keras.types import Layer, Model
 from edgeprune.maker.pruning.magnitude import (
     NOTHING_TO_PRUNE,
-    MagnitudeOptions,
     PruneResult,
     Target,
     apply_masks,
     report_sparsity,
     select_targets,
 )
+from edgeprune.maker.pruning.options import MagnitudeOptions
 from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
+from edgeprune.maker.pruning.tfmot_description import NATIVE, Json, describe, refuse_shared
 from edgeprune.maker.training.datasets import Samples
-from edgeprune.maker.training.loop import OnProgress, TrainOptions, steps_per_epoch
+from edgeprune.maker.training.loop import OnProgress, steps_per_epoch
 from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.training.options import TrainOptions
 
-__all__ = ["describe", "prune_with_tfmot", "schedule_arguments"]
+__all__ = ["prune_with_tfmot", "schedule_arguments"]
 
 Array = npt.NDArray[Any]
 SILENCE_S = 900.0  # the child reports each step; importing TensorFlow and tracing a large model take minutes at worst
 PROOF_SAMPLES = 8
-NATIVE = 'use backend = "native"'
-
-# Layer class -> the options that mean the same in Keras 3 and in tf_keras and are carried over as they stand.
-_CONV = ("filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate", "use_bias", "activation")
-_POOL = ("pool_size", "strides", "padding", "data_format")
-CARRIED: dict[str, tuple[str, ...]] = {
-    "Activation": ("activation",),
-    "Add": (),
-    "AveragePooling1D": _POOL,
-    "AveragePooling2D": _POOL,
-    "BatchNormalization": ("axis", "momentum", "epsilon", "center", "scale"),
-    "Concatenate": ("axis",),
-    "Conv1D": (*_CONV, "groups"),
-    "Conv2D": (*_CONV, "groups"),
-    "Conv2DTranspose": (*_CONV, "output_padding"),
-    "Dense": ("units", "use_bias", "activation"),
-    "DepthwiseConv2D": (*_CONV[1:], "depth_multiplier"),
-    "Dropout": ("rate",),
-    "Embedding": ("input_dim", "output_dim"),
-    "Flatten": ("data_format",),
-    "GlobalAveragePooling1D": ("data_format", "keepdims"),
-    "GlobalAveragePooling2D": ("data_format", "keepdims"),
-    "GlobalMaxPooling1D": ("data_format", "keepdims"),
-    "GlobalMaxPooling2D": ("data_format", "keepdims"),
-    "LeakyReLU": ("negative_slope",),
-    "MaxPooling1D": _POOL,
-    "MaxPooling2D": _POOL,
-    "Multiply": (),
-    "Normalization": ("axis", "invert"),
-    "ReLU": ("max_value", "negative_slope", "threshold"),
-    "Rescaling": ("scale", "offset"),
-    "Reshape": ("target_shape",),
-    "SeparableConv2D": (*_CONV, "depth_multiplier"),
-    "Softmax": ("axis",),
-    "UpSampling2D": ("size", "data_format", "interpolation"),
-    "ZeroPadding2D": ("padding", "data_format"),
-}
-RENAMED = {("LeakyReLU", "negative_slope"): "alpha"}
-# Of no effect on a model that has its weights, or handled by name elsewhere.
-IGNORED = frozenset({"dtype", "mean", "name", "renorm_momentum", "seed", "trainable", "variance"})
-# Options that tf_keras lacks or treats differently: accepted only while they are off.
-OFF = frozenset({"mask_zero", "noise_shape", "quantization_config", "renorm", "renorm_clipping", "synchronized"})
-# hard_sigmoid is left out: Keras 3 computes relu6(x + 3) / 6, tf_keras clips 0.2 x + 0.5.
-ACTIVATIONS = {
-    **{n: n for n in ("elu", "exponential", "gelu", "linear", "mish", "relu", "relu6", "selu", "sigmoid", "softmax")},
-    **{n: n for n in ("softplus", "softsign", "swish", "tanh")},
-    "silu": "swish",
-}
-REGULARIZERS = {"L1": ("l1",), "L1L2": ("l1", "l2"), "L2": ("l2",)}
 ERRORS: dict[str, type[EdgepruneError]] = {c.__name__: c for c in (EdgepruneError, Unsupported, UsageError)}
 
 
 def prune_with_tfmot(
-    model: Any,
+    model: Model,
     pruning: MagnitudeOptions,
     schedule: ConstantSparsity | PolynomialDecay,
     samples: Samples,
@@ -125,7 +79,7 @@ def prune_with_tfmot(
     if not targets:
         raise UsageError(NOTHING_TO_PRUNE)
     graph = describe(pruned)
-    _refuse_shared(graph, targets)
+    refuse_shared(graph, {target.layer for target in targets})
     before = {target.key: np.asarray(target.variable) for target in targets}
     job = {
         "graph": graph,
@@ -156,7 +110,7 @@ def _require_tfmot() -> None:
 
 
 def _check_request(
-    model: Any, pruning: MagnitudeOptions, schedule: ConstantSparsity | PolynomialDecay, steps: int
+    model: Model, pruning: MagnitudeOptions, schedule: ConstantSparsity | PolynomialDecay, steps: int
 ) -> None:
     if len(model.outputs) != 1:
         raise UsageError(f"training needs a model with one output; this one has {len(model.outputs)}")
@@ -169,7 +123,7 @@ def _check_request(
         raise UsageError(f"the schedule reaches its final sparsity at step {last}, training has only {steps} steps")
 
 
-def schedule_arguments(schedule: ConstantSparsity | PolynomialDecay) -> dict[str, Any]:
+def schedule_arguments(schedule: ConstantSparsity | PolynomialDecay) -> Json:
     """Name and keyword arguments of tfmot's schedule that does the same.
 
     tfmot's counter is 1 at the first batch and its masks are renewed before batch n, ours after it; step 0 does not
@@ -199,113 +153,14 @@ def schedule_arguments(schedule: ConstantSparsity | PolynomialDecay) -> dict[str
     }
 
 
-def describe(model: Any) -> dict[str, Any]:
-    """The functional graph as plain JSON values: layers (name, class, tf_keras options) and calls in execution order.
-
-    Each call names its layer and the calls that its inputs come from, by index. Raises Unsupported for a layer, an
-    option or an operation that has no known equal in tf_keras.
-    """
-    keras = keras_module()
-    functional = getattr(model, "_functional", None) or model
-    layers: dict[int, dict[str, Any]] = {}
-    order: dict[int, int] = {}
-    calls: list[dict[str, Any]] = []
-    made: dict[int, int] = {}
-    for depth in sorted(functional._nodes_by_depth, reverse=True):
-        for node in functional._nodes_by_depth[depth]:
-            layer = node.operation
-            if id(layer) not in layers:
-                order[id(layer)] = len(layers)
-                layers[id(layer)] = _describe_layer(keras, layer)
-            _check_call(keras, node)
-            made[id(node.outputs[0])] = len(calls)
-            calls.append({"layer": order[id(layer)], "inputs": [made[id(t)] for t in node.input_tensors]})
-    return {
-        "layers": list(layers.values()),
-        "calls": calls,
-        "inputs": [made[id(tensor)] for tensor in functional.inputs],
-        "outputs": [made[id(tensor)] for tensor in functional.outputs],
-    }
-
-
-def _refusal(layer: Any, what: str) -> Unsupported:
-    return Unsupported(f"layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt for tfmot: {what}; {NATIVE}")
-
-
-def _check_call(keras: Any, node: Any) -> None:
-    plain = len(keras.tree.flatten(node.arguments.args)) == len(node.input_tensors)
-    # Keras notes training=False and mask=None where the caller said nothing.
-    if not plain or any(value not in (None, False) for value in node.arguments.kwargs.values()):
-        raise _refusal(node.operation, "it is called with more than its input tensors")
-
-
-def _describe_layer(keras: Any, layer: Any) -> dict[str, Any]:
-    kind, config = type(layer).__name__, layer.get_config() if isinstance(layer, keras.Layer) else {}
-    if type(layer) is keras.layers.InputLayer:
-        if config.get("sparse") or config.get("ragged") or config.get("optional"):
-            raise _refusal(layer, "a sparse, ragged or optional input")
-        options: dict[str, Any] = {"shape": list(layer.batch_shape[1:]), "dtype": str(layer.dtype)}
-        return {"name": layer.name, "kind": kind, "options": options}
-    if kind not in CARRIED or type(layer) is not getattr(keras.layers, kind):
-        raise _refusal(layer, "this class is not one of those known to be equal in tf_keras")
-    if layer.dtype_policy.name != "float32":
-        raise _refusal(layer, f"its dtype policy is {layer.dtype_policy.name}, not float32")
-    options = {}
-    for key, value in config.items():
-        if (carried := _option(layer, kind, key, value)) is not None:
-            options[RENAMED.get((kind, key), key)] = carried
-    if kind == "Normalization":
-        options |= _statistics(layer)
-    return {"name": layer.name, "kind": kind, "options": options, "trainable": bool(layer.trainable)}
-
-
-def _option(layer: Any, kind: str, key: str, value: Any) -> Any:
-    """The option as tf_keras takes it, None where it can be left out. Raises Unsupported for anything else."""
-    if key in IGNORED or key.endswith("_initializer") or value is None:
-        return None
-    if key in OFF and not value:
-        return None
-    if key == "activation" and key in CARRIED[kind] and isinstance(value, str) and value in ACTIVATIONS:
-        return ACTIVATIONS[value]
-    if key.endswith("_regularizer") and isinstance(value, dict) and value.get("class_name") in REGULARIZERS:
-        factors = {name: float(value["config"][name]) for name in REGULARIZERS[value["class_name"]]}
-        return {"l1": 0.0, "l2": 0.0, **factors}
-    if key in CARRIED[kind] and key != "activation" and _is_plain(value):
-        return value
-    shown = value.get("class_name", "...") if isinstance(value, dict) else value
-    raise _refusal(layer, f"{key} = {shown!s:.60}")
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, bool | int | float | str)
-
-
-def _statistics(layer: Any) -> dict[str, Any]:
-    """Mean and variance of a Normalization layer, which tf_keras takes as options instead of weights."""
-    if len(layer._keep_axis) > 1:
-        raise _refusal(layer, "it normalises over more than one axis")
-    return {name: np.asarray(getattr(layer, name)).ravel().tolist() for name in ("mean", "variance")}
-
-
-def _refuse_shared(graph: Mapping[str, Any], targets: Sequence[Target]) -> None:
-    for target in targets:
-        uses = sum(graph["layers"][call["layer"]]["name"] == target.layer for call in graph["calls"])
-        if uses != 1:
-            raise Unsupported(
-                f"layer {target.layer!r} is used {uses} times, and tfmot would count each use as a step; {NATIVE}"
-            )
-
-
-def _carrying(model: Any, graph: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
+def _carrying(model: Model, graph: Mapping[str, Any]) -> Iterator[tuple[int, Layer]]:
     """The layers whose weights travel, with their index in the description. (Those of Normalization are options.)"""
     for index, layer in enumerate(graph["layers"]):
         if layer["kind"] not in ("InputLayer", "Normalization"):
             yield index, model.get_layer(layer["name"])
 
 
-def _arrays(model: Any, graph: Mapping[str, Any], samples: Samples, validation: Samples | None) -> dict[str, Array]:
+def _arrays(model: Model, graph: Mapping[str, Any], samples: Samples, validation: Samples | None) -> dict[str, Array]:
     """What the child needs, by name: weights, both splits, and the outputs that it must reproduce."""
     arrays = {
         f"weights.{index}.{n}": np.asarray(weight)
@@ -322,7 +177,7 @@ def _arrays(model: Any, graph: Mapping[str, Any], samples: Samples, validation: 
     return arrays
 
 
-def _bring_back(model: Any, graph: Mapping[str, Any], weights: Mapping[str, Array]) -> None:
+def _bring_back(model: Model, graph: Mapping[str, Any], weights: Mapping[str, Array]) -> None:
     for index, layer in _carrying(model, graph):
         if layer.weights:
             layer.set_weights([weights[f"weights.{index}.{n}"] for n in range(len(layer.weights))])
@@ -349,7 +204,7 @@ def _check_reached(targets: Sequence[Target], before: Mapping[str, Array], spars
 
 def _run_child(
     job: Mapping[str, Any], arrays: Mapping[str, Array], on_progress: OnProgress | None
-) -> tuple[dict[str, Any], dict[str, Array]]:
+) -> tuple[Json, dict[str, Array]]:
     """The child's last message and the weights it wrote. Nothing is left on disk and no process behind."""
     with scratch_folder("edgeprune-tfmot-") as folder:
         try:
@@ -362,7 +217,7 @@ def _run_child(
             return reply, {key: kept[key] for key in kept.files}
 
 
-def _converse(folder: Path, on_progress: Callable[[int, int, str], None] | None) -> dict[str, Any]:
+def _converse(folder: Path, on_progress: Callable[[int, int, str], None] | None) -> Json:
     with (folder / "log.txt").open("w+b") as log:
 
         def start() -> subprocess.Popen[bytes]:
@@ -386,7 +241,7 @@ def _converse(folder: Path, on_progress: Callable[[int, int, str], None] | None)
             raise _crash(child, log)
 
 
-def _messages(child: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
+def _messages(child: subprocess.Popen[bytes]) -> Iterator[Json]:
     """Its messages until it closes its output. Raises EdgepruneError after `SILENCE_S` without one."""
     assert child.stdout is not None
     pending = b""
@@ -404,7 +259,7 @@ def _messages(child: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
             until = time.monotonic() + SILENCE_S
 
 
-def _crash(child: subprocess.Popen[bytes], log: Any) -> EdgepruneError:
+def _crash(child: subprocess.Popen[bytes], log: BinaryIO) -> EdgepruneError:
     code = child.wait()
     log.seek(0)
     lines = [line.strip() for line in log.read()[-4000:].decode(errors="replace").splitlines() if line.strip()]

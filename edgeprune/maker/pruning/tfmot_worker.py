@@ -12,22 +12,19 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import EdgepruneError, Unsupported
+from edgeprune.maker.keras.types import Layer, Model
+from edgeprune.maker.pruning.tfmot_description import Json
 from edgeprune.maker.training.augmentation import Augmenter
-from edgeprune.maker.training.loop import (
-    OPTIMIZERS,
-    BestWeights,
-    TrainOptions,
-    batches,
-    make_deterministic,
-    steps_per_epoch,
-)
+from edgeprune.maker.training.loop import BestWeights, batches, make_deterministic, steps_per_epoch
 from edgeprune.maker.training.metrics import METRICS, Metric
+from edgeprune.maker.training.options import OPTIMIZERS, TrainOptions
 
 __all__ = ["main"]
 
@@ -37,7 +34,7 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 
 def rebuild(graph: Mapping[str, Any], arrays: Mapping[str, Array]) -> Any:
-    """The tf_keras model of a description made by `tfmot_backend.describe`, with its weights."""
+    """The tf_keras model of a description made by `tfmot_description.describe`, with its weights."""
     import tf_keras
 
     layers = [_layer(tf_keras, described) for described in graph["layers"]]
@@ -60,7 +57,7 @@ def rebuild(graph: Mapping[str, Any], arrays: Mapping[str, Array]) -> Any:
     return model
 
 
-def _layer(tf_keras: Any, described: Mapping[str, Any]) -> Any:
+def _layer(tf_keras: ModuleType, described: Mapping[str, Any]) -> Any:
     options = dict(described["options"])
     if described["kind"] == "InputLayer":
         return tf_keras.Input(options["shape"], dtype=options["dtype"], name=described["name"])
@@ -82,14 +79,14 @@ def _weights_of(arrays: Mapping[str, Array], index: int) -> list[Array]:
     return weights
 
 
-def _split(model: Any, arrays: Mapping[str, Array], split: str) -> tuple[list[Array], Array] | None:
+def _split(model: Model, arrays: Mapping[str, Array], split: str) -> tuple[list[Array], Array] | None:
     """Inputs in the model's order and targets, or None where the split is absent."""
     if f"{split}.y" not in arrays:
         return None
     return [arrays[f"{split}.{n}"] for n in range(len(model.inputs))], arrays[f"{split}.y"]
 
 
-def _rows(model: Any, inputs: Sequence[Array], rows: Any) -> list[Array]:
+def _rows(model: Any, inputs: Sequence[Array], rows: np.ndarray | slice) -> list[Array]:
     return [array[rows].astype(tensor.dtype.name) for array, tensor in zip(inputs, model.inputs, strict=True)]
 
 
@@ -97,7 +94,7 @@ def _one_or_all(inputs: list[Array]) -> Any:
     return inputs if len(inputs) > 1 else inputs[0]
 
 
-def _predict(model: Any, inputs: Sequence[Array], *, batch_size: int = 256) -> Array:
+def _predict(model: Model, inputs: Sequence[Array], *, batch_size: int = 256) -> Array:
     import tensorflow as tf
 
     call = tf.function(lambda given: model(given, training=False), reduce_retracing=True)
@@ -106,7 +103,7 @@ def _predict(model: Any, inputs: Sequence[Array], *, batch_size: int = 256) -> A
     return np.concatenate([np.asarray(tf.nest.flatten(piece)[0]) for piece in pieces])
 
 
-def prove(model: Any, inputs: Sequence[Array], expected: Array) -> None:
+def prove(model: Model, inputs: Sequence[Array], expected: Array) -> None:
     """Raise Unsupported unless the rebuilt model computes what the original did on the first samples."""
     got = _predict(model, [array[: len(expected)] for array in inputs])
     spread = float(np.ptp(expected)) or 1.0
@@ -118,7 +115,7 @@ def prove(model: Any, inputs: Sequence[Array], expected: Array) -> None:
         )
 
 
-def wrap(model: Any, names: Sequence[str], schedule: Mapping[str, Any]) -> Any:
+def wrap(model: Model, names: Sequence[str], schedule: Mapping[str, Any]) -> Any:
     """The model with tfmot's wrapper around the named layers and no other."""
     import tensorflow_model_optimization as tfmot
     import tf_keras
@@ -126,7 +123,7 @@ def wrap(model: Any, names: Sequence[str], schedule: Mapping[str, Any]) -> Any:
     arguments = dict(schedule)
     made = getattr(tfmot.sparsity.keras, arguments.pop("name"))(**arguments)
 
-    def wrapped(layer: Any) -> Any:
+    def wrapped(layer: Layer) -> Any:
         if layer.name not in names:
             return layer
         return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=made)
@@ -134,7 +131,7 @@ def wrap(model: Any, names: Sequence[str], schedule: Mapping[str, Any]) -> Any:
     return tf_keras.models.clone_model(model, clone_function=wrapped)
 
 
-def _compile(model: Any, graph: Mapping[str, Any], metric: Metric, options: TrainOptions, total_steps: int) -> None:
+def _compile(model: Model, graph: Mapping[str, Any], metric: Metric, options: TrainOptions, total_steps: int) -> None:
     """As `edgeprune.maker.training.loop.compile_model`, with tf_keras."""
     import tf_keras
 
@@ -156,8 +153,8 @@ def _compile(model: Any, graph: Mapping[str, Any], metric: Metric, options: Trai
 
 
 def _train(
-    model: Any, arrays: Mapping[str, Array], metric: Metric, options: TrainOptions, settled_step: int, tell: Tell
-) -> dict[str, Any]:
+    model: Model, arrays: Mapping[str, Array], metric: Metric, options: TrainOptions, settled_step: int, tell: Tell
+) -> Json:
     """Train in place, leave the best weights in the model and return what happened. As `train` of maker.training."""
     import tensorflow_model_optimization as tfmot
 
@@ -193,7 +190,7 @@ def _train(
     return {"kind": "done", "epochs": epochs, "kept_epoch": best.epoch or len(epochs), "steps": step}
 
 
-def _prune(folder: Path, tell: Tell) -> dict[str, Any]:
+def _prune(folder: Path, tell: Tell) -> Json:
     import tensorflow_model_optimization as tfmot
     import tf_keras
 
@@ -220,7 +217,7 @@ def _prune(folder: Path, tell: Tell) -> dict[str, Any]:
     return done
 
 
-def _answer(folder: Path, tell: Tell) -> dict[str, Any]:
+def _answer(folder: Path, tell: Tell) -> Json:
     try:
         return _prune(folder, tell)
     except EdgepruneError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from edgeprune.artifact import Format, sha256_of
 from edgeprune.checker.budget import asked_limits
@@ -15,6 +14,7 @@ from edgeprune.converters.exports import SUFFIXES
 from edgeprune.errors import UsageError
 from edgeprune.ledger import MetricKind, ModelOrigin, SplitOrigin
 from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, Recipe, Step
+from edgeprune.maker.recipe.tables import flat
 from edgeprune.maker.training.datasets import Samples
 from edgeprune.maker.training.metrics import Metric
 
@@ -30,15 +30,16 @@ def asked_of(recipe: Recipe) -> dict[str, object]:
     }
 
 
-def _asked_step(step: Step) -> dict[str, Any]:
-    """Of a profile of the project's own its file's name."""
-    asked = asdict(step)
+def _asked_step(step: Step) -> dict[str, object]:
+    """The keys of a step as in the recipe, without the seed, which is the recipe's; of a profile of the project's own
+    its file's name."""
+    asked = {key: value for key, value in flat(step).items() if key != "seed"}
     if isinstance(step, ChannelStep) and step.device is not None and step.device.endswith(".toml"):
         return {**asked, "device": Path(step.device).name}
     return asked
 
 
-def _asked_export(export: ExportSpec) -> dict[str, Any]:
+def _asked_export(export: ExportSpec) -> dict[str, object]:
     """What follows the precision means something to Core ML only."""
     asked = asdict(export)
     if export.format is Format.COREML:

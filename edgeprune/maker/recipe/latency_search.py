@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,10 +19,12 @@ from edgeprune.errors import OutOfReach, Unsupported, UsageError
 from edgeprune.formats import read_contents
 from edgeprune.host.interrupts import scratch_folder
 from edgeprune.ledger import Estimate, LatencyReached
+from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.channel.groups import Kept, Structure
-from edgeprune.maker.pruning.channel.plan import ChannelOptions, macs_unknown
+from edgeprune.maker.pruning.channel.plan import macs_unknown
 from edgeprune.maker.pruning.channel.pruner import ChannelPruner, ChannelResult
 from edgeprune.maker.pruning.channel.rounds import Train, in_rounds
+from edgeprune.maker.pruning.options import ChannelOptions
 from edgeprune.maker.training.datasets import Samples
 from edgeprune.maker.training.metrics import Metric
 
@@ -37,9 +38,9 @@ NARROWEST = 1 - 1e-9  # ratio that leaves each group one multiple of round_to
 OnTrial = Callable[[int, int, str], None]  # trials done, at most to do, what they are
 
 
-def latency_asked(share: float, profile: Profile) -> str:
+def latency_asked(options: ChannelOptions, profile: Profile) -> str:
     """The target in words: "latency 0.6 on pixel3-tflite-4t-float32"."""
-    return f"latency {share:g} on {profile.name}"
+    return f"{options.asked} on {profile.name}"
 
 
 def refuse_unknown_macs(structure: Structure) -> None:
@@ -65,10 +66,9 @@ def _ms(found: Estimate) -> float:
 
 
 def prune_to_latency(
-    model: Any,
-    share: float,
-    profile: Profile,
+    model: Model,
     options: ChannelOptions,
+    profile: Profile,
     *,
     converter: Converter,
     rounds: int = 1,
@@ -76,22 +76,28 @@ def prune_to_latency(
     metric: Metric | None = None,
     verify: bool = True,
     train: Train | None = None,
+    structure: Structure | None = None,
     on_trial: OnTrial | None = None,
 ) -> ChannelResult:
-    """The widest model found whose float32 .tflite takes at most `share` of the model's estimated latency.
+    """The widest model found whose float32 .tflite takes at most `options.latency` of the model's estimated latency.
 
-    `profile` is that of `target_profile`; of `options` all counts but `macs`, which is searched. With `rounds` each one
-    keeps the same share of the latency, the last one ends at the target, and `train(model, round)` returns the model
-    trained on after each of them. The report holds the estimates before and after. Raises OutOfReach for a share that
-    cannot be reached, UsageError as `prune_channels` does, and Unsupported when the profile does not cover the model.
+    `profile` is that of `target_profile`. With `rounds` each one keeps the same share of the latency, the last one ends
+    at the target, and `train(model, round)` returns the model trained on after each of them. `structure` is what
+    `analyse` found of the model, where that was done before. The report holds the estimates before and after. Raises
+    OutOfReach for a share that cannot be reached, UsageError as `prune_channels` does, and Unsupported when the profile
+    does not cover the model.
     """
+    share = options.latency
+    if share is None:
+        raise UsageError(f"the target is {options.asked}, and no latency: prune_channels goes by that")
     with scratch_folder("edgeprune-") as folder:
         estimates = _Estimates(converter, folder, profile)
         before = now = estimates.of(model)
 
-        def cut(current: Any, number: int) -> ChannelResult:
+        def cut(current: Model, number: int) -> ChannelResult:
             nonlocal now
-            pruner = ChannelPruner(current, options, samples=samples, metric=metric)
+            known = structure if number == 1 else None
+            pruner = ChannelPruner(current, options, samples=samples, metric=metric, structure=known)
             refuse_unknown_macs(pruner.structure)
             search = _Search(pruner, options, estimates, share=share, base_ms=_ms(before), number=number, rounds=rounds)
             found = search.widest(now, on_trial)
@@ -100,7 +106,7 @@ def prune_to_latency(
 
         result = in_rounds(model, cut, options, rounds=rounds, train=train)
     reached = LatencyReached(asked=share, before=before, after=now, ratio=_ms(now) / _ms(before))
-    report = replace(result.report, asked=latency_asked(share, profile), estimated_latency=reached)
+    report = replace(result.report, asked=latency_asked(options, profile), estimated_latency=reached)
     return replace(result, report=report)
 
 
@@ -111,7 +117,7 @@ class _Estimates:
         self.converter, self.profile = converter, profile
         self._path = folder / "model.tflite"
 
-    def of(self, model: Any) -> Estimate:
+    def of(self, model: Model) -> Estimate:
         """The estimate of the model's float32 file. Raises Unsupported when there is none."""
         self.converter.export(model, self._path, Format.TFLITE, Precision.FLOAT32)
         self.converter.forget(model)
@@ -189,7 +195,7 @@ class _Search:
 
     def _refuse_out_of_reach(self) -> None:
         """Raise OutOfReach for a share that no cut reaches, in however many rounds."""
-        narrowest = self._tried(replace(self.options, macs=None, ratio=NARROWEST, scope="layer"))
+        narrowest = self._tried(replace(self.options, latency=None, ratio=NARROWEST, scope="layer"))
         if narrowest.total_ms > self.share * self.base_ms:
             least = narrowest.total_ms / self.base_ms
             raise self._out_of_reach(f"with the fewest channels that may stay it is {least:.3f}")
@@ -197,7 +203,7 @@ class _Search:
     def _attempt(self, macs: float) -> _Trial | None:
         """The cut to this share of the MACs; None when so few cannot be reached."""
         try:
-            return self._tried(replace(self.options, macs=macs))
+            return self._tried(replace(self.options, latency=None, macs=macs))
         except OutOfReach:
             return None
 

@@ -39,23 +39,19 @@ from edgeprune.ledger import (
     TrainLog,
 )
 from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, input_specs, predict, save_model
-from edgeprune.maker.pruning.channel.rounds import prune_in_rounds
+from edgeprune.maker.keras.types import Model
+from edgeprune.maker.pruning.channel.groups import Structure
+from edgeprune.maker.pruning.channel.rounds import Train, prune_in_rounds
 from edgeprune.maker.pruning.magnitude import PruneResult, prune_magnitude
 from edgeprune.maker.pruning.masked_training import finetune, prune_while_training
 from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
 from edgeprune.maker.recipe.entries import asked_of, export_name, metric_kind, model_origin, split_origin
 from edgeprune.maker.recipe.latency_search import covered_estimate, prune_to_latency
-from edgeprune.maker.recipe.prepare import (
-    Prepared,
-    channel_options,
-    coreml_options,
-    file_part,
-    magnitude_options,
-    train_options,
-)
+from edgeprune.maker.recipe.prepare import Prepared, coreml_options, file_part, through_norms
 from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, devices_of
 from edgeprune.maker.training.datasets import Samples, calibration_set
 from edgeprune.maker.training.loop import steps_per_epoch
+from edgeprune.maker.training.options import TrainOptions
 from edgeprune.report.summary import summary_sentences
 from edgeprune.runtime.session import installed_runtimes
 
@@ -126,9 +122,10 @@ class _Run:
     def _check_latency_targets(self, path: Path) -> None:
         """Raise Unsupported before any training where a profile of a step does not cover the model's file."""
         for step in self.recipe.steps:
-            if isinstance(step, ChannelStep) and step.latency is not None and step.device is not None:
+            latency = step.options.latency if isinstance(step, ChannelStep) and step.options else None
+            if isinstance(step, ChannelStep) and latency is not None and step.device is not None:
                 try:
-                    covered_estimate(path, target_profile(step.latency, step.device))
+                    covered_estimate(path, target_profile(latency, step.device))
                 except Unsupported as cause:
                     raise Unsupported(f"step {step.name!r}: {cause}") from cause
 
@@ -139,7 +136,7 @@ class _Run:
         log: TrainLog | None = None
         self.progress.begin(f"{step.name}: {'prune' if step.kind == 'prune' else 'fine-tune'}")
         if isinstance(step, FinetuneStep):
-            self.model, log = self._finetuned(self.model, step)
+            self.model, log = self._finetuned(self.model, step.training)
         elif isinstance(step, ChannelStep):
             channels, log = self._prune_channels(step)
         else:
@@ -149,78 +146,85 @@ class _Run:
         main = self._tflite(step.name, Precision.FLOAT32)
         self._add(step.name, step.kind, [main], begun, report=report, channels=channels, log=log)
 
-    def _finetuned(self, model: Any, step: ChannelStep | FinetuneStep) -> tuple[Any, TrainLog]:
-        """A copy of the model, trained as the step says."""
+    def _finetuned(self, model: Model, options: TrainOptions) -> tuple[Model, TrainLog]:
+        """A copy of the model, trained on."""
         assert self.prepared.train is not None
         return finetune(
             model,
             self.prepared.train,
             self.prepared.validation,
             self.metric,
-            train_options(self.recipe, step),
+            options,
             teacher=self.prepared.model,
             on_progress=self.progress.advance,
         )
 
     def _prune_channels(self, step: ChannelStep) -> tuple[ChannelReport, TrainLog | None]:
-        """Cut the current model, in rounds with training after each if the step has epochs."""
+        """Cut the current model, in rounds with training after each if the step trains."""
         logs: list[TrainLog] = []
+        train = self._round_training(step, step.training, logs) if step.training else None
+        samples, structure = self.prepared.train, self._structure(step)
+        if step.options is not None and step.options.latency is not None and step.device is not None:
+            result = prune_to_latency(
+                self.model,
+                step.options,
+                target_profile(step.options.latency, step.device),
+                converter=self.converter,
+                on_trial=self.progress.advance,
+                samples=samples,
+                metric=self.metric,
+                rounds=step.rounds,
+                train=train,
+                structure=structure,
+            )
+        else:
+            result = prune_in_rounds(
+                self.model,
+                step.options,
+                samples=samples,
+                metric=self.metric,
+                rounds=step.rounds,
+                train=train,
+                structure=structure,
+            )
+        self.model = result.model
+        if logs:
+            self.progress.note(f"{step.name}: {_channels_note(result.report)}")
+        return result.report, logs[-1] if logs else None
 
-        def trained(model: Any, number: int) -> Any:
+    def _round_training(self, step: ChannelStep, options: TrainOptions, logs: list[TrainLog]) -> Train:
+        """The training after each round; leaves its log in `logs`."""
+
+        def trained(model: Model, number: int) -> Model:
             self.progress.begin(f"{step.name}: train, round {number} of {step.rounds}")
-            tuned, log = self._finetuned(model, step)
+            tuned, log = self._finetuned(model, options)
             logs.append(log)
             self.progress.end()
             if number < step.rounds:
                 self.progress.begin(f"{step.name}: prune, round {number + 1} of {step.rounds}")
             return tuned
 
-        options = channel_options(self.recipe, step)
-        seen: dict[str, Any] = {"samples": self.prepared.train, "metric": self.metric}
-        rounds: dict[str, Any] = {"rounds": step.rounds, "train": trained if step.epochs else None}
-        if step.latency is not None and step.device is not None and options is not None:
-            result = prune_to_latency(
-                self.model,
-                step.latency,
-                target_profile(step.latency, step.device),
-                options,
-                converter=self.converter,
-                on_trial=self.progress.advance,
-                **seen,
-                **rounds,
-            )
-        else:
-            result = prune_in_rounds(self.model, options, **seen, **rounds)
-        self.model = result.model
-        if logs:
-            self.progress.note(f"{step.name}: {_channels_note(result.report)}")
-        return result.report, logs[-1] if logs else None
+        return trained
+
+    def _structure(self, step: ChannelStep) -> Structure | None:
+        """What is known of the current model's groups: those of the recipe's model were found when it was checked."""
+        return self.prepared.structures[through_norms(step)] if self.model is self.prepared.model else None
 
     def _prune(self, step: PruneStep) -> tuple[PruneResult, TrainLog | None]:
-        options = magnitude_options(step)
-        if not step.epochs:
-            return prune_magnitude(self.model, options), None
+        if step.training is None:
+            return prune_magnitude(self.model, step.options), None
         train = self.prepared.train
         assert train is not None
-        steps = step.epochs * steps_per_epoch(len(train), step.batch_size)
-        settled = max(1, round(steps * step.ramp)) if step.schedule == "polynomial" else 0
-        schedule: ConstantSparsity | PolynomialDecay = ConstantSparsity(final_sparsity=step.sparsity)
-        if step.schedule == "polynomial":
-            schedule = PolynomialDecay(
-                initial_sparsity=step.initial_sparsity,
-                final_sparsity=step.sparsity,
-                end_step=settled,
-                power=step.power,
-                frequency=step.frequency,
-            )
-        common = (self.model, options, schedule, train, self.prepared.validation, self.metric)
-        training = train_options(self.recipe, step)
+        schedule, settled = _schedule(
+            step, step.training.epochs * steps_per_epoch(len(train), step.training.batch_size)
+        )
+        asked = (self.model, step.options, schedule, train, self.prepared.validation, self.metric, step.training)
         if step.backend == "tfmot":
             from edgeprune.maker.pruning.tfmot_backend import prune_with_tfmot
 
-            return prune_with_tfmot(*common, training, settled_step=settled, on_progress=self.progress.advance)
+            return prune_with_tfmot(*asked, settled_step=settled, on_progress=self.progress.advance)
         return prune_while_training(
-            *common, training, settled_step=settled, teacher=self.prepared.model, on_progress=self.progress.advance
+            *asked, settled_step=settled, teacher=self.prepared.model, on_progress=self.progress.advance
         )
 
     def _quantize(self, step: QuantizeStep) -> None:
@@ -394,6 +398,21 @@ def _with_export(stage: Stage, entry: ArtifactEntry, *, in_place_of: ArtifactEnt
     artifacts = tuple(entry if known is in_place_of else known for known in stage.artifacts)
     stands = stage.metric is not None and stage.metric.file == in_place_of.path
     return replace(stage, artifacts=artifacts, metric=entry.metric if stands else stage.metric)
+
+
+def _schedule(step: PruneStep, steps: int) -> tuple[ConstantSparsity | PolynomialDecay, int]:
+    """The step's schedule over so many steps of training, and the one from which its final sparsity holds."""
+    if step.schedule == "constant":
+        return ConstantSparsity(final_sparsity=step.options.sparsity), 0
+    settled = max(1, round(steps * step.ramp))
+    decay = PolynomialDecay(
+        initial_sparsity=step.initial_sparsity,
+        final_sparsity=step.options.sparsity,
+        end_step=settled,
+        power=step.power,
+        frequency=step.frequency,
+    )
+    return decay, settled
 
 
 def _channels_note(report: ChannelReport | None) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
 from edgeprune.artifact import Color, Format
 from edgeprune.checker.budget import asked_limits
@@ -16,38 +15,41 @@ from edgeprune.converters.packaging import CoreMlOptions, ImageInput, check_ends
 from edgeprune.errors import MissingExtra, RecipeError, UsageError
 from edgeprune.maker.keras.model_files import load_model
 from edgeprune.maker.keras.models import count_parameters, input_specs, refuse_half_precision
-from edgeprune.maker.pruning.channel.plan import ChannelOptions, chosen_groups
+from edgeprune.maker.keras.types import Model
+from edgeprune.maker.pruning.channel.groups import Structure
+from edgeprune.maker.pruning.channel.plan import chosen_groups
 from edgeprune.maker.pruning.channel.pruner import analyse
-from edgeprune.maker.pruning.magnitude import NOTHING_TO_PRUNE, MagnitudeOptions, select_targets
+from edgeprune.maker.pruning.magnitude import NOTHING_TO_PRUNE, select_targets
 from edgeprune.maker.recipe.latency_search import latency_asked, refuse_unknown_macs
 from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, Recipe, Step
 from edgeprune.maker.training.augmentation import Augmenter
 from edgeprune.maker.training.datasets import Samples, load_split
-from edgeprune.maker.training.loop import TrainOptions, steps_per_epoch
+from edgeprune.maker.training.loop import steps_per_epoch
 from edgeprune.maker.training.metrics import METRICS, Metric
+from edgeprune.maker.training.options import TrainOptions
 from edgeprune.runtime.session import installed_runtimes
 
 __all__ = [
     "Prepared",
-    "channel_options",
     "check_extras",
     "coreml_options",
     "file_part",
-    "magnitude_options",
     "plan_lines",
     "prepare",
-    "train_options",
+    "through_norms",
 ]
-
-Options = TypeVar("Options", TrainOptions, MagnitudeOptions, ChannelOptions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A recipe whose model and data have been read and found to fit together."""
+    """A recipe whose model and data have been read and found to fit together.
+
+    `structures` are the dependency groups of `model` as far as its steps ask for them, by `through_norms`.
+    """
 
     recipe: Recipe
-    model: Any
+    model: Model
+    structures: Mapping[bool, Structure] = field(default_factory=dict)
     metric: Metric
     train: Samples | None
     validation: Samples | None
@@ -104,14 +106,23 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
     slugs = ["dense", *(file_part(step.name) for step in recipe.steps)]
     if len(set(slugs)) != len(slugs):
         raise RecipeError(f"{recipe.path}: two stages have names that make the same file name: {', '.join(slugs)}")
+    structures: dict[bool, Structure] = {}
     for step in recipe.steps:
-        if not isinstance(step, QuantizeStep) and step.epochs:
-            _check_training(recipe, step, model)
-        if isinstance(step, PruneStep):
-            _check_targets(recipe, step, model)
-        if isinstance(step, ChannelStep):
-            _check_channels(recipe, step, model)
-    return Prepared(recipe=recipe, model=model, metric=metric, train=train, validation=validation, test=test)
+        try:
+            _check_step(step, model, structures)
+        except RecipeError:
+            raise
+        except UsageError as cause:
+            raise RecipeError(f"{recipe.path}: step {step.name!r}: {cause}") from cause
+    return Prepared(
+        recipe=recipe,
+        model=model,
+        structures=structures,
+        metric=metric,
+        train=train,
+        validation=validation,
+        test=test,
+    )
 
 
 def coreml_options(recipe: Recipe, export: ExportSpec) -> CoreMlOptions:
@@ -132,66 +143,48 @@ def coreml_options(recipe: Recipe, export: ExportSpec) -> CoreMlOptions:
     )
 
 
-def _check_training(recipe: Recipe, step: PruneStep | ChannelStep | FinetuneStep, model: Any) -> None:
-    """Raise now what training would raise after the first exports."""
-    try:
-        options, shapes = train_options(recipe, step), [shape for shape, _ in input_specs(model).values()]
-        Augmenter(shapes, flip=options.flip, shift=options.shift, seed=options.seed)
-    except UsageError as cause:
-        raise RecipeError(f"{recipe.path}: step {step.name!r}: {cause}") from cause
+def _check_step(step: Step, model: Model, structures: dict[bool, Structure]) -> None:
+    """Raise now what the step would raise after the first exports; note what was found of the model."""
+    if not isinstance(step, QuantizeStep) and step.training is not None:
+        _check_training(step.training, model)
+    if isinstance(step, PruneStep):
+        _check_kernels(step, model)
+    if isinstance(step, ChannelStep):
+        through = through_norms(step)
+        if through not in structures:
+            structures[through] = analyse(model, through_norms=through)
+        _check_channels(step, structures[through])
+
+
+def _check_training(options: TrainOptions, model: Model) -> None:
+    shapes = [shape for shape, _ in input_specs(model).values()]
+    Augmenter(shapes, flip=options.flip, shift=options.shift, seed=options.seed)
     if len(model.outputs) != 1:
-        raise RecipeError(f"{recipe.path}: training needs a model with one output; this one has {len(model.outputs)}")
+        raise UsageError(f"training needs a model with one output; this one has {len(model.outputs)}")
 
 
-def _check_targets(recipe: Recipe, step: PruneStep, model: Any) -> None:
-    try:
-        targets, _ = select_targets(model, magnitude_options(step))
-    except UsageError as cause:
-        raise RecipeError(f"{recipe.path}: step {step.name!r}: {cause}") from cause
-    if not targets:
-        raise RecipeError(f"{recipe.path}: step {step.name!r}: {NOTHING_TO_PRUNE}")
+def _check_kernels(step: PruneStep, model: Model) -> None:
+    chosen, _ = select_targets(model, step.options)
+    if not chosen:
+        raise UsageError(NOTHING_TO_PRUNE)
     if step.backend == "tfmot":
-        from edgeprune.maker.pruning.tfmot_backend import describe
+        from edgeprune.maker.pruning.tfmot_description import describe
 
         describe(model)  # raises for a layer that cannot be rebuilt in tf_keras
 
 
-def _check_channels(recipe: Recipe, step: ChannelStep, model: Any) -> None:
-    try:
-        options = channel_options(recipe, step)
-        structure = analyse(model, through_norms=step.through_norms)
-        if options is not None and not chosen_groups(structure, options)[0]:
-            raise UsageError("nothing to prune: no group of channels may lose any; see edgeprune groups MODEL")
-        if step.latency is not None:
-            refuse_unknown_macs(structure)
-    except UsageError as cause:
-        raise RecipeError(f"{recipe.path}: step {step.name!r}: {cause}") from cause
+def _check_channels(step: ChannelStep, structure: Structure) -> None:
+    if step.options is None:
+        return
+    if not chosen_groups(structure, step.options)[0]:
+        raise UsageError("nothing to prune: no group of channels may lose any; see edgeprune groups MODEL")
+    if step.options.latency is not None:
+        refuse_unknown_macs(structure)
 
 
-def options_from(kind: type[Options], step: Step, **more: Any) -> Options:
-    """Options of a style or of training out of a recipe's step: what the two call by the same name, and `more`."""
-    shared = {f.name for f in fields(kind)} & {f.name for f in fields(step)}
-    return kind(**{name: getattr(step, name) for name in shared - more.keys()}, **more)
-
-
-def train_options(recipe: Recipe, step: PruneStep | ChannelStep | FinetuneStep) -> TrainOptions:
-    """The options of training out of a recipe's step."""
-    return options_from(TrainOptions, step, seed=recipe.seed)
-
-
-def magnitude_options(step: PruneStep) -> MagnitudeOptions:
-    """The options of magnitude pruning out of a recipe's step."""
-    return options_from(MagnitudeOptions, step)
-
-
-def channel_options(recipe: Recipe, step: ChannelStep) -> ChannelOptions | None:
-    """The options of channel pruning out of a recipe's step; None for the lossless mode.
-
-    The search for a latency goes by MACs and sets their share itself.
-    """
-    if step.latency is not None:
-        return options_from(ChannelOptions, step, seed=recipe.seed, macs=step.latency)
-    return None if step.lossless else options_from(ChannelOptions, step, seed=recipe.seed)
+def through_norms(step: ChannelStep) -> bool:
+    """Whether the step follows channels through a LayerNormalization; for dead channels it never does."""
+    return step.options is not None and step.options.through_norms
 
 
 def file_part(text: str) -> str:
@@ -223,37 +216,40 @@ def plan_lines(prepared: Prepared) -> list[str]:
     return lines
 
 
-def _plan_of(prepared: Prepared, step: Any) -> str:
+def _plan_of(prepared: Prepared, step: Step) -> str:
     if isinstance(step, QuantizeStep):
         ends = f"{step.io_type} inputs and outputs{', floats where no kernel is' if step.float_fallback else ''}"
         return f"{step.precision}, calibrated on {step.samples} training samples, {ends}"
-    assert prepared.train is not None or not step.epochs
-    steps = step.epochs * steps_per_epoch(len(prepared.train), step.batch_size) if prepared.train else 0
-    training = (
-        f"{step.epochs} epochs = {steps:,} steps of {step.batch_size}" if step.epochs else "one shot, no training"
-    )
+    training = _training_plan(prepared, step.training)
     if isinstance(step, FinetuneStep):
         return f"fine-tune, {training}"
     if isinstance(step, ChannelStep):
         return _channel_plan(prepared, step, training)
-    targets, skipped = select_targets(prepared.model, magnitude_options(step))
+    chosen, skipped = select_targets(prepared.model, step.options)
     return (
-        f"{step.style} pruning to {step.sparsity:.0%} of {len(targets)} kernels ({step.scope} scope, "
-        f"{len(skipped)} layers stay dense), {training}{', ' + step.schedule if step.epochs else ''}, "
+        f"{step.style} pruning to {step.options.sparsity:.0%} of {len(chosen)} kernels ({step.options.scope} scope, "
+        f"{len(skipped)} layers stay dense), {training}{', ' + step.schedule if step.training else ''}, "
         f"{step.backend} backend"
     )
 
 
+def _training_plan(prepared: Prepared, options: TrainOptions | None) -> str:
+    if options is None:
+        return "one shot, no training"
+    assert prepared.train is not None
+    steps = options.epochs * steps_per_epoch(len(prepared.train), options.batch_size)
+    return f"{options.epochs} epochs = {steps:,} steps of {options.batch_size}"
+
+
 def _channel_plan(prepared: Prepared, step: ChannelStep, training: str) -> str:
-    options = channel_options(prepared.recipe, step)
-    structure = analyse(prepared.model, through_norms=step.through_norms)
-    groups = len(structure.groups)
+    structure = prepared.structures[through_norms(step)]
+    groups, options = len(structure.groups), step.options
     if options is None:
         return f"channel pruning of dead channels (lossless) in {groups} groups, {training}"
     chosen, _ = chosen_groups(structure, options)
     after = f", {training} after each of {step.rounds} rounds" if step.rounds > 1 else f", {training}"
     asked = options.asked
-    if step.latency is not None and step.device is not None:
-        profile = target_profile(step.latency, step.device)
-        asked = f"{latency_asked(step.latency, profile)} (estimated)"
-    return f"channel pruning to {asked} in {len(chosen)} of {groups} groups by {step.importance}{after}"
+    if options.latency is not None and step.device is not None:
+        profile = target_profile(options.latency, step.device)
+        asked = f"{latency_asked(options, profile)} (estimated)"
+    return f"channel pruning to {asked} in {len(chosen)} of {groups} groups by {options.importance}{after}"

@@ -14,7 +14,7 @@ from edgeprune.checker.budget import Budget, read_budget
 from edgeprune.checker.latency.latency_targets import why_never
 from edgeprune.checker.latency.profiles import find_profile
 from edgeprune.errors import EdgepruneError, InputError, RecipeError, UsageError
-from edgeprune.host.toml_values import known_keys, near, read_toml, typed
+from edgeprune.host.toml_values import check_choice, known_keys, read_toml, typed
 from edgeprune.maker.recipe.steps import (
     INTEGER_IO,
     ChannelStep,
@@ -121,19 +121,19 @@ def _recipe(path: Path, sha256: str, raw: Mapping[str, Any]) -> Recipe:
         if key not in raw:
             raise RecipeError(f"{path}: the key '{key}' is missing")
     metric = typed(path, "metric", raw["metric"], str)
-    if metric not in METRICS:
-        raise RecipeError(f"{path}: unknown metric {metric!r}{near(metric, METRICS)}; known: {', '.join(METRICS)}")
+    check_choice("metric", metric, METRICS)
     data = read_table(path, "data", raw["data"], DataSpec)
     splits = {key: path.parent / value for key in ("train", "validation", "test") if (value := getattr(data, key))}
     latency = _latency(path, raw.get("latency", {}))
+    seed = typed(path, "seed", raw.get("seed", 0), int)
     recipe = Recipe(
         path=path,
         sha256=sha256,
         model=path.parent / typed(path, "model", raw["model"], str),
         metric=metric,
-        seed=typed(path, "seed", raw.get("seed", 0), int),
+        seed=seed,
         data=replace(data, **splits),
-        steps=tuple(read_step(path, n, item) for n, item in enumerate(_list(path, "steps", raw), start=1)),
+        steps=tuple(read_step(path, n, item, seed=seed) for n, item in enumerate(_list(path, "steps", raw), start=1)),
         exports=tuple(
             _export(path, f"exports {n}", item) for n, item in enumerate(_list(path, "exports", raw), start=1)
         ),
@@ -144,15 +144,15 @@ def _recipe(path: Path, sha256: str, raw: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-def _list(path: Path, key: str, raw: Mapping[str, Any]) -> list[Any]:
+def _list(path: Path, key: str, raw: Mapping[str, object]) -> list[object]:
     value = raw.get(key, [])
     if not isinstance(value, list):
         raise RecipeError(f"{path}: '{key}' is a list of tables; write [[{key}]] above each one")
     return value
 
 
-def _export(path: Path, where: str, raw: Any) -> ExportSpec:
-    export: ExportSpec = read_table(path, where, raw, ExportSpec)
+def _export(path: Path, where: str, raw: object) -> ExportSpec:
+    export = read_table(path, where, raw, ExportSpec)
     if export.format is not Format.COREML:
         for key in ("image_input", "class_labels", "author", "license", "description", "version"):
             if getattr(export, key):
@@ -162,8 +162,8 @@ def _export(path: Path, where: str, raw: Any) -> ExportSpec:
     return replace(export, class_labels=path.parent / export.class_labels) if export.class_labels else export
 
 
-def _latency(path: Path, raw: Any) -> LatencySpec:
-    found: LatencySpec = read_table(path, "latency", raw, LatencySpec)
+def _latency(path: Path, raw: object) -> LatencySpec:
+    found = read_table(path, "latency", raw, LatencySpec)
     return replace(found, devices=tuple(profile_place(path, name) for name in found.devices))
 
 

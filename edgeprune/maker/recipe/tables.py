@@ -1,49 +1,84 @@
-"""A dataclass out of a table of a recipe: each field's type tells how its TOML value is read."""
+"""A dataclass out of a table of a recipe: each field's type tells how its TOML value is read.
+
+A field that is a dataclass itself (the options of an algorithm) is contained: its keys stand in the same table.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
+import enum
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
-from edgeprune.artifact import Format, Precision
-from edgeprune.errors import RecipeError
+from edgeprune.errors import RecipeError, UsageError
 from edgeprune.host.toml_values import known_keys, near, typed
 
-__all__ = ["profile_place", "read_table"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["flat", "keys_of", "profile_place", "read_table"]
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
-def _word(path: Path, key: str, value: Any, kind: type[Format] | type[Precision]) -> Any:
-    text = typed(path, key, value, str)
-    names = [str(member) for member in kind]
-    if text not in names:
-        raise RecipeError(f"{path}: unknown {key} {text!r}{near(text, names)}; known: {', '.join(names)}")
-    return kind(text)
-
-
-def _patterns(path: Path, key: str, value: Any) -> tuple[str, ...]:
+def _patterns(path: Path, key: str, value: object) -> tuple[str, ...]:
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise RecipeError(f'{path}: \'{key}\' is a list of patterns such as ["block*", "Dense"], got {value!r}')
     return tuple(items)
 
 
-# Type of a field as written in the dataclass -> how its TOML value is read.
-READERS: dict[str, Callable[[Path, str, Any], Any]] = {
-    "Path": lambda path, key, value: Path(typed(path, key, value, str)),
-    "Path | None": lambda path, key, value: Path(typed(path, key, value, str)),
-    "bool": lambda path, key, value: typed(path, key, value, bool),
-    "float": lambda path, key, value: typed(path, key, value, float),
-    "float | None": lambda path, key, value: typed(path, key, value, float),
-    "int": lambda path, key, value: typed(path, key, value, int),
-    "int | None": lambda path, key, value: typed(path, key, value, int),
-    "str": lambda path, key, value: typed(path, key, value, str),
-    "str | None": lambda path, key, value: typed(path, key, value, str),
-    "tuple[str, ...]": _patterns,
-    "Format": lambda path, key, value: _word(path, key, value, Format),
-    "Precision": lambda path, key, value: _word(path, key, value, Precision),
+# Type of a field -> how its TOML value is read; enums are read by the words they hold.
+READERS: dict[object, Callable[[Path, str, object], object]] = {
+    Path: lambda path, key, value: Path(typed(path, key, value, str)),
+    bool: lambda path, key, value: typed(path, key, value, bool),
+    float: lambda path, key, value: typed(path, key, value, float),
+    int: lambda path, key, value: typed(path, key, value, int),
+    str: lambda path, key, value: typed(path, key, value, str),
+    tuple[str, ...]: _patterns,
 }
+
+
+def _value(path: Path, key: str, value: object, kind: type) -> object:
+    if kind in READERS:
+        return READERS[kind](path, key, value)
+    assert issubclass(kind, enum.Enum), f"{key}: no reader for {kind}"
+    text = typed(path, key, value, str)
+    words = [str(member) for member in kind]
+    if text not in words:
+        raise RecipeError(f"{path}: unknown {key} {text!r}{near(text, words)}; known: {', '.join(words)}")
+    return kind(text)
+
+
+def _types(kind: type) -> dict[str, tuple[type, bool]]:
+    """Field -> (its type without None, whether it may be None)."""
+    found = {}
+    for name, hint in get_type_hints(kind).items():
+        parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        (plain,) = (part for part in parts if part is not NoneType)
+        found[name] = (plain, NoneType in parts)
+    return found
+
+
+def keys_of(kind: type[DataclassInstance], *, without: Iterable[str] = ()) -> dict[str, Field[Any]]:
+    """The keys of a table that is read as `kind`, those of contained records among them, in the order of the fields."""
+    types = _types(kind)
+    found: dict[str, Field[Any]] = {}
+    for field in fields(kind):
+        plain = types[field.name][0]
+        found |= keys_of(plain) if is_dataclass(plain) else {field.name: field}
+    return {name: field for name, field in found.items() if name not in set(without)}
+
+
+def flat(record: DataclassInstance) -> dict[str, object]:
+    """The keys of a record and their values, those of contained records among them."""
+    found: dict[str, object] = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        found |= flat(value) if is_dataclass(value) and not isinstance(value, type) else {field.name: value}
+    return found
 
 
 def profile_place(path: Path, name: str) -> str:
@@ -51,16 +86,33 @@ def profile_place(path: Path, name: str) -> str:
     return str(path.parent / name) if name.endswith(".toml") else name
 
 
-def read_table(path: Path, where: str, raw: Any, kind: type) -> Any:
+def read_table(path: Path, where: str, raw: object, kind: type[T], **given: object) -> T:
     """An instance of the dataclass `kind` from the TOML table `raw`, which messages call `where`.
 
-    Raises RecipeError for unknown and missing keys and values of another type.
+    `given` are values of fields that are no keys of this table, also of contained records. A contained record that may
+    be None is one when none of its keys is there. Raises RecipeError for unknown and missing keys, values of another
+    type, and what the records themselves refuse.
     """
-    known = {f.name: f for f in fields(kind)}
-    known_keys(path, where, raw, list(known))
-    values = {key: READERS[str(known[key].type)](path, f"{where}.{key}", value) for key, value in raw.items()}
+    known_keys(path, where, raw, keys_of(kind, without=given))
+    assert isinstance(raw, Mapping)
+    values: dict[str, object] = {}
+    for name, (plain, optional) in _types(kind).items():
+        if name in given:
+            values[name] = given[name]
+        elif is_dataclass(plain):
+            own = {key: value for key, value in raw.items() if key in keys_of(plain, without=given)}
+            if own or not optional:
+                values[name] = read_table(path, where, own, plain, **given)
+        elif name in raw:
+            values[name] = _value(path, f"{where}.{name}", raw[name], plain)
+    missing = [f"'{field.name}'" for field in fields(kind) if field.name not in values and _required(field)]
+    if missing:
+        raise RecipeError(f"{path}: [{where}] lacks {' and '.join(missing)}")
     try:
         return kind(**values)
-    except TypeError as cause:
-        missing = str(cause).rsplit(":", maxsplit=1)[-1].strip()
-        raise RecipeError(f"{path}: [{where}] lacks {missing}") from cause
+    except UsageError as cause:
+        raise RecipeError(f"{path}: [{where}] {cause}") from cause
+
+
+def _required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING

@@ -8,11 +8,11 @@ probability is taken as two classes. For regression the target is (1 - share) * 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from edgeprune.maker.keras.models import call_model, ends_in
+from edgeprune.maker.keras.types import Model, Tensor
 from edgeprune.maker.training.metrics import Metric
 
 __all__ = ["Distillation"]
@@ -23,7 +23,7 @@ TINY = 1e-7  # what Keras clips probabilities to
 class Distillation:
     """A teacher for a model that is trained: `targets` of a batch, and the `loss` to compile the model with."""
 
-    def __init__(self, teacher: Any, student: Any, metric: Metric, *, share: float, temperature: float) -> None:
+    def __init__(self, teacher: Model, student: Model, metric: Metric, *, share: float, temperature: float) -> None:
         import tensorflow as tf
 
         self._share, self._temperature, self._metric = share, temperature, metric
@@ -31,13 +31,13 @@ class Distillation:
         self._student_gives_shares = ends_in(student, "softmax") or ends_in(student, "sigmoid")
         gives_shares = ends_in(teacher, "softmax") or ends_in(teacher, "sigmoid")
 
-        def answer(*tensors: Any) -> Any:
+        def answer(*tensors: Tensor) -> Tensor:
             made = call_model(teacher, tensors)[0]
             return tf.nn.softmax(self._logits(made, gives_shares) / temperature) if self._sorts else made
 
         self._answer = tf.function(answer, autograph=False, reduce_retracing=True)
 
-    def _logits(self, outputs: Any, are_shares: bool) -> Any:
+    def _logits(self, outputs: Tensor, are_shares: bool) -> Tensor:
         """Outputs [..., classes] or [..., 1] as logits of at least two classes."""
         import tensorflow as tf
 
@@ -55,7 +55,7 @@ class Distillation:
         shares = np.eye(answers.shape[-1], dtype=np.float32)[labels.reshape(answers.shape[:-1]).astype(np.int64)]
         return np.concatenate([shares, answers.astype(np.float32)], -1)
 
-    def loss(self, targets: Any, outputs: Any) -> Any:
+    def loss(self, targets: Tensor, outputs: Tensor) -> Tensor:
         """The loss of each sample, for `model.compile`; `targets` as made above. Regression keeps its own loss."""
         import tensorflow as tf
 

@@ -6,9 +6,9 @@ run in TensorFlow's deterministic mode. XLA is off: compiling for the CPU makes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -23,68 +23,28 @@ from edgeprune.maker.keras.models import (
     output_names,
     predictor,
 )
+from edgeprune.maker.keras.types import Model, Tensor
 from edgeprune.maker.training.augmentation import Augmenter
 from edgeprune.maker.training.datasets import Samples
 from edgeprune.maker.training.distillation import Distillation
 from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.training.options import OPTIMIZERS, TrainOptions
 
 __all__ = [
-    "OPTIMIZERS",
     "BestWeights",
-    "TrainOptions",
+    "OnProgress",
     "batches",
     "compile_model",
     "evaluate",
     "loss_of",
     "make_deterministic",
+    "shaped_targets",
     "steps_per_epoch",
     "train",
     "train_batch",
 ]
 
-OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}
 OnProgress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainOptions:
-    """How to train. The learning rate falls to zero along a half cosine (Loshchilov & Hutter, arXiv:1608.03983)
-    unless `decay` is "constant". `patience` epochs without a better validation value end the training.
-
-    `flip` and `shift` vary training images: mirrored left to right at random, moved by up to `shift` pixels.
-    `distill` is the share of the loss that a teacher model's answers have, at `temperature`.
-    """
-
-    epochs: int
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    decay: str = "cosine"
-    optimizer: str = "adam"
-    patience: int | None = None
-    flip: bool = False
-    shift: int = 0
-    distill: float = 0.0
-    temperature: float = 3.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.shift < 0:
-            raise UsageError(f"shift is a number of pixels, at least 0; got {self.shift}")
-        if not 0 <= self.distill <= 1:
-            raise UsageError(f"distill is the teacher's share of the loss, 0 to 1; got {self.distill:g}")
-        if not 0.1 <= self.temperature <= 100:
-            raise UsageError(f"temperature is 0.1 to 100; got {self.temperature:g}")
-        if self.epochs < 1 or self.batch_size < 1:
-            name, value = ("epochs", self.epochs) if self.epochs < 1 else ("batch_size", self.batch_size)
-            raise UsageError(f"{name} is at least 1; got {value}")
-        if not 0 < self.learning_rate < 10:
-            raise UsageError(f"learning_rate is above 0 and below 10; got {self.learning_rate:g}")
-        if self.optimizer not in OPTIMIZERS:
-            raise UsageError(f"unknown optimizer {self.optimizer!r}; known: {', '.join(sorted(OPTIMIZERS))}")
-        if self.decay not in ("cosine", "constant"):
-            raise UsageError(f"decay is cosine or constant; got {self.decay!r}")
-        if self.patience is not None and self.patience < 1:
-            raise UsageError(f"patience is at least 1 epoch; got {self.patience}")
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
@@ -99,7 +59,7 @@ def batches(samples: int, batch_size: int, rng: np.random.Generator) -> Iterator
         yield order[step * batch_size : (step + 1) * batch_size]
 
 
-def evaluate(model: Any, samples: Samples, metric: Metric, *, outputs_of: Predictor | None = None) -> float:
+def evaluate(model: Model, samples: Samples, metric: Metric, *, outputs_of: Predictor | None = None) -> float:
     """The metric of the Keras model's first output over all samples; `outputs_of` is a predictor of the model, for
     repeated calls."""
     assert samples.targets is not None
@@ -107,7 +67,7 @@ def evaluate(model: Any, samples: Samples, metric: Metric, *, outputs_of: Predic
     return metric.compute(outputs[output_names(model)[0]], samples.targets)
 
 
-def make_deterministic(keras: Any, seed: int) -> None:
+def make_deterministic(keras: ModuleType, seed: int) -> None:
     """Seed Python, NumPy and TensorFlow, and ask TensorFlow for repeatable kernels (for the whole process)."""
     import tensorflow as tf
 
@@ -115,14 +75,14 @@ def make_deterministic(keras: Any, seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-def _seed_layers(model: Any, seed: int) -> None:
+def _seed_layers(model: Model, seed: int) -> None:
     """Restart the random numbers of Dropout and its kin: a layer without a seed drew one when it was made."""
     generators = [g for layer in model._flatten_layers() for g in layer._seed_generators]
     for index, generator in enumerate(generators):
         generator.state.assign(np.array([(seed + index) % 2**32, 0], generator.state.dtype))
 
 
-def loss_of(keras: Any, model: Any, metric: Metric) -> Any:
+def loss_of(keras: ModuleType, model: Model, metric: Metric) -> Callable[..., Tensor]:
     """The metric's loss for this model, on logits where the model's output is not a probability."""
     losses = {
         "sparse_categorical_crossentropy": lambda: keras.losses.SparseCategoricalCrossentropy(
@@ -136,15 +96,15 @@ def loss_of(keras: Any, model: Any, metric: Metric) -> Any:
 
 
 def compile_model(
-    keras: Any,
-    model: Any,
+    keras: ModuleType,
+    model: Model,
     metric: Metric,
     options: TrainOptions,
     total_steps: int,
     distillation: Distillation | None = None,
 ) -> None:
     """Compile in place for training with the metric's loss."""
-    rate: Any = options.learning_rate
+    rate: object = options.learning_rate
     if options.decay == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, decay_steps=total_steps)
     optimizer = getattr(keras.optimizers, OPTIMIZERS[options.optimizer])(rate)
@@ -154,13 +114,13 @@ def compile_model(
 
 
 def train(
-    model: Any,
+    model: Model,
     samples: Samples,
     validation: Samples | None,
     metric: Metric,
     options: TrainOptions,
     *,
-    teacher: Any = None,
+    teacher: Model | None = None,
     on_step: Callable[[int], None] | None = None,
     keep_best_from_step: int = 0,
     on_progress: OnProgress | None = None,
@@ -210,8 +170,16 @@ def train(
     )
 
 
+def shaped_targets(targets: np.ndarray, model: Model) -> np.ndarray:
+    """Targets in the shape of the model's output, for they may be stored flat; a class index stays one number."""
+    shape = model.outputs[0].shape[1:]
+    sizes = [size for size in shape if size is not None]
+    whole = len(sizes) == len(shape) and targets[0].size == math.prod(sizes)
+    return targets.reshape(len(targets), *(sizes if whole else (-1,)))
+
+
 def train_batch(
-    model: Any,
+    model: Model,
     samples: Samples,
     indices: np.ndarray,
     step: int,
@@ -221,10 +189,7 @@ def train_batch(
     """One step of a compiled model on these samples; its loss. Raises EdgepruneError when that is not finite."""
     assert samples.targets is not None
     inputs = [samples.inputs[name][indices].astype(dtype) for name, (_, dtype) in input_specs(model).items()]
-    targets = samples.targets[indices]
-    # A class index stays one number; any other target has the shape of the output (its samples may be stored flat).
-    shape = tuple(model.outputs[0].shape[1:])
-    targets = targets.reshape(len(indices), *(shape if targets[0].size == np.prod(shape) else (-1,)))
+    targets = shaped_targets(samples.targets[indices], model)
     varied = augment(inputs) if augment else inputs
     if distillation:
         targets = distillation.targets(varied, targets)
@@ -243,7 +208,7 @@ class BestWeights:
         self._value = 0.0
         self._weights: list[np.ndarray] | None = None
 
-    def offer(self, model: Any, epoch: int, value: float | None, eligible: bool) -> bool:
+    def offer(self, model: Model, epoch: int, value: float | None, eligible: bool) -> bool:
         """Remember the weights if they are better; True when patience is used up."""
         if value is None or not eligible:
             return False
@@ -252,6 +217,6 @@ class BestWeights:
             self.epoch, self._value, self._weights = epoch, value, model.get_weights()
         return self.patience is not None and self.epoch is not None and epoch - self.epoch >= self.patience
 
-    def restore(self, model: Any) -> None:
+    def restore(self, model: Model) -> None:
         if self._weights is not None:
             model.set_weights(self._weights)

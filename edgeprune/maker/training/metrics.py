@@ -1,14 +1,17 @@
-"""How good a model is: one table of metrics, each a pure function of outputs and targets."""
+"""How good a model is: one table of metrics, each a pure function of outputs and targets. Light, for the command line
+lists them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+from edgeprune.errors import InputError
+from edgeprune.host.toml_values import check_choice
 
-from edgeprune.errors import InputError, UsageError
-from edgeprune.host.toml_values import near
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["METRICS", "Metric", "find_metric"]
 
@@ -38,6 +41,8 @@ def auc(outputs: np.ndarray, targets: np.ndarray) -> float:
 
     Computed from ranks (Mann and Whitney 1947). Outputs [samples] or [samples, 1], targets 0 or 1.
     """
+    import numpy as np
+
     scores, positive = outputs.reshape(-1).astype(np.float64), targets.reshape(-1) > 0.5
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if not positives or not negatives:
@@ -50,12 +55,12 @@ def auc(outputs: np.ndarray, targets: np.ndarray) -> float:
 
 def mean_squared_error(outputs: np.ndarray, targets: np.ndarray) -> float:
     """Mean of the squared differences over all elements."""
-    return float(np.mean((outputs.reshape(len(outputs), -1) - targets.reshape(len(targets), -1)) ** 2))
+    return float(((outputs.reshape(len(outputs), -1) - targets.reshape(len(targets), -1)) ** 2).mean())
 
 
 def mean_absolute_error(outputs: np.ndarray, targets: np.ndarray) -> float:
     """Mean of the absolute differences over all elements."""
-    return float(np.mean(np.abs(outputs.reshape(len(outputs), -1) - targets.reshape(len(targets), -1))))
+    return float(abs(outputs.reshape(len(outputs), -1) - targets.reshape(len(targets), -1)).mean())
 
 
 METRICS: dict[str, Metric] = {
@@ -83,6 +88,5 @@ def find_metric(metric: Metric | str) -> Metric:
     """The metric of this name; one that is a Metric already stays as it is. Raises UsageError for an unknown name."""
     if isinstance(metric, Metric):
         return metric
-    if metric not in METRICS:
-        raise UsageError(f"unknown metric {metric!r}{near(metric, METRICS)}; known: {', '.join(METRICS)}")
+    check_choice("metric", metric, METRICS)
     return METRICS[metric]

@@ -7,11 +7,11 @@ to zero, or a rectifier never opens.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+import numpy.typing as npt
 
 from edgeprune.ledger import ChannelReport
+from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.channel.groups import Kept, Structure
 from edgeprune.maker.pruning.channel.pruner import ChannelResult, analyse, report_of
 from edgeprune.maker.pruning.channel.ranges import ranges_of
@@ -32,7 +32,7 @@ def dead_units(structure: Structure) -> tuple[Kept, Shifts]:
         units = structure.units(labels)
         dead[units[units >= 0]] = False
     ranges = ranges_of(structure.trace.model)
-    held: dict[int, Any] = {}
+    held: dict[int, npt.NDArray[np.float64]] = {}
     for read in structure.trace.reads:
         if not read.sums:
             continue
@@ -59,12 +59,13 @@ def dead_units(structure: Structure) -> tuple[Kept, Shifts]:
     return kept, held
 
 
-def prune_dead(model: Any) -> ChannelResult:
+def prune_dead(model: Model, *, structure: Structure | None = None) -> ChannelResult:
     """A new model without its dead channels; the outputs stay what they are, up to float32 rounding.
 
-    Raises Unsupported for a subclassed model and EdgepruneError when the outputs change on random inputs.
+    `structure` is what `analyse` found of the model, where that was done before. Raises Unsupported for a subclassed
+    model and EdgepruneError when the outputs change on random inputs.
     """
-    structure = analyse(model)
+    structure = analyse(model) if structure is None else structure
     kept, held = dead_units(structure)
     pruned = cut(structure, kept, held)
     error, note = checked(model, pruned, TOLERANCE, "those of the model itself")

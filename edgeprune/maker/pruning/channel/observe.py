@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeprune.maker.keras.models import input_specs, keras_module
+from edgeprune.maker.keras.types import Graph, Model, Node, Tensor
+from edgeprune.maker.pruning.channel.channel_ids import Labels
 from edgeprune.maker.pruning.channel.groups import Structure
 from edgeprune.maker.pruning.channel.trace import functional_of, is_model, nodes_of
 from edgeprune.maker.training.datasets import Samples
-from edgeprune.maker.training.loop import loss_of
+from edgeprune.maker.training.loop import loss_of, shaped_targets
 from edgeprune.maker.training.metrics import Metric
 
 __all__ = ["channel_magnitudes", "channel_means", "play", "weight_gradients"]
 
 BATCH = 64
-Seen = Callable[[Any, Sequence[Any], Sequence[Any]], None]
+Seen = Callable[[Node, Sequence[Tensor], Sequence[Tensor]], None]
 Floats = npt.NDArray[np.float64]
 
 
-def play(graph: Any, values: Sequence[Any], seen: Seen) -> list[Any]:
+def play(graph: Graph, values: Sequence[Tensor], seen: Seen) -> list[Tensor]:
     """The outputs of a functional graph for tensors in the order of its inputs; inference mode.
 
     `seen(node, inputs, outputs)` is called after each call of a layer, inside nested models too.
@@ -43,7 +45,7 @@ def play(graph: Any, values: Sequence[Any], seen: Seen) -> list[Any]:
     return [known[id(t)] for t in graph.outputs]
 
 
-def _batches(model: Any, samples: Samples) -> Any:
+def _batches(model: Model, samples: Samples) -> Iterator[list[Tensor]]:
     import tensorflow as tf
 
     for start in range(0, len(samples), BATCH):
@@ -53,12 +55,12 @@ def _batches(model: Any, samples: Samples) -> Any:
         ]
 
 
-def channel_magnitudes(structure: Structure, samples: Samples) -> list[tuple[Any, Floats]]:
+def channel_magnitudes(structure: Structure, samples: Samples) -> list[tuple[Labels, Floats]]:
     """(labels, mean magnitude of each channel) for every layer that makes channels."""
     trace = structure.trace
     sums: dict[int, Floats] = {}
 
-    def seen(node: Any, _inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    def seen(node: Node, _inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         made = trace.makers.get(id(node.operation))
         if made is None:
             return
@@ -80,7 +82,7 @@ def channel_means(structure: Structure, samples: Samples) -> dict[int, Floats]:
     reads = {(id(read.layer), id(read.tensor)): read for read in trace.reads if read.kernel is not None}
     sums: dict[int, list[Any]] = {}
 
-    def seen(node: Any, inputs: Sequence[Any], _outputs: Sequence[Any]) -> None:
+    def seen(node: Node, inputs: Sequence[Tensor], _outputs: Sequence[Tensor]) -> None:
         for tensor, value in zip(node.input_tensors, inputs, strict=True):
             read = reads.get((id(node.operation), id(tensor)))
             if read is not None:
@@ -95,7 +97,7 @@ def channel_means(structure: Structure, samples: Samples) -> dict[int, Floats]:
     return {key: total / count for key, (total, count) in sums.items()}
 
 
-def weight_gradients(model: Any, samples: Samples, metric: Metric) -> Mapping[int, npt.NDArray[Any]]:
+def weight_gradients(model: Model, samples: Samples, metric: Metric) -> Mapping[int, npt.NDArray[Any]]:
     """Mean gradient of the metric's loss for each variable, by id of the variable."""
     import tensorflow as tf
 
@@ -105,10 +107,8 @@ def weight_gradients(model: Any, samples: Samples, metric: Metric) -> Mapping[in
     loss = loss_of(keras_module(), model, metric)
     variables = [v for v in model.weights if v.dtype.startswith("float")]
     totals: list[Any] = [0.0] * len(variables)
-    shape = tuple(model.outputs[0].shape[1:])
     for number, batch in enumerate(_batches(model, samples)):
-        targets = samples.targets[number * BATCH : (number + 1) * BATCH]
-        targets = targets.reshape(len(targets), *(shape if targets[0].size == np.prod(shape) else (-1,)))
+        targets = shaped_targets(samples.targets[number * BATCH : (number + 1) * BATCH], model)
         with tf.GradientTape() as tape:
             tape.watch([v.value for v in variables])
             value = loss(targets, call_model(model, batch)[0])

@@ -5,74 +5,19 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import OutOfReach, UsageError
 from edgeprune.maker.keras.models import leaf_layers
+from edgeprune.maker.pruning.channel.criteria import CRITERIA
 from edgeprune.maker.pruning.channel.groups import Cost, Group, Kept, Structure
-from edgeprune.maker.pruning.channel.importance import CRITERIA
+from edgeprune.maker.pruning.options import ChannelOptions
 
-__all__ = ["ChannelOptions", "chosen_groups", "macs_unknown", "plan_channels", "rounded"]
+__all__ = ["chosen_groups", "macs_unknown", "plan_channels", "rounded"]
 
 FLOOR = 0.1  # share of a group's channels that a ranking over all groups leaves at least
-SCOPES = ("layer", "global")
-COMPENSATIONS = ("none", "mean")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelOptions:
-    """What to remove and how much: one of `ratio` (fraction of channels), `macs` or `parameters` (share left).
-
-    With scope "layer" each group loses `ratio` of its channels, with "global" all groups together, the least important
-    channels first and at most 90 % of a group; `macs` and `parameters` rank like that too (criteria with an absolute
-    scale, such as taylor, by importance per cost). Widths become multiples of `round_to` where a group has more
-    channels than that. `through_norms` also prunes channels that a LayerNormalization reads together, which changes its
-    statistics. `compensate` = "mean" moves the mean of a removed channel into the bias of the layers that read it
-    (needs samples).
-    """
-
-    ratio: float | None = None
-    macs: float | None = None
-    parameters: float | None = None
-    scope: str = "layer"
-    importance: str = "lamp"
-    round_to: int = 8
-    include: tuple[str, ...] = ("*",)
-    exclude: tuple[str, ...] = ()
-    through_norms: bool = False
-    compensate: str = "none"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        given = [name for name in ("ratio", "macs", "parameters") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise UsageError(
-                f"channel pruning takes one of ratio, macs and parameters; got {', '.join(given) or 'none'}"
-            )
-        value = float(getattr(self, given[0]))
-        lowest = value >= 0 if given[0] == "ratio" else value > 0
-        if not (lowest and (value < 1 if given[0] == "ratio" else value <= 1)):
-            hint = f"; did you mean {value / 100:g}?" if 2 <= value < 100 else ""
-            what = "the fraction of channels to remove, at least 0 and below 1"
-            share = f"the share of {given[0]} to keep, above 0 and at most 1"
-            raise UsageError(f"{given[0]} is {what if given[0] == 'ratio' else share}; got {value:g}{hint}")
-        if self.scope not in SCOPES:
-            raise UsageError(f"scope is one of {', '.join(SCOPES)}; got {self.scope!r}")
-        if self.importance not in CRITERIA:
-            raise UsageError(f"unknown importance criterion {self.importance!r}; known: {', '.join(CRITERIA)}")
-        if self.round_to < 1:
-            raise UsageError(f"round_to is at least 1; got {self.round_to}")
-        if self.compensate not in COMPENSATIONS:
-            raise UsageError(f"compensate is one of {', '.join(COMPENSATIONS)}; got {self.compensate!r}")
-
-    @property
-    def asked(self) -> str:
-        """What was asked for, in words: "ratio 0.4"."""
-        name = next(n for n in ("ratio", "macs", "parameters") if getattr(self, n) is not None)
-        return f"{name} {getattr(self, name):g}"
 
 
 def chosen_groups(structure: Structure, options: ChannelOptions) -> tuple[list[Group], list[tuple[Group, str]]]:
@@ -183,6 +128,8 @@ def plan_channels(
     in. Under such a limit absolute scores are set against the cost that each unit saves. Raises UsageError when nothing
     can be pruned, and OutOfReach when the target cannot be reached (with the best that can be).
     """
+    if options.latency is not None:
+        raise UsageError("a latency is searched for: prune_to_latency does, with the profile of a device")
     groups, left = chosen_groups(structure, options)
     if not groups:
         reasons = sorted({reason for _, reason in left}) or ["the model has no layers that make channels"]

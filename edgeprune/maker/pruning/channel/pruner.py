@@ -9,21 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from edgeprune.errors import Unsupported, UsageError
 from edgeprune.ledger import ChannelReport, LayerWidth, SkippedGroup
 from edgeprune.maker.keras.models import clone, leaf_layers
+from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.channel.groups import Group, Kept, Structure
 from edgeprune.maker.pruning.channel.importance import unit_scores
 from edgeprune.maker.pruning.channel.observe import channel_means
-from edgeprune.maker.pruning.channel.plan import ChannelOptions, chosen_groups, macs_unknown, plan_channels
+from edgeprune.maker.pruning.channel.plan import chosen_groups, macs_unknown, plan_channels
 from edgeprune.maker.pruning.channel.rules import RULES
 from edgeprune.maker.pruning.channel.surgery import Shifts, cut, zeroed
 from edgeprune.maker.pruning.channel.trace import Trace
 from edgeprune.maker.pruning.channel.verification import checked
+from edgeprune.maker.pruning.options import ChannelOptions
 from edgeprune.maker.training.datasets import Samples
 from edgeprune.maker.training.metrics import Metric
 
@@ -37,11 +38,11 @@ MEAN_SAMPLES = 512  # of the training split, for the compensation
 class ChannelResult:
     """The new model and the report."""
 
-    model: Any
+    model: Model
     report: ChannelReport
 
 
-def analyse(model: Any, *, through_norms: bool = False) -> Structure:
+def analyse(model: Model, *, through_norms: bool = False) -> Structure:
     """The dependency groups of a Functional or Sequential model. Raises Unsupported for others and quantized ones."""
     for leaf in leaf_layers(model):
         quantized, adapted = getattr(leaf.layer, "quantization_mode", None), getattr(leaf.layer, "lora_enabled", False)
@@ -52,7 +53,7 @@ def analyse(model: Any, *, through_norms: bool = False) -> Structure:
 
 
 def prune_channels(
-    model: Any,
+    model: Model,
     options: ChannelOptions,
     *,
     samples: Samples | None = None,
@@ -73,13 +74,20 @@ def prune_channels(
 class ChannelPruner:
     """Prunes one model to one target after another; what looks at its weights or at samples is computed once.
 
-    The targets are options that differ in `ratio`, `macs`, `parameters` and `scope` only. Raises as `prune_channels`.
+    The targets are options that differ in `ratio`, `macs`, `parameters` and `scope` only. `structure` is what `analyse`
+    found of the model, where that was done before. Raises as `prune_channels`.
     """
 
     def __init__(
-        self, model: Any, options: ChannelOptions, *, samples: Samples | None = None, metric: Metric | None = None
+        self,
+        model: Model,
+        options: ChannelOptions,
+        *,
+        samples: Samples | None = None,
+        metric: Metric | None = None,
+        structure: Structure | None = None,
     ) -> None:
-        self.structure = analyse(model, through_norms=options.through_norms)
+        self.structure = analyse(model, through_norms=options.through_norms) if structure is None else structure
         self._scores = unit_scores(
             self.structure, options.importance, samples=samples, metric=metric, seed=options.seed
         )
@@ -94,13 +102,13 @@ class ChannelPruner:
         """Which units stay: bool [units]; `widths` as for `plan_channels`."""
         return plan_channels(self.structure, options, self._scores, widths=widths)
 
-    def cut(self, kept: Kept) -> Any:
+    def cut(self, kept: Kept) -> Model:
         """The new model of a plan, compensated if the options ask for it."""
         if self._seen is not None and self._means is None:
             self._means = channel_means(self.structure, self._seen)
         return cut(self.structure, kept, self._means)
 
-    def result(self, kept: Kept, pruned: Any, options: ChannelOptions, *, verify: bool = True) -> ChannelResult:
+    def result(self, kept: Kept, pruned: Model, options: ChannelOptions, *, verify: bool = True) -> ChannelResult:
         """The report of the model that `cut` made of a plan, with the check of the surgery."""
         altered = _altered(self.structure, kept)
         error: float | None = None
@@ -127,7 +135,9 @@ def _altered(structure: Structure, kept: Kept) -> tuple[str, ...]:
     )
 
 
-def _verify(structure: Structure, kept: Kept, pruned: Any, altered: tuple[str, ...]) -> tuple[float | None, str | None]:
+def _verify(
+    structure: Structure, kept: Kept, pruned: Model, altered: tuple[str, ...]
+) -> tuple[float | None, str | None]:
     if altered:
         return None, f"not checked: the statistics of {', '.join(altered)} change with the channels, as was asked for"
     return checked(zeroed(structure, kept, clone), pruned, TOLERANCE, "those with the removed channels set to zero")

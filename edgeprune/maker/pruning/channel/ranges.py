@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeprune.maker.keras.types import Graph, Layer, Model, Node, Tensor
 from edgeprune.maker.pruning.channel.rules.reading import apply_scalar, channel_axis, flow_axis
 from edgeprune.maker.pruning.channel.trace import functional_of, is_model, nodes_of
 
@@ -63,7 +64,7 @@ def anything(rank: int) -> Range:
     return Range(np.full(shape, -np.inf), np.full(shape, np.inf))
 
 
-def ranges_of(model: Any) -> dict[int, Range]:
+def ranges_of(model: Model) -> dict[int, Range]:
     """Bounds of every tensor of the model's graph, nested models included, by id of the symbolic tensor."""
     found: dict[int, Range] = {}
     graph = functional_of(model)
@@ -71,7 +72,7 @@ def ranges_of(model: Any) -> dict[int, Range]:
     return found
 
 
-def _run(graph: Any, given: Sequence[Range], found: dict[int, Range]) -> list[Range]:
+def _run(graph: Graph, given: Sequence[Range], found: dict[int, Range]) -> list[Range]:
     known = dict(zip(map(id, graph.inputs), given, strict=True))
     for node in nodes_of(graph):
         if any(id(t) not in known for t in node.input_tensors):
@@ -89,10 +90,10 @@ def _run(graph: Any, given: Sequence[Range], found: dict[int, Range]) -> list[Ra
     return [known[id(t)] for t in graph.outputs]
 
 
-Rule = Callable[[Any, Any, Sequence[Range]], "list[Range] | None"]
+Rule = Callable[[Layer, Node, Sequence[Range]], "list[Range] | None"]
 
 
-def _activated(function: Any, given: Range) -> Range | None:
+def _activated(function: Callable[[Any], Any] | None, given: Range) -> Range | None:
     name = getattr(function, "__name__", type(function).__name__.lower())
     if function is None or name == "linear":
         return given
@@ -127,7 +128,7 @@ def _along(low: Floats, high: Floats, rank: int, axis: int) -> Range:
     return Range(low.reshape(shape), high.reshape(shape))
 
 
-def _finished(layer: Any, low: Floats, high: Floats, rank: int, axis: int) -> list[Range] | None:
+def _finished(layer: Layer, low: Floats, high: Floats, rank: int, axis: int) -> list[Range] | None:
     """Bias and activation."""
     if getattr(layer, "use_bias", False):
         bias = np.asarray(layer.bias, np.float64)
@@ -136,13 +137,13 @@ def _finished(layer: Any, low: Floats, high: Floats, rank: int, axis: int) -> li
     return None if made is None else [made]
 
 
-def _with_padding(layer: Any, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+def _with_padding(layer: Layer, low: Floats, high: Floats) -> tuple[Floats, Floats]:
     if layer.padding == "valid" or all(size == 1 for size in layer.kernel_size):
         return low, high
     return np.minimum(low, 0), np.maximum(high, 0)
 
 
-def _conv(layer: Any, node: Any, given: Sequence[Range]) -> list[Range] | None:
+def _conv(layer: Layer, node: Node, given: Sequence[Range]) -> list[Range] | None:
     rank = len(node.input_tensors[0].shape) - 1
     axis, kernel = channel_axis(layer, rank), np.asarray(layer.kernel, np.float64)
     if layer.groups != 1:
@@ -154,7 +155,7 @@ def _conv(layer: Any, node: Any, given: Sequence[Range]) -> list[Range] | None:
     return _finished(layer, *_summed([_weighted(tap, low, high) for tap in taps]), rank, axis)
 
 
-def _depthwise(layer: Any, node: Any, given: Sequence[Range]) -> list[Range] | None:
+def _depthwise(layer: Layer, node: Node, given: Sequence[Range]) -> list[Range] | None:
     rank = len(node.input_tensors[0].shape) - 1
     axis, kernel = channel_axis(layer, rank), np.asarray(layer.kernel, np.float64)
     low, high = _with_padding(layer, *given[0].line(axis, kernel.shape[-2]))
@@ -177,13 +178,13 @@ def _scaled(factor: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats]:
     return ends.min(0), ends.max(0)
 
 
-def _dense(layer: Any, node: Any, given: Sequence[Range]) -> list[Range] | None:
+def _dense(layer: Layer, node: Node, given: Sequence[Range]) -> list[Range] | None:
     rank, kernel = len(node.input_tensors[0].shape) - 1, np.asarray(layer.kernel, np.float64)
     low, high = _weighted(kernel, *given[0].line(rank - 1, kernel.shape[0]))
     return _finished(layer, low, high, rank, rank - 1)
 
 
-def _batch_norm(layer: Any, node: Any, given: Sequence[Range]) -> list[Range]:
+def _batch_norm(layer: Layer, node: Node, given: Sequence[Range]) -> list[Range]:
     rank = len(node.input_tensors[0].shape) - 1
     axis = flow_axis(layer.axis, rank)
     mean, variance = (np.asarray(v, np.float64) for v in (layer.moving_mean, layer.moving_variance))
@@ -193,7 +194,7 @@ def _batch_norm(layer: Any, node: Any, given: Sequence[Range]) -> list[Range]:
     return [_along(low + shift, high + shift, rank, axis)]
 
 
-def _activation(operation: Any, _node: Any, given: Sequence[Range]) -> list[Range] | None:
+def _activation(operation: Layer, _node: Node, given: Sequence[Range]) -> list[Range] | None:
     if len(given) > 1:
         return None
     function = getattr(operation, "activation", None) or operation
@@ -204,51 +205,59 @@ def _activation(operation: Any, _node: Any, given: Sequence[Range]) -> list[Rang
 class _Named:
     """A layer or operation as a function with the name of its activation."""
 
-    def __init__(self, operation: Any) -> None:
+    def __init__(self, operation: Layer) -> None:
         self._operation = operation
         name = type(operation).__name__.lower()
         self.__name__ = SPELLINGS.get(name, name)
 
-    def __call__(self, values: Any) -> Any:
+    def __call__(self, values: Tensor) -> Tensor:
         return self._operation(values)
 
 
-def _same(_operation: Any, _node: Any, given: Sequence[Range]) -> list[Range]:
+def _same(_operation: Layer, _node: Node, given: Sequence[Range]) -> list[Range]:
     return [given[0]]
 
 
-def _up_sampling(layer: Any, _node: Any, given: Sequence[Range]) -> list[Range] | None:
+def _up_sampling(layer: Layer, _node: Node, given: Sequence[Range]) -> list[Range] | None:
     """Nearest and bilinear interpolation stay within the values around; bicubic and Lanczos overshoot."""
     return [given[0]] if getattr(layer, "interpolation", "nearest") in ("nearest", "bilinear") else None
 
 
-def _padded(_layer: Any, _node: Any, given: Sequence[Range]) -> list[Range]:
+def _padded(_layer: Layer, _node: Node, given: Sequence[Range]) -> list[Range]:
     return [Range(np.minimum(given[0].low, 0), np.maximum(given[0].high, 0))]
 
 
-def _global_pool(layer: Any, node: Any, given: Sequence[Range]) -> list[Range]:
+def _global_pool(layer: Layer, node: Node, given: Sequence[Range]) -> list[Range]:
     rank = len(node.input_tensors[0].shape) - 1
     axis = channel_axis(layer, rank)
-    low, high = given[0].line(axis, int(node.input_tensors[0].shape[axis + 1]))
+    size = node.input_tensors[0].shape[axis + 1]
+    assert size is not None  # Keras builds no layer on an open number of channels
+    low, high = given[0].line(axis, size)
     return [_along(low, high, rank, axis) if layer.keepdims else Range(low, high)]
 
 
-def _reshape(_operation: Any, node: Any, given: Sequence[Range]) -> list[Range] | None:
-    before, after = node.input_tensors[0].shape[1:], node.outputs[0].shape[1:]
-    if any(size is None for size in (*before, *after)):
+def _sizes(tensor: Tensor) -> tuple[int, ...] | None:
+    """The sizes of a tensor without the batch; None when one is open."""
+    sizes = tuple(size for size in tensor.shape[1:] if size is not None)
+    return sizes if len(sizes) == len(tensor.shape) - 1 else None
+
+
+def _reshape(_operation: Layer, node: Node, given: Sequence[Range]) -> list[Range] | None:
+    before, after = _sizes(node.input_tensors[0]), _sizes(node.outputs[0])
+    if before is None or after is None:
         return None
     low, high = (np.broadcast_to(part, before).reshape(after) for part in (given[0].low, given[0].high))
     return [Range(low, high)]
 
 
-def _operands(node: Any, given: Sequence[Range]) -> bool:
+def _operands(node: Node, given: Sequence[Range]) -> bool:
     """Whether a merge has only tensors of one rank (constants and stretched ranks are not followed)."""
     ranks = {len(t.shape) for t in node.input_tensors}
     given_args = [a for a in node.arguments.args if not isinstance(a, list | tuple)]
     return len(ranks) == 1 and len(given) > 1 and len(given_args) in (0, len(given))
 
 
-def _add(_operation: Any, node: Any, given: Sequence[Range]) -> list[Range] | None:
+def _add(_operation: Layer, node: Node, given: Sequence[Range]) -> list[Range] | None:
     if not _operands(node, given):
         return None
     total = given[0]
@@ -257,7 +266,7 @@ def _add(_operation: Any, node: Any, given: Sequence[Range]) -> list[Range] | No
     return [total]
 
 
-def _multiply(_operation: Any, node: Any, given: Sequence[Range]) -> list[Range] | None:
+def _multiply(_operation: Layer, node: Node, given: Sequence[Range]) -> list[Range] | None:
     if not _operands(node, given):
         return None
     total = given[0]
@@ -275,13 +284,13 @@ def _multiply(_operation: Any, node: Any, given: Sequence[Range]) -> list[Range]
     return [total]
 
 
-def _concatenate(operation: Any, node: Any, given: Sequence[Range]) -> list[Range] | None:
+def _concatenate(operation: Layer, node: Node, given: Sequence[Range]) -> list[Range] | None:
     rank = len(node.outputs[0].shape) - 1
     axis = flow_axis(operation.axis, rank)
-    sizes = [t.shape[axis + 1] for t in node.input_tensors]
-    if any(size is None for size in sizes):
+    sizes = [size for t in node.input_tensors if (size := t.shape[axis + 1]) is not None]
+    if len(sizes) < len(node.input_tensors):
         return None
-    lines = [r.line(axis, int(size)) for r, size in zip(given, sizes, strict=True)]
+    lines = [r.line(axis, size) for r, size in zip(given, sizes, strict=True)]
     return [_along(np.concatenate([low for low, _ in lines]), np.concatenate([high for _, high in lines]), rank, axis)]
 
 

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from edgeprune.errors import UsageError
 from edgeprune.ledger import ChannelReport, LayerWidth
-from edgeprune.maker.pruning.channel.groups import Cost
+from edgeprune.maker.keras.types import Model
+from edgeprune.maker.pruning.channel.groups import Cost, Structure
 from edgeprune.maker.pruning.channel.lossless import prune_dead
-from edgeprune.maker.pruning.channel.plan import ChannelOptions, chosen_groups
+from edgeprune.maker.pruning.channel.plan import chosen_groups
 from edgeprune.maker.pruning.channel.pruner import ChannelPruner, ChannelResult
+from edgeprune.maker.pruning.options import ChannelOptions
 from edgeprune.maker.training.datasets import Samples
 from edgeprune.maker.training.metrics import Metric
 
 __all__ = ["in_rounds", "merged_reports", "prune_in_rounds", "round_options"]
 
-Cut = Callable[[Any, int], ChannelResult]  # of a model, in a round (from 1)
-Train = Callable[[Any, int], Any]
+Cut = Callable[[Model, int], ChannelResult]  # of a model, in a round (from 1)
+Train = Callable[[Model, int], Model]
 
 
 def round_options(options: ChannelOptions, number: int, rounds: int, base: Cost, now: Cost) -> ChannelOptions:
@@ -33,37 +34,41 @@ def round_options(options: ChannelOptions, number: int, rounds: int, base: Cost,
         return replace(options, ratio=1 - (1 - options.ratio) ** (number / rounds))
     if options.macs is not None:
         return replace(options, macs=min(1.0, options.macs ** (number / rounds) * base.macs / max(now.macs, 1)))
-    assert options.parameters is not None
+    if options.parameters is None:
+        return options  # a latency, which no plan can aim at by itself
     share = options.parameters ** (number / rounds) * base.parameters / max(now.parameters, 1)
     return replace(options, parameters=min(1.0, share))
 
 
 def prune_in_rounds(
-    model: Any,
+    model: Model,
     options: ChannelOptions | None,
     *,
     rounds: int = 1,
     samples: Samples | None = None,
     metric: Metric | None = None,
     train: Train | None = None,
+    structure: Structure | None = None,
 ) -> ChannelResult:
     """Remove channels in `rounds` rounds; `train(model, round)` returns the model trained on after each of them.
 
-    Without `options` dead channels are removed, in one round. The report is that of all rounds together.
+    Without `options` dead channels are removed, in one round. `structure` is what `analyse` found of the model, where
+    that was done before. The report is that of all rounds together.
     """
     if options is None:
-        result = prune_dead(model)
+        result = prune_dead(model, structure=structure)
         return replace(result, model=train(result.model, 1)) if train else result
     reports: list[ChannelReport] = []
     widths: dict[str, int] = {}
 
-    def cut(current: Any, number: int) -> ChannelResult:
+    def cut(current: Model, number: int) -> ChannelResult:
         base = now = Cost(1, 1)  # only their ratio counts; the first report tells the real ones
         if reports:
             base = Cost(reports[0].parameters_before, reports[0].macs_before or 0)
             now = Cost(reports[-1].parameters_after, reports[-1].macs_after or 0)
         asked = round_options(options, number, rounds, base, now)
-        pruner = ChannelPruner(current, options, samples=samples, metric=metric)
+        known = structure if number == 1 else None
+        pruner = ChannelPruner(current, options, samples=samples, metric=metric, structure=known)
         groups = chosen_groups(pruner.structure, options)[0]
         if number == 1:
             widths.update({group.name: len(group.units) for group in groups})
@@ -79,7 +84,7 @@ def prune_in_rounds(
 
 
 def in_rounds(
-    model: Any, cut: Cut, options: ChannelOptions, *, rounds: int = 1, train: Train | None = None
+    model: Model, cut: Cut, options: ChannelOptions, *, rounds: int = 1, train: Train | None = None
 ) -> ChannelResult:
     """`cut(model, round)`, then `train(model, round)`, `rounds` times; `options` are what all rounds together aim at.
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.maker.keras.models import keras_module, refresh, unlocked
+from edgeprune.maker.keras.types import Layer, Model, Node, Shape, Tensor, Variable
 from edgeprune.maker.pruning.channel.channel_ids import Labels
 from edgeprune.maker.pruning.channel.groups import Kept, Structure
 from edgeprune.maker.pruning.channel.trace import Read, Trace, functional_of, is_model, nodes_of
@@ -23,7 +24,7 @@ __all__ = ["Shifts", "can_fold", "cut", "norm_behind", "zeroed"]
 Shifts = Mapping[int, npt.NDArray[np.float64]]  # id of a layer -> what each of its input channels holds
 
 
-def cut(structure: Structure, kept: Kept, held: Shifts | None = None) -> Any:
+def cut(structure: Structure, kept: Kept, held: Shifts | None = None) -> Model:
     """A new model that holds the kept units only.
 
     `held` says what the removed channels hold where a layer reads them; their share moves into its bias. By default it
@@ -40,18 +41,18 @@ class _Cut:
         self.keras = keras_module()
         self._shifts = {id(bias): shift for bias, shift in _bias_shifts(structure, kept, held)}
         self.trace, self.structure, self.kept = structure.trace, structure, kept
-        self._made: dict[int, Any] = {}
+        self._made: dict[int, Layer] = {}
 
     def keep(self, labels: Labels) -> npt.NDArray[np.bool_]:
         return self.structure.keep(self.kept, labels)
 
-    def model(self) -> Any:
+    def model(self) -> Model:
         old = self.trace.model
         new = self._graph(old, [tuple(t.shape) for t in functional_of(old).inputs])
         self._weigh(old, new)
         return new
 
-    def _graph(self, model: Any, shapes: Sequence[tuple[int | None, ...]]) -> Any:
+    def _graph(self, model: Model, shapes: Sequence[Shape]) -> Model:
         """A model of the same class and name around new layers."""
         if isinstance(model, self.keras.Sequential):
             return self._sequential(model, shapes[0])
@@ -71,7 +72,7 @@ class _Cut:
             pack(graph._inputs_struct, inputs), pack(graph._outputs_struct, outputs), name=model.name
         )
 
-    def _sequential(self, model: Any, shape: tuple[int | None, ...]) -> Any:
+    def _sequential(self, model: Model, shape: Shape) -> Model:
         first = functional_of(model).inputs[0]
         made = self.keras.Sequential(name=model.name)
         made.add(self.keras.Input(batch_shape=shape, dtype=first.dtype, name=first._keras_history.operation.name))
@@ -79,7 +80,7 @@ class _Cut:
             made.add(self._layer(layer))
         return made
 
-    def _call(self, node: Any, known: dict[int, Any]) -> None:
+    def _call(self, node: Node, known: dict[int, Tensor]) -> None:
         new = self._layer(node.operation)
         edited = self.trace.arguments.get(id(node))
         if edited is not None:
@@ -91,13 +92,13 @@ class _Cut:
         for old, made in zip(node.outputs, self.keras.tree.flatten(outputs), strict=True):
             known[id(old)] = made
 
-    def _layer(self, old: Any) -> Any:
+    def _layer(self, old: Layer) -> Layer:
         """The new layer or operation for an old one, the same one for each of its uses."""
         if id(old) not in self._made:
             self._made[id(old)] = self._new_layer(old)
         return self._made[id(old)]
 
-    def _new_layer(self, old: Any) -> Any:
+    def _new_layer(self, old: Layer) -> Layer:
         if is_model(old):
             return self._graph(old, self._inner_shapes(old))
         if isinstance(old, self.keras.layers.Bidirectional):
@@ -107,7 +108,7 @@ class _Cut:
             return self._plain(old, layer=self._layer(old.layer))
         return self._plain(old)
 
-    def _inner_shapes(self, model: Any) -> list[tuple[int | None, ...]]:
+    def _inner_shapes(self, model: Model) -> list[Shape]:
         """Input shapes of a nested model: its own (it may be used at several sizes), but for the channels that go."""
         shapes = []
         for tensor, flow in zip(functional_of(model).inputs, self.trace.inputs[id(model)], strict=True):
@@ -117,7 +118,7 @@ class _Cut:
             shapes.append(tuple(shape))
         return shapes
 
-    def _plain(self, old: Any, **replaced: Any) -> Any:
+    def _plain(self, old: Layer, **replaced: Layer) -> Layer:
         config = {**old.get_config(), **replaced}
         for key, value in self.trace.edits.get(id(old), {}).items():
             config[key] = value(self.keep)
@@ -125,7 +126,7 @@ class _Cut:
             return type(old)(**{k: v for k, v in config.items() if k not in ("build_config",)})
         return type(old).from_config(config)
 
-    def _weigh(self, old: Any, new: Any) -> None:
+    def _weigh(self, old: Model, new: Model) -> None:
         """Copy what is kept of each weight."""
         if len(old.weights) != len(new.weights):
             raise EdgepruneError(
@@ -141,7 +142,7 @@ class _Cut:
             target.assign(values)
         refresh(new)
 
-    def _kept_part(self, variable: Any, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _kept_part(self, variable: Variable, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         values = values + self._shifts[id(variable)] if id(variable) in self._shifts else values
         weight = self.trace.weights.get(id(variable))
         for axis, labels in weight.axes.items() if weight else ():
@@ -151,7 +152,7 @@ class _Cut:
         return values
 
 
-def _bias_shifts(structure: Structure, kept: Kept, held: Shifts) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
+def _bias_shifts(structure: Structure, kept: Kept, held: Shifts) -> Iterator[tuple[Variable, npt.NDArray[Any]]]:
     """(bias, what removed channels add to it) for every layer that reads channels which hold a constant."""
     for read in structure.trace.reads:
         values = held.get(id(read.layer))
@@ -167,7 +168,7 @@ def _bias_shifts(structure: Structure, kept: Kept, held: Shifts) -> Iterator[tup
                 yield norm.moving_mean, -shift.astype(np.float32)
 
 
-def norm_behind(trace: Trace, layer: Any) -> Any:
+def norm_behind(trace: Trace, layer: Layer) -> Layer | None:
     """The batch normalisation that alone reads what a layer makes, or None."""
     if trace.calls.get(id(layer)) != 1 or getattr(layer.activation, "__name__", "") != "linear":
         return None
@@ -184,7 +185,7 @@ def can_fold(trace: Trace, read: Read) -> bool:
     return bool(read.layer.use_bias) or norm_behind(trace, read.layer) is not None
 
 
-def zeroed(structure: Structure, kept: Kept, copy: Callable[[Any], Any]) -> Any:
+def zeroed(structure: Structure, kept: Kept, copy: Callable[[Model], Model]) -> Model:
     """A copy of the model in which the removed channels are zero: the weights that make them, their biases, scales and
     shifts. What `cut` must equal."""
     trace = structure.trace

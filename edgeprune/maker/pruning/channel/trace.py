@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import Unsupported
+from edgeprune.maker.keras.types import Graph, Layer, Model, Node, Tensor, Variable
 from edgeprune.maker.pruning.channel.channel_ids import Atoms, Labels
 
 __all__ = [
@@ -36,7 +37,7 @@ __all__ = [
 # Which labels are kept: bool, the same shape. Labels of 0 are always kept.
 Keep = Callable[[Labels], npt.NDArray[np.bool_]]
 Values = npt.NDArray[np.float64]
-Rule = Callable[["Trace", Any, "Call"], "list[Flow]"]
+Rule = Callable[["Trace", Layer, "Call"], "list[Flow]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,8 @@ class Weight:
     """A variable whose axes are bound. `made` says that zeros in it make a channel zero (a kernel's outputs, a bias,
     the scale and shift of a normalisation); `positions` is how often a kernel is applied for one sample."""
 
-    variable: Any
-    layer: Any
+    variable: Variable
+    layer: Layer
     name: str
     axes: dict[int, Labels] = field(default_factory=dict)
     made_axis: int | None = None
@@ -80,11 +81,11 @@ class Read:
     outputs], its sum over them is known; `pads` tells that it also reads padding, `sums` that it adds channels up (a
     depthwise convolution passes them on)."""
 
-    layer: Any
-    tensor: Any
+    layer: Layer
+    tensor: Tensor
     axis: int
     labels: Labels
-    kernel: Any
+    kernel: Variable | None
     pads: bool
     sums: bool
 
@@ -93,10 +94,10 @@ class Read:
 class Call:
     """One use of a layer or operation: its node in the graph, input tensors and their flows, output tensors."""
 
-    node: Any
-    tensors: Sequence[Any]
+    node: Node
+    tensors: Sequence[Tensor]
     flows: Sequence[Flow]
-    outputs: Sequence[Any]
+    outputs: Sequence[Tensor]
 
     @property
     def shape(self) -> tuple[int | None, ...]:
@@ -109,9 +110,9 @@ class Call:
         return tuple(self.outputs[0].shape[1:])
 
 
-def functional_of(model: Any) -> Any:
+def functional_of(model: Model) -> Graph:
     """The functional graph of a Functional or Sequential model. Raises Unsupported for any other."""
-    graph = getattr(model, "_functional", None) or model
+    graph: Any = getattr(model, "_functional", None) or model
     if type(model).__name__ == "Sequential" and not hasattr(graph, "_nodes_by_depth"):
         raise Unsupported(f"model {model.name!r} has no input shape yet: add keras.Input(shape) as its first layer")
     if not hasattr(graph, "_nodes_by_depth"):
@@ -122,12 +123,12 @@ def functional_of(model: Any) -> Any:
     return graph
 
 
-def is_model(operation: Any) -> bool:
+def is_model(operation: object) -> TypeGuard[Model]:
     """Whether a call is that of a nested Functional or Sequential model."""
     return hasattr(operation, "_nodes_by_depth") or getattr(operation, "_functional", None) is not None
 
 
-def nodes_of(graph: Any) -> Iterator[Any]:
+def nodes_of(graph: Graph) -> Iterator[Node]:
     """Calls in the order of execution, input layers left out."""
     for depth in sorted(graph._nodes_by_depth, reverse=True):
         for node in graph._nodes_by_depth[depth]:
@@ -142,18 +143,18 @@ class Trace:
     the same for the arguments of a call, `fences` what was not followed, as (layer, reason).
     """
 
-    def __init__(self, model: Any, rules: Mapping[str, Rule], *, through_norms: bool = False) -> None:
+    def __init__(self, model: Model, rules: Mapping[str, Rule], *, through_norms: bool = False) -> None:
         self.model, self.rules, self.through_norms = model, rules, through_norms
         self.atoms = Atoms()
         self.weights: dict[int, Weight] = {}
         self.edits: dict[int, dict[str, Callable[[Keep], Any]]] = {}
         self.arguments: dict[int, Callable[[Keep], tuple[Any, ...]]] = {}
         self.inputs: dict[int, list[Flow]] = {}  # of nested models, by id of the model
-        self.makers: dict[int, tuple[Any, Labels]] = {}  # layer by id -> the atoms that it makes
+        self.makers: dict[int, tuple[Layer, Labels]] = {}  # layer by id -> the atoms that it makes
         self.folds: dict[int, Values] = {}  # layer by id -> what its removed input channels hold, for its bias
         self.reads: list[Read] = []
         self.calls: dict[int, int] = {}  # layer by id -> how often it is called
-        self.readers: dict[int, list[Any]] = {}  # tensor by id -> the operations that it is given to
+        self.readers: dict[int, list[Node | None]] = {}  # tensor by id -> its calls; None for an output
         self.internal: list[Labels] = []  # channels that the layer itself reads, too
         self.altered: list[tuple[str, Labels]] = []  # normalisations over channels, by name
         self.fences: list[tuple[str, str]] = []
@@ -162,7 +163,7 @@ class Trace:
         for flow, tensor in zip(flows, graph.outputs, strict=True):
             self.atoms.fix(flow.labels, f"an output of the model ({tensor._keras_history.operation.name})")
 
-    def run(self, graph: Any, flows: Sequence[Flow]) -> list[Flow]:
+    def run(self, graph: Graph, flows: Sequence[Flow]) -> list[Flow]:
         """The flows of a graph's outputs for those of its inputs."""
         known = dict(zip(map(id, graph.inputs), flows, strict=True))
         for node in nodes_of(graph):
@@ -180,7 +181,7 @@ class Trace:
             self.readers.setdefault(id(tensor), []).append(None)
         return [known[id(t)] for t in graph.outputs]
 
-    def follow(self, operation: Any, call: Call) -> list[Flow]:
+    def follow(self, operation: Layer, call: Call) -> list[Flow]:
         """One call: by the rule of its class, through a nested model, or fenced off."""
         if is_model(operation):
             return self._nested(operation, call)
@@ -194,7 +195,7 @@ class Trace:
             return self.fence(operation, call, f"{operation.name} ({type(operation).__name__}) cannot be followed")
         return [self.settled(flow) for flow in rule(self, operation, call)]
 
-    def _nested(self, model: Any, call: Call) -> list[Flow]:
+    def _nested(self, model: Model, call: Call) -> list[Flow]:
         graph = functional_of(model)
         flows = list(call.flows)
         before = self.inputs.get(id(model))
@@ -206,12 +207,12 @@ class Trace:
     # --- What rules are made of ------------------------------------------------------------------------------------
 
     @staticmethod
-    def nothing(tensor: Any) -> Flow:
+    def nothing(tensor: Tensor) -> Flow:
         """The flow of a tensor of which nothing can be removed."""
         rank = max(len(tensor.shape) - 1, 0)
         return Flow(np.zeros((1,) * rank, np.int64), np.zeros((1,) * rank))
 
-    def fence(self, operation: Any, call: Call, reason: str) -> list[Flow]:
+    def fence(self, operation: Layer, call: Call, reason: str) -> list[Flow]:
         """Nothing that flows in may be removed, and nothing is known of what comes out."""
         for flow in call.flows:
             if flow.labels.any():
@@ -219,13 +220,13 @@ class Trace:
         self.fences.append((operation.name, reason))
         return [self.nothing(t) for t in call.outputs]
 
-    def make(self, layer: Any, count: int) -> Labels:
+    def make(self, layer: Layer, count: int) -> Labels:
         """The atoms that a layer makes: new ones at its first use, the same ones at each further use."""
         if id(layer) not in self.makers:
             self.makers[id(layer)] = (layer, self.atoms.make(count))
         return self.makers[id(layer)][1]
 
-    def bind(self, layer: Any, variable: Any, axis: int, labels: Labels, *, made: bool = False) -> None:
+    def bind(self, layer: Layer, variable: Variable | None, axis: int, labels: Labels, *, made: bool = False) -> None:
         """Tie an axis of a variable to labels, int64 [size of the axis]."""
         if variable is None:
             return
@@ -238,12 +239,12 @@ class Trace:
         if made:
             weight.made_axis = axis
 
-    def applied(self, layer: Any, variable: Any, positions: int) -> None:
+    def applied(self, layer: Layer, variable: Variable, positions: int) -> None:
         """Note that a kernel is applied at so many positions more for each sample."""
         weight = self.weights.setdefault(id(variable), Weight(variable, layer, variable.name))
         weight.positions += positions
 
-    def edit(self, layer: Any, key: str, value: Callable[[Keep], Any]) -> None:
+    def edit(self, layer: Layer, key: str, value: Callable[[Keep], Any]) -> None:
         """An option of the layer's configuration as a function of what is kept."""
         self.edits.setdefault(id(layer), {})[key] = value
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.maker.keras.models import input_specs, leaf_layers, predict
+from edgeprune.maker.keras.types import Model
 
 __all__ = ["checked", "largest_error", "random_inputs"]
 
 NUDGE = 1e-6  # a relative change of the inputs about as large as float32 rounding through a network
+Arrays = dict[str, np.ndarray]
 OPEN_SIZES = (32, 100, 400)  # tried in turn for sizes that the model leaves open
 COUNT = 3  # samples
 
 
-def checked(reference: Any, made: Any, tolerance: float, what: str) -> tuple[float | None, str | None]:
+def checked(reference: Model, made: Model, tolerance: float, what: str) -> tuple[float | None, str | None]:
     """(Largest relative error of `made` against `reference` on random inputs, None), or (None, why it tells nothing).
 
     Raises EdgepruneError when the error is above the tolerance and is not rounding that the model itself amplifies.
@@ -34,7 +35,7 @@ def checked(reference: Any, made: Any, tolerance: float, what: str) -> tuple[flo
 
 
 def _judged(
-    reference: Any, made: Any, inputs: dict[str, np.ndarray], expected: Any, tolerance: float, what: str
+    reference: Model, made: Model, inputs: Arrays, expected: Arrays, tolerance: float, what: str
 ) -> tuple[float | None, str | None]:
     if not all(np.isfinite(array).all() for array in expected.values()):
         return None, "not checked: the model's outputs on random inputs are NaN or infinite"
@@ -54,14 +55,14 @@ def _judged(
     )
 
 
-def largest_error(old: Any, new: Any, *, seed: int = 0) -> float:
+def largest_error(old: Model, new: Model, *, seed: int = 0) -> float:
     """Largest difference of any output on random inputs, relative to the largest magnitude of that output for the same
     input; infinite when only the new model's outputs are not finite."""
     inputs = next(random_inputs(old, seed=seed))
     return _difference(predict(old, inputs), predict(new, inputs))
 
 
-def _difference(expected: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> float:
+def _difference(expected: Arrays, got: Arrays) -> float:
     worst = 0.0
     for one, other in zip(expected.values(), got.values(), strict=True):
         a, b = (np.asarray(array, np.float64).reshape(len(array), -1) for array in (one, other))
@@ -72,7 +73,7 @@ def _difference(expected: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> 
     return worst
 
 
-def random_inputs(model: Any, *, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
+def random_inputs(model: Model, *, seed: int = 0) -> Iterator[Arrays]:
     """Inputs for a few samples, for each size in OPEN_SIZES if the model leaves any open.
 
     Images are random pixels of 0..1, -1..1 and 0..255 in turn, other floats are normal, bytes and truth values are

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from edgeprune.maker.keras.types import Layer
 from edgeprune.maker.pruning.channel.rules.reading import activated, flow_axis, kept_count
 from edgeprune.maker.pruning.channel.trace import Call, Flow, Trace
 
@@ -22,7 +21,7 @@ __all__ = [
 ]
 
 
-def batch_norm(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def batch_norm(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """Scale, shift and statistics go with the channel."""
     flow, rank = call.flows[0], len(call.shape)
     axis = flow_axis(layer.axis, rank)
@@ -36,14 +35,14 @@ def batch_norm(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     return [trace.along(labels, rank, axis)]
 
 
-def layer_scale(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def layer_scale(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """A factor for each channel (LayerScale of ConvNeXt, arXiv:2103.17239)."""
     labels = trace.vector(call.flows[0], len(call.shape) - 1, int(call.shape[-1] or 0), layer.name)
     trace.bind(layer, layer.gamma, 0, labels, made=True)
     return [trace.along(labels, len(call.shape), len(call.shape) - 1)]
 
 
-def across_channels(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def across_channels(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """LayerNormalization and its kin: other channels change when one goes; only followed when asked."""
     flow, rank = call.flows[0], len(call.shape)
     axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
@@ -63,7 +62,7 @@ def across_channels(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     return [trace.along(labels, rank, rank - 1)]
 
 
-def group_norm(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def group_norm(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """Whole groups go, which leaves the statistics of the others alone; when asked, the same places of every group."""
     flow, rank = call.flows[0], len(call.shape)
     if not flow.labels.any():
@@ -86,14 +85,14 @@ def group_norm(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     return [trace.along(labels, rank, axis)]
 
 
-def whole_norm(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def whole_norm(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """Statistics over all channels of a sample (or constants for each channel): not followed."""
     if not call.flows[0].labels.any():
         return list(call.flows[:1])
     return trace.fence(layer, call, f"{layer.name} ({type(layer).__name__}) reads all channels of a sample together")
 
 
-def prelu(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def prelu(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """The slopes go with the channel."""
     flow = call.flows[0]
     for axis in flow.labelled:
@@ -104,12 +103,12 @@ def prelu(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     return [flow]
 
 
-def same(_trace: Trace, _layer: Any, call: Call) -> list[Flow]:
+def same(_trace: Trace, _layer: Layer, call: Call) -> list[Flow]:
     """Nothing changes for a channel."""
     return [call.flows[0]]
 
 
-def elementwise(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+def elementwise(trace: Trace, operation: Layer, call: Call) -> list[Flow]:
     """One tensor in, the same function of each element out."""
     flow = call.flows[0]
     if len(call.flows) > 1:
@@ -120,7 +119,7 @@ def elementwise(trace: Trace, operation: Any, call: Call) -> list[Flow]:
     return [Flow(flow.labels, activated(trace, activation, flow.labels, flow.value, operation.name))]
 
 
-def softmax(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+def softmax(trace: Trace, operation: Layer, call: Call) -> list[Flow]:
     """Softmax over positions leaves constants behind, over channels it reads all of them: not followed."""
     flow, rank = call.flows[0], len(call.shape)
     axes = operation.axis if isinstance(operation.axis, list | tuple) else [operation.axis]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from edgeprune.maker.keras.models import weight_of
+from edgeprune.maker.keras.types import Layer
 from edgeprune.maker.pruning.channel.channel_ids import Labels
 from edgeprune.maker.pruning.channel.rules.reading import (
     activated,
@@ -14,7 +14,6 @@ from edgeprune.maker.pruning.channel.rules.reading import (
     consumed,
     kept_count,
     positions_of,
-    weight_of,
 )
 from edgeprune.maker.pruning.channel.trace import Call, Flow, Trace
 
@@ -23,7 +22,7 @@ __all__ = ["SMALL_GROUP", "conv", "conv_transpose", "dense", "depthwise", "embed
 SMALL_GROUP = 8  # grouped convolutions with so few input channels a group lose whole groups, others channels in each
 
 
-def conv(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def conv(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """Convolution: reads channels, makes filters; grouped ones stay grouped."""
     rank = len(call.shape)
     axis, kernel = channel_axis(layer, rank), weight_of(layer, "kernel")
@@ -43,7 +42,7 @@ def conv(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     return [trace.along(made, rank, axis, activated(trace, layer.activation, made, 0.0, layer.name))]
 
 
-def _tie_groups(trace: Trace, layer: Any, read: Labels, made: Labels, groups: int) -> tuple[Labels, Labels]:
+def _tie_groups(trace: Trace, layer: Layer, read: Labels, made: Labels, groups: int) -> tuple[Labels, Labels]:
     """Join channels so that a grouped convolution stays one: whole groups where they are small, else the same places
     in every group."""
     reason = f"{layer.name} is a grouped convolution"
@@ -58,7 +57,7 @@ def _tie_groups(trace: Trace, layer: Any, read: Labels, made: Labels, groups: in
     return read, made
 
 
-def conv_transpose(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def conv_transpose(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """Transposed convolution: its kernel holds outputs before inputs."""
     rank = len(call.shape)
     axis, kernel = channel_axis(layer, rank), weight_of(layer, "kernel")
@@ -72,7 +71,7 @@ def conv_transpose(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     return [trace.along(made, rank, axis, activated(trace, layer.activation, made, 0.0, layer.name))]
 
 
-def depthwise(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def depthwise(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """Depthwise convolution: passes channels on, each depth_multiplier times."""
     rank = len(call.shape)
     axis, kernel = channel_axis(layer, rank), weight_of(layer, "kernel")
@@ -84,7 +83,7 @@ def depthwise(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     return [trace.along(made, rank, axis, activated(trace, layer.activation, made, 0.0, layer.name))]
 
 
-def separable(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def separable(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """A depthwise and a pointwise kernel in one layer."""
     rank = len(call.shape)
     axis = channel_axis(layer, rank)
@@ -101,7 +100,7 @@ def separable(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     return [trace.along(made, rank, axis, activated(trace, layer.activation, made, 0.0, layer.name))]
 
 
-def dense(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def dense(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """Dense on the last axis of a tensor of any rank."""
     flow, rank, kernel = call.flows[0], len(call.shape), weight_of(layer, "kernel")
     made = trace.make(layer, layer.units)
@@ -120,7 +119,7 @@ def dense(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     return [trace.along(made, rank, rank - 1, activated(trace, layer.activation, made, 0.0, layer.name))]
 
 
-def embedding(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def embedding(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """Embedding: makes the channels of its vectors."""
     made, rank = trace.make(layer, layer.output_dim), len(call.output_shape)
     trace.bind(layer, weight_of(layer, "embeddings"), 1, made, made=True)

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.maker.keras.types import Layer, Tensor
 from edgeprune.maker.pruning.channel.rules.reading import flow_axis
 from edgeprune.maker.pruning.channel.trace import Call, Flow, Trace
 
 __all__ = ["COMBINE", "concatenate", "merge", "product"]
 
-COMBINE: dict[str, Callable[[Any, Any], Any]] = {
+Combine = Callable[[Any, Any], Any]
+COMBINE: dict[str, Combine] = {
     "Add": np.add,
     "Subtract": np.subtract,
     "Multiply": np.multiply,
@@ -25,7 +27,7 @@ COMBINE: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def _operands(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+def _operands(trace: Trace, operation: Layer, call: Call) -> list[Flow]:
     """Flows of the operands, padded with axes to the rank of the output; channels that are stretched are fixed."""
     rank, flows = len(call.output_shape), []
     for tensor, flow in zip(call.tensors, call.flows, strict=True):
@@ -45,7 +47,7 @@ def _operands(trace: Trace, operation: Any, call: Call) -> list[Flow]:
     return flows
 
 
-def merge(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+def merge(trace: Trace, operation: Layer, call: Call) -> list[Flow]:
     """Element by element: what meets at the same place goes together."""
     combine = COMBINE[type(operation).__name__]
     flows = _operands(trace, operation, call)
@@ -69,9 +71,7 @@ def merge(trace: Trace, operation: Any, call: Call) -> list[Flow]:
     return [total]
 
 
-def _combined(
-    trace: Trace, operation: Any, a: Flow, b: Flow, tensor: Any, call: Call, combine: Callable[[Any, Any], Any]
-) -> Flow:
+def _combined(trace: Trace, operation: Layer, a: Flow, b: Flow, tensor: Tensor, call: Call, combine: Combine) -> Flow:
     reason = f"{operation.name} joins it with channels that stay"
     wide_a, wide_b = a.labels.any(), b.labels.any()
     value = np.asarray(combine(a.value, b.value), np.float64)
@@ -101,7 +101,7 @@ def _constants(call: Call) -> list[Any]:
     return [item for item in flat if id(item) not in tensors and item is not None and not isinstance(item, bool | str)]
 
 
-def concatenate(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+def concatenate(trace: Trace, operation: Layer, call: Call) -> list[Flow]:
     """Joined along channels, parts keep their own labels; joined along positions, they share them."""
     rank = len(call.shape)
     axis = flow_axis(operation.axis, rank)
@@ -120,7 +120,7 @@ def concatenate(trace: Trace, operation: Any, call: Call) -> list[Flow]:
     return [trace.along(np.concatenate(parts), rank, axis, np.concatenate(values))]
 
 
-def _stacked(trace: Trace, operation: Any, call: Call, axis: int) -> list[Flow]:
+def _stacked(trace: Trace, operation: Layer, call: Call, axis: int) -> list[Flow]:
     """Joined along positions: the channels of all parts are the same channels."""
     total = call.flows[0]
     for flow in call.flows[1:]:
@@ -130,6 +130,6 @@ def _stacked(trace: Trace, operation: Any, call: Call, axis: int) -> list[Flow]:
     return [total]
 
 
-def product(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+def product(trace: Trace, operation: Layer, call: Call) -> list[Flow]:
     """Sums over products of channels are not followed."""
     return trace.fence(operation, call, f"{operation.name} sums over products of its channels")

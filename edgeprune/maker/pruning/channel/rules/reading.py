@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from edgeprune.maker.keras.types import Layer, Variable
 from edgeprune.maker.pruning.channel.channel_ids import Labels
-from edgeprune.maker.pruning.channel.trace import Call, Keep, Read, Trace
+from edgeprune.maker.pruning.channel.trace import Call, Keep, Read, Trace, Values
 
 __all__ = [
     "RUNS_OVER_CHANNELS",
@@ -21,13 +23,13 @@ __all__ = [
     "flow_axis",
     "kept_count",
     "positions_of",
-    "weight_of",
 ]
 
+Function = Callable[[Any], Any]  # of Keras, of tensors
 RUNS_OVER_CHANNELS = ("softmax", "log_softmax", "sparsemax", "sparse_softmax", "glu")
 
 
-def channel_axis(layer: Any, rank: int) -> int:
+def channel_axis(layer: Layer, rank: int) -> int:
     """The axis of the channels in a flow of this rank."""
     return 0 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
 
@@ -42,18 +44,19 @@ def positions_of(shape: tuple[int | None, ...], channel: int) -> int:
     return math.prod(size or 0 for axis, size in enumerate(shape) if axis != channel)
 
 
-def activated(trace: Trace, activation: Any, labels: Labels, value: Any, name: str) -> Any:
+def activated(trace: Trace, activation: Function | None, labels: Labels, value: float | Values, name: str) -> Values:
     """The value of a removed channel behind an activation function."""
+    given = np.asarray(value, np.float64)
     kind = getattr(activation, "__name__", type(activation).__name__)
     if activation is None or kind == "linear":
-        return value
+        return given
     if kind in RUNS_OVER_CHANNELS:
         trace.atoms.fix(labels, f"{name} applies {kind}, which reads all channels together")
-        return value
-    return apply_scalar(activation, value)
+        return given
+    return apply_scalar(activation, given)
 
 
-def apply_scalar(function: Callable[[Any], Any], value: Any) -> Any:
+def apply_scalar(function: Function, value: npt.ArrayLike) -> Values:
     """A function of Keras applied to each distinct number of a float array."""
     import keras
 
@@ -65,12 +68,12 @@ def apply_scalar(function: Callable[[Any], Any], value: Any) -> Any:
 
 def consumed(
     trace: Trace,
-    layer: Any,
+    layer: Layer,
     call: Call,
     axis: int,
     size: int,
     *,
-    kernel: Any = None,
+    kernel: Variable | None = None,
     pads: bool = False,
     sums: bool = True,
 ) -> Labels:
@@ -99,13 +102,7 @@ def consumed(
     return labels
 
 
-def weight_of(layer: Any, name: str) -> Any:
-    """The variable itself, where a layer shows a computed property under its name."""
-    variable = getattr(layer, f"_{name}", None)
-    return variable if hasattr(variable, "assign") else getattr(layer, name, None)
-
-
-def bind_bias(trace: Trace, layer: Any, labels: Labels) -> None:
+def bind_bias(trace: Trace, layer: Layer, labels: Labels) -> None:
     if getattr(layer, "use_bias", False):
         trace.bind(layer, layer.bias, 0, labels, made=True)
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from edgeprune.maker.keras.types import Layer, Tensor
 from edgeprune.maker.pruning.channel.rules.reading import apply_scalar, consumed, kept_count
 from edgeprune.maker.pruning.channel.trace import Call, Flow, Trace
 
 __all__ = ["attention", "bidirectional", "recurrent", "time_distributed"]
 
 
-def recurrent(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def recurrent(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """LSTM, GRU, SimpleRNN: a unit owns a column in each gate and a row of the recurrent kernel."""
     cell, steps = layer.cell, int(call.shape[0] or 0)
     kind = type(cell).__name__
@@ -39,7 +40,7 @@ def recurrent(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     return [trace.along(made, len(t.shape) - 1, len(t.shape) - 2) for t in call.outputs]
 
 
-def bidirectional(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def bidirectional(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """Both directions make units of their own; merging by sum, product or mean joins them."""
     forward, backward, merge = layer.forward_layer, layer.backward_layer, layer.merge_mode
     if len(call.outputs) > 1 or len(call.flows) > 1 or merge not in ("concat", "sum", "mul", "ave"):
@@ -54,16 +55,16 @@ def bidirectional(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     return [trace.joined(ways[0], ways[1], f"{layer.name} merges both directions")]
 
 
-def time_distributed(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def time_distributed(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """The rule of the layer inside, for one step."""
     flow, inner = call.flows[0], layer.layer
     if 0 in flow.labelled:
         return trace.fence(layer, call, f"{layer.name} runs over the axis of the channels")
     steps = int(call.shape[0] or 0)
     step = Flow(flow.labels[0], flow.value[0] if flow.value.ndim and flow.value.shape[0] == 1 else flow.value)
-    tensors = [_Without(t) for t in call.tensors]
+    tensors, outputs = ([cast("Tensor", _Without(t)) for t in part] for part in (call.tensors, call.outputs))
     before = {key: weight.positions for key, weight in trace.weights.items()}
-    made = trace.follow(inner, Call(call.node, tensors, [step], [_Without(t) for t in call.outputs]))
+    made = trace.follow(inner, Call(call.node, tensors, [step], outputs))
     for key, weight in trace.weights.items():
         weight.positions += (weight.positions - before.get(key, 0)) * (steps - 1)
     return [Flow(f.labels[None], np.asarray(f.value)[None]) for f in made]
@@ -72,12 +73,12 @@ def time_distributed(trace: Trace, layer: Any, call: Call) -> list[Flow]:
 class _Without:
     """A tensor without its time axis, for the layer inside TimeDistributed."""
 
-    def __init__(self, tensor: Any) -> None:
+    def __init__(self, tensor: Tensor) -> None:
         self.shape = (tensor.shape[0], *tensor.shape[2:])
         self._keras_history = tensor._keras_history
 
 
-def attention(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def attention(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """Multi-head attention loses whole heads; the channels of its output are its own."""
     arguments = call.node.arguments
     bound = inspect.signature(layer.call).bind_partial(*arguments.args, **arguments.kwargs)

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.maker.keras.types import Layer
 from edgeprune.maker.pruning.channel.channel_ids import Labels
 from edgeprune.maker.pruning.channel.rules.reading import channel_axis, flow_axis
-from edgeprune.maker.pruning.channel.trace import Call, Flow, Keep, Trace, compact
+from edgeprune.maker.pruning.channel.trace import Call, Flow, Keep, Trace, Values, compact
 
 __all__ = ["get_item", "global_pool", "permute", "reduce", "repeat_vector", "reshape", "spatial", "split", "squeeze"]
 
 
-def spatial(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def spatial(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """Pooling, padding, cropping and up-sampling: positions change, channels do not."""
     flow, rank = call.flows[0], len(call.shape)
     axis = channel_axis(layer, rank)
@@ -24,7 +25,7 @@ def spatial(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     return [flow]
 
 
-def global_pool(trace: Trace, layer: Any, call: Call) -> list[Flow]:
+def global_pool(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
     """Positions are gone, channels stay."""
     flow = spatial(trace, layer, call)[0]
     if layer.keepdims:
@@ -33,13 +34,13 @@ def global_pool(trace: Trace, layer: Any, call: Call) -> list[Flow]:
     return [Flow(flow.labels.reshape(flow.labels.shape[axis]), flow.value.reshape(-1))]
 
 
-def repeat_vector(_trace: Trace, _layer: Any, call: Call) -> list[Flow]:
+def repeat_vector(_trace: Trace, _layer: Layer, call: Call) -> list[Flow]:
     """A new axis of positions in front of the channels."""
     flow = call.flows[0]
     return [Flow(flow.labels[None], flow.value[None])]
 
 
-def _whole(flow: Flow, shape: tuple[int | None, ...]) -> tuple[Labels, Any] | None:
+def _whole(flow: Flow, shape: tuple[int | None, ...]) -> tuple[Labels, Values] | None:
     """Labels and values of every element; None when a size is open."""
     sizes = [size for size in shape if size is not None]
     if len(sizes) < len(shape):
@@ -47,7 +48,7 @@ def _whole(flow: Flow, shape: tuple[int | None, ...]) -> tuple[Labels, Any] | No
     return np.broadcast_to(flow.labels, sizes), np.broadcast_to(flow.value, sizes)
 
 
-def _shrunk(labels: Labels, values: Any) -> Flow:
+def _shrunk(labels: Labels, values: Values) -> Flow:
     small = compact(np.array(labels))
     for axis, size in enumerate(values.shape):
         if size > 1 and (values == np.take(values, [0], axis)).all():
@@ -55,7 +56,7 @@ def _shrunk(labels: Labels, values: Any) -> Flow:
     return Flow(small, np.array(values))
 
 
-def reshape(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+def reshape(trace: Trace, operation: Layer, call: Call) -> list[Flow]:
     """Flatten and Reshape: every element keeps its label; the target shape follows the widths."""
     flow, after = call.flows[0], call.output_shape
     if not flow.labels.any():
@@ -87,7 +88,7 @@ def reshape(trace: Trace, operation: Any, call: Call) -> list[Flow]:
     return [made]
 
 
-def permute(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+def permute(trace: Trace, operation: Layer, call: Call) -> list[Flow]:
     """Axes change places."""
     dims = getattr(operation, "dims", None)
     if dims is not None:
@@ -103,7 +104,7 @@ def permute(trace: Trace, operation: Any, call: Call) -> list[Flow]:
     return [Flow(flow.labels.transpose(order), value.transpose(order))]
 
 
-def get_item(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+def get_item(trace: Trace, operation: Layer, call: Call) -> list[Flow]:
     """Slicing: a range of channels keeps its own labels, and its ends follow the widths."""
     tensor, key = call.node.arguments.args[0], call.node.arguments.args[1]
     key = list(key) if isinstance(key, list | tuple) else [key]  # a list in a model that was loaded
@@ -141,7 +142,7 @@ def _edit_slice(trace: Trace, call: Call, key: list[Any], axis: int, line: Label
     trace.arguments[id(call.node)] = arguments
 
 
-def split(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+def split(trace: Trace, operation: Layer, call: Call) -> list[Flow]:
     """Cut into parts whose widths follow what is kept."""
     flow, rank = call.flows[0], len(call.shape)
     axis = flow_axis(operation.axis, rank)
@@ -156,7 +157,7 @@ def split(trace: Trace, operation: Any, call: Call) -> list[Flow]:
     return [Flow(labels, values) for labels, values in parts]
 
 
-def squeeze(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+def squeeze(trace: Trace, operation: Layer, call: Call) -> list[Flow]:
     """Axes of size 1 come or go."""
     flow = call.flows[0]
     if not flow.labels.any():
@@ -175,7 +176,7 @@ def squeeze(trace: Trace, operation: Any, call: Call) -> list[Flow]:
     return [Flow(np.squeeze(flow.labels, tuple(places)), np.squeeze(value, tuple(places)))]
 
 
-def reduce(trace: Trace, operation: Any, call: Call) -> list[Flow]:
+def reduce(trace: Trace, operation: Layer, call: Call) -> list[Flow]:
     """Mean, sum or maximum over positions."""
     flow, rank = call.flows[0], len(call.shape)
     axis = operation.axis

@@ -1,0 +1,113 @@
+"""What to prune and how much: the options of each style, and the names that they are chosen from.
+
+Light, for the command line shows them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeprune.errors import UsageError
+from edgeprune.host.toml_values import check_choice
+from edgeprune.maker.pruning.channel.criteria import CRITERIA
+from edgeprune.maker.pruning.schedule import check_sparsity
+
+__all__ = ["COMPENSATIONS", "SCOPES", "STYLES", "ChannelOptions", "MagnitudeOptions"]
+
+COMPENSATIONS = ("none", "mean")
+SCOPES = ("layer", "global")
+TARGETS = ("ratio", "macs", "parameters", "latency")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MagnitudeOptions:
+    """What to prune and how much.
+
+    `include` and `exclude` are shell patterns matched against the name and the class of a layer and of the models and
+    wrappers that hold it ("block*", "Dense", "LSTM").
+    `keep_first` and `keep_last` leave the first and the last of the chosen layers dense, in the model's own order.
+    """
+
+    sparsity: float
+    scope: str = "layer"
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    prune_depthwise: bool = False
+    keep_first: bool = False
+    keep_last: bool = False
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.sparsity)
+        check_choice("scope", self.scope, SCOPES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelOptions:
+    """What to remove and how much: one of `ratio` (fraction of channels), `macs`, `parameters` or `latency` (share
+    left; the latency is that of a device and is searched for, see `prune_to_latency`).
+
+    With scope "layer" each group loses `ratio` of its channels, with "global" all groups together, the least important
+    channels first and at most 90 % of a group; `macs` and `parameters` rank like that too (criteria with an absolute
+    scale, such as taylor, by importance per cost). Widths become multiples of `round_to` where a group has more
+    channels than that. `through_norms` also prunes channels that a LayerNormalization reads together, which changes its
+    statistics. `compensate` = "mean" moves the mean of a removed channel into the bias of the layers that read it
+    (needs samples).
+    """
+
+    ratio: float | None = None
+    macs: float | None = None
+    parameters: float | None = None
+    latency: float | None = None
+    scope: str = "layer"
+    importance: str = "lamp"
+    round_to: int = 8
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    through_norms: bool = False
+    compensate: str = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        given = [name for name in TARGETS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise UsageError(
+                f"channel pruning takes one of ratio, macs, parameters and latency; got {', '.join(given) or 'none'}"
+            )
+        _check_target(given[0], getattr(self, given[0]))
+        check_choice("scope", self.scope, SCOPES)
+        check_choice("importance criterion", self.importance, CRITERIA)
+        check_choice("way to compensate", self.compensate, COMPENSATIONS)
+        if self.round_to < 1:
+            raise UsageError(f"round_to is at least 1; got {self.round_to}")
+
+    @property
+    def target(self) -> str:
+        """What is aimed at: "ratio", "macs", "parameters" or "latency"."""
+        return next(name for name in TARGETS if getattr(self, name) is not None)
+
+    @property
+    def asked(self) -> str:
+        """What was asked for, in words: "ratio 0.4"."""
+        return f"{self.target} {getattr(self, self.target):g}"
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether training samples are looked at."""
+        return CRITERIA[self.importance].needs_data or self.compensate != "none"
+
+
+def _check_target(name: str, value: float) -> None:
+    if name == "ratio" and not 0 <= value < 1:
+        told = "ratio is the fraction of channels to remove, at least 0 and below 1"
+    elif name != "ratio" and not 0 < value <= 1:
+        told = f"{name} is the share of the {name} to keep, above 0 and at most 1"
+    else:
+        return
+    hint = f"; did you mean {value / 100:g}?" if 2 <= value < 100 else ""
+    raise UsageError(f"{told}; got {value:g}{hint}")
+
+
+STYLES: dict[str, type[MagnitudeOptions] | type[ChannelOptions]] = {
+    "magnitude": MagnitudeOptions,
+    "channel": ChannelOptions,
+}

@@ -1,0 +1,52 @@
+"""How to train: the options, and the names that they are chosen from. Light, for the command line shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeprune.errors import UsageError
+from edgeprune.host.toml_values import check_choice
+
+__all__ = ["DECAYS", "OPTIMIZERS", "TrainOptions"]
+
+DECAYS = ("cosine", "constant")
+OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}  # name -> its class in keras.optimizers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """How to train. The learning rate falls to zero along a half cosine (Loshchilov & Hutter, arXiv:1608.03983)
+    unless `decay` is "constant". `patience` epochs without a better validation value end the training.
+
+    `flip` and `shift` vary training images: mirrored left to right at random, moved by up to `shift` pixels.
+    `distill` is the share of the loss that a teacher model's answers have, at `temperature`.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    decay: str = "cosine"
+    optimizer: str = "adam"
+    patience: int | None = None
+    flip: bool = False
+    shift: int = 0
+    distill: float = 0.0
+    temperature: float = 3.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shift < 0:
+            raise UsageError(f"shift is a number of pixels, at least 0; got {self.shift}")
+        if not 0 <= self.distill <= 1:
+            raise UsageError(f"distill is the teacher's share of the loss, 0 to 1; got {self.distill:g}")
+        if not 0.1 <= self.temperature <= 100:
+            raise UsageError(f"temperature is 0.1 to 100; got {self.temperature:g}")
+        if self.epochs < 1 or self.batch_size < 1:
+            name, value = ("epochs", self.epochs) if self.epochs < 1 else ("batch_size", self.batch_size)
+            raise UsageError(f"{name} is at least 1; got {value}")
+        if not 0 < self.learning_rate < 10:
+            raise UsageError(f"learning_rate is above 0 and below 10; got {self.learning_rate:g}")
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("decay", self.decay, DECAYS)
+        if self.patience is not None and self.patience < 1:
+            raise UsageError(f"patience is at least 1 epoch; got {self.patience}")
