@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprune.artifact import Color, DeploymentTarget
 from edgeprune.errors import InputError, UsageError
+from edgeprune.host.untrusted import read_text
 
 __all__ = ["CoreMlOptions", "ImageInput", "PackageOptions", "bias_of", "check_ends", "read_labels"]
 
@@ -115,10 +116,7 @@ def bias_of(text: str) -> tuple[float, ...]:
 
 def read_labels(path: Path) -> tuple[str, ...]:
     """Class labels from a text file, one a line. Raises InputError with the line that is wrong."""
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as cause:
-        raise InputError(f"{path}: cannot be read as a text file with one label a line") from cause
+    names = [line.strip() for line in read_text(path, "a text file with one label a line").splitlines()]
     names = names[: len(names) - (names[-1:] == [""])]
     if not names or "" in names:
         line = names.index("") + 1 if "" in names else 1

@@ -28,6 +28,7 @@ from edgeprune.errors import ConversionError, InputError, Unsupported, UsageErro
 from edgeprune.formats import Contents, Graph, read_contents
 from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.precision import coreml_precision, tflite_precision
+from edgeprune.host.untrusted import status_of
 from edgeprune.ledger import POOR_SQNR_DB, OutputParity, RuntimeRun
 from edgeprune.maker.keras.model_files import load_convertible
 from edgeprune.maker.keras.models import input_specs, predict
@@ -62,8 +63,7 @@ class ExportedFile:
 
 def open_exported(path: Path) -> ExportedFile:
     """Read what a file is. Raises InputError for what is missing or broken, UsageError for other kinds of file."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
+    status_of(path)
     if path.suffix not in (".tflite", ".mlpackage", ".mlmodel"):
         raise UsageError(f"{path}: verify reads .tflite, .mlpackage and .mlmodel; give one of these")
     return _opened(read_contents(path))

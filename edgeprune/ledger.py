@@ -249,14 +249,6 @@ class Ledger:
         version = tool.get("version") if isinstance(tool, Mapping) else None
         return record_of(cls, {**raw, "tool_version": version}, f"{what} is not a ledger, run the recipe again")
 
-    @classmethod
-    def read(cls, path: Path) -> Ledger:
-        """The ledger in a file. Raises InputError."""
-        try:
-            return cls.from_json(path.read_bytes(), str(path))
-        except OSError as cause:
-            raise InputError(f"{path}: the ledger cannot be read: {cause.strerror}; run the recipe first") from cause
-
     @property
     def dense(self) -> Stage:
         """The stage that everything is compared with."""

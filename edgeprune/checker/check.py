@@ -18,6 +18,7 @@ from edgeprune.checker.size.records import FileRecord
 from edgeprune.errors import EdgepruneError, InputError, RecipeError, Unsupported, UsageError
 from edgeprune.formats import Contents
 from edgeprune.host.toml_values import near
+from edgeprune.host.untrusted import status_of
 from edgeprune.verdict import Estimate, Verdict
 
 __all__ = ["Check", "CheckOptions", "Wanted", "check_files", "estimator_for", "wanted_files"]
@@ -88,8 +89,7 @@ def wanted_files(files: Sequence[Path], settings: Config | None, given: Budget |
     if not files:
         return [Wanted(path=_from_here(path), budgets=(*budgets, *extra)) for path, budgets in by_path.values()]
     for path in files:
-        if not path.exists():
-            raise InputError(f"{path} does not exist; check the path")
+        status_of(path)
     none: tuple[Path, list[Budget]] = (Path(), [])
     items = [Wanted(path=path, budgets=(*by_path.get(path.resolve(), none)[1], *extra)) for path in files]
     if not any(item.budgets for item in items):

@@ -42,7 +42,7 @@ def find_config(start: Path) -> Path | None:
         if own.is_file() and own.stat().st_size:
             return own
         project = folder / PYPROJECT
-        if project.is_file() and _tool_table(read_toml(project)[1]) is not None:
+        if project.is_file() and project.stat().st_size and _tool_table(read_toml(project)[1]) is not None:
             return project
         if (folder / ".git").exists():
             return None

@@ -11,6 +11,7 @@ from edgeprune.artifact import sha256_of
 from edgeprune.checker.budget import Budget
 from edgeprune.checker.size.baseline import Baseline, entry_record
 from edgeprune.checker.size.records import FileRecord
+from edgeprune.host.untrusted import read_whole
 from edgeprune.verdict import Band, Estimate, Limit, Unit, Unknown, Verdict
 
 if TYPE_CHECKING:  # loaded where there is one
@@ -168,7 +169,7 @@ def _scored_by(place: Path, path: str, file: Path | None) -> Scored:
     """What the ledger at `place` says of the file, if it is the one that the run made."""
     from edgeprune.ledger import Ledger
 
-    ledger = Ledger.read(place)
+    ledger = Ledger.from_json(read_whole(place, "the ledger.json of a run"), str(place))
     entry = _entry(ledger, path)
     if entry is None:
         return Scored(metric=ledger.metric.name, unknown=Unknown.NOT_IN_LEDGER, detail=str(place))

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import InputError, RecipeError, UsageError
+from edgeprune.errors import RecipeError, UsageError
+from edgeprune.host.untrusted import read_whole, text_of
 
 __all__ = ["check_choice", "known_keys", "near", "read_toml", "typed"]
 
@@ -20,15 +21,9 @@ def read_toml(path: Path) -> tuple[bytes, dict[str, Any]]:
 
     Raises InputError when it cannot be read and RecipeError when it is not TOML.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
+    content = read_whole(path, "a TOML file")
     try:
-        content = path.read_bytes()
-        return content, tomllib.loads(content.decode())
-    except OSError as cause:
-        raise InputError(f"{path}: cannot be read: {cause.strerror}") from cause
-    except UnicodeDecodeError as cause:
-        raise InputError(f"{path}: not a text file") from cause
+        return content, tomllib.loads(text_of(path, content))
     except (tomllib.TOMLDecodeError, RecursionError) as cause:
         raise RecipeError(f"{path}: not valid TOML: {cause}") from cause
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from edgeprune.artifact import GIT_LFS_POINTER
 from edgeprune.errors import InputError
 
-__all__ = ["check_file", "is_folder", "open_file", "read_text", "read_whole", "status_of"]
+__all__ = ["check_file", "is_folder", "open_file", "read_text", "read_whole", "status_of", "text_of"]
 
 
 def status_of(path: Path) -> os.stat_result:
@@ -81,10 +81,15 @@ def read_whole(path: Path, kind: str, *, most_bytes: int | None = None) -> bytes
 
 def read_text(path: Path, kind: str, *, most_bytes: int | None = None) -> str:
     """A file of text in UTF-8. Raises InputError as `open_file` does, and for other bytes."""
+    return text_of(path, read_whole(path, kind, most_bytes=most_bytes))
+
+
+def text_of(path: Path, content: bytes) -> str:
+    """The text that the bytes of a file are in UTF-8. Raises InputError for other bytes."""
     try:
-        return read_whole(path, kind, most_bytes=most_bytes).decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as cause:
-        raise InputError(f"{path} is not a text file; name {kind}") from cause
+        raise InputError(f"{path} is not a text file: byte {cause.start} is not UTF-8; save it as UTF-8") from cause
 
 
 def _unreadable(path: Path, cause: OSError | ValueError) -> InputError:

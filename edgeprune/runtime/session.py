@@ -25,8 +25,9 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeprune.errors import InputError, MissingExtra, OutputError, RuntimeFailure, UsageError
+from edgeprune.errors import MissingExtra, OutputError, RuntimeFailure, UsageError
 from edgeprune.host.interrupts import child_process, kill, scratch_folder
+from edgeprune.host.untrusted import check_file
 
 __all__ = [
     "RUNTIMES",
@@ -209,8 +210,7 @@ def ask_worker(
     """
     spec, version = _installed(runtime)
     for path in paths:
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; give the path of a .tflite file")
+        check_file(path, "a .tflite file")
     subject = f"{' or '.join(str(path) for path in paths)} on {runtime} {version}"
     with tempfile.TemporaryFile() as chatter, _worker(chatter) as (child, lines):
         _give(child, {**job, "module": spec.module})

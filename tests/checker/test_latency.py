@@ -248,5 +248,5 @@ class TestProtocol:
 
     def test_missing_baseline(self, tmp_path: Path) -> None:
         """A baseline that is not there is an input error before any process starts."""
-        with pytest.raises(InputError, match=r"gone\.tflite: no such file"):
+        with pytest.raises(InputError, match=r"gone\.tflite does not exist"):
             compare_latency(tmp_path / "gone.tflite", FILES / "dense.tflite", runtime="litert")

@@ -47,12 +47,12 @@ class TestModelFiles:
 
     def test_missing(self, call: Any, tmp_path: Path) -> None:
         """A missing model is exit code 4."""
-        prune(call, tmp_path).error(4, "model.keras: no such file")
+        prune(call, tmp_path).error(4, "model.keras does not exist")
 
     def test_folder(self, call: Any, tmp_path: Path) -> None:
         """A folder is not a model file."""
         (tmp_path / "model.keras").mkdir()
-        prune(call, tmp_path).error(4, "a folder, not a model file")
+        prune(call, tmp_path).error(4, "is a folder; name a Keras model")
 
     def test_saved_model_folder(self, call: Any, tmp_path: Path) -> None:
         """A SavedModel folder is recognised, with why it cannot be pruned and the way out."""
@@ -213,7 +213,7 @@ class TestData:
 
     def test_missing(self, call: Any, work: Path) -> None:
         """A missing data file is exit code 4."""
-        prune(call, work, "--data", work / "no.npz").error(4, "no.npz: no such file")
+        prune(call, work, "--data", work / "no.npz").error(4, "no.npz does not exist")
 
     def test_folder(self, call: Any, work: Path) -> None:
         """A folder is not a data file."""
@@ -365,8 +365,8 @@ class TestRecipes:
             ({"train": ""}, 2, "set train in [data]"),
             ({"train": "scale = nan"}, 2, "finite"),
             ({"model": ""}, 2, "'model' is missing"),
-            ({"model": 'model = "no.keras"'}, 4, "no.keras: no such file"),
-            ({"test": 'test = "no.npz"'}, 4, "no.npz: no such file"),
+            ({"model": 'model = "no.keras"'}, 4, "no.keras does not exist"),
+            ({"test": 'test = "no.npz"'}, 4, "no.npz does not exist"),
             ({"train": 'train = "model.keras"'}, 4, "no array 'image'"),
             ({"measure": "measure = 1"}, 2, "must be true or false"),
         ],
@@ -378,12 +378,12 @@ class TestRecipes:
 
     def test_missing(self, call: Any, tmp_path: Path) -> None:
         """A missing recipe is exit code 4."""
-        run(call, tmp_path / "recipe.toml").error(4, "no such file")
+        run(call, tmp_path / "recipe.toml").error(4, "does not exist")
 
     def test_folder(self, call: Any, tmp_path: Path) -> None:
-        """A folder in place of a recipe: the likely file is named."""
+        """A folder in place of a recipe."""
         (tmp_path / "demo").mkdir()
-        call("run", tmp_path / "demo", "-o", tmp_path / "out").error(4, "a folder", "recipe.toml")
+        call("run", tmp_path / "demo", "-o", tmp_path / "out").error(4, "demo is a folder; name a TOML file")
 
     def test_binary(self, call: Any, work: Path) -> None:
         """A model file in place of a recipe is not a text file."""

@@ -55,7 +55,7 @@ def test_unknown_device(call: Any) -> None:
 
 @pytest.mark.parametrize(
     ("device", "code", "told"),
-    [("pixel3", 2, "pixel3-tflite-4t-float32"), ("/dev/zero", 4, "not a file"), ("tests/", 4, "")],
+    [("pixel3", 2, "pixel3-tflite-4t-float32"), ("/dev/zero", 4, "neither a file nor a folder"), ("tests/", 4, "")],
 )
 def test_devices_that_are_none(call: Any, device: str, code: int, told: str) -> None:
     """The profiles that begin so, and no reading of what never ends."""

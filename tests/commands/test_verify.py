@@ -120,12 +120,12 @@ class TestVerify:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("missing.tflite", "--against", "model.keras"), 4, ("missing.tflite: no such file",)),
+        (("missing.tflite", "--against", "model.keras"), 4, ("missing.tflite does not exist",)),
         (("train.npz", "--against", "model.keras"), 2, ("verify reads .tflite, .mlpackage and .mlmodel",)),
         (("empty.tflite", "--against", "model.keras"), 4, ("empty.tflite",)),
         (("empty.mlmodel", "--against", "model.keras"), 4, ("empty.mlmodel", "is empty")),
         (("empty.mlpackage", "--against", "model.keras"), 4, ("no Manifest.json",)),
-        (("int8.tflite", "--against", "missing.keras"), 4, ("missing.keras: no such file",)),
+        (("int8.tflite", "--against", "missing.keras"), 4, ("missing.keras does not exist",)),
         (("int8.tflite", "--against", "model.keras", "--metric", "auc"), 2, ("--metric needs --data",)),
         (("int8.tflite", "--against", "model.keras", "--tolerance", "7"), 2, ("--tolerance", "got 7")),
         (("int8.tflite", "--against", "model.keras", "--scale", "0"), 2, ("--scale 0",)),

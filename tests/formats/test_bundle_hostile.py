@@ -230,7 +230,7 @@ def test_no_bundle_at_all(tmp_path: Path) -> None:
     """A missing, empty or other file, a folder and another suffix each get their own line."""
     assert "does not exist" in error(tmp_path / "app.apk")
     (tmp_path / "folder.apk").mkdir()
-    assert "is not a file" in error(tmp_path / "folder.apk")
+    assert "is a folder; name an app bundle" in error(tmp_path / "folder.apk")
     for name, raw, told in [
         ("empty.apk", b"", "empty (0 bytes)"),
         ("text.apk", b"hello" * 50, "directory is missing"),

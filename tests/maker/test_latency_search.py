@@ -50,7 +50,7 @@ def test_what_can_be_a_target(covered: Path) -> None:
     """The profile of a name, and one in a file of the project's own; a missing file is an error of the file."""
     assert target_profile(0.6, PIXEL3).name == PIXEL3
     assert target_profile(0.6, str(covered)).name == PIXEL3
-    with pytest.raises(InputError, match="no such device profile"):
+    with pytest.raises(InputError, match="does not exist"):
         target_profile(0.6, str(covered.with_name("other.toml")))
 
 
@@ -93,7 +93,7 @@ def test_a_profile_counts_from_the_recipe(recipe: Callable[..., Path], covered: 
     assert named.options is not None
     assert (named.options.latency, named.device) == (0.6, PIXEL3)
     path = recipe(CHANNEL + 'latency = 0.6\ndevice = "none.toml"\n')
-    with pytest.raises(RecipeError, match=r"none\.toml: no such device profile"):
+    with pytest.raises(RecipeError, match=r"none\.toml does not exist"):
         load_recipe(path)
 
 

@@ -234,7 +234,7 @@ def test_custom_on_every_verb(call: Any, work: Path, recipe: Any, verb: str) -> 
         "convert": [model, "--to", "tflite", "-o", work / "out.tflite", "-q"],
         "run": [recipe('[[steps]]\nkind = "prune"\nsparsity = 0.5\n'), "--dry-run"],
     }
-    call(verb, *arguments[verb], "--custom", work / "no.py").error(4, "no.py: no such file")
+    call(verb, *arguments[verb], "--custom", work / "no.py").error(4, "no.py does not exist")
 
 
 def test_pruning_with_a_custom_layer(call: Any, own_layer: Path) -> None:

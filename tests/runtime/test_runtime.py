@@ -263,7 +263,7 @@ class TestFailures:
 
     def test_missing_file(self, fake: Path) -> None:
         """A path without a file is an input error, with its own exit code."""
-        with pytest.raises(InputError, match=r"nowhere.tflite: no such file"):
+        with pytest.raises(InputError, match=r"nowhere.tflite does not exist"):
             run_tflite(fake / "nowhere.tflite", {"x": IMAGES}, runtime="fake")
 
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import IO
 
 from edgeprune.checker.arm.cpus import ArmCpu, ArmRoot
-from edgeprune.errors import InputError, RuntimeFailure
+from edgeprune.errors import RuntimeFailure
 from edgeprune.host.interrupts import child_process, scratch_folder
+from edgeprune.host.untrusted import check_file
 from edgeprune.step_reports import Outcome
 
 __all__ = [
@@ -113,8 +114,7 @@ def count_instructions(
     Raises InputError (no such file) and RuntimeFailure (refused, crashed, no end within `timeout_s`, or counts that
     differ by more than 0.1 % from inference to inference).
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give the path of a .tflite file")
+    check_file(path, "a .tflite file")
     subject = f"{path} on an emulated {cpu.name}"
     with scratch_folder("edgeprune-") as folder, tempfile.TemporaryFile() as chatter:
         counts = folder / "counts.txt"

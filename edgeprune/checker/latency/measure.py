@@ -25,8 +25,9 @@ from edgeprune.checker.latency.statistics import (
     ratio_interval,
     widened_tolerance,
 )
-from edgeprune.errors import InputError, MissingExtra, OutputError, RuntimeFailure, UsageError
+from edgeprune.errors import MissingExtra, OutputError, RuntimeFailure, UsageError
 from edgeprune.host.interrupts import scratch_folder
+from edgeprune.host.untrusted import check_file
 from edgeprune.ledger import LatencyComparison, Outcome
 from edgeprune.runtime.session import RUNTIMES, ask_worker, installed_runtimes
 
@@ -97,8 +98,7 @@ def _newest() -> str:
 
 
 def _copy(baseline: Path, folder: Path) -> Path:
-    if not baseline.is_file():
-        raise InputError(f"{baseline}: no such file; give the path of a .tflite file")
+    check_file(baseline, "a .tflite file")
     try:
         return Path(shutil.copyfile(baseline, folder / "copy.tflite"))
     except OSError as error:

@@ -10,13 +10,13 @@ import csv
 import io
 import math
 import re
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from edgeprune.checker.latency.benchmark_log import RunSettings, is_benchmark_log, timed_runs
 from edgeprune.errors import InputError
+from edgeprune.host.untrusted import read_whole, status_of, text_of
 
 __all__ = ["Measurement", "read_measurements"]
 
@@ -58,24 +58,10 @@ def read_measurements(path: Path, models: Path | None = None) -> tuple[Measureme
 
 
 def _text(path: Path) -> str:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path} is not a regular file; write the measurements to a .csv or .txt first")
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; check the path") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if len(content) > _MAX_BYTES:
-        raise InputError(f"{path}: too large for measurements ({_MAX_BYTES:,} bytes at most)")
+    content = read_whole(path, "a .csv of measurements, or a log of benchmark_model", most_bytes=_MAX_BYTES)
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:1000]:
         raise InputError(f"{path} is UTF-16 or no text; save it as UTF-8 (in Excel: CSV UTF-8, not Unicode text)")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text: byte {error.start} is not UTF-8; save it as UTF-8") from error
+    return text_of(path, content)
 
 
 def _benchmarked(path: Path, text: str, folder: Path) -> tuple[Measurement, ...]:
@@ -152,8 +138,11 @@ def _located(where: str, name: str, folder: Path) -> Path:
     if not name or "\0" in name:
         raise InputError(f"{where}: no file name")
     for place in (folder / name, folder / PurePosixPath(name.replace("\\", "/")).name):
-        if place.is_file() or place.is_dir():
-            return place
-        if place.exists():
-            raise InputError(f"{where}: {place} is not a regular file")
+        if not place.exists():
+            continue
+        try:
+            status_of(place)
+        except InputError as cause:
+            raise InputError(f"{where}: {cause}") from cause
+        return place
     raise InputError(f"{where}: {name} is not in {folder}; say where the models are: --models FOLDER")

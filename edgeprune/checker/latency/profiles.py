@@ -17,6 +17,7 @@ from typing import Any
 from edgeprune.checker.latency.kernels import Kind
 from edgeprune.checker.latency.roofline import Coefficients
 from edgeprune.errors import InputError, UsageError
+from edgeprune.host.untrusted import read_text
 
 __all__ = [
     "KINDS",
@@ -139,17 +140,10 @@ def find_profile(name: str) -> Profile:
 
 def load_profile(path: Path) -> Profile:
     """The profile in a TOML file. Raises InputError when it is missing, no TOML, or lacks a part or its source."""
+    text = read_text(path, "a device profile (.toml)", most_bytes=_MAX_BYTES)
     try:
-        if path.exists() and not path.is_file():  # a pipe or device would be read for ever
-            raise InputError(f"{path}: not a file; a device profile is a .toml")
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path}: too large for a device profile ({_MAX_BYTES:,} bytes at most)")
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such device profile; list those of the tool: edgeprune devices") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not a device profile: {error}") from error
     try:
         return _profile(table)

@@ -11,10 +11,11 @@ from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import QUICK
 from edgeprune.checker.size.models_behind import Estimator, is_bundle, no_estimates, sources_of
 from edgeprune.checker.size.records import FileRecord
-from edgeprune.errors import InputError, UsageError
+from edgeprune.errors import UsageError
 from edgeprune.formats import read_contents
 from edgeprune.formats.bundles import BUNDLES
 from edgeprune.host.json_values import decode, record_of
+from edgeprune.host.untrusted import is_folder, read_whole
 
 if TYPE_CHECKING:  # loaded where there is one
     from edgeprune.ledger import ArtifactEntry, Ledger
@@ -79,9 +80,7 @@ def load_baseline(
     """
     if path.suffix.lower() == ".json":
         return Baseline(path, _from_json(path))
-    if not path.exists():
-        raise InputError(f"{path} does not exist; the baseline is a model file, a folder of them, or JSON of a check")
-    if path.is_dir() and path.suffix.lower() not in (".mlpackage", ".mlmodelc"):
+    if is_folder(path) and path.suffix.lower() not in (".mlpackage", ".mlmodelc"):
         return Baseline(path, list(_in_folder(path, checked, codecs, estimator)))
     if is_bundle(path):
         records = [source.record for source in sources_of(path, codecs, estimator=estimator).models]
@@ -123,14 +122,7 @@ class _Report:
 
 
 def _from_json(path: Path) -> Sequence[FileRecord]:
-    try:
-        told = path.read_bytes()
-    except FileNotFoundError as cause:
-        raise InputError(
-            f"{path}: no such file; the baseline is the JSON of an earlier check, or a model file"
-        ) from cause
-    except OSError as cause:
-        raise InputError(f"{path} cannot be read: {cause.strerror}") from cause
+    told = read_whole(path, "a JSON report of an earlier check")
     raw = decode(told, str(path))
     if isinstance(raw, Mapping) and "stages" in raw:
         from edgeprune.ledger import Ledger

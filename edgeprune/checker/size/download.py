@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from edgeprune.artifact import GIT_LFS_POINTER
 from edgeprune.checker.size.codecs import CODECS, QUICK
 from edgeprune.errors import InputError
+from edgeprune.host.untrusted import is_folder, read_whole, status_of
 
 __all__ = ["measure_download"]
 
@@ -27,34 +26,15 @@ def measure_download(path: Path, codecs: Sequence[str] = QUICK) -> dict[str, int
     # All codecs release the interpreter lock, so the slowest (Brotli) sets the time on two cores or more.
     with ThreadPoolExecutor(len(codecs)) as pool:
         for member in _members(path):
-            content = _content(member)
+            content = read_whole(member, "a model file")
             counts = pool.map(lambda name, content=content: CODECS[name].compressed_bytes(content), codecs)
             download_bytes.update(dict(zip(codecs, counts, strict=True)))
     return dict(download_bytes)
 
 
-def _content(file: Path) -> bytes:
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from error
-    if not content:
-        raise InputError(f"{file} is empty (0 bytes); export the model again")
-    if content.startswith(GIT_LFS_POINTER):
-        raise InputError(f"{file} is a git-lfs pointer, not the model itself; run 'git lfs pull'")
-    return content
-
-
 def _members(path: Path) -> list[Path]:
     """The file, or every file of a package, sorted by its path inside it."""
-    try:
-        is_folder = stat.S_ISDIR(path.stat().st_mode)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; check the path") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if not is_folder:
-        _check_kind(path)
+    if not is_folder(path):
         return [path]
     members = sorted(_walk(path, path.resolve()))
     if not members:
@@ -75,7 +55,7 @@ def _walk(folder: Path, package: Path) -> Iterator[Path]:
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(file, package)
         else:
-            _check_kind(file)
+            status_of(file)
             yield file
 
 
@@ -89,8 +69,3 @@ def _check_link(link: Path, package: Path) -> None:
         raise InputError(f"{link} is a symbolic link out of the package; replace it by a copy of {target}")
     if target.is_dir():
         raise InputError(f"{link} is a symbolic link to a folder; replace it by a copy of {target}")
-
-
-def _check_kind(file: Path) -> None:
-    if not file.is_file():  # a pipe or a device would be read for ever
-        raise InputError(f"{file} is neither a file nor a folder")

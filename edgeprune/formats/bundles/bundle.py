@@ -187,8 +187,6 @@ class _Reading:
         self.rest: int | None = window.length
 
     def bundle(self) -> Bundle:
-        if self.window.read(0, min(len(GIT_LFS_POINTER), self.window.length)) == GIT_LFS_POINTER:
-            raise InputError(f"{self.path}: a git-lfs pointer, not the app itself; run: git lfs pull")
         self.archive(self.window, self.kind, ())
         notes: tuple[str, ...] = ()
         if self.kind in ("apks", "xapk"):

@@ -10,26 +10,16 @@ from pathlib import Path
 
 from edgeprune.errors import InputError
 from edgeprune.formats.bundles.archive import BrokenArchiveError, Entry, Window, chunks
+from edgeprune.host.untrusted import open_file
 
 __all__ = ["inner_archive", "innermost", "told", "whole_file"]
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Window]:
-    """The whole of a bundle. Raises InputError when it is missing, no file, empty or cannot be opened."""
-    try:
-        if path.exists() and not path.is_file():  # a pipe or a device would be read for ever
-            raise InputError(f"{path} is not a file; name an app bundle such as app.apk")
-        file = path.open("rb")
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; check the path") from error
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    with file:
-        length = file.seek(0, os.SEEK_END)
-        if not length:
-            raise InputError(f"{path} is empty (0 bytes); build the app again")
-        yield Window(file, 0, length)
+    """The whole of a bundle. Raises InputError as `open_file` does."""
+    with open_file(path, "an app bundle such as app.apk") as file:
+        yield Window(file, 0, file.seek(0, os.SEEK_END))
 
 
 @contextlib.contextmanager

@@ -76,9 +76,9 @@ def _files(path: Path) -> Iterator[tuple[str, int]]:
             number += 1
             if number > FILE_LIMIT:
                 raise InputError(f"{path}: more than {FILE_LIMIT} files and folders")
-            if entry.is_symlink() or not (entry.is_dir() or entry.is_file()):
-                raise InputError(f"{place}: neither a file nor a folder; copy the model without links")
-            if entry.is_dir():
+            if entry.is_symlink():
+                raise InputError(f"{place} is a link; copy the model without links")
+            if is_folder(place):
                 pending.append(place)
                 continue
             yield place.relative_to(path).as_posix(), entry.stat().st_size
@@ -89,7 +89,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as found:
             return list(found)
     except OSError as cause:
-        raise InputError(f"{folder}: cannot be read: {cause.strerror}") from cause
+        raise InputError(f"{folder} cannot be read: {cause.strerror}") from cause
 
 
 def _is_weight_file(name: str) -> bool:

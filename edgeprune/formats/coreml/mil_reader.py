@@ -93,7 +93,7 @@ def read_coreml(path: Path) -> Package:
 
 def read_specification(path: Path) -> Specification:
     """The specification in a `.mlpackage` folder or a `.mlmodel` file. Raises InputError as `read_coreml` does."""
-    place = model_file(path) if is_folder(path) else path
+    place = model_file(path) if path.suffix.lower() != ".mlmodel" and is_folder(path) else path
     content = read_whole(place, "a Core ML model")
     try:
         return Specification(place=place, raw_bytes=len(content), model=parse(content))

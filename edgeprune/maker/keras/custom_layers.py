@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgeprune.errors import InputError, UsageError
+from edgeprune.errors import UsageError
+from edgeprune.host.untrusted import check_file
 
 __all__ = ["custom_objects"]
 
@@ -36,11 +37,10 @@ def custom_objects(files: Sequence[Path], keras: ModuleType) -> dict[str, Any]:
 
 
 def _module(file: Path) -> ModuleType:
+    check_file(file, "a Python file with layers")
     path = file.resolve()
     if path in _modules:
         return _modules[path]
-    if not path.is_file():
-        raise InputError(f"{file}: no such file")
     name = path.stem if path.stem.isidentifier() and path.stem not in sys.modules else f"custom_{len(_modules)}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

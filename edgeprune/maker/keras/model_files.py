@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.artifact import GIT_LFS_POINTER
 from edgeprune.errors import InputError, Unsupported
 from edgeprune.formats.keras.hdf5 import read_keras
 from edgeprune.formats.keras.hdf5_limits import largest_plausible
+from edgeprune.host.untrusted import open_file, status_of
 from edgeprune.maker.keras.custom_layers import custom_objects
 from edgeprune.maker.keras.keras2 import translate
 from edgeprune.maker.keras.keras2_weights import assign_h5, assign_store
@@ -151,27 +151,18 @@ def _h5_in(archive: zipfile.ZipFile, name: str) -> io.BytesIO:
 
 def _kind_of(path: Path) -> str:
     """ "keras" or "h5", by the first bytes and not by the name."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
+    status_of(path)
     if is_saved_model(path):
         raise Unsupported(f"{path}: {NOT_LAYERS} (edgeprune convert); save the model with model.save('name.keras')")
-    if path.is_dir():
-        raise InputError(
-            f"{path}: a folder, not a model file; save the model with model.save('name.keras') and pass that"
-        )
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(64)
-    except OSError as cause:
-        raise InputError(f"{path}: cannot be read: {cause.strerror}") from cause
+    with open_file(path, "a Keras model (.keras or .h5)") as stream:
+        head = stream.read(8)
     if head.startswith(ZIP_MAGIC):
         return "keras"
     if head.startswith(HDF5_MAGIC):
         return "h5"
-    if head.startswith(GIT_LFS_POINTER):
-        raise InputError(f"{path}: a git-lfs pointer, not the model itself; run: git lfs pull")
-    what = "empty" if not head else "not a Keras model: neither a .keras archive nor HDF5"
-    raise InputError(f"{path}: {what}; save it with model.save('name.keras')")
+    raise InputError(
+        f"{path}: not a Keras model: neither a .keras archive nor HDF5; save it with model.save('name.keras')"
+    )
 
 
 def _keras_config(path: Path) -> tuple[Mapping[str, Any], str]:

@@ -13,7 +13,7 @@ from edgeprune.artifact import Format, Precision
 from edgeprune.checker.budget import Budget, read_budget
 from edgeprune.checker.latency.latency_targets import why_never
 from edgeprune.checker.latency.profiles import find_profile
-from edgeprune.errors import EdgepruneError, InputError, RecipeError, UsageError
+from edgeprune.errors import EdgepruneError, RecipeError, UsageError
 from edgeprune.host.toml_values import check_choice, known_keys, read_toml, typed
 from edgeprune.maker.recipe.steps import (
     INTEGER_IO,
@@ -104,8 +104,6 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe. Raises InputError (cannot be read) and RecipeError (cannot be run as it stands)."""
-    if path.is_dir():
-        raise InputError(f"{path}: a folder; name the recipe file in it, such as {path / 'recipe.toml'}")
     content, raw = read_toml(path)
     try:
         return _recipe(path, hashlib.sha256(content).hexdigest(), raw)

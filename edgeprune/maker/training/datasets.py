@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.errors import InputError, UsageError
+from edgeprune.host.untrusted import check_file
 from edgeprune.maker.keras.models import input_specs
 from edgeprune.maker.keras.types import AnyModel
 
@@ -85,10 +86,7 @@ def load_samples(
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if path.is_dir():
-        raise InputError(f"{path}: a folder; data are read from an .npz file (numpy.savez_compressed)")
+    check_file(path, "an .npz file (numpy.savez_compressed)")
     try:
         if not zipfile.is_zipfile(path):
             raise InputError(f"{path}: not an .npz file; write it with numpy.savez_compressed(path, x=..., y=...)")
