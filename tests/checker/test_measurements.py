@@ -34,7 +34,7 @@ FILES = TESTS / "files"
         ("file,latency_ms\nfloat32.tflite\n", "row 2: 1 cells where the header has 2"),
         ("file,latency_ms\n,3\n", "row 2: no file name"),
         ("file,latency_ms\n", "no measurements in it"),
-        ("", "row 1: no column 'file'"),
+        ("\n", "row 1: no column 'file'"),
         (
             "INFO: Inference timings in us: Init: 1, Inference (avg): 5\n",
             "run 1: no line names the model ('Graph: [...]'",
