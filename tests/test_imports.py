@@ -145,6 +145,18 @@ def test_check_is_light() -> None:
     assert loaded & (HEAVY | {"ai_edge_litert", "tflite_runtime", "h5py", "edgeprune.maker.keras.models"}) == set()
 
 
+def test_a_quick_check_loads_what_it_needs() -> None:
+    """It takes longer to load modules than to read a small model: no slow codec, no estimates, no bundles, no schema in
+    whole."""
+    model = str(TESTS / "files" / "int8.tflite")
+    arguments = ["check", model, "--show", "--fast"]
+    loaded = loaded_by(f"from edgeprune.commands.cli import main\nmain({arguments!r})")
+    assert "edgeprune.formats.tflite.flatbuffer" in loaded
+    ours = {"checker.latency.estimate", "checker.latency.profiles", "formats.bundles.bundle", "formats.coreml.mil"}
+    others = {"brotli", "msgspec", "rich", "tempfile", "tflite", "tflite.WhileOptions", "xml.etree.ElementTree"}
+    assert loaded & (others | {f"edgeprune.{name}" for name in ours}) == set()
+
+
 def test_the_checker_wing_is_light() -> None:
     """Importing every module of the checker wing imports nothing heavy, not even indirectly."""
     names = [name for name, _ in modules(ROOT) if is_light(name) and name != "edgeprune.__main__"]

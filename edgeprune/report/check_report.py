@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from typing import Any
 
 from edgeprune.checker.check import Check
@@ -202,6 +200,8 @@ def _weight(layer: LayerRecord | None) -> tuple[int, int]:
 
 
 def _json(check: Check) -> str:
+    from importlib.metadata import version
+
     body: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": "edgeprune", "version": version("edgeprune")},
@@ -245,6 +245,8 @@ def _markdown(check: Check) -> str:
 
 
 def _junit(check: Check) -> str:
+    import xml.etree.ElementTree as ElementTree
+
     failures = sum(verdict.passed is False for verdict in check.verdicts)
     errors = sum(verdict.passed is None for verdict in check.verdicts)
     counts = {"tests": str(len(check.verdicts)), "failures": str(failures), "errors": str(errors)}
