@@ -8,7 +8,7 @@ import numpy as np
 
 from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import with_quick
-from edgeprune.checker.size.records import FileRecord
+from edgeprune.checker.size.records import FileAccount
 from edgeprune.converters.evaluation import Evaluated, evaluate_file
 from edgeprune.converters.exports import INTEGER
 from edgeprune.converters.file_checks import float_ops, refuse_lost_sparsity
@@ -73,7 +73,7 @@ def measure_export(
 
 def artifact_entry(
     made: Exported,
-    weighed: FileRecord,
+    weighed: FileAccount,
     found: Evaluated,
     metric: Metric | None,
     name: str,

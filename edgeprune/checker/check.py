@@ -14,7 +14,7 @@ from edgeprune.checker.size.advice import reasons
 from edgeprune.checker.size.baseline import Baseline, load_baseline
 from edgeprune.checker.size.codecs import FULL, QUICK
 from edgeprune.checker.size.models_behind import Estimator, Refused, Source, Sources, no_estimates, sources_of
-from edgeprune.checker.size.records import FileRecord
+from edgeprune.checker.size.records import FileAccount
 from edgeprune.errors import EdgepruneError, InputError, RecipeError, Unsupported, UsageError
 from edgeprune.formats import Contents
 from edgeprune.host.toml_values import near
@@ -57,9 +57,9 @@ class Check:
     `broken` is why the first file that could not be read could not.
     """
 
-    files: tuple[FileRecord, ...]
+    files: tuple[FileAccount, ...]
     verdicts: tuple[Verdict, ...]
-    before: Mapping[str, FileRecord]
+    before: Mapping[str, FileAccount]
     baseline: str | None
     config: str | None
     codec: str
@@ -181,12 +181,12 @@ def estimator_for(devices: Sequence[str]) -> Estimator:
     return lambda contents: tuple(estimated(contents, profile) for profile in found.values())
 
 
-def _before(records: Sequence[FileRecord], earlier: Baseline | None) -> dict[str, FileRecord]:
+def _before(records: Sequence[FileAccount], earlier: Baseline | None) -> dict[str, FileAccount]:
     found = {record.path: earlier.find(record.path) for record in records} if earlier else {}
     return {path: record for path, record in found.items() if record is not None}
 
 
-def _verdicts(found: Sequence[tuple[Wanted, Sources]], before: Mapping[str, FileRecord]) -> Iterator[Verdict]:
+def _verdicts(found: Sequence[tuple[Wanted, Sources]], before: Mapping[str, FileAccount]) -> Iterator[Verdict]:
     for item, behind in found:
         for source in behind.models:
             record = source.record
@@ -197,7 +197,7 @@ def _verdicts(found: Sequence[tuple[Wanted, Sources]], before: Mapping[str, File
 
 
 def _notes(
-    found: Sequence[tuple[Wanted, Sources]], before: Mapping[str, FileRecord], earlier: Baseline | None
+    found: Sequence[tuple[Wanted, Sources]], before: Mapping[str, FileAccount], earlier: Baseline | None
 ) -> Iterator[str]:
     sources: list[tuple[Wanted, Source]] = [(item, source) for item, behind in found for source in behind.models]
     paths = [source.record.path for _, source in sources]
@@ -217,7 +217,7 @@ def _notes(
 
 
 def _gone(
-    earlier: Baseline | None, before: Mapping[str, FileRecord], broken: Mapping[str, EdgepruneError], whole: bool
+    earlier: Baseline | None, before: Mapping[str, FileAccount], broken: Mapping[str, EdgepruneError], whole: bool
 ) -> Iterator[str]:
     """Files of the baseline that are not among the checked ones."""
     if earlier is None or not whole:

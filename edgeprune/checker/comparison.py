@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import QUICK
 from edgeprune.checker.size.layer_pairs import Pair, layer_pairs
-from edgeprune.checker.size.records import FileRecord
+from edgeprune.checker.size.records import FileAccount
 from edgeprune.errors import MissingExtra, UsageError
 from edgeprune.formats import Contents, read_contents
 from edgeprune.formats.precision import tflite_precision
@@ -31,8 +31,8 @@ class Comparison:
     How two precisions compare on this host does not carry to phones: then `is_ranked` is False.
     """
 
-    before: FileRecord
-    after: FileRecord
+    before: FileAccount
+    after: FileAccount
     estimates: EstimateRatio | None = None
     latency: LatencyComparison | None = None
     is_ranked: bool = True

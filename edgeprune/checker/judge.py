@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgeprune.artifact import sha256_of
 from edgeprune.checker.budget import Budget
 from edgeprune.checker.size.baseline import Baseline, entry_record
-from edgeprune.checker.size.records import FileRecord
+from edgeprune.checker.size.records import FileAccount
 from edgeprune.host.untrusted import read_whole
 from edgeprune.verdict import Band, Estimate, Limit, Unit, Unknown, Verdict
 
@@ -31,9 +31,9 @@ class Scored:
 
 
 def budget_verdicts(
-    record: FileRecord,
+    record: FileAccount,
     budgets: Sequence[Budget],
-    before: FileRecord | None = None,
+    before: FileAccount | None = None,
     *,
     file: Path | None = None,
     ledger: Ledger | None = None,
@@ -74,9 +74,9 @@ def unread_verdicts(path: str, budgets: Sequence[Budget], reason: str) -> list[V
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Case:
-    record: FileRecord
+    record: FileAccount
     budget: Budget
-    before: FileRecord | None
+    before: FileAccount | None
 
     def held(
         self,

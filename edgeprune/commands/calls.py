@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgeprune.checker.budget import Budget
     from edgeprune.checker.comparison import Comparison
     from edgeprune.checker.latency.profiles import Profile
-    from edgeprune.checker.size.records import FileRecord
+    from edgeprune.checker.size.records import FileAccount
     from edgeprune.host.progress import Progress
     from edgeprune.ledger import Estimate, LatencyComparison, Ledger, TrainLog
     from edgeprune.maker.keras.types import AnyModel, Model
@@ -50,7 +50,7 @@ StrPath = str | Path
 OnProgress = Callable[[int, int, str], None]  # done, of how many, what is said beside it
 
 
-def account(path: StrPath, *, codecs: Sequence[str] = ()) -> FileRecord:
+def account(path: StrPath, *, codecs: Sequence[str] = ()) -> FileAccount:
     """The account of a model file: bytes on disk, download by the quick codecs and those named, parameters, MACs and
     zeros, in all and layer by layer. Reads .tflite, .mlpackage, .mlmodel, .onnx, .keras and .h5."""
     from edgeprune.checker.size.account import account as accounted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from edgeprune.checker.size.records import LayerRecord
+from edgeprune.checker.size.records import LayerAccount
 from edgeprune.formats.contents import printable
 from edgeprune.units import format_bytes
 
@@ -20,7 +20,7 @@ def shown(name: str) -> str:
     return printable(name)
 
 
-def layer_name(layer: LayerRecord) -> str:
+def layer_name(layer: LayerAccount) -> str:
     """A layer's name with where it stands, not longer than a table bears."""
     return printable(f"{layer.group}: {layer.name}" if layer.group else layer.name, _NAME_CHARS)
 

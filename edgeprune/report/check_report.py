@@ -10,7 +10,7 @@ from typing import Any
 from edgeprune.checker.check import Check
 from edgeprune.checker.size.codecs import CODECS, Codec
 from edgeprune.checker.size.layer_pairs import Pair, layer_pairs
-from edgeprune.checker.size.records import FileRecord, LayerRecord
+from edgeprune.checker.size.records import FileAccount, LayerAccount
 from edgeprune.report.cells import difference, layer_name, markdown_cell, markdown_text, shown
 from edgeprune.report.estimates import earlier_ms, estimate_notes, estimate_table
 from edgeprune.report.table import Table, to_markdown, to_text
@@ -24,11 +24,11 @@ SCHEMA_VERSION = 3
 _MOST_LAYERS = 8  # in a pull-request comment
 
 
-def _unread(record: FileRecord) -> str:
+def _unread(record: FileAccount) -> str:
     return "not read" if not record.complete else "unknown"
 
 
-def _row(record: FileRecord, codecs: Sequence[str], cell: Callable[[str], str]) -> tuple[str, ...]:
+def _row(record: FileAccount, codecs: Sequence[str], cell: Callable[[str], str]) -> tuple[str, ...]:
     return (
         cell(record.path),
         format_bytes(record.raw_bytes),
@@ -78,7 +78,7 @@ def _legend(check: Check) -> str:
     return f"install: the file itself; {told}"
 
 
-def _archive_lines(record: FileRecord) -> list[str]:
+def _archive_lines(record: FileAccount) -> list[str]:
     found = record.in_archive
     if found is None:
         return []
@@ -97,7 +97,7 @@ def _difference_table(check: Check, cell: Callable[[str], str]) -> Table:
     return Table(heads=heads, rows=tuple(rows), left=frozenset({0, 1, 6}))
 
 
-def _difference_rows(record: FileRecord, before: FileRecord | None, check: Check) -> Iterator[tuple[str, ...]]:
+def _difference_rows(record: FileAccount, before: FileAccount | None, check: Check) -> Iterator[tuple[str, ...]]:
     own = [verdict for verdict in check.verdicts if verdict.path == record.path]
     limited = {verdict.codec for verdict in own if verdict.codec is not None}
     for name in [name for name in record.download_bytes if name in limited] or [check.codec]:
@@ -133,7 +133,7 @@ def _size_rows(what: str, before: int | None, after: int | None, held: Sequence[
         yield what, old, new, change, "none", "-"
 
 
-def _earlier(verdict: Verdict, record: FileRecord, before: FileRecord | None) -> float | None:
+def _earlier(verdict: Verdict, record: FileAccount, before: FileAccount | None) -> float | None:
     """The baseline's number beside that of the file."""
     if before is None:
         return None
@@ -174,7 +174,7 @@ def _comparable(pair: Pair) -> Pair:
     return replace(old, deflate_bytes=None), replace(new, deflate_bytes=None)
 
 
-def _grown_row(old: LayerRecord | None, new: LayerRecord | None, cell: Callable[[str], str]) -> tuple[str, ...]:
+def _grown_row(old: LayerAccount | None, new: LayerAccount | None, cell: Callable[[str], str]) -> tuple[str, ...]:
     known = new or old
     assert known is not None
     shares = [
@@ -194,7 +194,7 @@ def _shrunk(pair: Pair) -> tuple[int, ...]:
     return tuple(before - after for before, after in zip(*map(_weight, pair), strict=True))
 
 
-def _weight(layer: LayerRecord | None) -> tuple[int, int]:
+def _weight(layer: LayerAccount | None) -> tuple[int, int]:
     """(bytes in the file, in the download)."""
     return (layer.raw_bytes, layer.deflate_bytes or 0) if layer else (0, 0)
 
@@ -218,7 +218,7 @@ def _json(check: Check) -> str:
     return json.dumps(body, indent=1, allow_nan=False) + "\n"
 
 
-def _bare(record: FileRecord) -> dict[str, Any]:
+def _bare(record: FileAccount) -> dict[str, Any]:
     return {"raw_bytes": record.raw_bytes, "download_bytes": dict(record.download_bytes)}
 
 

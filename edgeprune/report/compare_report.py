@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgeprune.checker.comparison import Comparison
 from edgeprune.checker.size.codecs import BASE_CODEC
 from edgeprune.checker.size.layer_pairs import Pair
-from edgeprune.checker.size.records import FileRecord, LayerRecord
+from edgeprune.checker.size.records import FileAccount, LayerAccount
 from edgeprune.report.cells import difference, layer_name, markdown_cell, markdown_text, shown, word
 from edgeprune.report.table import Table, to_markdown, to_text
 from edgeprune.report.verdicts import latency_text
@@ -71,7 +71,7 @@ _FEW_BYTES, _SAME_SHARE = 16, 0.01  # by how much the download of an unchanged l
 HEADS = ("layer", "op", "precision", "install", "", "download share", "", "parameters", "zeros", "MACs")
 
 
-def _row(old: LayerRecord | None, new: LayerRecord | None, cell: Callable[[str], str]) -> tuple[str, ...]:
+def _row(old: LayerAccount | None, new: LayerAccount | None, cell: Callable[[str], str]) -> tuple[str, ...]:
     known = new or old
     assert known is not None
     name = layer_name(known)
@@ -92,21 +92,21 @@ def _row(old: LayerRecord | None, new: LayerRecord | None, cell: Callable[[str],
     )
 
 
-def _both(old: LayerRecord | None, new: LayerRecord | None, name: str, text: Callable[[int], str]) -> str:
+def _both(old: LayerAccount | None, new: LayerAccount | None, name: str, text: Callable[[int], str]) -> str:
     values = [getattr(layer, name) if layer else 0 for layer in (old, new)]
     if None in values:
         return "unknown"
     return _arrow(text(values[0]), text(values[1]))
 
 
-def _percent(old: LayerRecord | None, new: LayerRecord | None, name: str) -> str:
+def _percent(old: LayerAccount | None, new: LayerAccount | None, name: str) -> str:
     before, after = (getattr(layer, name) if layer else None for layer in (old, new))
     if not before or after is None or before == after:
         return ""
     return f"{100 * (after / before - 1):+.0f} %"
 
 
-def _zeros(old: LayerRecord | None, new: LayerRecord | None) -> str:
+def _zeros(old: LayerAccount | None, new: LayerAccount | None) -> str:
     texts = [format_percent(s) if layer and (s := layer.sparsity) is not None else "-" for layer in (old, new)]
     return _arrow(texts[0], texts[1])
 
@@ -115,14 +115,14 @@ def _changed(pairs: list[Pair]) -> list[Pair]:
     return [(old, new) for old, new in pairs if old is None or new is None or _differs(old, new)]
 
 
-def _differs(old: LayerRecord, new: LayerRecord) -> bool:
+def _differs(old: LayerAccount, new: LayerAccount) -> bool:
     facts = [(layer.precision, layer.parameters, layer.raw_bytes, layer.zeros, layer.macs) for layer in (old, new)]
     shares = [layer.deflate_bytes or 0 for layer in (old, new)]
     # Clustered weights change nothing but the download; new weights of the same kind change it by a little.
     return facts[0] != facts[1] or abs(shares[1] - shares[0]) > max(_FEW_BYTES, _SAME_SHARE * shares[0])
 
 
-def _totals(old: FileRecord, new: FileRecord) -> Table:
+def _totals(old: FileAccount, new: FileAccount) -> Table:
     sizes = [("install", old.raw_bytes, new.raw_bytes)]
     sizes += [(f"download ({name})", count, new.download_bytes[name]) for name, count in old.download_bytes.items()]
     rows: list[tuple[str, ...]] = [(name, format_bytes(a), format_bytes(b), difference(a, b)) for name, a, b in sizes]
@@ -211,7 +211,7 @@ def _both_estimates(found: EstimateRatio | None) -> dict[str, object] | None:
     return {"device": found.after.device, "how": found.after.how, **asdict(found)} if found else None
 
 
-def _sizes(record: FileRecord) -> dict[str, object]:
+def _sizes(record: FileAccount) -> dict[str, object]:
     """The record without its estimates, which stand beside each other elsewhere."""
     return {key: value for key, value in record.to_json().items() if key != "estimates"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from edgeprune.checker.size.records import FileRecord
+from edgeprune.checker.size.records import FileAccount
 from edgeprune.report.table import Table
 from edgeprune.units import format_ms
 from edgeprune.verdict import Estimate
@@ -12,7 +12,7 @@ from edgeprune.verdict import Estimate
 __all__ = ["earlier_ms", "estimate_notes", "estimate_table"]
 
 
-def estimate_table(records: Sequence[FileRecord], cell: Callable[[str], str]) -> Table | None:
+def estimate_table(records: Sequence[FileAccount], cell: Callable[[str], str]) -> Table | None:
     """A row for each file and device; None where nothing was asked to be estimated."""
     rows = [(cell(record.path), cell(found.device), *_times(found)) for record in records for found in record.estimates]
     heads = ("file", "latency estimated for", "estimate", "from", "to")
@@ -26,7 +26,7 @@ def _times(found: Estimate) -> tuple[str, str, str]:
     return format_ms(found.total_ms), format_ms(found.low_ms), format_ms(found.high_ms)
 
 
-def estimate_notes(records: Sequence[FileRecord]) -> list[str]:
+def estimate_notes(records: Sequence[FileAccount]) -> list[str]:
     """How each estimate was obtained, once, and why there is none."""
     estimates = [(record.path, found) for record in records for found in record.estimates]
     given = [found for _, found in estimates if found.given]
@@ -41,7 +41,7 @@ def estimate_notes(records: Sequence[FileRecord]) -> list[str]:
     return [*made, *refused]
 
 
-def earlier_ms(device: str, record: FileRecord, before: FileRecord) -> float | None:
+def earlier_ms(device: str, record: FileAccount, before: FileAccount) -> float | None:
     """The baseline's estimate for a device, None where it cannot be compared with the file's."""
     new = next((found for found in record.estimates if found.device == device), None)
     old = before.estimate(device, new.basis) if new else None

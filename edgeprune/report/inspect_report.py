@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from edgeprune.checker.size.records import FileRecord, LayerRecord
+from edgeprune.checker.size.records import FileAccount, LayerAccount
 from edgeprune.report.cells import layer_name, markdown_cell, markdown_text, shown, word
 from edgeprune.report.check_report import SCHEMA_VERSION
 from edgeprune.report.table import Table, to_markdown, to_text
@@ -30,7 +30,7 @@ HEADS = (
 )
 
 
-def _layer_row(layer: LayerRecord, cell: Callable[[str], str]) -> tuple[str, ...]:
+def _layer_row(layer: LayerAccount, cell: Callable[[str], str]) -> tuple[str, ...]:
     bits = layer.bits_per_weight
     return (
         cell(layer_name(layer)),
@@ -47,14 +47,14 @@ def _layer_row(layer: LayerRecord, cell: Callable[[str], str]) -> tuple[str, ...
     )
 
 
-def _rest_row(record: FileRecord) -> tuple[str, ...]:
+def _rest_row(record: FileAccount) -> tuple[str, ...]:
     """What is in the file beside the arrays of layers."""
     others = {name: count for name, count in record.sections.items() if name != "weights" and count}
     told = ", ".join(f"{name} {format_bytes(count)}" for name, count in others.items())
     return (f"(not weights: {told})", *["-"] * 6, format_bytes(sum(others.values())), *["-"] * 3)
 
 
-def _total_row(record: FileRecord) -> tuple[str, ...]:
+def _total_row(record: FileAccount) -> tuple[str, ...]:
     return (
         "total",
         word(record.format, shown),
@@ -70,13 +70,13 @@ def _total_row(record: FileRecord) -> tuple[str, ...]:
     )
 
 
-def _table(record: FileRecord, cell: Callable[[str], str]) -> Table:
+def _table(record: FileAccount, cell: Callable[[str], str]) -> Table:
     rest, total = _rest_row(record), _total_row(record)
     cells = (*(_layer_row(layer, cell) for layer in record.layers), (cell(rest[0]), *rest[1:]), total)
     return Table(heads=HEADS, rows=cells, left=frozenset({0, 1, 2, 3}))
 
 
-def _text(records: Sequence[FileRecord]) -> str:
+def _text(records: Sequence[FileAccount]) -> str:
     parts = []
     for record in records:
         note = f"note: {shown(record.note)}\n" if record.note else ""
@@ -84,7 +84,7 @@ def _text(records: Sequence[FileRecord]) -> str:
     return "\n".join(parts)
 
 
-def _markdown(records: Sequence[FileRecord]) -> str:
+def _markdown(records: Sequence[FileAccount]) -> str:
     parts = []
     for record in records:
         note = f"\n{markdown_text(record.note)}\n" if record.note else ""
@@ -92,12 +92,12 @@ def _markdown(records: Sequence[FileRecord]) -> str:
     return "\n".join(parts)
 
 
-def _json(records: Sequence[FileRecord]) -> str:
+def _json(records: Sequence[FileAccount]) -> str:
     body = {"schema_version": SCHEMA_VERSION, "files": [record.to_json() for record in records]}
     return json.dumps(body, indent=1, allow_nan=False) + "\n"
 
 
-def _csv(records: Sequence[FileRecord]) -> str:
+def _csv(records: Sequence[FileAccount]) -> str:
     """Plain numbers, one line for each layer; unknown is empty."""
     text = io.StringIO()
     names = ["name", "kind", "group", "shape", "precision", "parameters", "weights", "zeros", "macs"]
@@ -117,7 +117,7 @@ def _plain(value: object) -> object:
     return "x".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-INSPECT_FORMATS: Mapping[str, Callable[[Sequence[FileRecord]], str]] = {
+INSPECT_FORMATS: Mapping[str, Callable[[Sequence[FileAccount]], str]] = {
     "text": _text,
     "json": _json,
     "markdown": _markdown,

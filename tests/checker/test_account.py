@@ -16,7 +16,7 @@ from places import TESTS
 
 from edgeprune.checker.size.account import account
 from edgeprune.checker.size.advice import reasons
-from edgeprune.checker.size.records import FileRecord
+from edgeprune.checker.size.records import FileAccount
 from edgeprune.formats import read_contents
 from edgeprune.formats.contents import Contents, Layer, Piece, StoredArray
 from edgeprune.formats.weights import Role
@@ -142,7 +142,7 @@ def test_a_record_survives_json(tmp_path: Path) -> None:
     """What --format json prints is what --baseline reads."""
     for name in MODELS:
         record = account(FILES / name)
-        assert record_of(FileRecord, json.loads(json.dumps(record.to_json())), "it") == record
+        assert record_of(FileAccount, json.loads(json.dumps(record.to_json())), "it") == record
 
 
 def test_records_with_every_layer() -> None:

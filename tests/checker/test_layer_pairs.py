@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from made_records import layer
 
 from edgeprune.checker.size.layer_pairs import layer_pairs
-from edgeprune.checker.size.records import LayerRecord
+from edgeprune.checker.size.records import LayerAccount
 
 LAYERS = st.lists(
     st.builds(
@@ -17,7 +17,7 @@ LAYERS = st.lists(
 )
 
 
-def names(before: list[LayerRecord], after: list[LayerRecord]) -> list[tuple[str | None, str | None]]:
+def names(before: list[LayerAccount], after: list[LayerAccount]) -> list[tuple[str | None, str | None]]:
     """Pairs of names."""
     return [(old.name if old else None, new.name if new else None) for old, new in layer_pairs(before, after)]
 
@@ -55,7 +55,7 @@ def test_equal_names_in_turn() -> None:
 
 
 @given(before=LAYERS, after=LAYERS)
-def test_every_layer_is_in_one_pair(before: list[LayerRecord], after: list[LayerRecord]) -> None:
+def test_every_layer_is_in_one_pair(before: list[LayerAccount], after: list[LayerAccount]) -> None:
     """Each of both files once, the second's in their order, and no pair of different kinds but of one name."""
     pairs = layer_pairs(before, after)
     assert [new for _, new in pairs if new] == after
@@ -66,6 +66,6 @@ def test_every_layer_is_in_one_pair(before: list[LayerRecord], after: list[Layer
 
 
 @given(layers=LAYERS)
-def test_a_file_is_like_itself(layers: list[LayerRecord]) -> None:
+def test_a_file_is_like_itself(layers: list[LayerAccount]) -> None:
     """Every layer with itself."""
     assert layer_pairs(layers, layers) == [(item, item) for item in layers]

@@ -20,7 +20,7 @@ import pytest
 from made_records import NASTY, record
 from places import TESTS
 
-from edgeprune.checker.size.records import FileRecord
+from edgeprune.checker.size.records import FileAccount
 
 FILES = TESTS / "files"
 GOLDEN = TESTS / "golden"
@@ -62,7 +62,7 @@ class TestMadeUp:
                 "sparsity": None,
                 "macs": None,
             }
-            made: FileRecord = record(
+            made: FileAccount = record(
                 str(path),
                 format=path.suffix[1:],
                 raw_bytes=1_048_576,
@@ -379,7 +379,7 @@ def test_a_terminal_that_lacks_a_letter(here: Path) -> None:
 
 def test_reasons_are_asked_for_once(call: Any, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --why nothing is worked out for it."""
-    asked: list[FileRecord] = []
+    asked: list[FileAccount] = []
     monkeypatch.setattr("edgeprune.checker.check.reasons", lambda _, account: asked.append(account) or [])
     call("check", "models/int8.tflite", "--fast")
     assert asked == []

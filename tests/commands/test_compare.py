@@ -16,7 +16,7 @@ from written_tflite import TensorSpec, dense_graph, write
 
 from edgeprune.checker.comparison import Comparison
 from edgeprune.checker.latency.measure import LatencyComparison, ProcessTimes, judge
-from edgeprune.checker.size.records import FileRecord
+from edgeprune.checker.size.records import FileAccount
 from edgeprune.report import compare_report
 from edgeprune.report.compare_report import headline
 
@@ -28,7 +28,7 @@ GOLDEN = TESTS / "golden"
 def made_up(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Let the two files be these records."""
 
-    def use(*records: FileRecord) -> None:
+    def use(*records: FileAccount) -> None:
         left = list(records)
 
         def compared(*_: Any, **__: Any) -> Comparison:

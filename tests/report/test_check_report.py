@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 from places import TESTS
 
 from edgeprune.checker.check import Check
-from edgeprune.checker.size.records import FileRecord, InArchive
+from edgeprune.checker.size.records import FileAccount, InArchive
 from edgeprune.report.cells import markdown_cell, markdown_text, shown
 from edgeprune.report.check_report import FORMATS
 from edgeprune.verdict import Limit, Unit, Unknown, Verdict
@@ -40,7 +40,7 @@ def verdict(path: str = "models/a.tflite", **more: Any) -> Verdict:
     return Verdict(path=path, **{**facts, "codec": codec, **more})
 
 
-def check(*files: FileRecord, **more: Any) -> Check:
+def check(*files: FileAccount, **more: Any) -> Check:
     """A check of these files."""
     facts: dict[str, Any] = {
         "verdicts": (),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeprune.checker.size.records import FileRecord, LayerRecord
+from edgeprune.checker.size.records import FileAccount, LayerAccount
 
 __all__ = ["NASTY", "layer", "record"]
 
@@ -12,7 +12,7 @@ __all__ = ["NASTY", "layer", "record"]
 NASTY = "a|b`c\n::error::d <b>&amp;</b> @octocat #12 \\| \x1b[31m \u202e\u2028 http://x.y ]]> \ud800 \"q\" 'r' %0A, =1"
 
 
-def layer(name: str = "conv", **more: Any) -> LayerRecord:
+def layer(name: str = "conv", **more: Any) -> LayerAccount:
     """A convolution of 1,000 float32 weights, 800 of them zero."""
     facts: dict[str, Any] = {
         "kind": "CONV_2D",
@@ -27,10 +27,10 @@ def layer(name: str = "conv", **more: Any) -> LayerRecord:
         "macs": 64_000,
     }
     facts["weights"] = more.get("parameters", facts["parameters"])
-    return LayerRecord(name=name, **{**facts, **more})
+    return LayerAccount(name=name, **{**facts, **more})
 
 
-def record(path: str = "m.tflite", **more: Any) -> FileRecord:
+def record(path: str = "m.tflite", **more: Any) -> FileAccount:
     """A .tflite file of one layer: 5,000 bytes, 1,600 of them in a deflated download."""
     facts: dict[str, Any] = {
         "format": "tflite",
@@ -48,4 +48,4 @@ def record(path: str = "m.tflite", **more: Any) -> FileRecord:
         "macs": 64_000,
         "layers": (layer(),),
     }
-    return FileRecord(path=path, **{**facts, **more})
+    return FileAccount(path=path, **{**facts, **more})

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeprune.checker.size.codecs import QUICK
 from edgeprune.checker.size.download import measure_download
 from edgeprune.checker.size.entropy import bound_bytes
-from edgeprune.checker.size.records import FileRecord, InArchive, LayerRecord
+from edgeprune.checker.size.records import FileAccount, InArchive, LayerAccount
 from edgeprune.formats import read_contents
 from edgeprune.formats.contents import Contents, Layer, StoredArray
 from edgeprune.formats.weights import Role
@@ -31,7 +31,7 @@ def account(
     path: str | None = None,
     in_archive: InArchive | None = None,
     estimates: tuple[Estimate, ...] = (),
-) -> FileRecord:
+) -> FileAccount:
     """The account of a model file, or of one that has been read; `path` is what to call it.
 
     Layers are those with arrays or MACs, or with `every` all that ship. `shares`, each layer's part of the download,
@@ -48,7 +48,7 @@ def account(
     arrays = [array for layer in shipped for array in layer.arrays]
     elements, zeros = _weights(arrays) if contents.complete else (None, None)
     stored = sum(array.stored_bytes for layer in contents.layers for array in layer.arrays)
-    return FileRecord(
+    return FileAccount(
         path=path or str(contents.path),
         format=contents.format,
         complete=contents.complete,
@@ -81,7 +81,7 @@ def _weights(arrays: Sequence[StoredArray]) -> tuple[int, int] | tuple[None, Non
     return (sum(array.elements for array in weights), sum(zeros)) if len(zeros) == len(weights) else (None, None)
 
 
-def _layers(layers: Sequence[Layer], *, shares: bool, bounds: bool) -> list[LayerRecord]:
+def _layers(layers: Sequence[Layer], *, shares: bool, bounds: bool) -> list[LayerAccount]:
     nothing: list[int | None] = [None] * len(layers)
     with ThreadPoolExecutor(1) as pool:
         parts = pool.submit(_deflate_shares, layers) if shares else None
@@ -90,11 +90,11 @@ def _layers(layers: Sequence[Layer], *, shares: bool, bounds: bool) -> list[Laye
         return [_layer(*row) for row in rows]
 
 
-def _layer(layer: Layer, share: int | None, bound: int | None) -> LayerRecord:
+def _layer(layer: Layer, share: int | None, bound: int | None) -> LayerAccount:
     parameters = [array for array in layer.arrays if array.parameter]
     weights = [array for array in layer.arrays if array.role is Role.WEIGHT]
     largest = max(parameters or layer.arrays, key=lambda array: array.stored_bytes, default=None)
-    return LayerRecord(
+    return LayerAccount(
         name=layer.name,
         kind=layer.kind,
         group=layer.group,

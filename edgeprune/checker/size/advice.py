@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgeprune.checker.size.account import shipped_layers
-from edgeprune.checker.size.records import FileRecord, LayerRecord
+from edgeprune.checker.size.records import FileAccount, LayerAccount
 from edgeprune.formats.contents import Contents, Layer, StoredArray, printable
 from edgeprune.formats.weights import Role
 from edgeprune.units import format_bytes, format_percent
@@ -26,7 +26,7 @@ _FAR_FROM_BOUND = 1.1
 _NAME_CHARS = 80
 
 
-def reasons(contents: Contents, account: FileRecord) -> list[str]:
+def reasons(contents: Contents, account: FileAccount) -> list[str]:
     """Sentences about one file, the largest matters first."""
     if not contents.complete:
         return [f"{contents.note}."]
@@ -34,11 +34,11 @@ def reasons(contents: Contents, account: FileRecord) -> list[str]:
     return [sentence for part in parts for sentence in part(contents, account)]
 
 
-def _named(layer: Layer | LayerRecord) -> str:
+def _named(layer: Layer | LayerAccount) -> str:
     return printable(layer.name, _NAME_CHARS)
 
 
-def _sections(_: Contents, account: FileRecord) -> Iterator[str]:
+def _sections(_: Contents, account: FileAccount) -> Iterator[str]:
     whole = account.raw_bytes
     places = sorted(account.sections.items(), key=lambda item: -item[1])
     told = ", ".join(
@@ -47,7 +47,7 @@ def _sections(_: Contents, account: FileRecord) -> Iterator[str]:
     yield f"Of {format_bytes(whole)} on disk: {told}."
 
 
-def _largest(_: Contents, account: FileRecord) -> Iterator[str]:
+def _largest(_: Contents, account: FileAccount) -> Iterator[str]:
     layers = sorted(account.layers, key=lambda layer: -layer.raw_bytes)
     layers, total = [layer for layer in layers if layer.raw_bytes][:3], sum(layer.raw_bytes for layer in layers)
     if total:
@@ -61,7 +61,7 @@ def _weights(contents: Contents) -> list[StoredArray]:
     return [array for array in arrays if array.role is Role.WEIGHT]
 
 
-def _zeros(contents: Contents, _: FileRecord) -> Iterator[str]:
+def _zeros(contents: Contents, _: FileAccount) -> Iterator[str]:
     """Zeros that take their full place in the file."""
     plain = [a for a in _weights(contents) if len(a.pieces) == 1 and a.zeros is not None]
     elements, zeros = sum(a.elements for a in plain), sum(a.zeros or 0 for a in plain)
@@ -81,7 +81,7 @@ def _zeros(contents: Contents, _: FileRecord) -> Iterator[str]:
     )
 
 
-def _sparse(contents: Contents, _: FileRecord) -> Iterator[str]:
+def _sparse(contents: Contents, _: FileAccount) -> Iterator[str]:
     """Sparse encodings: larger to download for int8, smaller to install."""
     sparse = [a for a in _weights(contents) if "sparse" in a.precision]
     if not sparse:
@@ -100,7 +100,7 @@ def _sparse(contents: Contents, _: FileRecord) -> Iterator[str]:
         )
 
 
-def _wide(contents: Contents, account: FileRecord) -> Iterator[str]:
+def _wide(contents: Contents, account: FileAccount) -> Iterator[str]:
     """float32 weights, and float16 ones."""
     for precision, bits, smaller in (
         ("float32", 32, "float16 halves them (--precision float16), int8 quarters them"),
@@ -111,7 +111,7 @@ def _wide(contents: Contents, account: FileRecord) -> Iterator[str]:
             yield f"{format_bytes(wide)} are weights of {bits} bits: {smaller}."
 
 
-def _negative_zeros(contents: Contents, account: FileRecord) -> Iterator[str]:
+def _negative_zeros(contents: Contents, account: FileAccount) -> Iterator[str]:
     count = 0
     for array in _weights(contents):
         for piece in array.pieces:
@@ -126,7 +126,7 @@ def _negative_zeros(contents: Contents, account: FileRecord) -> Iterator[str]:
         )
 
 
-def _twice(contents: Contents, _: FileRecord) -> Iterator[str]:
+def _twice(contents: Contents, _: FileAccount) -> Iterator[str]:
     """Arrays whose bytes are the same."""
     seen: dict[tuple[int, bytes], str] = {}
     double: list[tuple[int, str, str]] = []
@@ -148,7 +148,7 @@ def _twice(contents: Contents, _: FileRecord) -> Iterator[str]:
         )
 
 
-def _bound(_: Contents, account: FileRecord) -> Iterator[str]:
+def _bound(_: Contents, account: FileAccount) -> Iterator[str]:
     bound, shares = account.bound_bytes or 0, sum(layer.deflate_bytes or 0 for layer in account.layers)
     if not bound or not shares or "deflate" not in account.download_bytes:
         return
@@ -161,7 +161,7 @@ def _bound(_: Contents, account: FileRecord) -> Iterator[str]:
     )
 
 
-def _training(_: Contents, account: FileRecord) -> Iterator[str]:
+def _training(_: Contents, account: FileAccount) -> Iterator[str]:
     if account.training_bytes:
         yield (
             f"{format_bytes(account.training_bytes)} are state of the optimizer, which no app needs; save the model "

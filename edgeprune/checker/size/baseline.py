@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import QUICK
 from edgeprune.checker.size.models_behind import Estimator, is_bundle, no_estimates, sources_of
-from edgeprune.checker.size.records import FileRecord
+from edgeprune.checker.size.records import FileAccount
 from edgeprune.errors import UsageError
 from edgeprune.formats import read_contents
 from edgeprune.formats.bundles import BUNDLES
@@ -26,10 +26,10 @@ __all__ = ["Baseline", "entry_record", "load_baseline"]
 class Baseline:
     """Records of earlier files, to be looked up by path."""
 
-    def __init__(self, path: Path, records: Sequence[FileRecord], *, only: bool = False) -> None:
+    def __init__(self, path: Path, records: Sequence[FileAccount], *, only: bool = False) -> None:
         self.path, self.records, self.only = path, tuple(records), only
 
-    def find(self, path: str) -> FileRecord | None:
+    def find(self, path: str) -> FileAccount | None:
         """The record of `path`: of that very path, else of the one file whose path ends like it, at least by name."""
         if self.only and len(self.records) == 1:
             return self.records[0]
@@ -95,7 +95,7 @@ def load_baseline(
 
 def _in_folder(
     folder: Path, checked: Sequence[str], codecs: Sequence[str], estimator: Estimator
-) -> Iterator[FileRecord]:
+) -> Iterator[FileAccount]:
     """The earlier files by the names of those that are checked; of a bundle ("app.apk!model"), every model in it."""
     for name in dict.fromkeys(name.split("!", maxsplit=1)[0] for name in checked):
         place = _place_in(folder, name)
@@ -118,10 +118,10 @@ def _place_in(folder: Path, name: str) -> Path | None:
 class _Report:
     """What a baseline needs of the JSON of a check."""
 
-    files: tuple[FileRecord, ...]
+    files: tuple[FileAccount, ...]
 
 
-def _from_json(path: Path) -> Sequence[FileRecord]:
+def _from_json(path: Path) -> Sequence[FileAccount]:
     told = read_whole(path, "a JSON report of an earlier check")
     raw = decode(told, str(path))
     if isinstance(raw, Mapping) and "stages" in raw:
@@ -132,16 +132,16 @@ def _from_json(path: Path) -> Sequence[FileRecord]:
     return record_of(_Report, raw, what).files
 
 
-def _from_ledger(ledger: Ledger) -> list[FileRecord]:
+def _from_ledger(ledger: Ledger) -> list[FileAccount]:
     """The exported files of a run, and the others where none was exported."""
     entries = [entry for stage in ledger.stages for entry in stage.artifacts]
     exported = [entry for entry in entries if entry.exported]
     return [entry_record(entry) for entry in exported or entries]
 
 
-def entry_record(entry: ArtifactEntry) -> FileRecord:
+def entry_record(entry: ArtifactEntry) -> FileAccount:
     """What a ledger knows of a file, which has no layers there."""
-    return FileRecord(
+    return FileAccount(
         path=entry.path,
         format=entry.format,
         complete=False,

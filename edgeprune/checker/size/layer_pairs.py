@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from edgeprune.checker.size.records import LayerRecord
+from edgeprune.checker.size.records import LayerAccount
 
 __all__ = ["Pair", "layer_pairs"]
 
@@ -21,10 +21,10 @@ _SAME_KIND = {
     for kind in words
 }
 
-Pair = tuple[LayerRecord | None, LayerRecord | None]
+Pair = tuple[LayerAccount | None, LayerAccount | None]
 
 
-def layer_pairs(before: Sequence[LayerRecord], after: Sequence[LayerRecord]) -> list[Pair]:
+def layer_pairs(before: Sequence[LayerAccount], after: Sequence[LayerAccount]) -> list[Pair]:
     """(before, after) for every layer of both, in order of the second; None where the other has no such layer.
 
     By name first (the n-th of a name with the n-th), then by kind in the order that fits best, as converters rename
@@ -47,13 +47,13 @@ def layer_pairs(before: Sequence[LayerRecord], after: Sequence[LayerRecord]) -> 
 
 
 def _by_kind(
-    before: Sequence[LayerRecord], after: Sequence[LayerRecord], rest_before: list[int], rest_after: list[int]
+    before: Sequence[LayerAccount], after: Sequence[LayerAccount], rest_before: list[int], rest_after: list[int]
 ) -> dict[int, int]:
     kinds = [_kind(before[n]) for n in rest_before], [_kind(after[n]) for n in rest_after]
     blocks = difflib.SequenceMatcher(None, *kinds, autojunk=False).get_matching_blocks()
     return {rest_after[b + k]: rest_before[a + k] for a, b, size in blocks for k in range(size) if kinds[0][a + k]}
 
 
-def _kind(layer: LayerRecord) -> str:
+def _kind(layer: LayerAccount) -> str:
     plain = layer.kind.replace("_", "").lower()
     return _SAME_KIND.get(plain, plain)

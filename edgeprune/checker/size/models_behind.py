@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.checker.size.account import account
-from edgeprune.checker.size.records import FileRecord, InArchive
+from edgeprune.checker.size.records import FileAccount, InArchive
 from edgeprune.errors import EdgepruneError, InputError, Unsupported
 from edgeprune.formats import Contents, read_contents
 from edgeprune.formats.bundles import BUNDLES
@@ -26,7 +26,7 @@ Estimator = Callable[[Contents], tuple[Estimate, ...]]
 class Source:
     """A model: its account, what it holds, and where it is (None inside an archive)."""
 
-    record: FileRecord
+    record: FileAccount
     contents: Contents
     file: Path | None
 

@@ -9,11 +9,11 @@ from typing import Any
 from edgeprune.host.json_values import check_counts, check_shares
 from edgeprune.verdict import Estimate
 
-__all__ = ["FileRecord", "InArchive", "LayerRecord"]
+__all__ = ["FileAccount", "InArchive", "LayerAccount"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerRecord:
+class LayerAccount:
     """One layer. Unknown is None.
 
     `raw_bytes`: of its arrays in the file; `deflate_bytes`: its part of one deflate stream over all arrays;
@@ -68,7 +68,7 @@ class InArchive:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FileRecord:
+class FileAccount:
     """One model file. `complete` is False for a format that is only sized (then counts are None, and `note` says why).
 
     `weights`, `zeros` and `sparsity` are of kernels, matrices and tables; biases count as parameters only. The bytes of
@@ -89,7 +89,7 @@ class FileRecord:
     zeros: int | None
     sparsity: float | None
     macs: int | None
-    layers: tuple[LayerRecord, ...] = field(default_factory=tuple)
+    layers: tuple[LayerAccount, ...] = field(default_factory=tuple)
     in_archive: InArchive | None = None
     estimates: tuple[Estimate, ...] = ()
 
