@@ -65,7 +65,7 @@ class PackageOptions:
     are shown by Xcode.
     """
 
-    deployment_target: str = DeploymentTarget.IOS16
+    deployment_target: DeploymentTarget = DeploymentTarget.IOS16
     image_input: str | None = None
     color: Color | None = None
     class_labels: Path | None = None

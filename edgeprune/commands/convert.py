@@ -190,7 +190,7 @@ def _coreml(wanted: _Wanted) -> CoreMlOptions:
     from edgeprune.converters.packaging import PackageOptions, bias_of
 
     package = PackageOptions(
-        deployment_target=wanted.deployment_target,
+        deployment_target=DeploymentTarget(wanted.deployment_target),
         image_input=wanted.image_input,
         color=Color(wanted.color) if wanted.color else None,
         class_labels=wanted.class_labels,

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.artifact import Format, Precision
+from edgeprune.artifact import DeploymentTarget, Format, Precision
 from edgeprune.checker.budget import Budget
+from edgeprune.converters.packaging import PackageOptions
 from edgeprune.errors import RecipeError
 from edgeprune.maker.pruning.options import ChannelOptions, MagnitudeOptions
 from edgeprune.maker.recipe import tables
@@ -149,7 +150,11 @@ def test_the_largest_recipe(tmp_path: Path) -> None:
     assert recipe.steps == (prune, tune, QuantizeStep(samples=50, io_type="int8"))
     assert recipe.exports == (
         ExportSpec(format=Format.TFLITE, precision=Precision.INT8),
-        ExportSpec(format=Format.COREML, precision=Precision.SPARSE, deployment_target="iOS17"),
+        ExportSpec(
+            format=Format.COREML,
+            precision=Precision.SPARSE,
+            package=PackageOptions(deployment_target=DeploymentTarget.IOS17),
+        ),
     )
     assert recipe.latency == LatencySpec(measure=False, processes=7, pairs=40)
     assert recipe.budget == Budget(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from edgeprune.artifact import Format, sha256_of
@@ -41,9 +40,10 @@ def _asked_step(step: Step) -> dict[str, object]:
 
 def _asked_export(export: ExportSpec) -> dict[str, object]:
     """What follows the precision means something to Core ML only."""
-    asked = asdict(export)
+    asked = flat(export)
     if export.format is Format.COREML:
-        return {**asked, "class_labels": export.class_labels.name if export.class_labels else None}
+        labels = export.package.class_labels
+        return {**asked, "class_labels": labels.name if labels else None}
     return {"format": asked["format"], "precision": asked["precision"], "deployment_target": None}
 
 

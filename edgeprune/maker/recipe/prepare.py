@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgeprune.artifact import Color, Format
+from edgeprune.artifact import Format
 from edgeprune.checker.budget import asked_limits
 from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.converters.exports import check_export
-from edgeprune.converters.packaging import CoreMlOptions, ImageInput, check_ends, read_labels
+from edgeprune.converters.packaging import CoreMlOptions, check_ends
 from edgeprune.errors import MissingExtra, RecipeError, UsageError
 from edgeprune.maker.keras.model_files import load_model
 from edgeprune.maker.keras.models import count_parameters, input_specs, refuse_half_precision
@@ -80,12 +80,13 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
     `trust_code` and `custom` are those of `load_model`.
     """
     check_extras(recipe)
+    packages = []
     for export in recipe.exports:
         try:
-            check_export(export.format, export.precision, export.deployment_target)
+            check_export(export.format, export.precision, export.package.deployment_target)
+            packages.append(coreml_options(recipe, export))
         except UsageError as cause:
             raise RecipeError(f"{recipe.path}: {cause}") from cause
-    packages = [coreml_options(recipe, export) for export in recipe.exports]
     model = load_model(recipe.model, trust_code=trust_code, custom=custom)
     refuse_half_precision(model)
     metric, specs = METRICS[recipe.metric], input_specs(model)
@@ -126,21 +127,8 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
 
 
 def coreml_options(recipe: Recipe, export: ExportSpec) -> CoreMlOptions:
-    """What a Core ML package of this recipe tells the app. Raises InputError for bad class labels."""
-    image = None
-    if export.image_input is not None:
-        image = ImageInput(
-            name=export.image_input, scale=recipe.data.scale, bias=(recipe.data.offset,), color=Color(export.color)
-        )
-    return CoreMlOptions(
-        target=export.deployment_target,
-        image=image,
-        class_labels=read_labels(export.class_labels) if export.class_labels else (),
-        author=export.author,
-        license=export.license,
-        description=export.description,
-        version=export.version,
-    )
+    """What a Core ML package of this recipe tells the app. Raises UsageError, and InputError for bad class labels."""
+    return export.package.resolved(scale=recipe.data.scale, bias=(recipe.data.offset,))
 
 
 def _check_step(step: Step, model: Model, structures: dict[bool, Structure]) -> None:
@@ -204,7 +192,7 @@ def plan_lines(prepared: Prepared) -> list[str]:
     for number, step in enumerate(recipe.steps, start=1):
         lines.append(f"step {number}  {step.name}: {_plan_of(prepared, step)}")
     for export in recipe.exports:
-        target = f" for {export.deployment_target}" if export.format is Format.COREML else ""
+        target = f" for {export.package.deployment_target}" if export.format is Format.COREML else ""
         lines.append(f"export  {export.format} {export.precision}{target}")
     if recipe.latency.measure:
         lines.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from edgeprune.artifact import Format, Precision
 from edgeprune.checker.budget import Budget, read_budget
 from edgeprune.checker.latency.latency_targets import why_never
 from edgeprune.checker.latency.profiles import find_profile
+from edgeprune.converters.packaging import PackageOptions
 from edgeprune.errors import EdgepruneError, RecipeError, UsageError
 from edgeprune.host.toml_values import check_choice, known_keys, read_toml, typed
 from edgeprune.maker.recipe.steps import (
@@ -59,20 +60,12 @@ class DataSpec:
 class ExportSpec:
     """[[exports]]: a file to ship, made from the model after the last training step.
 
-    The keys after `precision` are for coreml. `image_input` takes pictures, scaled like the data; `color` is the order
-    of its channels; `class_labels` is a text file with one label a line.
+    Pictures of `package.image_input` are scaled like the data.
     """
 
     format: Format
     precision: Precision
-    deployment_target: str = "iOS16"
-    image_input: str | None = None
-    color: str = "RGB"
-    class_labels: Path | None = None
-    author: str = ""
-    license: str = ""
-    description: str = ""
-    version: str = ""
+    package: PackageOptions = field(default_factory=PackageOptions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,12 +145,9 @@ def _list(path: Path, key: str, raw: Mapping[str, object]) -> list[object]:
 def _export(path: Path, where: str, raw: object) -> ExportSpec:
     export = read_table(path, where, raw, ExportSpec)
     if export.format is not Format.COREML:
-        for key in ("image_input", "class_labels", "author", "license", "description", "version"):
-            if getattr(export, key):
-                raise RecipeError(f"{path}: [{where}] has the key '{key}', which is for coreml")
-    if export.color not in ("RGB", "BGR", "GRAYSCALE"):
-        raise RecipeError(f"{path}: [{where}] has the color {export.color!r}; known: RGB, BGR, GRAYSCALE")
-    return replace(export, class_labels=path.parent / export.class_labels) if export.class_labels else export
+        for key in export.package.given():
+            raise RecipeError(f"{path}: [{where}] has the key '{key}', which is for coreml")
+    return replace(export, package=export.package.below(path.parent))
 
 
 def _latency(path: Path, raw: object) -> LatencySpec:
