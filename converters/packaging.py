@@ -66,13 +66,21 @@ class PackageOptions:
     """
 
     deployment_target: DeploymentTarget = DeploymentTarget.IOS16
+    """The oldest iOS that must run the package: `iOS15`, `iOS16`, `iOS17` or `iOS18`."""
     image_input: str | None = None
+    """This input takes pictures; in a recipe they are scaled like the data."""
     color: Color | None = None
+    """Order of the channels of the pictures: `"RGB"`, `"BGR"` or `"GRAYSCALE"`; left out, RGB."""
     class_labels: Path | None = None
+    """A text file with one label a line; the package becomes a classifier."""
     author: str = ""
+    """Shown by Xcode."""
     license: str = ""
+    """Shown by Xcode."""
     description: str = ""
+    """Shown by Xcode."""
     version: str = ""
+    """Shown by Xcode."""
 
     def given(self) -> tuple[str, ...]:
         """The names of the options that say something beside the deployment target."""

@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, get_args, get_type_hints
 
 FOLDER = Path(__file__).parent
@@ -39,9 +40,10 @@ def contained(kind: type) -> dict[str, tuple[type, bool]]:
     """Field -> (its record, whether it may be None), for fields that are records themselves."""
     found = {}
     for name, hint in get_type_hints(kind).items():
-        options = [part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)]
-        if options and name in kind.__dataclass_fields__:
-            found[name] = (options[0], options[0] is not hint)
+        parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        records = [part for part in parts if isinstance(part, type) and is_dataclass(part)]
+        if records:
+            found[name] = (records[0], NoneType in parts)
     return found
 
 
@@ -88,6 +90,15 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def key_table(kind: type) -> str:
     """The keys of one table of a TOML file."""
     return table(("key", "default", "meaning"), [(f"`{key}`", default, text) for key, default, text in keys_of(kind)])
+
+
+def top_keys() -> str:
+    """The keys of a recipe that stand in no table."""
+    from edgeprune.maker.recipe.recipe import Recipe
+
+    own = {key: default_of(field) for key, field in Recipe.__dataclass_fields__.items()}
+    rows = [(f"`{key}`", own[key], text) for key, text in key_texts(Recipe).items()]
+    return table(("key", "default", "meaning"), rows)
 
 
 def exit_codes() -> str:
@@ -192,7 +203,6 @@ def tables_of_a_recipe() -> Mapping[str, Callable[[], str]]:
     from edgeprune.maker.recipe import recipe, steps
 
     kinds = {
-        "recipe": recipe.Recipe,
         "data": recipe.DataSpec,
         "prune": steps.PruneStep,
         "channel": steps.ChannelStep,
@@ -219,6 +229,7 @@ def parts() -> dict[str, Callable[[], str]]:
     """What makes each part."""
     return {
         **tables_of_a_recipe(),
+        "recipe-recipe": top_keys,
         "api": api,
         "budget": budget,
         "codecs": codecs,

@@ -28,7 +28,7 @@ def run(recipe: Path, output: Path | None, dry_run: bool, **options: Any) -> int
     Everything that can be checked is checked before any training. Exit code 1 when the recipe's budget is exceeded.
 
     Steps are prune (to a sparsity; with style = "channel" to a ratio of channels, or a share of the MACs, parameters or
-    latency, estimated for a device), finetune and quantize. The README lists their keys.
+    latency, estimated for a device), finetune and quantize. docs/recipe-keys.md lists their keys.
     """
     from edgeprune.commands import calls
     from edgeprune.host.progress import Progress

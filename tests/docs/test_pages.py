@@ -42,6 +42,15 @@ def test_a_stale_page_is_named(generate: ModuleType, tmp_path: Path) -> None:
     assert list(generate.stale_pages(tmp_path).values()) == [text]
 
 
+def test_every_key_has_a_text(generate: ModuleType) -> None:
+    """No key of a recipe is left out of the page because nobody wrote what it means."""
+    from edgeprune.maker.recipe import recipe, steps
+
+    kinds: tuple[type, ...] = (recipe.DataSpec, recipe.ExportSpec, recipe.LatencySpec)
+    for kind in (*kinds, steps.PruneStep, steps.ChannelStep, steps.FinetuneStep, steps.QuantizeStep):
+        assert generate.missing_texts(kind) == []
+
+
 def test_the_readme_is_short() -> None:
     """A first page, not the manual."""
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130

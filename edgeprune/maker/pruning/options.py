@@ -29,12 +29,19 @@ class MagnitudeOptions:
     """
 
     sparsity: float
+    """Fraction of the weights to remove, at least 0 and below 1."""
     scope: str = "layer"
+    """`"layer"`: the same sparsity in every layer; `"global"`: one threshold through all."""
     include: tuple[str, ...] = ("*",)
+    """Prune only layers whose name or type matches one of these patterns."""
     exclude: tuple[str, ...] = ()
+    """Leave layers that match one of these patterns as they are."""
     prune_depthwise: bool = False
+    """Prune depthwise kernels too."""
     keep_first: bool = False
+    """Leave the first prunable layer dense."""
     keep_last: bool = False
+    """Leave the last prunable layer dense."""
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
@@ -55,16 +62,27 @@ class ChannelOptions:
     """
 
     ratio: float | None = None
+    """Fraction of channels to remove, at least 0 and below 1."""
     macs: float | None = None
+    """Share of the MACs to keep."""
     parameters: float | None = None
+    """Share of the parameters to keep."""
     latency: float | None = None
+    """Share of the latency to keep, estimated for `device`."""
     scope: str = "layer"
+    """For `ratio`: the same in every group (`"layer"`), or ranked over all groups (`"global"`)."""
     importance: str = "lamp"
+    """How channels are ranked; the criteria are on the page on channel pruning."""
     round_to: int = 8
+    """Widths become multiples of it; 8 suits int8 kernels, 16 float ones."""
     include: tuple[str, ...] = ("*",)
+    """Prune only channels made by layers whose name or type matches one of these patterns."""
     exclude: tuple[str, ...] = ()
+    """Leave channels that layers make which match one of these patterns."""
     through_norms: bool = False
+    """Also prune channels that a LayerNormalization reads together, which changes its statistics."""
     compensate: str = "none"
+    """`"mean"`: the mean of a removed channel moves into the next bias (needs training data)."""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -50,10 +50,15 @@ class DataSpec:
     """[data]: one .npz file for each split; float inputs become value * scale + offset."""
 
     train: Path | None = None
+    """Samples for the steps that train, calibrate or look at data."""
     validation: Path | None = None
+    """Samples that choose the best epoch of a training."""
     test: Path
+    """Samples that every file is scored on."""
     scale: float = 1.0
+    """Float inputs become `value * scale + offset`."""
     offset: float = 0.0
+    """See `scale`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +69,9 @@ class ExportSpec:
     """
 
     format: Format
+    """`"tflite"` or `"coreml"`."""
     precision: Precision
+    """tflite: `float32`, `float16`, `dynamic`, `int8`, `int16x8`; coreml: those of the page on Core ML."""
     package: PackageOptions = field(default_factory=PackageOptions)
 
 
@@ -74,9 +81,13 @@ class LatencySpec:
     which the latency of every exported file is estimated."""
 
     measure: bool = True
+    """Whether stages are timed on this host, paired with the dense model."""
     processes: int = 5
+    """How many processes time each pair of files, 3 to 50."""
     pairs: int = 30
+    """Pairs of runs in each process, 5 to 1000."""
     devices: tuple[str, ...] = ()
+    """Profiles from which the latency of what ships is estimated: names of `edgeprune devices`, or .toml files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +97,11 @@ class Recipe:
     path: Path
     sha256: str
     model: Path
+    """The Keras model, `.keras` or `.h5`."""
     metric: str
-    seed: int
+    """How outputs are scored: `"accuracy"`, `"auc"`, `"mse"` or `"mae"`; training uses the loss that goes with it."""
+    seed: int = 0
+    """Same seed, same result on the same machine."""
     data: DataSpec
     steps: tuple[Step, ...]
     exports: tuple[ExportSpec, ...]

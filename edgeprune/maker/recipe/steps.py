@@ -45,14 +45,21 @@ class PruneStep:
 
     kind: str = "prune"
     name: str = "pruned"
+    """Names the stage in the ledger."""
     style: str = "magnitude"
     options: MagnitudeOptions
     schedule: str = "polynomial"
+    """`"polynomial"`: sparsity grows until the share `ramp` of the steps; `"constant"`: at once."""
     initial_sparsity: float = 0.0
+    """Where the polynomial begins."""
     power: float = 3.0
+    """Exponent of the polynomial."""
     frequency: int = 10
+    """Masks are renewed every so many steps."""
     ramp: float = 0.7
+    """Share of the steps after which the whole sparsity is reached."""
     backend: str = "native"
+    """`"tfmot"` trains with tensorflow-model-optimization's wrappers."""
     training: TrainOptions | None = None
 
 
@@ -66,11 +73,15 @@ class ChannelStep:
 
     kind: str = "prune"
     name: str = "pruned"
+    """Names the stage in the ledger."""
     style: str = "channel"
     options: ChannelOptions | None = None
     device: str | None = None
+    """For `latency`: the profile that it is estimated from, a name of `edgeprune devices` or a .toml file."""
     lossless: bool = False
+    """Remove dead channels only; the outputs stay the same."""
     rounds: int = 1
+    """Cut in so many rounds, with `epochs` of training after each."""
     training: TrainOptions | None = None
 
 
@@ -80,6 +91,7 @@ class FinetuneStep:
 
     kind: str = "finetune"
     name: str = "fine-tuned"
+    """Names the stage in the ledger."""
     training: TrainOptions
 
 
@@ -93,10 +105,15 @@ class QuantizeStep:
 
     kind: str = "quantize"
     name: str = "int8"
+    """Names the stage in the ledger; left out, its precision."""
     precision: str = "int8"
+    """`"int8"`, or `"int16x8"`: int16 activations and int8 weights."""
     samples: int = 200
+    """How many training samples set the scales."""
     io_type: str = "float32"
+    """Type of inputs and outputs: `"float32"`, or `"int8"` (`"int16"` of int16x8)."""
     float_fallback: bool = False
+    """Operations without an integer kernel stay in float instead of being an error."""
 
 
 Step = PruneStep | ChannelStep | FinetuneStep | QuantizeStep

@@ -23,15 +23,25 @@ class TrainOptions:
     """
 
     epochs: int
+    """Passes over the training samples; a step that prunes does not train without it."""
     batch_size: int = 64
+    """Samples in a step."""
     learning_rate: float = 1e-3
+    """At the start, above 0 and below 10."""
     decay: str = "cosine"
+    """`"cosine"`: the learning rate falls to zero along a half cosine; `"constant"`."""
     optimizer: str = "adam"
+    """`"adam"`, `"adamw"` or `"sgd"`."""
     patience: int | None = None
+    """Stop after so many epochs without a better validation value."""
     flip: bool = False
+    """Mirror training images left to right at random."""
     shift: int = 0
+    """Move training images by up to so many pixels."""
     distill: float = 0.0
+    """Share of the loss that the dense model's answers have, 0 to 1."""
     temperature: float = 3.0
+    """Warmth of these answers, 0.1 to 100."""
     seed: int = 0
 
     def __post_init__(self) -> None:
