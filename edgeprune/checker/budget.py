@@ -12,12 +12,11 @@ from edgeprune.checker.size.codecs import BASE_CODEC, FULL
 from edgeprune.errors import RecipeError, UsageError
 from edgeprune.host.toml_values import known_keys, near
 from edgeprune.units import parse_bytes, parse_growth, parse_share
-from edgeprune.verdict import Limit
+from edgeprune.verdict import Limit, Unit
 
 __all__ = ["LIMITS", "Budget", "Written", "asked_limits", "given_budget", "read_budget"]
 
 _LATENCY = (Limit.MAX_LATENCY_MS, Limit.MAX_LATENCY_GROWTH)  # of estimates
-_GROWTH = (Limit.GROWTH, Limit.MAX_LATENCY_GROWTH)  # against a baseline
 _DEVICE = "pixel3-tflite-4t-float32"  # an example
 
 Scalar = str | int | float
@@ -49,14 +48,30 @@ class Budget:
     devices: tuple[str, ...] = ()
 
     @property
+    def limits(self) -> tuple[tuple[Limit, float, Unit], ...]:
+        """Each limit that is set, and what it counts."""
+        every: tuple[tuple[Limit, float | None, Unit], ...] = (
+            (Limit.DOWNLOAD, self.download_bytes, Unit.BYTES),
+            (Limit.INSTALL, self.install_bytes, Unit.BYTES),
+            (Limit.GROWTH, self.growth_bytes, Unit.BYTES),
+            (Limit.GROWTH, self.growth_share, Unit.FRACTION),
+            (Limit.PARAMETERS, self.parameters, Unit.PARAMETERS),
+            (Limit.MIN_SPARSITY, self.min_sparsity, Unit.FRACTION),
+            (Limit.MAX_METRIC_DROP, self.max_metric_drop, Unit.METRIC),
+            (Limit.MAX_LATENCY_MS, self.max_latency_ms, Unit.MS),
+            (Limit.MAX_LATENCY_GROWTH, self.max_latency_growth, Unit.FRACTION),
+        )
+        return tuple((kind, value, unit) for kind, value, unit in every if value is not None)
+
+    @property
     def limits_growth(self) -> bool:
         """Whether it limits anything against a baseline."""
-        return any(limit is not None for limit in (self.growth_bytes, self.growth_share, self.max_latency_growth))
+        return any(kind in (Limit.GROWTH, Limit.MAX_LATENCY_GROWTH) for kind, _, _ in self.limits)
 
     @property
     def limits_latency(self) -> bool:
         """Whether it limits an estimate."""
-        return self.max_latency_ms is not None or self.max_latency_growth is not None
+        return any(kind in _LATENCY for kind, _, _ in self.limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,18 +234,7 @@ def given_budget(
 
 def asked_limits(budget: Budget) -> dict[str, object]:
     """The limits by their keys, without paths of this machine: growth in bytes, or as a fraction."""
-    growth = budget.growth_share if budget.growth_bytes is None else budget.growth_bytes
-    values = {
-        Limit.DOWNLOAD: budget.download_bytes,
-        Limit.INSTALL: budget.install_bytes,
-        Limit.GROWTH: growth,
-        Limit.PARAMETERS: budget.parameters,
-        Limit.MIN_SPARSITY: budget.min_sparsity,
-        Limit.MAX_METRIC_DROP: budget.max_metric_drop,
-        Limit.MAX_LATENCY_MS: budget.max_latency_ms,
-        Limit.MAX_LATENCY_GROWTH: budget.max_latency_growth,
-    }
-    asked: dict[str, object] = {str(limit): value for limit, value in values.items() if value is not None}
+    asked: dict[str, object] = {str(kind): value for kind, value, _ in budget.limits}
     devices = [Path(device).name for device in budget.devices]
     return {**asked, "codec": budget.codec, **({"devices": devices} if devices else {})}
 
@@ -258,17 +262,24 @@ def _check(
     codec = others.get("codec", BASE_CODEC)
     if codec not in FULL:
         raise UsageError(f"unknown codec {codec!r}{near(codec, FULL)}; known: {', '.join(FULL)}")
+    if not of_run:
+        _check_needs(others, limits, spelled)
     drop = Limit.MAX_METRIC_DROP
-    if drop in limits and "ledger" not in others and not of_run:
-        raise UsageError(f"{spelled(drop)} is read from a ledger; add {spelled('ledger', 'out/ledger.json')}")
     if "ledger" in others and drop not in limits:
         raise UsageError(f"{spelled('ledger')} without a limit read from it; add {spelled(drop)}")
+    if "device" in others and not shows and not any(limit in _LATENCY for limit in limits):
+        limits_of_it = ", ".join(spelled(limit) for limit in _LATENCY)
+        raise UsageError(f"{spelled('device')} without a limit on it; add one of {limits_of_it}")
+
+
+def _check_needs(others: Mapping[str, str], limits: Collection[Limit], spelled: Callable[..., str]) -> None:
+    """What a limit is read from, which a run has of itself."""
+    drop = Limit.MAX_METRIC_DROP
+    if drop in limits and "ledger" not in others:
+        raise UsageError(f"{spelled(drop)} is read from a ledger; add {spelled('ledger', 'out/ledger.json')}")
     of_device = [limit for limit in _LATENCY if limit in limits]
-    if of_device and "device" not in others and not of_run:
+    if of_device and "device" not in others:
         raise UsageError(
             f"{spelled(of_device[0])} is of a device; add {spelled('device', _DEVICE)} or another of "
             "'edgeprune devices'"
         )
-    if "device" in others and not of_device and not shows:
-        limits_of_it = ", ".join(spelled(limit) for limit in _LATENCY)
-        raise UsageError(f"{spelled('device')} without a limit on it; add one of {limits_of_it}")

@@ -11,6 +11,7 @@ from edgeprune.artifact import sha256_of
 from edgeprune.checker.budget import Budget
 from edgeprune.checker.size.baseline import Baseline, entry_record
 from edgeprune.checker.size.records import FileAccount
+from edgeprune.errors import UsageError
 from edgeprune.host.untrusted import read_whole
 from edgeprune.verdict import Band, Estimate, Limit, Unit, Unknown, Verdict
 
@@ -108,8 +109,11 @@ def _verdicts(case: _Case, file: Path | None, ledger: Ledger | None) -> Iterator
     yield from _growth(case)
     yield from _counts(case)
     yield from _metric_drop(case, file, ledger)
-    for device in case.budget.devices if case.budget.limits_latency else ():
-        yield from _latency(case, device)
+    if case.budget.limits_latency:
+        if not case.budget.devices:
+            raise UsageError("a limit on latency is of a device: name it among the budget's devices")
+        for device in case.budget.devices:
+            yield from _latency(case, device)
 
 
 def _sizes(case: _Case) -> Iterator[Verdict]:
@@ -154,7 +158,8 @@ def _metric_drop(case: _Case, file: Path | None, ledger: Ledger | None) -> Itera
     if budget.max_metric_drop is None:
         return
     if ledger is None:
-        assert budget.ledger is not None
+        if budget.ledger is None:
+            raise UsageError("max_metric_drop is read from a ledger: name it as the budget's ledger")
         found = _scored_by(budget.ledger, case.record.path, file)
     else:
         found = scored_in(ledger, case.record.path)
@@ -250,32 +255,11 @@ def band_of(found: Estimate | None) -> Band | None:
 
 def _open(path: str, budget: Budget, unknown: Unknown, detail: str = "") -> Iterator[Verdict]:
     """Each limit of a budget, not judged."""
-    limits: list[tuple[Limit, float | None, Unit]] = [
-        (Limit.DOWNLOAD, budget.download_bytes, Unit.BYTES),
-        (Limit.INSTALL, budget.install_bytes, Unit.BYTES),
-        (Limit.GROWTH, budget.growth_bytes, Unit.BYTES),
-        (Limit.GROWTH, budget.growth_share, Unit.FRACTION),
-        (Limit.PARAMETERS, budget.parameters, Unit.PARAMETERS),
-        (Limit.MIN_SPARSITY, budget.min_sparsity, Unit.FRACTION),
-        (Limit.MAX_METRIC_DROP, budget.max_metric_drop, Unit.METRIC),
-        (Limit.MAX_LATENCY_MS, budget.max_latency_ms, Unit.MS),
-        (Limit.MAX_LATENCY_GROWTH, budget.max_latency_growth, Unit.FRACTION),
-    ]
-    for kind, limit, unit in limits:
+    for kind, limit, unit in budget.limits:
         for device in _names(budget) if kind in (Limit.MAX_LATENCY_MS, Limit.MAX_LATENCY_GROWTH) else (None,):
-            if limit is not None:
-                yield Verdict(
-                    kind=kind,
-                    path=path,
-                    actual=None,
-                    limit=limit,
-                    unit=unit,
-                    passed=None,
-                    codec=budget.codec if kind in (Limit.DOWNLOAD, Limit.GROWTH) else None,
-                    device=device,
-                    unknown=unknown,
-                    detail=detail,
-                )
+            verdict = Verdict(kind=kind, path=path, actual=None, limit=limit, unit=unit, passed=None, device=device)
+            codec = budget.codec if kind in (Limit.DOWNLOAD, Limit.GROWTH) else None
+            yield replace(verdict, codec=codec, unknown=unknown, detail=detail)
 
 
 def _names(budget: Budget) -> list[str]:

@@ -195,3 +195,10 @@ def test_a_run_takes_the_baselines_of_a_check(tmp_path: Path) -> None:
     in_recipe(tmp_path, Limit.INSTALL, '"2 MB"')
     with pytest.raises(UsageError, match="add growth"):
         run_baseline(load_recipe(tmp_path / "recipe.toml"), tmp_path)
+
+
+@pytest.mark.parametrize("budget", [Budget(max_metric_drop=0.1), Budget(max_latency_ms=5)])
+def test_a_budget_made_in_python_that_lacks_something(run: tuple[Ledger, Baseline, Path], budget: Budget) -> None:
+    """A limit that is read from what is not there is an error, not a pass."""
+    with pytest.raises(UsageError, match="the budget's"):
+        judged(run, budget, of_run=False)
