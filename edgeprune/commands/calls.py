@@ -223,10 +223,11 @@ def run(
     overwrite: bool = False,
     trust_code: bool = False,
     custom: Sequence[StrPath] = (),
+    baseline: StrPath | None = None,
     progress: Progress | None = None,
 ) -> Ledger:
     """Run a recipe (or the file of one) and return its ledger; models, ledger.json and report.md lie in `folder` once
-    all is done."""
+    all is done. `baseline`, as for `check`, is what limits on growth in the recipe's budget are held against."""
     import json
 
     from edgeprune.host.outputs import output_folder, write_file
@@ -236,15 +237,17 @@ def run(
     shown = progress or Shown(quiet=True)
     with output_folder(Path(folder), overwrite=overwrite) as place:
         shown.begin("check recipe, model and data")
+        from edgeprune.maker.recipe.entries import run_baseline
         from edgeprune.maker.recipe.pipeline import run_recipe
         from edgeprune.maker.recipe.prepare import plan_lines, prepare
         from edgeprune.report.ledger_report import ledger_markdown
 
+        earlier = run_baseline(wanted, Path(baseline)) if baseline is not None else None
         prepared = prepare(wanted, trust_code=trust_code, custom=[Path(file) for file in custom])
         shown.end()
         for line in plan_lines(prepared):
             shown.note("  " + line)
-        ledger = run_recipe(prepared, place, shown)
+        ledger = run_recipe(prepared, place, shown, earlier)
         body = json.dumps(ledger.to_json(), indent=2, allow_nan=False, default=str)
         write_file(place / "ledger.json", body.encode() + b"\n")
         write_file(place / "report.md", ledger_markdown(ledger).encode())

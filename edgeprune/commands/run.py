@@ -20,12 +20,18 @@ __all__ = ["run"]
 @click.command()
 @click.argument("recipe", type=PATH)
 @click.option("-o", "--output", type=PATH, help="Folder for models, ledger.json and report.md.")
+@click.option(
+    "--baseline",
+    type=PATH,
+    help="What growth in [budget] is against, as for check: earlier files, a JSON report, a ledger.json.",
+)
 @click.option("--dry-run", is_flag=True, help="Check recipe, model and data, print the plan, and stop.")
 @common_options("overwrite", "json", "quiet", "trust", "custom")
-def run(recipe: Path, output: Path | None, dry_run: bool, **options: Any) -> int:
+def run(recipe: Path, output: Path | None, baseline: Path | None, dry_run: bool, **options: Any) -> int:
     """Run the steps of RECIPE (TOML) and leave models, ledger.json and report.md in the output folder.
 
-    Everything that can be checked is checked before any training. Exit code 1 when the recipe's budget is exceeded.
+    Everything that can be checked is checked before any training. Exit code 1 when the recipe's budget is exceeded, 3
+    when a limit of it cannot be checked.
 
     Steps are prune (to a sparsity; with style = "channel" to a ratio of channels, or a share of the MACs, parameters or
     latency, estimated for a device), finetune and quantize. docs/recipe-keys.md lists their keys.
@@ -45,6 +51,7 @@ def run(recipe: Path, output: Path | None, dry_run: bool, **options: Any) -> int
         overwrite=options["overwrite"],
         trust_code=trust.trust_code,
         custom=trust.custom,
+        baseline=baseline,
         progress=Progress(quiet=options["quiet"]),
     )
     click.echo(json_text(ledger.to_json()) if options["as_json"] else _text(ledger, output))
