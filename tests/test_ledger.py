@@ -81,7 +81,7 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path: Path, change: Any, place
     path = tmp_path / "ledger.json"
     path.write_text(json.dumps(body))
     with pytest.raises(InputError) as caught:
-        Ledger.read(path)
+        Ledger.from_json(path.read_bytes(), str(path))
     message = str(caught.value)
     assert message.startswith(str(path))
     assert place in message
