@@ -14,7 +14,7 @@ import pytest
 from places import ROOT
 
 import edgeprune
-from edgeprune.runtime import installed_runtimes
+from edgeprune.runtime.session import installed_runtimes
 
 
 @pytest.mark.parametrize("line", ["from edgeprune import converters", "import edgeprune; edgeprune.Converter"])

@@ -7,7 +7,10 @@ from typing import Any
 
 import click
 
-from edgeprune.commands.options import PATH, common_options
+from edgeprune.checker.arm.cpus import CPUS
+from edgeprune.commands.options import PATH, common_options, echo_json
+from edgeprune.errors import UsageError
+from edgeprune.runtime.runtimes import RUNTIMES
 
 __all__ = ["bench"]
 
@@ -15,7 +18,7 @@ __all__ = ["bench"]
 @click.command()
 @click.argument("file", type=PATH)
 @click.option("--against", type=PATH, metavar="OTHER", help="The file it is compared with, for example the dense one.")
-@click.option("--runtime", type=click.Choice(["tflite-runtime", "litert"]), help="[default: the newest installed]")
+@click.option("--runtime", type=click.Choice(list(RUNTIMES)), help="[default: the newest installed]")
 @click.option("--processes", type=click.IntRange(1, 50), default=5, show_default=True, help="Each loads both anew.")
 @click.option(
     "--pairs", type=click.IntRange(1, 10000), default=30, show_default=True, help="At least, in each process."
@@ -23,10 +26,19 @@ __all__ = ["bench"]
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(1), default=600, show_default=True, help="Seconds for one process."
 )
-@click.option("--arm", metavar="CPU", help="Count instructions on an emulated cpu instead, for example cortex-a76.")
+@click.option("--arm", type=click.Choice(list(CPUS)), help="Count instructions on an emulated cpu instead.")
 @common_options("json", "quiet")
 @click.pass_context
-def bench(context: click.Context, /, file: Path, arm: str | None, **options: Any) -> int:
+def bench(
+    context: click.Context,
+    /,
+    file: Path,
+    against: Path | None,
+    arm: str | None,
+    as_json: bool,
+    quiet: bool,
+    **timing: Any,
+) -> int:
     """Time a .tflite FILE on this host; with --against, tell whether it is faster than another.
 
     Thread CPU time on one thread, batch 1: several processes load the files in changing order and time them in mirrored
@@ -43,14 +55,71 @@ def bench(context: click.Context, /, file: Path, arm: str | None, **options: Any
       edgeprune bench narrow.tflite --against dense.tflite
       edgeprune bench pruned.tflite --against dense.tflite --arm cortex-a76
     """
-    if arm is not None:
-        from edgeprune.commands.arm_verbs import arm_verb
+    files = (file, *([against] if against else []))
+    if arm is None:
+        return _timed(files, as_json=as_json, quiet=quiet, **timing)
+    for name in ("runtime", "processes", "pairs"):
+        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} is about timing on this host; leave it out with --arm")
+    return _counted(files, arm, timing["timeout_s"], as_json=as_json, quiet=quiet)
 
-        for name in ("runtime", "processes", "pairs"):
-            if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
-                raise click.UsageError(f"--{name} is about timing on this host; leave it out with --arm")
-            del options[name]
-        return arm_verb(file, cpu=arm, **options)
-    from edgeprune.commands.latency_verbs import bench_verb
 
-    return bench_verb(file, **options)
+def _timed(files: tuple[Path, ...], *, as_json: bool, quiet: bool, **timing: Any) -> int:
+    """0, or 3 when the host is too busy for a verdict."""
+    from edgeprune.checker.latency.measure import compare_latency
+    from edgeprune.host.progress import Progress
+    from edgeprune.report.latency_report import bench_json, bench_text
+
+    precisions = _precisions(files)
+    against = files[1] if len(files) > 1 else None
+    progress = Progress(quiet=quiet)
+    progress.begin(f"time {files[0].name}" + (f" against {against.name}" if against else ""))
+    found = compare_latency(files[-1], files[0], on_progress=progress.advance, **timing)
+    progress.end()
+    verdict = str(found.verdict) if against is not None and len(set(precisions)) == 1 else None
+    told = (files[0], against, found, (precisions[-1], precisions[0]), verdict)
+    if as_json:
+        echo_json(bench_json(*told))
+    else:
+        click.echo(bench_text(*told))
+    return 3 if verdict == "inconclusive" else 0
+
+
+def _counted(files: tuple[Path, ...], cpu: str, timeout_s: float, *, as_json: bool, quiet: bool) -> int:
+    """Always 0: a count that cannot be had is an error."""
+    from edgeprune.checker.arm.cpus import arm_root, find_cpu
+    from edgeprune.checker.arm.emulation import compare_counts, count_instructions
+    from edgeprune.host.progress import Progress
+    from edgeprune.report.count_report import CountedFiles, counts_json, counts_text
+
+    emulated, root, precisions = find_cpu(cpu), arm_root(), _precisions(files)
+    progress = Progress(quiet=quiet)
+    progress.begin(f"count instructions on an emulated {cpu}")
+    counts = []
+    for file in files:
+        counts.append(count_instructions(file, cpu=emulated, root=root, timeout_s=timeout_s))
+        progress.advance(len(counts), len(files))
+    progress.end()
+    how = f"executed Arm64 instructions in emulation, cpu {cpu}, LiteRT {root.litert_version}: counts, not time"
+    alike = len(files) > 1 and len(set(precisions)) == 1
+    compared = compare_counts(counts[1], counts[0]) if alike else None
+    found = CountedFiles(cpu=cpu, how=how, files=files, precisions=precisions, counts=tuple(counts), compared=compared)
+    if as_json:
+        echo_json(counts_json(found))
+    else:
+        click.echo(counts_text(found))
+    return 0
+
+
+def _precisions(files: tuple[Path, ...]) -> tuple[str, ...]:
+    """The precision of each .tflite file. Raises UsageError for a Core ML model, which no runtime here runs."""
+    from edgeprune.formats import read_graph
+    from edgeprune.formats.precision import tflite_precision
+
+    for file in files:
+        if file.suffix.lower() in (".mlpackage", ".mlmodel", ".mlmodelc"):
+            raise UsageError(
+                f"{file}: bench times .tflite files; Core ML runs on macOS and iOS only; for an estimate: "
+                f"edgeprune estimate {file} --device iphone12-coreml-float16"
+            )
+    return tuple(tflite_precision(read_graph(file)) for file in files)

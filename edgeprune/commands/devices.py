@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgeprune.commands.options import common_options
+from edgeprune.commands.options import common_options, echo_json
 
 __all__ = ["devices"]
 
@@ -13,6 +13,12 @@ __all__ = ["devices"]
 @common_options("json")
 def devices(as_json: bool) -> int:
     """List the device profiles with their errors on networks that the fit has not seen."""
-    from edgeprune.commands.latency_verbs import devices_verb
+    from edgeprune.checker.latency.profiles import shipped_profiles
+    from edgeprune.report.latency_report import devices_text, profile_json
 
-    return devices_verb(as_json=as_json)
+    profiles = shipped_profiles()
+    if as_json:
+        echo_json({"schema_version": 1, "devices": [profile_json(profile) for profile in profiles]})
+    else:
+        click.echo(devices_text(profiles))
+    return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgeprune.commands.options import PATH, common_options
+from edgeprune.commands.options import PATH, common_options, echo_json
 
 __all__ = ["estimate"]
 
@@ -30,6 +30,18 @@ def estimate(file: Path, device: str, every: bool, as_json: bool) -> int:
       edgeprune devices
       edgeprune estimate model.tflite --device pixel3-tflite-4t-float32
     """
-    from edgeprune.commands.latency_verbs import estimate_verb
+    from edgeprune.checker.latency.estimate import latency_breakdown
+    from edgeprune.checker.latency.profiles import find_profile
+    from edgeprune.checker.latency.sparsity import load_refusals, sparsity_advice
+    from edgeprune.formats import read_contents
+    from edgeprune.report.latency_report import estimate_json, estimate_text
 
-    return estimate_verb(file, device=device, every=every, as_json=as_json)
+    profile = find_profile(device)
+    contents = read_contents(file)
+    found = latency_breakdown(contents, profile)
+    told = (file, found, sparsity_advice(contents), load_refusals(contents))
+    if as_json:
+        echo_json(estimate_json(*told))
+    else:
+        click.echo(estimate_text(*told, every=every))
+    return 0 if found.estimate.given else 3

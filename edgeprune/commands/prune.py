@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from edgeprune.commands.options import PATH, Scoring, Trust, common_options, echo_json, field_option, taken
-from edgeprune.errors import InputError, UsageError
+from edgeprune.errors import UsageError
 from edgeprune.maker.pruning.channel.criteria import CRITERIA
 from edgeprune.maker.pruning.options import COMPENSATIONS, SCOPES, STYLES, ChannelOptions, MagnitudeOptions
 
@@ -225,11 +225,12 @@ def _pruned(job: _Job, *, quiet: bool) -> _Done:
     """Do the job: the new model is written, and scored if there are samples for that."""
     from edgeprune.host.interrupts import note_output
     from edgeprune.host.progress import Progress
+    from edgeprune.host.untrusted import check_file
     from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, save_model
 
     for file in (job.train, job.data):
-        if file is not None and not file.exists():
-            raise InputError(f"{file}: no such file")
+        if file is not None:
+            check_file(file, "an .npz file (numpy.savez_compressed)")
     progress = Progress(quiet=quiet)
     progress.begin(f"load {job.model.name}")
     model = job.trust.load(job.model)

@@ -28,11 +28,10 @@ import numpy.typing as npt
 from edgeprune.errors import MissingExtra, OutputError, RuntimeFailure, UsageError
 from edgeprune.host.interrupts import child_process, kill, scratch_folder
 from edgeprune.host.untrusted import check_file
+from edgeprune.runtime.runtimes import RUNTIMES, RuntimeSpec
 
 __all__ = [
-    "RUNTIMES",
     "RunResult",
-    "RuntimeSpec",
     "TraceResult",
     "TracedTensor",
     "ask_worker",
@@ -47,22 +46,6 @@ Lines = queue.SimpleQueue[bytes | None]
 WORKER = "edgeprune.runtime.worker"
 CHATTER = ("INFO:", "WARNING:", "I0000", "W0000")  # how the interpreters begin what is no error
 NUMPY_2_SIGNS = ("CreateWrapperFromFile", "_ARRAY_API not found", "numpy.core.multiarray failed to import")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeSpec:
-    """An interpreter that can be installed: its distribution, the module with class Interpreter, and our extra."""
-
-    distribution: str
-    module: str
-    extra: str
-
-
-# Oldest first: a file that the oldest one runs, the newer ones run too.
-RUNTIMES: dict[str, RuntimeSpec] = {
-    "tflite-runtime": RuntimeSpec(distribution="tflite-runtime", module="tflite_runtime.interpreter", extra="tflite"),
-    "litert": RuntimeSpec(distribution="ai-edge-litert", module="ai_edge_litert.interpreter", extra="litert"),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from edgeprune.checker.latency.estimate import estimate_latency, how_of
 from edgeprune.checker.latency.kernels import Kind
 from edgeprune.checker.latency.measurements import Measurement, read_measurements
 from edgeprune.checker.latency.profiles import Profile, find_profile, load_profile
-from edgeprune.commands.latency_verbs import calibrate_verb
+from edgeprune.commands.calibrate import calibrate as calibrate_command
 from edgeprune.errors import InputError, Unsupported, UsageError
 from edgeprune.formats import read_contents
 
@@ -300,7 +300,7 @@ def test_the_verb_writes_a_profile_that_works(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "m.csv").write_text("file,latency_ms\nfloat32.tflite,0.02\n")
     out = tmp_path / "mine.toml"
     options = {"device": BASE, "label": "My phone", "models": None, "as_json": False}
-    assert calibrate_verb(tmp_path / "m.csv", output=out, overwrite=False, **options) == 0  # type: ignore[arg-type]
+    assert calibrate_command.callback(tmp_path / "m.csv", output=out, overwrite=False, **options) == 0  # type: ignore[arg-type]
     text = capsys.readouterr().out
     assert "speed set from 1 measurement" in text
     assert "measurements of one model set its scale" in text
@@ -309,9 +309,9 @@ def test_the_verb_writes_a_profile_that_works(tmp_path: Path, capsys: pytest.Cap
     assert estimate_latency(read_contents(FILES / "float32.tflite"), made).total_ms == pytest.approx(0.02, rel=1e-2)
     before = out.read_bytes()
     with pytest.raises(UsageError, match="exists already"):
-        calibrate_verb(tmp_path / "m.csv", output=out, overwrite=False, **options)  # type: ignore[arg-type]
+        calibrate_command.callback(tmp_path / "m.csv", output=out, overwrite=False, **options)  # type: ignore[arg-type]
     again = {**options, "as_json": True}
-    assert calibrate_verb(tmp_path / "m.csv", output=out, overwrite=True, **again) == 0  # type: ignore[arg-type]
+    assert calibrate_command.callback(tmp_path / "m.csv", output=out, overwrite=True, **again) == 0  # type: ignore[arg-type]
     assert json.loads(capsys.readouterr().out)["accuracy"]["left_out"] == "none"
     assert out.read_bytes() == before
 
@@ -323,17 +323,17 @@ def test_the_verb_names_the_file_and_takes_one_line(tmp_path: Path, capsys: pyte
     table.write_text("file,latency_ms\nfloat32.tflite,9000\n")
     options = {"device": BASE, "output": out, "models": None, "as_json": False, "overwrite": False}
     with pytest.raises(InputError) as error:
-        calibrate_verb(table, label="", **options)  # type: ignore[arg-type]
+        calibrate_command.callback(table, label="", **options)  # type: ignore[arg-type]
     assert str(error.value).startswith(f"{table}: row 2: 9000 ms for float32.tflite")
     with pytest.raises(UsageError, match="--label is one line"):
-        calibrate_verb(table, label="Pixel\n9", **options)  # type: ignore[arg-type]
+        calibrate_command.callback(table, label="Pixel\n9", **options)  # type: ignore[arg-type]
     (tmp_path / "run.txt").write_text(LITERT_2.replace("947.132", "20.1").replace("0.95 ms", "0.02 ms"))
-    assert calibrate_verb(tmp_path / "run.txt", label="", **options) == 0  # type: ignore[arg-type]
+    assert calibrate_command.callback(tmp_path / "run.txt", label="", **options) == 0  # type: ignore[arg-type]
     printed = capsys.readouterr()
     assert printed.err.startswith("note: measured with XNNPACK")
     assert "speed set from 1 measurement, based" in printed.out
     assert "(a measured device, TFLite CPU, user's measurements" in printed.out
     assert "Pixel 3" not in printed.out
     table.write_text("file,latency_ms\nfloat32.tflite,0.02\nfloat32.tflite,0.021\n")
-    assert calibrate_verb(table, label="", **{**options, "overwrite": True}) == 0  # type: ignore[arg-type]
+    assert calibrate_command.callback(table, label="", **{**options, "overwrite": True}) == 0  # type: ignore[arg-type]
     assert "speed set from 2 measurements of 1 file, based" in capsys.readouterr().out

@@ -19,7 +19,7 @@ from edgeprune.checker.latency.fitting import Row, band, fit, left_out, pairwise
 from edgeprune.checker.latency.kernels import Kernel, Kind
 from edgeprune.checker.latency.profiles import Profile, dump_profile, find_profile, load_profile, profile_paths
 from edgeprune.checker.latency.roofline import Coefficients
-from edgeprune.commands.latency_verbs import devices_verb
+from edgeprune.commands.devices import devices
 from edgeprune.errors import InputError
 
 NAMES = sorted(profile_paths())
@@ -311,7 +311,7 @@ def test_any_text_survives_writing(text: str) -> None:
 
 def test_the_list_of_devices(capsys: pytest.CaptureFixture[str]) -> None:
     """Every profile with its error and what MACs alone would give."""
-    assert devices_verb(as_json=False) == 0
+    assert devices.callback(as_json=False) == 0
     text = capsys.readouterr().out
     assert [name for name in NAMES if name not in text] == []
     assert "2.7 %" in text
@@ -319,7 +319,7 @@ def test_the_list_of_devices(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_list_of_devices_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     """Errors as fractions, and the sources."""
-    assert devices_verb(as_json=True) == 0
+    assert devices.callback(as_json=True) == 0
     told: dict[str, Any] = {item["name"]: item for item in json.loads(capsys.readouterr().out)["devices"]}
     assert sorted(told) == NAMES
     assert told["pixel3-tflite-4t-float32"]["accuracy"]["median"] == pytest.approx(0.027, abs=0.003)

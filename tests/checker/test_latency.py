@@ -26,7 +26,8 @@ from edgeprune.checker.latency.statistics import (
 )
 from edgeprune.errors import InputError, MissingExtra, RuntimeFailure, UsageError
 from edgeprune.ledger import Outcome
-from edgeprune.runtime import RUNTIMES, RuntimeSpec, installed_runtimes
+from edgeprune.runtime.runtimes import RUNTIMES, RuntimeSpec
+from edgeprune.runtime.session import installed_runtimes
 from edgeprune.runtime.worker import block_length, pair_count, pair_orders
 
 FILES = TESTS / "runtime_files"

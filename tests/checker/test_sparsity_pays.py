@@ -278,9 +278,9 @@ def test_a_file_with_zeros_stored_like_other_numbers() -> None:
 
 def told(path: Path) -> str:
     """What `estimate` prints about zeros."""
-    from edgeprune.commands.latency_verbs import _zero_lines
+    from edgeprune.report.latency_report import zero_lines
 
-    return "\n".join(_zero_lines(sparsity_advice(read_contents(path))))
+    return "\n".join(zero_lines(sparsity_advice(read_contents(path))))
 
 
 def test_the_text_needs_no_list_of_letters() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from places import TESTS
 
-from edgeprune.runtime import installed_runtimes
+from edgeprune.runtime.session import installed_runtimes
 
 FILES = TESTS / "files"
 needs_runtime = pytest.mark.skipif(not installed_runtimes(), reason="no TFLite runtime is installed")

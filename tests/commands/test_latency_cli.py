@@ -177,7 +177,7 @@ class TestBench:
                 times = [ProcessTimes(cpu_ms=own, wall_ms=2 * own) for own in columns]
                 return judge(times, runtime="litert", runtime_version="2.3.0", seed=0)
 
-            monkeypatch.setattr("edgeprune.commands.latency_verbs.compare_latency", compare)
+            monkeypatch.setattr("edgeprune.checker.latency.measure.compare_latency", compare)
 
         return set_times
 

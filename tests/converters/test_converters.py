@@ -22,7 +22,7 @@ from edgeprune.formats import read_graph
 from edgeprune.maker.keras.models import predict
 from edgeprune.maker.pruning.magnitude import prune_magnitude
 from edgeprune.maker.pruning.options import MagnitudeOptions
-from edgeprune.runtime import installed_runtimes, run_tflite
+from edgeprune.runtime.session import installed_runtimes, run_tflite
 
 RUNTIME = next(reversed(installed_runtimes()), "")
 RNG = np.random.default_rng(0)

@@ -14,7 +14,7 @@ from edgeprune.converters import evaluation
 from edgeprune.converters.exports import EXPORTS, SUFFIXES, TARGETS, USUAL, format_of
 from edgeprune.converters.packaging import CoreMlOptions, PackageOptions
 from edgeprune.errors import UsageError
-from edgeprune.runtime import installed_runtimes
+from edgeprune.runtime.session import installed_runtimes
 
 EXPORT = '[[exports]]\nformat = "tflite"\nprecision = "float32"\n'
 

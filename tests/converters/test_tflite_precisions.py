@@ -18,7 +18,7 @@ from edgeprune.errors import ConversionError, Unsupported, UsageError
 from edgeprune.formats import read_graph
 from edgeprune.maker.keras.models import count_parameters, input_specs, predict
 from edgeprune.maker.training.datasets import Samples
-from edgeprune.runtime import installed_runtimes, run_tflite
+from edgeprune.runtime.session import installed_runtimes, run_tflite
 
 RUNTIMES = list(installed_runtimes())
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not RUNTIMES, reason="no TFLite runtime is installed")]

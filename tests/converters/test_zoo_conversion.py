@@ -14,7 +14,7 @@ from edgeprune.converters.evaluation import evaluate_file
 from edgeprune.errors import ConversionError
 from edgeprune.maker.keras.models import input_specs, predict
 from edgeprune.maker.training.datasets import Samples
-from edgeprune.runtime import installed_runtimes
+from edgeprune.runtime.session import installed_runtimes
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,8 @@ from places import TESTS
 
 from edgeprune.errors import InputError, MissingExtra, RuntimeFailure, UsageError
 from edgeprune.formats import read_graph
-from edgeprune.runtime import RUNTIMES, RuntimeSpec, installed_runtimes, run_tflite, trace_tflite
+from edgeprune.runtime.runtimes import RUNTIMES, RuntimeSpec
+from edgeprune.runtime.session import installed_runtimes, run_tflite, trace_tflite
 from edgeprune.runtime.worker import dequantize, quantize
 
 FILES = TESTS / "runtime_files"

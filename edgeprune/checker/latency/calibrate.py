@@ -23,10 +23,10 @@ from edgeprune.checker.latency.fitting import OTHER_CHIP, Fit, Row, fit, left_ou
 from edgeprune.checker.latency.kernels import Kernel
 from edgeprune.checker.latency.measurements import Measurement
 from edgeprune.checker.latency.profiles import Accuracy, Profile, TruthRow, shipped_profiles
-from edgeprune.errors import EdgepruneError, InputError
+from edgeprune.errors import EdgepruneError, InputError, UsageError
 from edgeprune.formats import read_contents
 
-__all__ = ["REFIT_ROWS", "calibrate", "calibrated_fit", "settings_notes"]
+__all__ = ["REFIT_ROWS", "calibrate", "calibrate_from", "calibrated_fit", "settings_notes"]
 
 REFIT_ROWS = 5
 # A row this many times off what the others say was measured in another unit (1000) or is another model. No phone is
@@ -96,6 +96,22 @@ def calibrate(
         based_on=base.name,
         reference_ms=base.reference_ms * _slower(base, found) if base.reference_ms and scaled else None,
     )
+
+
+def calibrate_from(
+    table: Path, base: Profile, measured: Sequence[Measurement], output: Path, *, device: str = ""
+) -> Profile:
+    """The profile to be written to `output`, which names it, of what was `measured` and stands in `table`.
+
+    Raises as `calibrate` does, and UsageError for a file without a name.
+    """
+    if not output.stem.strip():
+        raise UsageError(f"{output}: the file name is the name of the profile; give it one")
+    origin = f"{table.name} (sha256 {sha256_of(table)[:16]})"
+    try:
+        return calibrate(base, measured, name=output.stem, device=device, origin=origin)
+    except EdgepruneError as error:
+        raise type(error)(f"{table}: {error}") from error
 
 
 def calibrated_fit(

@@ -29,7 +29,8 @@ from edgeprune.errors import MissingExtra, OutputError, RuntimeFailure, UsageErr
 from edgeprune.host.interrupts import scratch_folder
 from edgeprune.host.untrusted import check_file
 from edgeprune.ledger import LatencyComparison, Outcome
-from edgeprune.runtime.session import RUNTIMES, ask_worker, installed_runtimes
+from edgeprune.runtime.runtimes import RUNTIMES
+from edgeprune.runtime.session import ask_worker, installed_runtimes
 
 __all__ = ["ProcessTimes", "compare_latency", "judge"]
 

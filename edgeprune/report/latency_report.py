@@ -1,0 +1,206 @@
+"""What estimate, devices, calibrate and bench print: estimates with their band, profiles with their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgeprune.checker.latency.estimate import Breakdown, OpEstimate, how_of
+from edgeprune.checker.latency.profiles import Profile
+from edgeprune.checker.latency.sparsity import TWO_OF_FOUR, Condition, Refusal, SparsityAdvice
+from edgeprune.ledger import LatencyComparison
+from edgeprune.report.table import Table, to_text
+from edgeprune.report.verdicts import latency_text
+from edgeprune.units import format_count, format_ms, format_percent
+
+__all__ = [
+    "bench_json",
+    "bench_text",
+    "calibrated_text",
+    "devices_text",
+    "estimate_json",
+    "estimate_text",
+    "profile_json",
+    "zero_lines",
+]
+
+_SUFFIXES = {"tflite": "tflite", "coreml": "mlpackage"}
+SHOWN = 12  # operations, the slowest first
+
+
+def estimate_json(
+    path: Path, found: Breakdown, advice: Sequence[SparsityAdvice], refusals: Sequence[Refusal]
+) -> dict[str, Any]:
+    """An estimate for programs, operation by operation, and whether zeros pay."""
+    facts = asdict(found)
+    return {
+        "schema_version": 1,
+        "path": str(path),
+        **facts.pop("estimate"),
+        **facts,
+        "sparsity": [{**asdict(item), "failed": [c.rule for c in item.failed]} for item in advice],
+        "load_refusals": [asdict(item) for item in refusals],
+    }
+
+
+def estimate_text(
+    path: Path, found: Breakdown, advice: Sequence[SparsityAdvice], refusals: Sequence[Refusal], *, every: bool
+) -> str:
+    """An estimate with its slowest operations (or `every` one), and whether zeros pay."""
+    lines = [*_estimate_lines(path, found, every), "", "Do zeros make it faster?", *zero_lines(advice)]
+    return "\n".join([*lines, *(f"Refused by {item.runtime}: {item.reason}; {item.change}" for item in refusals)])
+
+
+def zero_lines(advice: Sequence[SparsityAdvice]) -> list[str]:
+    """Targets with the same answer together: the answer, what failed, what to change."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    lines = []
+    for item in advice:
+        open_ = [condition for condition in item.conditions if condition.met is None] if item.pays == "unknown" else []
+        failed = "; ".join(_condition(condition) for condition in (*item.failed, *open_)) or item.rule
+        if item.target != TWO_OF_FOUR:
+            groups.setdefault((item.pays.value, failed, item.change), []).append(item.target)
+    for (answer, why, change), targets in groups.items():
+        lines += [
+            f"  {', '.join(targets)}: {answer}",
+            f"    why: {why}",
+            *([f"    change: {change}"] if change else []),
+        ]
+    return [*lines, f"  {TWO_OF_FOUR}: no; NVIDIA GPUs use it through TensorRT, no runtime of this format does"]
+
+
+def _condition(condition: Condition) -> str:
+    return f"{condition.rule}: {condition.found}"
+
+
+def _estimate_lines(path: Path, found: Breakdown, every: bool) -> list[str]:
+    told = found.estimate
+    lines = []
+    if told.total_ms is not None:
+        lines.append(f"{path}: {latency_text(told)}, {format_count(found.macs)} MACs")
+    elif told.relative is not None:
+        lines.append(f"{path}: {told.relative:.3g} times MobileNetV2 1.0 224, {format_count(found.macs)} MACs")
+    else:
+        lines.append(f"{path}: not estimated: {told.refused}")
+    lines += [*([told.how] if told.given else []), *told.notes, ""]
+    ops = sorted(found.ops, key=lambda op: (op.bound != "unsupported", -(op.share or 0), -op.macs))
+    shown = found.ops if every else ops[:SHOWN]
+    lines.append(to_text(_operations(found, shown)))
+    if len(shown) < len(found.ops):
+        order = "faster ones" if told.given else "with fewer MACs"
+        lines.append(f"... and {len(found.ops) - len(shown)} {order}; --verbose shows all {len(found.ops)}")
+    return lines
+
+
+def _operations(found: Breakdown, shown: Sequence[OpEstimate]) -> Table:
+    """A row for each operation, with the columns that there is something to say in."""
+    columns: list[tuple[str, Callable[[OpEstimate], str]]] = [
+        ("#", lambda op: str(op.index)),
+        ("operation", lambda op: op.op),
+        ("MACs", lambda op: format_count(op.macs) if op.macs else "-"),
+    ]
+    total_ms = found.estimate.total_ms
+    if total_ms is not None:
+        columns.append(("estimated", lambda op: format_ms(op.ms) if op.ms is not None else "not known"))
+    if found.estimate.given:
+        columns.append(("share", lambda op: format_percent(op.share) if op.share is not None else "not known"))
+    columns.append(("bound by", lambda op: op.bound))
+    rows = tuple(tuple(cell(op) for _, cell in columns) for op in shown)
+    if found.fixed_ms and total_ms:  # what is left of the total once the operations are added up
+        fixed = (
+            "-",
+            "(each inference)",
+            "-",
+            format_ms(found.fixed_ms),
+            format_percent(found.fixed_ms / total_ms),
+        )
+        rows = ((*fixed, "fixed cost"), *rows)
+    return Table(heads=tuple(head for head, _ in columns), rows=rows, left=frozenset({1, len(columns) - 1}))
+
+
+def devices_text(profiles: Sequence[Profile]) -> str:
+    """The profiles of the tool with their errors."""
+    heads = ("--device", "device", "runtime", "for files", "kind", "error", "band", "MACs alone", "rows in families")
+    rows = tuple(_profile_row(profile) for profile in profiles)
+    return (
+        f"{to_text(Table(heads=heads, rows=rows, left=frozenset(range(5))))}\n\n"
+        "error: median for rows whose family (or network) was left out of the fit; MACs alone: the same for latency "
+        "proportional to MACs.\nA profile of your own: edgeprune calibrate MEASURED.csv --device NAME -o mine.toml"
+    )
+
+
+def _profile_row(profile: Profile) -> tuple[str, ...]:
+    accuracy = profile.accuracy
+    threads = f", {profile.threads} thread{'s' if profile.threads != 1 else ''}" if profile.threads else ""
+    return (
+        profile.name,
+        profile.device,
+        profile.runtime + threads,
+        f"{', '.join(f'.{_SUFFIXES[name]}' for name in profile.formats)} {', '.join(profile.accepts)}",
+        profile.kind,
+        format_percent(accuracy.median) if accuracy.median is not None else "not known",
+        f"±{100 * (accuracy.band_factor - 1):.0f} %",
+        format_percent(accuracy.flops_median) if accuracy.flops_median is not None else "not known",
+        f"{accuracy.rows} in {accuracy.families}",
+    )
+
+
+def profile_json(profile: Profile) -> dict[str, Any]:
+    """A profile for programs; of what it was fitted on, the number of rows and their sources."""
+    facts = asdict(profile)
+    facts["truth"] = len(profile.truth)
+    facts["sources"] = sorted({row.source for row in profile.truth})
+    facts["how"] = how_of(profile)
+    return facts
+
+
+def calibrated_text(made: Profile, base: Profile, measurements: int, output: Path) -> str:
+    """What was made of measurements, and how to use it."""
+    did = "coefficients refitted" if made.kind == "fitted" else "speed set"
+    files = f" of {_counted(len(made.truth), 'file')}" if len(made.truth) < measurements else ""
+    use = output if "/" in str(output) else f"./{output}"
+    return (
+        f"{did} from {_counted(measurements, 'measurement')}{files}, based on {base.name}\n{how_of(made)}\n"
+        f"Written: {output} (use it: --device {use})"
+    )
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'s' if count != 1 else ''}"
+
+
+def bench_json(
+    path: Path, against: Path | None, found: LatencyComparison, precisions: Sequence[str], verdict: str | None
+) -> dict[str, Any]:
+    """Times on this host for programs; see `bench_text`."""
+    body = {**asdict(found), "verdict": verdict, "precisions": list(precisions), "path": str(path)}
+    return body | {"schema_version": 1, "against": str(against) if against else None}
+
+
+def bench_text(
+    path: Path, against: Path | None, found: LatencyComparison, precisions: Sequence[str], verdict: str | None
+) -> str:
+    """Times on this host, with the verdict of a comparison. `precisions` are those of `against` and `path`."""
+    heads = ("file", "precision", "median CPU", "p90 CPU", "median wall")
+    times = [(path, precisions[1], found.candidate_ms, found.candidate_p90_ms, found.candidate_wall_ms)]
+    if against is not None:
+        times.append((against, precisions[0], found.baseline_ms, found.baseline_p90_ms, found.baseline_wall_ms))
+    rows = tuple((str(file), precision, *map(format_ms, values)) for file, precision, *values in times)
+    lines = [to_text(Table(heads=heads, rows=rows, left=frozenset({0, 1})))]
+    if against is not None and verdict is not None:
+        lines.append(
+            f"{verdict}: {found.ratio:.3f} of {against} (95 % {found.low:.3f} to {found.high:.3f}; unchanged means "
+            f"within {1 - found.tolerance:.3f} to {1 + found.tolerance:.3f})"
+        )
+    elif against is not None:
+        lines.append(
+            f"no verdict: {precisions[1]} and {precisions[0]} are not ranked here, because how precisions compare on "
+            "this host does not carry to phones (int8 is often slower than float32 on x86 and faster on Arm)"
+        )
+    if against is None:
+        once = found.how.partition(":")[0]
+        lines.append(f"measured: {once}; {2 * found.pairs} runs in {found.processes} processes (two files: --against)")
+        return "\n".join(lines)
+    return "\n".join([*lines, f"measured: {found.how}"])
