@@ -64,6 +64,14 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in links if not (page.parent / link.split("#")[0]).exists()] == []
 
 
+def test_tables_to_add_to_are_where_they_are_said_to_be() -> None:
+    """Each `TABLE` in `file` of CONTRIBUTING.md is a name at the top of that file."""
+    named = re.findall(r"`([A-Z]+)` in `([\w/]+\.py)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert {"CRITERIA", "CODECS", "EXPORTS", "SPECS", "METRICS", "VERBS", "RANKS"} <= {name for name, _ in named}
+    for name, file in named:
+        assert re.search(rf"^{name}\b", (ROOT / file).read_text(), re.M), (name, file)
+
+
 def test_every_page_is_in_the_navigation() -> None:
     """And the navigation names no page that is missing."""
     text = (ROOT / "mkdocs.yml").read_text()
