@@ -20,6 +20,7 @@ _LATENCY = (Limit.MAX_LATENCY_MS, Limit.MAX_LATENCY_GROWTH)  # of estimates
 _DEVICE = "pixel3-tflite-4t-float32"  # an example
 
 Scalar = str | int | float
+Fields = dict[str, Any]  # of a Budget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,22 +81,22 @@ class Written:
     line. `read` raises UsageError."""
 
     kinds: tuple[type, ...]
-    read: Callable[[Scalar], dict[str, float]]
+    read: Callable[[Scalar], Fields]
     metavar: str
     help: str
 
 
-def _size(name: str) -> Callable[[Scalar], dict[str, float]]:
+def _size(name: str) -> Callable[[Scalar], Fields]:
     return lambda value: {name: parse_bytes(str(value))}
 
 
-def _growth(value: Scalar) -> dict[str, float]:
+def _growth(value: Scalar) -> Fields:
     in_bytes, share = parse_growth(str(value))
     return {"growth_bytes": in_bytes} if in_bytes is not None else {"growth_share": share or 0.0}
 
 
-def _share(name: str, most: float = math.inf) -> Callable[[Scalar], dict[str, float]]:
-    def read(value: Scalar) -> dict[str, float]:
+def _share(name: str, most: float = math.inf) -> Callable[[Scalar], Fields]:
+    def read(value: Scalar) -> Fields:
         share = parse_share(value) if isinstance(value, str) else float(value)
         if not 0 <= share <= most or math.isinf(share):
             bounds = "a fraction, 0 to 1," if most == 1 else "a fraction, at least 0 and finite,"
@@ -105,13 +106,13 @@ def _share(name: str, most: float = math.inf) -> Callable[[Scalar], dict[str, fl
     return read
 
 
-def _count(value: Scalar) -> dict[str, float]:
+def _count(value: Scalar) -> Fields:
     if int(value) < 0:
         raise UsageError("parameters is a count, at least 0")
     return {"parameters": int(value)}
 
 
-def _milliseconds(value: Scalar) -> dict[str, float]:
+def _milliseconds(value: Scalar) -> Fields:
     if not 0 < float(value) < math.inf:
         raise UsageError("max_latency_ms is a number of milliseconds above 0")
     return {"max_latency_ms": float(value)}
@@ -165,7 +166,7 @@ def _is(value: object, kind: type) -> bool:
     return isinstance(value, (int, float) if kind is float else kind)
 
 
-def _limit(limit: Limit, value: object) -> dict[str, float]:
+def _limit(limit: Limit, value: object) -> Fields:
     """The fields of a Budget in the TOML value of a limit. Raises UsageError."""
     written = LIMITS[limit]
     if not any(_is(value, kind) for kind in written.kinds):
@@ -191,26 +192,32 @@ def read_budget(path: Path, where: str, raw: Any, *, of_run: bool = False) -> Bu
 
     `of_run`: in a recipe, whose files and ledger are those of the run. Raises RecipeError for what is wrong.
     """
-    keys = (
-        ("codec", "device", *map(str, LIMITS)) if of_run else ("path", "codec", "ledger", "device", *map(str, LIMITS))
-    )
-    known_keys(path, where, raw, keys)
-    for key in ("path", "codec", "ledger", "device"):
-        if not isinstance(raw.get(key, ""), str):
-            raise RecipeError(f"{path}: [{where}] {key} must be a text in quotes, got {raw[key]!r}")
+    own = ("codec", "device") if of_run else ("path", "codec", "ledger", "device")
+    found = known_keys(path, where, raw, (*own, *map(str, LIMITS)))
     try:
-        limits = [Limit(key) for key in raw if key in LIMITS]
-        _check(raw, limits, _in_toml, of_run=of_run)
-        found: dict[str, Any] = {}
+        others = {key: _text(key, found[key]) for key in own if key in found}
+        limits = [Limit(key) for key in found if key in LIMITS]
+        _check(others, limits, _in_toml, of_run=of_run)
+        fields: Fields = {}
         for limit in limits:
-            found |= _limit(limit, raw[limit])
+            fields |= _limit(limit, found[limit])
     except UsageError as cause:
         raise RecipeError(f"{path}: [{where}] {cause}") from cause
-    if "device" in raw:
-        found["devices"] = (str(path.parent / raw["device"]) if raw["device"].endswith(".toml") else raw["device"],)
-    if "ledger" in raw:
-        found["ledger"] = path.parent / raw["ledger"]
-    return Budget(path=raw.get("path", "*"), where=where, codec=raw.get("codec", BASE_CODEC), **found)
+    device, ledger = others.get("device"), others.get("ledger")
+    return Budget(
+        **fields,
+        path=others.get("path", "*"),
+        where=where,
+        codec=others.get("codec", BASE_CODEC),
+        devices=() if device is None else (str(path.parent / device) if device.endswith(".toml") else device,),
+        ledger=path.parent / ledger if ledger is not None else None,
+    )
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{key} must be a text in quotes, got {value!r}")
+    return value
 
 
 def given_budget(
@@ -225,11 +232,11 @@ def given_budget(
     if not texts and ledger is None:
         return None
     _check(others, list(texts), _as_option, of_run=False, shows=True)
-    found: dict[str, Any] = {}
-    for limit, text in texts.items():
-        found |= _limit(limit, _value(limit, text))
+    fields = {
+        name: value for limit, text in texts.items() for name, value in _limit(limit, _value(limit, text)).items()
+    }
     limited = devices if any(limit in _LATENCY for limit in texts) else ()
-    return Budget(where="the command line", codec=codec, ledger=ledger, devices=tuple(limited), **found)
+    return Budget(**fields, where="the command line", codec=codec, ledger=ledger, devices=tuple(limited))
 
 
 def asked_limits(budget: Budget) -> dict[str, object]:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from edgeprune.checker.budget import Budget, read_budget
 from edgeprune.errors import EdgepruneError, RecipeError
@@ -49,7 +48,7 @@ def find_config(start: Path) -> Path | None:
     return None
 
 
-def _tool_table(raw: Mapping[str, Any]) -> Any:
+def _tool_table(raw: Mapping[str, object]) -> object:
     """What stands under [tool.edgeprune], None when nothing does."""
     tools = raw.get("tool")
     return tools.get("edgeprune") if isinstance(tools, Mapping) else None
@@ -57,20 +56,19 @@ def _tool_table(raw: Mapping[str, Any]) -> Any:
 
 def load_config(path: Path) -> Config:
     """The budgets in `path`. Raises InputError (cannot be read) and RecipeError (not right as it stands)."""
-    raw: Any = read_toml(path)[1]
-    if path.name == PYPROJECT:
-        raw = _tool_table(raw)
-        if raw is None:
-            raise RecipeError(f"{path}: no [tool.edgeprune] in it; budgets are tables [[tool.edgeprune.budget]]")
-    known_keys(path, "tool.edgeprune" if path.name == PYPROJECT else "", raw, ("budget",))
-    tables = raw.get("budget", [])
+    whole = read_toml(path)[1]
+    raw = _tool_table(whole) if path.name == PYPROJECT else whole
+    if raw is None:
+        raise RecipeError(f"{path}: no [tool.edgeprune] in it; budgets are tables [[tool.edgeprune.budget]]")
+    found = known_keys(path, "tool.edgeprune" if path.name == PYPROJECT else "", raw, ("budget",))
+    tables = found.get("budget", [])
     prefix = "tool.edgeprune.budget" if path.name == PYPROJECT else "budget"
     if not isinstance(tables, list) or not tables:
         raise RecipeError(f"{path}: no budget in it; write a table [[{prefix}]] for each, with a path and a limit")
     return Config(path=path, budgets=tuple(_budget(path, f"{prefix} {n}", table) for n, table in enumerate(tables, 1)))
 
 
-def _budget(path: Path, where: str, raw: Any) -> Budget:
+def _budget(path: Path, where: str, raw: object) -> Budget:
     """A table of the configuration, whose `path` must be a glob in its folder."""
     if isinstance(raw, Mapping) and raw and "path" not in raw:
         raise RecipeError(f'{path}: [{where}] names no file; add path = "models/*.tflite"')

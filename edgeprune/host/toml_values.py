@@ -6,17 +6,18 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from edgeprune.errors import RecipeError, UsageError
 from edgeprune.host.untrusted import read_whole, text_of
 
 __all__ = ["check_choice", "known_keys", "near", "read_toml", "typed"]
 
-_KINDS = {str: "a text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
+Value = TypeVar("Value")
+_KINDS: Mapping[type, str] = {str: "a text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def read_toml(path: Path) -> tuple[bytes, dict[str, Any]]:
+def read_toml(path: Path) -> tuple[bytes, dict[str, object]]:
     """The bytes of a TOML file and its values.
 
     Raises InputError when it cannot be read and RecipeError when it is not TOML.
@@ -41,8 +42,8 @@ def check_choice(key: str, value: str, known: Iterable[str]) -> None:
         raise UsageError(f"unknown {key} {value!r}{near(value, known)}; known: {', '.join(known)}")
 
 
-def known_keys(path: Path, where: str, raw: Any, known: Iterable[str]) -> None:
-    """Raise RecipeError when `raw` is no table, or has a key that is not known; `where` is the table's name."""
+def known_keys(path: Path, where: str, raw: object, known: Iterable[str]) -> Mapping[str, object]:
+    """`raw` as a table; `where` is its name. Raises RecipeError when it is none, or has a key that is not known."""
     known = list(known)
     if not isinstance(raw, Mapping):
         raise RecipeError(f"{path}: [{where}] is a table of keys")
@@ -50,12 +51,13 @@ def known_keys(path: Path, where: str, raw: Any, known: Iterable[str]) -> None:
     for key in raw:
         if key not in known:
             raise RecipeError(f"{path}: unknown key '{key}'{place}{near(key, known) or '; known: ' + ', '.join(known)}")
+    return raw
 
 
-def typed(path: Path, key: str, value: Any, kind: type) -> Any:
+def typed(path: Path, key: str, value: object, kind: type[Value]) -> Value:
     """`value` when it is of `kind` (a whole number passes for a float); raises RecipeError otherwise."""
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise RecipeError(f"{path}: '{key}' must be {_KINDS.get(kind, kind.__name__)}, got {value!r}")
     return value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 from edgeprune.checker.check import Check
 from edgeprune.checker.size.codecs import CODECS, Codec
@@ -202,7 +201,7 @@ def _weight(layer: LayerAccount | None) -> tuple[int, int]:
 def _json(check: Check) -> str:
     from importlib.metadata import version
 
-    body: dict[str, Any] = {
+    body: dict[str, object] = {
         "schema_version": SCHEMA_VERSION,
         "tool": {"name": "edgeprune", "version": version("edgeprune")},
         "config": check.config,
@@ -218,7 +217,7 @@ def _json(check: Check) -> str:
     return json.dumps(body, indent=1, allow_nan=False) + "\n"
 
 
-def _bare(record: FileAccount) -> dict[str, Any]:
+def _bare(record: FileAccount) -> dict[str, object]:
     return {"raw_bytes": record.raw_bytes, "download_bytes": dict(record.download_bytes)}
 
 

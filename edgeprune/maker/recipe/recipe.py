@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from edgeprune.artifact import Format, Precision
 from edgeprune.checker.budget import Budget, read_budget
@@ -120,7 +119,7 @@ def load_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path}: {cause}") from cause
 
 
-def _recipe(path: Path, sha256: str, raw: Mapping[str, Any]) -> Recipe:
+def _recipe(path: Path, sha256: str, raw: Mapping[str, object]) -> Recipe:
     known_keys(path, "", raw, ("model", "metric", "seed", "data", "steps", "exports", "latency", "budget"))
     for key in ("model", "metric", "data"):
         if key not in raw:
