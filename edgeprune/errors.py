@@ -1,7 +1,6 @@
 """Every error the tool raises on purpose, and the exit code each one owns.
 
 EdgepruneError          3  could not do it
-├── OverBudget          1  a budget is exceeded
 ├── UsageError          2  a wrong option or argument
 │   ├── RecipeError     2  a wrong recipe or configuration
 │   └── OutOfReach      2  a target that the model cannot be brought to
@@ -22,7 +21,6 @@ __all__ = [
     "MissingExtra",
     "OutOfReach",
     "OutputError",
-    "OverBudget",
     "RecipeError",
     "RuntimeFailure",
     "Unsupported",
@@ -36,12 +34,6 @@ class EdgepruneError(Exception):
     """One clear line: what, where, and what to type next."""
 
     exit_code = 3
-
-
-class OverBudget(EdgepruneError):
-    """A budget was checked and is exceeded."""
-
-    exit_code = 1
 
 
 class UsageError(EdgepruneError):

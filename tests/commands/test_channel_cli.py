@@ -156,12 +156,12 @@ def test_dry_run(call: Any, recipe: Callable[..., Path]) -> None:
     assert "after each of 3 rounds" in done.out
 
 
-def test_a_model_is_analysed_once(recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_analysed_once(recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The check, the plan in words and the first cut share one trace; the model of the second round gets its own."""
     from edgeprune.converters.session import Converter
     from edgeprune.host.progress import Progress
     from edgeprune.maker.pruning.channel import pruner
-    from edgeprune.maker.recipe.pipeline import _Run
+    from edgeprune.maker.recipe.model_steps import ModelSteps
     from edgeprune.maker.recipe.prepare import plan_lines, prepare
     from edgeprune.maker.recipe.recipe import ChannelStep, load_recipe
 
@@ -177,10 +177,9 @@ def test_a_model_is_analysed_once(recipe: Callable[..., Path], tmp_path: Path, m
     prepared = prepare(load_recipe(recipe(steps)))
     assert "channel pruning to ratio 0.5" in "\n".join(plan_lines(prepared))
     assert len(traced) == 1
-    (tmp_path / "out").mkdir()
     (step,) = prepared.recipe.steps
     assert isinstance(step, ChannelStep)
-    _Run(prepared, tmp_path / "out", Progress(quiet=True), Converter(), None)._prune_channels(step)
+    ModelSteps(prepared, Progress(quiet=True), Converter()).run(prepared.model, step)
     assert len(traced) == 2
 
 

@@ -98,17 +98,6 @@ def test_the_least_important_go_first(wide: Any) -> None:
             assert scores[stay].min() >= scores[go].max()
 
 
-def test_another_cost_can_be_limited(wide: Any) -> None:
-    """The cost function is a parameter: a made-up latency of MACs plus ten for each parameter."""
-    structure = analyse(wide)
-
-    def latency(cost: Cost) -> float:
-        return cost.macs + 10.0 * cost.parameters
-
-    kept = plan_channels(structure, ChannelOptions(macs=0.5), unit_scores(structure, "l2"), cost_of=latency)
-    assert latency(structure.cost(kept)) <= 0.5 * latency(structure.whole())
-
-
 def test_a_target_out_of_reach_says_the_best(wide: Any) -> None:
     """The refusal names the least share that can be reached."""
     with pytest.raises(UsageError, match=r"macs = 0\.001 cannot be reached: .* the least is 0\.0\d+"):

@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from edgeprune.errors import UsageError
 from edgeprune.host.untrusted import check_file
@@ -19,12 +18,12 @@ __all__ = ["custom_objects"]
 _modules: dict[Path, ModuleType] = {}  # a file registers its classes with Keras, which it can do once only
 
 
-def custom_objects(files: Sequence[Path], keras: ModuleType) -> dict[str, Any]:
+def custom_objects(files: Sequence[Path], keras: ModuleType) -> dict[str, type]:
     """Run Python files; every Keras layer defined in them by its name, and all that is registered with Keras.
 
     Raises InputError for a missing file and UsageError, with the line, for a file that fails.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, type] = {}
     for file in files:
         module = _module(file)
         layers = {

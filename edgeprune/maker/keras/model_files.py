@@ -101,14 +101,14 @@ def _look_through(path: Path) -> Source:
     return Source(path=path, kind=kind, config=config, version=version)
 
 
-def _load_keras3(keras: ModuleType, source: Source, own: dict[str, Any], *, safe: bool) -> Model:
+def _load_keras3(keras: ModuleType, source: Source, own: dict[str, type], *, safe: bool) -> Model:
     try:
         return keras.saving.load_model(source.path, custom_objects=own, compile=False, safe_mode=safe)
     except Exception as cause:  # Keras raises anything from KeyError to OSError on damaged files
         raise _loading_error(source, cause) from cause
 
 
-def _load_keras2(keras: ModuleType, source: Source, own: dict[str, Any], *, safe: bool) -> Model:
+def _load_keras2(keras: ModuleType, source: Source, own: dict[str, type], *, safe: bool) -> Model:
     try:
         made = translate(source.config, custom=frozenset(own))
     except (InputError, Unsupported) as cause:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,30 +27,21 @@ from edgeprune.formats import read_contents
 from edgeprune.host.progress import Progress
 from edgeprune.ledger import (
     ArtifactEntry,
-    ChannelReport,
     Estimate,
     Host,
     LatencyComparison,
     Ledger,
-    PruneReport,
     RecipeOrigin,
     Stage,
-    TrainLog,
 )
 from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, input_specs, predict, save_model
 from edgeprune.maker.keras.types import Model
-from edgeprune.maker.pruning.channel.groups import Structure
-from edgeprune.maker.pruning.channel.rounds import Train, prune_in_rounds
-from edgeprune.maker.pruning.magnitude import PruneResult, prune_magnitude
-from edgeprune.maker.pruning.masked_training import finetune, prune_while_training
-from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
 from edgeprune.maker.recipe.entries import asked_of, export_name, metric_kind, model_origin, split_origin
-from edgeprune.maker.recipe.latency_search import covered_estimate, prune_to_latency
-from edgeprune.maker.recipe.prepare import Prepared, coreml_options, file_part, through_norms
+from edgeprune.maker.recipe.latency_search import covered_estimate
+from edgeprune.maker.recipe.model_steps import ModelSteps, StepResult
+from edgeprune.maker.recipe.prepare import Prepared, coreml_options, file_part
 from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, devices_of
 from edgeprune.maker.training.datasets import Samples, calibration_set
-from edgeprune.maker.training.loop import steps_per_epoch
-from edgeprune.maker.training.options import TrainOptions
 from edgeprune.report.summary import summary_sentences
 from edgeprune.runtime.session import installed_runtimes
 
@@ -74,10 +64,11 @@ class _Run:
         self.baseline = baseline
         self.prepared, self.recipe, self.metric = prepared, prepared.recipe, prepared.metric
         self.folder, self.progress, self.converter = folder, progress, converter
+        self.steps = ModelSteps(prepared, progress, converter)
         self.stem = self.recipe.model.stem
         self.model = prepared.model
         self.stages: list[Stage] = []
-        self._predicted: tuple[Any, dict[str, np.ndarray]] | None = None
+        self._predicted: tuple[Model, dict[str, np.ndarray]] | None = None
         self._dense_outputs: dict[str, np.ndarray] = {}
         (folder / "stages").mkdir()
 
@@ -131,101 +122,10 @@ class _Run:
 
     def _train_step(self, step: PruneStep | ChannelStep | FinetuneStep) -> None:
         begun = time.monotonic()
-        report: PruneReport | None = None
-        channels: ChannelReport | None = None
-        log: TrainLog | None = None
-        self.progress.begin(f"{step.name}: {'prune' if step.kind == 'prune' else 'fine-tune'}")
-        if isinstance(step, FinetuneStep):
-            self.model, log = self._finetuned(self.model, step.training)
-        elif isinstance(step, ChannelStep):
-            channels, log = self._prune_channels(step)
-        else:
-            result, log = self._prune(step)
-            self.model, report = result.model, result.report
-        self.progress.end(f"sparsity {report.got:.1%}" if report else _channels_note(channels))
+        done = self.steps.run(self.model, step)
+        self.model = done.model
         main = self._tflite(step.name, Precision.FLOAT32)
-        self._add(step.name, step.kind, [main], begun, report=report, channels=channels, log=log)
-
-    def _finetuned(self, model: Model, options: TrainOptions) -> tuple[Model, TrainLog]:
-        """A copy of the model, trained on."""
-        assert self.prepared.train is not None
-        return finetune(
-            model,
-            self.prepared.train,
-            self.prepared.validation,
-            self.metric,
-            options,
-            teacher=self.prepared.model,
-            on_progress=self.progress.advance,
-        )
-
-    def _prune_channels(self, step: ChannelStep) -> tuple[ChannelReport, TrainLog | None]:
-        """Cut the current model, in rounds with training after each if the step trains."""
-        logs: list[TrainLog] = []
-        train = self._round_training(step, step.training, logs) if step.training else None
-        samples, structure = self.prepared.train, self._structure(step)
-        if step.options is not None and step.options.latency is not None and step.device is not None:
-            result = prune_to_latency(
-                self.model,
-                step.options,
-                target_profile(step.options.latency, step.device),
-                converter=self.converter,
-                on_trial=self.progress.advance,
-                samples=samples,
-                metric=self.metric,
-                rounds=step.rounds,
-                train=train,
-                structure=structure,
-            )
-        else:
-            result = prune_in_rounds(
-                self.model,
-                step.options,
-                samples=samples,
-                metric=self.metric,
-                rounds=step.rounds,
-                train=train,
-                structure=structure,
-            )
-        self.model = result.model
-        if logs:
-            self.progress.note(f"{step.name}: {_channels_note(result.report)}")
-        return result.report, logs[-1] if logs else None
-
-    def _round_training(self, step: ChannelStep, options: TrainOptions, logs: list[TrainLog]) -> Train:
-        """The training after each round; leaves its log in `logs`."""
-
-        def trained(model: Model, number: int) -> Model:
-            self.progress.begin(f"{step.name}: train, round {number} of {step.rounds}")
-            tuned, log = self._finetuned(model, options)
-            logs.append(log)
-            self.progress.end()
-            if number < step.rounds:
-                self.progress.begin(f"{step.name}: prune, round {number + 1} of {step.rounds}")
-            return tuned
-
-        return trained
-
-    def _structure(self, step: ChannelStep) -> Structure | None:
-        """What is known of the current model's groups: those of the recipe's model were found when it was checked."""
-        return self.prepared.structures[through_norms(step)] if self.model is self.prepared.model else None
-
-    def _prune(self, step: PruneStep) -> tuple[PruneResult, TrainLog | None]:
-        if step.training is None:
-            return prune_magnitude(self.model, step.options), None
-        train = self.prepared.train
-        assert train is not None
-        schedule, settled = _schedule(
-            step, step.training.epochs * steps_per_epoch(len(train), step.training.batch_size)
-        )
-        asked = (self.model, step.options, schedule, train, self.prepared.validation, self.metric, step.training)
-        if step.backend == "tfmot":
-            from edgeprune.maker.pruning.tfmot_backend import prune_with_tfmot
-
-            return prune_with_tfmot(*asked, settled_step=settled, on_progress=self.progress.advance)
-        return prune_while_training(
-            *asked, settled_step=settled, teacher=self.prepared.model, on_progress=self.progress.advance
-        )
+        self._add(step.name, step.kind, [main], begun, done)
 
     def _quantize(self, step: QuantizeStep) -> None:
         begun = time.monotonic()
@@ -294,15 +194,7 @@ class _Run:
         return self._predicted[1]
 
     def _add(
-        self,
-        name: str,
-        kind: str,
-        artifacts: list[ArtifactEntry],
-        begun: float,
-        *,
-        report: PruneReport | None = None,
-        channels: ChannelReport | None = None,
-        log: TrainLog | None = None,
+        self, name: str, kind: str, artifacts: list[ArtifactEntry], begun: float, done: StepResult | None = None
     ) -> None:
         main = artifacts[0]
         latency = None if kind == "dense" else self._latency(name, main)
@@ -316,9 +208,9 @@ class _Run:
                 metric=main.metric,
                 latency=latency,
                 artifacts=tuple(artifacts),
-                pruning=report,
-                channels=channels,
-                training=log,
+                pruning=done.pruning if done else None,
+                channels=done.channels if done else None,
+                training=done.training if done else None,
                 seconds=round(time.monotonic() - begun, 3),
             )
         )
@@ -398,29 +290,6 @@ def _with_export(stage: Stage, entry: ArtifactEntry, *, in_place_of: ArtifactEnt
     artifacts = tuple(entry if known is in_place_of else known for known in stage.artifacts)
     stands = stage.metric is not None and stage.metric.file == in_place_of.path
     return replace(stage, artifacts=artifacts, metric=entry.metric if stands else stage.metric)
-
-
-def _schedule(step: PruneStep, steps: int) -> tuple[ConstantSparsity | PolynomialDecay, int]:
-    """The step's schedule over so many steps of training, and the one from which its final sparsity holds."""
-    if step.schedule == "constant":
-        return ConstantSparsity(final_sparsity=step.options.sparsity), 0
-    settled = max(1, round(steps * step.ramp))
-    decay = PolynomialDecay(
-        initial_sparsity=step.initial_sparsity,
-        final_sparsity=step.options.sparsity,
-        end_step=settled,
-        power=step.power,
-        frequency=step.frequency,
-    )
-    return decay, settled
-
-
-def _channels_note(report: ChannelReport | None) -> str:
-    if report is None:
-        return ""
-    reached = report.estimated_latency
-    latency = f", {reached.ratio:.3f} of the latency estimated for {reached.after.device}" if reached else ""
-    return f"{report.got:.1%} of the channels removed{latency}"
 
 
 def _metric_note(entry: ArtifactEntry) -> str:

@@ -117,16 +117,14 @@ def plan_channels(
     options: ChannelOptions,
     scores: npt.NDArray[np.float64],
     *,
-    cost_of: Callable[[Cost], float] | None = None,
     widths: Mapping[str, int] | None = None,
 ) -> Kept:
     """Which units stay: bool [units].
 
     `widths` are the units that groups had before earlier rounds, by name: a ratio is of those (default: of the units
     there are).
-    `cost_of` is what the share in `macs` or `parameters` limits; another function (of estimated latency, say) may stand
-    in. Under such a limit absolute scores are set against the cost that each unit saves. Raises UsageError when nothing
-    can be pruned, and OutOfReach when the target cannot be reached (with the best that can be).
+    Under a limit of `macs` or `parameters` absolute scores are set against the cost that each unit saves. Raises
+    UsageError when nothing can be pruned, and OutOfReach when the target cannot be reached (with the best that can be).
     """
     if options.latency is not None:
         raise UsageError("a latency is searched for: prune_to_latency does, with the profile of a device")
@@ -144,10 +142,10 @@ def plan_channels(
         total = sum(widths.values()) if widths else len(units)
         kept = planner.lowest(lambda k: float(k[units].sum()), (1 - options.ratio) * total)
         return planner.above(np.inf) if kept is None else kept
-    return _within_cost(planner, cost_of)
+    return _within_cost(planner)
 
 
-def _within_cost(planner: _Planner, cost_of: Callable[[Cost], float] | None) -> Kept:
+def _within_cost(planner: _Planner) -> Kept:
     structure, options = planner.structure, planner.options
     what = "macs" if options.macs is not None else "parameters"
     if what == "macs" and macs_unknown(structure):
@@ -155,7 +153,10 @@ def _within_cost(planner: _Planner, cost_of: Callable[[Cost], float] | None) -> 
             "macs cannot be a target: the model leaves sizes open, or has layers that are not followed "
             "(edgeprune groups lists them); ask for ratio or parameters"
         )
-    cost = cost_of or (lambda c: float(getattr(c, what)))
+
+    def cost(found: Cost) -> float:
+        return float(getattr(found, what))
+
     share, base = float(getattr(options, what)), cost(structure.whole())
     if CRITERIA[options.importance].absolute:
         planner.scores = planner.scores / _unit_costs(structure, planner.groups, cost)

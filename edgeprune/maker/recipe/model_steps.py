@@ -1,0 +1,158 @@
+"""The steps of a recipe that change the model: prune it, remove channels, train it on. A new model comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeprune.checker.latency.latency_targets import target_profile
+from edgeprune.converters.session import Converter
+from edgeprune.host.progress import Progress
+from edgeprune.ledger import ChannelReport, PruneReport, TrainLog
+from edgeprune.maker.keras.types import Model
+from edgeprune.maker.pruning.channel.groups import Structure
+from edgeprune.maker.pruning.channel.pruner import ChannelResult
+from edgeprune.maker.pruning.channel.rounds import Train, prune_in_rounds
+from edgeprune.maker.pruning.magnitude import PruneResult, prune_magnitude
+from edgeprune.maker.pruning.masked_training import finetune, prune_while_training
+from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
+from edgeprune.maker.recipe.latency_search import prune_to_latency
+from edgeprune.maker.recipe.prepare import Prepared, through_norms
+from edgeprune.maker.recipe.recipe import ChannelStep, FinetuneStep, PruneStep
+from edgeprune.maker.training.loop import steps_per_epoch
+from edgeprune.maker.training.options import TrainOptions
+
+__all__ = ["ModelSteps", "StepResult"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """The model after a step, and what was done to it; None stands for what the step does not do."""
+
+    model: Model
+    pruning: PruneReport | None = None
+    channels: ChannelReport | None = None
+    training: TrainLog | None = None
+
+
+class ModelSteps:
+    """Carries out the steps of a recipe on the data that were read for it; the recipe's own model is the teacher."""
+
+    def __init__(self, prepared: Prepared, progress: Progress, converter: Converter) -> None:
+        self.prepared, self.progress, self.converter = prepared, progress, converter
+
+    def run(self, model: Model, step: PruneStep | ChannelStep | FinetuneStep) -> StepResult:
+        """One step, with its progress; the model that goes in is left alone."""
+        self.progress.begin(f"{step.name}: {'prune' if step.kind == 'prune' else 'fine-tune'}")
+        if isinstance(step, FinetuneStep):
+            tuned, log = self._finetuned(model, step.training)
+            done = StepResult(model=tuned, training=log)
+        elif isinstance(step, ChannelStep):
+            done = self._channels(model, step)
+        else:
+            result, pruning_log = self._zeros(model, step)
+            done = StepResult(model=result.model, pruning=result.report, training=pruning_log)
+        self.progress.end(_note(done))
+        return done
+
+    def _finetuned(self, model: Model, options: TrainOptions) -> tuple[Model, TrainLog]:
+        """A copy of the model, trained on."""
+        assert self.prepared.train is not None
+        return finetune(
+            model,
+            self.prepared.train,
+            self.prepared.validation,
+            self.prepared.metric,
+            options,
+            teacher=self.prepared.model,
+            on_progress=self.progress.advance,
+        )
+
+    def _channels(self, model: Model, step: ChannelStep) -> StepResult:
+        """Fewer channels, in rounds with training after each if the step trains."""
+        logs: list[TrainLog] = []
+        train = self._round_training(step, step.training, logs) if step.training else None
+        result = self._cut(model, step, train)
+        done = StepResult(model=result.model, channels=result.report, training=logs[-1] if logs else None)
+        if logs:
+            self.progress.note(f"{step.name}: {_note(done)}")
+        return done
+
+    def _cut(self, model: Model, step: ChannelStep, train: Train | None) -> ChannelResult:
+        samples, metric, structure = self.prepared.train, self.prepared.metric, self._structure(model, step)
+        if step.options is not None and step.options.latency is not None and step.device is not None:
+            return prune_to_latency(
+                model,
+                step.options,
+                target_profile(step.options.latency, step.device),
+                converter=self.converter,
+                on_trial=self.progress.advance,
+                samples=samples,
+                metric=metric,
+                rounds=step.rounds,
+                train=train,
+                structure=structure,
+            )
+        return prune_in_rounds(
+            model, step.options, samples=samples, metric=metric, rounds=step.rounds, train=train, structure=structure
+        )
+
+    def _round_training(self, step: ChannelStep, options: TrainOptions, logs: list[TrainLog]) -> Train:
+        """The training after each round; leaves its log in `logs`."""
+
+        def trained(model: Model, number: int) -> Model:
+            self.progress.begin(f"{step.name}: train, round {number} of {step.rounds}")
+            tuned, log = self._finetuned(model, options)
+            logs.append(log)
+            self.progress.end()
+            if number < step.rounds:
+                self.progress.begin(f"{step.name}: prune, round {number + 1} of {step.rounds}")
+            return tuned
+
+        return trained
+
+    def _structure(self, model: Model, step: ChannelStep) -> Structure | None:
+        """What is known of a model's groups: those of the recipe's own model were found when it was checked."""
+        return self.prepared.structures[through_norms(step)] if model is self.prepared.model else None
+
+    def _zeros(self, model: Model, step: PruneStep) -> tuple[PruneResult, TrainLog | None]:
+        """Zeros in the kernels, in one shot or while training."""
+        if step.training is None:
+            return prune_magnitude(model, step.options), None
+        train = self.prepared.train
+        assert train is not None
+        steps = step.training.epochs * steps_per_epoch(len(train), step.training.batch_size)
+        schedule, settled = _schedule(step, steps)
+        asked = (model, step.options, schedule, train, self.prepared.validation, self.prepared.metric, step.training)
+        if step.backend == "tfmot":
+            from edgeprune.maker.pruning.tfmot_backend import prune_with_tfmot
+
+            return prune_with_tfmot(*asked, settled_step=settled, on_progress=self.progress.advance)
+        return prune_while_training(
+            *asked, settled_step=settled, teacher=self.prepared.model, on_progress=self.progress.advance
+        )
+
+
+def _schedule(step: PruneStep, steps: int) -> tuple[ConstantSparsity | PolynomialDecay, int]:
+    """The step's schedule over so many steps of training, and the one from which its final sparsity holds."""
+    if step.schedule == "constant":
+        return ConstantSparsity(final_sparsity=step.options.sparsity), 0
+    settled = max(1, round(steps * step.ramp))
+    decay = PolynomialDecay(
+        initial_sparsity=step.initial_sparsity,
+        final_sparsity=step.options.sparsity,
+        end_step=settled,
+        power=step.power,
+        frequency=step.frequency,
+    )
+    return decay, settled
+
+
+def _note(done: StepResult) -> str:
+    """What a step did, for its line of progress."""
+    if done.pruning is not None:
+        return f"sparsity {done.pruning.got:.1%}"
+    if done.channels is None:
+        return ""
+    reached = done.channels.estimated_latency
+    latency = f", {reached.ratio:.3f} of the latency estimated for {reached.after.device}" if reached else ""
+    return f"{done.channels.got:.1%} of the channels removed{latency}"
