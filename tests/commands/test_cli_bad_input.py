@@ -219,11 +219,14 @@ class TestData:
         """A folder is not a data file."""
         prune(call, work, "--data", work).error(4, "a folder")
 
-    @pytest.mark.parametrize("content", [b"x,y\n1,2\n", b"", b"PK\x03\x04 cut short"])
-    def test_other_file(self, call: Any, work: Path, content: bytes) -> None:
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [(b"x,y\n1,2\n", "not an .npz file"), (b"", "is empty"), (b"PK\x03\x04 cut short", "not an .npz file")],
+    )
+    def test_other_file(self, call: Any, work: Path, content: bytes, words: str) -> None:
         """A file that is no .npz is refused."""
         (work / "data.npz").write_bytes(content)
-        prune(call, work, "--data", work / "data.npz").error(4, "not an .npz file")
+        prune(call, work, "--data", work / "data.npz").error(4, words)
 
     @pytest.mark.parametrize("position", [400, 3000, 9000])
     def test_damaged(self, call: Any, work: Path, position: int) -> None:
