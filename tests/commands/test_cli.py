@@ -206,6 +206,7 @@ precision = "float16"
 
 [budget]
 download = "%s"
+codec = "xz"
 min_sparsity = 0.5
 """
 
@@ -227,13 +228,14 @@ class TestRun:
         files = [a for stage in ledger["stages"] for a in stage["artifacts"]]
         assert [stage["kind"] for stage in ledger["stages"]] == ["dense", "prune", "finetune", "quantize"]
         assert {a["path"] for a in files if a["exported"]} == {"model.int8.tflite", "model.float16.tflite"}
+        assert {tuple(sorted(a["download_bytes"])) for a in files} == {("deflate", "xz", "zstd12")}
         for artifact in files:
             assert sha256_of(work / "out" / artifact["path"]) == artifact["sha256"]
         written = {p.relative_to(work / "out").as_posix() for p in (work / "out").rglob("*") if p.is_file()}
         assert written == {a["path"] for a in files} | {"ledger.json", "report.md", "model.keras"}
         assert ledger["stages"][1]["pruning"]["got"] == 0.75
         for verdict in ledger["verdicts"]:
-            assert verdict["passed"] is (code == 0 or not verdict["check"].startswith("download"))
+            assert verdict["passed"] is (code == 0 or verdict["kind"] != "download")
         assert sorted(p.name for p in work.iterdir()) == ["model.keras", "out", "recipe.toml", "test.npz", "train.npz"]
         report = (work / "out" / "report.md").read_text()
         assert report.startswith("# model.keras: ")
