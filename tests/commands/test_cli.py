@@ -126,11 +126,13 @@ class TestConvert:
         """With data the exported file itself is scored; the JSON names the file where it lies."""
         target = work / "out.tflite"
         options = ("--precision", "int8", "--calibration", work / "train.npz", "--data", work / "test.npz")
+        options += ("--codecs", "brotli")
         outcome = call("convert", work / "model.keras", "--to", "tflite", "-o", target, *options, "--json", "-q")
         assert (outcome.code, outcome.err) == (0, "")
         facts = json.loads(outcome.out)["output"]
         assert (facts["path"], facts["precision"], facts["metric"]["samples"]) == (str(target), "int8", 48)
         assert facts["parity_on"] == "samples of test.npz"
+        assert list(facts["download_bytes"]) == ["deflate", "brotli", "zstd12"]
         assert all(run["ran"] for run in facts["runtimes"])
         first, number = next(iter(installed_runtimes().items()))
         assert (facts["oldest_runtime"], facts["float_ops"]) == (f"{first} {number}", [])
