@@ -18,8 +18,7 @@ from edgeprune.checker.size.account import account
 from edgeprune.converters.evaluation import Evaluated
 from edgeprune.converters.exported import artifact_entry
 from edgeprune.converters.session import Exported
-from edgeprune.errors import Unsupported
-from edgeprune.formats import read_contents, read_graph
+from edgeprune.formats import read_contents
 from edgeprune.formats.weights import Role, Uses
 
 SUFFIXES = (".tflite", ".mlpackage", ".mlmodel", ".keras", ".h5", ".onnx")
@@ -75,19 +74,17 @@ def test_every_verb_says_the_same(call: Any, model: Path) -> None:
         assert of(entry) == wanted
 
 
-def test_the_graph_says_the_same(model: Path) -> None:
+@pytest.mark.parametrize("path", [path for path in SAMPLES if path.suffix == ".tflite"], ids=lambda path: path.name)
+def test_the_graph_says_the_same(path: Path) -> None:
     """What estimates and refusals read off a graph: its weights and zeros are those of the contents."""
-    if model.suffix != ".tflite":
-        pytest.skip("no graph")
-    try:
-        graph = read_graph(model)
-    except Unsupported:
-        pytest.skip("the graph is not read")
-    arrays = [array for layer in read_contents(model).layers for array in layer.arrays]
+    contents = read_contents(path)
+    assert contents.graph is not None
+    arrays = [array for layer in contents.layers for array in layer.arrays]
     weights = [array for array in arrays if array.role is Role.WEIGHT]
-    assert graph.weight_elements == sum(array.elements for array in weights)
-    assert graph.weight_zeros == sum(array.zeros or 0 for array in weights)
-    assert graph.parameters == sum(array.elements for array in arrays if array.parameter)
+    assert contents.graph.weight_elements == sum(array.elements for array in weights)
+    assert contents.graph.weight_zeros == sum(array.zeros or 0 for array in weights)
+    assert contents.graph.parameters == sum(array.elements for array in arrays if array.parameter)
+    assert contents.graph.macs == contents.macs
 
 
 @pytest.mark.parametrize("name", WRITERS)
