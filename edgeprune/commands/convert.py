@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeprune.artifact import Color, DeploymentTarget, Format, IoType, Precision, sha256_of
-from edgeprune.commands.options import PATH, TOLERANCE, common_options
+from edgeprune.commands.options import PATH, TOLERANCE, common_options, taken
 from edgeprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def convert(model: Path, output: Path, **options: object) -> int:
       edgeprune convert model.keras --to coreml --image-input image --scale 0.00784314 --offset -1 \\
           --class-labels labels.txt -o Photo.mlpackage
     """
-    wanted = _Wanted(**options)  # type: ignore[arg-type]
+    wanted = taken(_Wanted, options)
     entry = _converted(model, output, wanted)
     if wanted.as_json:
         body = {

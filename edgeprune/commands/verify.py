@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeprune.artifact import sha256_of
-from edgeprune.commands.options import PATH, TOLERANCE, common_options
+from edgeprune.commands.options import PATH, TOLERANCE, common_options, taken
 from edgeprune.errors import ConversionError, UsageError
+from edgeprune.maker.training.metrics import METRICS
 
 if TYPE_CHECKING:
     from edgeprune.checker.agreement import Agreement
@@ -50,9 +51,7 @@ class _Wanted:
 @click.argument("exported", type=PATH)
 @click.option("--against", type=PATH, required=True, metavar="MODEL", help="The Keras model it came from.")
 @click.option("--data", type=PATH, metavar="NPZ", help="Samples to compare on.  [default: 8 random ones]")
-@click.option(
-    "--metric", type=click.Choice(["accuracy", "auc", "mse", "mae"]), help="Score both, with the targets y of --data."
-)
+@click.option("--metric", type=click.Choice(list(METRICS)), help="Score both, with the targets y of --data.")
 @click.option("--image-bias", metavar="B,B,B", help="Image input: an offset for each channel, instead of --offset.")
 @TOLERANCE
 @click.option("--bisect", is_flag=True, help="Name the first layer that departs from the model.")
@@ -71,7 +70,7 @@ def verify(exported: Path, **options: object) -> int:
       edgeprune verify Model.mlpackage --against model.keras --bisect
       edgeprune verify Photo.mlpackage --against model.keras --scale 0.00784314 --offset -1   (image input)
     """
-    wanted = _Wanted(**options)  # type: ignore[arg-type]
+    wanted = taken(_Wanted, options)
     found = _verified(exported, wanted)
     if wanted.as_json:
         click.echo(json.dumps(_json(exported, found, wanted), indent=2, allow_nan=False))

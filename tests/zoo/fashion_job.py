@@ -6,7 +6,7 @@ import edgeprune
 
 __all__ = ["job"]
 
-SAMPLES = 600
+SAMPLES = 200
 DEVICE = "pixel3-tflite-4t-float32"
 
 

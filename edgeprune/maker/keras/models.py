@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import warnings
@@ -43,6 +44,7 @@ __all__ = [
     "weight_of",
 ]
 
+FEW = 16  # samples
 Predictor = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
@@ -258,14 +260,27 @@ def output_names(model: AnyModel) -> list[str]:
 
 def predict(model: AnyModel, inputs: Mapping[str, np.ndarray], *, batch_size: int = 256) -> dict[str, np.ndarray]:
     """Outputs by name for samples given by input name; inference mode, no progress bar."""
-    return predictor(model, batch_size=batch_size)(inputs)
+    few = len(next(iter(inputs.values()))) <= FEW  # a trace would cost more than it saves
+    return _outputs_of(model, functools.partial(_called, model) if few else _traced(model), batch_size)(inputs)
 
 
 def predictor(model: AnyModel, *, batch_size: int = 256) -> Predictor:
     """`predict` for a model that is asked again and again: it is traced once, and its weights may change meanwhile."""
+    return _outputs_of(model, _traced(model), batch_size)
+
+
+def _called(model: AnyModel, *tensors: Tensor) -> Sequence[Tensor]:
+    return call_model(model, tensors)
+
+
+def _traced(model: AnyModel) -> Callable[..., Sequence[Tensor]]:
     import tensorflow as tf
 
-    call = tf.function(lambda *tensors: call_model(model, tensors), autograph=False, reduce_retracing=True)
+    return tf.function(functools.partial(_called, model), autograph=False, reduce_retracing=True)
+
+
+def _outputs_of(model: AnyModel, call: Callable[..., Sequence[Tensor]], batch_size: int) -> Predictor:
+    import tensorflow as tf
 
     def outputs(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         ordered = [np.asarray(inputs[name], dtype) for name, (_, dtype) in input_specs(model).items()]
