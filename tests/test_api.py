@@ -73,7 +73,7 @@ def test_the_whole_job(tmp_path: Path) -> None:
     import fashion_job
 
     found = fashion_job.job(str(ROOT / "sample_models" / "fashion"), str(tmp_path))
-    assert found["sparsity"] == pytest.approx(0.5, abs=0.02)
+    assert 0.45 < found["sparsity"] < 0.55
     assert found["agrees"] is True
     assert found["int8_bytes"] < 0.5 * found["float_bytes"]
     assert found["passed"] == [True, False]

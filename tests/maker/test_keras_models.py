@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from edgeprune.errors import InputError, Unsupported
+from edgeprune.maker.keras import models
 from edgeprune.maker.keras.model_files import load_model
 from edgeprune.maker.keras.models import (
+    FEW,
     clone,
     count_nonzero_parameters,
     count_parameters,
@@ -18,6 +20,7 @@ from edgeprune.maker.keras.models import (
     leaf_layers,
     output_names,
     predict,
+    predictor,
     save_model,
 )
 
@@ -182,3 +185,12 @@ def test_a_lambda_survives_copying(tmp_path: Path, keras: Any) -> None:
     assert predict(clone(loaded), {"x": np.ones((1, 3))})["twice"].tolist() == [[2, 2, 2]]
     with pytest.raises(Unsupported, match="Lambda"):
         load_model(tmp_path / "m.keras")
+
+
+def test_few_samples_are_not_traced(image_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handful of samples is predicted by calling the model; the outputs are those of the traced one."""
+    inputs = {"image": np.random.default_rng(0).normal(size=(FEW, 8, 8, 1)).astype(np.float32)}
+    traced = predictor(image_model)(inputs)
+    monkeypatch.setattr(models, "_traced", lambda _: pytest.fail("traced"))
+    called = predict(image_model, inputs)
+    np.testing.assert_allclose(called["scores"], traced["scores"], rtol=0, atol=1e-6)

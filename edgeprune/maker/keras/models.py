@@ -22,6 +22,7 @@ from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel, Layer, Model, Shape, Tensor, Variable
 
 __all__ = [
+    "FEW",
     "Leaf",
     "Predictor",
     "as_called",
