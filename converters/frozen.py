@@ -49,7 +49,7 @@ class FrozenGraph:
     loops: tuple[str, ...] = ()
     constants: int = 0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """What the child process is told."""
         return {
             "path": str(self.path),

@@ -43,7 +43,7 @@ class CoreMlOptions:
     description: str = ""
     version: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """What the child process is told."""
         return asdict(self)
 

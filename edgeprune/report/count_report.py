@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from edgeprune.checker.arm.emulation import CLASSES, CountComparison, InstructionCounts
 from edgeprune.report.table import Table, to_text
@@ -31,7 +30,7 @@ class CountedFiles:
         return self.files[1] if len(self.files) > 1 else None
 
 
-def counts_json(found: CountedFiles) -> dict[str, Any]:
+def counts_json(found: CountedFiles) -> dict[str, object]:
     """The counts for programs."""
     compared = found.compared
     return {

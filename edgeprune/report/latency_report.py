@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from edgeprune.checker.latency.estimate import Breakdown, OpEstimate, how_of
 from edgeprune.checker.latency.profiles import Profile
@@ -32,7 +31,7 @@ SHOWN = 12  # operations, the slowest first
 
 def estimate_json(
     path: Path, found: Breakdown, advice: Sequence[SparsityAdvice], refusals: Sequence[Refusal]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """An estimate for programs, operation by operation, and whether zeros pay."""
     facts = asdict(found)
     return {
@@ -147,7 +146,7 @@ def _profile_row(profile: Profile) -> tuple[str, ...]:
     )
 
 
-def profile_json(profile: Profile) -> dict[str, Any]:
+def profile_json(profile: Profile) -> dict[str, object]:
     """A profile for programs; of what it was fitted on, the number of rows and their sources."""
     facts = asdict(profile)
     facts["truth"] = len(profile.truth)
@@ -173,7 +172,7 @@ def _counted(count: int, word: str) -> str:
 
 def bench_json(
     path: Path, against: Path | None, found: LatencyComparison, precisions: Sequence[str], verdict: str | None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Times on this host for programs; see `bench_text`."""
     body = {**asdict(found), "verdict": verdict, "precisions": list(precisions), "path": str(path)}
     return body | {"schema_version": 1, "against": str(against) if against else None}

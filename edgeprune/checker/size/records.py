@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from edgeprune.host.json_values import check_counts, check_shares
 from edgeprune.verdict import Estimate
@@ -104,7 +103,7 @@ class FileAccount:
         named = [found for found in self.estimates if found.device == device]
         return next((found for found in named if found.basis == basis), named[0] if named else None)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain values by the names of the fields; layers also with `sparsity` and `bits_per_weight`."""
         body = asdict(self)
         for values, layer in zip(body["layers"], self.layers, strict=True):

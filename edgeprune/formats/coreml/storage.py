@@ -91,7 +91,7 @@ def is_constant(operation: Operation) -> bool:
     return operation.kind == "const" or operation.kind in DECODERS
 
 
-def constants_of(package: Package) -> dict[str, Any]:
+def constants_of(package: Package) -> dict[str, object]:
     """Every constant of the main function by name, compressed ones decoded; strings and lists as Python values.
 
     Raises InputError for a constant that does not fit its own description.

@@ -80,22 +80,10 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
     `trust_code` and `custom` are those of `load_model`.
     """
     check_extras(recipe)
-    packages = []
-    for export in recipe.exports:
-        try:
-            check_export(export.format, export.precision, export.package.deployment_target)
-            packages.append(coreml_options(recipe, export))
-        except UsageError as cause:
-            raise RecipeError(f"{recipe.path}: {cause}") from cause
+    packages = _packages(recipe)
     model = load_model(recipe.model, trust_code=trust_code, custom=custom)
     refuse_half_precision(model)
-    metric, specs = METRICS[recipe.metric], input_specs(model)
-
-    for options in packages:
-        try:
-            check_ends(specs, [tuple(tensor.shape) for tensor in model.outputs], options)
-        except UsageError as cause:
-            raise RecipeError(f"{recipe.path}: {cause}") from cause
+    _check_ends(recipe, model, packages)
 
     def split(path: Path | None) -> Samples | None:
         if path is None:
@@ -104,6 +92,42 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
 
     train, validation, test = split(recipe.data.train), split(recipe.data.validation), split(recipe.data.test)
     assert test is not None
+    return Prepared(
+        recipe=recipe,
+        model=model,
+        structures=_checked_steps(recipe, model),
+        metric=METRICS[recipe.metric],
+        train=train,
+        validation=validation,
+        test=test,
+    )
+
+
+def _packages(recipe: Recipe) -> list[CoreMlOptions]:
+    """The options of each export's package. Raises RecipeError for an export that cannot be made."""
+    packages = []
+    for export in recipe.exports:
+        try:
+            check_export(export.format, export.precision, export.package.deployment_target)
+            packages.append(coreml_options(recipe, export))
+        except UsageError as cause:
+            raise RecipeError(f"{recipe.path}: {cause}") from cause
+    return packages
+
+
+def _check_ends(recipe: Recipe, model: Model, packages: Sequence[CoreMlOptions]) -> None:
+    """Raise RecipeError for a package that does not suit the model's inputs and outputs."""
+    shapes = [tuple(tensor.shape) for tensor in model.outputs]
+    for options in packages:
+        try:
+            check_ends(input_specs(model), shapes, options)
+        except UsageError as cause:
+            raise RecipeError(f"{recipe.path}: {cause}") from cause
+
+
+def _checked_steps(recipe: Recipe, model: Model) -> dict[bool, Structure]:
+    """What the steps ask of the model's dependency groups, by `through_norms`. Raises RecipeError for a step that the
+    model cannot take."""
     slugs = ["dense", *(file_part(step.name) for step in recipe.steps)]
     if len(set(slugs)) != len(slugs):
         raise RecipeError(f"{recipe.path}: two stages have names that make the same file name: {', '.join(slugs)}")
@@ -115,15 +139,7 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
             raise
         except UsageError as cause:
             raise RecipeError(f"{recipe.path}: step {step.name!r}: {cause}") from cause
-    return Prepared(
-        recipe=recipe,
-        model=model,
-        structures=structures,
-        metric=metric,
-        train=train,
-        validation=validation,
-        test=test,
-    )
+    return structures
 
 
 def coreml_options(recipe: Recipe, export: ExportSpec) -> CoreMlOptions:
