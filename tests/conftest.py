@@ -12,10 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from places import ROOT
 
 # Before anything imports TensorFlow; worker processes inherit it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Two processes share the cores with what they start: how long an example takes says nothing of the code.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 CLASSES = 3
 RECIPE = """
