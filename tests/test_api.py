@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from places import ROOT
 
 import edgeprune
+from edgeprune.maker.training.metrics import find_metric
 from edgeprune.runtime.session import installed_runtimes
 
 
@@ -52,6 +54,16 @@ def test_a_name_that_is_not_there() -> None:
     """An unknown name is told with those that are known."""
     with pytest.raises(AttributeError, match="public names: Agreement, "):
         edgeprune.nonsense  # noqa: B018
+
+
+def test_a_metric_may_be_its_name() -> None:
+    """Every public call that takes a metric takes its name, and an unknown one is told with the nearest."""
+    for name in edgeprune.__all__:
+        thing = getattr(edgeprune, name)
+        if inspect.isfunction(thing) and "metric" in inspect.signature(thing).parameters:
+            assert "str" in str(inspect.signature(thing).parameters["metric"].annotation), name
+    with pytest.raises(edgeprune.EdgepruneError, match="did you mean 'accuracy'"):
+        find_metric("acuracy")
 
 
 JOB = Path(__file__).parent / "zoo" / "fashion_job.py"

@@ -28,7 +28,7 @@ from edgeprune.maker.pruning.options import MagnitudeOptions
 from edgeprune.maker.pruning.schedule import Schedule
 from edgeprune.maker.training.datasets import Samples
 from edgeprune.maker.training.loop import OnProgress, train
-from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.training.metrics import Metric, find_metric
 from edgeprune.maker.training.options import TrainOptions
 
 __all__ = ["finetune", "held", "prune_while_training"]
@@ -90,7 +90,7 @@ def prune_while_training(
     schedule: Schedule,
     samples: Samples,
     validation: Samples | None,
-    metric: Metric,
+    metric: Metric | str,
     options: TrainOptions,
     *,
     settled_step: int,
@@ -120,7 +120,7 @@ def prune_while_training(
             pruned,
             samples,
             validation,
-            metric,
+            find_metric(metric),
             options,
             teacher=teacher,
             on_step=renew,
