@@ -17,8 +17,8 @@ from edgeprune.formats.precision import tflite_precision
 from edgeprune.runtime.session import installed_runtimes
 
 if TYPE_CHECKING:
-    from edgeprune.checker.latency.estimate import EstimateRatio
     from edgeprune.checker.latency.profiles import Profile
+    from edgeprune.checker.latency.ratios import EstimateRatio
     from edgeprune.ledger import LatencyComparison
 
 __all__ = ["Comparison", "check_measurable", "compare_files", "with_measured_latency"]
@@ -70,7 +70,8 @@ def _profile(device: str) -> Profile:
 
 
 def _estimates(before: Contents, after: Contents, profile: Profile) -> EstimateRatio:
-    from edgeprune.checker.latency.estimate import estimate_latency, ratio_of
+    from edgeprune.checker.latency.estimate import estimate_latency
+    from edgeprune.checker.latency.ratios import ratio_of
 
     return ratio_of(estimate_latency(before, profile), estimate_latency(after, profile), profile)
 

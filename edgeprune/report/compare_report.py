@@ -18,7 +18,7 @@ from edgeprune.units import format_bytes, format_count, format_percent
 from edgeprune.verdict import Estimate
 
 if TYPE_CHECKING:
-    from edgeprune.checker.latency.estimate import EstimateRatio
+    from edgeprune.checker.latency.ratios import EstimateRatio
     from edgeprune.ledger import LatencyComparison
 
 __all__ = ["COMPARE_FORMATS", "headline"]

@@ -18,11 +18,12 @@ import numpy.typing as npt
 
 from edgeprune.artifact import sha256_of
 from edgeprune.checker.latency.derivation import largest_shares
-from edgeprune.checker.latency.estimate import covered_kernels, ratio_band
+from edgeprune.checker.latency.estimate import covered_kernels
 from edgeprune.checker.latency.fitting import OTHER_CHIP, Fit, Row, fit, left_out, pooled_band, scale
 from edgeprune.checker.latency.kernels import Kernel
 from edgeprune.checker.latency.measurements import Measurement
 from edgeprune.checker.latency.profiles import Accuracy, Profile, TruthRow, shipped_profiles
+from edgeprune.checker.latency.ratios import ratio_band
 from edgeprune.errors import EdgepruneError, InputError, UsageError
 from edgeprune.formats import read_contents
 

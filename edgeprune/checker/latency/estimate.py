@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from edgeprune.checker.latency.coreml_kernels import coreml_kernels
-from edgeprune.checker.latency.fitting import pairwise_band
 from edgeprune.checker.latency.kernels import Kernel, Kind, kernels_of
 from edgeprune.checker.latency.profiles import Profile, shipped_profiles
 from edgeprune.checker.latency.roofline import kernel_ms
@@ -32,7 +30,6 @@ __all__ = [
     "MIX_MARGIN",
     "NEW_MARGIN",
     "Breakdown",
-    "EstimateRatio",
     "OpEstimate",
     "basis_of",
     "breakdown_of",
@@ -40,8 +37,6 @@ __all__ = [
     "estimate_latency",
     "how_of",
     "latency_breakdown",
-    "ratio_band",
-    "ratio_of",
     "refused_estimate",
 ]
 
@@ -94,18 +89,6 @@ class Breakdown:
     macs: int
     ops: tuple[OpEstimate, ...]
     unsupported: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EstimateRatio:
-    """Two estimates from one profile; `ratio` is after over before, in a band that is narrower than theirs."""
-
-    before: Estimate
-    after: Estimate
-    ratio: float | None
-    ratio_low: float | None
-    ratio_high: float | None
-    ratio_how: str
 
 
 def estimate_latency(contents: Contents, profile: Profile) -> Estimate:
@@ -391,29 +374,3 @@ def basis_of(profile: Profile) -> str:
     """A name for all that decides the milliseconds of a file: estimates with the same one can be compared."""
     numbers = json.dumps([asdict(profile.coefficients), profile.element_bytes, profile.gathers], sort_keys=True)
     return hashlib.sha256(f"{version('edgeprune')} {numbers}".encode()).hexdigest()[:16]
-
-
-def ratio_band(profile: Profile) -> tuple[float, float]:
-    """(factor that bounds the ratio of two estimates both ways, share of the ratios for which that held).
-
-    From all pairs of networks predicted by fits without their families: errors that both share cancel out.
-    """
-    known = [row for row in profile.truth if row.left_out_ms]
-    if len(known) < 2:
-        return profile.accuracy.band_factor, profile.accuracy.band_share
-    return pairwise_band([math.log(row.left_out_ms / row.latency_ms) for row in known if row.left_out_ms])
-
-
-def ratio_of(before: Estimate, after: Estimate, profile: Profile) -> EstimateRatio:
-    """How two estimates from `profile` compare; without a ratio where one of them is not given."""
-    factor, share = ratio_band(profile)
-    old, new = (found.total_ms or found.relative for found in (before, after))
-    ratio = new / old if old and new else None
-    return EstimateRatio(
-        before=before,
-        after=after,
-        ratio=ratio,
-        ratio_low=ratio / factor if ratio is not None else None,
-        ratio_high=ratio * factor if ratio is not None else None,
-        ratio_how=f"{share:.0%} of the ratios between networks left out of the fit were within this band",
-    )
