@@ -85,7 +85,7 @@ class TestModelFiles:
         content = bytearray((work / "model.keras").read_bytes())
         content[offset] ^= 0xFF
         (work / "model.keras").write_bytes(content)
-        prune(call, work).error(4, "model.weights.h5 fails its checksum")
+        prune(call, work).error(4, "damaged or cut short (model.weights.h5: its checksum (CRC-32) is wrong)")
 
     def test_truncated_h5(self, call: Any, work: Path, image_model: Any) -> None:
         """An .h5 file cut short is damaged."""
@@ -94,7 +94,7 @@ class TestModelFiles:
         (work / "model.h5").write_bytes(content[: len(content) // 2])
         prune(call, work, model="model.h5").error(4, "damaged or cut short HDF5")
 
-    @pytest.mark.parametrize(("entry", "word"), [("../evil", "points outside"), ("x", "without config.json")])
+    @pytest.mark.parametrize(("entry", "word"), [("../evil", "leads out of the archive"), ("x", "without config.json")])
     def test_strange_archive(self, call: Any, tmp_path: Path, entry: str, word: str) -> None:
         """A zip archive that is no model, or that would write elsewhere, is refused."""
         with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:

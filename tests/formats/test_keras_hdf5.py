@@ -329,10 +329,10 @@ def no_json(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (climbing, "outside the archive"),
-        (encrypted, "without a password"),
-        (bomb, "claims to expand"),
-        (twice, "one name"),
+        (climbing, "out of the archive"),
+        (encrypted, "encrypted"),
+        (bomb, "1073741824 bytes in 27"),
+        (twice, "another member has the same name"),
         (zeros_in_zeros, "bomb"),
         (no_weights, "holds no weights"),
         (no_json, "damaged or cut short"),  # the checksum is wrong first

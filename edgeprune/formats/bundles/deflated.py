@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import struct
-import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import BinaryIO
 
+from edgeprune.formats.bundles.archive import BrokenArchiveError, Entry, Window
 from edgeprune.formats.keras.hdf5_session import Hdf5File
 
 __all__ = ["compressed_bytes"]
 
-_LOCAL = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT, 4.3.7
 _CHUNK = 1 << 16
 
 
-def compressed_bytes(path: Path, entry: zipfile.ZipInfo, file: Hdf5File) -> Hdf5File:
+def compressed_bytes(window: Window, entry: Entry, file: Hdf5File) -> Hdf5File:
     """The same file, with the bytes of the deflated member that each array's numbers come from.
 
     A byte of the compressed stream that ends one array and begins the next counts with the first. An array without
-    places (kept with its description) counts none. Raises BadZipFile and zlib.error for a damaged archive.
+    places (kept with its description) counts none. Raises BrokenArchiveError and zlib.error for a damaged archive.
     """
-    if entry.compress_type != zipfile.ZIP_DEFLATED:
-        raise zipfile.BadZipFile(f"{entry.filename} is compressed in a way that Keras does not write")
     marks = sorted({mark for array in file.arrays for at, length in array.places for mark in (at, at + length)})
-    with path.open("rb") as stream:
-        stream.seek(entry.header_offset)
-        head = _LOCAL.unpack(stream.read(_LOCAL.size))
-        stream.seek(head[-2] + head[-1], 1)
-        consumed = dict(zip(marks, _consumed(stream, entry.compress_size, marks), strict=True))
+    window.read(entry.data_offset, 0)  # goes to its place
+    consumed = dict(zip(marks, _consumed(window.file, entry.compressed_bytes, marks), strict=True))
     return replace(
         file,
         arrays=tuple(
@@ -56,5 +48,5 @@ def _consumed(stream: BinaryIO, compress_size: int, marks: Sequence[int]) -> Ite
             taken += before - len(waiting)
             made += len(piece)
             if not piece and not waiting and (not left or inflater.eof):
-                raise zipfile.BadZipFile("a member is shorter than it claims")
+                raise BrokenArchiveError("a member is shorter than it claims")
         yield taken

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 from edgeprune.errors import InputError, OutputError
+from edgeprune.formats.bundles.archive import BrokenArchiveError, Entry, Window, chunks, read_entries
 from edgeprune.formats.bundles.deflated import compressed_bytes
 from edgeprune.formats.contents import Contents, Layer, Piece, StoredArray, printable
 from edgeprune.formats.elements import count_zeros
@@ -28,11 +28,8 @@ __all__ = ["read_keras"]
 
 _KIND = "a Keras model (.keras or .h5)"
 _HDF5_MAGIC, _ZIP_MAGIC = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
-_ENCRYPTED = 0x1
-_MOST_RATIO = 1100  # deflate expands 1032 times at most (zlib, "Technical details")
 _MOST_JSON_BYTES = 256_000_000
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError, ValueError)
-_CHUNK = 1 << 20
+_DAMAGED = (zlib.error, OSError, ValueError)
 
 
 def read_keras(path: Path) -> Contents:
@@ -46,13 +43,13 @@ def read_keras(path: Path) -> Contents:
     with open_file(path, _KIND) as stream:
         head = stream.read(8)
         size_bytes = stream.seek(0, os.SEEK_END)
-    if head == _HDF5_MAGIC:
-        return _read_h5(path, size_bytes)
-    if head.startswith(_ZIP_MAGIC):
-        try:
-            return _read_archive(path, size_bytes)
-        except _DAMAGED as cause:
-            raise InputError(f"{path}: damaged or cut short ({cause}); copy or save the file again") from cause
+        if head == _HDF5_MAGIC:
+            return _read_h5(path, size_bytes)
+        if head.startswith(_ZIP_MAGIC):
+            try:
+                return _read_archive(path, Window(stream, 0, size_bytes))
+            except _DAMAGED as cause:
+                raise InputError(f"{path}: damaged or cut short ({cause}); copy or save the file again") from cause
     raise InputError(f"{path}: not {_KIND}: neither HDF5 nor a zip archive; save it with model.save('name.keras')")
 
 
@@ -65,67 +62,65 @@ def _read_h5(path: Path, size_bytes: int) -> Contents:
     return _contents(path, "h5", size_bytes, layers, graph_bytes=graph, metadata_bytes=sum(texts.values()))
 
 
-def _read_archive(path: Path, size_bytes: int) -> Contents:
-    with zipfile.ZipFile(path) as archive:
-        entries = _entries(path, archive, size_bytes)
-        if "config.json" not in entries:
-            raise InputError(f"{path}: a zip archive without config.json, so not a .keras model")
-        weights = [entry for name, entry in entries.items() if name.endswith(".weights.h5")]
-        if not weights:
-            raise InputError(f"{path}: the archive holds no weights (model.weights.h5 is missing)")
-        if entries["config.json"].file_size > _MOST_JSON_BYTES:
-            raise InputError(f"{path}: refused, its config.json claims {entries['config.json'].file_size} bytes")
-        parts = _architecture(path, archive.read("config.json").decode())
-        room = largest_plausible(size_bytes)
-        layers: list[Layer] = []
-        for entry in weights:
-            file = _member(path, archive, entry, room)
-            room -= sum(len(array.raw) for array in file.arrays)
-            layers += _layers(path, file, parts)
-        for entry in entries.values():
-            if not entry.filename.endswith(".h5"):
-                _drain(archive, entry)  # its checksum
-    told = {name: entry.compress_size for name, entry in entries.items()}
+def _read_archive(path: Path, window: Window) -> Contents:
+    entries = _entries(path, window)
+    if "config.json" not in entries:
+        raise InputError(f"{path}: a zip archive without config.json, so not a .keras model")
+    weights = [entry for name, entry in entries.items() if name.endswith(".weights.h5")]
+    if not weights:
+        raise InputError(f"{path}: the archive holds no weights (model.weights.h5 is missing)")
+    if entries["config.json"].raw_bytes > _MOST_JSON_BYTES:
+        raise InputError(f"{path}: refused, its config.json claims {entries['config.json'].raw_bytes} bytes")
+    parts = _architecture(path, b"".join(_pieces(window, entries["config.json"])).decode())
+    room = largest_plausible(window.length)
+    layers: list[Layer] = []
+    for entry in weights:
+        file = _member(path, window, entry, room)
+        room -= sum(len(array.raw) for array in file.arrays)
+        layers += _layers(path, file, parts)
+    for entry in entries.values():
+        if not entry.name.endswith(".h5"):
+            for _ in _pieces(window, entry):  # its checksum
+                pass
+    told = {name: entry.compressed_bytes for name, entry in entries.items()}
     graph = told.pop("config.json") + told.pop("model.weights.json", 0)
     return _contents(
-        path, "keras", size_bytes, _merged(layers), graph_bytes=graph, metadata_bytes=told.pop("metadata.json", 0)
+        path, "keras", window.length, _merged(layers), graph_bytes=graph, metadata_bytes=told.pop("metadata.json", 0)
     )
 
 
-def _entries(path: Path, archive: zipfile.ZipFile, size_bytes: int) -> dict[str, zipfile.ZipInfo]:
+def _entries(path: Path, window: Window) -> dict[str, Entry]:
     """The members by name. Raises InputError for an archive that is not safe to read."""
-    found = archive.infolist()
+    found = read_entries(window)
     for entry in found:
-        parts = entry.filename.replace("\\", "/").split("/")
-        if ".." in parts or parts[0] == "" or parts[0].endswith(":"):
-            raise InputError(f"{path}: refused, an entry points outside the archive: {entry.filename!r}")
-        if entry.flag_bits & _ENCRYPTED:
-            raise InputError(f"{path}: refused, {entry.filename!r} is encrypted; save the model without a password")
-        if entry.file_size > _MOST_RATIO * max(entry.compress_size, 1):
-            raise InputError(f"{path}: refused, {entry.filename!r} claims to expand to {entry.file_size} bytes")
-    names = {PurePosixPath(entry.filename).as_posix(): entry for entry in found}
-    if len(names) != len(found):
-        raise InputError(f"{path}: refused, two entries of the archive have one name")
-    if sum(entry.file_size for entry in found) > largest_plausible(size_bytes):
+        if entry.problem:
+            raise InputError(
+                f"{path}: refused, {printable(entry.name)!r}: {entry.problem}; copy or save the file again"
+            )
+    if sum(entry.raw_bytes for entry in found) > largest_plausible(window.length):
         raise InputError(f"{path}: refused, its entries expand beyond what is plausible (zip bomb?)")
-    if sum(entry.compress_size for entry in found) > size_bytes:
-        raise InputError(f"{path}: damaged, its entries claim more bytes than the file has; copy or save it again")
-    return names
+    return {entry.name: entry for entry in found}
 
 
-def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, allowed_bytes: int) -> Hdf5File:
+def _pieces(window: Window, entry: Entry) -> Iterator[bytes]:
+    """The content of a member. Raises BrokenArchiveError, which names it, where it is not as claimed."""
+    try:
+        yield from chunks(window, entry)
+    except BrokenArchiveError as cause:
+        raise BrokenArchiveError(f"{printable(entry.name)}: {cause}") from cause
+
+
+def _member(path: Path, window: Window, entry: Entry, allowed_bytes: int) -> Hdf5File:
     """A weight file of the archive, written to disk for the child that reads it."""
-    stored = entry.compress_type == zipfile.ZIP_STORED
+    stored = entry.method == "stored"
     with scratch_folder("edgeprune-") as folder:
         target = folder / "weights.h5"
-        with archive.open(entry) as source, target.open("wb") as sink:
-            while piece := source.read(_CHUNK):
+        with target.open("wb") as sink:
+            for piece in _pieces(window, entry):
                 _keep(sink, piece)
-        if target.stat().st_size != entry.file_size:
-            raise zipfile.BadZipFile(f"{entry.filename} is shorter than it claims")
-        subject = f"{path}: {printable(entry.filename)}"
+        subject = f"{path}: {printable(entry.name)}"
         file = read_hdf5(target, subject, places=not stored, allowed_bytes=allowed_bytes)
-    return file if stored else compressed_bytes(path, entry, file)
+    return file if stored else compressed_bytes(window, entry, file)
 
 
 def _keep(sink: IO[bytes], piece: bytes) -> None:
@@ -134,12 +129,6 @@ def _keep(sink: IO[bytes], piece: bytes) -> None:
         sink.write(piece)
     except OSError as cause:
         raise OutputError(f"no room for a temporary copy ({cause.strerror}); set TMPDIR") from cause
-
-
-def _drain(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
-    with archive.open(entry) as source:
-        while source.read(_CHUNK):
-            pass
 
 
 def _architecture(path: Path, text: str) -> tuple[Part, ...]:
