@@ -6,7 +6,7 @@ from edgeprune.artifact import Format
 from edgeprune.ledger import ArtifactEntry, LatencyReached, Ledger, MetricValue, Outcome, Stage
 from edgeprune.report.verdicts import band_text, latency_text
 from edgeprune.units import format_bytes, format_ms
-from edgeprune.verdict import Limit
+from edgeprune.verdict import Limit, Unknown
 
 __all__ = ["summary_sentences"]
 
@@ -190,5 +190,5 @@ def _not_judged(ledger: Ledger) -> list[str]:
     """Limits on growth of a run without a baseline."""
     asked = ledger.recipe.asked.get("budget")
     limits = [limit for limit in (Limit.GROWTH, Limit.MAX_LATENCY_GROWTH) if isinstance(asked, dict) and limit in asked]
-    judged = {verdict.kind for verdict in ledger.verdicts}
+    judged = {verdict.kind for verdict in ledger.verdicts if verdict.unknown is not Unknown.NO_BASELINE}
     return [f"{limit} was not judged: add --baseline FILE to the run." for limit in limits if limit not in judged]
