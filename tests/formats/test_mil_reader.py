@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +157,7 @@ def test_encodings(name: str, encoding: str, stored: list[int], precision: str) 
     assert [weight.stored_bytes for weight in weights_of(package)] == stored
     assert coreml_precision(package) == precision
     storage = storage_of(package)
-    assert (storage.elements, storage.zeros, dict(storage.encodings)) == (1680, 1452, {encoding: 2})
+    assert asdict(storage) == {"elements": 1680, "zeros": 1452, "encodings": {encoding: 2}}
     assert storage.sparsity == 1452 / 1680
 
 

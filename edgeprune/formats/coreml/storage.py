@@ -82,7 +82,7 @@ def storage_of(package: Package) -> Storage:
     return Storage(
         elements=sum(weight.elements for weight in weights),
         zeros=sum(weight.zeros for weight in weights),
-        encodings=Counter(weight.encoding for weight in weights),
+        encodings=dict(Counter(weight.encoding for weight in weights)),  # asdict would count a Counter again
     )
 
 
