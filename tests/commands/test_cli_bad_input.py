@@ -474,7 +474,7 @@ class TestOutputs:
         def refuse(**_: Any) -> None:
             raise OSError(30, "Read-only file system")
 
-        monkeypatch.setattr("edgeprune.host.outputs.tempfile.TemporaryFile", refuse)
+        monkeypatch.setattr("tempfile.TemporaryFile", refuse)
         run(call, recipe(PRUNE)).error(3, "nothing can be written there", "Read-only file system")
         prune(call, work).error(3, "nothing can be written there")
 
