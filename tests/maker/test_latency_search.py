@@ -17,6 +17,7 @@ from edgeprune.errors import InputError, OutOfReach, RecipeError, UsageError
 from edgeprune.formats import read_contents
 from edgeprune.ledger import schema_path
 from edgeprune.maker.recipe.recipe import ChannelStep, load_recipe
+from edgeprune.units import format_ms
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras.*")
 
@@ -297,7 +298,8 @@ class TestRun:
         assert found["ratio"] == found["after"]["total_ms"] / found["before"]["total_ms"]
         assert ledger["recipe"]["asked"]["steps"][0]["device"] == covered.name
         assert str(work) not in json.dumps(ledger)
-        sentence = f"Latency of stage pruned on a device, the target of its cut: {found['before']['total_ms']:.3g} -> "
+        before = format_ms(found["before"]["total_ms"])
+        sentence = f"Latency of stage pruned on a device, the target of its cut: {before} -> "
         assert sentence in done.out
         report = (work / "first" / "report.md").read_text()
         assert f"| {PIXEL3} | 0.64 | {found['ratio']:.3f} |" in report
