@@ -153,6 +153,7 @@ def _judged(
     image = options.coreml.image
     trial = samples or trial_samples(
         model,
+        macs=made.contents.macs,
         scale=image.scale if image else 1.0,
         bias=image.bias if image else (0.0,),
         pictures=image.name if image else None,

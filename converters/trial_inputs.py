@@ -12,34 +12,46 @@ from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel
 from edgeprune.maker.training.datasets import Samples
 
-__all__ = ["OPEN_SIZE", "TRIALS", "WIDE", "trial_samples"]
+__all__ = ["FEWEST", "MOST_MACS", "OPEN_SIZE", "TRIALS", "WIDE", "trial_count", "trial_samples"]
 
 TRIALS = 8
+FEWEST = 2  # of a model so large that more would cost as much as its conversion
+MOST_MACS = 8_000_000_000  # of all samples together, while there are more than FEWEST
 OPEN_SIZE = 16
 WIDE = 4.0
 
 
-def trial_samples(
-    model: AnyModel, *, scale: float = 1.0, bias: Sequence[float] = (0.0,), pictures: str | None = None
-) -> Samples:
-    """TRIALS random samples, the same for the same model.
+def trial_count(macs: int | None) -> int:
+    """How many samples a model of so many MACs is tried on: TRIALS, and fewer where they take more than MOST_MACS."""
+    return max(FEWEST, min(TRIALS, MOST_MACS // macs)) if macs else TRIALS
 
-    Floats are normal, the last quarter four times as wide, so that what clips large numbers shows. Integers run over
-    their whole type where it has 8 bits (pixels), and else below the smallest table that the model looks indexes up in,
-    or are 0 and 1 when it has none. An open size becomes OPEN_SIZE. The input named `pictures` gets random pixels p of
-    0 to 255 as p * scale + bias, where a bias has one number or one for each channel.
+
+def trial_samples(
+    model: AnyModel,
+    *,
+    macs: int | None = None,
+    scale: float = 1.0,
+    bias: Sequence[float] = (0.0,),
+    pictures: str | None = None,
+) -> Samples:
+    """`trial_count` random samples, the same for the same model; `macs` are those of its file, where they are known.
+
+    Floats are normal, the last quarter (at least one) four times as wide, so that what clips large numbers shows.
+    Integers run over their whole type where it has 8 bits (pixels), and else below the smallest table that the model
+    looks indexes up in, or are 0 and 1 when it has none. An open size becomes OPEN_SIZE. The input named `pictures`
+    gets random pixels p of 0 to 255 as p * scale + bias, where a bias has one number or one for each channel.
     """
-    rng = np.random.default_rng(0)
+    rng, count = np.random.default_rng(0), trial_count(macs)
     rows = _table_size(model)
     inputs = {}
     for name, (shape, dtype) in input_specs(model).items():
-        size = (TRIALS, *(length or OPEN_SIZE for length in shape[1:]))
+        size = (count, *(length or OPEN_SIZE for length in shape[1:]))
         if name == pictures:
             pixels = rng.integers(0, 256, size).astype(np.float32)
             inputs[name] = (pixels * scale + np.asarray(bias, np.float32)).astype(dtype)
         elif dtype.startswith(("float", "bfloat")):
             values = rng.normal(size=size)
-            values[-TRIALS // 4 :] *= WIDE
+            values[-count // 4 :] *= WIDE
             inputs[name] = values.astype(dtype)
         elif dtype in ("uint8", "int8"):
             limits = np.iinfo(dtype)

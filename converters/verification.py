@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,8 @@ MOST_SAMPLES = 1000
 class ExportedFile:
     """A file to verify: what it is, its precision as read from it, and its inputs (name -> shape, batch first).
 
-    `pictures`: its image inputs by name, with their size and colour in words; `package` the parts of a Core ML model.
+    `pictures`: its image inputs by name, with their size and colour in words; `macs` are
+    None where the file does not say; `package` the parts of a Core ML model.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class ExportedFile:
     precision: str
     inputs: Mapping[str, tuple[int | None, ...]]
     pictures: Mapping[str, str] = field(default_factory=dict)
+    macs: int | None = None
     package: Package | None = field(default=None, repr=False, compare=False)
 
 
@@ -76,9 +78,9 @@ def opened(made: Exported) -> ExportedFile:
 
 def _opened(contents: Contents) -> ExportedFile:
     if contents.package is not None:
-        return _opened_package(contents.path, contents.package)
+        return replace(_opened_package(contents.path, contents.package), macs=contents.macs)
     if contents.graph is not None:
-        return _opened_graph(contents.path, contents.graph)
+        return replace(_opened_graph(contents.path, contents.graph), macs=contents.macs)
     raise InputError(f"{contents.path}: holds no model that verify can run")
 
 
@@ -183,7 +185,7 @@ def check_scale(scale: float) -> None:
 def _trial(exported: ExportedFile, model: AnyModel, scale: float, bias: Sequence[float]) -> Samples:
     specs = input_specs(model)
     only = next(iter(specs)) if len(specs) == 1 and exported.pictures else None
-    return trial_samples(model, scale=scale, bias=bias, pictures=only)
+    return trial_samples(model, macs=exported.macs, scale=scale, bias=bias, pictures=only)
 
 
 class _Comparison:

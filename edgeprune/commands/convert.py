@@ -120,7 +120,7 @@ def convert(model: Path, output: Path, **options: object) -> int:
 
     Every file is run and compared with the Keras model before it is written: a .tflite by the installed interpreters,
     a Core ML package by Core ML on a Mac and by the evaluator elsewhere. The samples are those of --data, or 8 random
-    ones. Only tflite int8 and int16x8 need data (--calibration).
+    ones (2 of a large model). Only tflite int8 and int16x8 need data (--calibration).
 
     \b
     Examples:

@@ -50,7 +50,9 @@ class _Wanted:
 @click.command()
 @click.argument("exported", type=PATH)
 @click.option("--against", type=PATH, required=True, metavar="MODEL", help="The Keras model it came from.")
-@click.option("--data", type=PATH, metavar="NPZ", help="Samples to compare on.  [default: 8 random ones]")
+@click.option(
+    "--data", type=PATH, metavar="NPZ", help="Samples to compare on.  [default: 8 random ones, 2 of a large model]"
+)
 @click.option("--metric", type=click.Choice(list(METRICS)), help="Score both, with the targets y of --data.")
 @click.option("--image-bias", metavar="B,B,B", help="Image input: an offset for each channel, instead of --offset.")
 @TOLERANCE
