@@ -32,6 +32,7 @@ __all__ = ["EVALUATOR", "Evaluated", "evaluate_file", "pixels_of", "run_on_runti
 
 # int8 on tflite-runtime 2.14 takes 15 times as long as on LiteRT 2.3 (x86); this many tell whether it agrees.
 OLDER_RUNTIME_SAMPLES = 1000
+OLDER_RUNTIME_UNSCORED = 2  # without targets: enough to tell whether it computes the same
 EVALUATOR_SAMPLES = 5000
 # Two runtimes differ by a step or two of int8; tflite-runtime 2.14 runs some files and is 20 to 90 % of the range off.
 LEAST_AGREEMENT_DB = 15.0
@@ -63,7 +64,8 @@ def evaluate_file(
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluated:
     """Run a .tflite file over all samples with the newest installed runtime and, if asked, over the first
-    OLDER_RUNTIME_SAMPLES with each older one; run a Core ML package over the first EVALUATOR_SAMPLES.
+    OLDER_RUNTIME_SAMPLES (OLDER_RUNTIME_UNSCORED without targets) with each older one; run a Core ML package over the
+    first EVALUATOR_SAMPLES.
 
     `expected` are the Keras model's outputs for the same samples. Without a metric (no targets) only parity is
     computed. `image` is the package's image input: its pixels are (value - bias) / scale. Raises ConversionError when
@@ -76,8 +78,9 @@ def evaluate_file(
     inputs = {name: samples.inputs[name].astype(dtype) for name, (_, dtype) in specs.items()}
     if not installed_runtimes():
         return Evaluated(note="not measured: no TFLite runtime is installed (pip install 'edgeprune[litert]')")
+    older = OLDER_RUNTIME_SAMPLES if samples.targets is not None else OLDER_RUNTIME_UNSCORED
     newest, tried = run_on_runtimes(
-        artifact.path, inputs, every_runtime=every_runtime, older_samples=OLDER_RUNTIME_SAMPLES, on_progress=on_progress
+        artifact.path, inputs, every_runtime=every_runtime, older_samples=older, on_progress=on_progress
     )
     runs = [item if isinstance(item, RuntimeRun) else _scored(item, expected, samples, metric) for item in tried]
     parity = compare_outputs(expected, newest.outputs)
