@@ -66,6 +66,17 @@ def test_a_metric_may_be_its_name() -> None:
         find_metric("acuracy")
 
 
+def test_what_checks_nothing_is_refused() -> None:
+    """A budget without a limit and a codec that is not there are errors, not an empty answer."""
+    file = ROOT / "tests" / "files" / "int8.tflite"
+    with pytest.raises(edgeprune.EdgepruneError, match="sets no limit"):
+        edgeprune.check(file, edgeprune.Budget())
+    with pytest.raises(edgeprune.EdgepruneError, match="did you mean 'brotli'"):
+        edgeprune.account(file, codecs=["brotly"])
+    with pytest.raises(edgeprune.EdgepruneError, match="a list of names"):
+        edgeprune.compare(file, file, codecs="brotli")
+
+
 JOB = Path(__file__).parent / "zoo" / "fashion_job.py"
 
 

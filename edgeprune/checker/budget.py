@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeprune.checker.size.codecs import BASE_CODEC, FULL
 from edgeprune.errors import RecipeError, UsageError
-from edgeprune.host.toml_values import known_keys, near
+from edgeprune.host.toml_values import check_choice, known_keys, near
 from edgeprune.units import parse_bytes, parse_growth, parse_share
 from edgeprune.verdict import Limit, Unit
 
@@ -47,6 +47,19 @@ class Budget:
     max_latency_ms: float | None = None
     max_latency_growth: float | None = None
     devices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for what no file can be held against."""
+        check_choice("codec", self.codec, FULL)
+        devices: object = self.devices
+        if isinstance(devices, str):
+            raise UsageError(f'devices are a tuple of names: ("{devices}",)')
+        for limit, value, unit in self.limits:
+            whole = unit in (Unit.BYTES, Unit.PARAMETERS)
+            most = 1 if limit is Limit.MIN_SPARSITY else math.inf
+            if not _is(value, int if whole else float) or not 0 <= value <= most or math.isinf(value):
+                bounds = "0 to 1" if most == 1 else "at least 0 and finite"
+                raise UsageError(f"{limit} of a Budget is a {'whole ' * whole}number, {bounds}; got {value!r}")
 
     @property
     def limits(self) -> tuple[tuple[Limit, float, Unit], ...]:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeprune.errors import UsageError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -64,6 +66,8 @@ def check(path: StrPath, budget: Budget, *, baseline: StrPath | None = None) -> 
     checked. `baseline`, an earlier file or a report of `edgeprune check --json`, is what growth is counted from."""
     from edgeprune.checker.check import CheckOptions, Wanted, check_files
 
+    if not budget.limits:
+        raise UsageError("the budget sets no limit, so nothing would be checked; give one, such as download_bytes")
     wanted = [Wanted(path=Path(path), budgets=(budget,))]
     found = check_files(wanted, CheckOptions(baseline=Path(baseline) if baseline else None, codec=budget.codec))
     if found.broken is not None:

@@ -10,7 +10,7 @@ import click
 
 from edgeprune.checker.budget import LIMITS, given_budget
 from edgeprune.checker.config import CONFIG, Config, find_config, load_config, sample_config
-from edgeprune.checker.size.codecs import FULL, QUICK
+from edgeprune.checker.size.codecs import BASE_CODEC, FULL, QUICK
 from edgeprune.commands.options import PATH, chosen_format, common_options
 from edgeprune.errors import UsageError
 from edgeprune.verdict import Limit
@@ -114,6 +114,9 @@ def check(
     _refuse_contradictions(files, config, texts, baseline, show=show, fast=fast, codec=codec)
     settings = None if show else _settings(files, config, limited=given is not None)
     wanted = wanted_files(files, settings, given)
+    ledgers = [budget.ledger for item in wanted for budget in item.budgets]
+    read = [*(item.path for item in wanted), baseline, settings.path if settings else None, *ledgers]
+    _refuse_replacing(output, [path for path in read if path is not None])
     kind = chosen_format(as_json, output_format)
     if kind in _FOR_MACHINES and not any(item.budgets for item in wanted):
         raise UsageError(
@@ -138,12 +141,18 @@ def _refuse_contradictions(
 ) -> None:
     """Raise UsageError for options that contradict each other."""
     if fast and codec not in QUICK:
-        raise UsageError(f"--fast measures {' and '.join(QUICK)} only; drop --fast, or choose one of these for --codec")
+        raise UsageError(f"--fast measures {' and '.join(QUICK)} only; drop --fast, or limit {BASE_CODEC}")
     if show and (limits or config or not files):
         raise UsageError("--show only shows the FILES that are named, and checks nothing; drop it, or the limits")
     growth = [limit for limit in (Limit.GROWTH, Limit.MAX_LATENCY_GROWTH) if limit in limits]
     if growth and baseline is None:
         raise UsageError(f"--{growth[0].replace('_', '-')} needs something to compare with; add --baseline FILE")
+
+
+def _refuse_replacing(output: Path | None, read: Sequence[Path]) -> None:
+    """Raise UsageError for a report that would take the place of what it is about."""
+    if output is not None and output.resolve() in {path.resolve() for path in read}:
+        raise UsageError(f"{output}: the report would replace a file that is read; give --output another name")
 
 
 def _settings(files: Sequence[Path], config: Path | None, *, limited: bool) -> Config | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edgeprune.checker.size.codecs import CODECS, QUICK
+from edgeprune.checker.size.codecs import CODECS, QUICK, with_quick
 from edgeprune.maker.training.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -45,13 +45,9 @@ TOLERANCE = click.option(
 
 def _chosen_codecs(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
     """The codecs of a list with commas."""
-    from edgeprune.host.toml_values import near
-
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in CODECS:
-            raise click.BadParameter(f"unknown codec {name!r}{near(name, CODECS)}; choose from {', '.join(CODECS)}")
-    return tuple(names)
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    with_quick(names)  # raises for an unknown one
+    return names
 
 
 COMMON = {

@@ -300,6 +300,16 @@ def test_a_report_in_a_file(call: Any, here: Path) -> None:
     assert ElementTree.parse(here / "report.xml").getroot().get("failures") == "1"
 
 
+@pytest.mark.parametrize("victim", ["models/int8.tflite", "main.tflite", "edgeprune.toml"])
+def test_a_report_replaces_nothing_that_is_read(call: Any, here: Path, victim: str) -> None:
+    """A report under the name of the model, the baseline or the configuration is refused, and the file stays."""
+    budgets(here, WIDE)
+    shutil.copy(FILES / "int8.tflite", here / "main.tflite")
+    before = (here / victim).read_bytes()
+    call("check", "--baseline", "main.tflite", "models/int8.tflite", "-o", here / victim).error(2, "would replace")
+    assert (here / victim).read_bytes() == before
+
+
 def test_why(call: Any, here: Path) -> None:
     """Reasons in words behind the table."""
     outcome = call("check", "models/int8.tflite", "--why")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_ledgers import entry, estimate, ledger, score, stage
@@ -202,3 +204,21 @@ def test_a_budget_made_in_python_that_lacks_something(run: tuple[Ledger, Baselin
     """A limit that is read from what is not there is an error, not a pass."""
     with pytest.raises(UsageError, match="the budget's"):
         judged(run, budget, of_run=False)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"min_sparsity": 75},
+        {"min_sparsity": "75 %"},
+        {"download_bytes": "350 kB"},
+        {"download_bytes": -5},
+        {"max_latency_ms": math.inf},
+        {"codec": "zstd12", "download_bytes": 5},
+        {"devices": "pixel3", "max_latency_ms": 5},
+    ],
+)
+def test_a_budget_made_in_python_holds_to_its_units(wrong: dict[str, Any]) -> None:
+    """What a table could not say is refused when the record is made, in one line."""
+    with pytest.raises(UsageError):
+        Budget(**wrong)

@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from edgeprune.errors import UsageError
+
 __all__ = ["BASE_CODEC", "CODECS", "FULL", "QUICK", "Codec", "with_quick"]
 
 BASE_CODEC = "deflate"  # what stores charge: measured of every file
@@ -95,6 +97,12 @@ FULL = tuple(name for name, codec in CODECS.items() if codec.instead_of is None)
 
 
 def with_quick(names: Iterable[str]) -> tuple[str, ...]:
-    """The quick codecs and those named, in the order of the table."""
+    """The quick codecs and those named, in the order of the table. Raises UsageError for one that is not in it."""
+    from edgeprune.host.toml_values import check_choice
+
+    if isinstance(names, str):
+        raise UsageError(f'codecs are a list of names: ["{names}"]')
     wanted = {*QUICK, *names}
+    for name in sorted(wanted):
+        check_choice("codec", name, CODECS)
     return tuple(name for name in CODECS if name in wanted)

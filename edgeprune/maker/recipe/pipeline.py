@@ -70,6 +70,9 @@ class _Run:
         self.stages: list[Stage] = []
         self._predicted: tuple[Model, dict[str, np.ndarray]] | None = None
         self._dense_outputs: dict[str, np.ndarray] = {}
+        # Now, not when the run ends: the files may be others by then.
+        self.input = model_origin(self.recipe.model)
+        self.data = {name: split_origin(samples) for name, samples in self._splits().items()}
         (folder / "stages").mkdir()
 
     def ledger(self) -> Ledger:
@@ -84,8 +87,8 @@ class _Run:
         ledger = Ledger(
             tool_version=version("edgeprune"),
             recipe=RecipeOrigin(path=self.recipe.path.name, sha256=self.recipe.sha256, asked=asked_of(self.recipe)),
-            input=model_origin(self.recipe.model),
-            data={k: split_origin(s) for k, s in self._splits().items()},
+            input=self.input,
+            data=self.data,
             metric=metric_kind(self.metric),
             host=Host(machine=platform.machine(), system=platform.system(), runtimes=installed_runtimes()),
             seed=self.recipe.seed,
