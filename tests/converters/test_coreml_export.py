@@ -87,7 +87,7 @@ def test_every_precision(converter: Any, pruned: Any, tmp_path: Path, precision:
     assert parity.output == "scores"
     assert parity.sqnr_db is not None
     assert parity.sqnr_db >= PRECISIONS[precision]
-    storage = storage_of(package)
+    storage = storage_of(read_coreml(package))
     assert storage.elements == 3 * 9 * 24 + 9 * 24 + 24 * 64 + 64 * 256 + 256 * 5
     if "palette" not in precision:
         assert storage.zeros >= 0.75 * (storage.elements - 9 * 24) - 2

@@ -313,7 +313,7 @@ def test_packages_as_coremltools_reads_them(
             np.testing.assert_array_equal(found.astype(np.float64), wanted.astype(np.float64), variable.name)
     assert checked == set(ours)
     assert len(checked) > 10
-    storage = storage_of(package)
+    storage = storage_of(read_coreml(package))
     kinds = {part for encoding in storage.encodings for part in encoding.split("+")}
     told = {"palette" if word.startswith("palette") else word for word in precision.split("-")}
     assert told <= kinds
