@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from edgeprune.converters.evaluation import evaluate_file, pixels_of
 from edgeprune.converters.evaluator import program
 from edgeprune.converters.packaging import CoreMlOptions, ImageInput, check_ends, read_labels
 from edgeprune.errors import ConversionError, InputError, UsageError
+from edgeprune.formats import read_contents
 from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.coreml.storage import storage_of
 from edgeprune.maker.keras.models import input_specs, predict
@@ -263,6 +265,7 @@ def test_changed_weights_are_seen(converter: Any, pruned: Any, tmp_path: Path) -
     place = next(i for i in range(128, len(whole) - 4, 4) if whole[i + 3] in (0x3E, 0xBE))
     for last, word in ((0x42, "departs from the Keras model"), (0x7F, "NaN or infinite|departs")):
         file.write_bytes(whole[: place + 3] + bytes([last, *whole[place + 4 :]]))
+        artifact = replace(artifact, contents=read_contents(artifact.path))
         with pytest.raises(ConversionError, match=word):
             judged(artifact, pruned)
 
@@ -317,7 +320,12 @@ def test_ends_that_do_not_fit(pruned: Any, options: CoreMlOptions, word: str) ->
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("", "line 1 is empty"), ("a\n\nb\n", "line 2 is empty"), ("a\nb\na\n", "'a' stands there twice")],
+    [
+        ("", "is empty"),
+        ("\nb\n", "line 1 is empty"),
+        ("a\n\nb\n", "line 2 is empty"),
+        ("a\nb\na\n", "'a' stands there twice"),
+    ],
 )
 def test_bad_labels(tmp_path: Path, text: str, word: str) -> None:
     """A label file is one distinct label a line; the first wrong line is named."""
