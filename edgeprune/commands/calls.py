@@ -232,8 +232,7 @@ def run(
 ) -> Ledger:
     """Run a recipe (or the file of one) and return its ledger; models, ledger.json and report.md lie in `folder` once
     all is done. `baseline`, as for `check`, is what limits on growth in the recipe's budget are held against."""
-    import json
-
+    from edgeprune.commands.options import json_text
     from edgeprune.host.outputs import output_folder, write_file
     from edgeprune.host.progress import Progress as Shown
 
@@ -252,7 +251,6 @@ def run(
         for line in plan_lines(prepared):
             shown.note("  " + line)
         ledger = run_recipe(prepared, place, shown, earlier)
-        body = json.dumps(ledger.to_json(), indent=2, allow_nan=False, default=str)
-        write_file(place / "ledger.json", body.encode() + b"\n")
+        write_file(place / "ledger.json", json_text(ledger.to_json()).encode() + b"\n")
         write_file(place / "report.md", ledger_markdown(ledger).encode())
     return ledger

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeprune.artifact import Color, DeploymentTarget, Format, IoType, Precision, sha256_of
-from edgeprune.commands.options import PATH, TOLERANCE, common_options, taken
+from edgeprune.commands.options import PATH, TOLERANCE, common_options, echo_json, taken
 from edgeprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ def convert(model: Path, output: Path, **options: object) -> int:
             "input": {"path": str(model), "sha256": sha256_of(model)},
             "output": asdict(entry),
         }
-        click.echo(json.dumps(body, indent=2, allow_nan=False))
+        echo_json(body)
     else:
         from edgeprune.report.agreement_report import export_text
 

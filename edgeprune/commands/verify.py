@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeprune.artifact import sha256_of
-from edgeprune.commands.options import PATH, TOLERANCE, common_options, taken
+from edgeprune.commands.options import PATH, TOLERANCE, common_options, echo_json, taken
 from edgeprune.errors import ConversionError, UsageError
 from edgeprune.maker.training.metrics import METRICS
 
@@ -75,7 +74,7 @@ def verify(exported: Path, **options: object) -> int:
     wanted = taken(_Wanted, options)
     found = _verified(exported, wanted)
     if wanted.as_json:
-        click.echo(json.dumps(_json(exported, found, wanted), indent=2, allow_nan=False))
+        echo_json(_json(exported, found, wanted))
     else:
         from edgeprune.report.agreement_report import agreement_text
 
