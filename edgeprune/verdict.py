@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edgeprune.host.json_values import check_counts
 
-__all__ = ["Band", "Estimate", "Limit", "Unit", "Unknown", "Verdict"]
+__all__ = ["Band", "Estimate", "Limit", "Unit", "Unknown", "Verdict", "all_passed"]
 
 
 class Limit(enum.StrEnum):
@@ -21,6 +22,21 @@ class Limit(enum.StrEnum):
     MAX_METRIC_DROP = "max_metric_drop"
     MAX_LATENCY_MS = "max_latency_ms"
     MAX_LATENCY_GROWTH = "max_latency_growth"
+
+    @property
+    def of_codec(self) -> bool:
+        """Whether it is of the file as one codec compresses it."""
+        return self in (Limit.DOWNLOAD, Limit.GROWTH)
+
+    @property
+    def of_baseline(self) -> bool:
+        """Whether it is held against an earlier file."""
+        return self in (Limit.GROWTH, Limit.MAX_LATENCY_GROWTH)
+
+    @property
+    def of_latency(self) -> bool:
+        """Whether it is of an estimate for a device."""
+        return self in (Limit.MAX_LATENCY_MS, Limit.MAX_LATENCY_GROWTH)
 
 
 class Unit(enum.StrEnum):
@@ -110,3 +126,9 @@ class Verdict:
     before: Band | None = None
     unknown: Unknown | None = None
     detail: str = ""
+
+
+def all_passed(verdicts: Iterable[Verdict]) -> bool | None:
+    """False when a limit is exceeded, else None when one could not be judged, else True, also of no verdict at all."""
+    found = {verdict.passed for verdict in verdicts}
+    return False if False in found else None if None in found else True

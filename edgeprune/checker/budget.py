@@ -16,7 +16,6 @@ from edgeprune.verdict import Limit, Unit
 
 __all__ = ["LIMITS", "Budget", "Written", "asked_limits", "given_budget", "read_budget"]
 
-_LATENCY = (Limit.MAX_LATENCY_MS, Limit.MAX_LATENCY_GROWTH)  # of estimates
 _DEVICE = "pixel3-tflite-4t-float32"  # an example
 
 Scalar = str | int | float
@@ -80,12 +79,12 @@ class Budget:
     @property
     def limits_growth(self) -> bool:
         """Whether it limits anything against a baseline."""
-        return any(kind in (Limit.GROWTH, Limit.MAX_LATENCY_GROWTH) for kind, _, _ in self.limits)
+        return any(kind.of_baseline for kind, _, _ in self.limits)
 
     @property
     def limits_latency(self) -> bool:
         """Whether it limits an estimate."""
-        return any(kind in _LATENCY for kind, _, _ in self.limits)
+        return any(kind.of_latency for kind, _, _ in self.limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +247,7 @@ def given_budget(
     fields = {
         name: value for limit, text in texts.items() for name, value in _limit(limit, _value(limit, text)).items()
     }
-    limited = devices if any(limit in _LATENCY for limit in texts) else ()
+    limited = devices if any(limit.of_latency for limit in texts) else ()
     return Budget(**fields, where="the command line", codec=codec, ledger=ledger, devices=tuple(limited))
 
 
@@ -287,8 +286,8 @@ def _check(
     drop = Limit.MAX_METRIC_DROP
     if "ledger" in others and drop not in limits:
         raise UsageError(f"{spelled('ledger')} without a limit read from it; add {spelled(drop)}")
-    if "device" in others and not shows and not any(limit in _LATENCY for limit in limits):
-        limits_of_it = ", ".join(spelled(limit) for limit in _LATENCY)
+    if "device" in others and not shows and not any(limit.of_latency for limit in limits):
+        limits_of_it = ", ".join(spelled(limit) for limit in Limit if limit.of_latency)
         raise UsageError(f"{spelled('device')} without a limit on it; add one of {limits_of_it}")
 
 
@@ -297,7 +296,7 @@ def _check_needs(others: Mapping[str, str], limits: Collection[Limit], spelled: 
     drop = Limit.MAX_METRIC_DROP
     if drop in limits and "ledger" not in others:
         raise UsageError(f"{spelled(drop)} is read from a ledger; add {spelled('ledger', 'out/ledger.json')}")
-    of_device = [limit for limit in _LATENCY if limit in limits]
+    of_device = [limit for limit in Limit if limit.of_latency and limit in limits]
     if of_device and "device" not in others:
         raise UsageError(
             f"{spelled(of_device[0])} is of a device; add {spelled('device', _DEVICE)} or another of "

@@ -19,7 +19,7 @@ from edgeprune.errors import EdgepruneError, InputError, RecipeError, Unsupporte
 from edgeprune.formats import Contents
 from edgeprune.host.toml_values import near
 from edgeprune.host.untrusted import status_of
-from edgeprune.verdict import Estimate, Verdict
+from edgeprune.verdict import Estimate, Verdict, all_passed
 
 __all__ = ["Check", "CheckOptions", "Wanted", "check_files", "estimator_for", "wanted_files"]
 
@@ -70,8 +70,7 @@ class Check:
     @property
     def passed(self) -> bool | None:
         """False when a limit is exceeded, else None when one could not be checked, else True."""
-        found = {verdict.passed for verdict in self.verdicts}
-        return False if False in found else None if None in found else True
+        return all_passed(self.verdicts)
 
 
 def wanted_files(files: Sequence[Path], settings: Config | None, given: Budget | None) -> list[Wanted]:

@@ -98,7 +98,7 @@ class _Case:
             limit=limit,
             unit=unit,
             passed=kept,
-            codec=self.budget.codec if kind in (Limit.DOWNLOAD, Limit.GROWTH) else None,
+            codec=self.budget.codec if kind.of_codec else None,
             unknown=unknown if kept is None else None,
             detail=detail if kept is None else "",
         )
@@ -256,10 +256,19 @@ def band_of(found: Estimate | None) -> Band | None:
 def _open(path: str, budget: Budget, unknown: Unknown, detail: str = "") -> Iterator[Verdict]:
     """Each limit of a budget, not judged."""
     for kind, limit, unit in budget.limits:
-        for device in _names(budget) if kind in (Limit.MAX_LATENCY_MS, Limit.MAX_LATENCY_GROWTH) else (None,):
-            verdict = Verdict(kind=kind, path=path, actual=None, limit=limit, unit=unit, passed=None, device=device)
-            codec = budget.codec if kind in (Limit.DOWNLOAD, Limit.GROWTH) else None
-            yield replace(verdict, codec=codec, unknown=unknown, detail=detail)
+        for device in _names(budget) if kind.of_latency else (None,):
+            yield Verdict(
+                kind=kind,
+                path=path,
+                actual=None,
+                limit=limit,
+                unit=unit,
+                passed=None,
+                codec=budget.codec if kind.of_codec else None,
+                device=device,
+                unknown=unknown,
+                detail=detail,
+            )
 
 
 def _names(budget: Budget) -> list[str]:

@@ -11,7 +11,7 @@ import click
 from edgeprune.checker.budget import LIMITS, given_budget
 from edgeprune.checker.config import CONFIG, Config, find_config, load_config, sample_config
 from edgeprune.checker.size.codecs import BASE_CODEC, FULL, QUICK
-from edgeprune.commands.options import PATH, chosen_format, common_options
+from edgeprune.commands.options import EXIT_CODES, PATH, chosen_format, common_options
 from edgeprune.errors import UsageError
 from edgeprune.verdict import Limit
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
-_UNCHECKED = 3
 _FOR_MACHINES = ("junit", "github")  # an empty report there would pass for a good one
 Command = TypeVar("Command", bound=Callable[..., int])
 
@@ -144,7 +143,7 @@ def _refuse_contradictions(
         raise UsageError(f"--fast measures {' and '.join(QUICK)} only; drop --fast, or limit {BASE_CODEC}")
     if show and (limits or config or not files):
         raise UsageError("--show only shows the FILES that are named, and checks nothing; drop it, or the limits")
-    growth = [limit for limit in (Limit.GROWTH, Limit.MAX_LATENCY_GROWTH) if limit in limits]
+    growth = [limit for limit in Limit if limit.of_baseline and limit in limits]
     if growth and baseline is None:
         raise UsageError(f"--{growth[0].replace('_', '-')} needs something to compare with; add --baseline FILE")
 
@@ -192,4 +191,4 @@ def _exit_code(found: Check, *, show: bool) -> int:
             f"no limit was given, so nothing was checked: add --download SIZE, or budgets in {CONFIG} (--show only "
             "shows)"
         )
-    return {True: 0, False: 1, None: _UNCHECKED}[found.passed] if found.verdicts else 0
+    return EXIT_CODES[found.passed]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgeprune.maker.training.datasets import Samples
 
 __all__ = [
+    "EXIT_CODES",
     "PATH",
     "TOLERANCE",
     "Scoring",
@@ -35,6 +36,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Record = TypeVar("Record", bound="DataclassInstance")
 
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is an error of ours, with exit code 4
+EXIT_CODES = {True: 0, False: 1, None: 3}  # by whether all limits were kept; None: one could not be judged
 TOLERANCE = click.option(
     "--tolerance",
     type=float,

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.commands.options import PATH, Trust, common_options, json_text, taken
+from edgeprune.commands.options import EXIT_CODES, PATH, Trust, common_options, json_text, taken
 from edgeprune.errors import UsageError
+from edgeprune.verdict import all_passed
 
 if TYPE_CHECKING:
     from edgeprune.ledger import Ledger
@@ -55,8 +56,7 @@ def run(recipe: Path, output: Path | None, baseline: Path | None, dry_run: bool,
         progress=Progress(quiet=options["quiet"]),
     )
     click.echo(json_text(ledger.to_json()) if options["as_json"] else _text(ledger, output))
-    outcomes = [verdict.passed for verdict in ledger.verdicts]
-    return 1 if False in outcomes else 3 if None in outcomes else 0
+    return EXIT_CODES[all_passed(ledger.verdicts)]
 
 
 def _plan(recipe: Recipe, trust: Trust) -> str:

@@ -189,6 +189,6 @@ def _value(ledger: Ledger, found: MetricValue) -> str:
 def _not_judged(ledger: Ledger) -> list[str]:
     """Limits on growth of a run without a baseline."""
     asked = ledger.recipe.asked.get("budget")
-    limits = [limit for limit in (Limit.GROWTH, Limit.MAX_LATENCY_GROWTH) if isinstance(asked, dict) and limit in asked]
+    limits = [limit for limit in Limit if limit.of_baseline and isinstance(asked, dict) and limit in asked]
     judged = {verdict.kind for verdict in ledger.verdicts if verdict.unknown is not Unknown.NO_BASELINE}
     return [f"{limit} was not judged: add --baseline FILE to the run." for limit in limits if limit not in judged]
