@@ -44,7 +44,7 @@ class Comparison:
 
     @property
     def pairs(self) -> list[Pair]:
-        """The layers of both, see `layer_pairs`."""
+        """The layers of both, see `layer_pairs`, paired anew at each access."""
         return layer_pairs(self.before.layers, self.after.layers)
 
 

@@ -36,7 +36,8 @@ def headline(found: Comparison) -> str:
         parts.append(f"MACs {_change(old.macs, new.macs, format_count)}")
     if old.sparsity is not None and new.sparsity is not None:
         parts.append(f"zeros {_arrow(format_percent(old.sparsity), format_percent(new.sparsity))}")
-    alone = found.pairs and not any(before and after for before, after in found.pairs)
+    pairs = found.pairs
+    alone = pairs and not any(before and after for before, after in pairs)
     start = "No layer of the one is in the other, so these may be different models. " if alone else ""
     return start + ", ".join(parts) + "; " + _latency(found) + "."
 
@@ -136,8 +137,9 @@ def _totals(old: FileAccount, new: FileAccount) -> Table:
 
 def _layers(found: Comparison, every: bool, cell: Callable[[str], str]) -> tuple[Table, str]:
     """The layers that changed (or every one), and how many others there are, in words."""
-    told = found.pairs if every else _changed(found.pairs)
-    others = len(found.pairs) - len(told)
+    pairs = found.pairs
+    told = pairs if every else _changed(pairs)
+    others = len(pairs) - len(told)
     table = Table(heads=HEADS, rows=tuple(_row(old, new, cell) for old, new in told), left=frozenset({0, 1, 2}))
     return table, f"{others} layer{'' if others == 1 else 's'} unchanged" if others else ""
 

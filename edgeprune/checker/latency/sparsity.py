@@ -292,7 +292,12 @@ def runs_sparse_kernels(contents: Contents) -> bool:
 
     Raises InputError for a file of no format that is advised on.
     """
-    advice = sparsity_advice(contents)[0]
+    return _chosen(sparsity_advice(contents)[0])
+
+
+def _chosen(advice: SparsityAdvice) -> bool:
+    """Whether the advice is of XNNPACK on Arm, and all holds that its choice of sparse kernels asks for; the last
+    condition is whether it then loads the file."""
     return advice.target == ARM and all(condition.met is not False for condition in advice.conditions[:-1])
 
 
@@ -329,7 +334,7 @@ def load_refusals(contents: Contents) -> tuple[Refusal, ...]:
             )
         )
     arm = sparsity_advice(contents)[0]
-    if runs_sparse_kernels(contents) and arm.conditions[-1].met is False:
+    if _chosen(arm) and arm.conditions[-1].met is False:
         found.append(
             Refusal(
                 runtime="LiteRT 2.3.0 on Arm with its default delegate",
