@@ -221,9 +221,15 @@ def read_budget(path: Path, where: str, raw: Any, *, of_run: bool = False) -> Bu
         path=others.get("path", "*"),
         where=where,
         codec=others.get("codec", BASE_CODEC),
-        devices=() if device is None else (str(path.parent / device) if device.endswith(".toml") else device,),
+        devices=() if device is None else (_profile(path, device),),
         ledger=path.parent / ledger if ledger is not None else None,
     )
+
+
+def _profile(path: Path, device: str) -> str:
+    from edgeprune.checker.latency.profiles import profile_place  # numpy and more, which sizes alone do without
+
+    return profile_place(path, device)
 
 
 def _text(key: str, value: object) -> str:

@@ -28,6 +28,7 @@ __all__ = [
     "find_profile",
     "load_profile",
     "profile_paths",
+    "profile_place",
     "shipped_profiles",
 ]
 
@@ -136,6 +137,11 @@ def find_profile(name: str) -> Profile:
     near = list(dict.fromkeys(close or [key for key in known if name.lower()[:6] in key]))[:3]
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     raise UsageError(f"no device profile {name!r}{hint} 'edgeprune devices' lists them; or give the path of a .toml")
+
+
+def profile_place(path: Path, name: str) -> str:
+    """The name of a device profile; one of the project's own (a .toml) counts from the folder of the file `path`."""
+    return str(path.parent / name) if name.endswith(".toml") else name
 
 
 def load_profile(path: Path) -> Profile:

@@ -11,6 +11,7 @@ import numpy as np
 from edgeprune.errors import Unsupported
 from edgeprune.maker.keras.models import keras_module
 from edgeprune.maker.keras.types import Layer, Model, Node
+from edgeprune.maker.pruning.channel.trace import functional_of
 
 __all__ = ["CARRIED", "NATIVE", "Json", "describe", "refuse_shared"]
 
@@ -73,7 +74,7 @@ def describe(model: Model) -> Json:
     option or an operation that has no known equal in tf_keras.
     """
     keras = keras_module()
-    functional = getattr(model, "_functional", None) or model
+    functional = functional_of(model)
     layers: dict[int, Json] = {}
     order: dict[int, int] = {}
     calls: list[Json] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 from edgeprune.artifact import Format, Precision
 from edgeprune.checker.budget import Budget, read_budget
 from edgeprune.checker.latency.latency_targets import why_never
-from edgeprune.checker.latency.profiles import find_profile
+from edgeprune.checker.latency.profiles import find_profile, profile_place
 from edgeprune.converters.packaging import PackageOptions
 from edgeprune.errors import EdgepruneError, RecipeError, UsageError
 from edgeprune.host.toml_values import check_choice, known_keys, read_toml, typed
@@ -26,7 +26,7 @@ from edgeprune.maker.recipe.steps import (
     needs_training_data,
     read_step,
 )
-from edgeprune.maker.recipe.tables import profile_place, read_table
+from edgeprune.maker.recipe.tables import read_table
 from edgeprune.maker.training.metrics import METRICS
 
 __all__ = [

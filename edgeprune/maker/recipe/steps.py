@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeprune.checker.latency.latency_targets import target_profile
+from edgeprune.checker.latency.profiles import profile_place
 from edgeprune.errors import RecipeError, UsageError
 from edgeprune.host.toml_values import check_choice, near
 from edgeprune.maker.pruning.options import STYLES, ChannelOptions, MagnitudeOptions
 from edgeprune.maker.pruning.schedule import SCHEDULES, check_sparsity
-from edgeprune.maker.recipe.tables import keys_of, profile_place, read_table
+from edgeprune.maker.recipe.tables import keys_of, read_table
 from edgeprune.maker.training.options import TrainOptions
 
 __all__ = [

@@ -18,7 +18,7 @@ from edgeprune.host.toml_values import known_keys, near, typed
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["flat", "keys_of", "profile_place", "read_table"]
+__all__ = ["flat", "keys_of", "read_table"]
 
 T = TypeVar("T", bound="DataclassInstance")
 
@@ -79,11 +79,6 @@ def flat(record: DataclassInstance) -> dict[str, object]:
         value = getattr(record, field.name)
         found |= flat(value) if is_dataclass(value) and not isinstance(value, type) else {field.name: value}
     return found
-
-
-def profile_place(path: Path, name: str) -> str:
-    """The name of a device profile; one of the project's own (a .toml) counts from the folder of the recipe `path`."""
-    return str(path.parent / name) if name.endswith(".toml") else name
 
 
 def read_table(path: Path, where: str, raw: object, kind: type[T], **given: object) -> T:
