@@ -21,6 +21,7 @@ from edgeprune.errors import UsageError
 from edgeprune.host.interrupts import scratch_folder
 from edgeprune.host.outputs import check_output_file, put_in_place
 from edgeprune.host.progress import Progress
+from edgeprune.host.toml_values import check_choice
 from edgeprune.ledger import ArtifactEntry
 from edgeprune.maker.keras.model_files import load_convertible
 from edgeprune.maker.keras.models import input_specs, refuse_half_precision
@@ -129,8 +130,7 @@ def check_conversion(
 
 
 def _precision(name: Precision | str) -> Precision:
-    if name not in list(Precision):
-        raise UsageError(f"unknown precision {name!r}; known: {', '.join(Precision)}")
+    check_choice("precision", name, Precision)
     return Precision(name)
 
 

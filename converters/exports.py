@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgeprune.artifact import DeploymentTarget, Format, IoType, Precision
 from edgeprune.errors import MissingExtra, UsageError
+from edgeprune.host.toml_values import check_choice
 
 __all__ = [
     "EXPORTS",
@@ -73,8 +74,7 @@ def check_export(model_format: Format, precision: Precision, target: str = Deplo
 
 
 def _check_target(precision: Precision, named: str) -> None:
-    if named not in list(DeploymentTarget):
-        raise UsageError(f"unknown deployment target {named!r}; known: {', '.join(DeploymentTarget)}")
+    check_choice("deployment target", named, DeploymentTarget)
     target = DeploymentTarget(named)
     joint, compressed = precision.startswith("sparse-"), precision not in (Precision.FLOAT32, Precision.FLOAT16)
     if joint and TARGETS[target] != "joint":

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeprune.checker.size.codecs import BASE_CODEC, FULL
 from edgeprune.errors import RecipeError, UsageError
-from edgeprune.host.toml_values import check_choice, known_keys, near
+from edgeprune.host.toml_values import check_choice, known_keys
 from edgeprune.units import parse_bytes, parse_growth, parse_share
 from edgeprune.verdict import Limit, Unit
 
@@ -284,9 +284,7 @@ def _check(
     """What the keys say together; `shows`: a device may be there for a look. Raises UsageError."""
     if not limits:
         raise UsageError(f"sets no limit; give one of {', '.join(spelled(limit) for limit in LIMITS)}")
-    codec = others.get("codec", BASE_CODEC)
-    if codec not in FULL:
-        raise UsageError(f"unknown codec {codec!r}{near(codec, FULL)}; known: {', '.join(FULL)}")
+    check_choice("codec", others.get("codec", BASE_CODEC), FULL)
     if not of_run:
         _check_needs(others, limits, spelled)
     drop = Limit.MAX_METRIC_DROP
