@@ -54,11 +54,8 @@ class Budget:
         if isinstance(devices, str):
             raise UsageError(f'devices are a tuple of names: ("{devices}",)')
         for limit, value, unit in self.limits:
-            whole = unit in (Unit.BYTES, Unit.PARAMETERS)
-            most = 1 if limit is Limit.MIN_SPARSITY else math.inf
-            if not _is(value, int if whole else float) or not 0 <= value <= most or math.isinf(value):
-                bounds = "0 to 1" if most == 1 else "at least 0 and finite"
-                raise UsageError(f"{limit} of a Budget is a {'whole ' * whole}number, {bounds}; got {value!r}")
+            if not _in_bounds(limit, value, unit):
+                raise UsageError(f"{limit} is {_bounds(limit, unit)}; got {value!r}")
 
     @property
     def limits(self) -> tuple[tuple[Limit, float, Unit], ...]:
@@ -107,27 +104,12 @@ def _growth(value: Scalar) -> Fields:
     return {"growth_bytes": in_bytes} if in_bytes is not None else {"growth_share": share or 0.0}
 
 
-def _share(name: str, most: float = math.inf) -> Callable[[Scalar], Fields]:
-    def read(value: Scalar) -> Fields:
-        share = parse_share(value) if isinstance(value, str) else float(value)
-        if not 0 <= share <= most or math.isinf(share):
-            bounds = "a fraction, 0 to 1," if most == 1 else "a fraction, at least 0 and finite,"
-            raise UsageError(f"{name} is {bounds} or a percentage such as '5 %'")
-        return {name: share}
-
-    return read
+def _share(name: str) -> Callable[[Scalar], Fields]:
+    return lambda value: {name: parse_share(value) if isinstance(value, str) else float(value)}
 
 
-def _count(value: Scalar) -> Fields:
-    if int(value) < 0:
-        raise UsageError("parameters is a count, at least 0")
-    return {"parameters": int(value)}
-
-
-def _milliseconds(value: Scalar) -> Fields:
-    if not 0 < float(value) < math.inf:
-        raise UsageError("max_latency_ms is a number of milliseconds above 0")
-    return {"max_latency_ms": float(value)}
+def _number(name: str) -> Callable[[Scalar], Fields]:
+    return lambda value: {name: value}
 
 
 LIMITS: Mapping[Limit, Written] = {
@@ -146,10 +128,12 @@ LIMITS: Mapping[Limit, Written] = {
         metavar="CHANGE",
         help='Largest growth of each download against --baseline: "2 %" or "50 kB".',
     ),
-    Limit.PARAMETERS: Written(kinds=(int,), read=_count, metavar="COUNT", help="Most parameters of each file."),
+    Limit.PARAMETERS: Written(
+        kinds=(int,), read=_number("parameters"), metavar="COUNT", help="Most parameters of each file."
+    ),
     Limit.MIN_SPARSITY: Written(
         kinds=(float, str),
-        read=_share("min_sparsity", 1),
+        read=_share("min_sparsity"),
         metavar="SHARE",
         help='Least share of zeros among the weights: "75 %" or 0.75.',
     ),
@@ -160,7 +144,10 @@ LIMITS: Mapping[Limit, Written] = {
         help='Most that the metric may lose against the dense model in --ledger: "1 %" or 0.01.',
     ),
     Limit.MAX_LATENCY_MS: Written(
-        kinds=(float,), read=_milliseconds, metavar="MS", help="Longest latency estimated for --device, milliseconds."
+        kinds=(float,),
+        read=_number("max_latency_ms"),
+        metavar="MS",
+        help="Longest latency estimated for --device, milliseconds.",
     ),
     Limit.MAX_LATENCY_GROWTH: Written(
         kinds=(float, str),
@@ -170,6 +157,20 @@ LIMITS: Mapping[Limit, Written] = {
     ),
 }
 _NEEDS = {str: "a text in quotes", int: "a whole number", float: "a number"}
+
+
+def _in_bounds(limit: Limit, value: float, unit: Unit) -> bool:
+    if not _is(value, int if unit in (Unit.BYTES, Unit.PARAMETERS) else float) or not 0 <= value < math.inf:
+        return False
+    return value > 0 if unit is Unit.MS else value <= 1 or limit is not Limit.MIN_SPARSITY
+
+
+def _bounds(limit: Limit, unit: Unit) -> str:
+    """What a limit may be, in words."""
+    if unit is Unit.FRACTION or unit is Unit.METRIC:
+        most = "0 to 1" if limit is Limit.MIN_SPARSITY else "at least 0 and finite"
+        return f"a fraction, {most}, or a percentage such as '5 %'"
+    return "a number of milliseconds above 0" if unit is Unit.MS else f"a whole number of {unit}, at least 0"
 
 
 def _is(value: object, kind: type) -> bool:
@@ -213,17 +214,17 @@ def read_budget(path: Path, where: str, raw: Any, *, of_run: bool = False) -> Bu
         fields: Fields = {}
         for limit in limits:
             fields |= _limit(limit, found[limit])
+        device, ledger = others.get("device"), others.get("ledger")
+        return Budget(
+            **fields,
+            path=others.get("path", "*"),
+            where=where,
+            codec=others.get("codec", BASE_CODEC),
+            devices=() if device is None else (_profile(path, device),),
+            ledger=path.parent / ledger if ledger is not None else None,
+        )
     except UsageError as cause:
         raise RecipeError(f"{path}: [{where}] {cause}") from cause
-    device, ledger = others.get("device"), others.get("ledger")
-    return Budget(
-        **fields,
-        path=others.get("path", "*"),
-        where=where,
-        codec=others.get("codec", BASE_CODEC),
-        devices=() if device is None else (_profile(path, device),),
-        ledger=path.parent / ledger if ledger is not None else None,
-    )
 
 
 def _profile(path: Path, device: str) -> str:

@@ -149,6 +149,32 @@ def test_nonsense_is_refused_alike(tmp_path: Path, limit: Limit) -> None:
             place(tmp_path, limit, '"nonsense"')
 
 
+# Of each limit: the field of a Budget, and numbers that no file can be held against.
+BEYOND: dict[Limit, tuple[str, tuple[float, ...]]] = {
+    Limit.DOWNLOAD: ("download_bytes", (-1, 1.5)),
+    Limit.INSTALL: ("install_bytes", (-1, 1.5)),
+    Limit.GROWTH: ("growth_share", (-0.1, math.inf)),
+    Limit.PARAMETERS: ("parameters", (-1, 1.5)),
+    Limit.MIN_SPARSITY: ("min_sparsity", (-0.1, 1.1, math.nan)),
+    Limit.MAX_METRIC_DROP: ("max_metric_drop", (-0.1, math.inf)),
+    Limit.MAX_LATENCY_MS: ("max_latency_ms", (-1, 0, math.inf)),
+    Limit.MAX_LATENCY_GROWTH: ("max_latency_growth", (-0.1, math.nan)),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_bounds_are_the_same_everywhere(tmp_path: Path, limit: Limit) -> None:
+    """What a Budget made in Python refuses, no recipe, configuration or option brings in."""
+    field, values = BEYOND[limit]
+    for value in values:
+        fields: dict[str, Any] = {field: value}
+        with pytest.raises(UsageError, match=f"^{limit} is a "):
+            Budget(**fields)
+        for place in (in_recipe, in_configuration, on_command_line):
+            with pytest.raises(UsageError):
+                place(tmp_path, limit, str(value))
+
+
 def test_a_device_of_the_recipe_stands_in(tmp_path: Path) -> None:
     """A limit on latency without a device is for all those of [latency]."""
     path = tmp_path / "recipe.toml"
