@@ -63,10 +63,10 @@ def format_of(path: Path) -> Format:
 
 def check_export(model_format: Format, precision: Precision, target: str = DeploymentTarget.IOS16) -> None:
     """Raise UsageError for a combination that cannot be exported. Nothing heavy is imported."""
-    known = EXPORTS.get(model_format)
-    if known is None or precision not in known:
-        names = ", ".join(known or ())
-        raise UsageError(f"{model_format} has no precision {str(precision)!r}; it has: {names}")
+    check_choice("export format", str(model_format), EXPORTS)
+    known = EXPORTS[model_format]
+    if precision not in known:
+        raise UsageError(f"{model_format} has no precision {str(precision)!r}; it has: {', '.join(known)}")
     if model_format is Format.COREML:
         if importlib.util.find_spec("coremltools") is None:
             raise MissingExtra("coremltools", "convert", "a Core ML export")

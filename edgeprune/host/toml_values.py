@@ -11,7 +11,7 @@ from typing import TypeVar
 from edgeprune.errors import RecipeError, UsageError
 from edgeprune.host.untrusted import read_whole, text_of
 
-__all__ = ["check_choice", "known_keys", "near", "read_toml", "typed"]
+__all__ = ["check_choice", "check_word", "known_keys", "near", "read_toml", "typed"]
 
 Value = TypeVar("Value")
 _KINDS: Mapping[type, str] = {str: "a text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
@@ -40,6 +40,16 @@ def check_choice(key: str, value: str, known: Iterable[str]) -> None:
     known = list(known)
     if value not in known:
         raise UsageError(f"unknown {key} {value!r}{near(value, known)}; known: {', '.join(known)}")
+
+
+def check_word(path: Path, where: str, key: str, value: object, known: Iterable[str]) -> str:
+    """`value`, one of the words that a key of a file may be. Raises RecipeError for anything else."""
+    text = typed(path, f"{where}.{key}", value, str)
+    try:
+        check_choice(key, text, known)
+    except UsageError as cause:
+        raise RecipeError(f"{path}: [{where}] {cause}") from cause
+    return text
 
 
 def known_keys(path: Path, where: str, raw: object, known: Iterable[str]) -> Mapping[str, object]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.checker.latency.profiles import profile_place
 from edgeprune.errors import RecipeError, UsageError
-from edgeprune.host.toml_values import check_choice, near
+from edgeprune.host.toml_values import check_choice, check_word, near
 from edgeprune.maker.pruning.options import STYLES, ChannelOptions, MagnitudeOptions
 from edgeprune.maker.pruning.schedule import SCHEDULES, check_sparsity
 from edgeprune.maker.recipe.tables import keys_of, read_table
@@ -133,12 +133,7 @@ def read_step(path: Path, number: int, raw: object, *, seed: int = 0) -> Step:
         raise RecipeError(
             f"{path}: [{where}] needs kind = one of {', '.join(STEPS)}; got {kind!r}{near(str(kind), STEPS)}"
         )
-    style = raw.get("style", "magnitude") if kind == "prune" else None
-    if style is not None and style not in STYLES:
-        raise RecipeError(
-            f"{path}: [{where}] has the unknown style {style!r}{near(str(style), STYLES)}; known: {', '.join(STYLES)}"
-        )
-    if style == "channel":
+    if kind == "prune" and check_word(path, where, "style", raw.get("style", "magnitude"), STYLES) == "channel":
         return _channel_step(path, where, raw, seed)
     step: Step = read_table(path, where, raw, STEPS[kind], seed=seed)
     return replace(step, name=step.precision) if isinstance(step, QuantizeStep) and "name" not in raw else step

@@ -13,7 +13,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from edgeprune.errors import RecipeError, UsageError
-from edgeprune.host.toml_values import known_keys, near, typed
+from edgeprune.host.toml_values import check_word, known_keys, typed
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -41,15 +41,11 @@ READERS: dict[object, Callable[[Path, str, object], object]] = {
 }
 
 
-def _value(path: Path, key: str, value: object, kind: type) -> object:
+def _value(path: Path, where: str, key: str, value: object, kind: type) -> object:
     if kind in READERS:
-        return READERS[kind](path, key, value)
+        return READERS[kind](path, f"{where}.{key}", value)
     assert issubclass(kind, enum.Enum), f"{key}: no reader for {kind}"
-    text = typed(path, key, value, str)
-    words = [str(member) for member in kind]
-    if text not in words:
-        raise RecipeError(f"{path}: unknown {key} {text!r}{near(text, words)}; known: {', '.join(words)}")
-    return kind(text)
+    return kind(check_word(path, where, key, value, [str(member) for member in kind]))
 
 
 def _types(kind: type) -> dict[str, tuple[type, bool]]:
@@ -99,7 +95,7 @@ def read_table(path: Path, where: str, raw: object, kind: type[T], **given: obje
             if own or not optional:
                 values[name] = read_table(path, where, own, plain, **given)
         elif name in raw:
-            values[name] = _value(path, f"{where}.{name}", raw[name], plain)
+            values[name] = _value(path, where, name, raw[name], plain)
     missing = [f"'{field.name}'" for field in fields(kind) if field.name not in values and _required(field)]
     if missing:
         raise RecipeError(f"{path}: [{where}] lacks {' and '.join(missing)}")
