@@ -14,9 +14,11 @@ help:  ## show this list
 demo: $(STAMP)  ## set up, then prune, fine-tune, quantize, export and measure the Fashion-MNIST sample
 	$(BIN)/edgeprune run sample_models/fashion/recipe.toml -o demo-output --overwrite
 
-# Tests that time something or send signals run by themselves at the end; all others on two processes.
+# On two processes the tests of a file stay together: what they share is made once. Those that time something or send
+# signals run by themselves at the end.
 test: $(STAMP) lint typecheck docs  ## set up, then lint, type check, the guide and all tests, quick ones first
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not alone"
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not alone"
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow and not alone"
 	$(BIN)/pytest -m alone
 
 lint: $(STAMP)  ## formatting and style

@@ -181,16 +181,9 @@ def one_converter(converter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "Converter", Borrowed)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first: a mistake shows in seconds, not after the trainings.
-
-    On several processes the quick tests of a file stay together, and so do its slow ones: what they share is made once.
-    """
+    """Quick tests first: a mistake shows in seconds, not after the trainings."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
-    for item in items:
-        speed = "slow" if item.get_closest_marker("slow") else "quick"
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.name}-{speed}"))
 
 
 @pytest.fixture
