@@ -18,8 +18,7 @@ from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.trial_inputs import trial_samples
 from edgeprune.converters.verification import BISECTED, bisect_file, opened
 from edgeprune.errors import UsageError
-from edgeprune.host.interrupts import scratch_folder
-from edgeprune.host.outputs import check_output_file, put_in_place
+from edgeprune.host.outputs import check_output_file, output_file
 from edgeprune.host.progress import Progress
 from edgeprune.host.toml_values import check_choice
 from edgeprune.ledger import ArtifactEntry
@@ -88,13 +87,12 @@ def convert(
     scored = find_metric(metric) if metric is not None else None
     if samples is not None and scored is not None:
         check_targets(samples, tuple(source.outputs[0].shape), scored.name)
-    place_of = scratch_folder(".edgeprune.", out.absolute().parent)
     own = contextlib.nullcontext(converter) if converter else Converter()
-    with own as working, place_of as place:
+    with own as working, output_file(out, overwrite=overwrite) as place:
         shown.begin(f"convert to {model_format} {chosen}")
         made = working.export(
             source,
-            place / out.name,
+            place,
             model_format,
             chosen,
             io_type=str(wanted.io_type),
@@ -106,7 +104,6 @@ def convert(
         shown.begin("run the file")
         entry = _judged(made, source, samples, scored, wanted, shown)
         shown.end()
-        put_in_place(made.path, out, place / "old")
     return replace(entry, path=str(out), metric=entry.metric and replace(entry.metric, file=str(out)))
 
 

@@ -6,6 +6,7 @@ All converters run in one child process, started at the first conversion and sta
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -13,7 +14,6 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Mapping
@@ -30,9 +30,10 @@ from edgeprune.converters.frozen import FrozenGraph, freeze
 from edgeprune.converters.packaging import CoreMlOptions
 from edgeprune.converters.refusals import one_line
 from edgeprune.converters.unrolling import rolled_layers
-from edgeprune.errors import ConversionError, Unsupported, UsageError
+from edgeprune.errors import ConversionError, OutputError, Unsupported, UsageError
 from edgeprune.formats import Contents, read_contents
-from edgeprune.host.interrupts import child_process, scratch_folder
+from edgeprune.host.children import child_process
+from edgeprune.host.scratch import scratch_folder
 from edgeprune.maker.keras.types import AnyModel
 
 __all__ = ["Converter", "Exported"]
@@ -87,7 +88,7 @@ class Converter:
     @property
     def _folder(self) -> Path:
         if self._made is None:
-            self._made = self._place.enter_context(scratch_folder("edgeprune-convert-"))
+            self._made = self._place.enter_context(scratch_folder("convert"))
         return self._made
 
     def export(
@@ -119,20 +120,22 @@ class Converter:
                 f"{what}: {loops} is a loop that cannot be unrolled, and {reader} cannot read loops: "
                 f"{advice}build the layer without a while_loop"
             )
+        made = self._place_for(out.name)
         job: dict[str, object] = {
             "graph": graph.to_json(),
             "format": str(model_format),
             "precision": str(precision),
             "coreml": options.to_json(),
             "io_type": io_type,
-            "out": str(out.resolve()),
+            "out": str(made),
             "float_fallback": float_fallback,
         }
         if integer:
             job["calibration"] = str(self._write_calibration(calibration, precision))
         self._ask(job, what)
-        if not out.exists():
+        if not made.exists():
             raise ConversionError(f"{out.name}: the {model_format} converter reported success but wrote no file")
+        _move(made, out)
         contents = _checked(out, graph, precision, float_fallback=float_fallback or not integer)
         return Exported(path=out, format=model_format, precision=precision, sha256=sha256_of(out), contents=contents)
 
@@ -141,23 +144,19 @@ class Converter:
         if self._child is None:
             # A file, not a pipe: nobody has to read what the converters say while they say it.
             self._log = self._life.enter_context((self._folder / "log.txt").open("w+b"))
-            self._child = self._life.enter_context(child_process(self._popen))
+            worker = child_process(
+                ["-m", "edgeprune.converters.worker"],
+                writable=[self._folder],
+                stdin=subprocess.PIPE,
+                stderr=self._log,
+            )
+            self._child = self._life.enter_context(worker)
             self._pending = b""
 
     def forget(self, model: AnyModel) -> None:
         """Let go of a model that is not exported again, and of its graphs: otherwise both are kept for more exports."""
         for key in [key for key, (known, _) in self._frozen.items() if known is model]:
             self._frozen.pop(key)[1].path.unlink(missing_ok=True)
-
-    def _popen(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "edgeprune.converters.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env={**os.environ, "TMPDIR": str(self._folder)},  # it is killed, and leaves its files there
-            start_new_session=True,
-        )
 
     def _freeze(self, model: AnyModel, *, unroll: bool) -> FrozenGraph:
         key = (id(model), unroll and bool(rolled_layers(model)))
@@ -167,6 +166,13 @@ class Converter:
             path = self._folder / f"graph{self._graphs}.pb"
             known = self._frozen[key] = (model, freeze(model, path, unroll=key[1]))
         return known[1]
+
+    def _place_for(self, name: str) -> Path:
+        """Where the child, which may write nowhere else, writes a file of that name; nothing is there yet."""
+        place = self._folder / "made"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        return place / name
 
     def _write_calibration(self, calibration: Mapping[str, np.ndarray] | None, precision: Precision) -> Path:
         if not calibration or not all(len(array) for array in calibration.values()):
@@ -235,6 +241,22 @@ class Converter:
 def _close_all(*stacks: contextlib.ExitStack) -> None:
     for stack in stacks:
         stack.close()
+
+
+def _move(made: Path, out: Path) -> None:
+    """Move what was made to `out`, where a file is replaced. Raises OutputError."""
+    try:
+        try:
+            made.replace(out)
+        except OSError as cause:
+            if cause.errno != errno.EXDEV:
+                raise
+            if made.is_dir():
+                shutil.copytree(made, out)
+            else:
+                shutil.copyfile(made, out)
+    except OSError as cause:
+        raise OutputError(f"{out}: cannot be written: {cause.strerror or cause}") from cause
 
 
 def _checked(path: Path, graph: FrozenGraph, precision: Precision, *, float_fallback: bool) -> Contents:

@@ -1,4 +1,4 @@
-"""The child process that converts: `python -P -m edgeprune.converters.worker`.
+"""The child process that converts: started by `edgeprune.host.children`.
 
 One JSON job a line on standard input, one JSON reply a line on what was standard output. TensorFlow and coremltools are
 imported here, once, and kept for the next job. A converter that takes its process down (it happens: SIGSEGV in the
@@ -25,7 +25,6 @@ def _convert(job: dict[str, Any]) -> dict[str, Any]:
         import numpy as np
 
         from edgeprune.converters.tflite import convert_tflite
-        from edgeprune.host.outputs import write_file
 
         calibration = None
         if job.get("calibration"):
@@ -38,7 +37,7 @@ def _convert(job: dict[str, Any]) -> dict[str, Any]:
             calibration=calibration,
             float_fallback=job.get("float_fallback", False),
         )
-        write_file(out, content)
+        out.write_bytes(content)
         return {}
     from edgeprune.converters.coreml import convert_coreml
     from edgeprune.converters.packaging import CoreMlOptions
@@ -71,7 +70,3 @@ def main() -> None:
     for line in sys.stdin:
         replies.write(json.dumps(_answer(json.loads(line))) + "\n")
         replies.flush()
-
-
-if __name__ == "__main__":
-    main()

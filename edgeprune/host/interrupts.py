@@ -18,12 +18,9 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-if TYPE_CHECKING:
-    import subprocess
-
-__all__ = ["child_process", "handlers", "held_back", "kill", "note_output", "scratch_folder", "undoing"]
+__all__ = ["handlers", "held_back", "note_output", "undoing"]
 
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
@@ -57,47 +54,6 @@ def held_back() -> Iterator[None]:
         _holds -= 1
         if not _holds and _waiting is not None:
             _end(_waiting)
-
-
-@contextlib.contextmanager
-def scratch_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
-    """A new folder that is gone when the context ends, however it ends. Raises OSError when none can be made."""
-    import shutil
-    import tempfile
-
-    with contextlib.ExitStack() as stack:
-        with held_back():
-            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            stack.enter_context(undoing(lambda: shutil.rmtree(folder, ignore_errors=True)))
-        yield folder
-
-
-@contextlib.contextmanager
-def child_process(start: Callable[[], subprocess.Popen[bytes]]) -> Iterator[subprocess.Popen[bytes]]:
-    """The process that `start` starts in a session of its own; at the end killed with all its children and reaped."""
-    with contextlib.ExitStack() as stack:
-        with held_back():
-            child = start()
-            stack.callback(_close, child)
-            stack.callback(kill, child)
-            stack.enter_context(undoing(lambda: kill(child)))
-        yield child
-
-
-def kill(child: subprocess.Popen[bytes]) -> None:
-    """Kill a process that leads a session of its own, and all that it started, and reap it."""
-    if child.poll() is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-
-
-def _close(child: subprocess.Popen[bytes]) -> None:
-    for stream in (child.stdin, child.stdout):
-        if stream is not None:
-            with contextlib.suppress(BrokenPipeError):
-                stream.close()
 
 
 def note_output(path: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from edgeprune.errors import OutputError, UsageError
-from edgeprune.host.interrupts import held_back, note_output, scratch_folder, undoing
+from edgeprune.host.interrupts import held_back, note_output
+from edgeprune.host.scratch import scratch_folder
 
-__all__ = ["check_output_file", "output_folder", "put_in_place", "write_file"]
+__all__ = ["check_output_file", "output_file", "output_folder", "put_in_place", "write_file"]
 
 MARK = "ledger.json"  # what every output folder holds
 PACKAGE = ".mlpackage"  # the one output that is a folder
@@ -20,7 +23,7 @@ def check_output_file(path: Path, *, overwrite: bool, suffix: str) -> None:
     """Raise before any work when `path` cannot become the output."""
     if path.suffix != suffix:
         raise UsageError(f"{path}: the output of this command ends in {suffix}; name it {path.stem or 'model'}{suffix}")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise UsageError(f"{path}: exists already; choose another name or add --overwrite")
     if path.exists() and path.is_dir() != (suffix == PACKAGE):
         raise UsageError(
@@ -46,16 +49,28 @@ def _check_parent(path: Path) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file beside its name and rename it."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Write a file beside its name and rename it; a file that stands there is replaced."""
     try:
-        with undoing(lambda: scratch.unlink(missing_ok=True)):
-            scratch.write_bytes(content)
-            scratch.replace(path)
+        with scratch_folder(beside=path) as scratch:
+            made = scratch / path.name
+            made.write_bytes(content)
+            made.replace(path)
     except OSError as cause:
         raise OutputError(f"{path}: cannot be written: {cause.strerror or cause}") from cause
-    finally:
-        scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def output_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Where to write what becomes `path` when the context ends well: a free name of the same ending.
+
+    Raises OutputError when it cannot be written, or when `path` appeared meanwhile and `overwrite` is not set.
+    """
+    try:
+        with scratch_folder(beside=path) as scratch:
+            yield scratch / path.name
+            put_in_place(scratch / path.name, path, scratch / "old", overwrite=overwrite)
+    except OSError as cause:
+        raise OutputError(f"{path}: cannot be written: {cause.strerror or cause}") from cause
 
 
 @contextlib.contextmanager
@@ -64,36 +79,75 @@ def output_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
     With `overwrite` an earlier output folder stays as it is until the new one is complete; any other folder that is
     not empty is never replaced. Raises UsageError when `path` exists (without `overwrite`) or is a file, OutputError
-    when nothing can be written there.
+    when nothing can be written there, or when `path` appeared meanwhile (without `overwrite`).
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path}: exists and is a file; choose another folder")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise UsageError(f"{path}: exists already; choose another folder or add --overwrite")
     if path.exists() and not (path / MARK).exists() and any(path.iterdir()):
         raise UsageError(f"{path}: not the output of an earlier run (no {MARK} in it), so it is not overwritten")
     _check_parent(path)
-    parent = path.absolute().parent
     try:
-        with scratch_folder(f".{path.name}.", parent) as scratch:
+        with scratch_folder(beside=path) as scratch:
             new = scratch / "new"
             new.mkdir()
             yield new
-            put_in_place(new, path, scratch / "old")
+            put_in_place(new, path, scratch / "old", overwrite=overwrite)
     except OSError as cause:
         raise OutputError(f"{path}: cannot be written: {cause.strerror or cause}") from cause
 
 
-def put_in_place(made: Path, path: Path, aside: Path) -> None:
-    """Rename a finished output to `path`. A folder that stands there becomes `aside`, and comes back if that fails."""
+def put_in_place(made: Path, path: Path, aside: Path, *, overwrite: bool) -> None:
+    """Rename a finished output to `path`. With `overwrite` a folder that stands there becomes `aside`, and comes back
+    if that fails; without, OutputError is raised for whatever stands there."""
     with held_back():
-        old_folder = path.is_dir()
-        if old_folder:
+        if not overwrite:
+            _rename_to_free(made, path)
+        elif path.is_dir():
             path.replace(aside)
-        try:
-            made.replace(path)
-        except OSError:
-            if old_folder:
+            try:
+                made.replace(path)
+            except OSError:
                 aside.replace(path)
-            raise
+                raise
+        else:
+            made.replace(path)
         note_output(path)
+
+
+def _rename_to_free(made: Path, path: Path) -> None:
+    """Rename, in one step with the look whether the name is free, where the system and the disk can."""
+    try:
+        if not _rename_exclusively(made, path):
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+            made.rename(path)
+    except FileExistsError as cause:
+        raise OutputError(
+            f"{path}: appeared while this ran, and is not replaced; choose another name or add --overwrite"
+        ) from cause
+
+
+# Of Linux and macOS: stdio.h has renameat2 and renamex_np, with these flags for "not over another file".
+_RENAME_NOREPLACE, _RENAME_EXCL, _AT_FDCWD = 1, 4, -100
+
+
+def _rename_exclusively(made: Path, path: Path) -> bool:
+    """Whether it was renamed. Raises OSError; False where the system or the disk has no such call."""
+    import ctypes
+
+    libc, old, new = ctypes.CDLL(None, use_errno=True), os.fsencode(made), os.fsencode(path)
+    try:
+        if sys.platform == "darwin":
+            failed = libc.renamex_np(old, new, ctypes.c_uint(_RENAME_EXCL))
+        else:
+            failed = libc.renameat2(_AT_FDCWD, old, _AT_FDCWD, new, ctypes.c_uint(_RENAME_NOREPLACE))
+    except AttributeError:
+        return False
+    code = ctypes.get_errno()
+    if failed and code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM):
+        return False
+    if failed:
+        raise OSError(code, os.strerror(code), str(path))
+    return True

@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import MissingExtra, OutputError, RuntimeFailure, UsageError
-from edgeprune.host.interrupts import child_process, kill, scratch_folder
+from edgeprune.host.children import child_process, kill
+from edgeprune.host.scratch import scratch_folder
 from edgeprune.host.untrusted import check_file
 from edgeprune.runtime.runtimes import RUNTIMES, RuntimeSpec
 
@@ -114,7 +115,7 @@ def run_tflite(
     Raises MissingExtra, UsageError (unknown runtime), InputError (no such file), OutputError (no room for the
     samples) and RuntimeFailure (refused file, wrong names or shapes, NaN, crash, or no end within `timeout_s`).
     """
-    with scratch_folder("edgeprune-") as folder:
+    with scratch_folder() as folder:
         job = {
             "job": "run",
             "path": str(path.absolute()),
@@ -151,7 +152,7 @@ def trace_tflite(
     Takes `inputs` and raises as `run_tflite` does, except that NaN is a value. Tensors whose values over all samples
     take more than `limit_bytes`, hold no numbers or change their shape are named without values.
     """
-    with scratch_folder("edgeprune-") as folder:
+    with scratch_folder() as folder:
         job = {
             "job": "trace",
             "path": str(path.absolute()),
@@ -195,7 +196,7 @@ def ask_worker(
     for path in paths:
         check_file(path, "a .tflite file")
     subject = f"{' or '.join(str(path) for path in paths)} on {runtime} {version}"
-    with tempfile.TemporaryFile() as chatter, _worker(chatter) as (child, lines):
+    with tempfile.TemporaryFile() as chatter, _worker(_writable(job), chatter) as (child, lines):
         _give(child, {**job, "module": spec.module})
         try:
             for message in _replies(lines, timeout_s):
@@ -221,20 +222,15 @@ def _installed(runtime: str) -> tuple[RuntimeSpec, str]:
     return spec, version
 
 
+def _writable(job: Mapping[str, Any]) -> list[Path]:
+    """The folder that a worker is to leave its outputs in."""
+    return [Path(job["outputs"]).parent] if "outputs" in job else []
+
+
 @contextmanager
-def _worker(chatter: IO[bytes]) -> Iterator[tuple[subprocess.Popen[bytes], Lines]]:
+def _worker(writable: list[Path], chatter: IO[bytes]) -> Iterator[tuple[subprocess.Popen[bytes], Lines]]:
     """A worker process and its lines; dead and reaped on the way out, however that is taken (Ctrl-C included)."""
-
-    def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # -P: a source tree in the current folder must not shadow the installed package
-            [sys.executable, "-P", "-m", WORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=chatter,
-            start_new_session=True,
-        )
-
-    with child_process(start) as child:
+    with child_process(["-m", WORKER], writable=writable, stdin=subprocess.PIPE, stderr=chatter) as child:
         lines: Lines = queue.SimpleQueue()
         reader = threading.Thread(target=_read_lines, args=(child.stdout, lines), daemon=True)
         reader.start()
@@ -253,7 +249,7 @@ def _read_lines(stream: IO[bytes], lines: Lines) -> None:
 
 
 def _give(child: subprocess.Popen[bytes], job: Mapping[str, Any]) -> None:
-    """Send the job and leave stdin open: the worker ends when it closes."""
+    """Send the job."""
     assert child.stdin is not None
     with suppress(BrokenPipeError):  # the worker died at once: its exit status will say more
         child.stdin.write(json.dumps(job).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""The child process: the only place that imports an interpreter (started as `python -P -m edgeprune.runtime.worker`).
+"""The child process: the only place that imports an interpreter (started by `edgeprune.host.children`).
 
 One JSON object on the first line of stdin is the job; JSON lines on stdout are the replies: any number of
 `{"progress": [done, total]}`, then one `{"result": {...}}` or `{"error": "one line"}`. Arrays travel as uncompressed
@@ -18,7 +18,6 @@ import itertools
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -445,13 +444,6 @@ def private_stdout() -> TextIO:
     return replies
 
 
-def end_with_parent() -> None:
-    """Wait for stdin to close, which it does when the parent ends in any way, and end this process too."""
-    while sys.stdin.buffer.read(1):
-        pass
-    os._exit(1)
-
-
 def main() -> NoReturn:
     """Do the job on stdin and end with status 0 when a result or a one-line error was sent."""
     replies = private_stdout()
@@ -461,13 +453,8 @@ def main() -> NoReturn:
         replies.flush()
 
     job = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         send({"result": JOBS[job["job"]](job, lambda done, total: send({"progress": [done, total]}))})
     except JobError as error:
         send({"error": str(error)})
     os._exit(0)  # an interpreter's destructor has nothing left to say, and could only crash
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.host.interrupts import child_process, handlers, held_back, kill, scratch_folder
+from edgeprune.host.children import child_process, kill
+from edgeprune.host.interrupts import handlers, held_back
+from edgeprune.host.scratch import scratch_folder
 
 LINE = "edgeprune: interrupted; nothing was written\n"
 pytestmark = pytest.mark.alone
@@ -20,9 +22,9 @@ pytestmark = pytest.mark.alone
 
 def outcome(body: str, folder: Path, number: int = signal.SIGINT) -> tuple[int, str]:
     """Exit code and stderr of a script that prints "ready" in its body, and gets the signal then."""
-    script = (
-        "import os, signal, subprocess, sys, time\nfrom pathlib import Path\nfrom edgeprune.host.interrupts import *\n"
-    )
+    script = "import os, signal, subprocess, sys, time\nfrom pathlib import Path\n"
+    for module in ("children", "interrupts", "scratch"):
+        script += f"from edgeprune.host.{module} import *\n"
     # A shell starts background jobs with SIGINT ignored, and so would this test's child be.
     script += "signal.signal(signal.SIGINT, signal.default_int_handler)\n" + body
     with subprocess.Popen(
@@ -72,15 +74,14 @@ def test_the_line_is_seen_while_stderr_is_hidden(tmp_path: Path) -> None:
 def test_what_is_half_done_is_undone_newest_first(tmp_path: Path) -> None:
     """Folders are removed, children of children killed, and registered actions called in reverse order."""
     body = f"""
-def start():
-    line = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
-    return subprocess.Popen([sys.executable, "-c", line], stdout=subprocess.PIPE, start_new_session=True)
+line = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
+command = [sys.executable, "-c", line]
 def note(word):
     with Path("order").open("a") as file:
         file.write(word)
-with handlers(), undoing(lambda: note("first ")), scratch_folder("scratch.", Path(".")) as folder:
+with handlers(), undoing(lambda: note("first ")), scratch_folder(beside=Path("scratch")) as folder:
     (folder / "file").touch()
-    with undoing(lambda: note("second ")), child_process(start) as child:
+    with undoing(lambda: note("second ")), child_process(command, writable=None, stderr=None) as child:
         Path("grandchild").write_bytes(child.stdout.readline())
         Path("child").write_text(str(child.pid))
         {WAIT}
@@ -104,7 +105,7 @@ def alive(pid: int) -> bool:
 
 def test_a_failing_action_does_not_keep_the_others_from_running(tmp_path: Path) -> None:
     """An error while undoing is passed over."""
-    body = f"with handlers(), scratch_folder('s.', Path('.')), undoing(lambda: 1 / 0):\n    {WAIT}"
+    body = f"with handlers(), scratch_folder(beside=Path('s')), undoing(lambda: 1 / 0):\n    {WAIT}"
     assert outcome(body, tmp_path) == (130, LINE)
     assert list(tmp_path.iterdir()) == []
 
@@ -161,12 +162,9 @@ def test_another_thread_changes_no_handlers() -> None:
 
 def test_contexts_clean_up_after_an_exception() -> None:
     """Without any signal a scratch folder and a child are gone when their contexts end, well or not."""
-
-    def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(["sleep", "60"], start_new_session=True)
-
     stack = contextlib.ExitStack()
-    folder, child = stack.enter_context(scratch_folder("x.")), stack.enter_context(child_process(start))
+    folder = stack.enter_context(scratch_folder())
+    child = stack.enter_context(child_process(["sleep", "60"], writable=None, stderr=None))
     assert folder.is_dir()
     with contextlib.suppress(ValueError), stack:
         raise ValueError("stop")

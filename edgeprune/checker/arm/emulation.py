@@ -20,7 +20,8 @@ from typing import IO
 
 from edgeprune.checker.arm.cpus import ArmCpu, ArmRoot
 from edgeprune.errors import RuntimeFailure
-from edgeprune.host.interrupts import child_process, scratch_folder
+from edgeprune.host.children import child_process
+from edgeprune.host.scratch import scratch_folder
 from edgeprune.host.untrusted import check_file
 from edgeprune.step_reports import Outcome
 
@@ -116,7 +117,7 @@ def count_instructions(
     """
     check_file(path, "a .tflite file")
     subject = f"{path} on an emulated {cpu.name}"
-    with scratch_folder("edgeprune-") as folder, tempfile.TemporaryFile() as chatter:
+    with scratch_folder() as folder, tempfile.TemporaryFile() as chatter:
         counts = folder / "counts.txt"
         # Only its name: QEMU splits the plugin's argument at commas, which a scratch folder's path may hold.
         command = emulator_command(
@@ -142,19 +143,11 @@ def _emulate(
     subject: str,
     timeout_s: float,
 ) -> int:
-    def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            command,
-            env=environment,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=chatter,
-            stderr=chatter,
-            start_new_session=True,
-        )
-
+    started = child_process(
+        command, writable=[folder], stdout=chatter, stderr=chatter, environment=environment, cwd=folder
+    )
     try:
-        with child_process(start) as child:
+        with started as child:
             return child.wait(timeout_s)
     except subprocess.TimeoutExpired:
         raise RuntimeFailure(f"{subject}: no end within {timeout_s:g} s; the emulator was killed") from None

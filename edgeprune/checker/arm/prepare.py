@@ -23,7 +23,8 @@ import click
 
 from edgeprune.checker.arm.cpus import CPUS, FORMAT, PREPARE, ROOT_FILE, ArmCpu, load_root, root_path
 from edgeprune.errors import EdgepruneError, InputError, OutputError, Unsupported, UsageError
-from edgeprune.host.interrupts import child_process, handlers
+from edgeprune.host.children import child_process
+from edgeprune.host.interrupts import handlers
 from edgeprune.units import format_bytes
 
 __all__ = ["main", "prepare"]
@@ -113,19 +114,9 @@ def _check_tools() -> None:
 
 def _run(command: Sequence[str], purpose: str, environment: Mapping[str, str] | None = None) -> str:
     """What a command prints. Raises Unsupported with the last lines of it."""
-
-    def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "LC_ALL": "C", **(environment or {})},
-            start_new_session=True,
-        )
-
-    try:
-        with child_process(start) as child:
+    settings = {"LC_ALL": "C", **(environment or {})}
+    try:  # package tools, no model: they need the network
+        with child_process(command, writable=None, stderr=subprocess.STDOUT, settings=settings) as child:
             text = child.communicate(timeout=TIMEOUT_S)[0].decode(errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unsupported(f"{purpose} failed: {error}") from error

@@ -26,7 +26,7 @@ from edgeprune.checker.latency.statistics import (
     widened_tolerance,
 )
 from edgeprune.errors import MissingExtra, OutputError, RuntimeFailure, UsageError
-from edgeprune.host.interrupts import scratch_folder
+from edgeprune.host.scratch import scratch_folder
 from edgeprune.host.untrusted import check_file
 from edgeprune.ledger import LatencyComparison, Outcome
 from edgeprune.runtime.runtimes import RUNTIMES
@@ -77,7 +77,7 @@ def compare_latency(
     if min(processes, pairs) < 1 or warmups < 0:
         raise UsageError(f"processes and pairs must be at least 1 and warmups 0; got {processes}, {pairs}, {warmups}")
     times: list[ProcessTimes] = []
-    with scratch_folder("edgeprune-") as folder:
+    with scratch_folder() as folder:
         files = [baseline, _copy(baseline, folder), candidate]
         job = {"job": "time", "warmups": warmups, "pairs": pairs, "seed": seed}
         for planned in range(processes, ROUNDS * processes + 1, processes):

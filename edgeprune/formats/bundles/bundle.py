@@ -22,7 +22,7 @@ from edgeprune.formats.bundles.archive import BrokenArchiveError, Entry, Window,
 from edgeprune.formats.bundles.opening import inner_archive, innermost, told, whole_file
 from edgeprune.formats.bundles.packing import notes_of
 from edgeprune.formats.contents import printable
-from edgeprune.host.interrupts import scratch_folder
+from edgeprune.host.scratch import scratch_folder
 
 __all__ = [
     "INFLATED_LIMIT_BYTES",
@@ -120,7 +120,7 @@ def read_bundle(path: Path) -> Bundle:
     kind = path.suffix.lower()
     if kind not in BUNDLES:
         raise InputError(f"{path}: not an app bundle this tool knows; it reads {', '.join(sorted(BUNDLES))}")
-    with whole_file(path) as window, scratch_folder("edgeprune-bundle-") as scratch, told(path):
+    with whole_file(path) as window, scratch_folder("bundle") as scratch, told(path):
         return _Reading(path, kind[1:], window, scratch).bundle()
 
 
@@ -131,7 +131,7 @@ def extracted(bundle: Bundle, model: BundledModel) -> Iterator[Path]:
     A file is named as in the bundle, with the usual suffix of its kind. Raises InputError when the bundle has changed
     or its content is not what it claims, OutputError when the temporary folder cannot take it.
     """
-    with scratch_folder("edgeprune-bundle-") as scratch:
+    with scratch_folder("bundle") as scratch:
         with whole_file(bundle.path) as window, told(bundle.path), innermost(window, model.archives, scratch) as inside:
             target = _write(inside, bundle, model, scratch)
         yield target
@@ -143,7 +143,7 @@ def content(bundle: Bundle, model: BundledModel, most_bytes: int) -> bytes:
         raise InputError(f"{bundle.path}: {model.name}: not one file of at most {most_bytes} bytes")
     with (
         whole_file(bundle.path) as window,
-        scratch_folder("edgeprune-bundle-") as scratch,
+        scratch_folder("bundle") as scratch,
         told(bundle.path),
         innermost(window, model.archives, scratch) as inside,
     ):

@@ -21,7 +21,7 @@ from edgeprune.formats.keras.hdf5_limits import largest_plausible
 from edgeprune.formats.keras.hdf5_session import Hdf5Array, Hdf5File, read_hdf5
 from edgeprune.formats.keras.layout import KERAS_USES, Owner, Part, architecture, channel_axis, owners
 from edgeprune.formats.weights import Role
-from edgeprune.host.interrupts import scratch_folder
+from edgeprune.host.scratch import scratch_folder
 from edgeprune.host.untrusted import open_file
 
 __all__ = ["read_keras"]
@@ -113,7 +113,7 @@ def _pieces(window: Window, entry: Entry) -> Iterator[bytes]:
 def _member(path: Path, window: Window, entry: Entry, allowed_bytes: int) -> Hdf5File:
     """A weight file of the archive, written to disk for the child that reads it."""
     stored = entry.method == "stored"
-    with scratch_folder("edgeprune-") as folder:
+    with scratch_folder() as folder:
         target = folder / "weights.h5"
         with target.open("wb") as sink:
             for piece in _pieces(window, entry):

@@ -19,11 +19,13 @@ import numpy as np
 from edgeprune.errors import InputError, RuntimeFailure
 from edgeprune.formats.elements import Bytes, Shape, element_bits
 from edgeprune.formats.keras.hdf5_limits import largest_plausible
-from edgeprune.host.interrupts import child_process
+from edgeprune.host.children import child_process
 
 __all__ = ["Hdf5Array", "Hdf5File", "read_hdf5"]
 
 _WORKER = "edgeprune.formats.keras.hdf5_worker"
+# No lock: the file may be on a disk that knows none. No plug-ins: they would run code from a folder of the system.
+_SETTINGS = {"HDF5_USE_FILE_LOCKING": "FALSE", "HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1"}
 # Processor time that reading may take: a large file of many layers needs about a second for 100 MB.
 _FIRST_CPU_S, _BYTES_A_SECOND = 10, 10_000_000
 
@@ -68,7 +70,11 @@ def read_hdf5(path: Path, subject: str, *, places: bool = False, allowed_bytes: 
         "cpu_s": _FIRST_CPU_S + size_bytes / _BYTES_A_SECOND,
         "places": places,
     }
-    with tempfile.TemporaryFile() as chatter, child_process(lambda: _start(job, chatter)) as child:
+    command = ["-m", _WORKER, json.dumps(job)]
+    with (
+        tempfile.TemporaryFile() as chatter,
+        child_process(command, writable=[], stderr=chatter, settings=_SETTINGS) as child,
+    ):
         assert child.stdout is not None
         line = child.stdout.readline(64_000_000 + 2 * size_bytes)
         head = json.loads(line) if line.endswith(b"\n") else _death(child.wait(), chatter, subject)
@@ -79,19 +85,6 @@ def read_hdf5(path: Path, subject: str, *, places: bool = False, allowed_bytes: 
         _check(head["arrays"], size_bytes, subject)
         arrays = tuple(_receive(child.stdout, told, subject) for told in head["arrays"])
     return Hdf5File(arrays=arrays, attributes=head["attributes"], orders=head["orders"], names=head["names"])
-
-
-def _start(job: Mapping[str, Any], chatter: IO[bytes]) -> subprocess.Popen[bytes]:
-    # No lock: the file may be on a disk that knows none. No plug-ins: they would run code from a folder of the system.
-    settings = {"HDF5_USE_FILE_LOCKING": "FALSE", "HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.Popen(  # -P: a source tree in the current folder must not shadow the installed package
-        [sys.executable, "-P", "-m", _WORKER, json.dumps(job)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=chatter,
-        start_new_session=True,
-        env={**os.environ, **settings},
-    )
 
 
 def _check(told: Sequence[Mapping[str, Any]], size_bytes: int, subject: str) -> None:

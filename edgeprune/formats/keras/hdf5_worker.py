@@ -198,7 +198,3 @@ def _texts(attributes: Any, key: str, most_bytes: int) -> list[str]:
     items = value.ravel().tolist() if hasattr(value, "ravel") else [value]
     texts = [item.decode("utf-8", "backslashreplace") if isinstance(item, bytes) else item for item in items]
     return [text for text in texts if isinstance(text, str)]
-
-
-if __name__ == "__main__":
-    main()

@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import EdgepruneError, MissingExtra, OutputError, Unsupported, UsageError
-from edgeprune.host.interrupts import child_process, scratch_folder
+from edgeprune.host.children import child_process
+from edgeprune.host.scratch import scratch_folder
 from edgeprune.ledger import EpochLog, TrainLog
 from edgeprune.maker.keras.models import clone, input_specs, output_names, predict
 from edgeprune.maker.keras.types import Layer, Model
@@ -206,7 +207,7 @@ def _run_child(
     job: Mapping[str, Any], arrays: Mapping[str, Array], on_progress: OnProgress | None
 ) -> tuple[Json, dict[str, Array]]:
     """The child's last message and the weights it wrote. Nothing is left on disk and no process behind."""
-    with scratch_folder("edgeprune-tfmot-") as folder:
+    with scratch_folder("tfmot") as folder:
         try:
             (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
             np.savez(folder / "arrays.npz", **dict(arrays))
@@ -219,18 +220,9 @@ def _run_child(
 
 def _converse(folder: Path, on_progress: Callable[[int, int, str], None] | None) -> Json:
     with (folder / "log.txt").open("w+b") as log:
-
-        def start() -> subprocess.Popen[bytes]:
-            return subprocess.Popen(
-                [sys.executable, "-P", "-m", "edgeprune.maker.pruning.tfmot_worker", str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, "TF_USE_LEGACY_KERAS": "1", "TMPDIR": str(folder)},  # it may leave files there
-                start_new_session=True,
-            )
-
-        with child_process(start) as child:
+        command = ["-m", "edgeprune.maker.pruning.tfmot_worker", str(folder)]
+        settings = {"TF_USE_LEGACY_KERAS": "1"}
+        with child_process(command, writable=[folder], stderr=log, settings=settings) as child:
             for message in _messages(child):
                 if message["kind"] == "done":
                     return message

@@ -1,4 +1,4 @@
-"""The child process that prunes with tfmot: `python -P -m edgeprune.maker.pruning.tfmot_worker FOLDER`.
+"""The child process that prunes with tfmot: started by `edgeprune.host.children`, with the folder of its job.
 
 FOLDER holds job.json and arrays.npz; weights.npz is written there. One JSON message a line goes to what was standard
 output: any number of "progress", then one "done" or "error". It runs with TF_USE_LEGACY_KERAS=1, so Keras is tf_keras.
@@ -240,7 +240,3 @@ def main() -> None:
         messages.flush()
 
     tell(_answer(Path(sys.argv[1]), tell))
-
-
-if __name__ == "__main__":
-    main()

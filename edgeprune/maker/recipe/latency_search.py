@@ -17,7 +17,7 @@ from edgeprune.checker.latency.profiles import Profile
 from edgeprune.converters.session import Converter
 from edgeprune.errors import OutOfReach, Unsupported, UsageError
 from edgeprune.formats import read_contents
-from edgeprune.host.interrupts import scratch_folder
+from edgeprune.host.scratch import scratch_folder
 from edgeprune.ledger import Estimate, LatencyReached
 from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.channel.groups import Kept, Structure
@@ -90,7 +90,7 @@ def prune_to_latency(
     share = options.latency
     if share is None:
         raise UsageError(f"the target is {options.asked}, and no latency: prune_channels goes by that")
-    with scratch_folder("edgeprune-") as folder:
+    with scratch_folder() as folder:
         estimates = _Estimates(converter, folder, profile)
         before = now = estimates.of(model)
 
