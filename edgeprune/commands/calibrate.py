@@ -37,7 +37,7 @@ def calibrate(
     from edgeprune.checker.latency.calibrate import calibrate_from, settings_notes
     from edgeprune.checker.latency.measurements import read_measurements
     from edgeprune.checker.latency.profiles import dump_profile, find_profile
-    from edgeprune.host.outputs import check_output_file, write_file
+    from edgeprune.host.outputs import check_output_file, output_file
     from edgeprune.report.latency_report import calibrated_text, profile_json
 
     if label and not label.isprintable():
@@ -48,7 +48,8 @@ def calibrate(
     made = calibrate_from(measured, base, found, output, device=label.strip())
     for note in settings_notes(base, found):
         click.echo(f"note: {note}", err=True)
-    write_file(output, dump_profile(made).encode())
+    with output_file(output, overwrite=overwrite) as place:
+        place.write_bytes(dump_profile(made).encode())
     if as_json:
         echo_json({"schema_version": 1, "output": str(output), **profile_json(made)})
     else:

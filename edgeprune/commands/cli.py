@@ -6,6 +6,7 @@ import importlib
 import io
 import os
 import sys
+from typing import TextIO
 
 import click
 
@@ -68,11 +69,27 @@ class _Verbs(click.Group):
         return command
 
 
+def _tell_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from importlib.metadata import version
+
+    click.echo(f"edgeprune {version('edgeprune')}")
+    if context.params["verbose"]:
+        from edgeprune.host.children import confinement_here
+
+        click.echo(f"sandbox of child processes: {confinement_here()}")
+    context.exit()
+
+
 @click.group(cls=_Verbs, context_settings=CONTEXT, epilog=EPILOG)
-@click.version_option(package_name="edgeprune", message="edgeprune %(version)s")
-def cli() -> None:
+@click.option("--version", is_flag=True, expose_value=False, callback=_tell_version, help="Show the version and exit.")
+@click.option("--verbose", is_flag=True, is_eager=True, help="With --version: also what confines child processes here.")
+def cli(verbose: bool) -> None:
     """Make a Keras model smaller and prove what that gains: prune, fine-tune, quantize, convert to TFLite and Core ML,
     and see download size beside latency, each measured on the file that ships."""
+    if verbose:
+        raise click.UsageError("--verbose goes with --version here; the verbs have options of that name")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -81,6 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks
     with handlers():
+        if sys.stdout is None:  # `>&-`: the next file that is opened would get its number
+            _fail("standard output is closed, so nothing could be told; send it to /dev/null if nobody reads it", 3)
         _main(arguments)
 
 
@@ -101,7 +120,8 @@ def _main(arguments: list[str] | None) -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
-        _fail(f"{error.filename or 'temporary files'}: {error.strerror or error}", 3)
+        place = error.filename or ("standard output" if _is_stuck(sys.stdout) else "temporary files")
+        _fail(f"{place}: {error.strerror or error}", 3)
     except MemoryError:
         _fail("out of memory; use fewer samples or a smaller batch", 3)
     except Exception as error:
@@ -116,9 +136,26 @@ def _main(arguments: list[str] | None) -> None:
         sys.exit(code if isinstance(code, int) else 0)
 
 
+def _is_stuck(stream: TextIO) -> bool:
+    """Whether nothing can be written to a stream. What it still holds is dropped then: at the end of the program it
+    would be tried again, and the exit code be another."""
+    try:
+        stream.flush()
+        os.write(stream.fileno(), b"")
+    except io.UnsupportedOperation:  # no file: a caller of ours took the place of the stream
+        return False
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return True
+    return False
+
+
 def _fail(text: str, code: int) -> None:
     line = " ".join(text.split())
-    click.echo(f"edgeprune: {line}", err=True)
+    try:
+        click.echo(f"edgeprune: {line}", err=True)
+    except OSError:  # nobody can be told
+        _is_stuck(sys.stderr)
     sys.exit(code)
 
 

@@ -59,16 +59,15 @@ class _Job:
 def finetune(output: Path, overwrite: bool, as_json: bool, **values: Any) -> int:
     """Train MODEL on. Weights that are zero stay zero, so a pruned model stays pruned."""
     from edgeprune.artifact import sha256_of
-    from edgeprune.host.interrupts import note_output
-    from edgeprune.host.outputs import check_output_file
+    from edgeprune.host.outputs import check_output_file, output_file
 
     check_output_file(output, overwrite=overwrite, suffix=".keras")
     job = _job(values)
     model, log = _tuned(job)
     from edgeprune.maker.keras.models import save_model
 
-    save_model(model, output)
-    note_output(output)
+    with output_file(output, overwrite=overwrite) as made:
+        save_model(model, made)
     if as_json:
         echo_json({"schema_version": 1, "output": {"path": str(output), "sha256": sha256_of(output)}, **asdict(log)})
     else:

@@ -152,7 +152,7 @@ def prune(context: click.Context, /, style: str, verbose: bool, overwrite: bool,
         _refuse_pointless(context, values)
     job = _job(style, values)
     check_output_file(job.output, overwrite=overwrite, suffix=".keras")
-    done = _pruned(job, quiet=as_json or style == "magnitude")
+    done = _pruned(job, overwrite=overwrite, quiet=as_json or style == "magnitude")
     if as_json:
         _echo_facts(done)
     else:
@@ -221,9 +221,9 @@ def _profile(options: ChannelOptions, device: str | None) -> Profile | None:
     return target_profile(options.latency, device)
 
 
-def _pruned(job: _Job, *, quiet: bool) -> _Done:
+def _pruned(job: _Job, *, overwrite: bool, quiet: bool) -> _Done:
     """Do the job: the new model is written, and scored if there are samples for that."""
-    from edgeprune.host.interrupts import note_output
+    from edgeprune.host.outputs import output_file
     from edgeprune.host.progress import Progress
     from edgeprune.host.untrusted import check_file
     from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, save_model
@@ -240,8 +240,8 @@ def _pruned(job: _Job, *, quiet: bool) -> _Done:
     result = _result(job, model, samples, progress)
     progress.end()
     scores = None if tests is None else _scores(job.scoring.metric, tests, (model, result.model))
-    save_model(result.model, job.output)
-    note_output(job.output)
+    with output_file(job.output, overwrite=overwrite) as made:
+        save_model(result.model, made)
     counts = count_parameters(result.model), count_nonzero_parameters(result.model)
     return _Done(job=job, report=result.report, parameters=counts[0], nonzero_parameters=counts[1], scores=scores)
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from edgeprune.host.interrupts import held_back, undoing
 
@@ -42,9 +42,9 @@ def child_process(
     """A process in a session of its own; at the end killed with all its children and reaped.
 
     `command` is `-m MODULE ARGUMENTS...`, a module of this package whose `main` is called, or a program with its
-    arguments. It may write beneath the folders `writable`, the first of which is its TMPDIR, and nowhere else, and opens
-    no socket; None lets it do all that this process may. `settings` are added to its environment; a program may get
-    `environment` as the whole of it. Raises OSError when there is no such program.
+    arguments. It may write beneath the folders `writable`, the first of which is its TMPDIR, and nowhere else, and
+    opens no socket; None lets it do all that this process may. `settings` are added to its environment; a program may
+    get `environment` as the whole of it. Raises OSError when there is no such program.
     """
     if command and command[0] != "-m" and shutil.which(command[0]) is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0])

@@ -4,8 +4,8 @@ Linux only, through three system calls and no privilege: Landlock for files, TCP
 for sockets. Each part that this system lacks is left out, and `Confinement` tells which are on. It binds the calling
 thread and all that come from it, so it is called before any library starts threads.
 
-Sources: the kernel's documentation (userspace-api/landlock, userspace-api/seccomp_filter), include/uapi/linux/landlock.h,
-seccomp.h, audit.h and unistd.h.
+Sources: the kernel's documentation (userspace-api/landlock, userspace-api/seccomp_filter) and its headers landlock.h,
+seccomp.h, audit.h and unistd.h in include/uapi.
 """
 
 from __future__ import annotations

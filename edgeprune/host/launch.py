@@ -16,13 +16,13 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 __all__ = ["main"]
 
 _NOT_STARTED = 127  # what a shell reports for a program that it cannot start
+_F_SETSIG = 10  # fcntl.h of Linux; Python does not name it
 
 
 def main() -> None:
@@ -45,18 +45,26 @@ def main() -> None:
 def _end_with(lifeline: int) -> None:
     """When the other end of the pipe closes, which it does when the parent ends in any way, so do this process and all
     that it starts (they are one process group), whatever they are doing."""
-    if sys.platform == "linux":
-        # The kernel itself sends the signal: no thread has to run, which a converter may keep from running for minutes.
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-        if select.select([lifeline], [], [], 0)[0]:  # it ended before
-            os.killpg(0, signal.SIGKILL)
-    else:
+    if not _killed_by_the_kernel(lifeline):
         threading.Thread(target=_wait_for, args=(lifeline,), daemon=True).start()
 
 
-_F_SETSIG = 10  # fcntl.h of Linux; Python does not name it
+def _killed_by_the_kernel(lifeline: int) -> bool:
+    """Whether the kernel itself will send the signal. Then no thread has to run, which a converter may keep from
+    running for minutes, and a program that takes over is bound as well."""
+    if sys.platform != "linux":
+        return False
+    try:
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    except OSError:  # an emulated kernel without it
+        return False
+    ended = select.poll()
+    ended.register(lifeline)
+    if ended.poll(0):  # before we asked for the signal
+        os.killpg(0, signal.SIGKILL)
+    return True
 
 
 def _wait_for(lifeline: int) -> None:
@@ -64,7 +72,7 @@ def _wait_for(lifeline: int) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _become(command: Sequence[str], environment: Mapping[str, str] | None) -> None:
+def _become(command: list[str], environment: Mapping[str, str] | None) -> None:
     try:
         os.execvpe(command[0], command, dict(os.environ if environment is None else environment))
     except OSError as cause:

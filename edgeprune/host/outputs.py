@@ -9,11 +9,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgeprune.errors import OutputError, UsageError
+from edgeprune.errors import EdgepruneError, OutputError, UsageError
 from edgeprune.host.interrupts import held_back, note_output
 from edgeprune.host.scratch import scratch_folder
 
-__all__ = ["check_output_file", "output_file", "output_folder", "put_in_place", "write_file"]
+__all__ = ["check_output_file", "output_file", "output_folder", "write_file"]
 
 MARK = "ledger.json"  # what every output folder holds
 PACKAGE = ".mlpackage"  # the one output that is a folder
@@ -66,9 +66,9 @@ def output_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises OutputError when it cannot be written, or when `path` appeared meanwhile and `overwrite` is not set.
     """
     try:
-        with scratch_folder(beside=path) as scratch:
+        with scratch_folder(beside=path) as scratch, _named(scratch / path.name, path):
             yield scratch / path.name
-            put_in_place(scratch / path.name, path, scratch / "old", overwrite=overwrite)
+            _put_in_place(scratch / path.name, path, scratch / "old", overwrite=overwrite)
     except OSError as cause:
         raise OutputError(f"{path}: cannot be written: {cause.strerror or cause}") from cause
 
@@ -89,16 +89,26 @@ def output_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         raise UsageError(f"{path}: not the output of an earlier run (no {MARK} in it), so it is not overwritten")
     _check_parent(path)
     try:
-        with scratch_folder(beside=path) as scratch:
+        with scratch_folder(beside=path) as scratch, _named(scratch / "new", path):
             new = scratch / "new"
             new.mkdir()
             yield new
-            put_in_place(new, path, scratch / "old", overwrite=overwrite)
+            _put_in_place(new, path, scratch / "old", overwrite=overwrite)
     except OSError as cause:
         raise OutputError(f"{path}: cannot be written: {cause.strerror or cause}") from cause
 
 
-def put_in_place(made: Path, path: Path, aside: Path, *, overwrite: bool) -> None:
+@contextlib.contextmanager
+def _named(made: Path, path: Path) -> Iterator[None]:
+    """Errors inside the context name the output, not the hidden name that it has until it is complete."""
+    try:
+        yield
+    except EdgepruneError as error:
+        error.args = (str(error).replace(str(made), str(path)), *error.args[1:])
+        raise
+
+
+def _put_in_place(made: Path, path: Path, aside: Path, *, overwrite: bool) -> None:
     """Rename a finished output to `path`. With `overwrite` a folder that stands there becomes `aside`, and comes back
     if that fails; without, OutputError is raised for whatever stands there."""
     with held_back():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,39 @@ def test_version(call: Any) -> None:
 
     outcome = call("--version")
     assert (outcome.code, outcome.out, outcome.err) == (0, f"edgeprune {version('edgeprune')}\n", "")
+
+
+def test_version_with_what_confines_children(call: Any) -> None:
+    """--verbose adds what binds child processes here; without --version it is an error."""
+    from edgeprune.host.children import confinement_here
+
+    outcome = call("--version", "--verbose")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.splitlines()[1:] == [f"sandbox of child processes: {confinement_here()}"]
+    assert call("--verbose", "--version").out == outcome.out
+    assert call("--verbose", "devices").code == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("streams", "said"),
+    [
+        (">/dev/full", "edgeprune: standard output: No space left on device\n"),
+        (
+            ">&-",
+            "edgeprune: standard output is closed, so nothing could be told; send it to /dev/null if nobody reads it\n",
+        ),
+        (">&- 2>/dev/full", ""),
+    ],
+)
+def test_a_stdout_that_takes_nothing(streams: str, said: str, unbuffered: str) -> None:
+    """What could not be told is exit code 3, never 0, and one line on stderr."""
+    command = ["sh", "-c", f'"$0" -P -m edgeprune --version {streams}', sys.executable]
+    done = subprocess.run(
+        command, stderr=subprocess.PIPE, text=True, check=False, env={**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    )
+    assert (done.returncode, done.stderr) == (3, said)
 
 
 @pytest.mark.parametrize(

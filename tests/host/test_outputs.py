@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import resource
+import shutil
 from pathlib import Path
 
 import pytest
 
 from edgeprune.errors import OutputError, UsageError
-from edgeprune.host.outputs import check_output_file, output_folder, write_file
+from edgeprune.host import outputs
+from edgeprune.host.outputs import check_output_file, output_file, output_folder, write_file
 
 
 def names(folder: Path) -> list[str]:
@@ -65,13 +67,84 @@ def test_write_file(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a"]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk(tmp_path: Path) -> None:
     """Where there is no room, one error names the file, and no half file stays."""
-    (tmp_path / f".a.{os.getpid()}.part").symlink_to("/dev/full")
-    with pytest.raises(OutputError, match="a: cannot be written: No space left on device"):
-        write_file(tmp_path / "a", b"1")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))  # Python ignores the signal of it
+        with pytest.raises(OutputError, match=r"^[^ ]*/a: cannot be written: File too large$"):
+            write_file(tmp_path / "a", b"1" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert names(tmp_path) == []
+
+
+APPEARED = "appeared while this ran, and is not replaced; choose another name or add --overwrite"
+
+
+@pytest.mark.parametrize("rename", ["of the system", "of Python"])
+@pytest.mark.parametrize("folder", [True, False], ids=["folder", "file"])
+def test_what_appears_meanwhile_is_kept(
+    tmp_path: Path, folder: bool, rename: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without overwrite an output that somebody else makes during the work stays, be it an empty folder, a folder or
+    a file; where the system cannot rename so, a look before the renaming does it."""
+    if rename == "of Python":
+        monkeypatch.setattr(outputs, "_rename_exclusively", lambda *_: False)
+    path = tmp_path / "m.mlpackage"
+    for other in ("file", "folder", "empty folder", "broken link"):
+        with pytest.raises(OutputError, match=APPEARED) as caught, output_file(path, overwrite=False) as made:
+            work(made, path, folder=folder, meanwhile=other)
+        assert str(caught.value) == f"{path}: {APPEARED}"
+        assert names(tmp_path) == ["m.mlpackage"]
+        assert kind_of(path) == other
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(OutputError, match=APPEARED), output_folder(path, overwrite=False):
+        appear(path, "empty folder")
+    assert kind_of(path) == "empty folder"
+
+
+def work(made: Path, path: Path, *, folder: bool, meanwhile: str) -> None:
+    """Make the output while somebody else makes something at its place."""
+    (made.mkdir if folder else made.touch)()
+    appear(path, meanwhile)
+
+
+def appear(path: Path, kind: str) -> None:
+    """Something at a path."""
+    if kind == "broken link":
+        path.symlink_to("nowhere")
+    elif kind == "file":
+        path.write_text("other")
+    else:
+        path.mkdir()
+        if kind == "folder":
+            (path / "other").touch()
+
+
+def kind_of(path: Path) -> str:
+    """What `appear` made."""
+    if path.is_symlink():
+        return "broken link"
+    if path.is_file():
+        return "file" if path.read_text() == "other" else "another file"
+    return {(): "empty folder", ("other",): "folder"}.get(tuple(names(path)), "another folder")
+
+
+def test_with_overwrite_it_is_replaced(tmp_path: Path) -> None:
+    """With overwrite what appears meanwhile is replaced as what was there before would be."""
+    path = tmp_path / "m.tflite"
+    with output_file(path, overwrite=True) as made:
+        made.write_text("ours")
+        path.write_text("other")
+    assert (path.read_text(), names(tmp_path)) == ("ours", ["m.tflite"])
+
+
+def test_errors_do_not_name_what_is_hidden(tmp_path: Path) -> None:
+    """An error about the half output tells the name that was asked for."""
+    with pytest.raises(OutputError) as caught, output_folder(tmp_path / "out", overwrite=False) as made:
+        raise OutputError(f"{made / 'm.keras'}: cannot be written")
+    assert str(caught.value) == f"{tmp_path / 'out' / 'm.keras'}: cannot be written"
 
 
 @pytest.mark.parametrize(
