@@ -38,6 +38,7 @@ from edgeprune.maker.keras.types import AnyModel
 
 __all__ = ["Converter", "Exported"]
 
+_WORKER = "edgeprune.converters.worker"
 # The quantizer dies in a loop. tflite-runtime 2.14 computes float16 loops wrongly: XNNPACK takes the unpacking of the
 # weights away from under them. float32 and dynamic loops run right on both runtimes, and make the smaller file.
 UNROLLED = (Precision.FLOAT16, *INTEGER)
@@ -145,7 +146,7 @@ class Converter:
             # A file, not a pipe: nobody has to read what the converters say while they say it.
             self._log = self._life.enter_context((self._folder / "log.txt").open("w+b"))
             worker = child_process(
-                ["-m", "edgeprune.converters.worker"],
+                ["-m", _WORKER],
                 writable=[self._folder],
                 stdin=subprocess.PIPE,
                 stderr=self._log,

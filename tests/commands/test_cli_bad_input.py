@@ -13,7 +13,6 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -443,6 +442,23 @@ class TestOutputs:
         prune(call, work).error(2, "exists already", "--overwrite")
         assert (work / "out.keras").read_text() == "old"
 
+    def test_a_file_that_appears_meanwhile(
+        self, call: Any, may_stay: set[str], work: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that somebody else writes during the work is left alone too."""
+        from edgeprune.maker.keras import models
+
+        may_stay.add("out.keras")
+        save = models.save_model
+
+        def slow(model: Any, path: Path) -> None:
+            save(model, path)
+            (work / "out.keras").write_text("other")
+
+        monkeypatch.setattr(models, "save_model", slow)
+        prune(call, work).error(3, f"{work / 'out.keras'}: appeared while this ran", "--overwrite")
+        assert (work / "out.keras").read_text() == "other"
+
     def test_folder_in_place_of_file(self, call: Any, may_stay: set[str], work: Path) -> None:
         """--overwrite never deletes a folder to put a file there."""
         may_stay.add("out.tflite")
@@ -608,10 +624,14 @@ def test_converter_child_that_crashes(
     call: Any, work: Path, recipe: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A converter that dies of SIGSEGV is exit code 3, and neither an output nor a scratch folder stays."""
-    script = tmp_path / "dies"
-    script.write_text("#!/bin/sh\necho last words >&2\nkill -SEGV $$\n")
-    script.chmod(0o755)
-    monkeypatch.setattr("edgeprune.converters.session.sys", SimpleNamespace(executable=str(script)))
+    (tmp_path / "modules").mkdir()
+    script = (
+        "import os, signal\ndef main():\n    os.write(2, b'last words\\n')\n    os.kill(os.getpid(), signal.SIGSEGV)\n"
+    )
+    (tmp_path / "modules" / "dies.py").write_text(script)
+    path = [str(tmp_path / "modules"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    monkeypatch.setattr("edgeprune.converters.session._WORKER", "dies")
     outcome = call("convert", work / "model.keras", "--to", "tflite", "-o", work / "out.tflite", "-q")
     outcome.error(3, "died of SIGSEGV", "last words")
     run(call, recipe(FLOAT)).error(3, "died of SIGSEGV")
