@@ -116,12 +116,24 @@ def model_file(package: Path) -> Path:
         raise InputError(f"{package}: not a Core ML package: no Manifest.json in it")
     try:
         told = json.loads(read_text(manifest, "the manifest of a Core ML package"))
-        place = str(told["itemInfoEntries"][told["rootModelIdentifier"]]["path"])
+        place = _named_path(told)
     except (ValueError, KeyError, TypeError, RecursionError) as cause:
         raise InputError(f"{manifest}: does not name the package's model ({type(cause).__name__})") from cause
     if ".." in Path(place).parts or Path(place).is_absolute():
         raise InputError(f"{manifest}: refused, it names a file outside the package: {place!r}")
     return package / "Data" / place
+
+
+def _named_path(told: Any) -> str:
+    """Where the manifest says the model lies. Raises KeyError and TypeError where it says nothing of the kind."""
+    entries = told["itemInfoEntries"]
+    if not isinstance(entries, dict):
+        raise TypeError("no table of entries")
+    place = entries[told["rootModelIdentifier"]]["path"]
+    if not isinstance(place, str) or not place or "\0" in place:
+        raise TypeError("no path")
+    place.encode()  # ValueError: a lone surrogate is no part of a path
+    return place
 
 
 class _Reader:

@@ -46,9 +46,16 @@ def main() -> None:
         with h5py.File(job["path"], "r") as file:
             _answer(file, job, reply)
     except InputError as refusal:
-        _say(reply, {"refused": str(refusal)})
+        _say(reply, {"refused": _plain(str(refusal))})
+    except UnicodeEncodeError:
+        _say(reply, {"error": "a name or text in it is no UTF-8"})
     except _FAILURES as cause:
-        _say(reply, {"error": " ".join(f"{type(cause).__name__}: {cause}".split())[:300]})
+        _say(reply, {"error": _plain(" ".join(f"{type(cause).__name__}: {cause}".split())[:300])})
+
+
+def _plain(text: str) -> str:
+    """A message without the bytes of names that are no UTF-8, which h5py keeps as lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _limit(cpu_s: float, largest_bytes: int) -> None:
@@ -65,7 +72,8 @@ def _limit(cpu_s: float, largest_bytes: int) -> None:
 
 
 def _say(reply: Any, message: dict[str, Any]) -> None:
-    reply.write(json.dumps(message).encode() + b"\n")
+    # Names that are no UTF-8 end here, with an error, and not in the report.
+    reply.write(json.dumps(message, ensure_ascii=False).encode() + b"\n")
     reply.flush()
 
 

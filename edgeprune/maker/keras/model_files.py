@@ -9,10 +9,12 @@ import contextlib
 import io
 import json
 import re
+import shutil
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,12 +23,17 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import InputError, Unsupported
+from edgeprune.formats.contents import printable
 from edgeprune.formats.keras.hdf5 import read_keras
+from edgeprune.host.interrupts import scratch_folder
 from edgeprune.host.untrusted import open_file, status_of
+from edgeprune.maker.keras.admission import admit, unknown_object
 from edgeprune.maker.keras.custom_layers import custom_objects
 from edgeprune.maker.keras.keras2 import translate
 from edgeprune.maker.keras.keras2_weights import assign_h5, assign_store
-from edgeprune.maker.keras.models import keras_module, leaf_layers, own_weights
+from edgeprune.maker.keras.known_names import CODE
+from edgeprune.maker.keras.models import call_model, keras_module, leaf_layers, own_weights
+from edgeprune.maker.keras.resolution import bounded_weights, only_known
 from edgeprune.maker.keras.saved_models import NOT_LAYERS, SavedModel, is_saved_model, open_saved_model
 from edgeprune.maker.keras.types import AnyModel, Model
 
@@ -34,23 +41,20 @@ __all__ = ["load_convertible", "load_model"]
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
+WEIGHTS = "model.weights.h5"
 SUFFIXES = {"keras": (".keras",), "h5": (".h5", ".hdf5")}
-CODE = {
-    "Lambda": "a Lambda, which runs code stored in the file",
-    "__lambda__": "a Lambda, which runs code stored in the file",
-    "TFSMLayer": "a TFSMLayer, which runs a SavedModel stored elsewhere",
-    "TorchModuleWrapper": "a TorchModuleWrapper, which unpickles what is stored in the file",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A model file that was looked through: its kind, the architecture in it, and the Keras that wrote it."""
+    """A model file that was looked through: its kind, the architecture in it, the Keras that wrote it, and how many
+    bytes its weights have when they are unpacked."""
 
     path: Path
     kind: str
     config: Mapping[str, Any]
     version: str
+    stored_bytes: int
 
     @property
     def is_keras2(self) -> bool:
@@ -66,15 +70,18 @@ def load_model(path: Path, *, trust_code: bool = False, custom: Sequence[Path] =
     with `trust_code`; `custom` are Python files with the user's own layers, which are run.
     """
     source = _look_through(path)
-    if not trust_code:
-        _refuse_code(path, source.config)
     keras = keras_module()
     own = custom_objects(custom, keras)
     own |= {name: own[tail] for name, tail in _registered(source.config) if tail in own}
-    with warnings.catch_warnings():
+    load = _load_keras2 if source.is_keras2 else _load_keras3
+    with warnings.catch_warnings(), _named(source):
         warnings.simplefilter("ignore")
-        load = _load_keras2 if source.is_keras2 else _load_keras3
-        model = load(keras, source, own, safe=not trust_code)
+        with bounded_weights(keras, source.stored_bytes), nullcontext() if trust_code else only_known(keras, own):
+            model = load(keras, source, own, safe=not trust_code)
+        if not isinstance(model, keras.Model):
+            raise InputError("its architecture is not that of a model")
+        if trust_code and _holds_code(source.config):
+            _try_out(model)
     _refuse_nan(path, model)
     return model
 
@@ -96,38 +103,90 @@ def _look_through(path: Path) -> Source:
         raise InputError(
             f"{path}: its content is that of a {SUFFIXES[kind][0]} file; rename it to {path.stem}{SUFFIXES[kind][0]}"
         )
+    contents = read_keras(path)  # holds the file against what it claims; in a child, for libhdf5 may loop for ever
     config, version = _keras_config(path) if kind == "keras" else _h5_config(path)
-    return Source(path=path, kind=kind, config=config, version=version)
+    stored = (piece for layer in contents.layers for array in layer.arrays for piece in array.pieces)
+    return Source(
+        path=path, kind=kind, config=config, version=version, stored_bytes=sum(len(piece.raw) for piece in stored)
+    )
+
+
+@contextlib.contextmanager
+def _named(source: Source) -> Iterator[None]:
+    """Errors with the file's name before them."""
+    try:
+        yield
+    except (InputError, Unsupported) as cause:
+        raise type(cause)(f"{source.path}: {cause}") from cause
 
 
 def _load_keras3(keras: ModuleType, source: Source, own: dict[str, type], *, safe: bool) -> Model:
+    config = admit(source.config, custom=own) if safe else {}
     try:
-        return keras.saving.load_model(source.path, custom_objects=own, compile=False, safe_mode=safe)
+        if not safe:
+            return keras.saving.load_model(source.path, custom_objects=own, compile=False, safe_mode=False)
+        if source.kind == "keras":
+            with _checked_archive(source, config) as path:
+                return keras.saving.load_model(path, custom_objects=own, compile=False, safe_mode=True)
+        model: Model = keras.saving.deserialize_keras_object(config, custom_objects=own, safe_mode=True)
+        model.load_weights(source.path)
+        return model
+    except (InputError, Unsupported):
+        raise
     except Exception as cause:  # Keras raises anything from KeyError to OSError on damaged files
         raise _loading_error(source, cause) from cause
 
 
+@contextlib.contextmanager
+def _checked_archive(source: Source, config: Mapping[str, Any]) -> Iterator[Path]:
+    """A copy of a `.keras` archive for Keras, with the admitted configuration and nothing that was not looked at."""
+    with scratch_folder("edgeprune-") as folder:
+        path = folder / "model.keras"
+        with zipfile.ZipFile(source.path) as archive, zipfile.ZipFile(path, "w") as copy:
+            copy.writestr("config.json", json.dumps(config))
+            copy.writestr("metadata.json", json.dumps({"keras_version": source.version}))
+            for name in archive.namelist():
+                steps = name.split("/")
+                if name == WEIGHTS or (steps[0] == "assets" and not {"", ".", ".."} & set(steps)):
+                    with archive.open(name) as member, copy.open(name, "w", force_zip64=True) as target:
+                        shutil.copyfileobj(member, target)
+        yield path
+
+
 def _load_keras2(keras: ModuleType, source: Source, own: dict[str, type], *, safe: bool) -> Model:
-    try:
-        made = translate(source.config, custom=frozenset(own))
-    except (InputError, Unsupported) as cause:
-        raise type(cause)(f"{source.path}: {cause}") from cause
-    for item in _objects(made.config):
+    made = translate(source.config, custom=frozenset(own))
+    config = admit(made.config, custom=own) if safe else made.config
+    for item in _objects(config):
         if item.get("module") == "keras.layers" and not hasattr(keras.layers, str(item["class_name"])):
-            raise _unknown_layer(source, str(item["class_name"]))
+            raise unknown_object(None, str(item["class_name"]), str(item["config"].get("name", "")))
     try:
-        model = keras.saving.deserialize_keras_object(made.config, custom_objects=own, safe_mode=safe)
+        model = keras.saving.deserialize_keras_object(config, custom_objects=own, safe_mode=safe)
+    except (InputError, Unsupported):
+        raise
     except Exception as cause:  # as above
         raise _loading_error(source, cause) from cause
     try:
         with _weights(source) as (root, kind):
             assign = assign_h5 if kind == "h5" else assign_store
             assign(root, model, made.parts)
-    except InputError as cause:
-        raise InputError(f"{source.path}: {cause}") from cause
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as cause:
-        raise InputError(f"{source.path}: its weights cannot be read ({cause}); copy or save the file again") from cause
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as cause:
+        raise InputError(f"its weights cannot be read ({cause}); copy or save the file again") from cause
     return model
+
+
+def _holds_code(config: Mapping[str, Any]) -> bool:
+    return any(str(item["class_name"]).rpartition(">")[2].rpartition(".")[2] in CODE for item in _objects(config))
+
+
+def _try_out(model: Model) -> None:
+    """Compute once: a layer with code may declare a shape and fail in another way than all other layers."""
+    import tensorflow as tf
+
+    try:
+        call_model(model, [tf.zeros([size or 1 for size in tensor.shape], tensor.dtype) for tensor in model.inputs])
+    except Exception as cause:  # whatever the code raises
+        reason = f"{type(cause).__name__}: {_one_line(cause)[:160]}"
+        raise InputError(f"loads, and fails when it is called: {reason}") from cause
 
 
 @contextlib.contextmanager
@@ -139,7 +198,7 @@ def _weights(source: Source) -> Iterator[tuple[Any, str]]:
         with h5py.File(source.path, "r") as file:
             yield file.get("model_weights", file), "h5"
         return
-    with zipfile.ZipFile(source.path) as archive, h5py.File(_h5_in(archive, "model.weights.h5"), "r") as file:
+    with zipfile.ZipFile(source.path) as archive, h5py.File(_h5_in(archive, WEIGHTS), "r") as file:
         yield file, "keras"
 
 
@@ -166,15 +225,17 @@ def _kind_of(path: Path) -> str:
 
 def _keras_config(path: Path) -> tuple[Mapping[str, Any], str]:
     """The architecture inside a `.keras` archive, read without Keras, and the version of Keras that wrote it."""
-    read_keras(path)  # holds the archive against what it claims; its weights in a child, for libhdf5 may loop for ever
     try:
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))
             told = json.loads(archive.read("metadata.json")) if "metadata.json" in archive.namelist() else {}
+            is_complete = WEIGHTS in archive.namelist()
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as cause:
         raise InputError(f"{path}: damaged or cut short ({cause}); copy or save the file again") from cause
     if not isinstance(config, dict):
         raise InputError(f"{path}: config.json does not describe a model")
+    if not is_complete:
+        raise InputError(f"{path}: its weights are not where Keras looks for them ({WEIGHTS}); save it again")
     return config, str(told.get("keras_version", "3")) if isinstance(told, dict) else "3"
 
 
@@ -182,7 +243,6 @@ def _h5_config(path: Path) -> tuple[Mapping[str, Any], str]:
     """The architecture inside an HDF5 file and the version of Keras that wrote it."""
     import h5py
 
-    read_keras(path)  # as above
     try:
         with h5py.File(path, "r") as file:
             raw = file.attrs.get("model_config")
@@ -221,45 +281,34 @@ def _registered(config: object) -> Iterator[tuple[str, str]]:
                 yield name, name.rpartition(">")[2]
 
 
-def _refuse_code(path: Path, config: Mapping[str, Any]) -> None:
-    for item in _objects(config):
-        if item["class_name"] in CODE:
-            inner = item.get("config")
-            name = inner.get("name", "") if isinstance(inner, dict) else ""
-            raise Unsupported(
-                f"{path}: layer {name or 'Lambda'!r} is {CODE[item['class_name']]}; "
-                "if you trust its author, add --trust-code"
-            )
-
-
-def _unknown_layer(source: Source, kind: str) -> Unsupported:
-    def named() -> Iterator[str]:
-        for item in _objects(source.config):
-            config = item.get("config")
-            if str(item["class_name"]).rpartition(">")[2] == kind and isinstance(config, dict) and "name" in config:
-                yield str(config["name"])
-
-    name = next(named(), "")
-    return Unsupported(
-        f"{source.path}: holds the custom layer {kind!r}{f' (named {name!r})' if name else ''}, which Keras does not "
-        "know; define it in a Python file and add --custom FILE.py"
-    )
-
-
 def _loading_error(source: Source, cause: Exception) -> Exception:
-    text = " ".join(str(cause).split())
+    text = _one_line(cause)
     unknown = re.search(
         r"(?:Could not locate class|Unknown layer:|Could not deserialize class|Could not locate function) '?([\w>]+)'?",
         text,
     )
     if unknown:
-        return _unknown_layer(source, unknown.group(1))
+        return unknown_object(None, unknown.group(1), _layer_of(source.config, unknown.group(1)))
     if source.is_keras2:
         return Unsupported(
-            f"{source.path}: written by Keras {source.version}, and Keras 3 cannot read it: {_first_reason(text)}; "
+            f"written by Keras {source.version}, and Keras 3 cannot read it: {_first_reason(text)}; "
             "load it with the tf_keras package there, rebuild it in Keras 3 and save it as .keras"
         )
-    return InputError(f"{source.path}: cannot be loaded: {_first_reason(text)}")
+    return InputError(f"cannot be loaded: {_first_reason(text)}")
+
+
+def _layer_of(config: object, kind: str) -> str:
+    """The name of the first layer of a class."""
+    for item in _objects(config):
+        inner = item.get("config")
+        if str(item["class_name"]).rpartition(">")[2] == kind.rpartition(">")[2] and isinstance(inner, dict):
+            return str(inner.get("name", ""))
+    return ""
+
+
+def _one_line(cause: Exception) -> str:
+    """A message of Keras, without its line breaks and colours."""
+    return printable(" ".join(re.sub(r"\x1b\[[\d;]*m", "", str(cause)).split()))
 
 
 def _first_reason(text: str) -> str:
