@@ -393,6 +393,20 @@ def test_hostile_hdf5(tmp_path: Path, spoil: Callable[[h5py.File], None], told: 
         read_keras(tmp_path / "m.h5")
 
 
+@pytest.mark.parametrize("place", ["name", "attribute", "list"])
+def test_texts_that_are_no_utf8(tmp_path: Path, place: str) -> None:
+    """A name or text of other bytes is one line about this file."""
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        group = file.create_group("model_weights")
+        group[b"a\xbe" if place == "name" else b"a"] = np.zeros(3, "f4")
+        if place == "attribute":
+            file.attrs.create("model_config", b'{"a": "\xbe"}', dtype=h5py.string_dtype("utf-8"))
+        if place == "list":
+            group.attrs.create("layer_names", [b"\xbe"], dtype=h5py.string_dtype("utf-8"))
+    with pytest.raises(InputError, match=r"m\.h5: damaged .*no UTF-8"):
+        read_keras(tmp_path / "m.h5")
+
+
 def test_reading_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """One byte of endless.h5 sends libhdf5 round in circles; the child that reads it is ended by the system."""
     monkeypatch.setattr(hdf5_session, "_FIRST_CPU_S", 1)

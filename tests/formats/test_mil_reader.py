@@ -489,8 +489,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "5", "{}", '{"itemInfoEntries": {}, "rootModelIdentifier": "x"}', "\xff", "[" * 100_000],
-    ids=["empty", "cut", "list", "number", "no entries", "no such entry", "latin-1", "deep"],
+    ["", "{", "[]", "5", "{}", '{"itemInfoEntries": {}, "rootModelIdentifier": "x"}', "\xff", "[" * 100_000]
+    + [json.dumps({"itemInfoEntries": entries, "rootModelIdentifier": 5}) for entries in ("x", [], [0] * 6, None)]
+    + [json.dumps({"itemInfoEntries": {"a": entry}, "rootModelIdentifier": "a"}) for entry in ("x", [], {"path": 3})],
 )
 def test_a_manifest_that_says_nothing(copied: Callable[[str], Path], text: str) -> None:
     """A manifest that is no JSON or does not lead to a model is named."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
@@ -14,6 +15,7 @@ import pytest
 from hostile_keras import FORMS, call_of, function, marshalled, model_config, named, tensor, write_keras
 
 from edgeprune.errors import EdgepruneError, InputError, Unsupported
+from edgeprune.maker.keras.admission import admit
 from edgeprune.maker.keras.model_files import load_model
 from edgeprune.maker.keras.models import predict
 
@@ -34,8 +36,9 @@ class Target:
         """Count those who call, and hang up."""
         with contextlib.suppress(OSError):
             while True:
-                self.listener.accept()[0].close()
+                caller = self.listener.accept()[0]
                 self.calls += 1
+                caller.close()
 
     def untouched(self) -> bool:
         """Whether nothing was written and nobody called."""
@@ -237,6 +240,61 @@ def test_nothing_of_a_keras_2_file_runs(target: Target, tmp_path: Path, payload:
     assert target.untouched()
 
 
+def test_a_package_in_keras_2(tmp_path: Path) -> None:
+    """Somebody's layer that is called as one of Keras's is not taken for it."""
+    middle = named(None, "mine>Dropout", {"name": "middle", "rate": 0.5})
+    with pytest.raises(Unsupported, match=r"custom layer 'Dropout' \(named 'middle'\).*--custom FILE.py"):
+        load_model(FORMS["keras2"](tmp_path, model_config(middle)))
+
+
+@pytest.mark.parametrize(
+    ("middle", "told"),
+    [
+        (
+            named("mine.layers", "Twice", {"name": "middle"}),
+            r"custom layer 'Twice' \(named 'middle'\).*--custom FILE.py",
+        ),
+        (
+            named("keras.layers", "Twice", {"name": "middle"}),
+            r"custom layer 'Twice' \(named 'middle'\).*--custom FILE.py",
+        ),
+        (named("keras.utils", "FeatureSpace", {"name": "middle"}), r"'keras.utils.FeatureSpace' \(in layer 'middle'\)"),
+        (named("keras.layers", "JaxLayer", {"name": "middle"}), r"'middle' is a JaxLayer, .*--trust-code"),
+        (named("keras.quantizers", "GPTQConfig", {}), r"keras.quantizers.GPTQConfig \(holds a data set.*--trust-code"),
+        (
+            named("keras.layers", "Activation", {"name": "middle", "activation": function("mine", "wave")}),
+            r"custom function 'wave' \(named 'middle'\).*--custom FILE.py",
+        ),
+    ],
+)
+def test_what_to_do(middle: Config, told: str) -> None:
+    """What is not on the list is told by name, with where it stands and what to add."""
+    with pytest.raises(Unsupported, match=told):
+        admit(model_config(middle), custom={})
+
+
+def test_compile_state_is_left_behind() -> None:
+    """The loss of a model is not even looked up, also in a model inside another."""
+    config = model_config(named("keras", "Sequential", {"name": "middle", "layers": []}))
+    config["compile_config"] = {"loss": function("mine", "loss")}
+    config["config"]["layers"][2] |= {"compile_config": {"loss": function("keras.utils", "get_file")}}
+    made = admit(config, custom={})
+    assert "compile_config" not in made
+    assert "compile_config" not in made["config"]["layers"][2]
+
+
+def test_assets_of_the_archive(tmp_path: Path, keras: Any) -> None:
+    """A vocabulary in the archive's assets is read."""
+    words = keras.layers.TextVectorization(output_sequence_length=2)
+    words.adapt(["b a", "b"])
+    x = keras.Input((1,), dtype="string", name="x")
+    keras.Model(x, words(x)).save(tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        assert any(name.endswith("vocabulary.txt") for name in archive.namelist())
+    loaded = load_model(tmp_path / "m.keras")
+    assert loaded.layers[-1].get_vocabulary() == words.get_vocabulary()
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_these_files_load_without_the_attack(tmp_path: Path, form: str) -> None:
     """The same files with a plain layer in the middle load and compute: nothing else was wrong with them."""
@@ -291,6 +349,7 @@ WRONG: dict[str, Config] = {
         "inbound_nodes": call_of(tensor("d1", 4), {"class_name": "__numpy__", "config": {"value": "x", "dtype": "S9"}})
     },
     "half a character": {"config": {"name": "middle", "a": "\ud800"}},
+    "a number without end": {"config": {"name": "middle", "rate": 10**30}},
     "settings unknown to it": {"config": {"name": "middle", "colour": "red"}},
 }
 

@@ -41,7 +41,7 @@ LARGE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", LARGE)
-def test_more_than_the_file_stores(tmp_path: Path, kind: str) -> None:
+def test_more_than_the_file_stores(tmp_path: Path, keras: Any, kind: str) -> None:
     """The layer and its size are told, and no time is spent on it."""
     path = write_keras(tmp_path / "m.keras", model_config(LARGE[kind]))
     before = time.process_time()
@@ -71,3 +71,26 @@ def test_with_trust_too(tmp_path: Path) -> None:
     """Trust in the code of a file is not trust in its sizes."""
     with pytest.raises(InputError, match="refused, layer 'd1'"):
         load_model(write_keras(tmp_path / "m.keras", model_config(None, units=HUGE)), trust_code=True)
+
+
+def test_an_output_that_fits_no_memory(tmp_path: Path) -> None:
+    """A layer without weights can be too large as well."""
+    padding = one("ZeroPadding1D", padding=HUGE)
+    large = chain(one("Reshape", target_shape=[1, 4]), padding, one("GlobalMaxPooling1D"))
+    path = write_keras(tmp_path / "m.keras", model_config(large))
+    with pytest.raises(InputError, match="layer 'the_zeropadding1d' makes"):
+        load_model(path)
+
+
+def test_models_in_models(tmp_path: Path) -> None:
+    """Each model calls the one inside it twice: thirty of them are a billion calls in a small file."""
+    inner: dict[str, Any] = one("Dropout", rate=0.5)
+    for depth in range(30):
+        start = named("keras.layers", "InputLayer", {"batch_shape": [None, 4], "dtype": "float32", "name": "in"})
+        calls = [*call_of(tensor("in", 4)), *call_of(tensor("inner", 4))]
+        layers = [{**start, "name": "in", "inbound_nodes": []}, {**inner, "name": "inner", "inbound_nodes": calls}]
+        ends = {"input_layers": ["in", 0, 0], "output_layers": ["inner", 1 + bool(depth), 0]}
+        settings = {"name": "middle", "trainable": True, "layers": layers, **ends}
+        inner = named("keras.src.models.functional", "Functional", settings)
+    with pytest.raises(InputError, match="so often that"):
+        load_model(write_keras(tmp_path / "m.keras", model_config(inner)))

@@ -130,9 +130,8 @@ def _named_path(told: Any) -> str:
     if not isinstance(entries, dict):
         raise TypeError("no table of entries")
     place = entries[told["rootModelIdentifier"]]["path"]
-    if not isinstance(place, str) or not place or "\0" in place:
+    if not isinstance(place, str):
         raise TypeError("no path")
-    place.encode()  # ValueError: a lone surrogate is no part of a path
     return place
 
 

@@ -47,7 +47,7 @@ def main() -> None:
             _answer(file, job, reply)
     except InputError as refusal:
         _say(reply, {"refused": _plain(str(refusal))})
-    except UnicodeEncodeError:
+    except UnicodeError:
         _say(reply, {"error": "a name or text in it is no UTF-8"})
     except _FAILURES as cause:
         _say(reply, {"error": _plain(" ".join(f"{type(cause).__name__}: {cause}".split())[:300])})

@@ -6,6 +6,7 @@ Read for it: keras/src/saving/serialization_lib.py, keras/src/models/functional.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from edgeprune.maker.keras.types import Config
 __all__ = ["admit", "unknown_object"]
 
 _MOST_DEPTH = 200  # dicts and lists in each other: about ten for each model in a model
+_MOST_CALLS = 100_000  # of layers: a model in a model counts as often as it is called
+_LARGEST_NUMBER = 2**63  # sizes, seeds and identities are below
 _FAMILIES = {
     "_initializer": "keras.initializers",
     "_regularizer": "keras.regularizers",
@@ -40,15 +43,19 @@ def admit(config: Mapping[str, Any], *, custom: Mapping[str, object]) -> Config:
     layer it stands in and what to do, and InputError for what no Keras writes.
     """
     try:
-        return _Walk(custom=custom).resolved(config, _Place())
+        made = _Walk(custom=custom).resolved(config, _Place())
+        if (calls := _calls(made)) > _MOST_CALLS:
+            raise InputError(f"refused, its models call each other so often that {calls:,} layers would be called")
     except RecursionError as cause:
         raise InputError("its architecture is nested too deep") from cause
+    return made
 
 
-def unknown_object(module: str | None, name: str, place: str) -> Unsupported:
-    """The error for an object that is on no list: what it is, where it stands, what to do."""
+def unknown_object(module: str | None, name: str, place: str, *, what: str = "layer") -> Unsupported:
+    """The error for an object that is on no list: what it is, where it stands (a layer's name), what to do."""
     where = f" (in layer {printable(place)!r})" if place else ""
-    if module is not None and module.partition(".")[0] == "keras" and not module.startswith("keras.layers"):
+    is_of_keras = module is not None and module.partition(".")[0] == "keras"
+    if is_of_keras and name in vars(sys.modules.get(str(module), object)):
         full = printable(f"{module}.{name}")
         return Unsupported(
             f"names {full!r}{where}, which is not among the parts of Keras that a model file may use; "
@@ -56,7 +63,7 @@ def unknown_object(module: str | None, name: str, place: str) -> Unsupported:
         )
     named = f" (named {printable(place)!r})" if place else ""
     return Unsupported(
-        f"holds the custom layer {printable(name.rpartition('>')[2])!r}{named}, which Keras does not know; "
+        f"holds the custom {what} {printable(name.rpartition('>')[2])!r}{named}, which Keras does not know; "
         "define it in a Python file and add --custom FILE.py"
     )
 
@@ -88,10 +95,10 @@ class _Walk:
         if isinstance(value, dict):
             if "class_name" in value:
                 return self.resolved(value, place)
-            return {_text(key, place): self.value(item, place.inside(key)) for key, item in value.items()}
+            return {_plain(key, place): self.value(item, place.inside(key)) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.value(item, place.inside()) for item in value]
-        return _text(value, place) if isinstance(value, str) else value
+        return _plain(value, place)
 
     def resolved(self, item: Mapping[str, Any], place: _Place) -> Config:
         """A serialised object."""
@@ -167,7 +174,7 @@ class _Walk:
         homes = ("keras.activations", "keras.losses", "keras.metrics") if module in (None, "builtins") else (module,)
         known = next((found for home in homes if (found := find(home, name)) is not None), None)
         if known is None or known.is_class:
-            raise unknown_object(module if module != "builtins" else None, name, place.layer)
+            raise unknown_object(module, name, place.layer, what="function")
         if known.refused:
             raise _not_allowed(known, place)
         return _as_function(known)
@@ -231,7 +238,7 @@ class _Call:
                 f"layer {printable(place.layer)!r} is called with the text {printable(value)!r}, which no layer of "
                 "Keras takes; if you trust its author, add --trust-code"
             )
-        return value
+        return _plain(value, place)
 
 
 def _fields(item: Mapping[str, Any], place: _Place) -> tuple[str, str | None, str | None, Any]:
@@ -249,13 +256,26 @@ def _fields(item: Mapping[str, Any], place: _Place) -> tuple[str, str | None, st
     return kind, item.get("module"), registered or (kind if ">" in kind else None), inner
 
 
-def _text(value: str, place: _Place) -> str:
-    """A text that TensorFlow can take. JSON can write half a character."""
-    try:
-        value.encode()
-    except UnicodeEncodeError as cause:
-        raise place.wrong("has a text that is no UTF-8") from cause
+def _plain(value: Any, place: _Place) -> Any:
+    """A value that TensorFlow can take. JSON can write half a character, and numbers of any length."""
+    if isinstance(value, int) and abs(value) >= _LARGEST_NUMBER:
+        raise place.wrong("has a number that is larger than any size")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as cause:
+            raise place.wrong("has a text that is no UTF-8") from cause
     return value
+
+
+def _calls(value: object) -> int:
+    """How many layers are called when the graph is made, models in models included."""
+    if isinstance(value, list):
+        return sum(map(_calls, value))
+    if not isinstance(value, dict):
+        return 0
+    inside = sum(_calls(item) for key, item in value.items() if key != "inbound_nodes")
+    return (1 + inside) * max(len(value["inbound_nodes"]), 1) if "inbound_nodes" in value else inside
 
 
 def _title(item: object, inner: object) -> str:

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 from edgeprune.errors import InputError, Unsupported
+from edgeprune.maker.keras.admission import unknown_object
 from edgeprune.maker.keras.keras2_layers import OBJECTS, RECURRENT, dtype_of, object_of, plain_name, settings_of
 from edgeprune.maker.keras.keras2_ops import PREVIOUS, Call, calls_of, constant
+from edgeprune.maker.keras.known_names import CODE
 from edgeprune.maker.keras.types import Config
 
 __all__ = ["Part", "Translation", "translate"]
@@ -78,6 +80,8 @@ class _Translator:
         kind = written.rpartition(">")[2]
         if {written, kind, item.get("registered_name")} & self.custom:
             return self._own(item, kind)
+        if ">" in written and kind not in CODE:  # somebody's layer, which may be called as one of Keras's
+            raise unknown_object(None, written, str(item["config"].get("name", "")))
         kind = OLD_NAMES.get(kind, kind)
         if kind in MODELS:
             return self._model(item, kind)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import re
 import shutil
 import warnings
@@ -23,7 +24,6 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import InputError, Unsupported
-from edgeprune.formats.contents import printable
 from edgeprune.formats.keras.hdf5 import read_keras
 from edgeprune.host.interrupts import scratch_folder
 from edgeprune.host.untrusted import open_file, status_of
@@ -32,7 +32,7 @@ from edgeprune.maker.keras.custom_layers import custom_objects
 from edgeprune.maker.keras.keras2 import translate
 from edgeprune.maker.keras.keras2_weights import assign_h5, assign_store
 from edgeprune.maker.keras.known_names import CODE
-from edgeprune.maker.keras.models import call_model, keras_module, leaf_layers, own_weights
+from edgeprune.maker.keras.models import call_model, keras_module, leaf_layers, one_line, own_weights
 from edgeprune.maker.keras.resolution import bounded_weights, only_known
 from edgeprune.maker.keras.saved_models import NOT_LAYERS, SavedModel, is_saved_model, open_saved_model
 from edgeprune.maker.keras.types import AnyModel, Model
@@ -42,6 +42,7 @@ __all__ = ["load_convertible", "load_model"]
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
 WEIGHTS = "model.weights.h5"
+LARGEST_OUTPUT = 2**31  # numbers: 8 GB of them are no layer's
 SUFFIXES = {"keras": (".keras",), "h5": (".h5", ".hdf5")}
 
 
@@ -82,6 +83,7 @@ def load_model(path: Path, *, trust_code: bool = False, custom: Sequence[Path] =
             raise InputError("its architecture is not that of a model")
         if trust_code and _holds_code(source.config):
             _try_out(model)
+    _refuse_large(path, model)
     _refuse_nan(path, model)
     return model
 
@@ -182,11 +184,7 @@ def _try_out(model: Model) -> None:
     """Compute once: a layer with code may declare a shape and fail in another way than all other layers."""
     import tensorflow as tf
 
-    try:
-        call_model(model, [tf.zeros([size or 1 for size in tensor.shape], tensor.dtype) for tensor in model.inputs])
-    except Exception as cause:  # whatever the code raises
-        reason = f"{type(cause).__name__}: {_one_line(cause)[:160]}"
-        raise InputError(f"loads, and fails when it is called: {reason}") from cause
+    call_model(model, [tf.zeros([size or 1 for size in tensor.shape], tensor.dtype) for tensor in model.inputs])
 
 
 @contextlib.contextmanager
@@ -282,7 +280,7 @@ def _registered(config: object) -> Iterator[tuple[str, str]]:
 
 
 def _loading_error(source: Source, cause: Exception) -> Exception:
-    text = _one_line(cause)
+    text = one_line(cause)
     unknown = re.search(
         r"(?:Could not locate class|Unknown layer:|Could not deserialize class|Could not locate function) '?([\w>]+)'?",
         text,
@@ -306,16 +304,20 @@ def _layer_of(config: object, kind: str) -> str:
     return ""
 
 
-def _one_line(cause: Exception) -> str:
-    """A message of Keras, without its line breaks and colours."""
-    return printable(" ".join(re.sub(r"\x1b\[[\d;]*m", "", str(cause)).split()))
-
-
 def _first_reason(text: str) -> str:
     found = re.search(
         r"(Unrecognized keyword arguments passed to \w+: \{.*?\}|Unrecognized keyword arguments?.{0,80})", text
     )
     return found.group(1) if found else text[:160]
+
+
+def _refuse_large(path: Path, model: Model) -> None:
+    """Raise InputError for a layer whose output for one sample fits no memory."""
+    for layer in model._flatten_layers():
+        for node in getattr(layer, "_inbound_nodes", ()):
+            for tensor in node.output_tensors:
+                if math.prod(size or 1 for size in tensor.shape) > LARGEST_OUTPUT:
+                    raise InputError(f"{path}: refused, layer {layer.name!r} makes {tensor.shape} numbers for a sample")
 
 
 def _refuse_nan(path: Path, model: AnyModel) -> None:

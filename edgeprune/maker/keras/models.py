@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.errors import MissingExtra, OutputError, Unsupported
+from edgeprune.errors import InputError, MissingExtra, OutputError, Unsupported
+from edgeprune.formats.contents import printable
 from edgeprune.host.interrupts import undoing
 from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel, Layer, Model, Shape, Tensor, Variable
@@ -34,6 +36,7 @@ __all__ = [
     "input_specs",
     "keras_module",
     "leaf_layers",
+    "one_line",
     "output_names",
     "own_weights",
     "predict",
@@ -306,12 +309,25 @@ def as_called(model: Model, values: Sequence[object]) -> object:
 
 
 def call_model(model: AnyModel, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The model's outputs, flat and in order, for input tensors in the order of `input_specs`; inference mode."""
+    """The model's outputs, flat and in order, for input tensors in the order of `input_specs`; inference mode.
+
+    Raises InputError for a model that was made and cannot be computed: a file may hold settings that nobody has looked
+    at until then, and Keras raises anything for them.
+    """
     import tensorflow as tf
 
     if isinstance(model, SavedModel):
         return model.call(tensors)
-    return tf.nest.flatten(model(as_called(model, tensors), training=False))
+    try:
+        return tf.nest.flatten(model(as_called(model, tensors), training=False))
+    except Exception as cause:
+        reason = f"{type(cause).__name__}: {one_line(cause)[:160]}"
+        raise InputError(f"model {model.name!r} cannot be computed: {reason}") from cause
+
+
+def one_line(cause: Exception) -> str:
+    """A message of Keras without its line breaks and colours."""
+    return printable(" ".join(re.sub(r"\x1b\[[\d;]*m", "", str(cause)).split()))
 
 
 def ends_in(model: Model, activation: str) -> bool:
