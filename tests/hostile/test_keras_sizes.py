@@ -94,3 +94,11 @@ def test_models_in_models(tmp_path: Path) -> None:
         inner = named("keras.src.models.functional", "Functional", settings)
     with pytest.raises(InputError, match="so often that"):
         load_model(write_keras(tmp_path / "m.keras", model_config(inner)))
+
+
+def test_an_input_without_samples(tmp_path: Path) -> None:
+    """A batch of nothing is no input."""
+    config = model_config()
+    config["config"]["layers"][0]["config"]["batch_shape"] = [0, 8]
+    with pytest.raises(InputError, match="which no sample has"):
+        load_model(write_keras(tmp_path / "m.keras", config))

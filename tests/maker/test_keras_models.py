@@ -187,6 +187,19 @@ def test_a_lambda_survives_copying(tmp_path: Path, keras: Any) -> None:
         load_model(tmp_path / "m.keras")
 
 
+def test_a_model_that_cannot_be_computed(tmp_path: Path, keras: Any) -> None:
+    """What a layer raises when it is called is one line about the model."""
+
+    def fails(values: Any) -> Any:
+        raise KeyError("no\nsuch")
+
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, keras.layers.Lambda(fails, output_shape=(3,), name="code")(x), name="m")
+    with pytest.raises(InputError, match=r"model 'm' cannot be computed: .*such") as told:
+        predict(model, {"x": np.ones((1, 3))})
+    assert "\n" not in str(told.value)
+
+
 def test_few_samples_are_not_traced(image_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A handful of samples is predicted by calling the model; the outputs are those of the traced one."""
     inputs = {"image": np.random.default_rng(0).normal(size=(FEW, 8, 8, 1)).astype(np.float32)}

@@ -83,7 +83,7 @@ def load_model(path: Path, *, trust_code: bool = False, custom: Sequence[Path] =
             raise InputError("its architecture is not that of a model")
         if trust_code and _holds_code(source.config):
             _try_out(model)
-    _refuse_large(path, model)
+    _refuse_sizes(path, model)
     _refuse_nan(path, model)
     return model
 
@@ -311,8 +311,11 @@ def _first_reason(text: str) -> str:
     return found.group(1) if found else text[:160]
 
 
-def _refuse_large(path: Path, model: Model) -> None:
-    """Raise InputError for a layer whose output for one sample fits no memory."""
+def _refuse_sizes(path: Path, model: Model) -> None:
+    """Raise InputError for a layer whose output for one sample fits no memory, and for an input without samples."""
+    for tensor in getattr(model, "inputs", None) or ():
+        if any(size is not None and size < 1 for size in tensor.shape):
+            raise InputError(f"{path}: its input has the shape {tensor.shape}, which no sample has")
     for layer in model._flatten_layers():
         for node in getattr(layer, "_inbound_nodes", ()):
             for tensor in node.output_tensors:

@@ -173,7 +173,10 @@ def clone(model: Model) -> Model:
         warnings.simplefilter("ignore")
         # Code in the model (Lambda) was allowed when it was loaded; a copy runs nothing new.
         with unlocked(), _uncompiled(model):
-            copy = keras.models.clone_model(model, input_tensors=_named_inputs(keras, model))
+            try:
+                copy = keras.models.clone_model(model, input_tensors=_named_inputs(keras, model))
+            except Exception as cause:  # a file may declare for a layer what the graph around it does not give
+                raise Unsupported(f"model {model.name!r} cannot be copied: {one_line(cause)[:160]}") from cause
     if not copy.built:
         copy.build(model.input_shape)
     if len(copy.weights) != len(model.weights):
