@@ -25,7 +25,7 @@ import numpy as np
 
 from edgeprune.errors import InputError, Unsupported
 from edgeprune.formats.keras.hdf5 import read_keras
-from edgeprune.host.interrupts import scratch_folder
+from edgeprune.host.scratch import scratch_folder
 from edgeprune.host.untrusted import open_file, status_of
 from edgeprune.maker.keras.admission import admit, unknown_object
 from edgeprune.maker.keras.custom_layers import custom_objects
@@ -142,7 +142,7 @@ def _load_keras3(keras: ModuleType, source: Source, own: dict[str, type], *, saf
 @contextlib.contextmanager
 def _checked_archive(source: Source, config: Mapping[str, Any]) -> Iterator[Path]:
     """A copy of a `.keras` archive for Keras, with the admitted configuration and nothing that was not looked at."""
-    with scratch_folder("edgeprune-") as folder:
+    with scratch_folder() as folder:
         path = folder / "model.keras"
         with zipfile.ZipFile(source.path) as archive, zipfile.ZipFile(path, "w") as copy:
             copy.writestr("config.json", json.dumps(config))
