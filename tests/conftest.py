@@ -182,8 +182,14 @@ def one_converter(converter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first: a mistake shows in seconds, not after the trainings."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Quick tests first: a mistake shows in seconds, not after the trainings. Of the slow ones the longest first: on
+    several processes none is left alone with them at the end."""
+
+    def minutes(item: pytest.Item) -> float:
+        mark = item.get_closest_marker("slow")
+        return -1 if mark is None else mark.kwargs.get("minutes", 0)
+
+    items.sort(key=lambda item: (minutes(item) >= 0, -minutes(item)))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from edgeprune.maker.keras.models import input_specs, predict
 from edgeprune.maker.training.datasets import Samples
 from edgeprune.runtime.session import installed_runtimes
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(minutes=3)
 
 # What TFLite has no operation for, in any precision.
 NO_TFLITE = {"volume": "AvgPool3D"}
