@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from edgeprune.errors import Unsupported
+from edgeprune.errors import InputError, Unsupported
 from edgeprune.maker.keras.models import keras_module
 from edgeprune.maker.keras.types import AnyModel, Layer
 
@@ -37,7 +37,7 @@ def unrolled(model: AnyModel) -> Iterator[None]:
         setattr(layer, "unroll", True)  # noqa: B010  (a field of recurrent layers only)
     try:
         yield
-    except ValueError as cause:
+    except InputError as cause:
         if "Cannot unroll" not in str(cause):
             raise
         names = [repr(layer.name) for layer in rolled if _open(layer)] or [repr(layer.name) for layer in rolled]
