@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeprune.checker.agreement import Departure, LayerMatch
+from edgeprune.converters.channel_parity import poor_channels
 from edgeprune.converters.parity import sqnr_db
 from edgeprune.errors import Unsupported
 from edgeprune.maker.keras.models import input_specs, keras_module
@@ -28,12 +29,13 @@ ENOUGH_QUANTIZED_DB = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Played:
-    """One call of a layer: its output [samples, ...] and the calls that made its inputs."""
+    """One call of a layer: its output [samples, ...], the calls that made its inputs, and the axis that it joins."""
 
     layer: str
     kind: str
     values: Array
     feeds: tuple[int, ...]
+    joins: int | None = None
 
 
 def layer_outputs(model: AnyModel, inputs: Mapping[str, Array]) -> list[_Played]:
@@ -65,7 +67,9 @@ def layer_outputs(model: AnyModel, inputs: Mapping[str, Array]) -> list[_Played]
             makers[id(output)] = len(played)
             values = np.asarray(output).astype(np.float32)
             name = node.operation.name
-            played.append(_Played(layer=name, kind=type(node.operation).__name__, values=values, feeds=feeds))
+            kind = type(node.operation).__name__
+            joins = node.operation.axis if kind == "Concatenate" else None
+            played.append(_Played(layer=name, kind=kind, values=values, feeds=feeds, joins=joins))
 
     values = [tf.constant(np.asarray(inputs[name], dtype)) for name, (_, dtype) in input_specs(model).items()]
     play(functional_of(model), values, seen)
@@ -75,21 +79,32 @@ def layer_outputs(model: AnyModel, inputs: Mapping[str, Array]) -> list[_Played]
 def match_layers(
     played: Sequence[_Played], tensors: Sequence[tuple[str, Array]], precision: str
 ) -> tuple[LayerMatch, ...]:
-    """Each layer with its closest tensor among those of its size."""
+    """Each layer with its closest tensor among those of its size; an output agrees when all its channels do."""
     enough = ENOUGH_DB.get(precision, ENOUGH_QUANTIZED_DB)
+    read = {feed for call in played for feed in call.feeds}
     by_size: dict[int, list[tuple[str, Array]]] = {}
     for name, values in tensors:
         by_size.setdefault(values.size, []).append((name, values))
     found = []
-    for call in played:
-        best: tuple[float, str] = (-np.inf, "")
+    for index, call in enumerate(played):
+        best, tensor, closest = -np.inf, "", None
         for name, values in by_size.get(call.values.size, []):
-            best = max(best, (_closeness(call.values, values), name))
-        decibels = None if best[0] == np.inf else best[0]
-        found.append(
-            LayerMatch(layer=call.layer, kind=call.kind, tensor=best[1], sqnr_db=decibels, agrees=best[0] >= enough)
-        )
+            close = _closeness(call.values, values)
+            if (close, name) > (best, tensor):
+                best, tensor, closest = close, name, values
+        decibels = None if best == np.inf else best
+        # What nobody reads is an output: every channel of it counts.
+        fine = best >= enough and (index in read or closest is None or not _hides_channels(call, closest, enough))
+        found.append(LayerMatch(layer=call.layer, kind=call.kind, tensor=tensor, sqnr_db=decibels, agrees=bool(fine)))
     return tuple(found)
+
+
+def _hides_channels(call: _Played, tensor: Array, enough: float) -> bool:
+    """Whether the tensor, in the layer's own layout, is close to its output as a whole and far from it in a channel."""
+    if call.values.shape != tensor.shape:
+        return False
+    whole = sqnr_db(call.values, tensor)
+    return whole is not None and whole >= enough and bool(poor_channels(call.values, tensor, call.joins))
 
 
 def _closeness(layer: Array, tensor: Array) -> float:

@@ -12,10 +12,10 @@ import numpy as np
 from edgeprune.artifact import Format, IoType, Precision
 from edgeprune.converters.exported import measure_export
 from edgeprune.converters.exports import INTEGER, SUFFIXES, USUAL, check_export, check_io_type, format_of
-from edgeprune.converters.packaging import CoreMlOptions, check_ends
+from edgeprune.converters.packaging import CoreMlOptions, ImageInput, check_ends
 from edgeprune.converters.parity import check_tolerance
 from edgeprune.converters.session import Converter, Exported
-from edgeprune.converters.trial_inputs import trial_samples
+from edgeprune.converters.trial_inputs import MOST_MACS, TRIALS, trial_samples
 from edgeprune.converters.verification import BISECTED, bisect_file, opened
 from edgeprune.errors import UsageError
 from edgeprune.host.outputs import check_output_file, output_file
@@ -25,7 +25,7 @@ from edgeprune.ledger import ArtifactEntry
 from edgeprune.maker.keras.model_files import load_convertible
 from edgeprune.maker.keras.models import input_specs, refuse_half_precision
 from edgeprune.maker.keras.types import AnyModel
-from edgeprune.maker.training.datasets import Samples, calibration_set, check_targets
+from edgeprune.maker.training.datasets import Samples, calibration_set, calibration_split, check_targets
 from edgeprune.maker.training.metrics import Metric, find_metric
 from edgeprune.report.agreement_report import departure_lines
 
@@ -73,9 +73,9 @@ def convert(
 
     `precision` is float32 for .tflite and float16 for .mlpackage unless given; int8 and int16x8 of .tflite need
     `calibration`: training samples, or arrays [samples, ...] by input name. The file is held against the model on
-    `samples`, else on a few random ones, and scored by `metric` where the samples have targets. A `converter` serves
-    several calls. Raises UsageError for what cannot be asked, ConversionError for a file that departs from its model;
-    nothing is left at `path` then.
+    `samples`, and scored by `metric` where they have targets; else on calibration samples that are held back for that,
+    else on a few random ones. A `converter` serves several calls. Raises UsageError for what cannot be asked,
+    ConversionError for a file that departs from its model; nothing is left at `path` then.
     """
     wanted, out, shown = options or ConvertOptions(), Path(path), progress or Progress(quiet=True)
     model_format, chosen = check_conversion(out, precision, wanted, calibrated=calibration is not None)
@@ -87,6 +87,7 @@ def convert(
     scored = find_metric(metric) if metric is not None else None
     if samples is not None and scored is not None:
         check_targets(samples, tuple(source.outputs[0].shape), scored.name)
+    arrays, held = _split(calibration, source, wanted, hold_back=samples is None)
     own = contextlib.nullcontext(converter) if converter else Converter()
     with own as working, output_file(out, overwrite=overwrite) as place:
         shown.begin(f"convert to {model_format} {chosen}")
@@ -96,13 +97,13 @@ def convert(
             model_format,
             chosen,
             io_type=str(wanted.io_type),
-            calibration=_calibration(calibration, source, wanted),
+            calibration=arrays,
             coreml=wanted.coreml,
             float_fallback=wanted.float_fallback,
         )
         shown.end()
         shown.begin("run the file")
-        entry = _judged(made, source, samples, scored, wanted, shown)
+        entry = _judged(made, source, samples, held, scored, wanted, shown)
         shown.end()
     return replace(entry, path=str(out), metric=entry.metric and replace(entry.metric, file=str(out)))
 
@@ -131,30 +132,54 @@ def _precision(name: Precision | str) -> Precision:
     return Precision(name)
 
 
-def _calibration(
-    given: Calibration | None, model: AnyModel, options: ConvertOptions
-) -> Mapping[str, np.ndarray] | None:
-    if isinstance(given, Samples):
-        return calibration_set(given, input_specs(model), options.calibration_samples, options.seed)
-    return given
+def _split(
+    given: Calibration | None, model: AnyModel, options: ConvertOptions, *, hold_back: bool
+) -> tuple[Mapping[str, np.ndarray] | None, Samples | None]:
+    """(what sets the ranges, what is held back of it to judge the file)."""
+    if given is None:
+        return None, None
+    known, count = given, options.calibration_samples
+    if not isinstance(known, Samples):
+        known = Samples(path=Path("the calibration"), inputs=known, targets=None)
+        count = len(known)
+    if not hold_back:
+        return calibration_set(known, input_specs(model), count, options.seed), None
+    return calibration_split(known, input_specs(model), count, options.seed)
+
+
+def _trial(made: Exported, model: AnyModel, held: Samples | None, image: ImageInput | None) -> tuple[Samples, str]:
+    """Samples to judge a file on when none are given, and what they are."""
+    macs = made.contents.macs
+    if held is not None:
+        most = max(TRIALS, MOST_MACS // macs) if macs else len(held)
+        few = held.rows(np.arange(min(len(held), most)))
+        return few, f"samples of {held.path.name} that did not calibrate it" if len(
+            held
+        ) > 1 else f"sample of {held.path.name}"
+    found = trial_samples(
+        model,
+        macs=macs,
+        scale=image.scale if image else 1.0,
+        bias=image.bias if image else (0.0,),
+        pictures=image.name if image else None,
+    )
+    return found, "random samples"
 
 
 def _judged(
     made: Exported,
     model: AnyModel,
     samples: Samples | None,
+    held: Samples | None,
     metric: Metric | None,
     options: ConvertOptions,
     progress: Progress,
 ) -> ArtifactEntry:
     image = options.coreml.image
-    trial = samples or trial_samples(
-        model,
-        macs=made.contents.macs,
-        scale=image.scale if image else 1.0,
-        bias=image.bias if image else (0.0,),
-        pictures=image.name if image else None,
-    )
+    if samples is None:
+        trial, samples_are = _trial(made, model, held, image)
+    else:
+        trial, samples_are = samples, f"samples of {samples.path.name}"
 
     def where() -> str:
         """The first layer that departs, in words."""
@@ -169,7 +194,7 @@ def _judged(
         trial,
         metric if samples is not None else None,
         name=made.path.name,
-        samples_are="random samples" if samples is None else f"samples of {samples.path.name}",
+        samples_are=samples_are,
         exported=True,
         codecs=options.codecs,
         image=image,

@@ -61,6 +61,7 @@ def evaluate_file(
     every_runtime: bool,
     image: ImageInput | None = None,
     tolerance: float | None = None,
+    joined: Mapping[str, int] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluated:
     """Run a .tflite file over all samples with the newest installed runtime and, if asked, over the first
@@ -68,13 +69,16 @@ def evaluate_file(
     first EVALUATOR_SAMPLES.
 
     `expected` are the Keras model's outputs for the same samples. Without a metric (no targets) only parity is
-    computed. `image` is the package's image input: its pixels are (value - bias) / scale. Raises ConversionError when
+    computed. `image` is the package's image input: its pixels are (value - bias) / scale; `joined` names the axes of
+    joined outputs (`joined_axes`). Raises ConversionError when
     no installed runtime runs the file or when its outputs make no sense (`refuse_senseless`).
     """
     if artifact.format is Format.COREML:
         known = artifact.contents.package if isinstance(artifact, Exported) else None
         package = known or read_coreml(artifact.path)
-        return _evaluate_package(artifact, package, samples, specs, expected, metric, image, tolerance, on_progress)
+        return _evaluate_package(
+            artifact, package, samples, specs, expected, metric, image, tolerance, joined, on_progress
+        )
     inputs = {name: samples.inputs[name].astype(dtype) for name, (_, dtype) in specs.items()}
     if not installed_runtimes():
         return Evaluated(note="not measured: no TFLite runtime is installed (pip install 'edgeprune[litert]')")
@@ -83,7 +87,7 @@ def evaluate_file(
         artifact.path, inputs, every_runtime=every_runtime, older_samples=older, on_progress=on_progress
     )
     runs = [item if isinstance(item, RuntimeRun) else _scored(item, expected, samples, metric) for item in tried]
-    parity = compare_outputs(expected, newest.outputs)
+    parity = compare_outputs(expected, newest.outputs, joined)
     refuse_senseless(artifact.path.name, str(artifact.precision), expected, newest.outputs, parity, tolerance=tolerance)
     value = next(run.value for run in runs if run.ran)
     return Evaluated(
@@ -153,6 +157,7 @@ def _evaluate_package(
     metric: Metric | None,
     image: ImageInput | None,
     tolerance: float | None,
+    joined: Mapping[str, int] | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> Evaluated:
     count = min(len(samples), EVALUATOR_SAMPLES)
@@ -165,7 +170,7 @@ def _evaluate_package(
     except UnknownOperationError as cause:
         run = RuntimeRun(name=EVALUATOR, version=metadata.version("edgeprune"), ran=False, reason=f"op {cause}")
         return Evaluated(note=f"not verified: op {cause} is not known to the evaluator", runs=(run,))
-    parity = compare_outputs(wanted, outputs)
+    parity = compare_outputs(wanted, outputs, joined)
     refuse_senseless(artifact.path.name, str(artifact.precision), wanted, outputs, parity, tolerance=tolerance)
     value = None
     if metric is not None and samples.targets is not None:

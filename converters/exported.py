@@ -9,6 +9,7 @@ import numpy as np
 from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import with_quick
 from edgeprune.checker.size.records import FileAccount
+from edgeprune.converters.channel_parity import joined_axes
 from edgeprune.converters.evaluation import Evaluated, evaluate_file
 from edgeprune.converters.exports import INTEGER
 from edgeprune.converters.file_checks import float_ops, refuse_lost_sparsity
@@ -61,13 +62,14 @@ def measure_export(
             every_runtime=every_runtime,
             image=image,
             tolerance=tolerance,
+            joined=joined_axes(model),
             on_progress=on_progress,
         )
     except ConversionError as error:
         raise ConversionError(f"{error}; {where()}" if where else str(error)) from error
     weighed = account(made.contents, with_quick(codecs), shares=False, bounds=False)
     entry = artifact_entry(made, weighed, found, metric, name, samples_are if found.parity else None, exported)
-    refuse_lost_sparsity(made, entry.sparsity, model)
+    refuse_lost_sparsity(made, weighed, model)
     return entry
 
 

@@ -10,17 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.artifact import Artifact, Precision
+from edgeprune.checker.size.records import FileAccount
 from edgeprune.errors import ConversionError
 from edgeprune.formats import Graph, Op
 from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.coreml.storage import constants_of
+from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel
 
 __all__ = [
     "FALLBACK_ADVICE",
     "constant_elements",
     "float_ops",
-    "kernel_sparsity",
+    "kernel_zeros",
     "refuse_fallback",
     "refuse_lost_package_weights",
     "refuse_lost_sparsity",
@@ -119,26 +121,40 @@ def refuse_lost_package_weights(package: Package, expected: int) -> None:
     )
 
 
-def refuse_lost_sparsity(artifact: Artifact, found: float | None, model: AnyModel) -> None:
-    """Raise ConversionError when the file of a pruned model has far fewer zeros in its weights than the model.
+def refuse_lost_sparsity(artifact: Artifact, weighed: FileAccount, model: AnyModel) -> None:
+    """Raise ConversionError when the file of a pruned model has far fewer zeros in its weights than the model, by
+    their share and by their number: a file may hold other weights beside the kernels.
 
     Palettes are left out: the entry that stands for most zeros need not be 0 itself.
     """
-    had = kernel_sparsity(model)
-    if "palette" in artifact.precision or found is None or had is None or had < _SPARSE:
+    if "palette" in artifact.precision or weighed.zeros is None or weighed.sparsity is None:
         return
-    if found < _LEAST_KEPT * had:
+    elements, zeros = kernel_zeros(model)
+    had = zeros / elements if elements else 0.0
+    if had >= _SPARSE and weighed.sparsity < _LEAST_KEPT * had and weighed.zeros < _LEAST_KEPT * zeros:
         raise ConversionError(
             f"{artifact.path.name}: sparsity was lost in the conversion to {artifact.precision}: {had:.1%} of the "
-            f"model's weights are zero, {found:.1%} of the file's; the download gains nothing from pruning"
+            f"model's weights are zero, {weighed.sparsity:.1%} of the file's; the download gains nothing from pruning"
         )
 
 
-def kernel_sparsity(model: AnyModel) -> float | None:
-    """Share of zeros in the weights of two and more axes of a Keras model; None for a model without layers."""
-    kernels = [np.asarray(weight) for weight in getattr(model, "weights", []) if len(weight.shape) > 1]
-    elements = sum(kernel.size for kernel in kernels)
-    return sum(int(k.size - np.count_nonzero(k)) for k in kernels) / elements if elements else None
+def kernel_zeros(model: AnyModel) -> tuple[int, int]:
+    """(elements, zeros) of the kernels of a Keras model that magnitude pruning knows; (0, 0) without layers.
+
+    States, statistics and learned slopes of two axes are no kernels, and start as zeros.
+    """
+    from edgeprune.maker.keras.models import leaf_layers, weight_of
+    from edgeprune.maker.pruning.magnitude import DEPTHWISE, KERNELS
+
+    if isinstance(model, SavedModel):
+        return 0, 0
+    elements = zeros = 0
+    for leaf in leaf_layers(model):
+        kind = type(leaf.layer).__name__
+        for name in (*KERNELS.get(kind, ()), *DEPTHWISE.get(kind, ())):
+            kernel = np.asarray(weight_of(leaf.layer, name))
+            elements, zeros = elements + kernel.size, zeros + kernel.size - int(np.count_nonzero(kernel))
+    return elements, zeros
 
 
 def _refuse_few(path: Path, found: int, expected: int) -> None:

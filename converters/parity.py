@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from edgeprune.converters.channel_parity import poor_channels
 from edgeprune.errors import ConversionError, UsageError
 from edgeprune.ledger import OutputParity
 
@@ -33,17 +34,20 @@ HIDDEN_FLOOR = 1e-5
 VARIES = 0.1
 
 
-def compare_outputs(expected: Mapping[str, np.ndarray], exported: Mapping[str, np.ndarray]) -> tuple[OutputParity, ...]:
-    """Parity of every output, matched by name. Raises ConversionError where names or shapes differ."""
+def compare_outputs(
+    expected: Mapping[str, np.ndarray], exported: Mapping[str, np.ndarray], joined: Mapping[str, int] | None = None
+) -> tuple[OutputParity, ...]:
+    """Parity of every output, matched by name; `joined` as told by `joined_axes`. Raises ConversionError where names or
+    shapes differ."""
     if set(expected) != set(exported):
         raise ConversionError(
             f"the exported file has the outputs {', '.join(sorted(exported))}; "
             f"the model has {', '.join(sorted(expected))}"
         )
-    return tuple(_compare(name, expected[name], exported[name]) for name in expected)
+    return tuple(_compare(name, expected[name], exported[name], (joined or {}).get(name)) for name in expected)
 
 
-def _compare(name: str, expected: np.ndarray, exported: np.ndarray) -> OutputParity:
+def _compare(name: str, expected: np.ndarray, exported: np.ndarray, joined: int | None) -> OutputParity:
     if expected.shape != exported.shape:
         raise ConversionError(
             f"output {name!r} has shape {exported.shape} in the file and {expected.shape} in the model"
@@ -65,6 +69,7 @@ def _compare(name: str, expected: np.ndarray, exported: np.ndarray) -> OutputPar
         relative_error=largest / spread if spread else None,
         agreement=agreement,
         sqnr_db=sqnr_db(expected, exported),
+        channels=poor_channels(expected, exported, joined),
     )
 
 

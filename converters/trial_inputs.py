@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeprune.converters.first_layers import Expected, expected_inputs
 from edgeprune.maker.keras.models import input_specs, leaf_layers
 from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel
@@ -36,29 +37,44 @@ def trial_samples(
 ) -> Samples:
     """`trial_count` random samples, the same for the same model; `macs` are those of its file, where they are known.
 
-    Floats are normal, the last quarter (at least one) four times as wide, so that what clips large numbers shows.
-    Integers run over their whole type where it has 8 bits (pixels), and else below the smallest table that the model
-    looks indexes up in, or are 0 and 1 when it has none. An open size becomes OPEN_SIZE. The input named `pictures`
-    gets random pixels p of 0 to 255 as p * scale + bias, where a bias has one number or one for each channel.
+    The numbers are what the first layers expect (`expected_inputs`): around the statistics of a Normalization, pixels
+    of 0 to 255 before a Rescaling of them, indexes below the size of a table. Other floats are normal. The last quarter
+    (at least one) is four times as wide, so that what clips large numbers shows. Integers of which no table is known
+    run over their whole type where it has 8 bits (pixels), else below the smallest table of the model, or are 0 and 1
+    when it has none. An open size becomes OPEN_SIZE. The input named `pictures` gets random pixels p of 0 to 255 as
+    p * scale + bias, where a bias has one number or one for each channel.
     """
     rng, count = np.random.default_rng(0), trial_count(macs)
-    rows = _table_size(model)
+    rows, known = _table_size(model), expected_inputs(model)
     inputs = {}
     for name, (shape, dtype) in input_specs(model).items():
         size = (count, *(length or OPEN_SIZE for length in shape[1:]))
         if name == pictures:
             pixels = rng.integers(0, 256, size).astype(np.float32)
             inputs[name] = (pixels * scale + np.asarray(bias, np.float32)).astype(dtype)
-        elif dtype.startswith(("float", "bfloat")):
-            values = rng.normal(size=size)
-            values[-count // 4 :] *= WIDE
-            inputs[name] = values.astype(dtype)
-        elif dtype in ("uint8", "int8"):
-            limits = np.iinfo(dtype)
-            inputs[name] = rng.integers(limits.min, limits.max + 1, size).astype(dtype)
         else:
-            inputs[name] = rng.integers(0, 2 if dtype == "bool" else rows, size).astype(dtype)
+            inputs[name] = _drawn(rng, size, dtype, known.get(name), rows)
     return Samples(path=Path("random samples"), inputs=inputs, targets=None)
+
+
+def _drawn(
+    rng: np.random.Generator, size: tuple[int, ...], dtype: str, expected: Expected | None, rows: int
+) -> np.ndarray:
+    """Random numbers for one input; `rows` is the size of the smallest table of the model."""
+    told = expected or Expected()
+    if dtype.startswith(("float", "bfloat")) and not (told.pixels or told.rows):
+        values = rng.normal(size=size)
+        values[-size[0] // 4 :] *= WIDE
+        return np.asarray(values * told.std + told.mean).astype(dtype)
+    low, high = 0, rows
+    if dtype == "bool":
+        high = 2
+    elif told.pixels or told.rows:
+        high = told.rows or 256
+    elif dtype in ("uint8", "int8"):
+        limits = np.iinfo(dtype)
+        low, high = limits.min, limits.max + 1
+    return rng.integers(low, high, size).astype(dtype)
 
 
 def _table_size(model: AnyModel) -> int:

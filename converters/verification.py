@@ -11,6 +11,7 @@ import numpy as np
 from edgeprune.artifact import Format
 from edgeprune.checker.agreement import Agreement, Departure
 from edgeprune.converters.bisect import find_departure, layer_outputs, match_layers
+from edgeprune.converters.channel_parity import joined_axes
 from edgeprune.converters.evaluation import pixels_of, run_on_runtimes, run_package
 from edgeprune.converters.evaluator.arguments import UnknownOperationError
 from edgeprune.converters.packaging import ImageInput
@@ -35,6 +36,7 @@ from edgeprune.maker.keras.models import input_specs, predict
 from edgeprune.maker.keras.types import AnyModel
 from edgeprune.maker.training.datasets import Samples, check_targets
 from edgeprune.maker.training.metrics import Metric, find_metric
+from edgeprune.report.agreement_report import channel_lines
 from edgeprune.runtime.session import installed_runtimes, trace_tflite
 
 __all__ = ["BISECTED", "ExportedFile", "bisect_file", "check_scale", "open_exported", "opened", "verify"]
@@ -153,7 +155,7 @@ def verify(
             "where Core ML itself runs the package"
         ) from cause
     outputs, pairs = pair_outputs(comparison.expected, found, exported.path.name)
-    parity = compare_outputs(comparison.expected, outputs)
+    parity = compare_outputs(comparison.expected, outputs, joined_axes(source))
     order = [list(found).index(name) for name in pairs.values()]
     departure, note = comparison.bisected() if bisect else (None, None)
     return Agreement(
@@ -220,7 +222,7 @@ class _Comparison:
         name, precision = self.exported.path.name, self.exported.precision
         try:
             refuse_senseless(name, precision, self.expected, outputs, parity, tolerance=tolerance)
-            _refuse_unproved(self.exported, self.expected, outputs, tolerance)
+            _refuse_unproved(self.exported, self.expected, outputs, parity, tolerance)
         except ConversionError as error:
             return str(error)
         return None
@@ -240,7 +242,13 @@ class _Comparison:
             return None, str(cause)
 
 
-def _refuse_unproved(exported: ExportedFile, expected: Arrays, outputs: Arrays, tolerance: float | None) -> None:
+def _refuse_unproved(
+    exported: ExportedFile,
+    expected: Arrays,
+    outputs: Arrays,
+    parity: tuple[OutputParity, ...],
+    tolerance: float | None,
+) -> None:
     """Raise where the samples say too little to call it agreement."""
     if shows_nothing(expected):
         raise ConversionError(
@@ -256,6 +264,9 @@ def _refuse_unproved(exported: ExportedFile, expected: Arrays, outputs: Arrays, 
                 f"{exported.path.name}: not verified: output {name!r} is far from the model's on these samples (SQNR "
                 f"of what varies {noise:.1f} dB, asked {POOR_SQNR_DB:g}); give real samples with --data, or --tolerance"
             )
+    lost = channel_lines(parity)
+    if lost:
+        raise ConversionError(f"{exported.path.name}: {'; '.join(lost)}")
 
 
 def bisect_file(

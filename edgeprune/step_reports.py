@@ -9,6 +9,7 @@ from edgeprune.verdict import Estimate
 
 __all__ = [
     "POOR_SQNR_DB",
+    "ChannelParity",
     "ChannelReport",
     "EpochLog",
     "LatencyComparison",
@@ -39,12 +40,28 @@ class Outcome(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelParity:
+    """One channel of an output by its own measure: index `channel` on `axis` of the output (negative: from the last).
+
+    `range` is that of the model's channel; `sqnr_db` is 10 log10 of the channel's own variance, over samples and
+    places, over the mean square of its error.
+    """
+
+    axis: int
+    channel: int
+    range: float
+    max_error: float
+    sqnr_db: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputParity:
     """Differences of one output of a file against its model's, over `samples` samples.
 
     `range` is the model's largest minus smallest value, `relative_error` is max_error / range (None for a range of 0);
     `agreement` is the share of samples with the same largest element (None for an output of one element). `sqnr_db`:
-    10 log10 of the power of the model's output over that of the difference (None where they are equal).
+    10 log10 of the power of the model's output over that of the difference (None where they are equal). `channels` are
+    those whose own error is large (below POOR_SQNR_DB), which the whole output may hide.
     """
 
     output: str
@@ -55,6 +72,7 @@ class OutputParity:
     relative_error: float | None
     agreement: float | None
     sqnr_db: float | None
+    channels: tuple[ChannelParity, ...] = ()
 
     @property
     def is_poor(self) -> bool:

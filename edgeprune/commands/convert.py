@@ -118,8 +118,9 @@ def convert(model: Path, output: Path, **options: object) -> int:
     """Convert MODEL (.keras, .h5 or a SavedModel folder) to TFLite or Core ML and check the file against it.
 
     Every file is run and compared with the Keras model before it is written: a .tflite by the installed interpreters,
-    a Core ML package by Core ML on a Mac and by the evaluator elsewhere. The samples are those of --data, or 8 random
-    ones (2 of a large model). Only tflite int8 and int16x8 need data (--calibration).
+    a Core ML package by Core ML on a Mac and by the evaluator elsewhere. The samples are those of --data, else some of
+    --calibration that are held back for it, else 8 random ones (2 of a large model). Only tflite int8 and int16x8 need
+    data (--calibration).
 
     \b
     Examples:
@@ -130,7 +131,11 @@ def convert(model: Path, output: Path, **options: object) -> int:
     """
     wanted = taken(_Wanted, options)
     entry = _converted(model, output, wanted)
+    from edgeprune.report.agreement_report import channel_lines, export_text
+
     if wanted.as_json:
+        for line in channel_lines(entry.parity or ()):
+            click.echo(f"edgeprune: warning: {line}", err=True)
         body = {
             "schema_version": 1,
             "input": {"path": str(model), "sha256": sha256_of(model)},
@@ -138,8 +143,6 @@ def convert(model: Path, output: Path, **options: object) -> int:
         }
         echo_json(body)
     else:
-        from edgeprune.report.agreement_report import export_text
-
         click.echo(export_text(entry, wanted.metric))
     return 0
 

@@ -140,6 +140,8 @@ def _json(path: Path, found: Agreement, wanted: _Wanted) -> dict[str, object]:
 def _advice(found: Agreement, wanted: _Wanted) -> str:
     """What to type next."""
     where = "" if wanted.bisect else "; add --bisect to learn from which layer on"
+    if wanted.data is None and "--data" not in (found.reason or ""):
+        where += "; the samples are random: real ones (--data TEST.npz) may tell otherwise"
     if found.pictures and wanted.scale == 1 and wanted.bias == (0.0,):
         where += "; its image input takes pixels: give the scaling of the model's input with --scale and --offset"
     return where

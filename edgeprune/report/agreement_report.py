@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from edgeprune.checker.agreement import Agreement, Departure
 from edgeprune.ledger import POOR_SQNR_DB, ArtifactEntry, OutputParity
 from edgeprune.units import format_bytes
 
-__all__ = ["agreement_text", "departure_lines", "export_text"]
+__all__ = ["agreement_text", "channel_lines", "departure_lines", "export_text"]
+
+# Runs of channels that a line names.
+_RUNS = 6
+CURE = "give them an output of their own, or bring all channels to one range inside the model"
 
 
 def export_text(entry: ArtifactEntry, metric: str) -> str:
@@ -42,7 +47,39 @@ def _parity_lines(entry: ArtifactEntry) -> list[str]:
         lines.append(
             f"the error is large (SQNR below {POOR_SQNR_DB:g} dB): measure with --data, or choose a finer precision"
         )
+    return [*lines, *(f"WARNING: {line}" for line in channel_lines(parity))]
+
+
+def channel_lines(parity: Sequence[OutputParity]) -> list[str]:
+    """The channels that an output hides, what was measured, and the cure; a line for each axis of an output."""
+    lines = []
+    for item in parity:
+        for axis in dict.fromkeys(channel.axis for channel in item.channels):
+            poor = [channel for channel in item.channels if channel.axis == axis]
+            worst = min(poor, key=lambda channel: channel.sqnr_db)
+            numbers = spans([channel.channel for channel in poor])
+            where = "" if axis == -1 else f" on axis {axis}"
+            whole = "" if item.sqnr_db is None else f", that of the whole output {item.sqnr_db:.1f} dB"
+            lines.append(
+                f"channel{'s' if len(poor) > 1 else ''} {numbers}{where} of output {item.output!r} "
+                f"{'are' if len(poor) > 1 else 'is'} far from the model's: SQNR {worst.sqnr_db:.1f} dB against "
+                f"{'their' if len(poor) > 1 else 'its'} own variance (channel {worst.channel}: off by "
+                f"{worst.max_error:.3g}, its range is {worst.range:.3g}){whole}; {CURE}"
+            )
     return lines
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """ "4 to 6, 9": at most a few runs of numbers in words."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    shown = [f"{a}" if a == b else f"{a} to {b}" for a, b in runs[:_RUNS]]
+    left = sum(b - a + 1 for a, b in runs[_RUNS:])
+    return ", ".join(shown) + (f" and {left} more" if left else "")
 
 
 def _runtime_lines(entry: ArtifactEntry) -> list[str]:

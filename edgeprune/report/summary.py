@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgeprune.artifact import Format
 from edgeprune.ledger import ArtifactEntry, LatencyReached, Ledger, MetricValue, Outcome, Stage
+from edgeprune.report.agreement_report import channel_lines
 from edgeprune.report.verdicts import band_text, latency_text
 from edgeprune.units import format_bytes, format_ms
 from edgeprune.verdict import Limit, Unknown
@@ -33,7 +34,7 @@ def summary_sentences(ledger: Ledger) -> list[str]:
             sentences.append(_sparsity(stage))
         if stage.channels:
             sentences.append(_channels(ledger, stage))
-    return sentences + _refused(ledger) + _unknown(ledger) + _not_judged(ledger)
+    return sentences + _lost_channels(ledger) + _refused(ledger) + _unknown(ledger) + _not_judged(ledger)
 
 
 def _exported(ledger: Ledger) -> list[ArtifactEntry]:
@@ -158,6 +159,13 @@ def _refused(ledger: Ledger) -> list[str]:
         for entry in stage.artifacts
         for run in entry.runtimes
         if not run.ran
+    ]
+
+
+def _lost_channels(ledger: Ledger) -> list[str]:
+    """Channels of outputs that a file which ships has lost."""
+    return [
+        f"WARNING: {entry.path}: {line}." for entry in _exported(ledger) for line in channel_lines(entry.parity or ())
     ]
 
 

@@ -207,6 +207,28 @@ def test_pixels_and_truth_values(keras: Any) -> None:
     assert np.abs(made["reals"][-1]).max() > 6
 
 
+def test_trial_inputs_are_what_the_first_layers_expect(keras: Any) -> None:
+    """Statistics of a Normalization, pixels before a Rescaling of them (behind resizing, in nested models, as a
+    division), and each table has indexes of its own."""
+    from edgeprune.converters.trial_inputs import trial_samples
+
+    layers = keras.layers
+    ends = {
+        name: keras.Input(shape, name=name) for name, shape in (("raw", (2,)), ("photo", (4, 4, 3)), ("gray", (9,)))
+    }
+    index = {name: keras.Input((5,), dtype="int32", name=name) for name in ("short", "long")}
+    normal = layers.Normalization(mean=[1013.0, -5.0], variance=[64.0, 0.25])
+    steps = [keras.Input((4, 4, 3)), layers.Resizing(2, 2), layers.RandomFlip(), layers.Rescaling(1 / 127.5, offset=-1)]
+    made = [normal(ends["raw"]), layers.Flatten()(keras.Sequential(steps)(ends["photo"])), ends["gray"] / 255.0]
+    made += [layers.Flatten()(layers.Embedding(rows, 2)(index[name])) for name, rows in (("short", 3), ("long", 5000))]
+    model = keras.Model([*ends.values(), *index.values()], layers.Concatenate()(made))
+    found = trial_samples(model).inputs
+    assert np.abs(np.median(found["raw"], 0) - [1013, -5]).max() < 8
+    for name in ("photo", "gray"):
+        assert (found[name].min() >= 0, found[name].max() <= 255, found[name].max() > 200) == (True, True, True)
+    assert (found["short"].max(), found["long"].max() > 100) == (2, True)
+
+
 def test_outputs_of_a_dict(keras: Any) -> None:
     """Outputs that a model returns in a dict have their keys as names, in the order in which they are computed."""
     from edgeprune.maker.keras.models import output_names, predict
@@ -252,6 +274,30 @@ def test_a_description_that_contradicts_its_program(change: dict[str, Any], word
     }
     with pytest.raises(InputError, match=word):
         Evaluator(replace(package, **told))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_converter")
+def test_scores_beside_boxes(call: Callable[..., Any], keras: Any, tmp_path: Path) -> None:
+    """int8 of an output that joins boxes in pixels and scores: judged on calibration samples held back for it, both
+    verbs name the lost channels with a cure, and the bisection does not call the joined output right."""
+    layers, x = keras.layers, keras.Input((8,), name="x")
+    boxes = layers.Rescaling(320.0)(layers.Dense(4, activation="sigmoid")(x))
+    scores = layers.Dense(3, activation="sigmoid", name="scores")(x)
+    keras.Model(x, layers.Concatenate(name="joined")([boxes, scores])).save(tmp_path / "m.keras")
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32))
+    told = ("--to", "tflite", "--precision", "int8", "--calibration", tmp_path / "d.npz", "--json", "-q")
+    made = call("convert", tmp_path / "m.keras", *told, "-o", tmp_path / "m.tflite")
+    found = json.loads(made.out)["output"]
+    assert (made.code, found["parity_on"]) == (0, "samples of d.npz that did not calibrate it")
+    assert {4, 5, 6} >= {channel["channel"] for channel in found["parity"][0]["channels"]} > set()
+    assert "edgeprune: warning: channel" in made.err
+    held = call(
+        "verify", tmp_path / "m.tflite", "--against", tmp_path / "m.keras", "--data", tmp_path / "d.npz", "--bisect"
+    )
+    assert held.code == 3
+    assert "of output 'joined' are far from the model's" in held.err
+    assert "first layer that departs: 'joined' (Concatenate)" in held.out
 
 
 @pytest.mark.parametrize(("macs", "samples"), [(None, 8), (0, 8), (10**9, 8), (2 * 10**9, 4), (5 * 10**9, 2)])

@@ -239,3 +239,16 @@ def test_a_broken_layer_of_a_real_model(keras: Any) -> None:
     found = departure(calls, tensors)
     assert found.first is not None
     assert (found.first.layer, found.last_sound) == ("two", "one")
+
+
+def test_an_output_that_hides_channels() -> None:
+    """An output that joins wide and narrow numbers is not right because most of its power is; within, power decides."""
+    boxes, scores = values(40, 4) * 300, values(40, 2)
+    calls = [played("scores", scores), played("joined", np.concatenate([boxes, scores], 1), 0)]
+    tensors = [("ts", np.round(scores / 3) * 3), ("tj", np.round(calls[1].values / 3) * 3)]
+    found = departure(calls, tensors, "int8")
+    assert found.first is not None
+    assert found.first.layer == "scores"
+    assert found.layers[1].sqnr_db is not None
+    assert (found.layers[1].sqnr_db > 40, found.layers[1].agrees) == (True, False)
+    assert departure([*calls, played("end", boxes, 1)], [*tensors, ("te", boxes)], "int8").first is None

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from places import TESTS
 
-from edgeprune.artifact import DeploymentTarget
+from edgeprune.artifact import Artifact, DeploymentTarget, Format, Precision
+from edgeprune.checker.size.account import account
 from edgeprune.converters import evaluation
 from edgeprune.converters.exports import EXPORTS, SUFFIXES, TARGETS, USUAL, format_of
+from edgeprune.converters.file_checks import kernel_zeros, refuse_lost_sparsity
 from edgeprune.converters.packaging import CoreMlOptions, PackageOptions
-from edgeprune.errors import UsageError
+from edgeprune.errors import ConversionError, UsageError
+from edgeprune.formats import read_contents
 from edgeprune.runtime.session import installed_runtimes
 
 EXPORT = '[[exports]]\nformat = "tflite"\nprecision = "float32"\n'
@@ -72,3 +77,28 @@ def test_one_mapping_of_package_options(tmp_path: Path) -> None:
     assert CoreMlOptions.from_json(json.loads(json.dumps(made.to_json()))) == made
     assert set(given.given()) == {"image_input", "class_labels", *words}
     assert PackageOptions(deployment_target=DeploymentTarget.IOS18).given() == ()
+
+
+def test_lost_zeros(keras: Any, tmp_path: Path) -> None:
+    """A file that lost the zeros of its model is refused; zeros of states, slopes and statistics are no kernels', and a
+    file that holds other weights beside the kernels has lost nothing."""
+    x = keras.Input(batch_shape=(1, 5, 8))
+    layers = [
+        keras.layers.PReLU(),
+        keras.layers.LSTM(4, stateful=True, name="lstm"),
+        keras.layers.Dense(4, name="last"),
+    ]
+    model = keras.Sequential([x, *layers])
+    assert kernel_zeros(model) == (16 * (8 + 4) + 16, 0)
+    kernel, bias = model.get_layer("last").get_weights()
+    kernel[:3] = 0
+    model.get_layer("last").set_weights([kernel, bias])
+    assert kernel_zeros(model) == (208, 12)
+    made = Artifact(path=tmp_path / "m.tflite", format=Format.TFLITE, precision=Precision.INT8, sha256="")
+    known = account(read_contents(TESTS / "files" / "int8.tflite"), (), shares=False, bounds=False)
+    with pytest.raises(
+        ConversionError, match=r"sparsity was lost in the conversion to int8: 5\.8% of the model's weights"
+    ):
+        refuse_lost_sparsity(made, replace(known, weights=208, zeros=2, sparsity=2 / 208), model)
+    refuse_lost_sparsity(made, replace(known, weights=2080, zeros=12, sparsity=12 / 2080), model)
+    refuse_lost_sparsity(made, replace(known, weights=None, zeros=None, sparsity=None), model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from edgeprune.converters.channel_parity import joined_axes
 from edgeprune.converters.evaluation import strays
 from edgeprune.converters.exports import EXPORTS
 from edgeprune.converters.parity import compare_outputs, refuse_senseless, shows_nothing, spread_sqnr_db, sqnr_db
 from edgeprune.errors import ConversionError
 from edgeprune.ledger import schema_path
+from edgeprune.report.agreement_report import channel_lines, spans
 
 VALUES = arrays(np.float32, (3, 2), elements=st.floats(-100, 100, width=32))
 MODEL = np.array([[0.0, 1.0], [4.0, 2.0]], np.float32)
@@ -239,3 +242,74 @@ def test_the_ledger_s_schema_knows_every_precision() -> None:
     schema = json.loads(schema_path().read_text())
     known = set(schema["$defs"]["artifact"]["properties"]["precision"]["enum"])
     assert known == {str(precision) for precisions in EXPORTS.values() for precision in precisions}
+
+
+def joined(boxes: float = 100.0) -> tuple[np.ndarray, np.ndarray]:
+    """An output [40, 6, 5] of three wide channels and two in 0 to 1, and the same in 256 steps of the whole range."""
+    rng = np.random.default_rng(0)
+    model = rng.random((40, 6, 5)).astype(np.float32)
+    model[..., :3] *= boxes
+    step = np.ptp(model) / 255
+    return model, (np.round(model / step) * step).astype(np.float32)
+
+
+def test_channels_that_an_output_hides() -> None:
+    """The whole output is right to 40 dB; the two narrow channels are lost, and are named with their cure."""
+    model, file = joined()
+    (found,) = compare_outputs({"o": model}, {"o": file})
+    assert found.sqnr_db is not None
+    assert found.sqnr_db > 40
+    assert [(c.axis, c.channel) for c in found.channels] == [(-1, 3), (-1, 4)]
+    for channel in found.channels:
+        part, error = model[..., channel.channel].astype(np.float64), (model - file)[..., channel.channel]
+        assert channel.sqnr_db == pytest.approx(10 * np.log10(part.var() / np.square(error).mean()), abs=1e-3)
+        assert channel.max_error == pytest.approx(np.abs(error).max())
+    (line,) = channel_lines((found,))
+    assert "channels 3 to 4 of output 'o' are far from the model's" in line
+    assert "an output of their own, or bring all channels to one range" in line
+
+
+def test_channels_of_one_range_are_not_named() -> None:
+    """256 steps are enough where all channels have one range; a channel that never varies has nothing to lose."""
+    model, file = joined(boxes=1.0)
+    model[..., 2], file[..., 2] = 0.5, 0.501
+    assert compare_outputs({"o": model}, {"o": file})[0].channels == ()
+
+
+def test_rare_classes_of_one_distribution_are_not_named() -> None:
+    """Probabilities below one step of int8 become 0; they share their unit with those above."""
+    logits = np.random.default_rng(0).normal(size=(50, 40)) * 4
+    model = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    file = np.round(model * 256) / 256
+    assert compare_outputs({"o": model}, {"o": file})[0].channels == ()
+
+
+def test_channels_on_the_axis_that_was_joined() -> None:
+    """Boxes and scores that lie along the first axis, as detectors for phones often write them."""
+    model, file = (np.moveaxis(array, 2, 1) for array in joined())
+    assert compare_outputs({"o": model}, {"o": file})[0].channels == ()
+    (found,) = compare_outputs({"o": model}, {"o": file}, {"o": 1})
+    assert [(c.axis, c.channel) for c in found.channels] == [(-2, 3), (-2, 4)]
+
+
+def test_the_axis_of_joined_outputs(keras: Any) -> None:
+    """Concatenate is found behind what only swaps axes or leaves numbers in place, in nested models too."""
+    x = keras.Input((6, 4), name="x")
+    parts = [keras.layers.Dense(n)(x) for n in (3, 2)]
+    inner = keras.Model(x, keras.layers.Concatenate()(parts))
+    y = keras.Input((6, 4), name="y")
+    whole = inner(y)
+    turned = keras.layers.Permute((2, 1), name="turned")(whole)
+    model = keras.Model(y, [whole, keras.layers.Activation("relu", name="kept")(turned), keras.layers.Dense(2)(y)])
+    assert list(joined_axes(model).values()) == [2, 1]
+
+
+@given(st.lists(st.integers(0, 40), unique=True, min_size=1).map(sorted))
+def test_spans_name_every_number(numbers: list[int]) -> None:
+    """Runs of numbers as "4 to 6"; what is left out is counted."""
+    text = spans(numbers)
+    runs, _, more = text.partition(" and ")
+    named = [part.split(" to ") for part in runs.split(", ")]
+    told = [n for ends in named for n in range(int(ends[0]), int(ends[-1]) + 1)]
+    assert told == numbers[: len(told)]
+    assert len(numbers) - len(told) == int(more.removesuffix(" more") or 0)

@@ -13,6 +13,7 @@ from edgeprune.maker.training.datasets import (
     InputSpecs,
     Samples,
     calibration_set,
+    calibration_split,
     check_targets,
     load_samples,
     load_split,
@@ -140,3 +141,24 @@ def test_targets_that_do_not_fit(
     made = None if targets is None else np.array(targets)
     with pytest.raises(InputError, match=word):
         check_targets(Samples(path=Path("d"), inputs={"x": np.zeros(2)}, targets=made), shape, metric)
+
+
+@pytest.mark.parametrize(
+    ("stored", "count", "used", "held"),
+    [(500, 200, 200, 100), (210, 200, 200, 10), (205, 200, 164, 41), (20, 200, 16, 4)],
+)
+def test_what_judges_a_file_did_not_calibrate_it(stored: int, count: int, used: int, held: int) -> None:
+    """Samples that were not drawn are held back; where few are left, a fifth of all. None is in both."""
+    samples = Samples(path=Path("t.npz"), inputs={"image": np.arange(stored)[:, None]}, targets=np.zeros(stored))
+    drawn, rest = calibration_split(samples, {"image": ((None, 1), "float32")}, count, seed=0)
+    assert (len(drawn["image"]), len(rest), rest.targets) == (used, held, None)
+    assert not set(drawn["image"].ravel()) & set(rest.inputs["image"].ravel())
+    if used == count:
+        np.testing.assert_array_equal(drawn["image"], calibration_set(samples, IMAGE, count, seed=0)["image"])
+
+
+def test_a_single_sample_calibrates_and_judges() -> None:
+    """There is no other."""
+    samples = Samples(path=Path("t.npz"), inputs={"image": np.ones((1, 2))}, targets=None)
+    drawn, rest = calibration_split(samples, IMAGE, 200, seed=0)
+    assert (len(drawn["image"]), len(rest)) == (1, 1)

@@ -22,7 +22,7 @@ from edgeprune.converters.exported import measure_export
 from edgeprune.converters.exports import INTEGER
 from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.session import Converter, Exported
-from edgeprune.errors import EdgepruneError, Unsupported
+from edgeprune.errors import Unsupported
 from edgeprune.formats import read_contents
 from edgeprune.host.progress import Progress
 from edgeprune.ledger import (
@@ -133,11 +133,6 @@ class _Run:
     def _quantize(self, step: QuantizeStep) -> None:
         begun = time.monotonic()
         entry = self._tflite(step.name, Precision(step.precision), step)
-        source = self.stages[-1].main
-        if source and source.sparsity and (entry.sparsity or 0) < source.sparsity - 1e-6:
-            raise EdgepruneError(
-                f"sparsity was lost in quantization: {source.sparsity:.4f} before, {entry.sparsity} in {entry.path}"
-            )
         self._add(step.name, step.kind, [entry], begun)
 
     def _tflite(self, stage: str, precision: Precision, quantize: QuantizeStep | None = None) -> ArtifactEntry:

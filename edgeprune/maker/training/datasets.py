@@ -15,7 +15,18 @@ from edgeprune.host.untrusted import check_file
 from edgeprune.maker.keras.models import input_specs
 from edgeprune.maker.keras.types import AnyModel
 
-__all__ = ["InputSpecs", "Samples", "calibration_set", "check_targets", "load_samples", "load_split"]
+__all__ = [
+    "InputSpecs",
+    "Samples",
+    "calibration_set",
+    "calibration_split",
+    "check_targets",
+    "load_samples",
+    "load_split",
+]
+
+# Calibration samples on which an integer file is judged: at most, and at least where more are left than are used.
+HELD_BACK, FEWEST_HELD = 100, 8
 
 # Input name -> (shape with the batch first, None for an open size; dtype).
 InputSpecs = Mapping[str, tuple[tuple[int | None, ...], str]]
@@ -177,5 +188,22 @@ def check_targets(samples: Samples, output_shape: tuple[int | None, ...], metric
 def calibration_set(train: Samples, specs: InputSpecs, count: int, seed: int) -> Mapping[str, np.ndarray]:
     """At most `count` training samples drawn with `seed`, for the ranges of full-integer quantization: arrays
     [count, ...] by input name, in the model's dtypes."""
-    drawn = train.some(count, np.random.default_rng(seed))
-    return {name: drawn.inputs[name].astype(dtype) for name, (_, dtype) in specs.items()}
+    return _in_dtypes(train.some(count, np.random.default_rng(seed)), specs)
+
+
+def calibration_split(
+    train: Samples, specs: InputSpecs, count: int, seed: int
+) -> tuple[Mapping[str, np.ndarray], Samples]:
+    """`calibration_set`, and samples that it does not hold, without targets, on which the file is judged.
+
+    They are at most HELD_BACK of those that were not drawn; where fewer than FEWEST_HELD are left, a fifth of all is
+    held back. A single sample is in both.
+    """
+    order = np.random.default_rng(seed).permutation(len(train))
+    used = min(count, len(train) if len(train) - count >= FEWEST_HELD else max(1, len(train) - max(1, len(train) // 5)))
+    held = train.rows(order[used : used + HELD_BACK] if len(train) > used else order)
+    return _in_dtypes(train.rows(order[:used]), specs), Samples(path=held.path, inputs=held.inputs, targets=None)
+
+
+def _in_dtypes(samples: Samples, specs: InputSpecs) -> Mapping[str, np.ndarray]:
+    return {name: samples.inputs[name].astype(dtype) for name, (_, dtype) in specs.items()}
