@@ -17,7 +17,7 @@ from made_ledgers import ledger
 from edgeprune.checker.budget import Budget
 from edgeprune.checker.judge import run_verdicts
 from edgeprune.errors import InputError
-from edgeprune.ledger import Ledger, schema_path
+from edgeprune.ledger import ChannelParity, Ledger, OutputParity, schema_path
 from edgeprune.report.summary import summary_sentences
 
 FULL = replace(ledger(), verdicts=run_verdicts(ledger(), Budget(download_bytes=100_000, min_sparsity=0.5)))
@@ -29,6 +29,20 @@ def test_it_reads_itself_back() -> None:
     assert Ledger.from_json(FULL.to_json()) == FULL
     assert Ledger.from_json(json.dumps(FULL.to_json())) == FULL
     jsonschema.validate(json.loads(json.dumps(FULL.to_json())), json.loads(schema_path().read_text()))
+
+
+def test_lost_channels() -> None:
+    """Channels that an output hides stand in the ledger, fit its schema, and the summary warns of them."""
+    lost = ChannelParity(axis=-1, channel=4, range=0.7, max_error=0.5, sqnr_db=-4.2)
+    values: dict[str, Any] = {"samples": 9, "max_error": 1.7, "mean_error": 0.3, "range": 214.0, "relative_error": 0.01}
+    output = OutputParity(output="joined", agreement=None, sqnr_db=49.4, channels=(lost,), **values)
+    last = FULL.stages[-1]
+    file = replace(last.artifacts[0], parity=(output,), exported=True)
+    made = replace(FULL, stages=(*FULL.stages[:-1], replace(last, artifacts=(file,))))
+    assert Ledger.from_json(json.dumps(made.to_json())) == made
+    jsonschema.validate(json.loads(json.dumps(made.to_json())), json.loads(schema_path().read_text()))
+    (line,) = (sentence for sentence in summary_sentences(made) if sentence.startswith("WARNING"))
+    assert "channel 4 of output 'joined' is far from the model's: SQNR -4.2 dB against its own variance" in line
 
 
 NUMBERS = st.none() | st.floats(0, 1)
