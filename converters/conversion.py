@@ -38,15 +38,17 @@ Calibration = Samples | Mapping[str, np.ndarray]
 class ConvertOptions:
     """How a file is made and judged.
 
-    Of .tflite files: `io_type` is what inputs and outputs of int8 (float32, int8) and int16x8 (float32, int16) are;
-    with `float_fallback` operations without an integer kernel stay in float; `calibration_samples` of the calibration
-    set, drawn with `seed`, set the scales. `coreml` is what a package tells the app. `tolerance` is the largest
+    Of integer .tflite files: `io_type` is what inputs and outputs of int8 (float32, int8, uint8) and int16x8 (float32,
+    int16) are; with `float_fallback` operations without an integer kernel stay in float; with `per_tensor` a kernel has
+    one scale in place of one per channel; `calibration_samples` of the calibration set, drawn with `seed`, set the
+    scales. `coreml` is what a package tells the app. `tolerance` is the largest
     difference allowed, as a share of the output range (None: by precision); with `bisect` the error of a file that
     departs names the first layer that does. The file is compressed by the quick codecs and by `codecs`.
     """
 
     io_type: IoType | str = IoType.FLOAT32
     float_fallback: bool = False
+    per_tensor: bool = False
     calibration_samples: int = 200
     seed: int = 0
     coreml: CoreMlOptions = field(default_factory=CoreMlOptions)
@@ -100,6 +102,7 @@ def convert(
             calibration=arrays,
             coreml=wanted.coreml,
             float_fallback=wanted.float_fallback,
+            per_tensor=wanted.per_tensor,
         )
         shown.end()
         shown.begin("run the file")
@@ -117,6 +120,8 @@ def check_conversion(
     check_export(model_format, chosen, options.coreml.target)
     check_io_type(model_format, chosen, str(options.io_type))
     check_tolerance(options.tolerance)
+    if options.per_tensor and not (model_format is Format.TFLITE and chosen in INTEGER):
+        raise UsageError(f"--per-tensor is for tflite int8 and int16x8; got {model_format} {chosen}")
     if model_format is Format.TFLITE and chosen in INTEGER and not calibrated:
         raise UsageError(
             f"{chosen} needs samples to learn the ranges of the activations: add --calibration TRAIN.npz, "

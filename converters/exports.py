@@ -42,7 +42,10 @@ EXPORTS: Mapping[Format, tuple[Precision, ...]] = {
 USUAL = {Format.TFLITE: Precision.FLOAT32, Format.COREML: Precision.FLOAT16}  # when none is asked for
 SUFFIXES = {Format.TFLITE: ".tflite", Format.COREML: ".mlpackage"}
 INTEGER = (Precision.INT8, Precision.INT16X8)  # of TFLite: both weights and activations are integers
-IO_TYPES = {Precision.INT8: (IoType.FLOAT32, IoType.INT8), Precision.INT16X8: (IoType.FLOAT32, IoType.INT16)}
+IO_TYPES = {
+    Precision.INT8: (IoType.FLOAT32, IoType.INT8, IoType.UINT8),
+    Precision.INT16X8: (IoType.FLOAT32, IoType.INT16),
+}
 # Deployment target -> what its weights can be: constexpr operations came with iOS 16, two of them in a row with iOS 18
 # (coremltools 9 guide, "Optimization overview").
 TARGETS = {

@@ -103,6 +103,7 @@ class Converter:
         calibration: Mapping[str, np.ndarray] | None = None,
         coreml: CoreMlOptions | None = None,
         float_fallback: bool = False,
+        per_tensor: bool = False,
     ) -> Exported:
         """Write `out` and return what it is.
 
@@ -130,6 +131,7 @@ class Converter:
             "io_type": io_type,
             "out": str(made),
             "float_fallback": float_fallback,
+            "per_tensor": per_tensor,
         }
         if integer:
             job["calibration"] = str(self._write_calibration(calibration, precision))

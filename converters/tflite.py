@@ -24,13 +24,14 @@ def convert_tflite(
     io_type: str = "float32",
     calibration: Mapping[str, np.ndarray] | None = None,
     float_fallback: bool = False,
+    per_tensor: bool = False,
 ) -> bytes:
     """The bytes of a `.tflite` file with one named signature, "serving_default".
 
     int8 is full-integer post-training quantization (Jacob et al. 2018, arXiv:1712.05877): int8 weights per output
     channel, int8 activations whose ranges come from `calibration` (arrays [samples, ...] by input name), int32 biases.
     int16x8 is the same with int16 activations around zero and int64 biases. With `float_fallback` operations that have
-    no kernel for such integers stay in float.
+    no kernel for such integers stay in float; with `per_tensor` a kernel has one scale in place of one per channel.
     """
     import tensorflow as tf
 
@@ -54,6 +55,7 @@ def convert_tflite(
             "int8": tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
             "int16x8": tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
         }[precision]
+        converter._experimental_disable_per_channel = per_tensor
         floats = [tf.lite.OpsSet.TFLITE_BUILTINS] if float_fallback else []
         converter.target_spec.supported_ops = [kernels, *floats]
         converter.inference_input_type = converter.inference_output_type = getattr(tf, io_type)

@@ -36,6 +36,7 @@ def _convert(job: dict[str, Any]) -> dict[str, Any]:
             io_type=job.get("io_type", "float32"),
             calibration=calibration,
             float_fallback=job.get("float_fallback", False),
+            per_tensor=job.get("per_tensor", False),
         )
         out.write_bytes(content)
         return {}

@@ -55,6 +55,7 @@ class IoType(enum.StrEnum):
 
     FLOAT32 = "float32"
     INT8 = "int8"
+    UINT8 = "uint8"
     INT16 = "int16"
 
 

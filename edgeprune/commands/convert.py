@@ -30,6 +30,7 @@ class _Wanted:
     calibration: Path | None
     samples: int
     io_type: str
+    per_tensor: bool
     float_fallback: bool
     deployment_target: str
     image_input: str | None
@@ -78,7 +79,12 @@ class _Wanted:
     type=click.Choice([word.value for word in IoType]),
     default=IoType.FLOAT32.value,
     show_default=True,
-    help="Inputs and outputs of tflite int8 (float32, int8) and int16x8 (float32, int16).",
+    help="Inputs and outputs of tflite int8 (float32, int8, uint8) and int16x8 (float32, int16).",
+)
+@click.option(
+    "--per-tensor",
+    is_flag=True,
+    help="tflite int8, int16x8: one scale for each kernel, for what refuses one per channel (some NPUs).",
 )
 @click.option(
     "--float-fallback", is_flag=True, help="tflite int8, int16x8: operations without an integer kernel stay in float."
@@ -159,6 +165,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     options = ConvertOptions(
         io_type=wanted.io_type,
         float_fallback=wanted.float_fallback,
+        per_tensor=wanted.per_tensor,
         calibration_samples=wanted.samples,
         seed=wanted.seed,
         coreml=_coreml(wanted),

@@ -335,7 +335,11 @@ RECIPES = [
     ('[[exports]]\nformat = "tflite"\nprecision = "int8"\n', 2, 'needs a step with kind = "quantize"'),
     ('[[exports]]\nformat = "tflite"\nprecision = "int16x8"\n', 2, 'kind = "quantize" and precision = "int16x8"'),
     ('[[steps]]\nkind = "quantize"\nprecision = "int16"\n', 2, "precision is int8 or int16x8; got 'int16'"),
-    ('[[steps]]\nkind = "quantize"\nio_type = "int16"\n', 2, "io_type of int8 is float32 or int8; got 'int16'"),
+    (
+        '[[steps]]\nkind = "quantize"\nio_type = "int16"\n',
+        2,
+        "io_type of int8 is float32 or int8 or uint8; got 'int16'",
+    ),
     ('[[exports]]\nformat = "tflite"\nprecision = "sparse"\n', 2, "tflite has no precision 'sparse'"),
     ('[[exports]]\nformat = "coreml"\nprecision = "int8"\ndeployment_target = "iOS15"\n', 2, "iOS 16 or newer"),
     ('[[exports]]\nformat = "coreml"\nprecision = "float16"\ndeployment_target = "iOS99"\n', 2, "iOS99"),
@@ -546,6 +550,7 @@ class TestUsage:
                 "iOS 16",
             ),
             (("convert", "m", "--to", "tflite", "-o", "o.tflite", "--samples", "0"), "--samples is at least 1"),
+            (("convert", "m", "--to", "tflite", "-o", "o.tflite", "--per-tensor"), "--per-tensor is for tflite int8"),
         ],
     )
     def test_wrong_option(

@@ -130,6 +130,7 @@ def test_a_long_complaint_becomes_one_line(kind: str, reason: str, line: str) ->
     [
         (Format.TFLITE, Precision.INT8, "int8", True),
         (Format.TFLITE, Precision.INT16X8, "int16", True),
+        (Format.TFLITE, Precision.INT8, "uint8", True),
         (Format.TFLITE, Precision.INT16X8, "int8", False),
         (Format.TFLITE, Precision.INT8, "int16", False),
         (Format.TFLITE, Precision.DYNAMIC, "int8", False),
@@ -146,6 +147,16 @@ def test_types_of_the_ends(model_format: Format, precision: Precision, io_type: 
         UsageError, match=f"{model_format} {precision} has inputs and outputs of float32.*not {io_type}"
     ):
         check_io_type(model_format, precision, io_type)
+
+
+def most_scales(path: Path) -> int:
+    """The largest number of scales that a tensor of the file has: one a channel of a kernel, or one for all."""
+    import tflite
+
+    model: Any = tflite.Model.GetRootAs(path.read_bytes(), 0)
+    graph = model.Subgraphs(0)
+    found = (graph.Tensors(index).Quantization() for index in range(graph.TensorsLength()))
+    return max(told.ScaleLength() for told in found if told is not None)
 
 
 def negative_zeros(path: Path) -> int:
@@ -200,14 +211,15 @@ class TestTflite:
         assert negative_zeros(artifact.path) == 0
         assert artifact.sha256 == sha256_of(artifact.path)
 
-    @pytest.mark.parametrize("io_type", ["float32", "int8"])
+    @pytest.mark.parametrize("io_type", ["float32", "int8", "uint8"])
     def test_int8_file(self, converter: Any, pruned: Any, tmp_path: Path, io_type: str) -> None:
-        """Full integer: zeros stay zeros, inputs and outputs have the asked type, classes mostly agree."""
-        artifact = converter.export(
-            pruned, tmp_path / "m.tflite", Format.TFLITE, Precision.INT8, io_type=io_type, calibration=images(50)
-        )
+        """Full integer: zeros stay zeros, inputs and outputs have the asked type, classes mostly agree; a kernel has a
+        scale for each of its channels, or a single one where that is asked."""
+        asked: dict[str, Any] = {"io_type": io_type, "calibration": images(50), "per_tensor": io_type == "uint8"}
+        artifact = converter.export(pruned, tmp_path / "m.tflite", Format.TFLITE, Precision.INT8, **asked)
         x = images(40)
         found = run_tflite(artifact.path, x, runtime=RUNTIME)
+        assert most_scales(artifact.path) == (1 if io_type == "uint8" else 12)
         assert found.input_dtypes == {"image": io_type}
         assert found.output_dtypes == {"scores": io_type}
         assert np.abs(found.outputs["scores"] - predict(pruned, x)["scores"]).max() < 0.1

@@ -147,6 +147,7 @@ class _Run:
             io_type=quantize.io_type if quantize else "float32",
             calibration=self._calibration(quantize) if quantize else None,
             float_fallback=quantize.float_fallback if quantize else False,
+            per_tensor=quantize.per_tensor if quantize else False,
         )
         entry = self._evaluated(made, every_runtime=self._ships(stage, precision))
         self.progress.end(_metric_note(entry))

@@ -12,11 +12,11 @@ from edgeprune.artifact import Format, Precision
 from edgeprune.checker.budget import Budget, read_budget
 from edgeprune.checker.latency.latency_targets import why_never
 from edgeprune.checker.latency.profiles import find_profile, profile_place
+from edgeprune.converters.exports import INTEGER
 from edgeprune.converters.packaging import PackageOptions
 from edgeprune.errors import EdgepruneError, RecipeError, UsageError
 from edgeprune.host.toml_values import check_choice, known_keys, read_toml, typed
 from edgeprune.maker.recipe.steps import (
-    INTEGER_IO,
     ChannelStep,
     FinetuneStep,
     PruneStep,
@@ -248,7 +248,7 @@ def _check_steps(recipe: Recipe) -> str | None:
 def _check_exports(recipe: Recipe, quantized: str | None) -> None:
     path = recipe.path
     for export in recipe.exports:
-        if export.format is Format.TFLITE and export.precision in INTEGER_IO and export.precision != quantized:
+        if export.format is Format.TFLITE and export.precision in INTEGER and export.precision != quantized:
             also = "" if export.precision is Precision.INT8 else f' and precision = "{export.precision}"'
             raise RecipeError(
                 f'{path}: a tflite export of precision {export.precision} needs a step with kind = "quantize"{also}'

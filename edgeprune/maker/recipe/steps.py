@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgeprune.artifact import Precision
 from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.checker.latency.profiles import profile_place
+from edgeprune.converters.exports import INTEGER, IO_TYPES
 from edgeprune.errors import RecipeError, UsageError
 from edgeprune.host.toml_values import check_choice, check_word, near
 from edgeprune.maker.pruning.options import STYLES, ChannelOptions, MagnitudeOptions
@@ -21,7 +23,6 @@ from edgeprune.maker.training.options import TrainOptions
 
 __all__ = [
     "BACKENDS",
-    "INTEGER_IO",
     "ChannelStep",
     "FinetuneStep",
     "PruneStep",
@@ -33,7 +34,6 @@ __all__ = [
 ]
 
 BACKENDS = ("native", "tfmot")
-INTEGER_IO = {"int8": "int8", "int16x8": "int16"}  # precision that a step quantizes to -> its own type of the ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,8 @@ class QuantizeStep:
     """[[steps]] kind = "quantize": full-integer post-training quantization of the .tflite file.
 
     `samples` of the training split calibrate the activation ranges; `io_type` is the type of inputs and outputs;
-    `float_fallback` lets operations without an integer kernel compute in float. Its name is its precision.
+    `float_fallback` lets operations without an integer kernel compute in float; `per_tensor` gives each kernel one
+    scale. Its name is its precision.
     """
 
     kind: str = "quantize"
@@ -112,9 +113,11 @@ class QuantizeStep:
     samples: int = 200
     """How many training samples set the scales."""
     io_type: str = "float32"
-    """Type of inputs and outputs: `"float32"`, or `"int8"` (`"int16"` of int16x8)."""
+    """Type of inputs and outputs: `"float32"`, or `"int8"` or `"uint8"` (`"int16"` of int16x8)."""
     float_fallback: bool = False
     """Operations without an integer kernel stay in float instead of being an error."""
+    per_tensor: bool = False
+    """One scale for each kernel instead of one for each of its channels, for what refuses those (some NPUs)."""
 
 
 Step = PruneStep | ChannelStep | FinetuneStep | QuantizeStep
@@ -166,12 +169,12 @@ def check_step(step: Step) -> None:
 
 
 def _check_quantize(step: QuantizeStep) -> None:
-    if step.precision not in INTEGER_IO:
+    if step.precision not in list(INTEGER):
         raise UsageError(
             f"precision is int8 or int16x8; got {step.precision!r} (float16 and dynamic are precisions of an export)"
         )
-    known = ("float32", INTEGER_IO[step.precision])
-    if step.io_type not in known:
+    known = IO_TYPES[Precision(step.precision)]
+    if step.io_type not in list(known):
         raise UsageError(f"io_type of {step.precision} is {' or '.join(known)}; got {step.io_type!r}")
     if step.samples < 1:
         raise UsageError(f"samples is at least 1; got {step.samples}")
