@@ -37,9 +37,10 @@ _PIXEL_SCALE = 1 / 64
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Expected:
     """Numbers that an input takes: `rows` of the smallest table that it indexes, else pixels of 0 to 255, else numbers
-    around `mean` with the deviation `std` (numbers, or arrays that fit a sample)."""
+    around `mean` with the deviation `std` (numbers, or arrays that fit a sample). Of `padded` indexes 0 is padding."""
 
     rows: int | None = None
+    padded: bool = False
     pixels: bool = False
     mean: np.ndarray | float = 0.0
     std: np.ndarray | float = 1.0
@@ -90,7 +91,7 @@ def _passes(operation: Layer) -> bool:
 def _told(layer: Layer, node: Node) -> Expected | None:
     kind = type(layer).__name__
     if kind == "Embedding":
-        return Expected(rows=int(layer.input_dim))
+        return Expected(rows=int(layer.input_dim), padded=bool(layer.mask_zero))
     if kind == "CategoryEncoding":
         return Expected(rows=int(layer.num_tokens))
     if kind == "Normalization":

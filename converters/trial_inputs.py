@@ -38,7 +38,8 @@ def trial_samples(
     """`trial_count` random samples, the same for the same model; `macs` are those of its file, where they are known.
 
     The numbers are what the first layers expect (`expected_inputs`): around the statistics of a Normalization, pixels
-    of 0 to 255 before a Rescaling of them, indexes below the size of a table. Other floats are normal. The last quarter
+    of 0 to 255 before a Rescaling of them, indexes below the size of a table (the end of the last sample is padding,
+    where 0 stands for that). Other floats are normal. The last quarter
     (at least one) is four times as wide, so that what clips large numbers shows. Integers of which no table is known
     run over their whole type where it has 8 bits (pixels), else below the smallest table of the model, or are 0 and 1
     when it has none. An open size becomes OPEN_SIZE. The input named `pictures` gets random pixels p of 0 to 255 as
@@ -74,7 +75,10 @@ def _drawn(
     elif dtype in ("uint8", "int8"):
         limits = np.iinfo(dtype)
         low, high = limits.min, limits.max + 1
-    return rng.integers(low, high, size).astype(dtype)
+    whole = rng.integers(low, high, size)
+    if told.padded and len(size) == 2:
+        whole[-1, (size[1] + 1) // 2 :] = 0
+    return whole.astype(dtype)
 
 
 def _table_size(model: AnyModel) -> int:

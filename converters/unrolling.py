@@ -7,13 +7,17 @@ coremltools cannot read it; written out, each step is a handful of plain operati
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from edgeprune.errors import InputError, Unsupported
 from edgeprune.maker.keras.models import keras_module
-from edgeprune.maker.keras.types import AnyModel, Layer
+from edgeprune.maker.keras.types import AnyModel, Layer, Tensor
 
 __all__ = ["rolled_layers", "unrolled"]
+
+Loop = Callable[..., Any]
 
 
 def rolled_layers(model: AnyModel) -> list[Layer]:
@@ -35,6 +39,9 @@ def unrolled(model: AnyModel) -> Iterator[None]:
     rolled = rolled_layers(model)
     for layer in rolled:
         setattr(layer, "unroll", True)  # noqa: B010  (a field of recurrent layers only)
+        if layer.go_backwards:
+            # On the instance, past the bookkeeping of layers: nothing of it stays.
+            object.__setattr__(layer, "inner_loop", functools.partial(_backwards, layer, layer.inner_loop))
     try:
         yield
     except InputError as cause:
@@ -48,6 +55,26 @@ def unrolled(model: AnyModel) -> Iterator[None]:
     finally:
         for layer in rolled:
             setattr(layer, "unroll", False)  # noqa: B010
+            if layer.go_backwards:
+                object.__delattr__(layer, "inner_loop")
+
+
+def _backwards(
+    layer: Layer, loop: Loop, sequences: Tensor, initial_state: object, mask: Tensor | None, training: bool = False
+) -> Any:
+    """What a layer that goes backwards computes, from sequence and mask turned around.
+
+    Unrolled and with a mask, Keras 3.15 blanks the outputs by the mask in its forward order (rnn in its TensorFlow
+    backend); the loop turns the mask, too.
+    """
+    if mask is None:
+        return loop(sequences, initial_state, mask, training)
+    flip = keras_module().ops.flip
+    setattr(layer, "go_backwards", False)  # noqa: B010
+    try:
+        return loop(flip(sequences, axis=1), initial_state, flip(mask, axis=1), training)
+    finally:
+        setattr(layer, "go_backwards", True)  # noqa: B010
 
 
 def _open(layer: Layer) -> bool:

@@ -107,6 +107,28 @@ def test_masked_words(keras: Any) -> None:
     np.testing.assert_allclose(found, predict(model, moved)["out"], atol=1e-6)
 
 
+@pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave"])
+@pytest.mark.parametrize("kind", ["GRU", "LSTM", "SimpleRNN"])
+def test_masked_rows_both_ways(keras: Any, kind: str, merge: str) -> None:
+    """Stacked bidirectional layers over padding on the right, on the left, within and everywhere: every step and state
+    is what the loop computes, and the layers are as they were."""
+    layers, x = keras.layers, keras.Input((5,), dtype="int32")
+    keras.utils.set_random_seed(1)
+    words = layers.Embedding(6, 3, mask_zero=True)(x)
+    whole = layers.Bidirectional(getattr(layers, kind)(3, return_sequences=True), merge_mode=merge)(words)
+    back = getattr(layers, kind)(2, return_sequences=True, go_backwards=True)(words)
+    last = layers.Bidirectional(getattr(layers, kind)(2), merge_mode=merge)(whole)
+    model = keras.Model(x, [whole, back, last])
+    given = np.array([[1, 2, 3, 4, 5], [5, 4, 0, 0, 0], [0, 0, 0, 3, 1], [1, 0, 2, 0, 3], [0, 0, 0, 0, 0]], np.int32)
+    expected = [np.asarray(y) for y in model(given)]
+    with unrolled(model):
+        found = [np.asarray(y) for y in model(given)]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert not any("inner_loop" in vars(layer) for layer in rolled_layers(model))
+    assert [layer.go_backwards for layer in rolled_layers(model)].count(True) == 3
+
+
 def test_what_the_author_unrolled_stays(keras: Any) -> None:
     """A layer that was unrolled before is unrolled after."""
     x = keras.Input((STEPS, 3))
