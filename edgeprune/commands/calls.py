@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from edgeprune.checker.budget import Budget
     from edgeprune.checker.comparison import Comparison
+    from edgeprune.checker.latency.accelerators.placement import Placement
     from edgeprune.checker.latency.profiles import Profile
     from edgeprune.checker.size.records import FileAccount
     from edgeprune.host.progress import Progress
@@ -42,6 +43,7 @@ __all__ = [
     "load_model",
     "load_recipe",
     "load_samples",
+    "place_operations",
     "prune_channels",
     "run",
     "run_tflite",
@@ -115,6 +117,15 @@ def estimate_latency(path: StrPath, device: str | Profile) -> Estimate:
 
     profile = find_profile(device) if isinstance(device, str) else device
     return estimated(read_contents(Path(path)), profile)
+
+
+def place_operations(path: StrPath, target: str) -> Placement:
+    """Which operations of a .tflite file an accelerator takes (edgetpu, ethos-u55, ethos-u65, hexagon), and which
+    condition keeps the others on the CPU: by published rules, each with its source; nothing is compiled or measured."""
+    from edgeprune.checker.latency.accelerators.placement import place_operations as placed
+    from edgeprune.formats import read_contents
+
+    return placed(read_contents(Path(path)), target)
 
 
 def load_model(path: StrPath, *, trust_code: bool = False, custom: Sequence[StrPath] = ()) -> Model:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeprune.formats.graph import FileOptions, Window
+from edgeprune.formats.tflite.attributes import attributes_of, integers_of, open_sizes, quantization_of
 from edgeprune.formats.tflite.schema import schema
 
 __all__ = ["read_options"]
@@ -31,6 +32,10 @@ def read_options(model: Any, kinds: Sequence[str]) -> FileOptions:
         paddings={
             n: p for n, kind in enumerate(kinds) if kind == "PAD" and (p := _padding(model, subgraph, n)) is not None
         },
+        attributes=attributes_of(model, kinds),
+        quantization=quantization_of(subgraph),
+        integers=integers_of(model),
+        open_axes=open_sizes(subgraph),
     )
 
 
