@@ -62,6 +62,7 @@ __all__ = [
     "run",
     "run_tflite",
     "save_model",
+    "snippet",
     "verify",
 ]
 
@@ -115,6 +116,7 @@ _HOMES = {
     "run": "edgeprune.commands.calls",
     "run_tflite": "edgeprune.commands.calls",
     "save_model": "edgeprune.commands.calls",
+    "snippet": "edgeprune.commands.calls",
     "verify": "edgeprune.converters.verification",
 }
 _CONVERTERS = "edgeprune.converters"

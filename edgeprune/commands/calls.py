@@ -48,6 +48,7 @@ __all__ = [
     "run",
     "run_tflite",
     "save_model",
+    "snippet",
 ]
 
 StrPath = str | Path
@@ -265,3 +266,12 @@ def run(
         write_file(place / "ledger.json", json_text(ledger.to_json()).encode() + b"\n")
         write_file(place / "report.md", ledger_markdown(ledger).encode())
     return ledger
+
+
+def snippet(path: StrPath, language: str) -> str:
+    """Code that loads this very model file in an app, with its names, shapes, types and scales: kotlin, swift, python or
+    js for .tflite, swift or python for Core ML."""
+    from edgeprune.formats import read_contents
+    from edgeprune.report.snippets.languages import snippet as written
+
+    return written(read_contents(Path(path)), language)

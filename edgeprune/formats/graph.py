@@ -108,14 +108,15 @@ class Op:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """A named entry point and the names of its inputs and outputs; `input_tensors` are the inputs' positions in the
-    subgraph."""
+    """A named entry point and the names of its inputs and outputs; `input_tensors` and `output_tensors` are their
+    positions in the subgraph."""
 
     name: str
     subgraph: int
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     input_tensors: tuple[int, ...] = ()
+    output_tensors: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
