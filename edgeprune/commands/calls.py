@@ -269,8 +269,8 @@ def run(
 
 
 def snippet(path: StrPath, language: str) -> str:
-    """Code that loads this very model file in an app, with its names, shapes, types and scales: kotlin, swift, python or
-    js for .tflite, swift or python for Core ML."""
+    """Code that loads this very model file in an app, with its names, shapes, types and scales: kotlin, swift, python
+    or js for .tflite, swift or python for Core ML."""
     from edgeprune.formats import read_contents
     from edgeprune.report.snippets.languages import snippet as written
 
