@@ -30,8 +30,7 @@ def snippet(contents: Contents, language: str) -> str:
     codes: Mapping[str, Callable[..., str]]
     ends: tuple[Any, Any]
     if contents.graph is not None:
-        named = language == "js"  # LiteRT.js goes by the signature
-        ends = inputs_of(contents.graph, by_signature=named), outputs_of(contents.graph, by_signature=named)
+        ends = inputs_of(contents.graph), outputs_of(contents.graph)
         codes = _TFLITE
     elif contents.package is not None:
         ends = contents.package.inputs, contents.package.outputs

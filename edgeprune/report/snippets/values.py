@@ -96,27 +96,23 @@ def indented(lines: Iterable[str]) -> Iterator[str]:
     yield from (f"    {line}" if line else "" for line in lines)
 
 
-def inputs_of(graph: Graph, *, by_signature: bool = False) -> tuple[Value, ...]:
-    """The inputs in the order in which an interpreter takes them, or in that of the file's signature."""
+def inputs_of(graph: Graph) -> tuple[Value, ...]:
+    """The inputs in the order of the graph, in which runtimes take them, by the names of the file's signature."""
     signature = _signature(graph)
     names = dict(zip(signature.input_tensors, signature.inputs, strict=False)) if signature is not None else {}
-    return _values(graph, tuple(names) if by_signature and names else graph.inputs, names)
+    return _values(graph, graph.inputs, names)
 
 
-def outputs_of(graph: Graph, *, by_signature: bool = False) -> tuple[Value, ...]:
-    """The outputs in the order in which an interpreter gives them, or in that of the file's signature."""
+def outputs_of(graph: Graph) -> tuple[Value, ...]:
+    """The outputs in the order of the graph, in which runtimes give them, by the names of the file's signature."""
     signature = _signature(graph)
     names = dict(zip(signature.output_tensors, signature.outputs, strict=False)) if signature is not None else {}
-    return _values(graph, tuple(names) if by_signature and names else graph.outputs, names)
+    return _values(graph, graph.outputs, names)
 
 
 def _signature(graph: Graph) -> Signature | None:
-    """The first one of the first subgraph; a forged one may name tensors that are not there."""
-    known = range(len(graph.tensors))
-    for item in graph.signatures:
-        if item.subgraph == 0 and all(place in known for place in (*item.input_tensors, *item.output_tensors)):
-            return item
-    return None
+    """The first one of the first subgraph."""
+    return next((item for item in graph.signatures if item.subgraph == 0), None)
 
 
 def _values(graph: Graph, places: tuple[int, ...], names: Mapping[int, str]) -> tuple[Value, ...]:
