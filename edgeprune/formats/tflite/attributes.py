@@ -7,6 +7,7 @@ one table here serves them all. Only the first subgraph is read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import flatbuffers.number_types as numbers
@@ -14,7 +15,7 @@ from flatbuffers.table import Table
 
 from edgeprune.formats.graph import Quantization
 
-__all__ = ["attributes_of", "integers_of", "open_sizes", "quantization_of"]
+__all__ = ["TensorFacts", "attributes_of", "tensor_facts"]
 
 _MOST_INTEGERS = 16  # axes, strides, paddings and sizes are shorter
 _MAX_RANK = 32  # as in flatbuffer.py
@@ -77,6 +78,15 @@ _OPTIONS: Mapping[str, tuple[int, Mapping[str, tuple[int, Any]]]] = {
 _DEFAULTS = {"dilation_w": 1, "dilation_h": 1}  # schema.fbs; all others are 0 where the file leaves them out
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorFacts:
+    """Of the tensors of the first subgraph, by position: see `FileOptions`."""
+
+    quantization: dict[int, Quantization]
+    integers: dict[int, tuple[int, ...]]
+    open_axes: dict[int, tuple[int, ...]]
+
+
 def attributes_of(model: Any, kinds: Sequence[str]) -> dict[int, dict[str, int]]:
     """Version and options by position; an operation of another kind, or without its options, has its version only."""
     subgraph = model.Subgraphs(0)
@@ -100,43 +110,32 @@ def _fields(options: Table, fields: Mapping[str, tuple[int, Any]]) -> dict[str, 
     return found
 
 
-def quantization_of(subgraph: Any) -> dict[int, Quantization]:
-    """Scale and zero point of each tensor that has them."""
-    found = {}
-    for number in range(subgraph.TensorsLength()):
-        table = subgraph.Tensors(number).Quantization()
-        if table is not None and table.ScaleLength():
-            found[number] = Quantization(
-                scale=float(table.Scale(0)),
-                zero_point=int(table.ZeroPoint(0)) if table.ZeroPointLength() else 0,
-                scales=int(table.ScaleLength()),
-            )
-    return found
-
-
-def integers_of(model: Any) -> dict[int, tuple[int, ...]]:
-    """The values of short int32 and int64 constants."""
+def tensor_facts(model: Any) -> TensorFacts:
+    """What the tensors say; one pass, since each access to a flatbuffer costs."""
     subgraph = model.Subgraphs(0)
-    found = {}
+    facts = TensorFacts(quantization={}, integers={}, open_axes={})
     for number in range(subgraph.TensorsLength()):
         tensor = subgraph.Tensors(number)
+        table = tensor.Quantization()
+        if table is not None and (scales := table.ScaleLength()):
+            point = int(table.ZeroPoint(0)) if table.ZeroPointLength() else 0
+            facts.quantization[number] = Quantization(scale=float(table.Scale(0)), zero_point=point, scales=scales)
         width = {_INT32: 4, _INT64: 8}.get(tensor.Type())
-        if width is None or not 0 <= tensor.Buffer() < model.BuffersLength() or tensor.IsVariable():
-            continue
-        buffer = model.Buffers(tensor.Buffer())
-        length = buffer.DataLength()
-        if 0 < length <= _MOST_INTEGERS * width and length % width == 0:
-            found[number] = tuple(int(value) for value in buffer.DataAsNumpy().view(f"<i{width}"))
-    return found
-
-
-def open_sizes(subgraph: Any) -> dict[int, tuple[int, ...]]:
-    """The axes that each tensor leaves open (-1 in its signature), for tensors that leave any."""
-    found = {}
-    for number in range(subgraph.TensorsLength()):
-        tensor = subgraph.Tensors(number)
+        if width is not None:
+            facts.integers.update(_integers(model, number, tensor, width))
         if 0 < tensor.ShapeSignatureLength() <= _MAX_RANK:
             sizes = tensor.ShapeSignatureAsNumpy().tolist()
             if min(sizes) < 0:
-                found[number] = tuple(axis for axis, size in enumerate(sizes) if size < 0)
-    return found
+                facts.open_axes[number] = tuple(axis for axis, size in enumerate(sizes) if size < 0)
+    return facts
+
+
+def _integers(model: Any, number: int, tensor: Any, width: int) -> dict[int, tuple[int, ...]]:
+    """The values of a short constant under its number; nothing for a long one or none."""
+    if not 0 < tensor.Buffer() < model.BuffersLength() or tensor.IsVariable():
+        return {}
+    buffer = model.Buffers(tensor.Buffer())
+    length = buffer.DataLength()
+    if not 0 < length <= _MOST_INTEGERS * width or length % width:
+        return {}
+    return {number: tuple(int(value) for value in buffer.DataAsNumpy().view(f"<i{width}"))}
