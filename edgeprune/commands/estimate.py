@@ -24,7 +24,9 @@ __all__ = ["estimate"]
     metavar="NAME",
     help="Say which operations map to an accelerator: edgetpu, ethos-u55, ethos-u65, hexagon.",
 )
-@click.option("--verbose", "every", is_flag=True, help="Every operation, in order, not the slowest only.")
+@click.option(
+    "--verbose", "every", is_flag=True, help="Every operation, in order, not the slowest (or those on the CPU) only."
+)
 @common_options("json")
 def estimate(file: Path, device: str | None, target: str | None, every: bool, as_json: bool) -> int:
     """How long FILE (.tflite or .mlpackage) takes on a device that is not here: an estimate with its error band.

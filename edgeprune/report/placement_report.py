@@ -50,7 +50,7 @@ def _answer(found: Placement) -> str:
     share = f" ({format_percent(found.macs_share)} of the MACs)" if found.macs_share is not None else ""
     words = {Maps.YES: "maps fully", Maps.NO: "does not map fully", Maps.UNKNOWN: "not known whether it maps fully"}
     answer = f"{words[found.maps]}; {yes} of {count} operations map{share}"
-    return answer + (f", of {unknown} the rules do not tell" if unknown else "")
+    return answer + (f", {unknown} unknown" if unknown else "")
 
 
 def _rows(ops: list[OpPlacement], numbers: Mapping[str, str]) -> Iterator[tuple[str, ...]]:

@@ -114,15 +114,14 @@ def _placement(
 
 
 def _in_parts(graph: Graph, accelerator: Accelerator) -> Iterator[OpPlacement]:
-    """The operations in order; where one part is all there is, those behind its end stay on the CPU with it."""
+    """The operations in order; where one part is all there is, those behind its end stay on the CPU with it, and those
+    behind an operation of which the rules do not tell are no better known."""
     end: OpPlacement | None = None
     for index, op in enumerate(op for op in graph.ops if op.subgraph == 0):
         view = OpView(graph=graph, op=op, index=index)
         found = _conditions(view, accelerator)
         if end is not None and not any(condition.met is False for condition in found):
-            behind = f"it comes after #{end.index} {end.op}"
-            source = accelerator.parts_source.address
-            found = (Condition(rule=accelerator.parts_rule, met=False, found=behind, source=source), *found)
+            found = (_behind(end, accelerator), *found)
         met = {condition.met for condition in found}
         placed = OpPlacement(
             index=index,
@@ -133,8 +132,21 @@ def _in_parts(graph: Graph, accelerator: Accelerator) -> Iterator[OpPlacement]:
             conditions=found,
         )
         yield placed
-        if accelerator.parts == "first" and end is None and placed.maps is Maps.NO and not _passes(view, accelerator):
+        ends = accelerator.parts == "first" and placed.maps is not Maps.YES and not _passes(view, accelerator)
+        if ends and (end is None or (end.maps is Maps.UNKNOWN and placed.maps is Maps.NO)):
             end = placed
+
+
+def _behind(end: OpPlacement, accelerator: Accelerator) -> Condition:
+    """What an operation behind the end of the only part fails, or what is not known of one behind a possible end."""
+    ended = end.maps is Maps.NO
+    where = f"#{end.index} {end.op:.60}"
+    return Condition(
+        rule=accelerator.parts_rule,
+        met=False if ended else None,
+        found=f"it comes after {where}" if ended else f"whether {where} maps is not known",
+        source=accelerator.parts_source.address,
+    )
 
 
 def _conditions(view: OpView, accelerator: Accelerator) -> tuple[Condition, ...]:
