@@ -156,6 +156,17 @@ def devices() -> str:
     return table(head, rows)
 
 
+def targets() -> str:
+    """The accelerators that there are rules for."""
+    from edgeprune.checker.latency.accelerators.rules import find_accelerator, target_names
+
+    rows = []
+    for a in map(find_accelerator, target_names()):
+        documents = "; ".join(dict.fromkeys(f"<{s.address.partition(' ')[0]}> ({s.dated})" for s in a.sources))
+        rows.append((f"`{a.target}`", ", ".join(a.precisions), str(len(a.operations)), str(len(a.rules)), documents))
+    return table(("target", "files", "operations", "rules", "sources"), rows)
+
+
 def api() -> str:
     """The public names of `import edgeprune`."""
     import edgeprune
@@ -235,6 +246,7 @@ def parts() -> dict[str, Callable[[], str]]:
         "codecs": codecs,
         "criteria": criteria,
         "devices": devices,
+        "targets": targets,
         "errors": errors,
         "exit-codes": exit_codes,
         "ranks": ranks,

@@ -32,6 +32,7 @@ __all__ = [
     "Ledger",
     "MagnitudeOptions",
     "Metric",
+    "Placement",
     "PolynomialDecay",
     "Precision",
     "Profile",
@@ -53,6 +54,7 @@ __all__ = [
     "load_model",
     "load_recipe",
     "load_samples",
+    "place_operations",
     "prune_channels",
     "prune_dead",
     "prune_magnitude",
@@ -60,6 +62,7 @@ __all__ = [
     "run",
     "run_tflite",
     "save_model",
+    "snippet",
     "verify",
 ]
 
@@ -83,6 +86,7 @@ _HOMES = {
     "Ledger": "edgeprune.ledger",
     "MagnitudeOptions": "edgeprune.maker.pruning.options",
     "Metric": "edgeprune.maker.training.metrics",
+    "Placement": "edgeprune.checker.latency.accelerators.placement",
     "PolynomialDecay": "edgeprune.maker.pruning.schedule",
     "Precision": "edgeprune.artifact",
     "Profile": "edgeprune.checker.latency.profiles",
@@ -104,6 +108,7 @@ _HOMES = {
     "load_model": "edgeprune.commands.calls",
     "load_recipe": "edgeprune.commands.calls",
     "load_samples": "edgeprune.commands.calls",
+    "place_operations": "edgeprune.commands.calls",
     "prune_channels": "edgeprune.commands.calls",
     "prune_dead": "edgeprune.maker.pruning.channel.lossless",
     "prune_magnitude": "edgeprune.maker.pruning.magnitude",
@@ -111,6 +116,7 @@ _HOMES = {
     "run": "edgeprune.commands.calls",
     "run_tflite": "edgeprune.commands.calls",
     "save_model": "edgeprune.commands.calls",
+    "snippet": "edgeprune.commands.calls",
     "verify": "edgeprune.converters.verification",
 }
 _CONVERTERS = "edgeprune.converters"

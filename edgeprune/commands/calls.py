@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from edgeprune.checker.budget import Budget
     from edgeprune.checker.comparison import Comparison
+    from edgeprune.checker.latency.accelerators.placement import Placement
     from edgeprune.checker.latency.profiles import Profile
     from edgeprune.checker.size.records import FileAccount
     from edgeprune.host.progress import Progress
@@ -42,10 +43,12 @@ __all__ = [
     "load_model",
     "load_recipe",
     "load_samples",
+    "place_operations",
     "prune_channels",
     "run",
     "run_tflite",
     "save_model",
+    "snippet",
 ]
 
 StrPath = str | Path
@@ -115,6 +118,15 @@ def estimate_latency(path: StrPath, device: str | Profile) -> Estimate:
 
     profile = find_profile(device) if isinstance(device, str) else device
     return estimated(read_contents(Path(path)), profile)
+
+
+def place_operations(path: StrPath, target: str) -> Placement:
+    """Which operations of a .tflite file an accelerator takes (edgetpu, ethos-u55, ethos-u65, hexagon), and which
+    condition keeps the others on the CPU: by published rules, each with its source; nothing is compiled or measured."""
+    from edgeprune.checker.latency.accelerators.placement import place_operations as placed
+    from edgeprune.formats import read_contents
+
+    return placed(read_contents(Path(path)), target)
 
 
 def load_model(path: StrPath, *, trust_code: bool = False, custom: Sequence[StrPath] = ()) -> Model:
@@ -254,3 +266,12 @@ def run(
         write_file(place / "ledger.json", json_text(ledger.to_json()).encode() + b"\n")
         write_file(place / "report.md", ledger_markdown(ledger).encode())
     return ledger
+
+
+def snippet(path: StrPath, language: str) -> str:
+    """Code that loads this very model file in an app, with its names, shapes, types and scales: kotlin, swift, python
+    or js for .tflite, swift or python for Core ML."""
+    from edgeprune.formats import read_contents
+    from edgeprune.report.snippets.languages import snippet as written
+
+    return written(read_contents(Path(path)), language)

@@ -1,47 +1,85 @@
-"""`edgeprune estimate`: latency on a device that is not here. Light imports only."""
+"""`edgeprune estimate`: latency on a device, or the fit of an accelerator, that is not here. Light imports only."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgeprune.commands.options import PATH, common_options, echo_json
+from edgeprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeprune.formats import Contents
 
 __all__ = ["estimate"]
 
 
 @click.command()
 @click.argument("file", type=PATH)
+@click.option("--device", metavar="NAME", help="A profile of 'edgeprune devices', or a .toml of your own.")
 @click.option(
-    "--device", required=True, metavar="NAME", help="A profile of 'edgeprune devices', or a .toml of your own."
+    "--target",
+    metavar="NAME",
+    help="Say which operations map to an accelerator: edgetpu, ethos-u55, ethos-u65, hexagon.",
 )
-@click.option("--verbose", "every", is_flag=True, help="Every operation, in order, not the slowest only.")
+@click.option(
+    "--verbose", "every", is_flag=True, help="Every operation, in order, not the slowest (or those on the CPU) only."
+)
 @common_options("json")
-def estimate(file: Path, device: str, every: bool, as_json: bool) -> int:
+def estimate(file: Path, device: str | None, target: str | None, every: bool, as_json: bool) -> int:
     """How long FILE (.tflite or .mlpackage) takes on a device that is not here: an estimate with its error band.
 
     Operation by operation from the file's shapes, with rates fitted on published measurements; zeros cannot change it.
     Also says for which targets sparsity would pay, and which condition fails. Exit code 3 where the profile does not
     cover the file.
 
+    With --target, which operations of an int8 .tflite file an accelerator takes, which stay on the CPU and why, by the
+    published rules of the target and not by its compiler.
+
     \b
     Examples:
       edgeprune devices
       edgeprune estimate model.tflite --device pixel3-tflite-4t-float32
+      edgeprune estimate model.tflite --target edgetpu
     """
+    from edgeprune.formats import read_contents
+
+    if device is None and target is None:
+        raise UsageError("nothing to estimate for; give --device ('edgeprune devices' lists them) or --target edgetpu")
+    contents = read_contents(file)
+    body: dict[str, object] = {"schema_version": 1, "path": str(file)}
+    texts, code = [], 0
+    for name, tell in ((device, _latency), (target, _placement)):
+        if name is not None:
+            facts, text, given = tell(file, contents, name, every)
+            body |= facts
+            texts.append(text)
+            code = code if given else 3
+    if as_json:
+        echo_json(body)
+    else:
+        click.echo("\n\n".join(texts))
+    return code
+
+
+def _latency(file: Path, contents: Contents, device: str, every: bool) -> tuple[dict[str, object], str, bool]:
+    """The estimate for programs and for people, and whether there is one."""
     from edgeprune.checker.latency.estimate import latency_breakdown
     from edgeprune.checker.latency.profiles import find_profile
     from edgeprune.checker.latency.sparsity import load_refusals, sparsity_advice
-    from edgeprune.formats import read_contents
     from edgeprune.report.latency_report import estimate_json, estimate_text
 
-    profile = find_profile(device)
-    contents = read_contents(file)
-    found = latency_breakdown(contents, profile)
+    found = latency_breakdown(contents, find_profile(device))
     told = (file, found, sparsity_advice(contents), load_refusals(contents))
-    if as_json:
-        echo_json(estimate_json(*told))
-    else:
-        click.echo(estimate_text(*told, every=every))
-    return 0 if found.estimate.given else 3
+    return estimate_json(*told), estimate_text(*told, every=every), found.estimate.given
+
+
+def _placement(file: Path, contents: Contents, target: str, every: bool) -> tuple[dict[str, object], str, bool]:
+    """Which operations map, for programs and for people."""
+    from edgeprune.checker.latency.accelerators.placement import place_operations
+    from edgeprune.report.placement_report import placement_json, placement_text
+
+    found = place_operations(contents, target)
+    return {"placement": placement_json(found)}, placement_text(file, found, every=every), True

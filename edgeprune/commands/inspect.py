@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgeprune.commands.options import PATH, chosen_format, common_options
+from edgeprune.errors import UsageError
 
 __all__ = ["inspect"]
 
@@ -20,8 +21,14 @@ __all__ = ["inspect"]
     help="[default: text]",
 )
 @click.option("--why", is_flag=True, help="Say where the bytes are and what would make them fewer.")
+@click.option(
+    "--snippet",
+    "language",
+    type=click.Choice(["kotlin", "swift", "python", "js"]),
+    help="Print code that loads this file in an app, with its names, shapes, types and scales, instead of the table.",
+)
 @common_options("json")
-def inspect(file: Path, output_format: str | None, as_json: bool, why: bool) -> int:
+def inspect(file: Path, output_format: str | None, as_json: bool, why: bool, language: str | None) -> int:
     """Show the graph of a model FILE as a table: op, shape, precision, parameters, zeros, MACs, bytes.
 
     "deflated" is a layer's part of the compressed download, "ideal" what a coder that looks at one number at a time
@@ -33,6 +40,8 @@ def inspect(file: Path, output_format: str | None, as_json: bool, why: bool) -> 
     from edgeprune.report.cells import shown
     from edgeprune.report.inspect_report import INSPECT_FORMATS
 
+    if language is not None:
+        return _snippet(file, language, alone=not (output_format or as_json or why))
     form = chosen_format(as_json, output_format)
     found = sources_of(file, (BASE_CODEC,), every=True)
     click.echo(INSPECT_FORMATS[form]([source.record for source in found.models]), nl=False)
@@ -41,4 +50,17 @@ def inspect(file: Path, output_format: str | None, as_json: bool, why: bool) -> 
     if why:
         told = [sentence for source in found.models for sentence in reasons(source.contents, source.record)]
         click.echo("\n".join(f"- {shown(sentence)}" for sentence in told), err=form != "text")
+    return 0
+
+
+def _snippet(file: Path, language: str, *, alone: bool) -> int:
+    from edgeprune.checker.size.models_behind import is_bundle
+    from edgeprune.formats import read_contents
+    from edgeprune.report.snippets.languages import snippet
+
+    if not alone:
+        raise UsageError("--snippet prints code alone; leave out --format, --json and --why")
+    if is_bundle(file):
+        raise UsageError(f"{file}: --snippet is for one model; take it out of the bundle first")
+    click.echo(snippet(read_contents(file), language), nl=False)
     return 0

@@ -18,6 +18,7 @@ __all__ = [
     "FileOptions",
     "Graph",
     "Op",
+    "Quantization",
     "Signature",
     "Tensor",
     "Window",
@@ -107,14 +108,15 @@ class Op:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """A named entry point and the names of its inputs and outputs; `input_tensors` are the inputs' positions in the
-    subgraph."""
+    """A named entry point and the names of its inputs and outputs; `input_tensors` and `output_tensors` are their
+    positions in the subgraph."""
 
     name: str
     subgraph: int
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     input_tensors: tuple[int, ...] = ()
+    output_tensors: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,17 +130,33 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quantization:
+    """What the integers of a tensor mean: (integer - `zero_point`) * `scale`; the first of `scales`, one an axis's
+    element where there are several."""
+
+    scale: float
+    zero_point: int
+    scales: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileOptions:
     """Options of the first subgraph, by position of the operation or tensor in it.
 
     `open_inputs` are the declared shapes of inputs with an open size (-1) behind the batch, `sparse` the tensors stored
-    with their sparsity, `paddings` the constant paddings of PAD operations, (before, after) for each axis.
+    with their sparsity, `paddings` the constant paddings of PAD operations, (before, after) for each axis. `attributes`
+    are the version and the numeric options of operations; `quantization`, `integers` (short constants) and `open_axes`
+    (declared open, the batch included) go by tensor.
     """
 
     windows: Mapping[int, Window] = field(default_factory=dict)
     open_inputs: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     sparse: frozenset[int] = frozenset()
     paddings: Mapping[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    attributes: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    quantization: Mapping[int, Quantization] = field(default_factory=dict)
+    integers: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    open_axes: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,13 +64,14 @@ class Pays(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """One condition of a rule; `met` is None where the file does not tell. `found` says what was found, and `letter`
-    orders those of XNNPACK."""
+    """One condition of a rule; `met` is None where the file does not tell. `found` says what was found, `letter` orders
+    those of XNNPACK, and `source` is where this one is published (of sparsity, the advice has one source)."""
 
     rule: str
     met: bool | None
     found: str
     letter: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -255,6 +255,7 @@ class _Reader:
                 inputs=tuple(self.name(m.Name()) for m in self.tables(table.InputsLength(), table.Inputs)),
                 outputs=tuple(self.name(m.Name()) for m in self.tables(table.OutputsLength(), table.Outputs)),
                 input_tensors=tuple(m.TensorIndex() for m in self.tables(table.InputsLength(), table.Inputs)),
+                output_tensors=tuple(m.TensorIndex() for m in self.tables(table.OutputsLength(), table.Outputs)),
             )
             for table in tables
         )

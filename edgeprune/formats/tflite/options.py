@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeprune.formats.graph import FileOptions, Window
+from edgeprune.formats.tflite.attributes import attributes_of, tensor_facts
 from edgeprune.formats.tflite.schema import schema
 
 __all__ = ["read_options"]
@@ -23,7 +24,7 @@ _WINDOWS: Mapping[str, tuple[Any, int]] = {
 
 def read_options(model: Any, kinds: Sequence[str]) -> FileOptions:
     """The options in a flatbuffer; `kinds` are the operations of its first subgraph. Raises what the schema does."""
-    subgraph = model.Subgraphs(0)
+    subgraph, tensors = model.Subgraphs(0), tensor_facts(model)
     return FileOptions(
         windows={n: w for n, kind in enumerate(kinds) if (w := _window(subgraph.Operators(n), kind)) is not None},
         open_inputs={n: shape for n in _inputs(subgraph) if min((shape := _signature(subgraph, n))[1:], default=0) < 0},
@@ -31,6 +32,10 @@ def read_options(model: Any, kinds: Sequence[str]) -> FileOptions:
         paddings={
             n: p for n, kind in enumerate(kinds) if kind == "PAD" and (p := _padding(model, subgraph, n)) is not None
         },
+        attributes=attributes_of(model, kinds),
+        quantization=tensors.quantization,
+        integers=tensors.integers,
+        open_axes=tensors.open_axes,
     )
 
 

@@ -1,0 +1,76 @@
+"""What `estimate --target` prints: which operations an accelerator takes, why not the others, and who says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+
+from edgeprune.checker.latency.accelerators.placement import Maps, OpPlacement, Placement
+from edgeprune.report.cells import shown
+from edgeprune.report.table import Table, to_text
+from edgeprune.units import format_percent
+
+__all__ = ["placement_json", "placement_text"]
+
+
+def placement_json(found: Placement) -> dict[str, object]:
+    """A placement for programs; conditions are those that fail (false) or could not be evaluated (null)."""
+    return asdict(found) | {"measured": False, "macs_share": found.macs_share}
+
+
+def placement_text(path: Path, found: Placement, *, every: bool) -> str:
+    """The answer, the operations that stay on the CPU or may (or `every` one), and the documents."""
+    heading = f"{shown(str(path))} on {found.target} ({found.title}): {_answer(found)}"
+    if found.refused:
+        return f"{heading} (by published rules; nothing measured)"
+    wanted = [op for op in found.ops if every or op.maps is not Maps.YES]
+    cited = {condition.source for op in wanted for condition in op.conditions}
+    sources = [source for source in found.sources if source.address in cited or not cited]
+    numbers = {source.address: str(number) for number, source in enumerate(sources, start=1)}
+    table = Table(
+        heads=("#", "operation", "maps", "why", "source"),
+        rows=tuple(_rows(wanted, numbers)),
+        left=frozenset(range(1, 5)),
+    )
+    lines = [heading, *([found.note] if found.note else []), ""]
+    if wanted:
+        lines += [to_text(table), ""]
+    lines.append(f"by published rules, not by {found.compiler}: nothing was compiled, nothing measured")
+    lines += [f"[{numbers[source.address]}] {source.address} ({source.dated})" for source in sources]
+    return "\n".join(lines)
+
+
+def _answer(found: Placement) -> str:
+    if found.refused:
+        return found.refused
+    count = len(found.ops)
+    yes, unknown = len(found.of(Maps.YES)), len(found.of(Maps.UNKNOWN))
+    share = f" ({format_percent(found.macs_share)} of the MACs)" if found.macs_share is not None else ""
+    words = {Maps.YES: "maps fully", Maps.NO: "does not map fully", Maps.UNKNOWN: "not known whether it maps fully"}
+    answer = f"{words[found.maps]}; {yes} of {count} operations map{share}"
+    return answer + (f", {unknown} unknown" if unknown else "")
+
+
+def _rows(ops: list[OpPlacement], numbers: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+    """A row for each operation; several in a row with the same single reason share one."""
+    for same, group in groupby(ops, key=_shared):
+        some = list(group)
+        if same and len(some) > 1:
+            name = f"{some[0].index}-{some[-1].index}"
+            yield (name, f"{len(some)} operations", some[0].maps.value, *_why(some[0], numbers))
+            continue
+        for op in some:
+            yield (str(op.index), shown(op.op), op.maps.value, *_why(op, numbers))
+
+
+def _shared(op: OpPlacement) -> tuple[str, str] | None:
+    return (op.conditions[0].rule, op.conditions[0].found) if len(op.conditions) == 1 else None
+
+
+def _why(op: OpPlacement, numbers: Mapping[str, str]) -> tuple[str, str]:
+    """What fails, where anything does; otherwise what is not known."""
+    told = [condition for condition in op.conditions if condition.met is False] or list(op.conditions)
+    words = "; ".join(f"{condition.rule}: {shown(condition.found)}" for condition in told)
+    return words, ", ".join(f"[{number}]" for number in dict.fromkeys(numbers[item.source] for item in told))
