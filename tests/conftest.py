@@ -161,9 +161,8 @@ def converter() -> Iterator[Any]:
         yield made
 
 
-@pytest.fixture
-def one_converter(converter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the command line use the common converter process: starting one costs ten seconds."""
+def lend(converter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command line use this converter process: starting one costs ten seconds."""
 
     class Borrowed:
         def __enter__(self) -> Any:
@@ -179,6 +178,12 @@ def one_converter(converter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (conversion, pipeline, session):
         monkeypatch.setattr(module, "Converter", Borrowed)
+
+
+@pytest.fixture
+def one_converter(converter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line uses the common converter process."""
+    lend(converter, monkeypatch)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -89,7 +89,7 @@ def test_the_job_uses_public_names_only() -> None:
     assert not {name for name in used if name.startswith("_")}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 @pytest.mark.skipif(not installed_runtimes(), reason="no TFLite runtime is installed")
 def test_the_whole_job(tmp_path: Path) -> None:
     """Load, prune, fine-tune, convert to int8 and float32, verify, account, check, compare, estimate."""

@@ -69,20 +69,6 @@ def test_open_sizes_are_refused(keras: Any) -> None:
         batch_one_shapes(keras.Model(x, keras.layers.Dense(2)(x)))
 
 
-@pytest.mark.slow
-def test_a_converter_needs_no_context(vector_model: Any, tmp_path: Path) -> None:
-    """Outside a `with` it starts when it is first used, ends when closed, and starts again."""
-    lone = Converter(timeout_s=300)
-    made = lone.export(vector_model, tmp_path / "a.tflite", Format.TFLITE, Precision.FLOAT32)
-    folder, child = lone._folder, lone._child
-    assert child is not None
-    lone.close()
-    assert (folder.exists(), child.poll() is None) == (False, False)
-    again = lone.export(vector_model, tmp_path / "b.tflite", Format.TFLITE, Precision.FLOAT32)
-    lone.close()
-    assert (made.sha256, again.path.exists()) == (again.sha256, True)
-
-
 def test_a_converter_ends_with_its_last_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What nobody closes goes with the object: its folder does not stay."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -296,21 +282,29 @@ class TestTflite:
 class TestChild:
     """The converter's process when it fails."""
 
-    def test_a_crash_and_a_new_start(self, pruned: Any, tmp_path: Path) -> None:
-        """A killed child is an error; the next export works."""
-        with Converter(timeout_s=300) as converter:
-            converter.start()
-            assert converter._child is not None
-            os.kill(converter._child.pid, signal.SIGSEGV)
-            with pytest.raises(ConversionError, match=r"tflite float32: .* died of SIGSEGV"):
-                converter.export(pruned, tmp_path / "a.tflite", Format.TFLITE, Precision.FLOAT32)
-            assert list(tmp_path.iterdir()) == []
-            converter.export(pruned, tmp_path / "a.tflite", Format.TFLITE, Precision.FLOAT32)
-            child = converter._child.pid
-            folder = converter._folder
-        assert not Path(f"/proc/{child}").exists()
-        assert not folder.exists()
+    def test_a_crash_an_end_and_new_starts(self, vector_model: Any, tmp_path: Path) -> None:
+        """Outside a `with` it starts when it is first used. A killed child is an error, and the next export works; it
+        ends when closed or at the end of a context, with its folder, and each new start makes the same file."""
+        lone = Converter(timeout_s=300)
+
+        def export(name: str) -> tuple[str, Any, Path]:
+            made = lone.export(vector_model, tmp_path / name, Format.TFLITE, Precision.FLOAT32)
+            assert lone._child is not None
+            return made.sha256, lone._child, lone._folder
+
+        first, child, _ = export("a.tflite")
+        os.kill(child.pid, signal.SIGSEGV)
+        with pytest.raises(ConversionError, match=r"tflite float32: .* died of SIGSEGV"):
+            export("b.tflite")
         assert [p.name for p in tmp_path.iterdir()] == ["a.tflite"]
+        second, child, folder = export("b.tflite")
+        lone.close()
+        assert (folder.exists(), Path(f"/proc/{child.pid}").exists()) == (False, False)
+        with lone:
+            third, child, folder = export("c.tflite")
+        assert (folder.exists(), Path(f"/proc/{child.pid}").exists()) == (False, False)
+        assert first == second == third
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tflite", "b.tflite", "c.tflite"]
 
     def test_a_hang(self, pruned: Any, tmp_path: Path) -> None:
         """A child that does not answer in time is ended."""

@@ -274,7 +274,7 @@ def both(splits: dict[str, Samples]) -> dict[str, tuple[PruneResult, TrainLog]]:
 
 
 @needs_tfmot
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)  # of the trainings that the tests below share
 def test_both_backends_reach_the_same_sparsity_in_every_kernel(both: dict[str, tuple[PruneResult, TrainLog]]) -> None:
     """Kernel by kernel the number of zeros is the same to one element, and the depthwise kernel stays dense in both."""
     native, tfmot = (both[name][0].report for name in ("native", "tfmot"))

@@ -176,7 +176,7 @@ def volume(keras: Any, L: Any, ops: Any) -> Any:  # noqa: N803
 
 def recurrent(kind: str) -> Builder:
     def build(keras: Any, L: Any, ops: Any) -> Any:  # noqa: N803
-        x = keras.Input((7, 6))
+        x = keras.Input((4, 6))  # steps are unrolled for the converters, and each costs as much as the others
         y = L.Dense(16, activation="relu", name="before")(x)
         y = getattr(L, kind)(24, return_sequences=True, name="first")(y)
         y = getattr(L, kind)(16, name="second")(y)
@@ -186,7 +186,7 @@ def recurrent(kind: str) -> Builder:
 
 
 def bidirectional(keras: Any, L: Any, ops: Any) -> Any:  # noqa: N803
-    x = keras.Input((7, 6))
+    x = keras.Input((4, 6))
     y = L.Bidirectional(L.LSTM(16, return_sequences=True), name="both")(x)
     y = L.Bidirectional(L.GRU(16), merge_mode="sum", name="summed")(y)
     return keras.Model(x, L.Dense(3)(y))
@@ -313,7 +313,7 @@ def keyword_attention(keras: Any, L: Any, ops: Any) -> Any:  # noqa: N803
 
 
 def masked_lstm(keras: Any, L: Any, ops: Any) -> Any:  # noqa: N803
-    x = keras.Input((7,), dtype="int32")
+    x = keras.Input((4,), dtype="int32")
     y = L.Embedding(12, 16, mask_zero=True, name="words")(x)
     y = L.LSTM(24, return_sequences=True, name="first")(y)
     return keras.Model(x, L.Dense(3)(L.GRU(16, name="second")(y)))
