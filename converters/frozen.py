@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeprune.converters.channels_last import channels_last
 from edgeprune.converters.signed_zeros import without_signed_zeros
 from edgeprune.converters.types import Generated, GraphDef, Prepare
 from edgeprune.converters.unrolling import unrolled
@@ -102,12 +103,12 @@ def freeze(model: AnyModel, path: Path, *, unroll: bool = False) -> FrozenGraph:
     _refuse_names(model)
     shapes = batch_one_shapes(model)
     specs = [tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in shapes.items()]
-    call = tf.function(lambda *tensors: call_model(model, tensors), autograph=False)
+    call = tf.function(lambda *tensors: call_model(model, tensors, as_written=True), autograph=False)
     with unrolled(model) if unroll else contextlib.nullcontext():
         traced = call.get_concrete_function(*specs)
     fed = [tensor.name for tensor in traced.inputs[: len(shapes)]]  # variables and captured constants follow
     made = [tensor.name for tensor in traced.outputs]
-    definition = without_signed_zeros(_inlined(_constant_graph(traced), fed, made))
+    definition = channels_last(without_signed_zeros(_inlined(_constant_graph(traced), fed, made)))
     left = sum(node.op == "Placeholder" and f"{node.name}:0" not in fed for node in definition.node)
     if left:
         raise ConversionError(f"model {model.name!r}: {left} of its variables did not become constants")

@@ -20,6 +20,7 @@ import numpy as np
 from edgeprune.errors import InputError, MissingExtra, OutputError, Unsupported
 from edgeprune.formats.contents import printable
 from edgeprune.host.interrupts import undoing
+from edgeprune.maker.keras.layouts import computed_channels_last
 from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel, Layer, Model, Shape, Tensor, Variable
 
@@ -311,18 +312,21 @@ def as_called(model: Model, values: Sequence[object]) -> object:
     return values[0] if len(values) == 1 else list(values)
 
 
-def call_model(model: AnyModel, tensors: Sequence[Tensor]) -> list[Tensor]:
+def call_model(model: AnyModel, tensors: Sequence[Tensor], *, as_written: bool = False) -> list[Tensor]:
     """The model's outputs, flat and in order, for input tensors in the order of `input_specs`; inference mode.
 
-    Raises InputError for a model that was made and cannot be computed: a file may hold settings that nobody has looked
-    at until then, and Keras raises anything for them.
+    With `as_written` operations that only a GPU computes (channels first) stay in a graph that is traced. Raises
+    InputError for a model that was made and cannot be computed: a file may hold settings that nobody has looked at
+    until then, and Keras raises anything for them.
     """
     import tensorflow as tf
 
     if isinstance(model, SavedModel):
         return model.call(tensors)
+    layout = contextlib.nullcontext() if as_written else computed_channels_last(keras_module(), model)
     try:
-        return tf.nest.flatten(model(as_called(model, tensors), training=False))
+        with layout:
+            return tf.nest.flatten(model(as_called(model, tensors), training=False))
     except Exception as cause:
         reason = f"{type(cause).__name__}: {one_line(cause)[:160]}"
         raise InputError(f"model {model.name!r} cannot be computed: {reason}") from cause
