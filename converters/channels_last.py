@@ -112,8 +112,8 @@ class _Turning:
     def _layer(self, operation: Generated, node: NodeDef) -> None:
         if node.op not in _LAYERS or any(t.consumers() for t in operation.outputs[1:]):
             raise Unsupported(
-                f"{node.name!r} is a {node.op} that computes channels first, which no kernel of a phone does, and cannot "
-                "be turned: build the layer with data_format='channels_last'"
+                f"{node.name!r} is a {node.op} that computes channels first, which no kernel of a phone does, and "
+                "cannot be turned: build the layer with data_format='channels_last'"
             )
         place, layout = _LAYERS[node.op], node.attr["data_format"].s
         order = _to_last(operation.outputs[0].shape.rank or len(layout))

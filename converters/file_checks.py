@@ -135,8 +135,12 @@ def refuse_lost_sparsity(artifact: Artifact, found: float | None, model: AnyMode
 
 
 def kernel_sparsity(model: AnyModel) -> float | None:
-    """Share of zeros in the weights of two and more axes of a Keras model; None for a model without layers."""
-    kernels = [np.asarray(weight) for weight in getattr(model, "weights", []) if len(weight.shape) > 1]
+    """Share of zeros in the weights of two and more axes of a Keras model; None for a model without layers.
+
+    The factors of a LoRA are left out: Keras stores them as zeros when it saves their product in the kernel.
+    """
+    weights = [weight for weight in getattr(model, "weights", []) if not weight.name.startswith("lora_")]
+    kernels = [np.asarray(weight) for weight in weights if len(weight.shape) > 1]
     elements = sum(kernel.size for kernel in kernels)
     return sum(int(k.size - np.count_nonzero(k)) for k in kernels) / elements if elements else None
 

@@ -167,7 +167,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     check_conversion(output, wanted.precision, options, calibrated=wanted.calibration is not None)
     progress = Progress(quiet=wanted.quiet)
     progress.begin(f"load {path.name}")
-    model = load_convertible(path, trust_code=wanted.trust_code, custom=wanted.custom)
+    model = load_convertible(path, trust_code=wanted.trust_code, custom=wanted.custom, on_note=progress.note)
     scaling = {"scale": wanted.scale, "offset": wanted.offset}
     calibration = load_split(wanted.calibration, model, None, **scaling) if wanted.calibration else None
     samples = load_split(wanted.data, model, wanted.metric, **scaling) if wanted.data else None

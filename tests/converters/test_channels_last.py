@@ -53,7 +53,7 @@ def test_a_cpu_computes_it(keras: Any) -> None:
 
 @pytest.mark.slow
 def test_both_formats_compute_it(model: Any, tmp_path: Path) -> None:
-    """Parity with the model, whose input keeps its shape; a transposition at the input, another before Flatten at most."""
+    """Parity with the model, whose input keeps its shape; transposed at the input and before Flatten at most."""
     with Converter() as converter:
         for name in ("a.tflite", "a.mlpackage"):
             entry = convert(

@@ -44,6 +44,7 @@ __all__ = [
     "predictor",
     "refresh",
     "refuse_half_precision",
+    "refuse_quantized",
     "save_model",
     "unlocked",
     "weight_of",
@@ -125,6 +126,18 @@ def refuse_half_precision(model: AnyModel) -> None:
             raise Unsupported(
                 f"layer {leaf.layer.name!r} computes in {dtype} (policy {leaf.layer.dtype_policy.name!r}), which "
                 "TFLite cannot; build the model with the float32 policy, load these weights into it and save that"
+            )
+
+
+def refuse_quantized(model: AnyModel) -> None:
+    """Raise Unsupported for layers whose weights Keras stores as integers (`model.quantize`)."""
+    for leaf in [] if isinstance(model, SavedModel) else leaf_layers(model):
+        mode = getattr(leaf.layer, "quantization_mode", None)
+        if mode:
+            raise Unsupported(
+                f"layer {leaf.layer.name!r} was quantized by Keras (model.quantize({mode!r})), whose integers can be "
+                "neither pruned, trained nor converted: save the float model, before quantize, and quantize here "
+                "(edgeprune convert --precision int8)"
             )
 
 
