@@ -22,6 +22,7 @@ from edgeprune.converters.types import Generated, GraphDef, Prepare
 from edgeprune.converters.unrolling import refuse_states, unrolled
 from edgeprune.errors import ConversionError, Unsupported
 from edgeprune.maker.keras.models import call_model, input_specs, keras_module, output_names, refuse_quantized
+from edgeprune.maker.keras.preprocessing import refuse_preprocessing
 from edgeprune.maker.keras.types import AnyModel
 
 __all__ = ["FrozenGraph", "FrozenTensor", "freeze", "read_graph_def", "thaw"]
@@ -102,6 +103,7 @@ def freeze(model: AnyModel, path: Path, *, unroll: bool = False) -> FrozenGraph:
 
     _refuse_names(model)
     refuse_quantized(model)
+    refuse_preprocessing(model)
     refuse_states(model)
     shapes = batch_one_shapes(model)
     specs = [tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in shapes.items()]

@@ -134,7 +134,8 @@ def test_pruning_wrappers_are_taken_off(zoo: Path, tmp_path: Path) -> None:
         opened.move("model_weights/side", "model_weights/prune_side")
         group = opened["model_weights/prune_side"]
         group["prune_side/mask:0"] = np.ones((4, 4), np.float32)
-        group.attrs["weight_names"] = [*group.attrs["weight_names"], b"prune_side/mask:0"]
+        names = [*map(str, group.attrs["weight_names"]), "prune_side/mask:0"]
+        group.attrs["weight_names"] = [name.encode() for name in names]
     model = load_model(file, on_note=notes.append)
     assert notes == ["m.h5: 1 pruning wrappers of tensorflow-model-optimization taken off"]
     assert [layer.name for layer in model.layers] == [layer.name for layer in plain.layers]
