@@ -16,11 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeprune.converters.channels_last import channels_last
 from edgeprune.converters.signed_zeros import without_signed_zeros
 from edgeprune.converters.types import Generated, GraphDef, Prepare
-from edgeprune.converters.unrolling import unrolled
+from edgeprune.converters.unrolling import refuse_states, unrolled
 from edgeprune.errors import ConversionError, Unsupported
-from edgeprune.maker.keras.models import call_model, input_specs, keras_module, output_names
+from edgeprune.maker.keras.models import call_model, input_specs, keras_module, output_names, refuse_quantized
+from edgeprune.maker.keras.preprocessing import refuse_preprocessing
 from edgeprune.maker.keras.types import AnyModel
 
 __all__ = ["FrozenGraph", "FrozenTensor", "freeze", "read_graph_def", "thaw"]
@@ -40,7 +42,7 @@ class FrozenTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrozenGraph:
-    """A GraphDef on disk and its ends. `loops` names the loops left in it, `constants` counts the floats that any file
+    """A GraphDef on disk and its ends. `loops` names the loops left in it, `constants` counts the weights that any file
     made from it must hold."""
 
     path: Path
@@ -100,14 +102,17 @@ def freeze(model: AnyModel, path: Path, *, unroll: bool = False) -> FrozenGraph:
     import tensorflow as tf
 
     _refuse_names(model)
+    refuse_quantized(model)
+    refuse_preprocessing(model)
+    refuse_states(model)
     shapes = batch_one_shapes(model)
     specs = [tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in shapes.items()]
-    call = tf.function(lambda *tensors: call_model(model, tensors), autograph=False)
+    call = tf.function(lambda *tensors: call_model(model, tensors, as_written=True), autograph=False)
     with unrolled(model) if unroll else contextlib.nullcontext():
         traced = call.get_concrete_function(*specs)
     fed = [tensor.name for tensor in traced.inputs[: len(shapes)]]  # variables and captured constants follow
     made = [tensor.name for tensor in traced.outputs]
-    definition = without_signed_zeros(_inlined(_constant_graph(traced), fed, made))
+    definition = channels_last(without_signed_zeros(_inlined(_constant_graph(traced), fed, made)))
     left = sum(node.op == "Placeholder" and f"{node.name}:0" not in fed for node in definition.node)
     if left:
         raise ConversionError(f"model {model.name!r}: {left} of its variables did not become constants")
@@ -194,7 +199,8 @@ def _loops(operations: Iterable[Generated]) -> list[str]:
 
 
 def _constants(operations: list[Generated], definition: GraphDef) -> int:
-    """Floats that reach an operation which depends on an input, equal arrays once.
+    """Floats that reach an operation which depends on an input, equal arrays once: of arrays of two and more axes with
+    more than one value in them. A vector may be merged with others, and what multiplies by 1 or adds 0 left out.
 
     What is computed from constants alone (a slice of a position table, say) counts as little as it can be folded to.
     """
@@ -208,7 +214,7 @@ def _constants(operations: list[Generated], definition: GraphDef) -> int:
             if op.outputs[0].dtype.is_floating:
                 tensor = stored[op.name]
                 key = hashlib.blake2b(tensor.tensor_content or tensor.SerializeToString(deterministic=True)).digest()
-                sizes[key] = op.outputs[0].shape.num_elements() or 0
+                sizes[key] = _weight_elements(tensor)
                 behind[op.name] = frozenset([key])
             continue
         sources = [t.op.name for t in op.inputs]
@@ -224,6 +230,14 @@ def _constants(operations: list[Generated], definition: GraphDef) -> int:
         else:
             behind[op.name] = frozenset().union(*(behind.get(name, frozenset()) for name in sources))
     return sum(read.values())
+
+
+def _weight_elements(tensor: Generated) -> int:
+    """How many numbers a constant has that no converter may leave out."""
+    import tensorflow as tf
+
+    values = tf.make_ndarray(tensor)
+    return values.size if values.ndim > 1 and values.size and (values != values.flat[0]).any() else 0
 
 
 def read_graph_def(graph: FrozenGraph, *, prepare: Prepare | None = None) -> GraphDef:

@@ -15,7 +15,7 @@ from edgeprune.errors import InputError, Unsupported
 from edgeprune.maker.keras.models import keras_module
 from edgeprune.maker.keras.types import AnyModel, Layer, Tensor
 
-__all__ = ["rolled_layers", "unrolled"]
+__all__ = ["refuse_states", "rolled_layers", "unrolled"]
 
 Loop = Callable[..., Any]
 
@@ -27,6 +27,17 @@ def rolled_layers(model: AnyModel) -> list[Layer]:
         return []
     rnn = keras_module().layers.RNN  # LSTM, GRU, SimpleRNN and ConvLSTM are kinds of it
     return [layer for layer in model._flatten_layers() if isinstance(layer, rnn) and not layer.unroll]
+
+
+def refuse_states(model: AnyModel) -> None:
+    """Raise Unsupported, naming the layer, for one that remembers its state from one call to the next."""
+    for layer in model._flatten_layers() if hasattr(model, "_flatten_layers") else []:
+        if getattr(layer, "stateful", False):
+            raise Unsupported(
+                f"layer {layer.name!r} is stateful, it remembers its state from one call to the next, which no file "
+                "can: build the model with stateful=False; to go on from a state, make it an input (initial_state) and "
+                "an output (return_state=True), and load these weights into that"
+            )
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +48,7 @@ class _Wanted:
     offset: float
     tolerance: float | None
     bisect: bool
+    cut_preprocessing: bool
     codecs: tuple[str, ...]
     seed: int
     overwrite: bool
@@ -119,6 +121,12 @@ class _Wanted:
 @click.option("--version", help="coreml: version of the model.")
 @TOLERANCE
 @click.option("--bisect", is_flag=True, help="Where the file departs from the model, name the first layer that does.")
+@click.option(
+    "--cut-preprocessing",
+    is_flag=True,
+    help="Leave out layers that look words up or hash them; NAME.preprocessing.json beside the output says what they "
+    "were, and data holds what they made.",
+)
 @common_options("codecs", "data", "metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom")
 def convert(model: Path, output: Path, **options: object) -> int:
     """Convert MODEL (.keras, .h5 or a SavedModel folder) to TFLite or Core ML and check the file against it.
@@ -157,9 +165,10 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     """What can be known first is checked before TensorFlow starts."""
     from edgeprune.converters.conversion import ConvertOptions, check_conversion, convert
     from edgeprune.converters.exports import SUFFIXES
-    from edgeprune.host.outputs import check_output_file
+    from edgeprune.host.outputs import check_output_file, write_file
     from edgeprune.host.progress import Progress
     from edgeprune.maker.keras.model_files import load_convertible
+    from edgeprune.maker.keras.preprocessing import cut_preprocessing, refuse_preprocessing
     from edgeprune.maker.training.datasets import load_split
 
     options = ConvertOptions(
@@ -175,14 +184,21 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     )
     check_output_file(output, overwrite=wanted.overwrite, suffix=SUFFIXES[Format(wanted.to)])
     check_conversion(output, wanted.precision, options, calibrated=wanted.calibration is not None)
+    beside = output.with_suffix(".preprocessing.json")
+    if wanted.cut_preprocessing:
+        check_output_file(beside, overwrite=wanted.overwrite, suffix=".json")
     progress = Progress(quiet=wanted.quiet)
     progress.begin(f"load {path.name}")
-    model = load_convertible(path, trust_code=wanted.trust_code, custom=wanted.custom)
+    model = load_convertible(path, trust_code=wanted.trust_code, custom=wanted.custom, on_note=progress.note)
+    cut = None
+    if wanted.cut_preprocessing:
+        model, cut = cut_preprocessing(model)
+    refuse_preprocessing(model)
     scaling = {"scale": wanted.scale, "offset": wanted.offset}
     calibration = load_split(wanted.calibration, model, None, **scaling) if wanted.calibration else None
     samples = load_split(wanted.data, model, wanted.metric, **scaling) if wanted.data else None
     progress.end()
-    return convert(
+    entry = convert(
         model,
         output,
         precision=wanted.precision,
@@ -193,6 +209,12 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
         overwrite=wanted.overwrite,
         progress=progress,
     )
+    if cut is not None:
+        write_file(
+            beside, json.dumps({"schema_version": 1, "inputs": cut}, indent=1, ensure_ascii=False).encode() + b"\n"
+        )
+        progress.note(f"wrote {beside}: what was cut off")
+    return entry
 
 
 def _coreml(wanted: _Wanted) -> CoreMlOptions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -112,7 +113,7 @@ class Trust:
         """The model of a file that layers can be taken from."""
         from edgeprune.maker.keras.model_files import load_model
 
-        return load_model(path, trust_code=self.trust_code, custom=self.custom)
+        return load_model(path, trust_code=self.trust_code, custom=self.custom, on_note=partial(click.echo, err=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,7 +101,7 @@ def _verified(path: Path, wanted: _Wanted) -> Agreement:
     bias = wanted.bias
     progress = Progress(quiet=wanted.quiet)
     progress.begin(f"load {wanted.against.name}")
-    model = load_convertible(wanted.against, trust_code=wanted.trust_code, custom=wanted.custom)
+    model = load_convertible(wanted.against, trust_code=wanted.trust_code, custom=wanted.custom, on_note=progress.note)
     samples = _samples(wanted.data, model, wanted) if wanted.data else None
     progress.end()
     progress.begin(f"run {path.name} and the model")

@@ -50,6 +50,14 @@ def custom_cell(keras: Any, layers: Layers, x: Any) -> Any:
     return layers.RNN(Decay(), name="decay")(x)
 
 
+def test_a_state_between_calls(keras: Any, tmp_path: Path) -> None:
+    """A stateful layer is named, with what to do."""
+    x = keras.Input(batch_shape=(1, STEPS, 3))
+    model = keras.Model(x, keras.layers.LSTM(2, stateful=True, name="memory")(x))
+    with pytest.raises(Unsupported, match=r"layer 'memory' is stateful.*initial_state"):
+        freeze(model, tmp_path / "g.pb")
+
+
 KINDS: dict[str, Callable[[Any, Layers, Any], Any]] = {
     "lstm": lambda _, layers, x: layers.LSTM(4)(x),
     "gru": lambda _, layers, x: layers.GRU(4, return_sequences=True)(x),

@@ -113,6 +113,36 @@ def test_a_missing_weight(zoo: Path, tmp_path: Path) -> None:
         load_model(file)
 
 
+def test_pruning_wrappers_are_taken_off(zoo: Path, tmp_path: Path) -> None:
+    """A layer that tensorflow-model-optimization wrapped is the layer inside, with its weights; that is said."""
+    import h5py
+
+    plain, file, notes = load_model(zoo / "branches.h5"), tmp_path / "m.h5", []
+    file.write_bytes((zoo / "branches.h5").read_bytes())
+    with h5py.File(file, "r+") as opened:
+        config = json.loads(opened.attrs["model_config"])
+        for item in config["config"]["layers"]:
+            if item["name"] == "side":
+                inner = {"class_name": "Dense", "config": item["config"]}
+                item |= {"class_name": "PruneLowMagnitude", "name": "prune_side"}
+                item["config"] = {"name": "prune_side", "layer": inner, "pruning_schedule": {}}
+        config["config"]["output_layers"] = [
+            ["prune_side", *rest] if name == "side" else [name, *rest]
+            for name, *rest in config["config"]["output_layers"]
+        ]
+        opened.attrs["model_config"] = json.dumps(config)
+        opened.move("model_weights/side", "model_weights/prune_side")
+        group = opened["model_weights/prune_side"]
+        group["prune_side/mask:0"] = np.ones((4, 4), np.float32)
+        names = [*map(str, group.attrs["weight_names"]), "prune_side/mask:0"]
+        group.attrs["weight_names"] = [name.encode() for name in names]
+    model = load_model(file, on_note=notes.append)
+    assert notes == ["m.h5: 1 pruning wrappers of tensorflow-model-optimization taken off"]
+    assert [layer.name for layer in model.layers] == [layer.name for layer in plain.layers]
+    for ours, theirs in zip(model.weights, plain.weights, strict=True):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+
+
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_training_state_stays_out(zoo: Path, tmp_path: Path, suffix: str) -> None:
     """Optimizer slots in a Keras 2 file are not loaded, not counted and not saved again."""
@@ -177,6 +207,7 @@ def operator(function: str, **keywords: Any) -> dict[str, Any]:
         (sequential("Dense", activation="my_own"), "activation 'my_own'"),
         (sequential("InputLayer", ragged=True), "has ragged=True"),
         (sequential("ThresholdedReLU", theta=1.0), "layer 'it' is a ThresholdedReLU, a layer of Keras 2"),
+        (sequential("QuantizeWrapperV2", layer={}), "'it' is of quantization-aware training in tensorflow-model-opt"),
         (sequential("TensorFlowOpLayer", node_def="{}"), "an operator as TensorFlow 2.0 to 2.3 wrote it"),
         (operator("nn.conv2d", filters=[1]), "layer 'it' is the operator tf.nn.conv2d, which has no equal in Keras 3"),
         (operator("os.system"), "tf.os.system, which has no equal"),

@@ -122,6 +122,16 @@ def test_training_state_is_left_behind(tmp_path: Path, keras: Any) -> None:
         assert (tmp_path / "saved.keras").stat().st_size < 0.6 * (tmp_path / name).stat().st_size
 
 
+def test_weights_that_keras_quantized(tmp_path: Path, keras: Any) -> None:
+    """One line with the layer and the way, where the file is opened: for every verb."""
+    x = keras.Input((4,))
+    model = keras.Model(x, keras.layers.Dense(2, name="a")(x))
+    model.get_layer("a").quantize("int8")
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(Unsupported, match=r"m\.keras: layer 'a' was quantized by Keras .* save the float model"):
+        load_model(tmp_path / "m.keras")
+
+
 def test_pickles_are_never_opened(tmp_path: Path, image_model: Any) -> None:
     """A pickle beside the weights in an archive is ignored."""
 

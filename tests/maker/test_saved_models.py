@@ -116,6 +116,13 @@ def test_shapes_that_do_not_fit(tf: Any, tmp_path: Path, shape: Any, told: str) 
         freeze(load_convertible(path), tmp_path / "g.pb")
 
 
+def test_factors_of_one(tf: Any, tmp_path: Path) -> None:
+    """What a converter may leave out is not asked of the file."""
+    factor, many = tf.constant(1.0), tf.ones((2, 600))
+    path = saved(tmp_path / "m", lambda x: {"y": x * factor * many}, spec=tf.TensorSpec((None, 600), name="x"))
+    assert freeze(load_convertible(path), tmp_path / "g.pb").constants == 0
+
+
 def test_files_and_python_are_refused(tf: Any, tmp_path: Path) -> None:
     """Operations that read or write files or run Python are refused, wherever they hide, unless trusted."""
     target = tmp_path / "written.txt"

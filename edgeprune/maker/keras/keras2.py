@@ -16,7 +16,7 @@ from edgeprune.maker.keras.keras2_ops import PREVIOUS, Call, calls_of, constant
 from edgeprune.maker.keras.known_names import CODE
 from edgeprune.maker.keras.types import Config
 
-__all__ = ["Part", "Translation", "translate"]
+__all__ = ["PRUNED", "Part", "Translation", "translate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,9 @@ OLD_NAMES = {
     "SyncBatchNormalization": "BatchNormalization",
     "Model": "Functional",
 }
+# What tensorflow-model-optimization wraps layers in.
+PRUNED = "PruneLowMagnitude"
+QUANTIZING = frozenset({"QuantizeAnnotate", "QuantizeLayer", "QuantizeWrapper", "QuantizeWrapperV2"})
 # Layers that keras.applications defines beside its models.
 HOMES = {
     "CustomScaleLayer": "keras.src.applications.inception_resnet_v2",
@@ -80,6 +83,15 @@ class _Translator:
         kind = written.rpartition(">")[2]
         if {written, kind, item.get("registered_name")} & self.custom:
             return self._own(item, kind)
+        if kind == PRUNED:
+            return self._stripped(item)
+        if kind in QUANTIZING:
+            raise Unsupported(
+                f"layer {str(item['config'].get('name', kind))!r} is of quantization-aware training in "
+                "tensorflow-model-optimization, which Keras 3 lacks: convert the model there with "
+                "tf.lite.TFLiteConverter, and the .tflite file can be checked, inspected and benched here; or save the "
+                "float model and quantize that (edgeprune convert --precision int8)"
+            )
         if ">" in written and kind not in CODE:  # somebody's layer, which may be called as one of Keras's
             raise unknown_object(None, written, str(item["config"].get("name", "")))
         kind = OLD_NAMES.get(kind, kind)
@@ -118,6 +130,11 @@ class _Translator:
         made["registered_name"] = item.get("registered_name") or item["class_name"]
         return made, Part(before=str(item["config"].get("name", kind)), now=config["name"], kind=kind)
 
+    def _stripped(self, item: Mapping[str, Any]) -> tuple[Config, Part]:
+        """What a wrapper of tensorflow-model-optimization prunes, without it."""
+        made, inner = self.layer(item["config"]["layer"])
+        return made, Part(before=str(item["config"]["name"]), now=inner.now, kind=PRUNED, parts=(inner,))
+
     def _model(self, item: Mapping[str, Any], kind: str) -> tuple[Config, Part]:
         told = item["config"]
         if isinstance(told, list):  # a Sequential of the first Keras 2 releases
@@ -148,7 +165,7 @@ class _Sequential:
                 raise Unsupported(
                     "is a Sequential that was never built; build it with an input shape and save it again"
                 )
-            dtype = "int32" if first["class_name"] == "Embedding" else "float32"
+            dtype = "int32" if layers[0]["class_name"] == "Embedding" else "float32"
             name = f"{layers[0]['config']['name']}_input"
             layers.insert(
                 0, object_of("keras.layers", "InputLayer", {"batch_shape": shape, "dtype": dtype, "name": name})

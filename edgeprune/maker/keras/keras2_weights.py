@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeprune.errors import InputError
 from edgeprune.formats.keras.layout import store_name
-from edgeprune.maker.keras.keras2 import Part
+from edgeprune.maker.keras.keras2 import PRUNED, Part
 from edgeprune.maker.keras.models import refresh
 from edgeprune.maker.keras.types import Layer, Model, Variable
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from h5py import Group
 
 __all__ = ["assign_h5", "assign_store"]
+
+_OF_PRUNING = ("/mask:0", "/threshold:0", "/pruning_step:0")  # what PruneLowMagnitude keeps beside a layer's weights
 
 
 def assign_h5(group: Group, model: Model, parts: Sequence[Part]) -> None:
@@ -34,7 +36,10 @@ def assign_h5(group: Group, model: Model, parts: Sequence[Part]) -> None:
         if part.before not in group:
             continue
         stored = group[part.before]
-        values = [np.asarray(stored[_text(name)]) for name in _names(stored)]
+        names = [_text(name) for name in _names(stored)]
+        if _was_pruned(part):
+            names = [name for name in names if not name.endswith(_OF_PRUNING)]
+        values = [np.asarray(stored[name]) for name in names]
         if values:
             trained, fixed = _ordered(_layer(model, part), part)
             _assign(part.before, [*trained, *fixed], values, given)
@@ -63,6 +68,10 @@ def _text(name: str | bytes) -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
+def _was_pruned(part: Part) -> bool:
+    return part.kind == PRUNED or any(map(_was_pruned, part.parts))
+
+
 def _layer(model: Layer, part: Part) -> Layer:
     for layer in model.layers:
         if layer.name == part.now:
@@ -72,6 +81,8 @@ def _layer(model: Layer, part: Part) -> Layer:
 
 def _ordered(layer: Layer, part: Part) -> tuple[list[Variable], list[Variable]]:
     """The trainable and the other weights of a layer in the order of Keras 2: a model's are those of its layers."""
+    if part.kind == PRUNED:
+        return _ordered(layer, part.parts[0])
     if not part.parts:
         return list(layer.trainable_weights), list(layer.non_trainable_weights)
     pairs = [_ordered(inner, child) for inner, child in _children(layer, part)]
@@ -99,6 +110,9 @@ def _assign_parts(group: Group, model: Layer, parts: Sequence[Part], given: set[
 
 
 def _assign_object(group: Group, layer: Layer, part: Part, given: set[int]) -> None:
+    if part.kind == PRUNED:
+        _assign_object(group["layer"], layer, part.parts[0], given)
+        return
     if part.parts and hasattr(layer, "layers"):
         _assign_parts(group, layer, part.parts, given)
         return

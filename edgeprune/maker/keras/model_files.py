@@ -14,7 +14,7 @@ import shutil
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +29,17 @@ from edgeprune.host.scratch import scratch_folder
 from edgeprune.host.untrusted import open_file, status_of
 from edgeprune.maker.keras.admission import admit, unknown_object
 from edgeprune.maker.keras.custom_layers import custom_objects
-from edgeprune.maker.keras.keras2 import translate
+from edgeprune.maker.keras.keras2 import PRUNED, translate
 from edgeprune.maker.keras.keras2_weights import assign_h5, assign_store
 from edgeprune.maker.keras.known_names import CODE
-from edgeprune.maker.keras.models import call_model, keras_module, leaf_layers, one_line, own_weights
+from edgeprune.maker.keras.models import call_model, keras_module, leaf_layers, one_line, own_weights, refuse_quantized
 from edgeprune.maker.keras.resolution import bounded_weights, only_known
 from edgeprune.maker.keras.saved_models import NOT_LAYERS, SavedModel, is_saved_model, open_saved_model
 from edgeprune.maker.keras.types import AnyModel, Model
 
 __all__ = ["load_convertible", "load_model"]
+
+OnNote = Callable[[str], None]
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
@@ -63,35 +65,44 @@ class Source:
         return not self.version.startswith("3")
 
 
-def load_model(path: Path, *, trust_code: bool = False, custom: Sequence[Path] = ()) -> Model:
+def load_model(
+    path: Path, *, trust_code: bool = False, custom: Sequence[Path] = (), on_note: OnNote | None = None
+) -> Model:
     """A Keras 3 model from a `.keras` or `.h5` file of Keras 3 or 2, without its optimizer and compile state.
 
     Raises InputError (missing, damaged, not a model, NaN weights) and Unsupported (code inside, a layer that is not
     known, a Keras 2 file that Keras 3 cannot express, a SavedModel). Code stored in the file (Lambda layers) runs only
-    with `trust_code`; `custom` are Python files with the user's own layers, which are run.
+    with `trust_code`; `custom` are Python files with the user's own layers, which are run. `on_note` is told in a line
+    where the model is not quite the one in the file.
     """
     source = _look_through(path)
     keras = keras_module()
     own = custom_objects(custom, keras)
     own |= {name: own[tail] for name, tail in _registered(source.config) if tail in own}
     load = _load_keras2 if source.is_keras2 else _load_keras3
+    wrapped = sum(str(item["class_name"]).rpartition(">")[2] == PRUNED for item in _objects(source.config))
     with warnings.catch_warnings(), _named(source):
         warnings.simplefilter("ignore")
         with bounded_weights(keras, source.stored_bytes), nullcontext() if trust_code else only_known(keras, own):
             model = load(keras, source, own, safe=not trust_code)
         if not isinstance(model, keras.Model):
             raise InputError("its architecture is not that of a model")
+        refuse_quantized(model)
         if trust_code and _holds_code(source.config):
             _try_out(model)
     _refuse_sizes(path, model)
     _refuse_nan(path, model)
+    if wrapped and on_note and PRUNED not in own:
+        on_note(f"{path.name}: {wrapped} pruning wrappers of tensorflow-model-optimization taken off")
     return model
 
 
-def load_convertible(path: Path, *, trust_code: bool = False, custom: Sequence[Path] = ()) -> AnyModel:
+def load_convertible(
+    path: Path, *, trust_code: bool = False, custom: Sequence[Path] = (), on_note: OnNote | None = None
+) -> AnyModel:
     """What can be converted: a Keras model as `load_model` gives it, or a SavedModel."""
     if not is_saved_model(path):
-        return load_model(path, trust_code=trust_code, custom=custom)
+        return load_model(path, trust_code=trust_code, custom=custom, on_note=on_note)
     keras_module()
     model = open_saved_model(path, trust_code=trust_code)
     _refuse_nan(path, model)

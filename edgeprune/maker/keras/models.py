@@ -20,6 +20,7 @@ import numpy as np
 from edgeprune.errors import InputError, MissingExtra, OutputError, Unsupported
 from edgeprune.formats.contents import printable
 from edgeprune.host.interrupts import undoing
+from edgeprune.maker.keras.layouts import computed_channels_last
 from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel, Layer, Model, Shape, Tensor, Variable
 
@@ -43,6 +44,7 @@ __all__ = [
     "predictor",
     "refresh",
     "refuse_half_precision",
+    "refuse_quantized",
     "save_model",
     "unlocked",
     "weight_of",
@@ -124,6 +126,18 @@ def refuse_half_precision(model: AnyModel) -> None:
             raise Unsupported(
                 f"layer {leaf.layer.name!r} computes in {dtype} (policy {leaf.layer.dtype_policy.name!r}), which "
                 "TFLite cannot; build the model with the float32 policy, load these weights into it and save that"
+            )
+
+
+def refuse_quantized(model: AnyModel) -> None:
+    """Raise Unsupported for layers whose weights Keras stores as integers (`model.quantize`)."""
+    for leaf in [] if isinstance(model, SavedModel) else leaf_layers(model):
+        mode = getattr(leaf.layer, "quantization_mode", None)
+        if mode:
+            raise Unsupported(
+                f"layer {leaf.layer.name!r} was quantized by Keras (model.quantize({mode!r})), whose integers can be "
+                "neither pruned, trained nor converted: save the float model, before quantize, and quantize here "
+                "(edgeprune convert --precision int8)"
             )
 
 
@@ -311,18 +325,21 @@ def as_called(model: Model, values: Sequence[object]) -> object:
     return values[0] if len(values) == 1 else list(values)
 
 
-def call_model(model: AnyModel, tensors: Sequence[Tensor]) -> list[Tensor]:
+def call_model(model: AnyModel, tensors: Sequence[Tensor], *, as_written: bool = False) -> list[Tensor]:
     """The model's outputs, flat and in order, for input tensors in the order of `input_specs`; inference mode.
 
-    Raises InputError for a model that was made and cannot be computed: a file may hold settings that nobody has looked
-    at until then, and Keras raises anything for them.
+    With `as_written` operations that only a GPU computes (channels first) stay in a graph that is traced. Raises
+    InputError for a model that was made and cannot be computed: a file may hold settings that nobody has looked at
+    until then, and Keras raises anything for them.
     """
     import tensorflow as tf
 
     if isinstance(model, SavedModel):
         return model.call(tensors)
+    layout = contextlib.nullcontext() if as_written else computed_channels_last(keras_module(), model)
     try:
-        return tf.nest.flatten(model(as_called(model, tensors), training=False))
+        with layout:
+            return tf.nest.flatten(model(as_called(model, tensors), training=False))
     except Exception as cause:
         reason = f"{type(cause).__name__}: {one_line(cause)[:160]}"
         raise InputError(f"model {model.name!r} cannot be computed: {reason}") from cause

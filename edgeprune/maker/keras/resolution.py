@@ -20,7 +20,7 @@ from edgeprune.errors import InputError, Unsupported
 from edgeprune.maker.keras.admission import unknown_object
 from edgeprune.maker.keras.known_objects import find
 
-__all__ = ["bounded_weights", "only_known"]
+__all__ = ["bounded_weights", "only_known", "replaced"]
 
 _MOST_TIMES, _SPARE_BYTES = 4, 4_000_000
 _ONE_AT_A_TIME = threading.RLock()
@@ -45,9 +45,9 @@ def only_known(keras: ModuleType, custom: Mapping[str, object]) -> Iterator[None
         return refused
 
     with (
-        _replaced(library, "_retrieve_class_or_fn", resolve),
-        _replaced(legacy, "deserialize_keras_object", refuse),
-        _replaced(legacy, "class_and_config_for_serialized_keras_object", refuse),
+        replaced(library, "_retrieve_class_or_fn", resolve),
+        replaced(legacy, "deserialize_keras_object", refuse),
+        replaced(legacy, "class_and_config_for_serialized_keras_object", refuse),
     ):
         yield
 
@@ -75,8 +75,8 @@ def bounded_weights(keras: ModuleType, stored_bytes: int) -> Iterator[None]:
 
     try:
         with (
-            _replaced(keras.Variable, "_initialize_with_initializer", variable),
-            _replaced(keras.layers.Normalization, "build", normalization),
+            replaced(keras.Variable, "_initialize_with_initializer", variable),
+            replaced(keras.layers.Normalization, "build", normalization),
         ):
             yield
     finally:
@@ -124,7 +124,7 @@ def _size_bytes(dtype: str) -> int:
 
 
 @contextlib.contextmanager
-def _replaced(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+def replaced(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """Another function in the place of `owner.name` for calls of this thread; others get the one that was there."""
     original, mine = getattr(owner, name), threading.get_ident()
     changed = make(original)

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgeprune.errors import EdgepruneError, UsageError
 from edgeprune.ledger import EpochLog, TrainLog
+from edgeprune.maker.keras.layouts import computed_channels_last
 from edgeprune.maker.keras.models import (
     Predictor,
     as_called,
@@ -193,7 +194,8 @@ def train_batch(
     varied = augment(inputs) if augment else inputs
     if distillation:
         targets = distillation.targets(varied, targets)
-    loss = float(model.train_on_batch(as_called(model, varied), targets))
+    with computed_channels_last(keras_module(), model):
+        loss = float(model.train_on_batch(as_called(model, varied), targets))
     if not np.isfinite(loss):
         raise EdgepruneError(f"training diverged: the loss is {loss} at step {step + 1}; lower learning_rate")
     return loss
