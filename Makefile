@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.edgeprune-installed
 SOURCES = pyproject.toml constraints.txt Makefile $(shell find edgeprune converters -type f -not -name '*.pyc')
 
-.PHONY: help demo test lint typecheck docs bench profiles format clean
+.PHONY: help demo test fuzz lint typecheck docs bench profiles format clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -20,6 +20,9 @@ test: $(STAMP) lint typecheck docs  ## set up, then lint, type check, the guide 
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not alone"
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow and not alone"
 	$(BIN)/pytest -m alone
+
+fuzz: $(STAMP)  ## 20,000 spoilt model files (half an hour); a part of them is read by `make test`
+	$(BIN)/python tests/hostile/fuzz.py --count 20000 --seed 1
 
 lint: $(STAMP)  ## formatting and style
 	$(BIN)/ruff format --check .
