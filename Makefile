@@ -9,7 +9,7 @@ SOURCES = pyproject.toml constraints.txt Makefile $(shell find edgeprune convert
 # An environment that forbids byte code would have each of the many processes compile all of TensorFlow again.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo test lint typecheck docs bench profiles format clean
+.PHONY: help demo test fuzz lint typecheck docs bench profiles format clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -23,6 +23,9 @@ test: $(STAMP) lint typecheck docs  ## set up, then lint, type check, the guide 
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not alone"
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow and not alone"
 	$(BIN)/pytest -m alone $(shell grep -rl --include='test_*.py' 'pytest\.mark\.alone' tests)
+
+fuzz: $(STAMP)  ## 20,000 spoilt model files (half an hour); a part of them is read by `make test`
+	$(BIN)/python tests/hostile/fuzz.py --count 20000 --seed 1
 
 lint: $(STAMP)  ## formatting and style
 	$(BIN)/ruff format --check .

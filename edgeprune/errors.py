@@ -1,6 +1,7 @@
 """Every error the tool raises on purpose, and the exit code each one owns.
 
 EdgepruneError          3  could not do it
+├── FileFault           3  something unforeseen that one file met
 ├── UsageError          2  a wrong option or argument
 │   ├── RecipeError     2  a wrong recipe or configuration
 │   └── OutOfReach      2  a target that the model cannot be brought to
@@ -17,6 +18,7 @@ from __future__ import annotations
 __all__ = [
     "ConversionError",
     "EdgepruneError",
+    "FileFault",
     "InputError",
     "MissingExtra",
     "OutOfReach",
@@ -34,6 +36,10 @@ class EdgepruneError(Exception):
     """One clear line: what, where, and what to type next."""
 
     exit_code = 3
+
+
+class FileFault(EdgepruneError):
+    """Something that nobody foresaw, met while one file was read: a defect of edgeprune, no memory, a full disk."""
 
 
 class UsageError(EdgepruneError):
@@ -78,3 +84,11 @@ class InputError(EdgepruneError):
     """An input file is missing, unreadable or not what it claims to be."""
 
     exit_code = 4
+
+
+def unexpected(error: Exception) -> str:
+    """A defect of edgeprune in words, with what to do."""
+    return (
+        f"unexpected {type(error).__name__}: {' '.join(str(error)[:300].split())}; this is a defect of edgeprune: "
+        "run again with EDGEPRUNE_DEBUG=1 and report what it prints"
+    )

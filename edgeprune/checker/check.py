@@ -15,10 +15,10 @@ from edgeprune.checker.size.baseline import Baseline, load_baseline
 from edgeprune.checker.size.codecs import FULL, QUICK
 from edgeprune.checker.size.models_behind import Estimator, Refused, Source, Sources, no_estimates, sources_of
 from edgeprune.checker.size.records import FileAccount
-from edgeprune.errors import EdgepruneError, InputError, RecipeError, Unsupported, UsageError
+from edgeprune.errors import EdgepruneError, InputError, RecipeError, UsageError
 from edgeprune.formats import Contents
 from edgeprune.host.toml_values import near
-from edgeprune.host.untrusted import status_of
+from edgeprune.host.untrusted import faults_of, status_of
 from edgeprune.verdict import Estimate, Verdict, all_passed
 
 __all__ = ["Check", "CheckOptions", "Wanted", "check_files", "estimator_for", "wanted_files"]
@@ -54,7 +54,7 @@ class CheckOptions:
 class Check:
     """What was checked: `before` holds the baseline's record of a file by its path; `notes` are sentences.
 
-    `broken` is why the first file that could not be read could not.
+    `broken` is why a file could not be read, of several the one with the highest exit code.
     """
 
     files: tuple[FileAccount, ...]
@@ -87,11 +87,11 @@ def wanted_files(files: Sequence[Path], settings: Config | None, given: Budget |
             by_path.setdefault(path.resolve(), (path, []))[1].append(budget)
     if not files:
         return [Wanted(path=_from_here(path), budgets=(*budgets, *extra)) for path, budgets in by_path.values()]
-    for path in files:
-        status_of(path)
     none: tuple[Path, list[Budget]] = (Path(), [])
     items = [Wanted(path=path, budgets=(*by_path.get(path.resolve(), none)[1], *extra)) for path in files]
     if not any(item.budgets for item in items):
+        for path in files:
+            status_of(path)  # a missing file has no budget either
         paths = [budget.path for budget in settings.budgets]
         raise RecipeError(
             f"{settings.path}: no budget is for {files[0]}{' or the others' if len(files) > 1 else ''}"
@@ -121,13 +121,13 @@ def check_files(
     sources = [(item, source) for item, behind in found for source in behind.models]
     records = [source.record for _, source in sources]
     broken = {str(item.path): behind.error for item, behind in found if behind.error}
-    if broken and not sources:
-        raise next(iter(broken.values()))
     earlier = None
     if options.baseline is not None:
         names = [record.path for record in records]
         earlier = load_baseline(options.baseline, names, options.codecs, estimator=estimator)
     before = _before(records, earlier)
+    lost = earlier.faults.values() if earlier else ()
+    why, faults = _why([source for _, source in sources]) if options.why else ({}, ())
     return Check(
         files=tuple(records),
         verdicts=tuple(_verdicts(found, before)),
@@ -136,11 +136,24 @@ def check_files(
         config=str(config) if config else None,
         codec=options.codec,
         notes=(*_notes(found, before, earlier), *_gone(earlier, before, broken, whole)),
-        why={source.record.path: reasons(source.contents, source.record) for _, source in sources}
-        if options.why
-        else {},
-        broken=next(iter(broken.values()), None),
+        why=why,
+        broken=max((*broken.values(), *lost, *faults), key=lambda error: error.exit_code, default=None),
     )
+
+
+def _why(sources: Sequence[Source]) -> tuple[dict[str, Sequence[str]], list[EdgepruneError]]:
+    """Where the bytes of each file are, and what went wrong with a file in saying so."""
+    told: dict[str, Sequence[str]] = {}
+    faults: list[EdgepruneError] = []
+    for source in sources:
+        path = source.record.path
+        try:
+            with faults_of(path):
+                told[path] = reasons(source.contents, source.record)
+        except EdgepruneError as cause:
+            told[path] = [str(cause).removeprefix(f"{path}: ")]
+            faults.append(cause)
+    return told, faults
 
 
 def _refuse_slow_codecs(wanted: Sequence[Wanted], options: CheckOptions) -> None:
@@ -155,8 +168,8 @@ def _read(wanted: Sequence[Wanted], options: CheckOptions, estimator: Estimator)
         try:
             shares = options.why or not options.fast  # a quick look does without
             yield item, sources_of(item.path, options.codecs, shares=shares, estimator=estimator)
-        except (InputError, Unsupported) as cause:
-            if len(wanted) == 1:
+        except EdgepruneError as cause:
+            if len(wanted) == 1 or isinstance(cause, UsageError):
                 raise
             refused = Refused(path=str(item.path), reason=str(cause).removeprefix(f"{item.path}: "))
             yield item, Sources(models=(), refused=(refused,), error=cause)
@@ -201,8 +214,10 @@ def _notes(
     sources: list[tuple[Wanted, Source]] = [(item, source) for item, behind in found for source in behind.models]
     paths = [source.record.path for _, source in sources]
     if earlier is not None:
+        for path, fault in earlier.faults.items():
+            yield f"growth was not judged: {path} of the baseline {earlier.path} was not read ({fault})"
         for path in paths:
-            if path not in before:
+            if path not in before and path.split("!", maxsplit=1)[0] not in earlier.faults:
                 yield f"{path} is not in the baseline {earlier.path}: new, so its growth is not judged"
     elif any(budget.limits_growth for item, _ in sources for budget in item.budgets):
         yield "growth was not judged: add --baseline, for example the JSON of a check of the main branch"

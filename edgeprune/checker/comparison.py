@@ -11,9 +11,10 @@ from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import QUICK
 from edgeprune.checker.size.layer_pairs import Pair, layer_pairs
 from edgeprune.checker.size.records import FileAccount
-from edgeprune.errors import MissingExtra, UsageError
+from edgeprune.errors import EdgepruneError, MissingExtra, UsageError
 from edgeprune.formats import Contents, read_contents
 from edgeprune.formats.precision import tflite_precision
+from edgeprune.host.untrusted import faults_of
 from edgeprune.runtime.session import installed_runtimes
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from edgeprune.checker.latency.ratios import EstimateRatio
     from edgeprune.ledger import LatencyComparison
 
-__all__ = ["Comparison", "check_measurable", "compare_files", "with_measured_latency"]
+__all__ = ["Comparison", "check_measurable", "compare_files", "readable_ones", "with_measured_latency"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +52,35 @@ class Comparison:
 def compare_files(before: Path, after: Path, codecs: Sequence[str] = QUICK, *, device: str | None = None) -> Comparison:
     """The accounts of two model files side by side, with `device` the estimates of both from its profile.
 
-    Raises UsageError for an unknown device, InputError and Unsupported as `account` does.
+    Raises UsageError for an unknown device, InputError and Unsupported as `account` does, FileFault for what nobody
+    foresaw.
     """
     profile = _profile(device) if device else None  # before the slow part
-    old, new = read_contents(before), read_contents(after)
+    (old, was), (new, now) = (_side(path, codecs) for path in (before, after))
     return Comparison(
-        before=account(old, codecs),
-        after=account(new, codecs),
+        before=was,
+        after=now,
         estimates=_estimates(old, new, profile) if profile else None,
         is_ranked=_precision(old) == _precision(new),
     )
+
+
+def readable_ones(paths: Sequence[Path], codecs: Sequence[str]) -> tuple[list[FileAccount], list[EdgepruneError]]:
+    """Where two cannot be compared: the accounts of those that can be read, and what is wrong with the others."""
+    records: list[FileAccount] = []
+    faults: list[EdgepruneError] = []
+    for path in paths:
+        try:
+            records.append(_side(path, codecs)[1])
+        except EdgepruneError as cause:
+            faults.append(cause)
+    return records, faults
+
+
+def _side(path: Path, codecs: Sequence[str]) -> tuple[Contents, FileAccount]:
+    with faults_of(path):
+        contents = read_contents(path)
+        return contents, account(contents, codecs)
 
 
 def _profile(device: str) -> Profile:

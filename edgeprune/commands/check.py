@@ -182,8 +182,8 @@ def _tell(found: Check, kind: str, output: Path | None) -> None:
 
 
 def _exit_code(found: Check, *, show: bool) -> int:
-    """1 over a limit, 3 when one cannot be checked. Raises UsageError when nothing was checked, and the error of the
-    first broken file."""
+    """1 over a limit, 3 when one cannot be checked. Raises UsageError when nothing was checked, and the worst error of
+    the broken files."""
     if found.broken is not None:
         raise found.broken
     if not found.verdicts and not show:

@@ -10,7 +10,7 @@ from typing import TextIO
 
 import click
 
-from edgeprune.errors import INTERRUPTED, EdgepruneError
+from edgeprune.errors import INTERRUPTED, EdgepruneError, unexpected
 from edgeprune.host.interrupts import handlers
 
 __all__ = ["cli", "main"]
@@ -127,11 +127,7 @@ def _main(arguments: list[str] | None) -> None:
     except Exception as error:
         if os.environ.get("EDGEPRUNE_DEBUG"):
             raise
-        _fail(
-            f"unexpected {type(error).__name__}: {str(error)[:300]}; this is a defect of edgeprune: "
-            "run again with EDGEPRUNE_DEBUG=1 and report what it prints",
-            3,
-        )
+        _fail(unexpected(error), 3)
     else:
         sys.exit(code if isinstance(code, int) else 0)
 

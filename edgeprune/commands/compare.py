@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from edgeprune.checker.size.codecs import with_quick
 from edgeprune.commands.options import PATH, chosen_format, common_options
+from edgeprune.errors import EdgepruneError, UsageError
 
 __all__ = ["compare"]
 
@@ -45,7 +47,13 @@ def compare(
     form = chosen_format(as_json, output_format)
     if measure:
         check_measurable(before, after)
-    found = compare_files(before, after, with_quick(codecs), device=device)
+    try:
+        found = compare_files(before, after, with_quick(codecs), device=device)
+    except UsageError:
+        raise
+    except EdgepruneError:
+        _tell_apart([before, after], with_quick(codecs), form)
+        raise
     if measure:
         progress = Progress(quiet=quiet)
         progress.begin("latency of both on this host")
@@ -53,3 +61,22 @@ def compare(
         progress.end(found.verdict or "not ranked")
     click.echo(COMPARE_FORMATS[form](found, every), nl=False)
     return 0
+
+
+def _tell_apart(paths: Sequence[Path], codecs: Sequence[str], form: str) -> None:
+    """What can be told where two files cannot be compared: the one that was read as `inspect` tells it, and the faults
+    of both. Raises the worst of these."""
+    from edgeprune.checker.comparison import readable_ones
+    from edgeprune.report.cells import shown
+    from edgeprune.report.inspect_report import INSPECT_FORMATS
+
+    records, faults = readable_ones(list(dict.fromkeys(paths)), codecs)
+    if records:
+        click.echo(INSPECT_FORMATS[form](records), nl=False)
+    if not faults:
+        return
+    worst = max(faults, key=lambda error: error.exit_code)
+    for fault in faults:
+        if fault is not worst:
+            click.echo(f"not read: {shown(str(fault))}", err=True)
+    raise worst

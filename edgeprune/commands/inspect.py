@@ -50,6 +50,8 @@ def inspect(file: Path, output_format: str | None, as_json: bool, why: bool, lan
     if why:
         told = [sentence for source in found.models for sentence in reasons(source.contents, source.record)]
         click.echo("\n".join(f"- {shown(sentence)}" for sentence in told), err=form != "text")
+    if found.error is not None:
+        raise found.error
     return 0
 
 

@@ -5,15 +5,17 @@ Whoever reads a file that others made opens it here, so that the same fault is t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from edgeprune.artifact import GIT_LFS_POINTER
-from edgeprune.errors import InputError
+from edgeprune.errors import EdgepruneError, FileFault, InputError, unexpected
 
-__all__ = ["check_file", "is_folder", "open_file", "read_text", "read_whole", "status_of", "text_of"]
+__all__ = ["check_file", "faults_of", "is_folder", "open_file", "read_text", "read_whole", "status_of", "text_of"]
 
 
 def status_of(path: Path) -> os.stat_result:
@@ -27,6 +29,28 @@ def status_of(path: Path) -> os.stat_result:
     if not stat.S_ISDIR(found.st_mode) and not stat.S_ISREG(found.st_mode):  # a pipe would be read for ever
         raise InputError(f"{path} is neither a file nor a folder; copy what it gives to a file")
     return found
+
+
+@contextlib.contextmanager
+def faults_of(name: object) -> Iterator[None]:
+    """Whatever goes wrong with the file called `name` is one line about it, and no end of the work on other files.
+
+    Raises FileFault for what no reader foresaw; an EdgepruneError stays what it is. With EDGEPRUNE_DEBUG a defect shows
+    itself whole.
+    """
+    try:
+        yield
+    except EdgepruneError:
+        raise
+    except MemoryError as cause:
+        raise FileFault(f"{name}: out of memory; look at it by itself, or where there is more") from cause
+    except OSError as cause:
+        place = f" ({cause.filename})" if cause.filename and str(cause.filename) != str(name) else ""
+        raise FileFault(f"{name}: {cause.strerror or cause}{place}") from cause
+    except Exception as cause:
+        if os.environ.get("EDGEPRUNE_DEBUG"):
+            raise
+        raise FileFault(f"{name}: {unexpected(cause)}") from cause
 
 
 def is_folder(path: Path) -> bool:

@@ -51,14 +51,13 @@ def _file_table(check: Check, cell: Callable[[str], str]) -> Table:
 
 
 def _text(check: Check) -> str:
-    lines = [to_text(_file_table(check, shown))]
-    lines.append(_legend(check))
+    lines = [to_text(_file_table(check, shown)), _legend(check)] if check.files else ["no file could be read"]
     for record in check.files:
         lines += _archive_lines(record)
     estimates = estimate_table(check.files, shown)
     if estimates is not None:
         lines += ["", to_text(estimates), *map(shown, estimate_notes(check.files))]
-    if check.baseline is not None:
+    if check.baseline is not None and check.files:
         lines += ["", to_text(_difference_table(check, shown))]
         lines += ["\n" + to_text(table) for table in _grown_tables(check, shown)]
     if check.verdicts:
@@ -225,7 +224,9 @@ def _markdown(check: Check) -> str:
     verdict = {True: "within budget", False: "OVER BUDGET", None: "cannot be checked"}[check.passed]
     title = f"edgeprune: {verdict}" if check.verdicts else "edgeprune: model sizes (no limit was checked)"
     lines = [f"### {title}", ""]
-    if check.baseline is not None or check.verdicts:
+    if not check.files:
+        lines += ["No file could be read.", ""]
+    elif check.baseline is not None or check.verdicts:
         lines += [to_markdown(_difference_table(check, markdown_cell)), ""]
     else:
         lines += [to_markdown(_file_table(check, markdown_cell)), ""]
@@ -239,7 +240,8 @@ def _markdown(check: Check) -> str:
     for path, sentences in check.why.items():
         lines += [f"Why, {markdown_cell(path)}:", "", *(f"- {markdown_text(text)}" for text in sentences), ""]
     lines += [f"- {markdown_text(note)}" for note in check.notes] + ([""] if check.notes else [])
-    lines.append(markdown_text(_legend(check)))
+    if check.files:
+        lines.append(markdown_text(_legend(check)))
     return "\n".join(lines).rstrip() + "\n"
 
 

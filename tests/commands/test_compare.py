@@ -195,8 +195,11 @@ def test_a_missing_and_a_broken_file(call: Any, tmp_path: Path) -> None:
     """Exit code 4 and the one to blame, whichever it is."""
     shutil.copy(FILES / "int8.tflite", tmp_path / "a.tflite")
     (tmp_path / "b.tflite").write_bytes((FILES / "int8.tflite").read_bytes()[:900])
-    call("compare", tmp_path / "a.tflite", tmp_path / "b.tflite").error(4, "b.tflite is a broken TFLite file")
-    call("compare", tmp_path / "c.tflite", tmp_path / "a.tflite").error(4, "c.tflite does not exist")
+    for files, told in ("ab", "b.tflite is a broken TFLite file"), ("ca", "c.tflite does not exist"):
+        outcome = call("compare", *(tmp_path / f"{name}.tflite" for name in files))
+        assert outcome.code == 4
+        assert told in outcome.err
+        assert outcome.out.startswith(f"{tmp_path}/a.tflite\n")
 
 
 def test_precisions_are_not_ranked(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:

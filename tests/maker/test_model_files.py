@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import hostile_keras
 import numpy as np
 import pytest
 from places import TESTS
@@ -106,6 +107,19 @@ def test_a_group_in_itself(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file["a"] = file["/"]
     check_hdf5(tmp_path / "m.h5", largest=10)
+
+
+@pytest.mark.parametrize("version", [b"\xff2", b"3.\xc3(", ""])
+def test_a_version_that_is_no_text(tmp_path: Path, version: object) -> None:
+    """One line, or the model, whatever stands where the version of Keras should."""
+    path = hostile_keras.write_h5(tmp_path / "m.h5", hostile_keras.model_config())
+    with h5py.File(path, "r+") as file:
+        file.attrs["keras_version"] = np.bytes_(version) if version else h5py.Empty("S4")
+    if version == b"3.\xc3(":
+        assert load_model(path).name == "m"
+    else:
+        with pytest.raises((InputError, Unsupported), match=r"m\.h5"):
+            load_model(path)
 
 
 def test_training_state_is_left_behind(tmp_path: Path, keras: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -11,11 +11,11 @@ from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import QUICK
 from edgeprune.checker.size.models_behind import Estimator, is_bundle, no_estimates, sources_of
 from edgeprune.checker.size.records import FileAccount
-from edgeprune.errors import UsageError
+from edgeprune.errors import EdgepruneError, UsageError
 from edgeprune.formats import read_contents
 from edgeprune.formats.bundles import BUNDLES
 from edgeprune.host.json_values import decode, record_of
-from edgeprune.host.untrusted import is_folder, read_whole
+from edgeprune.host.untrusted import faults_of, is_folder, read_whole
 
 if TYPE_CHECKING:  # loaded where there is one
     from edgeprune.ledger import ArtifactEntry, Ledger
@@ -24,10 +24,17 @@ __all__ = ["Baseline", "entry_record", "load_baseline"]
 
 
 class Baseline:
-    """Records of earlier files, to be looked up by path."""
+    """Records of earlier files, to be looked up by path; `faults` are those that cannot be read, by what is checked."""
 
-    def __init__(self, path: Path, records: Sequence[FileAccount], *, only: bool = False) -> None:
-        self.path, self.records, self.only = path, tuple(records), only
+    def __init__(
+        self,
+        path: Path,
+        records: Sequence[FileAccount],
+        *,
+        only: bool = False,
+        faults: Mapping[str, EdgepruneError] | None = None,
+    ) -> None:
+        self.path, self.records, self.only, self.faults = path, tuple(records), only, faults or {}
 
     def find(self, path: str) -> FileAccount | None:
         """The record of `path`: of that very path, else of the one file whose path ends like it, at least by name."""
@@ -75,13 +82,13 @@ def load_baseline(
     """The baseline at `path` for the files `checked`; `estimator` as for `sources_of`, a report has its own estimates.
 
     A model file or package stands for the one file that is checked; of another folder, the files with the paths (or
-    names) of those that are checked are taken. Raises InputError for what cannot be read, UsageError when one file is
-    given for several.
+    names) of those that are checked are taken, and one that cannot be read is among its faults. Else raises InputError
+    for what cannot be read, UsageError when one file is given for several.
     """
     if path.suffix.lower() == ".json":
         return Baseline(path, _from_json(path))
     if is_folder(path) and path.suffix.lower() not in (".mlpackage", ".mlmodelc"):
-        return Baseline(path, list(_in_folder(path, checked, codecs, estimator)))
+        return _in_folder(path, checked, codecs, estimator)
     if is_bundle(path):
         records = [source.record for source in sources_of(path, codecs, estimator=estimator).models]
         return Baseline(path, records, only=len(checked) == len(records) == 1)
@@ -89,20 +96,27 @@ def load_baseline(
         raise UsageError(
             f"{path}: one file is no baseline for {len(checked)}; give a folder, or the JSON of an earlier check"
         )
-    contents = read_contents(path)
-    return Baseline(path, [account(contents, codecs, estimates=estimator(contents))], only=True)
+    with faults_of(path):
+        contents = read_contents(path)
+        return Baseline(path, [account(contents, codecs, estimates=estimator(contents))], only=True)
 
 
-def _in_folder(
-    folder: Path, checked: Sequence[str], codecs: Sequence[str], estimator: Estimator
-) -> Iterator[FileAccount]:
+def _in_folder(folder: Path, checked: Sequence[str], codecs: Sequence[str], estimator: Estimator) -> Baseline:
     """The earlier files by the names of those that are checked; of a bundle ("app.apk!model"), every model in it."""
+    records: list[FileAccount] = []
+    faults: dict[str, EdgepruneError] = {}
     for name in dict.fromkeys(name.split("!", maxsplit=1)[0] for name in checked):
         place = _place_in(folder, name)
         if place is None:
             continue
-        for source in sources_of(place, codecs, estimator=estimator).models:
-            yield replace(source.record, path=name + source.record.path.removeprefix(str(place)))
+        try:
+            models = sources_of(place, codecs, estimator=estimator).models
+        except EdgepruneError as cause:
+            faults[name] = cause
+            continue
+        for source in models:
+            records.append(replace(source.record, path=name + source.record.path.removeprefix(str(place))))
+    return Baseline(folder, records, faults=faults)
 
 
 def _place_in(folder: Path, name: str) -> Path | None:

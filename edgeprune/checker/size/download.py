@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from edgeprune.checker.size.codecs import CODECS, QUICK
+from edgeprune.checker.size.codecs import CODECS, LARGE_BYTES, QUICK
 from edgeprune.errors import InputError
-from edgeprune.host.untrusted import is_folder, read_whole, status_of
+from edgeprune.host.untrusted import check_file, is_folder, open_file, read_whole, status_of
 
 __all__ = ["measure_download"]
+
+_AT_ONCE = 1 << 20
 
 
 def measure_download(path: Path, codecs: Sequence[str] = QUICK) -> dict[str, int]:
@@ -26,10 +28,24 @@ def measure_download(path: Path, codecs: Sequence[str] = QUICK) -> dict[str, int
     # All codecs release the interpreter lock, so the slowest (Brotli) sets the time on two cores or more.
     with ThreadPoolExecutor(len(codecs)) as pool:
         for member in _members(path):
-            content = read_whole(member, "a model file")
-            counts = pool.map(lambda name, content=content: CODECS[name].compressed_bytes(content), codecs)
+            counts = pool.map(_counter(member), codecs)
             download_bytes.update(dict(zip(codecs, counts, strict=True)))
     return dict(download_bytes)
+
+
+def _counter(member: Path) -> Callable[[str], int]:
+    """Counts the bytes of a file for the codec of a name. A large file is read anew for each, and held by none."""
+    size = check_file(member, "a model file")
+    if size > LARGE_BYTES:
+        return lambda name: CODECS[name].streamed_bytes(_parts(member), size)
+    content = read_whole(member, "a model file")
+    return lambda name: CODECS[name].compressed_bytes(content)
+
+
+def _parts(member: Path) -> Iterator[bytes]:
+    with open_file(member, "a model file") as file:
+        while part := file.read(_AT_ONCE):
+            yield part
 
 
 def _members(path: Path) -> list[Path]:

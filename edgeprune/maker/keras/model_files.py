@@ -256,7 +256,7 @@ def _h5_config(path: Path) -> tuple[Mapping[str, Any], str]:
         with h5py.File(path, "r") as file:
             raw = file.attrs.get("model_config")
             version = file.attrs.get("keras_version", "unknown")
-    except (OSError, RuntimeError, KeyError) as cause:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as cause:
         raise InputError(f"{path}: damaged or cut short HDF5 file; copy or save it again") from cause
     if raw is None:
         raise InputError(f"{path}: holds weights but no architecture; save it with model.save('name.keras')")
@@ -266,7 +266,8 @@ def _h5_config(path: Path) -> tuple[Mapping[str, Any], str]:
         raise InputError(f"{path}: its model_config is not JSON") from cause
     if not isinstance(config, dict):
         raise InputError(f"{path}: its model_config does not describe a model")
-    return config, version.decode() if isinstance(version, bytes) else str(version)
+    told = version if isinstance(version, bytes) else str(version).encode("utf-8", "surrogateescape")
+    return config, told.decode("utf-8", "backslashreplace")
 
 
 def _objects(config: object) -> Iterator[Mapping[str, Any]]:
