@@ -18,7 +18,7 @@ from edgeprune.checker.size.records import FileAccount
 from edgeprune.errors import EdgepruneError, InputError, RecipeError, UsageError
 from edgeprune.formats import Contents
 from edgeprune.host.toml_values import near
-from edgeprune.host.untrusted import faults_of, status_of
+from edgeprune.host.untrusted import faults_of, real_place, status_of
 from edgeprune.verdict import Estimate, Verdict, all_passed
 
 __all__ = ["Check", "CheckOptions", "Wanted", "check_files", "estimator_for", "wanted_files"]
@@ -84,11 +84,11 @@ def wanted_files(files: Sequence[Path], settings: Config | None, given: Budget |
     by_path: dict[Path, tuple[Path, list[Budget]]] = {}  # by where it really is: how it was found, its budgets
     for budget in settings.budgets:
         for path in matches(settings, budget) if not files else settings.path.parent.glob(budget.path):
-            by_path.setdefault(path.resolve(), (path, []))[1].append(budget)
+            by_path.setdefault(real_place(path), (path, []))[1].append(budget)
     if not files:
         return [Wanted(path=_from_here(path), budgets=(*budgets, *extra)) for path, budgets in by_path.values()]
     none: tuple[Path, list[Budget]] = (Path(), [])
-    items = [Wanted(path=path, budgets=(*by_path.get(path.resolve(), none)[1], *extra)) for path in files]
+    items = [Wanted(path=path, budgets=(*by_path.get(real_place(path), none)[1], *extra)) for path in files]
     if not any(item.budgets for item in items):
         for path in files:
             status_of(path)  # a missing file has no budget either

@@ -13,6 +13,7 @@ from edgeprune.checker.config import CONFIG, Config, find_config, load_config, s
 from edgeprune.checker.size.codecs import BASE_CODEC, FULL, QUICK
 from edgeprune.commands.options import EXIT_CODES, PATH, chosen_format, common_options
 from edgeprune.errors import UsageError
+from edgeprune.host.untrusted import real_place
 from edgeprune.verdict import Limit
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _refuse_contradictions(
 
 def _refuse_replacing(output: Path | None, read: Sequence[Path]) -> None:
     """Raise UsageError for a report that would take the place of what it is about."""
-    if output is not None and output.resolve() in {path.resolve() for path in read}:
+    if output is not None and real_place(output) in map(real_place, read):
         raise UsageError(f"{output}: the report would replace a file that is read; give --output another name")
 
 

@@ -15,7 +15,17 @@ from typing import BinaryIO
 from edgeprune.artifact import GIT_LFS_POINTER
 from edgeprune.errors import EdgepruneError, FileFault, InputError, unexpected
 
-__all__ = ["check_file", "faults_of", "is_folder", "open_file", "read_text", "read_whole", "status_of", "text_of"]
+__all__ = [
+    "check_file",
+    "faults_of",
+    "is_folder",
+    "open_file",
+    "read_text",
+    "read_whole",
+    "real_place",
+    "status_of",
+    "text_of",
+]
 
 
 def status_of(path: Path) -> os.stat_result:
@@ -51,6 +61,11 @@ def faults_of(name: object) -> Iterator[None]:
         if os.environ.get("EDGEPRUNE_DEBUG"):
             raise
         raise FileFault(f"{name}: {unexpected(cause)}") from cause
+
+
+def real_place(path: Path) -> Path:
+    """Where a path really is; of a ring of links, for which `Path.resolve` raises, some place in it."""
+    return Path(os.path.realpath(path))
 
 
 def is_folder(path: Path) -> bool:

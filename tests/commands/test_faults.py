@@ -100,6 +100,18 @@ def test_a_missing_file_beside_a_configuration(call: Any, here: Path) -> None:
     assert "a.tflite: download (deflate) 1.93 kB, limit 1.00 MB: ok" in outcome.out
 
 
+def test_a_ring_of_links(call: Any, here: Path) -> None:
+    """A link to itself is one file that cannot be read, whether it is named or found by a budget."""
+    (here / "b.tflite").unlink()
+    (here / "d.tflite").symlink_to("d.tflite")
+    (here / "edgeprune.toml").write_text('[[budget]]\npath = "*.tflite"\ndownload = "1 MB"\n')
+    for files in ([], ["d.tflite", "a.tflite"], ["d.tflite", "a.tflite", "-o", "report.txt"]):
+        outcome = call("check", "--fast", *files)
+        assert outcome.code == 4
+        assert "a.tflite: download (deflate) 1.93 kB, limit 1.00 MB: ok" in outcome.out
+        assert outcome.err == "edgeprune: d.tflite cannot be read: Too many levels of symbolic links\n"
+
+
 @pytest.mark.parametrize("suffix", ["apk", "ipa", "zip"])
 def test_a_model_in_a_bundle(call: Any, here: Path, suffix: str) -> None:
     """The others of the bundle are judged, and the exit code is that of the fault, also where nothing is judged."""
