@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgeprune.checker.size.codecs import CODECS, LARGE_BYTES, QUICK
 from edgeprune.errors import InputError
-from edgeprune.host.untrusted import check_file, is_folder, open_file, read_whole, status_of
+from edgeprune.host.untrusted import is_folder, open_file, read_whole, status_of
 
 __all__ = ["measure_download"]
 
@@ -35,7 +35,7 @@ def measure_download(path: Path, codecs: Sequence[str] = QUICK) -> dict[str, int
 
 def _counter(member: Path) -> Callable[[str], int]:
     """Counts the bytes of a file for the codec of a name. A large file is read anew for each, and held by none."""
-    size = check_file(member, "a model file")
+    size = status_of(member).st_size
     if size > LARGE_BYTES:
         return lambda name: CODECS[name].streamed_bytes(_parts(member), size)
     content = read_whole(member, "a model file")
