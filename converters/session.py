@@ -23,7 +23,7 @@ from types import TracebackType
 
 import numpy as np
 
-from edgeprune.artifact import Artifact, Format, Precision, sha256_of
+from edgeprune.artifact import Artifact, Format, Precision, files_of, sha256_of
 from edgeprune.converters.exports import INTEGER, check_export, check_io_type
 from edgeprune.converters.file_checks import refuse_fallback, refuse_lost_package_weights, refuse_lost_weights
 from edgeprune.converters.frozen import FrozenGraph, freeze
@@ -254,10 +254,10 @@ def _move(made: Path, out: Path) -> None:
         except OSError as cause:
             if cause.errno != errno.EXDEV:
                 raise
-            if made.is_dir():
-                shutil.copytree(made, out)
-            else:
-                shutil.copyfile(made, out)
+            for file in files_of(made):  # shutil.copytree gathers what goes wrong in a list and says it in Python
+                place = out / file.relative_to(made)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, place)
     except OSError as cause:
         raise OutputError(f"{out}: cannot be written: {cause.strerror or cause}") from cause
 

@@ -37,3 +37,22 @@ def test_move_to_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with pytest.raises(OutputError, match=r"no/out: cannot be written: No such file or directory"):
         _move(tmp_path / "a", tmp_path / "no" / "out")
+
+
+def test_move_to_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package for which there is no room elsewhere is one line, in the system's words."""
+
+    def refuse(_: Path, __: Path) -> Path:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    def full(_: object, place: Path, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    for name in ("copyfile", "copy2"):
+        monkeypatch.setattr(f"shutil.{name}", full)
+    (tmp_path / "made" / "Data").mkdir(parents=True)
+    (tmp_path / "made" / "Data" / "weights").write_text("w")
+    with pytest.raises(OutputError) as told:
+        _move(tmp_path / "made", tmp_path / "p.mlpackage")
+    assert str(told.value) == f"{tmp_path / 'p.mlpackage'}: cannot be written: No space left on device"
