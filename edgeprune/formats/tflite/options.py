@@ -15,24 +15,21 @@ from edgeprune.formats.tflite.schema import schema
 __all__ = ["read_options"]
 
 _MAX_RANK = 32  # as in flatbuffer.py
+_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 _PADDINGS = {schema.Padding.SAME: "SAME", schema.Padding.VALID: "VALID"}
-_WINDOWS: Mapping[str, tuple[Any, int]] = {
-    "CONV_2D": (schema.Conv2DOptions, schema.BuiltinOptions.Conv2DOptions),
-    "DEPTHWISE_CONV_2D": (schema.DepthwiseConv2DOptions, schema.BuiltinOptions.DepthwiseConv2DOptions),
-}
 
 
 def read_options(model: Any, kinds: Sequence[str]) -> FileOptions:
     """The options in a flatbuffer; `kinds` are the operations of its first subgraph. Raises what the schema does."""
-    subgraph, tensors = model.Subgraphs(0), tensor_facts(model)
+    subgraph, tensors, attributes = model.Subgraphs(0), tensor_facts(model), attributes_of(model, kinds)
     return FileOptions(
-        windows={n: w for n, kind in enumerate(kinds) if (w := _window(subgraph.Operators(n), kind)) is not None},
+        windows={n: w for n, kind in enumerate(kinds) if (w := _window(kind, attributes[n])) is not None},
         open_inputs={n: shape for n in _inputs(subgraph) if min((shape := _signature(subgraph, n))[1:], default=0) < 0},
         sparse=frozenset(n for n in range(subgraph.TensorsLength()) if subgraph.Tensors(n).Sparsity() is not None),
         paddings={
             n: p for n, kind in enumerate(kinds) if kind == "PAD" and (p := _padding(model, subgraph, n)) is not None
         },
-        attributes=attributes_of(model, kinds),
+        attributes=attributes,
         quantization=tensors.quantization,
         integers=tensors.integers,
         open_axes=tensors.open_axes,
@@ -50,19 +47,14 @@ def _signature(subgraph: Any, index: int) -> tuple[int, ...]:
     return tuple(int(size) for size in tensor.ShapeSignatureAsNumpy()) if sized else ()
 
 
-def _window(operator: Any, kind: str) -> Window | None:
-    if kind not in _WINDOWS:
+def _window(kind: str, attributes: Mapping[str, int]) -> Window | None:
+    if kind not in _CONVOLUTIONS or "stride_h" not in attributes:
         return None
-    make, number = _WINDOWS[kind]
-    if operator.BuiltinOptionsType() != number:
-        return None
-    options, union = make(), operator.BuiltinOptions()
-    options.Init(union.Bytes, union.Pos)
     return Window(
-        stride=(options.StrideH(), options.StrideW()),
-        dilation=(options.DilationHFactor(), options.DilationWFactor()),
-        padding=_PADDINGS.get(options.Padding(), "unknown"),
-        multiplier=options.DepthMultiplier() if kind == "DEPTHWISE_CONV_2D" else 1,
+        stride=(attributes["stride_h"], attributes["stride_w"]),
+        dilation=(attributes["dilation_h"], attributes["dilation_w"]),
+        padding=_PADDINGS.get(attributes["padding"], "unknown"),
+        multiplier=attributes.get("depth_multiplier", 1),
     )
 
 

@@ -16,8 +16,8 @@ from typing import Any
 __all__ = ["schema"]
 
 _NAMES = (
-    *("BatchMatMulOptions", "BuiltinOperator", "BuiltinOptions", "Conv2DOptions", "DepthwiseConv2DOptions"),
-    *("Int32Vector", "Model", "Padding", "SparseIndexVector", "TensorType", "Uint16Vector", "Uint8Vector"),
+    *("BatchMatMulOptions", "BuiltinOperator", "BuiltinOptions", "Int32Vector", "Model", "Padding"),
+    *("SparseIndexVector", "TensorType", "Uint16Vector", "Uint8Vector"),
     # What these make: the schema imports a class when it meets the first of a kind.
     *("Buffer", "DimensionMetadata", "Metadata", "Operator", "OperatorCode", "QuantizationParameters"),
     *("SignatureDef", "SparsityParameters", "SubGraph", "Tensor", "TensorMap"),
