@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from edgeprune.errors import Unsupported
 from edgeprune.formats.coreml.mil import Feature
-from edgeprune.report.snippets.values import LITERALS, indented, listing
+from edgeprune.report.snippets.values import LITERALS, listing, swift_function
 
 __all__ = ["python_code", "swift_code"]
 
@@ -108,16 +108,8 @@ def swift_code(file: str, inputs: Sequence[Feature], outputs: Sequence[Feature])
         "",
         f"return [{listing(f'{literal(f.name)}: output{n} as Any' for n, f in enumerate(outputs)) or ':'}]",
     ]
-    lines = [
-        "// The model stands in the app target, where Xcode compiles it to a .mlmodelc",
-        "import CoreML",
-        "import CoreVideo",
-        "",
-        "func runModel() throws -> [String: Any] {",
-        *indented(body),
-        "}",
-    ]
-    return "\n".join(lines) + "\n"
+    where = "// The model stands in the app target, where Xcode compiles it to a .mlmodelc"
+    return swift_function([where, "import CoreML", "import CoreVideo"], body)
 
 
 def _swift_input(number: int, feature: Feature) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import quote
 
 from edgeprune.errors import Unsupported
-from edgeprune.report.snippets.values import LITERALS, Value, indented, listing
+from edgeprune.report.snippets.values import LITERALS, Value, indented, listing, swift_function
 
 __all__ = ["js_code", "kotlin_code", "python_code", "swift_code"]
 
@@ -170,16 +170,8 @@ def swift_code(file: str, inputs: Sequence[Value], outputs: Sequence[Value]) -> 
         "",
         f"return [{listing(f'{literal(v.name)}: output{n}' for n, v in enumerate(outputs)) or ':'}]",
     ]
-    lines = [
-        '// Podfile: pod "TensorFlowLiteSwift"; the file stands in the app target',
-        "import Foundation",
-        "import TensorFlowLite",
-        "",
-        "func runModel() throws -> [String: Any] {",
-        *indented(body),
-        "}",
-    ]
-    return "\n".join(lines) + "\n"
+    where = '// Podfile: pod "TensorFlowLiteSwift"; the file stands in the app target'
+    return swift_function([where, "import Foundation", "import TensorFlowLite"], body)
 
 
 def _swift_input(number: int, value: Value) -> Iterator[str]:

@@ -15,7 +15,7 @@ import numpy as np
 from edgeprune.formats.elements import Shape
 from edgeprune.formats.graph import Graph, Signature
 
-__all__ = ["LITERALS", "Language", "Value", "indented", "inputs_of", "listing", "outputs_of"]
+__all__ = ["LITERALS", "Language", "Value", "indented", "inputs_of", "listing", "outputs_of", "swift_function"]
 
 Language = str  # a key of LITERALS
 
@@ -94,6 +94,11 @@ def listing(items: Iterable[object]) -> str:
 def indented(lines: Iterable[str]) -> Iterator[str]:
     """By four spaces."""
     yield from (f"    {line}" if line else "" for line in lines)
+
+
+def swift_function(head: Iterable[str], body: Iterable[str]) -> str:
+    """A file of Swift: `head`, and a function that throws and returns the outputs by name."""
+    return "\n".join([*head, "", "func runModel() throws -> [String: Any] {", *indented(body), "}"]) + "\n"
 
 
 def inputs_of(graph: Graph) -> tuple[Value, ...]:
