@@ -13,7 +13,6 @@ import numpy as np
 
 from edgeprune.ledger import POOR_SQNR_DB, ChannelParity
 from edgeprune.maker.keras.models import output_names
-from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel, Tensor
 
 __all__ = ["joined_axes", "poor_channels"]
@@ -64,23 +63,28 @@ def _is_distribution(rows: np.ndarray) -> bool:
 
 def joined_axes(model: AnyModel) -> Mapping[str, int]:
     """The axis along which an output of a Keras model was joined by Concatenate, by the output's name."""
-    if isinstance(model, SavedModel):
+    from edgeprune.maker.pruning.channel.trace import graph_of
+
+    graph = graph_of(model)
+    if graph is None:
         return {}
-    found = {name: _joined(output) for name, output in zip(output_names(model), model.outputs, strict=True)}
+    found = {name: _joined(output) for name, output in zip(output_names(model), graph.outputs, strict=True)}
     return {name: axis for name, axis in found.items() if axis is not None}
 
 
 def _joined(tensor: Tensor) -> int | None:
     """The axis of the Concatenate behind a tensor; nested models, and what swaps axes or leaves numbers in place, are
     passed through."""
+    from edgeprune.maker.pruning.channel.trace import functional_of, is_model
+
     axes = list(range(len(tensor.shape)))
     while True:
         made = tensor._keras_history
         operation = made.operation
-        kind = type(operation).__name__
-        if hasattr(operation, "outputs") and hasattr(operation, "layers"):
-            tensor = operation.outputs[made.tensor_index]
+        if is_model(operation):
+            tensor = functional_of(operation).outputs[made.tensor_index]
             continue
+        kind = type(operation).__name__
         if kind == "Concatenate":
             return axes.index(operation.axis % len(axes))
         if kind == "Permute":

@@ -15,7 +15,7 @@ from edgeprune.converters.exports import INTEGER, SUFFIXES, USUAL, check_export,
 from edgeprune.converters.packaging import CoreMlOptions, ImageInput, check_ends
 from edgeprune.converters.parity import check_tolerance
 from edgeprune.converters.session import Converter, Exported
-from edgeprune.converters.trial_inputs import MOST_MACS, TRIALS, trial_samples
+from edgeprune.converters.trial_inputs import TRIALS, trial_count, trial_samples
 from edgeprune.converters.verification import BISECTED, bisect_file, opened
 from edgeprune.errors import UsageError
 from edgeprune.host.outputs import check_output_file, output_file
@@ -41,9 +41,9 @@ class ConvertOptions:
     Of integer .tflite files: `io_type` is what inputs and outputs of int8 (float32, int8, uint8) and int16x8 (float32,
     int16) are; with `float_fallback` operations without an integer kernel stay in float; with `per_tensor` a kernel has
     one scale in place of one per channel; `calibration_samples` of the calibration set, drawn with `seed`, set the
-    scales. `coreml` is what a package tells the app. `tolerance` is the largest
-    difference allowed, as a share of the output range (None: by precision); with `bisect` the error of a file that
-    departs names the first layer that does. The file is compressed by the quick codecs and by `codecs`.
+    scales. `coreml` is what a package tells the app. `tolerance` is the largest difference allowed, as a share of the
+    output range (None: by precision); with `bisect` the error of a file that departs names the first layer that does.
+    The file is compressed by the quick codecs and by `codecs`.
     """
 
     io_type: IoType | str = IoType.FLOAT32
@@ -156,8 +156,7 @@ def _trial(made: Exported, model: AnyModel, held: Samples | None, image: ImageIn
     """Samples to judge a file on when none are given, and what they are."""
     macs = made.contents.macs
     if held is not None:
-        most = max(TRIALS, MOST_MACS // macs) if macs else len(held)
-        few = held.rows(np.arange(min(len(held), most)))
+        few = held.rows(np.arange(min(len(held), trial_count(macs, fewest=TRIALS, most=len(held)))))
         return few, f"samples of {held.path.name} that did not calibrate it" if len(
             held
         ) > 1 else f"sample of {held.path.name}"

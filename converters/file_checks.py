@@ -144,14 +144,13 @@ def kernel_zeros(model: AnyModel) -> tuple[int, int]:
     States, statistics and learned slopes of two axes are no kernels, and start as zeros.
     """
     from edgeprune.maker.keras.models import leaf_layers, weight_of
-    from edgeprune.maker.pruning.magnitude import DEPTHWISE, KERNELS
+    from edgeprune.maker.pruning.magnitude import kernels_of
 
     if isinstance(model, SavedModel):
         return 0, 0
     elements = zeros = 0
     for leaf in leaf_layers(model):
-        kind = type(leaf.layer).__name__
-        for name in (*KERNELS.get(kind, ()), *DEPTHWISE.get(kind, ())):
+        for name in kernels_of(leaf.layer, prune_depthwise=True)[0]:
             kernel = np.asarray(weight_of(leaf.layer, name))
             elements, zeros = elements + kernel.size, zeros + kernel.size - int(np.count_nonzero(kernel))
     return elements, zeros

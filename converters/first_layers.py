@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeprune.errors import Unsupported
 from edgeprune.maker.keras.models import input_specs
 from edgeprune.maker.keras.types import AnyModel, Graph, Layer, Node
 
@@ -48,11 +47,10 @@ class Expected:
 
 def expected_inputs(model: AnyModel) -> Mapping[str, Expected]:
     """By input name; an input whose first layers say nothing is left out, and so are all of a model without layers."""
-    from edgeprune.maker.pruning.channel.trace import functional_of
+    from edgeprune.maker.pruning.channel.trace import graph_of
 
-    try:
-        graph = functional_of(model)  # type: ignore[arg-type]
-    except Unsupported:
+    graph = graph_of(model)
+    if graph is None:
         return {}
     found: dict[str, Expected] = {}
     for name, layer, node in _first_layers(graph, list(input_specs(model))):

@@ -22,9 +22,10 @@ OPEN_SIZE = 16
 WIDE = 4.0
 
 
-def trial_count(macs: int | None) -> int:
-    """How many samples a model of so many MACs is tried on: TRIALS, and fewer where they take more than MOST_MACS."""
-    return max(FEWEST, min(TRIALS, MOST_MACS // macs)) if macs else TRIALS
+def trial_count(macs: int | None, fewest: int = FEWEST, most: int = TRIALS) -> int:
+    """How many samples a model of so many MACs is tried on: `most`, and fewer, to `fewest`, where they take more than
+    MOST_MACS."""
+    return max(fewest, min(most, MOST_MACS // macs)) if macs else most
 
 
 def trial_samples(
@@ -39,11 +40,11 @@ def trial_samples(
 
     The numbers are what the first layers expect (`expected_inputs`): around the statistics of a Normalization, pixels
     of 0 to 255 before a Rescaling of them, indexes below the size of a table (the end of the last sample is padding,
-    where 0 stands for that). Other floats are normal. The last quarter
-    (at least one) is four times as wide, so that what clips large numbers shows. Integers of which no table is known
-    run over their whole type where it has 8 bits (pixels), else below the smallest table of the model, or are 0 and 1
-    when it has none. An open size becomes OPEN_SIZE. The input named `pictures` gets random pixels p of 0 to 255 as
-    p * scale + bias, where a bias has one number or one for each channel.
+    where 0 stands for that). Other floats are normal. The last quarter (at least one) is four times as wide, so that
+    what clips large numbers shows. Integers of which no table is known run over their whole type where it has 8 bits
+    (pixels), else below the smallest table of the model, or are 0 and 1 when it has none. An open size becomes
+    OPEN_SIZE. The input named `pictures` gets random pixels p of 0 to 255 as p * scale + bias, where a bias has one
+    number or one for each channel.
     """
     rng, count = np.random.default_rng(0), trial_count(macs)
     rows, known = _table_size(model), expected_inputs(model)

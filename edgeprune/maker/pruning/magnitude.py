@@ -26,6 +26,7 @@ __all__ = [
     "Target",
     "apply_masks",
     "keep_largest",
+    "kernels_of",
     "masks_for",
     "nonzero_masks",
     "prune_magnitude",
@@ -134,7 +135,7 @@ def _check_patterns(leaves: Sequence[Leaf], options: MagnitudeOptions) -> None:
                 raise UsageError(f"{option} pattern {pattern!r} matches no layer with weights; layers are: {names}")
 
 
-def _kernels_of(layer: Layer, prune_depthwise: bool) -> tuple[list[str], str]:
+def kernels_of(layer: Layer, *, prune_depthwise: bool) -> tuple[list[str], str]:
     """Names of the prunable variables of a layer, or the reason why there are none."""
     kind = type(layer).__name__
     names = list(KERNELS.get(kind, ()))
@@ -157,7 +158,7 @@ def select_targets(model: Model, options: MagnitudeOptions) -> tuple[list[Target
     candidates: list[tuple[Leaf, list[str]]] = []
     skipped: list[SkippedLayer] = []
     for leaf in leaves:
-        names, reason = _kernels_of(leaf.layer, options.prune_depthwise)
+        names, reason = kernels_of(leaf.layer, prune_depthwise=options.prune_depthwise)
         if names and not matches(leaf, options.include):
             names, reason = [], "not matched by include"
         if names and matches(leaf, options.exclude):

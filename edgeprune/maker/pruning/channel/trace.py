@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import Unsupported
-from edgeprune.maker.keras.types import Graph, Layer, Model, Node, Tensor, Variable
+from edgeprune.maker.keras.saved_models import SavedModel
+from edgeprune.maker.keras.types import AnyModel, Graph, Layer, Model, Node, Tensor, Variable
 from edgeprune.maker.pruning.channel.channel_ids import Atoms, Labels
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Weight",
     "compact",
     "functional_of",
+    "graph_of",
     "is_model",
     "nodes_of",
 ]
@@ -121,6 +123,14 @@ def functional_of(model: Model) -> Graph:
             "call method: rebuild it with the functional API (keras.Model(inputs, outputs))"
         )
     return graph
+
+
+def graph_of(model: AnyModel) -> Graph | None:
+    """The functional graph of a model; None for one whose layers cannot be followed."""
+    try:
+        return None if isinstance(model, SavedModel) else functional_of(model)
+    except Unsupported:
+        return None
 
 
 def is_model(operation: object) -> TypeGuard[Model]:
