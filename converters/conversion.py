@@ -12,12 +12,13 @@ import numpy as np
 from edgeprune.artifact import Format, IoType, Precision
 from edgeprune.converters.exported import measure_export
 from edgeprune.converters.exports import INTEGER, SUFFIXES, USUAL, check_export, check_io_type, format_of
-from edgeprune.converters.packaging import CoreMlOptions, ImageInput, check_ends
+from edgeprune.converters.packaging import CoreMlOptions, check_words
 from edgeprune.converters.parity import check_tolerance
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.trial_inputs import MOST_MACS, TRIALS, trial_samples
 from edgeprune.converters.verification import BISECTED, bisect_file, opened
 from edgeprune.errors import UsageError
+from edgeprune.formats.metadata import ImageInput, check_ends, settled
 from edgeprune.host.outputs import check_output_file, output_file
 from edgeprune.host.progress import Progress
 from edgeprune.host.toml_values import check_choice
@@ -41,7 +42,7 @@ class ConvertOptions:
     Of integer .tflite files: `io_type` is what inputs and outputs of int8 (float32, int8, uint8) and int16x8 (float32,
     int16) are; with `float_fallback` operations without an integer kernel stay in float; with `per_tensor` a kernel has
     one scale in place of one per channel; `calibration_samples` of the calibration set, drawn with `seed`, set the
-    scales. `coreml` is what a package tells the app. `tolerance` is the largest
+    scales. `coreml` is what the file tells the app, of either format. `tolerance` is the largest
     difference allowed, as a share of the output range (None: by precision); with `bisect` the error of a file that
     departs names the first layer that does. The file is compressed by the quick codecs and by `codecs`.
     """
@@ -85,7 +86,9 @@ def convert(
     source = load_convertible(Path(model)) if isinstance(model, str | Path) else model
     if model_format is Format.TFLITE:
         refuse_half_precision(source)
-    check_ends(input_specs(source), [tuple(t.shape) for t in source.outputs], wanted.coreml)
+    specs = input_specs(source)
+    wanted = replace(wanted, coreml=settled(wanted.coreml, list(specs)))
+    check_ends(specs, [tuple(t.shape) for t in source.outputs], wanted.coreml)
     scored = find_metric(metric) if metric is not None else None
     if samples is not None and scored is not None:
         check_targets(samples, tuple(source.outputs[0].shape), scored.name)
@@ -118,6 +121,7 @@ def check_conversion(
     model_format = format_of(path)
     chosen = _precision(precision) if precision is not None else USUAL[model_format]
     check_export(model_format, chosen, options.coreml.target)
+    check_words(model_format, options.coreml)
     check_io_type(model_format, chosen, str(options.io_type))
     check_tolerance(options.tolerance)
     if options.per_tensor and not (model_format is Format.TFLITE and chosen in INTEGER):

@@ -19,12 +19,15 @@ __all__ = ["main"]
 
 def _convert(job: dict[str, Any]) -> dict[str, Any]:
     from edgeprune.converters.frozen import FrozenGraph
+    from edgeprune.converters.packaging import CoreMlOptions
 
     graph, out = FrozenGraph.from_json(job["graph"]), Path(job["out"])
+    options = CoreMlOptions.from_json(job["coreml"])
     if job["format"] == "tflite":
         import numpy as np
 
         from edgeprune.converters.tflite import convert_tflite
+        from edgeprune.formats.tflite.metadata import with_metadata
 
         calibration = None
         if job.get("calibration"):
@@ -38,12 +41,13 @@ def _convert(job: dict[str, Any]) -> dict[str, Any]:
             float_fallback=job.get("float_fallback", False),
             per_tensor=job.get("per_tensor", False),
         )
+        if options.told:
+            content = with_metadata(Path(out.name), content, options)
         out.write_bytes(content)
         return {}
     from edgeprune.converters.coreml import convert_coreml
-    from edgeprune.converters.packaging import CoreMlOptions
 
-    convert_coreml(graph, out, precision=job["precision"], options=CoreMlOptions.from_json(job["coreml"]))
+    convert_coreml(graph, out, precision=job["precision"], options=options)
     return {}
 
 

@@ -31,6 +31,8 @@ __all__ = [
     "ImageInput",
     "Ledger",
     "MagnitudeOptions",
+    "Metadata",
+    "MetadataOptions",
     "Metric",
     "Placement",
     "PolynomialDecay",
@@ -59,11 +61,13 @@ __all__ = [
     "prune_dead",
     "prune_magnitude",
     "prune_while_training",
+    "read_metadata",
     "run",
     "run_tflite",
     "save_model",
     "snippet",
     "verify",
+    "write_metadata",
 ]
 
 # Public name -> the module that holds it.
@@ -82,9 +86,11 @@ _HOMES = {
     "Estimate": "edgeprune.ledger",
     "FileAccount": "edgeprune.checker.size.records",
     "Format": "edgeprune.artifact",
-    "ImageInput": "edgeprune.converters.packaging",
+    "ImageInput": "edgeprune.formats.metadata",
     "Ledger": "edgeprune.ledger",
     "MagnitudeOptions": "edgeprune.maker.pruning.options",
+    "Metadata": "edgeprune.formats.tflite.metadata",
+    "MetadataOptions": "edgeprune.formats.metadata",
     "Metric": "edgeprune.maker.training.metrics",
     "Placement": "edgeprune.checker.latency.accelerators.placement",
     "PolynomialDecay": "edgeprune.maker.pruning.schedule",
@@ -113,11 +119,13 @@ _HOMES = {
     "prune_dead": "edgeprune.maker.pruning.channel.lossless",
     "prune_magnitude": "edgeprune.maker.pruning.magnitude",
     "prune_while_training": "edgeprune.maker.pruning.masked_training",
+    "read_metadata": "edgeprune.formats.tflite.metadata",
     "run": "edgeprune.commands.calls",
     "run_tflite": "edgeprune.commands.calls",
     "save_model": "edgeprune.commands.calls",
     "snippet": "edgeprune.commands.calls",
     "verify": "edgeprune.converters.verification",
+    "write_metadata": "edgeprune.commands.calls",
 }
 _CONVERTERS = "edgeprune.converters"
 

@@ -14,11 +14,12 @@ from edgeprune.artifact import Artifact, Format, Precision
 from edgeprune.converters import evaluation
 from edgeprune.converters.evaluation import evaluate_file, pixels_of
 from edgeprune.converters.evaluator import program
-from edgeprune.converters.packaging import CoreMlOptions, ImageInput, check_ends, read_labels
+from edgeprune.converters.packaging import CoreMlOptions, read_labels
 from edgeprune.errors import ConversionError, InputError, UsageError
 from edgeprune.formats import read_contents
 from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.coreml.storage import storage_of
+from edgeprune.formats.metadata import ImageInput, check_ends
 from edgeprune.maker.keras.models import input_specs, predict
 from edgeprune.maker.pruning.magnitude import prune_magnitude
 from edgeprune.maker.pruning.options import MagnitudeOptions

@@ -75,8 +75,8 @@ def test_one_mapping_of_package_options(tmp_path: Path) -> None:
     assert (made.class_labels, made.author, made.license) == (("a", "b"), "A", "L")
     assert (made.description, made.version, made.target) == ("D", "V", "iOS16")
     assert CoreMlOptions.from_json(json.loads(json.dumps(made.to_json()))) == made
-    assert set(given.given()) == {"image_input", "class_labels", *words}
-    assert PackageOptions(deployment_target=DeploymentTarget.IOS18).given() == ()
+    assert made.told
+    assert not PackageOptions(deployment_target=DeploymentTarget.IOS18).resolved().told
 
 
 def test_lost_zeros(keras: Any, tmp_path: Path) -> None:

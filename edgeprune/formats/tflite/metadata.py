@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from edgeprune.errors import InputError, Unsupported, UsageError
 from edgeprune.formats.graph import Graph
-from edgeprune.formats.metadata import ImageInput, MetadataOptions
+from edgeprune.formats.metadata import ImageInput, MetadataOptions, check_ends, settled
 from edgeprune.formats.tflite.associated import find_appended, read_files, with_files
 from edgeprune.formats.tflite.embedding import embedded, metadata_place
 from edgeprune.formats.tflite.flatbuffer import Buffers, parse_tflite
@@ -96,6 +96,9 @@ def with_metadata(path: Path, content: bytes, options: MetadataOptions, *, repla
     """
     graph, buffers = parse_tflite(path, content)
     known = _kept(path, graph, buffers, replaced=replaced)
+    options = settled(options, [end.name for end in known.inputs])
+    specs = {end.name: (end.shape, end.dtype) for end in known.inputs}
+    check_ends(specs, [end.shape for end in known.outputs], options, integers=True)
     tables, files = _told(known, options)
     appended = find_appended(buffers)
     try:
@@ -134,15 +137,16 @@ def _told(known: Metadata, options: MetadataOptions) -> tuple[Tables, dict[str, 
     if not graphs:
         graphs.append({})
     inputs, outputs = (
-        _tensors(known.path, graphs[0], key, ends) for key, ends in zip(_ENDS, (known.inputs, known.outputs), strict=True)
+        _tensors(known.path, graphs[0], key, ends)
+        for key, ends in zip(_ENDS, (known.inputs, known.outputs), strict=True)
     )
     _name(inputs, options.input_names, options.input_descriptions, "input")
     _name(outputs, options.output_names, options.output_descriptions, "output")
     if options.image is not None:
-        number = _picture_number(known, options.image.name)
+        number = [end.name for end in known.inputs].index(options.image.name)
         _describe_pictures(inputs[number], options.image, known.inputs[number].dtype)
     if options.class_labels:
-        _label(known, outputs, options.class_labels, files)
+        _label(outputs, options.class_labels, files)
     return tables, files
 
 
@@ -166,21 +170,11 @@ def _content(kind: str, **fields: Any) -> Tables:
 def _name(tensors: list[Tables], names: Sequence[str], descriptions: Sequence[str], end: str) -> None:
     for key, texts in (("name", names), ("description", descriptions)):
         if len(texts) > len(tensors):
-            raise UsageError(f"--{end}-{key} is given {len(texts)} times and the model has {len(tensors)} {end}s")
+            names = ", ".join(str(tensor.get("name")) for tensor in tensors)
+            raise UsageError(f"--{end}-{key} is given {len(texts)} times and the model's {end}s are: {names}")
         for tensor, text in zip(tensors, texts, strict=False):
             if text:
                 tensor[key] = text
-
-
-def _picture_number(known: Metadata, name: str) -> int:
-    """Which input takes pictures: the one of the name, or the only one."""
-    names = [end.name for end in known.inputs]
-    if not name and len(names) == 1:
-        return 0
-    if name not in names:
-        what = f"--image-input {name}: the model has no such input" if name else "which input takes pictures"
-        raise UsageError(f"{what}; name one of its inputs with --image-input: {', '.join(names) or 'it has none'}")
-    return names.index(name)
 
 
 def _describe_pictures(tensor: Tables, image: ImageInput, dtype: str) -> None:
@@ -189,25 +183,17 @@ def _describe_pictures(tensor: Tables, image: ImageInput, dtype: str) -> None:
     size = content.get("content_properties", {}).get("default_size")
     content |= _content("ImageProperties", color_space=str(image.color), **({"default_size": size} if size else {}))
     units = [unit for unit in tensor.get("process_units", []) if unit.get("options_type") != _NORMALIZATION]
-    options = {"mean": list(image.mean), "std": list(image.std)}
+    options = {"mean": list(image.mean), "std": list(image.std)}  # readers want as many of one as of the other
     tensor["process_units"] = [{"options_type": _NORMALIZATION, "options": options}, *units]
     if dtype.startswith("float"):
-        count = max(len(image.scales), len(image.bias))
-        wide = [values * count if len(values) == 1 else values for values in (image.scales, image.bias)]
-        ends = [sorted((bias, 255 * scale + bias)) for scale, bias in zip(*wide, strict=True)]
+        ends = [sorted((bias, 255 * scale + bias)) for scale, bias in image.channels]
         tensor["stats"] = {"max": [high for _, high in ends], "min": [low for low, _ in ends]}
     elif dtype == "uint8":
         tensor["stats"] = {"max": [255.0], "min": [0.0]}
 
 
-def _label(known: Metadata, outputs: list[Tables], labels: Sequence[str], files: dict[str, bytes]) -> None:
-    """Name the classes of the only output, in a file of the name that its labels have already."""
-    if len(outputs) != 1:
-        raise UsageError(f"--class-labels is for models with one output; this one has {len(outputs)}")
-    classes = known.outputs[0].shape[-1:]
-    if classes != (len(labels),):
-        told = f"{classes[0]} classes" if classes else "no classes"
-        raise UsageError(f"--class-labels has {len(labels)} labels, the model's output {told}")
+def _label(outputs: list[Tables], labels: Sequence[str], files: dict[str, bytes]) -> None:
+    """Name the classes of the only output, in the file that its labels have already where it has one."""
     told_files = outputs[0].setdefault("associated_files", [])
     # Labels in other languages (a locale) stay.
     entry = next((f for f in told_files if f.get("type") == _AXIS_LABELS and not f.get("locale")), None)

@@ -20,10 +20,10 @@ from edgeprune.checker.latency.profiles import find_profile
 from edgeprune.checker.size.baseline import Baseline
 from edgeprune.converters.exported import measure_export
 from edgeprune.converters.exports import INTEGER
-from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.errors import Unsupported
 from edgeprune.formats import read_contents
+from edgeprune.formats.metadata import ImageInput
 from edgeprune.host.progress import Progress
 from edgeprune.ledger import (
     ArtifactEntry,

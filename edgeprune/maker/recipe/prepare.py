@@ -11,8 +11,9 @@ from edgeprune.artifact import Format
 from edgeprune.checker.budget import asked_limits
 from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.converters.exports import check_export
-from edgeprune.converters.packaging import CoreMlOptions, check_ends
+from edgeprune.converters.packaging import CoreMlOptions, check_words
 from edgeprune.errors import MissingExtra, RecipeError, UsageError
+from edgeprune.formats.metadata import check_ends
 from edgeprune.maker.keras.model_files import load_model
 from edgeprune.maker.keras.models import count_parameters, input_specs, refuse_half_precision
 from edgeprune.maker.keras.types import Model
@@ -110,6 +111,7 @@ def _packages(recipe: Recipe) -> list[CoreMlOptions]:
         try:
             check_export(export.format, export.precision, export.package.deployment_target)
             packages.append(coreml_options(recipe, export))
+            check_words(export.format, packages[-1])
         except UsageError as cause:
             raise RecipeError(f"{recipe.path}: {cause}") from cause
     return packages
@@ -143,7 +145,7 @@ def _checked_steps(recipe: Recipe, model: Model) -> dict[bool, Structure]:
 
 
 def coreml_options(recipe: Recipe, export: ExportSpec) -> CoreMlOptions:
-    """What a Core ML package of this recipe tells the app. Raises UsageError, and InputError for bad class labels."""
+    """What a file of this recipe tells the app. Raises UsageError, and InputError for bad class labels."""
     return export.package.resolved(scale=recipe.data.scale, bias=(recipe.data.offset,))
 
 
