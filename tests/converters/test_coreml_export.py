@@ -14,7 +14,7 @@ from edgeprune.artifact import Artifact, Format, Precision
 from edgeprune.converters import evaluation
 from edgeprune.converters.evaluation import evaluate_file, pixels_of
 from edgeprune.converters.evaluator import program
-from edgeprune.converters.packaging import CoreMlOptions, read_labels
+from edgeprune.converters.packaging import CoreMlOptions, check_words, read_labels
 from edgeprune.errors import ConversionError, InputError, UsageError
 from edgeprune.formats import read_contents
 from edgeprune.formats.coreml.mil_reader import read_coreml
@@ -325,13 +325,16 @@ def test_ends_that_do_not_fit(pruned: Any, options: CoreMlOptions, word: str) ->
         ("", "is empty"),
         ("\nb\n", "line 1 is empty"),
         ("a\n\nb\n", "line 2 is empty"),
-        ("a\nb\na\n", "'a' stands there twice"),
     ],
 )
 def test_bad_labels(tmp_path: Path, text: str, word: str) -> None:
-    """A label file is one distinct label a line; the first wrong line is named."""
+    """A label file is one label a line; the first wrong line is named."""
     (tmp_path / "labels.txt").write_text(text)
     with pytest.raises(InputError, match=word):
         read_labels(tmp_path / "labels.txt")
-    (tmp_path / "labels.txt").write_text("a\nb\n")
-    assert read_labels(tmp_path / "labels.txt") == ("a", "b")
+    (tmp_path / "labels.txt").write_text("a\nb\na\n")
+    labels = read_labels(tmp_path / "labels.txt")
+    assert labels == ("a", "b", "a")
+    check_words(Format.TFLITE, CoreMlOptions(class_labels=labels))
+    with pytest.raises(UsageError, match="'a' stands there twice"):
+        check_words(Format.COREML, CoreMlOptions(class_labels=labels))

@@ -25,7 +25,13 @@ _WHAT = "metadata cannot be put into this file"
 
 
 class _Root:
-    """The root table of a file, by place. Raises struct.error or IndexError where an offset leads out of it."""
+    """The root table of a file, by place: what lies where, and which of it are the metadata named NAME.
+
+    `fields` are the places of vectors and texts by number, 0 for none, `buffers` and `metadata` those of tables;
+    `outside` is whether a buffer has its bytes at a place of the file, in place of a vector. `entry` is the position of
+    NAME in the list of metadata, None where it is not there, and `number` that of its buffer in the list of buffers.
+    Raises struct.error or IndexError where an offset leads out of the file.
+    """
 
     def __init__(self, content: bytes, start: int = 0) -> None:
         self.content, self.start = content, start
@@ -34,7 +40,12 @@ class _Root:
         count = self.half(vtable)
         self.slots = [self.half(vtable + at) for at in range(4, count - 1, 2)]
         self.version = self.word(self.place + self.slots[_VERSION])
+        self.fields = {number: self._field(number) for number in range(_CODES, _LAST + 1)}
         self.buffers, self.metadata = self.items(_BUFFERS), self.items(_METADATA)
+        self.entry = next((index for index, table in enumerate(self.metadata) if self._name(table) == NAME), None)
+        slots = [(buffer, self._slot(buffer, 1)) for buffer in self.buffers]
+        self.outside = any(slot and self._number("<Q", buffer + slot) > 1 for buffer, slot in slots)
+        self.number = len(self.buffers) if self.entry is None else self._buffer(self.metadata[self.entry])
 
     def word(self, place: int) -> int:
         """An unsigned number of 32 bits."""
@@ -57,32 +68,21 @@ class _Root:
         """Where an offset points."""
         return place + self.word(place)
 
-    def field(self, number: int) -> int:
-        """Where the vector, string or table of a field is; 0 where there is none."""
+    def _field(self, number: int) -> int:
         slot = self.slots[number] if number < len(self.slots) else 0
         return self.target(self.place + slot) if slot else 0
 
     def items(self, number: int) -> list[int]:
         """Where the tables of a vector are."""
-        vector = self.field(number)
+        vector = self.fields[number]
         count = self.word(vector) if vector else 0
         if count > len(self.content) // 4:
             raise IndexError(count)
         return [self.target(vector + 4 + 4 * index) for index in range(count)]
 
-    def entry(self) -> int | None:
-        """Which item of `metadata` is named NAME."""
-        return next((index for index, place in enumerate(self.metadata) if self._name(place) == NAME), None)
-
-    def buffer_of(self, entry: int) -> int:
-        """The number of the buffer that an item of `metadata` names."""
-        slot = self._slot(self.metadata[entry], 1)
-        return self.word(self.metadata[entry] + slot) if slot else 0
-
-    def outside(self, buffer: int) -> bool:
-        """Whether a buffer has its bytes at a place of the file, in place of a vector."""
-        slot = self._slot(buffer, 1)
-        return slot != 0 and self._number("<Q", buffer + slot) > 1
+    def _buffer(self, table: int) -> int:
+        slot = self._slot(table, 1)
+        return self.word(table + slot) if slot else 0
 
     def _name(self, table: int) -> bytes:
         slot = self._slot(table, 0)
@@ -99,8 +99,7 @@ class _Root:
 def metadata_place(buffers: Buffers) -> tuple[int, int] | None:
     """(start, bytes) of the metadata in a file that was parsed; None where it has none."""
     root = _root(buffers.content)
-    entry = root.entry() if root is not None else None
-    return buffers.places.get(root.buffer_of(entry)) if root is not None and entry is not None else None
+    return buffers.places.get(root.number) if root is not None and root.entry is not None else None
 
 
 def _root(content: bytes, start: int = 0) -> _Root | None:
@@ -119,12 +118,10 @@ def prefix_bytes(buffers: Buffers) -> int:
     if buffers.content[start + 4 : start + 8] != MAGIC:
         return 0
     inner = _root(buffers.content, start)
-    entry = outer.entry()
-    if inner is None or entry is None:
+    if inner is None:
         return 0
-    own = outer.buffer_of(entry)
-    same = [place for number, place in enumerate(outer.buffers) if number != own]
-    return start if same == [place for number, place in enumerate(inner.buffers) if number != own] else 0
+    same = [[place for n, place in enumerate(root.buffers) if n != outer.number] for root in (outer, inner)]
+    return start if same[0] == same[1] else 0
 
 
 def embedded(model: bytes, buffers: Buffers, metadata: bytes) -> bytes:
@@ -137,16 +134,14 @@ def embedded(model: bytes, buffers: Buffers, metadata: bytes) -> bytes:
     root = _root(model)
     if root is None or any(root.slots[_LAST + 1 :]):
         raise Unsupported(f"{_WHAT}: it is of a newer schema")
-    if any(root.outside(place) for place in root.buffers):
+    if root.outside:
         raise Unsupported(f"{_WHAT}: its weights lie behind the flatbuffer, as in files above 2 GB")
-    entry = root.entry()
-    number = len(root.buffers) if entry is None else root.buffer_of(entry)
-    if not 0 < number <= len(root.buffers):
+    if not 0 < root.number < len(root.buffers) + (root.entry is None):
         raise Unsupported(f"{_WHAT}: it has no list of buffers, or its metadata name one that is not there")
-    return _written(model, root, number, metadata)
+    return _written(model, root, metadata)
 
 
-def _written(model: bytes, root: _Root, number: int, metadata: bytes) -> bytes:
+def _written(model: bytes, root: _Root, metadata: bytes) -> bytes:
     import flatbuffers
 
     room = 4 * (len(root.buffers) + len(root.metadata)) + len(metadata) + 1024
@@ -156,15 +151,15 @@ def _written(model: bytes, root: _Root, number: int, metadata: bytes) -> bytes:
     buffer = _put_buffer(builder, metadata)
     # The builder counts from the end.
     known = [len(model) - place for place in root.buffers]
-    buffer_list = [*known[:number], buffer, *known[number + 1 :]]
+    buffer_list = [*known[: root.number], buffer, *known[root.number + 1 :]]
     entries = [len(model) - place for place in root.metadata]
-    if root.entry() is None:
-        entries.append(_put_entry(builder, number))
+    if root.entry is None:
+        entries.append(_put_entry(builder, root.number))
     lists = {_METADATA: _put_offsets(builder, entries), _BUFFERS: _put_offsets(builder, buffer_list)}
     builder.StartObject(_LAST + 1)
     builder.PrependUint32Slot(_VERSION, root.version, 0)
     for field in range(_CODES, _LAST + 1):
-        place = root.field(field)
+        place = root.fields[field]
         builder.PrependUOffsetTRelativeSlot(field, lists.get(field, len(model) - place if place else 0), 0)
     builder.Finish(builder.EndObject(), MAGIC)
     return bytes(builder.Output())

@@ -139,6 +139,7 @@ class _Run:
         """Export the current model, run the file over the test split, and account for it."""
         path = self.folder / "stages" / f"{self.stem}.{file_part(stage)}.{precision}.tflite"
         self.progress.begin(f"{stage}: tflite {precision}")
+        export = self._ships_as(stage, precision)
         made = self.converter.export(
             self.model,
             path,
@@ -146,10 +147,11 @@ class _Run:
             precision,
             io_type=quantize.io_type if quantize else "float32",
             calibration=self._calibration(quantize) if quantize else None,
+            coreml=coreml_options(self.recipe, export) if export else None,
             float_fallback=quantize.float_fallback if quantize else False,
             per_tensor=quantize.per_tensor if quantize else False,
         )
-        entry = self._evaluated(made, every_runtime=self._ships(stage, precision))
+        entry = self._evaluated(made, every_runtime=export is not None)
         self.progress.end(_metric_note(entry))
         return entry
 
@@ -266,10 +268,12 @@ class _Run:
         integer = export.format is Format.TFLITE and export.precision in INTEGER
         return quantized[-1] if integer and quantized else names[-1]
 
-    def _ships(self, stage: str, precision: Precision) -> bool:
-        """Whether the .tflite file of a stage becomes an export, so that every runtime is tried on it at once."""
+    def _ships_as(self, stage: str, precision: Precision) -> ExportSpec | None:
+        """The export that the .tflite file of a stage becomes: it gets its metadata, and every runtime is tried on it,
+        at once."""
         exports = [export for export in self.recipe.exports if export.format is Format.TFLITE]
-        return any(export.precision is precision and self._origin(export) == stage for export in exports)
+        fit = (export for export in exports if export.precision is precision and self._origin(export) == stage)
+        return next(fit, None)
 
     def _already_made(self, stage: Stage, export: ExportSpec) -> ArtifactEntry | None:
         if export.format is not Format.TFLITE:
