@@ -110,7 +110,7 @@ def check_words(model_format: Format, options: CoreMlOptions) -> None:
     """Raise UsageError for what a format has no place for."""
     image = options.image
     if model_format is Format.TFLITE:
-        if image is not None and image.color is Color.BGR:
+        if image is not None and image.color == Color.BGR:
             raise UsageError("--color BGR is for coreml; in a .tflite file pictures are RGB or GRAYSCALE")
         return
     labels = options.class_labels

@@ -128,7 +128,7 @@ def _check_image(specs: Mapping[str, tuple[Sequence[int | None], str]], image: I
     if image.name not in specs:
         raise UsageError(f"--image-input {image.name}: the model has no such input; it has {', '.join(specs)}")
     shape, dtype = specs[image.name]
-    channels = 1 if image.color is Color.GRAYSCALE else 3
+    channels = 1 if image.color == Color.GRAYSCALE else 3
     fits = dtype.startswith("float") or (integers and dtype in ("int8", "uint8"))
     if len(shape) != 4 or shape[-1] != channels or not fits:
         raise UsageError(
