@@ -17,7 +17,7 @@ from typing import Any
 
 from edgeprune.artifact import Format, Precision
 from edgeprune.checker.size.account import account
-from edgeprune.converters.packaging import CoreMlOptions
+from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.session import Converter
 from edgeprune.maker.keras.models import keras_module
 from edgeprune.maker.pruning.magnitude import prune_magnitude
@@ -56,7 +56,7 @@ def main() -> None:
                 exclude = () if classifier else (CLASSIFIER,)
                 models[key] = prune_magnitude(model, MagnitudeOptions(sparsity=sparsity, exclude=exclude)).model
             out = Path(place) / f"{number}.mlpackage"
-            converter.export(models[key], out, Format.COREML, precision, coreml=CoreMlOptions(target=target))
+            converter.export(models[key], out, Format.COREML, precision, app=AppOptions(target=target))
             size = account(out)
             ratio = base.raw_bytes / size.raw_bytes
             beside = f"{published:9.2f} {ratio / published - 1:+6.1%}" if published else f"{'':9s} {'':6s}"

@@ -12,12 +12,13 @@ import numpy as np
 from edgeprune.artifact import Format, IoType, Precision
 from edgeprune.converters.exported import measure_export
 from edgeprune.converters.exports import INTEGER, SUFFIXES, USUAL, check_export, check_io_type, format_of
-from edgeprune.converters.packaging import CoreMlOptions, ImageInput, check_ends
+from edgeprune.converters.packaging import AppOptions, check_words
 from edgeprune.converters.parity import check_tolerance
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.trial_inputs import TRIALS, trial_count, trial_samples
 from edgeprune.converters.verification import BISECTED, bisect_file, opened
 from edgeprune.errors import UsageError
+from edgeprune.formats.metadata import ImageInput, check_ends, settled
 from edgeprune.host.outputs import check_output_file, output_file
 from edgeprune.host.progress import Progress
 from edgeprune.host.toml_values import check_choice
@@ -41,9 +42,9 @@ class ConvertOptions:
     Of integer .tflite files: `io_type` is what inputs and outputs of int8 (float32, int8, uint8) and int16x8 (float32,
     int16) are; with `float_fallback` operations without an integer kernel stay in float; with `per_tensor` a kernel has
     one scale in place of one per channel; `calibration_samples` of the calibration set, drawn with `seed`, set the
-    scales. `coreml` is what a package tells the app. `tolerance` is the largest difference allowed, as a share of the
-    output range (None: by precision); with `bisect` the error of a file that departs names the first layer that does.
-    The file is compressed by the quick codecs and by `codecs`.
+    scales. `app` is what the file tells the app, of either format. `tolerance` is the largest difference allowed, as
+    a share of the output range (None: by precision); with `bisect` the error of a file that departs names the first
+    layer that does. The file is compressed by the quick codecs and by `codecs`.
     """
 
     io_type: IoType | str = IoType.FLOAT32
@@ -51,7 +52,7 @@ class ConvertOptions:
     per_tensor: bool = False
     calibration_samples: int = 200
     seed: int = 0
-    coreml: CoreMlOptions = field(default_factory=CoreMlOptions)
+    app: AppOptions = field(default_factory=AppOptions)
     tolerance: float | None = None
     bisect: bool = False
     codecs: tuple[str, ...] = ()
@@ -85,7 +86,9 @@ def convert(
     source = load_convertible(Path(model)) if isinstance(model, str | Path) else model
     if model_format is Format.TFLITE:
         refuse_half_precision(source)
-    check_ends(input_specs(source), [tuple(t.shape) for t in source.outputs], wanted.coreml)
+    specs = input_specs(source)
+    wanted = replace(wanted, app=settled(wanted.app, list(specs)))
+    check_ends(specs, [tuple(t.shape) for t in source.outputs], wanted.app)
     scored = find_metric(metric) if metric is not None else None
     if samples is not None and scored is not None:
         check_targets(samples, tuple(source.outputs[0].shape), scored.name)
@@ -100,7 +103,7 @@ def convert(
             chosen,
             io_type=str(wanted.io_type),
             calibration=arrays,
-            coreml=wanted.coreml,
+            app=wanted.app,
             float_fallback=wanted.float_fallback,
             per_tensor=wanted.per_tensor,
         )
@@ -117,7 +120,8 @@ def check_conversion(
     """The format by the ending of `path`, and the precision. Raises UsageError for what cannot be made."""
     model_format = format_of(path)
     chosen = _precision(precision) if precision is not None else USUAL[model_format]
-    check_export(model_format, chosen, options.coreml.target)
+    check_export(model_format, chosen, options.app.target)
+    check_words(model_format, options.app)
     check_io_type(model_format, chosen, str(options.io_type))
     check_tolerance(options.tolerance)
     if options.per_tensor and not (model_format is Format.TFLITE and chosen in INTEGER):
@@ -179,7 +183,7 @@ def _judged(
     options: ConvertOptions,
     progress: Progress,
 ) -> ArtifactEntry:
-    image = options.coreml.image
+    image = options.app.image
     if samples is None:
         trial, samples_are = _trial(made, model, held, image)
     else:

@@ -14,7 +14,7 @@ import numpy as np
 from edgeprune.artifact import files_of
 from edgeprune.checker.size.codecs import CODECS
 from edgeprune.converters.frozen import FrozenGraph, FrozenTensor, thaw
-from edgeprune.converters.packaging import CoreMlOptions
+from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.types import Generated, GraphDef
 from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.coreml.storage import storage_of
@@ -43,7 +43,7 @@ def sparse_counterpart(precision: str) -> str | None:
     return precision.removeprefix("sparse-") if precision.startswith("sparse-") else None
 
 
-def convert_coreml(graph: FrozenGraph, out: Path, *, precision: str, options: CoreMlOptions) -> None:
+def convert_coreml(graph: FrozenGraph, out: Path, *, precision: str, options: AppOptions) -> None:
     """Write the package `out`. Inputs and outputs keep their names; arrays are float32 or int32.
 
     float32 and float16 compute and store in that type. All others compute in float16: int8 stores one symmetric scale
@@ -183,7 +183,7 @@ def _pipeline(ct: Generated) -> Generated:
     return pipeline
 
 
-def _input_type(ct: Generated, tensor: FrozenTensor, options: CoreMlOptions) -> Generated:
+def _input_type(ct: Generated, tensor: FrozenTensor, options: AppOptions) -> Generated:
     image = options.image
     if image is not None and image.name == tensor.name:
         layout = getattr(ct.colorlayout, image.color)
@@ -194,7 +194,7 @@ def _input_type(ct: Generated, tensor: FrozenTensor, options: CoreMlOptions) -> 
     return ct.TensorType(name=tensor.name, shape=tensor.shape, dtype=kind)
 
 
-def _classifier(ct: Generated, function: Generated, options: CoreMlOptions) -> Generated | None:
+def _classifier(ct: Generated, function: Generated, options: AppOptions) -> Generated | None:
     if not options.class_labels:
         return None
     (output,) = function.outputs
@@ -229,7 +229,7 @@ def _compressed(model: Generated, precision: str) -> Generated:
     return model
 
 
-def _write(model: Generated, out: Path, graph: FrozenGraph, function: Generated, options: CoreMlOptions) -> None:
+def _write(model: Generated, out: Path, graph: FrozenGraph, function: Generated, options: AppOptions) -> None:
     import coremltools as ct
 
     spec = model.get_spec()

@@ -17,12 +17,12 @@ import numpy as np
 
 from edgeprune.artifact import Artifact, Format
 from edgeprune.converters.evaluator.arguments import UnknownOperationError
-from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.parity import compare_outputs, refuse_senseless, sqnr_db
 from edgeprune.converters.session import Exported
 from edgeprune.errors import ConversionError, RuntimeFailure
 from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.coreml.mil_reader import read_coreml
+from edgeprune.formats.metadata import ImageInput
 from edgeprune.ledger import OutputParity, RuntimeRun
 from edgeprune.maker.training.datasets import InputSpecs, Samples
 from edgeprune.maker.training.metrics import Metric
@@ -187,7 +187,7 @@ def _evaluate_package(
 
 def pixels_of(values: np.ndarray, image: ImageInput) -> np.ndarray:
     """The pixels that an image input turns into `values`, not rounded."""
-    pixels = np.divide(np.subtract(values, np.asarray(image.bias, np.float32)), np.float32(image.scale))
+    pixels = np.divide(np.subtract(values, np.asarray(image.bias, np.float32)), np.asarray(image.scale, np.float32))
     return np.asarray(pixels, np.float32)
 
 

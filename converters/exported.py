@@ -13,10 +13,10 @@ from edgeprune.converters.channel_parity import joined_axes
 from edgeprune.converters.evaluation import Evaluated, evaluate_file
 from edgeprune.converters.exports import INTEGER
 from edgeprune.converters.file_checks import float_ops, refuse_lost_sparsity
-from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.session import Exported
 from edgeprune.errors import ConversionError
 from edgeprune.formats.coreml.storage import storage_of
+from edgeprune.formats.metadata import ImageInput
 from edgeprune.ledger import ArtifactEntry, MetricValue, oldest_runtime
 from edgeprune.maker.keras.models import input_specs, predict
 from edgeprune.maker.keras.types import AnyModel

@@ -27,7 +27,7 @@ from edgeprune.artifact import Artifact, Format, Precision, files_of, sha256_of
 from edgeprune.converters.exports import INTEGER, check_export, check_io_type
 from edgeprune.converters.file_checks import refuse_fallback, refuse_lost_package_weights, refuse_lost_weights
 from edgeprune.converters.frozen import FrozenGraph, freeze
-from edgeprune.converters.packaging import CoreMlOptions
+from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.refusals import one_line
 from edgeprune.converters.unrolling import rolled_layers
 from edgeprune.errors import ConversionError, OutputError, Unsupported, UsageError
@@ -101,7 +101,7 @@ class Converter:
         *,
         io_type: str = "float32",
         calibration: Mapping[str, np.ndarray] | None = None,
-        coreml: CoreMlOptions | None = None,
+        app: AppOptions | None = None,
         float_fallback: bool = False,
         per_tensor: bool = False,
     ) -> Exported:
@@ -110,7 +110,7 @@ class Converter:
         Raises ConversionError with the converter's reason, for an integer file that computes in float somewhere
         (unless `float_fallback` allows it) and for one without its weights; nothing is left at `out` then.
         """
-        options = coreml or CoreMlOptions()
+        options = app or AppOptions()
         check_export(model_format, precision, options.target)
         check_io_type(model_format, precision, io_type)
         what, integer = f"{model_format} {precision}", model_format is Format.TFLITE and precision in INTEGER
@@ -127,7 +127,7 @@ class Converter:
             "graph": graph.to_json(),
             "format": str(model_format),
             "precision": str(precision),
-            "coreml": options.to_json(),
+            "app": options.to_json(),
             "io_type": io_type,
             "out": str(made),
             "float_fallback": float_fallback,

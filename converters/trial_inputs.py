@@ -32,7 +32,7 @@ def trial_samples(
     model: AnyModel,
     *,
     macs: int | None = None,
-    scale: float = 1.0,
+    scale: float | Sequence[float] = 1.0,
     bias: Sequence[float] = (0.0,),
     pictures: str | None = None,
 ) -> Samples:
@@ -43,7 +43,7 @@ def trial_samples(
     where 0 stands for that). Other floats are normal. The last quarter (at least one) is four times as wide, so that
     what clips large numbers shows. Integers of which no table is known run over their whole type where it has 8 bits
     (pixels), else below the smallest table of the model, or are 0 and 1 when it has none. An open size becomes
-    OPEN_SIZE. The input named `pictures` gets random pixels p of 0 to 255 as p * scale + bias, where a bias has one
+    OPEN_SIZE. The input named `pictures` gets random pixels p of 0 to 255 as p * scale + bias, where both have one
     number or one for each channel.
     """
     rng, count = np.random.default_rng(0), trial_count(macs)
@@ -53,7 +53,7 @@ def trial_samples(
         size = (count, *(length or OPEN_SIZE for length in shape[1:]))
         if name == pictures:
             pixels = rng.integers(0, 256, size).astype(np.float32)
-            inputs[name] = (pixels * scale + np.asarray(bias, np.float32)).astype(dtype)
+            inputs[name] = (pixels * np.asarray(scale, np.float32) + np.asarray(bias, np.float32)).astype(dtype)
         else:
             inputs[name] = _drawn(rng, size, dtype, known.get(name), rows)
     return Samples(path=Path("random samples"), inputs=inputs, targets=None)

@@ -14,7 +14,6 @@ from edgeprune.converters.bisect import find_departure, layer_outputs, match_lay
 from edgeprune.converters.channel_parity import joined_axes
 from edgeprune.converters.evaluation import pixels_of, run_on_runtimes, run_package
 from edgeprune.converters.evaluator.arguments import UnknownOperationError
-from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.pairing import pair_inputs, pair_outputs
 from edgeprune.converters.parity import (
     check_tolerance,
@@ -28,6 +27,7 @@ from edgeprune.converters.trial_inputs import trial_samples
 from edgeprune.errors import ConversionError, InputError, Unsupported, UsageError
 from edgeprune.formats import Contents, Graph, read_contents
 from edgeprune.formats.coreml.mil import Package
+from edgeprune.formats.metadata import ImageInput
 from edgeprune.formats.precision import coreml_precision, tflite_precision
 from edgeprune.host.untrusted import status_of
 from edgeprune.ledger import POOR_SQNR_DB, OutputParity, RuntimeRun
@@ -277,7 +277,13 @@ def bisect_file(
     return _bisected(exported, model, inputs, _fed(exported, model, inputs, scale, bias))
 
 
-def _fed(exported: ExportedFile, model: AnyModel, inputs: Arrays, scale: float, bias: tuple[float, ...]) -> Arrays:
+def _fed(
+    exported: ExportedFile,
+    model: AnyModel,
+    inputs: Arrays,
+    scale: float | tuple[float, ...],
+    bias: tuple[float, ...],
+) -> Arrays:
     """The model's inputs under the file's names; pixels for those that take pictures."""
     names = pair_inputs({k: shape for k, (shape, _) in input_specs(model).items()}, exported.inputs, exported.path.name)
     return {

@@ -12,39 +12,49 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeprune.converters.frozen import FrozenGraph
+    from edgeprune.converters.packaging import AppOptions
 
 __all__ = ["main"]
 
 
 def _convert(job: dict[str, Any]) -> dict[str, Any]:
     from edgeprune.converters.frozen import FrozenGraph
+    from edgeprune.converters.packaging import AppOptions
 
     graph, out = FrozenGraph.from_json(job["graph"]), Path(job["out"])
+    options = AppOptions.from_json(job["app"])
     if job["format"] == "tflite":
-        import numpy as np
-
-        from edgeprune.converters.tflite import convert_tflite
-
-        calibration = None
-        if job.get("calibration"):
-            with np.load(job["calibration"], allow_pickle=False) as arrays:
-                calibration = {name: arrays[name] for name in arrays.files}
-        content = convert_tflite(
-            graph,
-            precision=job["precision"],
-            io_type=job.get("io_type", "float32"),
-            calibration=calibration,
-            float_fallback=job.get("float_fallback", False),
-            per_tensor=job.get("per_tensor", False),
-        )
-        out.write_bytes(content)
+        _write_tflite(job, graph, out, options)
         return {}
     from edgeprune.converters.coreml import convert_coreml
-    from edgeprune.converters.packaging import CoreMlOptions
 
-    convert_coreml(graph, out, precision=job["precision"], options=CoreMlOptions.from_json(job["coreml"]))
+    convert_coreml(graph, out, precision=job["precision"], options=options)
     return {}
+
+
+def _write_tflite(job: dict[str, Any], graph: FrozenGraph, out: Path, options: AppOptions) -> None:
+    import numpy as np
+
+    from edgeprune.converters.tflite import convert_tflite
+    from edgeprune.formats.tflite.metadata import with_metadata
+
+    calibration = None
+    if job.get("calibration"):
+        with np.load(job["calibration"], allow_pickle=False) as arrays:
+            calibration = {name: arrays[name] for name in arrays.files}
+    content = convert_tflite(
+        graph,
+        precision=job["precision"],
+        io_type=job.get("io_type", "float32"),
+        calibration=calibration,
+        float_fallback=job.get("float_fallback", False),
+        per_tensor=job.get("per_tensor", False),
+    )
+    out.write_bytes(with_metadata(Path(out.name), content, options) if options.told else content)
 
 
 def _answer(job: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgeprune.checker.latency.accelerators.placement import Placement
     from edgeprune.checker.latency.profiles import Profile
     from edgeprune.checker.size.records import FileAccount
+    from edgeprune.formats.metadata import MetadataOptions
     from edgeprune.host.progress import Progress
     from edgeprune.ledger import Estimate, LatencyComparison, Ledger, TrainLog
     from edgeprune.maker.keras.types import AnyModel, Model
@@ -49,6 +50,7 @@ __all__ = [
     "run_tflite",
     "save_model",
     "snippet",
+    "write_metadata",
 ]
 
 StrPath = str | Path
@@ -275,3 +277,21 @@ def snippet(path: StrPath, language: str) -> str:
     from edgeprune.report.snippets.languages import snippet as written
 
     return written(read_contents(Path(path)), language)
+
+
+def write_metadata(
+    path: StrPath, out: StrPath, options: MetadataOptions, *, replaced: bool = False, overwrite: bool = False
+) -> Path:
+    """Write the .tflite file at `path` as `out`, telling the app what `options` say beside what it tells already, or in
+    its place where `replaced`; returns the path written. The model in it stays as it is, byte for byte. `out` may be
+    `path` with `overwrite`. `read_metadata` reads it back."""
+    from edgeprune.formats.tflite.metadata import with_metadata
+    from edgeprune.host.outputs import check_output_file, output_file
+    from edgeprune.host.untrusted import read_whole
+
+    source, place = Path(path), Path(out)
+    check_output_file(place, overwrite=overwrite, suffix=place.suffix if place == source else ".tflite")
+    content = with_metadata(source, read_whole(source, "a .tflite file"), options, replaced=replaced)
+    with output_file(place, overwrite=overwrite) as made:
+        made.write_bytes(content)
+    return place

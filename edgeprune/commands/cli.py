@@ -47,6 +47,7 @@ VERBS = {
     "verify": "edgeprune.commands.verify",
     "check": "edgeprune.commands.check",
     "inspect": "edgeprune.commands.inspect",
+    "metadata": "edgeprune.commands.metadata",
     "compare": "edgeprune.commands.compare",
     "estimate": "edgeprune.commands.estimate",
     "devices": "edgeprune.commands.devices",

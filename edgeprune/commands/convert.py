@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +16,7 @@ from edgeprune.commands.options import PATH, TOLERANCE, common_options, echo_jso
 from edgeprune.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeprune.converters.packaging import CoreMlOptions, PackageOptions
+    from edgeprune.converters.packaging import AppOptions
     from edgeprune.ledger import ArtifactEntry
 
 __all__ = ["convert"]
@@ -37,6 +39,8 @@ class _Wanted:
     image_input: str | None
     image_bias: str | None
     color: str | None
+    mean: str | None
+    std: str | None
     class_labels: Path | None
     author: str | None
     license: str | None
@@ -101,24 +105,32 @@ class _Wanted:
 @click.option(
     "--image-input",
     metavar="NAME",
-    help="coreml: this input takes pictures; the model gets pixel * SCALE + OFFSET (see --scale).",
+    help="This input takes pictures; the model gets pixel * SCALE + OFFSET (see --scale).",
 )
-@click.option("--image-bias", metavar="B,B,B", help="coreml: an offset for each channel, instead of --offset.")
+@click.option("--image-bias", metavar="B,B,B", help="An offset for each channel, instead of --offset.")
+@click.option(
+    "--mean",
+    metavar="M[,M,M]",
+    help="With --std: the model gets (pixel - M) / S, another way to say --scale and --offset. Without --image-input "
+    "the only input takes pictures.",
+)
+@click.option("--std", metavar="S[,S,S]", help="See --mean; one number for coreml.")
 @click.option(
     "--color",
     type=click.Choice([word.value for word in Color]),
-    help="coreml: order of the channels that the model was trained with.  [default: RGB]",
+    help="Order of the channels that the model was trained with; BGR for coreml only.  [default: RGB]",
 )
 @click.option(
     "--class-labels",
+    "--labels",
     type=PATH,
     metavar="TXT",
-    help="coreml: one label a line; the package becomes a classifier.",
+    help="One label a line: a Core ML package becomes a classifier, a .tflite file carries the labels.",
 )
-@click.option("--author", help="coreml: shown by Xcode, like --license, --description and --version.")
-@click.option("--license", help="coreml: licence of the model.")
-@click.option("--description", help="coreml: what the model does.")
-@click.option("--version", help="coreml: version of the model.")
+@click.option("--author", help="Goes into the file, like --license, --description and --version.")
+@click.option("--license", help="Licence of the model.")
+@click.option("--description", help="What the model does.")
+@click.option("--version", help="Version of the model.")
 @TOLERANCE
 @click.option("--bisect", is_flag=True, help="Where the file departs from the model, name the first layer that does.")
 @click.option(
@@ -142,6 +154,7 @@ def convert(model: Path, output: Path, **options: object) -> int:
       edgeprune convert model.keras --to coreml --precision palette4 -o Model.mlpackage
       edgeprune convert model.keras --to coreml --image-input image --scale 0.00784314 --offset -1 \\
           --class-labels labels.txt -o Photo.mlpackage
+      edgeprune convert model.keras --to tflite --mean 127.5 --std 127.5 --labels labels.txt -o photo.tflite
     """
     wanted = taken(_Wanted, options)
     entry = _converted(model, output, wanted)
@@ -165,19 +178,20 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     """What can be known first is checked before TensorFlow starts."""
     from edgeprune.converters.conversion import ConvertOptions, check_conversion, convert
     from edgeprune.converters.exports import SUFFIXES
-    from edgeprune.host.outputs import check_output_file, write_file
+    from edgeprune.host.outputs import check_output_file
     from edgeprune.host.progress import Progress
     from edgeprune.maker.keras.model_files import load_convertible
     from edgeprune.maker.keras.preprocessing import cut_preprocessing, refuse_preprocessing
     from edgeprune.maker.training.datasets import load_split
 
+    app, scaling = _told(wanted)
     options = ConvertOptions(
         io_type=wanted.io_type,
         float_fallback=wanted.float_fallback,
         per_tensor=wanted.per_tensor,
         calibration_samples=wanted.samples,
         seed=wanted.seed,
-        coreml=_coreml(wanted),
+        app=app,
         tolerance=wanted.tolerance,
         bisect=wanted.bisect,
         codecs=wanted.codecs,
@@ -194,31 +208,44 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     if wanted.cut_preprocessing:
         model, cut = cut_preprocessing(model)
     refuse_preprocessing(model)
-    scaling = {"scale": wanted.scale, "offset": wanted.offset}
     calibration = load_split(wanted.calibration, model, None, **scaling) if wanted.calibration else None
     samples = load_split(wanted.data, model, wanted.metric, **scaling) if wanted.data else None
     progress.end()
-    entry = convert(
-        model,
-        output,
-        precision=wanted.precision,
-        calibration=calibration,
-        samples=samples,
-        metric=wanted.metric if samples else None,
-        options=options,
-        overwrite=wanted.overwrite,
-        progress=progress,
-    )
-    if cut is not None:
-        write_file(
-            beside, json.dumps({"schema_version": 1, "inputs": cut}, indent=1, ensure_ascii=False).encode() + b"\n"
+    with _described(cut, beside, overwrite=wanted.overwrite):
+        entry = convert(
+            model,
+            output,
+            precision=wanted.precision,
+            calibration=calibration,
+            samples=samples,
+            metric=wanted.metric if samples else None,
+            options=options,
+            overwrite=wanted.overwrite,
+            progress=progress,
         )
+    if cut is not None:
         progress.note(f"wrote {beside}: what was cut off")
     return entry
 
 
-def _coreml(wanted: _Wanted) -> CoreMlOptions:
-    from edgeprune.converters.packaging import PackageOptions, bias_of
+@contextlib.contextmanager
+def _described(cut: Mapping[str, Any] | None, beside: Path, *, overwrite: bool) -> Iterator[None]:
+    """What was cut off is written first and gets its name when the model has its own."""
+    from edgeprune.host.outputs import output_file
+
+    if cut is None:
+        yield
+        return
+    with output_file(beside, overwrite=overwrite) as place:
+        told = json.dumps({"schema_version": 1, "inputs": cut}, indent=1, ensure_ascii=False)
+        place.write_text(told + "\n", encoding="utf-8")
+        yield
+
+
+def _told(wanted: _Wanted) -> tuple[AppOptions, dict[str, Any]]:
+    """What the file tells the app, and how the data are scaled: as the pictures are."""
+    from edgeprune.converters.packaging import PackageOptions, numbers_of
+    from edgeprune.formats.metadata import ImageInput
 
     package = PackageOptions(
         deployment_target=DeploymentTarget(wanted.deployment_target),
@@ -230,15 +257,15 @@ def _coreml(wanted: _Wanted) -> CoreMlOptions:
         description=wanted.description or "",
         version=wanted.version or "",
     )
-    _refuse_misplaced(wanted, package)
-    bias = (wanted.offset,) if wanted.image_bias is None else bias_of(wanted.image_bias)
-    return package.resolved(scale=wanted.scale, bias=bias)
-
-
-def _refuse_misplaced(wanted: _Wanted, package: PackageOptions) -> None:
-    if wanted.image_bias is not None and wanted.image_input is None:
-        raise UsageError("--image-bias belongs to --image-input NAME; add it")
-    if Format(wanted.to) is not Format.COREML:
-        for name in package.given():
-            flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag} is for --to coreml; a .tflite file has no place for it")
+    if wanted.mean is None and wanted.std is None:
+        if wanted.image_bias is not None and wanted.image_input is None:
+            raise UsageError("--image-bias belongs to --image-input NAME; add it")
+        bias = (wanted.offset,) if wanted.image_bias is None else numbers_of("--image-bias", wanted.image_bias)
+        return package.resolved(scale=wanted.scale, bias=bias), {"scale": wanted.scale, "offset": wanted.offset}
+    if wanted.mean is None or wanted.std is None:
+        raise UsageError("--mean and --std go together; add the other one (a mean of 0 or a std of 1 changes nothing)")
+    if (wanted.scale, wanted.offset, wanted.image_bias) != (1.0, 0.0, None):
+        raise UsageError("--mean and --std say what --scale, --offset and --image-bias say; give one pair of them")
+    image = ImageInput.normalized("", numbers_of("--mean", wanted.mean), numbers_of("--std", wanted.std))
+    told = package.resolved(scale=image.scale, bias=image.bias, pictures=True)
+    return told, {"scale": image.scale, "offset": image.bias}

@@ -41,9 +41,9 @@ class _Wanted:
     @property
     def bias(self) -> tuple[float, ...]:
         """What is added to a picture's channels."""
-        from edgeprune.converters.packaging import bias_of
+        from edgeprune.converters.packaging import numbers_of
 
-        return (self.offset,) if self.image_bias is None else bias_of(self.image_bias)
+        return (self.offset,) if self.image_bias is None else numbers_of("--image-bias", self.image_bias)
 
 
 @click.command()

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from places import ROOT, TESTS
 
+from edgeprune import read_metadata
+from edgeprune.artifact import sha256_of
 from edgeprune.maker.keras.models import clone
 
 DATA = ROOT.parent / "shared" / "data" / "mlperf_tiny"
@@ -87,6 +89,22 @@ class TestVerify:
         wrong = call("verify", file, "--against", work / "model.keras", "-q")
         assert (wrong.code, "takes pixels: give the scaling" in wrong.err) == (3, True)
 
+    def test_metadata_of_a_file(self, call: Callable[..., Any], work: Path) -> None:
+        """The .tflite file that is run and measured is the one with labels and normalisation."""
+        (work / "labels.txt").write_text("a\nb\nc\n")
+        file = work / "told.tflite"
+        told = ("--labels", work / "labels.txt", "--mean", "2", "--std", "4", "--color", "GRAYSCALE", "--version", "7")
+        made = call("convert", work / "model.keras", "--to", "tflite", *told, "-o", file, "--json", "-q")
+        assert made.code == 0
+        entry = json.loads(made.out)["output"]
+        assert (entry["raw_bytes"], entry["sha256"]) == (file.stat().st_size, sha256_of(file))
+        found = read_metadata(file)
+        assert found.tables is not None
+        (graph,) = found.tables["subgraph_metadata"]
+        unit = {"options_type": "NormalizationOptions", "options": {"mean": [2.0], "std": [4.0]}}
+        assert graph["input_tensor_metadata"][0]["process_units"] == [unit]
+        assert (found.tables["version"], found.files) == ("7", {"labels.txt": b"a\nb\nc\n"})
+
     def test_coreml_options_in_a_recipe(
         self, call: Callable[..., Any], recipe: Callable[..., Path], work: Path
     ) -> None:
@@ -94,11 +112,13 @@ class TestVerify:
         (work / "labels.txt").write_text("a\nb\nc\n")
         path = recipe(
             '[[exports]]\nformat = "coreml"\nprecision = "palette6"\nclass_labels = "labels.txt"\nauthor = "A"\n'
+            '[[exports]]\nformat = "tflite"\nprecision = "float32"\nclass_labels = "labels.txt"\nauthor = "A"\n'
         )
         done = call("run", path, "-o", work / "out", "-q")
         assert done.code == 0
         ledger = json.loads((work / "out" / "ledger.json").read_text())
-        (entry,) = [e for s in ledger["stages"] for e in s["artifacts"] if e["exported"]]
+        tflite, entry = [e for s in ledger["stages"] for e in s["artifacts"] if e["exported"]]
+        assert read_metadata(work / "out" / tflite["path"]).files == {"labels.txt": b"a\nb\nc\n"}
         assert entry["metric"]["runtime"].startswith("edgeprune evaluator")
         assert entry["metric"]["samples"] == 48
         assert entry["parity"][0]["sqnr_db"] > 15
@@ -155,7 +175,11 @@ def test_bad_input(
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (("--to", "tflite", "--author", "me"), 2, ("--author is for --to coreml",)),
+        (("--to", "tflite", "--image-input", "image", "--color", "BGR"), 2, ("--color BGR is for coreml",)),
+        (("--to", "tflite", "--labels", "labels.txt"), 2, ("2 labels, the model's output 3 classes",)),
+        (("--to", "tflite", "--mean", "1"), 2, ("--mean and --std go together",)),
+        (("--to", "tflite", "--mean", "1", "--std", "1", "--scale", "2"), 2, ("give one pair of them",)),
+        (("--to", "coreml", "--mean", "1", "--std", "1,2,3"), 2, ("one scale for all channels",)),
         (("--to", "coreml", "--color", "BGR"), 2, ("--color belongs to --image-input",)),
         (("--to", "coreml", "--image-input", "photo"), 2, ("no such input; it has image",)),
         (("--to", "coreml", "--image-input", "image"), 2, ("--color GRAYSCALE",)),

@@ -14,11 +14,12 @@ from edgeprune.artifact import Artifact, Format, Precision
 from edgeprune.converters import evaluation
 from edgeprune.converters.evaluation import evaluate_file, pixels_of
 from edgeprune.converters.evaluator import program
-from edgeprune.converters.packaging import CoreMlOptions, ImageInput, check_ends, read_labels
+from edgeprune.converters.packaging import AppOptions, check_words, read_labels
 from edgeprune.errors import ConversionError, InputError, UsageError
 from edgeprune.formats import read_contents
 from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.coreml.storage import storage_of
+from edgeprune.formats.metadata import ImageInput, check_ends
 from edgeprune.maker.keras.models import input_specs, predict
 from edgeprune.maker.pruning.magnitude import prune_magnitude
 from edgeprune.maker.pruning.options import MagnitudeOptions
@@ -84,7 +85,7 @@ def judged(artifact: Artifact, model: Any, samples: Samples | None = None, **mor
 def test_every_precision(converter: Any, pruned: Any, tmp_path: Path, precision: Precision) -> None:
     """The package computes what the model computes, keeps its zeros and its names, and is compressed throughout."""
     package = tmp_path / "m.mlpackage"
-    artifact = converter.export(pruned, package, Format.COREML, precision, coreml=CoreMlOptions(target="iOS18"))
+    artifact = converter.export(pruned, package, Format.COREML, precision, app=AppOptions(target="iOS18"))
     (parity,) = judged(artifact, pruned).parity
     assert parity.output == "scores"
     assert parity.sqnr_db is not None
@@ -156,8 +157,8 @@ def test_inputs_of_a_dict(converter: Any, keras: Any, tmp_path: Path) -> None:
 def test_pictures(converter: Any, pruned: Any, tmp_path: Path, color: str, bias: tuple[float, ...]) -> None:
     """An image input takes pixels, scales them as told, and the app sees its size and colour."""
     image = ImageInput(name="image", scale=1 / 127.5, bias=bias, color=color)
-    options = CoreMlOptions(image=image)
-    artifact = converter.export(pruned, tmp_path / "m.mlpackage", Format.COREML, Precision.FLOAT32, coreml=options)
+    options = AppOptions(image=image)
+    artifact = converter.export(pruned, tmp_path / "m.mlpackage", Format.COREML, Precision.FLOAT32, app=options)
     (end,) = read_coreml(artifact.path).inputs
     assert (end.name, end.kind, end.shape, end.color) == ("image", "image", (8, 8), color)
     pixels = np.random.default_rng(2).integers(0, 256, (4, 8, 8, 3)).astype(np.float32)
@@ -172,17 +173,17 @@ def test_pictures(converter: Any, pruned: Any, tmp_path: Path, color: str, bias:
 def test_gray_pictures(converter: Any, image_model: Any, tmp_path: Path) -> None:
     """A picture of one channel."""
     image = ImageInput(name="image", scale=1 / 255, color="GRAYSCALE")
-    options = CoreMlOptions(image=image)
-    artifact = converter.export(image_model, tmp_path / "m.mlpackage", Format.COREML, Precision.FLOAT32, coreml=options)
+    options = AppOptions(image=image)
+    artifact = converter.export(image_model, tmp_path / "m.mlpackage", Format.COREML, Precision.FLOAT32, app=options)
     assert judged(artifact, image_model, image=image).parity[0].relative_error <= 1e-4
 
 
 def test_class_labels_and_metadata(converter: Any, pruned: Any, tmp_path: Path) -> None:
     """A classifier has the predicted label and its probabilities under the model's name; Xcode's fields are filled."""
-    options = CoreMlOptions(
+    options = AppOptions(
         class_labels=("a", "b", "c", "d", "e"), author="A", license="MIT", description="D", version="3"
     )
-    artifact = converter.export(pruned, tmp_path / "m.mlpackage", Format.COREML, Precision.FLOAT32, coreml=options)
+    artifact = converter.export(pruned, tmp_path / "m.mlpackage", Format.COREML, Precision.FLOAT32, app=options)
     package = read_coreml(artifact.path)
     assert (package.predicted, package.probabilities) == ("classLabel", "scores")
     assert [end.name for end in package.outputs] == ["classLabel", "scores"]
@@ -235,9 +236,7 @@ def test_sparse_without_zeros(converter: Any, keras: Any, tmp_path: Path, precis
     x = keras.Input((32,), name="x")
     model = keras.Model(x, keras.layers.Dense(64, use_bias=False, name="scores")(x))
     with pytest.raises(ConversionError, match=r"does not make the download smaller: .* prune it first"):
-        converter.export(
-            model, tmp_path / "m.mlpackage", Format.COREML, precision, coreml=CoreMlOptions(target="iOS18")
-        )
+        converter.export(model, tmp_path / "m.mlpackage", Format.COREML, precision, app=AppOptions(target="iOS18"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -251,9 +250,9 @@ def test_targets(converter: Any, pruned: Any, tmp_path: Path) -> None:
         (Precision.FLOAT16, "iOS14", "unknown deployment target"),
     ):
         with pytest.raises(UsageError, match=word):
-            converter.export(pruned, out, Format.COREML, precision, coreml=CoreMlOptions(target=target))
+            converter.export(pruned, out, Format.COREML, precision, app=AppOptions(target=target))
     assert list(tmp_path.iterdir()) == []
-    converter.export(pruned, out, Format.COREML, Precision.FLOAT16, coreml=CoreMlOptions(target="iOS15"))
+    converter.export(pruned, out, Format.COREML, Precision.FLOAT16, app=AppOptions(target="iOS15"))
     assert (out / "Manifest.json").exists()
 
 
@@ -306,13 +305,13 @@ def test_on_a_mac(converter: Any, pruned: Any, tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (CoreMlOptions(image=ImageInput(name="photo")), "no such input; it has image"),
-        (CoreMlOptions(image=ImageInput(name="image", color="GRAYSCALE")), r"\[8, 8, 3\] of float32"),
-        (CoreMlOptions(image=ImageInput(name="image", bias=(1.0, 2.0))), "2 numbers for 3 channels"),
-        (CoreMlOptions(class_labels=("a", "b")), "2 labels, the model's output 5 classes"),
+        (AppOptions(image=ImageInput(name="photo")), "no such input; it has image"),
+        (AppOptions(image=ImageInput(name="image", color="GRAYSCALE")), r"\[8, 8, 3\] of float32"),
+        (AppOptions(image=ImageInput(name="image", bias=(1.0, 2.0))), "2 numbers for 3 channels"),
+        (AppOptions(class_labels=("a", "b")), "2 labels, the model's output 5 classes"),
     ],
 )
-def test_ends_that_do_not_fit(pruned: Any, options: CoreMlOptions, word: str) -> None:
+def test_ends_that_do_not_fit(pruned: Any, options: AppOptions, word: str) -> None:
     """Image input and class labels are held against the model before any conversion."""
     with pytest.raises(UsageError, match=word):
         check_ends(input_specs(pruned), [tuple(t.shape) for t in pruned.outputs], options)
@@ -324,13 +323,16 @@ def test_ends_that_do_not_fit(pruned: Any, options: CoreMlOptions, word: str) ->
         ("", "is empty"),
         ("\nb\n", "line 1 is empty"),
         ("a\n\nb\n", "line 2 is empty"),
-        ("a\nb\na\n", "'a' stands there twice"),
     ],
 )
 def test_bad_labels(tmp_path: Path, text: str, word: str) -> None:
-    """A label file is one distinct label a line; the first wrong line is named."""
+    """A label file is one label a line; the first wrong line is named."""
     (tmp_path / "labels.txt").write_text(text)
     with pytest.raises(InputError, match=word):
         read_labels(tmp_path / "labels.txt")
-    (tmp_path / "labels.txt").write_text("a\nb\n")
-    assert read_labels(tmp_path / "labels.txt") == ("a", "b")
+    (tmp_path / "labels.txt").write_text("a\nb\na\n")
+    labels = read_labels(tmp_path / "labels.txt")
+    assert labels == ("a", "b", "a")
+    check_words(Format.TFLITE, AppOptions(class_labels=labels))
+    with pytest.raises(UsageError, match="'a' stands there twice"):
+        check_words(Format.COREML, AppOptions(class_labels=labels))

@@ -16,7 +16,7 @@ from edgeprune.checker.size.account import account
 from edgeprune.converters import evaluation
 from edgeprune.converters.exports import EXPORTS, SUFFIXES, TARGETS, USUAL, format_of
 from edgeprune.converters.file_checks import kernel_zeros, refuse_lost_sparsity
-from edgeprune.converters.packaging import CoreMlOptions, PackageOptions
+from edgeprune.converters.packaging import AppOptions, PackageOptions
 from edgeprune.errors import ConversionError, UsageError
 from edgeprune.formats import read_contents
 from edgeprune.runtime.session import installed_runtimes
@@ -74,9 +74,9 @@ def test_one_mapping_of_package_options(tmp_path: Path) -> None:
     assert (made.image.name, made.image.scale, made.image.bias, made.image.color) == ("x", 0.5, (-1.0,), "RGB")
     assert (made.class_labels, made.author, made.license) == (("a", "b"), "A", "L")
     assert (made.description, made.version, made.target) == ("D", "V", "iOS16")
-    assert CoreMlOptions.from_json(json.loads(json.dumps(made.to_json()))) == made
-    assert set(given.given()) == {"image_input", "class_labels", *words}
-    assert PackageOptions(deployment_target=DeploymentTarget.IOS18).given() == ()
+    assert AppOptions.from_json(json.loads(json.dumps(made.to_json()))) == made
+    assert made.told
+    assert not PackageOptions(deployment_target=DeploymentTarget.IOS18).resolved().told
 
 
 def test_lost_zeros(keras: Any, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def main() -> None:
 
     from edgeprune.converters import coreml
     from edgeprune.converters.frozen import freeze
-    from edgeprune.converters.packaging import CoreMlOptions
+    from edgeprune.converters.packaging import AppOptions
 
     coreml.LEAST_GAIN = math.inf
     with tempfile.TemporaryDirectory() as scratch:
@@ -64,7 +64,7 @@ def main() -> None:
         for name, (precision, target) in PACKAGES.items():
             package = FOLDER / f"{name}.mlpackage"
             shutil.rmtree(package, ignore_errors=True)
-            options = CoreMlOptions(target=target, author="edgeprune", license="Apache-2.0", version="1")
+            options = AppOptions(target=target, author="edgeprune", license="Apache-2.0", version="1")
             coreml.convert_coreml(graph, package, precision=precision, options=options)
 
 

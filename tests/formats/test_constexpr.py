@@ -13,7 +13,7 @@ from edgeprune.artifact import Format, Precision
 from edgeprune.converters import coreml
 from edgeprune.converters.exports import EXPORTS
 from edgeprune.converters.frozen import FrozenGraph, freeze
-from edgeprune.converters.packaging import CoreMlOptions
+from edgeprune.converters.packaging import AppOptions
 from edgeprune.formats.coreml.constexpr import DECODERS, decode
 from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.coreml.storage import constants_of, storage_of
@@ -285,7 +285,7 @@ def test_packages_as_coremltools_reads_them(
 
     package = tmp_path / "m.mlpackage"
     monkeypatch.setattr(coreml, "_refuse_larger", lambda *_: None)  # so small a model gains nothing by a mask
-    coreml.convert_coreml(frozen, package, precision=str(precision), options=CoreMlOptions(target=target))
+    coreml.convert_coreml(frozen, package, precision=str(precision), options=AppOptions(target=target))
     ours = constants_of(read_coreml(package))
     folder = package / "Data/com.apple.CoreML"
     spec = Model_pb2.Model.FromString((folder / "model.mlmodel").read_bytes())

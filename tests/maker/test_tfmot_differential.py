@@ -248,12 +248,21 @@ def splits() -> dict[str, Samples]:
     return {n: load_samples(FASHION / f"{n}.npz", specs).rows(np.arange(size)) for n, size in sizes.items()}
 
 
+Outcome = dict[str, tuple[PruneResult, TrainLog]]
+
+
 @pytest.fixture(scope="module")
-def both(splits: dict[str, Samples]) -> dict[str, tuple[PruneResult, TrainLog]]:
-    """One trained net, one recipe, both backends."""
-    metric, end = METRICS["accuracy"], 60
+def dense(splits: dict[str, Samples]) -> Any:
+    """One trained net."""
     model = small_net()
-    train(model, splits["train"], None, metric, TrainOptions(epochs=4, batch_size=64, learning_rate=4e-3))
+    options = TrainOptions(epochs=4, batch_size=64, learning_rate=4e-3)
+    train(model, splits["train"], None, METRICS["accuracy"], options)
+    return model
+
+
+def by_both(model: Any, splits: dict[str, Samples], seed: int) -> Outcome:
+    """One recipe, both backends."""
+    metric, end = METRICS["accuracy"], 60
     before = [weights.copy() for weights in model.get_weights()]
     recipe = (
         MagnitudeOptions(sparsity=0.8),
@@ -261,7 +270,7 @@ def both(splits: dict[str, Samples]) -> dict[str, tuple[PruneResult, TrainLog]]:
         splits["train"],
         splits["validation"],
         metric,
-        TrainOptions(epochs=3, batch_size=64, learning_rate=2e-3, seed=3),
+        TrainOptions(epochs=3, batch_size=64, learning_rate=2e-3, seed=seed),
     )
     environment = dict(os.environ)
     results = {
@@ -273,9 +282,15 @@ def both(splits: dict[str, Samples]) -> dict[str, tuple[PruneResult, TrainLog]]:
     return results
 
 
+@pytest.fixture(scope="module")
+def both(dense: Any, splits: dict[str, Samples]) -> Outcome:
+    """Both backends with one seed."""
+    return by_both(dense, splits, seed=3)
+
+
 @needs_tfmot
 @pytest.mark.slow(minutes=2)  # of the trainings that the tests below share
-def test_both_backends_reach_the_same_sparsity_in_every_kernel(both: dict[str, tuple[PruneResult, TrainLog]]) -> None:
+def test_both_backends_reach_the_same_sparsity_in_every_kernel(both: Outcome) -> None:
     """Kernel by kernel the number of zeros is the same to one element, and the depthwise kernel stays dense in both."""
     native, tfmot = (both[name][0].report for name in ("native", "tfmot"))
     assert [layer.layer for layer in native.layers] == ["stem", "project", "head", "probs"]
@@ -288,7 +303,7 @@ def test_both_backends_reach_the_same_sparsity_in_every_kernel(both: dict[str, t
 
 @needs_tfmot
 @pytest.mark.slow
-def test_masked_weights_are_exactly_zero(both: dict[str, tuple[PruneResult, TrainLog]]) -> None:
+def test_masked_weights_are_exactly_zero(both: Outcome) -> None:
     """Where a mask says removed, both backends hold +0.0; the mask covers every zero."""
     for name, (result, _) in both.items():
         kernels = {w.path: np.asarray(w) for w in result.model.weights}
@@ -300,17 +315,24 @@ def test_masked_weights_are_exactly_zero(both: dict[str, tuple[PruneResult, Trai
 @needs_tfmot
 @pytest.mark.slow
 def test_the_native_backend_is_no_less_accurate_than_tfmot(
-    both: dict[str, tuple[PruneResult, TrainLog]], splits: dict[str, Samples]
+    dense: Any, both: Outcome, splits: dict[str, Samples]
 ) -> None:
-    """On 2000 test images at 80 % sparsity native is at most 2 points below tfmot, and both have learned (> 60 %)."""
-    native, tfmot = (evaluate(both[n][0].model, splits["test"], METRICS["accuracy"]) for n in ("native", "tfmot"))
+    """At 80 % sparsity native is at most 2 points below tfmot, and both have learned (> 60 %).
+
+    2000 test images, mean of three seeds: the standard deviation of one training of 138 steps is 0.7 points.
+    """
+    runs = [both, *(by_both(dense, splits, seed) for seed in (4, 5))]
+    native, tfmot = (
+        np.mean([evaluate(run[name][0].model, splits["test"], METRICS["accuracy"]) for run in runs])
+        for name in ("native", "tfmot")
+    )
     assert min(native, tfmot) > 0.6
     assert native >= tfmot - 0.02, f"native {native:.4f}, tfmot {tfmot:.4f}"
 
 
 @needs_tfmot
 @pytest.mark.slow
-def test_both_backends_train_on_the_same_batches(both: dict[str, tuple[PruneResult, TrainLog]]) -> None:
+def test_both_backends_train_on_the_same_batches(both: Outcome) -> None:
     """Same seed, same batches, same loss: the mean loss of the first epoch agrees to 10 %, the steps exactly."""
     native, tfmot = both["native"][1], both["tfmot"][1]
     assert native.steps == tfmot.steps == 138
@@ -325,9 +347,7 @@ def loaded_before() -> set[str]:
 
 @needs_tfmot
 @pytest.mark.slow
-def test_tfmot_stays_out_of_this_process(
-    loaded_before: set[str], both: dict[str, tuple[PruneResult, TrainLog]]
-) -> None:
+def test_tfmot_stays_out_of_this_process(loaded_before: set[str], both: Outcome) -> None:
     """A run with tfmot brings neither its modules nor its switch to Keras 2 into this process."""
     assert "TF_USE_LEGACY_KERAS" not in os.environ
     assert not {"tf_keras", "tensorflow_model_optimization"} & (set(sys.modules) - loaded_before)

@@ -13,6 +13,8 @@ import numpy as np
 
 from edgeprune.formats.contents import Contents, Layer, Piece, StoredArray
 from edgeprune.formats.graph import Graph, Op, Tensor, unpacked_from
+from edgeprune.formats.tflite.associated import find_appended
+from edgeprune.formats.tflite.embedding import prefix_bytes
 from edgeprune.formats.tflite.flatbuffer import Buffers, parse_tflite
 from edgeprune.formats.weights import Role
 from edgeprune.host.untrusted import read_whole
@@ -29,7 +31,6 @@ _CHANNEL_AXIS: Mapping[str, int] = {
 }
 _ALIGNMENT = 16  # bytes; buffers are aligned to this (schema.fbs, force_align)
 _AT_ONCE = 1 << 16
-_ZIP_END = b"PK\x05\x06"
 
 
 def read_tflite(path: Path) -> Contents:
@@ -144,9 +145,10 @@ def _sections(graph: Graph, buffers: Buffers) -> dict[str, int]:
         start = raw.ctypes.data - base.ctypes.data
         kinds[start : start + len(raw)] = 1
     _mark_padding(kinds, base, buffers)
-    appended = _appended(buffers)
+    kinds[: prefix_bytes(buffers)] = 2
+    appended = find_appended(buffers)
     if appended is not None:
-        kinds[appended:] = 2
+        kinds[appended.begin :] = 2
     counts = np.zeros(4, np.int64)
     for start in range(0, len(kinds), _AT_ONCE):  # a count needs 8 bytes for each that it looks at
         counts += np.bincount(kinds[start : start + _AT_ONCE], minlength=4)
@@ -174,21 +176,3 @@ def _mark_padding(kinds: np.ndarray, content: np.ndarray, buffers: Buffers) -> N
         behind = slice(start + size, stop)
         if not kinds[behind].any() and not content[behind].any():
             kinds[behind] = 3
-
-
-def _appended(buffers: Buffers) -> int | None:
-    """Where a zip of associated files begins; None when none is appended."""
-    tail = buffers.content[-65557:]
-    found = tail.rfind(_ZIP_END)
-    if found < 0 or len(tail) - found < 22:
-        return None
-    end = tail[found : found + 22]
-    size, offset = int.from_bytes(end[12:16], "little"), int.from_bytes(end[16:20], "little")
-    directory = len(buffers.content) - len(tail) + found - size
-    if directory < 0 or buffers.content[directory : directory + 4] != b"PK\x01\x02":
-        return None
-    # Offsets in the directory count from the file's start, or from the zip's: the first local header tells which.
-    first = int.from_bytes(buffers.content[directory + 42 : directory + 46], "little")
-    begin = first if buffers.content[first : first + 4] == b"PK\x03\x04" else directory - offset + first
-    last = max((start + size for start, size in buffers.places.values()), default=0)
-    return begin if last <= begin <= directory else None

@@ -20,10 +20,10 @@ from edgeprune.checker.latency.profiles import find_profile
 from edgeprune.checker.size.baseline import Baseline
 from edgeprune.converters.exported import measure_export
 from edgeprune.converters.exports import INTEGER
-from edgeprune.converters.packaging import ImageInput
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.errors import Unsupported
 from edgeprune.formats import read_contents
+from edgeprune.formats.metadata import ImageInput
 from edgeprune.host.progress import Progress
 from edgeprune.ledger import (
     ArtifactEntry,
@@ -39,7 +39,7 @@ from edgeprune.maker.keras.types import Model
 from edgeprune.maker.recipe.entries import asked_of, export_name, metric_kind, model_origin, split_origin
 from edgeprune.maker.recipe.latency_search import covered_estimate
 from edgeprune.maker.recipe.model_steps import ModelSteps, StepResult
-from edgeprune.maker.recipe.prepare import Prepared, coreml_options, file_part
+from edgeprune.maker.recipe.prepare import Prepared, app_options, file_part
 from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, devices_of
 from edgeprune.maker.training.datasets import Samples, calibration_set
 from edgeprune.report.summary import summary_sentences
@@ -139,6 +139,7 @@ class _Run:
         """Export the current model, run the file over the test split, and account for it."""
         path = self.folder / "stages" / f"{self.stem}.{file_part(stage)}.{precision}.tflite"
         self.progress.begin(f"{stage}: tflite {precision}")
+        export = self._ships_as(stage, precision)
         made = self.converter.export(
             self.model,
             path,
@@ -146,10 +147,11 @@ class _Run:
             precision,
             io_type=quantize.io_type if quantize else "float32",
             calibration=self._calibration(quantize) if quantize else None,
+            app=app_options(self.recipe, export) if export else None,
             float_fallback=quantize.float_fallback if quantize else False,
             per_tensor=quantize.per_tensor if quantize else False,
         )
-        entry = self._evaluated(made, every_runtime=self._ships(stage, precision))
+        entry = self._evaluated(made, every_runtime=export is not None)
         self.progress.end(_metric_note(entry))
         return entry
 
@@ -266,10 +268,12 @@ class _Run:
         integer = export.format is Format.TFLITE and export.precision in INTEGER
         return quantized[-1] if integer and quantized else names[-1]
 
-    def _ships(self, stage: str, precision: Precision) -> bool:
-        """Whether the .tflite file of a stage becomes an export, so that every runtime is tried on it at once."""
+    def _ships_as(self, stage: str, precision: Precision) -> ExportSpec | None:
+        """The export that the .tflite file of a stage becomes: it gets its metadata, and every runtime is tried on it,
+        at once."""
         exports = [export for export in self.recipe.exports if export.format is Format.TFLITE]
-        return any(export.precision is precision and self._origin(export) == stage for export in exports)
+        fit = (export for export in exports if export.precision is precision and self._origin(export) == stage)
+        return next(fit, None)
 
     def _already_made(self, stage: Stage, export: ExportSpec) -> ArtifactEntry | None:
         if export.format is not Format.TFLITE:
@@ -277,8 +281,8 @@ class _Run:
         return next((e for e in stage.artifacts if e.precision == export.precision and not e.exported), None)
 
     def _export_new(self, export: ExportSpec, path: Path) -> ArtifactEntry:
-        options = coreml_options(self.recipe, export)
-        made = self.converter.export(self.model, path, export.format, export.precision, coreml=options)
+        options = app_options(self.recipe, export)
+        made = self.converter.export(self.model, path, export.format, export.precision, app=options)
         return self._evaluated(made, every_runtime=True, exported=True, image=options.image)
 
 

@@ -11,8 +11,9 @@ from edgeprune.artifact import Format
 from edgeprune.checker.budget import asked_limits
 from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.converters.exports import check_export
-from edgeprune.converters.packaging import CoreMlOptions, check_ends
+from edgeprune.converters.packaging import AppOptions, check_words
 from edgeprune.errors import MissingExtra, RecipeError, UsageError
+from edgeprune.formats.metadata import check_ends
 from edgeprune.maker.keras.model_files import load_model
 from edgeprune.maker.keras.models import count_parameters, input_specs, refuse_half_precision
 from edgeprune.maker.keras.types import Model
@@ -31,8 +32,8 @@ from edgeprune.runtime.session import installed_runtimes
 
 __all__ = [
     "Prepared",
+    "app_options",
     "check_extras",
-    "coreml_options",
     "file_part",
     "plan_lines",
     "prepare",
@@ -103,19 +104,20 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
     )
 
 
-def _packages(recipe: Recipe) -> list[CoreMlOptions]:
+def _packages(recipe: Recipe) -> list[AppOptions]:
     """The options of each export's package. Raises RecipeError for an export that cannot be made."""
     packages = []
     for export in recipe.exports:
         try:
             check_export(export.format, export.precision, export.package.deployment_target)
-            packages.append(coreml_options(recipe, export))
+            packages.append(app_options(recipe, export))
+            check_words(export.format, packages[-1])
         except UsageError as cause:
             raise RecipeError(f"{recipe.path}: {cause}") from cause
     return packages
 
 
-def _check_ends(recipe: Recipe, model: Model, packages: Sequence[CoreMlOptions]) -> None:
+def _check_ends(recipe: Recipe, model: Model, packages: Sequence[AppOptions]) -> None:
     """Raise RecipeError for a package that does not suit the model's inputs and outputs."""
     shapes = [tuple(tensor.shape) for tensor in model.outputs]
     for options in packages:
@@ -142,8 +144,8 @@ def _checked_steps(recipe: Recipe, model: Model) -> dict[bool, Structure]:
     return structures
 
 
-def coreml_options(recipe: Recipe, export: ExportSpec) -> CoreMlOptions:
-    """What a Core ML package of this recipe tells the app. Raises UsageError, and InputError for bad class labels."""
+def app_options(recipe: Recipe, export: ExportSpec) -> AppOptions:
+    """What a file of this recipe tells the app. Raises UsageError, and InputError for bad class labels."""
     return export.package.resolved(scale=recipe.data.scale, bias=(recipe.data.offset,))
 
 

@@ -157,9 +157,6 @@ def _list(path: Path, key: str, raw: Mapping[str, object]) -> list[object]:
 
 def _export(path: Path, where: str, raw: object) -> ExportSpec:
     export = read_table(path, where, raw, ExportSpec)
-    if export.format is not Format.COREML:
-        for key in export.package.given():
-            raise RecipeError(f"{path}: [{where}] has the key '{key}', which is for coreml")
     return replace(export, package=export.package.below(path.parent))
 
 

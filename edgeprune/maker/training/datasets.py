@@ -17,6 +17,7 @@ from edgeprune.maker.keras.types import AnyModel
 
 __all__ = [
     "InputSpecs",
+    "PerChannel",
     "Samples",
     "calibration_set",
     "calibration_split",
@@ -30,6 +31,7 @@ HELD_BACK, FEWEST_HELD = 100, 8
 
 # Input name -> (shape with the batch first, None for an open size; dtype).
 InputSpecs = Mapping[str, tuple[tuple[int | None, ...], str]]
+PerChannel = float | tuple[float, ...]  # one number, or one for each channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,9 @@ class Samples:
         return self.rows(rng.permutation(len(self))[:count])
 
 
-def load_split(path: Path, model: AnyModel, metric: str | None, *, scale: float = 1.0, offset: float = 0.0) -> Samples:
+def load_split(
+    path: Path, model: AnyModel, metric: str | None, *, scale: PerChannel = 1.0, offset: PerChannel = 0.0
+) -> Samples:
     """Read a split for a model, see `load_samples`; its targets must suit the metric. Without one none are needed."""
     samples = load_samples(path, input_specs(model), scale=scale, offset=offset, need_targets=metric is not None)
     if metric is not None:
@@ -68,7 +72,7 @@ def load_split(path: Path, model: AnyModel, metric: str | None, *, scale: float 
 
 
 def load_samples(
-    path: Path, specs: InputSpecs, *, scale: float = 1.0, offset: float = 0.0, need_targets: bool = True
+    path: Path, specs: InputSpecs, *, scale: PerChannel = 1.0, offset: PerChannel = 0.0, need_targets: bool = True
 ) -> Samples:
     """Read a split and hold it against the model's inputs.
 
@@ -115,8 +119,8 @@ def _input(
     name: str,
     spec: tuple[tuple[int | None, ...], str],
     inputs: int,
-    scale: float,
-    offset: float,
+    scale: PerChannel,
+    offset: PerChannel,
 ) -> np.ndarray:
     key = "x" if inputs == 1 and name not in arrays else name
     if key not in arrays:
@@ -131,7 +135,15 @@ def _input(
     _refuse_nonfinite(path, key, array)
     if not dtype.startswith("float"):
         return array
-    return array if (scale, offset) == (1.0, 0.0) else (array.astype(np.float32) * scale + offset).astype(np.float32)
+    if (scale, offset) == (1.0, 0.0):
+        return array
+    factor, shift = np.asarray(scale, np.float32), np.asarray(offset, np.float32)
+    for numbers in (factor, shift):
+        if numbers.size > 1 and array.shape[-1:] != numbers.shape:
+            raise InputError(
+                f"{path}: array {name!r} has no {numbers.size} channels, for which --mean or --std has numbers"
+            )
+    return array.astype(np.float32) * factor + shift
 
 
 def _check_shape(path: Path, key: str, array: np.ndarray, wanted: tuple[int | None, ...]) -> None:
