@@ -46,8 +46,8 @@ def layer_outputs(model: AnyModel, inputs: Mapping[str, Array]) -> list[_Played]
     keras_module()
     import tensorflow as tf
 
+    from edgeprune.maker.keras.graphs import functional_of, is_model
     from edgeprune.maker.pruning.channel.observe import play
-    from edgeprune.maker.pruning.channel.trace import functional_of, is_model
 
     if not is_model(model):
         name = getattr(model, "name", "the model")

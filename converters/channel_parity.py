@@ -63,7 +63,7 @@ def _is_distribution(rows: np.ndarray) -> bool:
 
 def joined_axes(model: AnyModel) -> Mapping[str, int]:
     """The axis along which an output of a Keras model was joined by Concatenate, by the output's name."""
-    from edgeprune.maker.pruning.channel.trace import graph_of
+    from edgeprune.maker.keras.graphs import graph_of
 
     graph = graph_of(model)
     if graph is None:
@@ -75,7 +75,7 @@ def joined_axes(model: AnyModel) -> Mapping[str, int]:
 def _joined(tensor: Tensor) -> int | None:
     """The axis of the Concatenate behind a tensor; nested models, and what swaps axes or leaves numbers in place, are
     passed through."""
-    from edgeprune.maker.pruning.channel.trace import functional_of, is_model
+    from edgeprune.maker.keras.graphs import functional_of, is_model
 
     axes = list(range(len(tensor.shape)))
     while True:

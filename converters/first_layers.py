@@ -47,7 +47,7 @@ class Expected:
 
 def expected_inputs(model: AnyModel) -> Mapping[str, Expected]:
     """By input name; an input whose first layers say nothing is left out, and so are all of a model without layers."""
-    from edgeprune.maker.pruning.channel.trace import graph_of
+    from edgeprune.maker.keras.graphs import graph_of
 
     graph = graph_of(model)
     if graph is None:
@@ -62,7 +62,7 @@ def expected_inputs(model: AnyModel) -> Mapping[str, Expected]:
 
 def _first_layers(graph: Graph, names: Sequence[str | None]) -> Iterator[tuple[str, Layer, Node]]:
     """(input name, layer, its call) of each first layer that computes with an input, nested models opened."""
-    from edgeprune.maker.pruning.channel.trace import functional_of, is_model, nodes_of
+    from edgeprune.maker.keras.graphs import functional_of, is_model, nodes_of
 
     origin = {id(tensor): name for tensor, name in zip(graph.inputs, names, strict=True) if name is not None}
     for node in nodes_of(graph):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from channel_zoo import ZOO, inputs_for, randomised
 
+from edgeprune.maker.keras.graphs import functional_of
 from edgeprune.maker.keras.models import predict
 from edgeprune.maker.pruning.channel.lossless import prune_dead
 from edgeprune.maker.pruning.channel.observe import play
 from edgeprune.maker.pruning.channel.ranges import ranges_of
-from edgeprune.maker.pruning.channel.trace import functional_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras.*")
 

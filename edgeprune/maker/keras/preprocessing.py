@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import Unsupported
+from edgeprune.maker.keras.graphs import functional_of, nodes_of
 from edgeprune.maker.keras.models import input_specs, keras_module, leaf_layers
 from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel, Layer, Node
@@ -43,7 +44,7 @@ def cut_preprocessing(model: AnyModel) -> tuple[AnyModel, Mapping[str, Any]]:
     if isinstance(model, SavedModel) or not cut:
         raise Unsupported(f"model {model.name!r} has none of the layers that {_FLAG} cuts off ({', '.join(KINDS)})")
     keras = keras_module()
-    graph: Any = getattr(model, "_functional", model)
+    graph: Any = functional_of(model)
     names, nodes = list(input_specs(model)), list(_calls(graph, cut))
     for layer in cut:
         if not any(node.operation is layer for node in nodes):
@@ -71,13 +72,8 @@ def _layers(model: AnyModel) -> list[Layer]:
     return list({id(layer): layer for layer in found if layer is not None}.values())
 
 
-def _all(graph: Any) -> Iterator[Node]:
-    for nodes in graph._nodes_by_depth.values():
-        yield from (node for node in nodes if not node.is_input)
-
-
 def _calls(graph: Any, layers: list[Layer]) -> Iterator[Node]:
-    for node in _all(graph):
+    for node in nodes_of(graph):
         if any(node.operation is layer for layer in layers):
             yield node
 
@@ -85,7 +81,7 @@ def _calls(graph: Any, layers: list[Layer]) -> Iterator[Node]:
 def _read_by(node: Node, graph: Any, inputs: Mapping[int, str]) -> str:
     """The name of the input that a layer reads, alone."""
     given = [id(tensor) for tensor in node.input_tensors]
-    readers = [other for other in _all(graph) if any(id(tensor) in given for tensor in other.input_tensors)]
+    readers = [other for other in nodes_of(graph) if any(id(tensor) in given for tensor in other.input_tensors)]
     if len(given) != 1 or given[0] not in inputs or len(readers) != 1:
         raise Unsupported(
             f"layer {node.operation.name!r} is not the only reader of an input, so {_FLAG} cannot cut there"

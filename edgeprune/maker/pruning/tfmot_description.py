@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import Unsupported
+from edgeprune.maker.keras.graphs import functional_of
 from edgeprune.maker.keras.models import keras_module
 from edgeprune.maker.keras.types import Layer, Model, Node
-from edgeprune.maker.pruning.channel.trace import functional_of
 
 __all__ = ["CARRIED", "NATIVE", "Json", "describe", "refuse_shared"]
 

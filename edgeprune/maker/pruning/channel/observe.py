@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeprune.maker.keras.graphs import functional_of, is_model, nodes_of
 from edgeprune.maker.keras.models import input_specs, keras_module
 from edgeprune.maker.keras.types import Graph, Model, Node, Tensor
 from edgeprune.maker.pruning.channel.channel_ids import Labels
 from edgeprune.maker.pruning.channel.groups import Structure
-from edgeprune.maker.pruning.channel.trace import functional_of, is_model, nodes_of
 from edgeprune.maker.training.datasets import Samples
 from edgeprune.maker.training.loop import loss_of, shaped_targets
 from edgeprune.maker.training.metrics import Metric

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeprune.maker.keras.graphs import functional_of, is_model, nodes_of
 from edgeprune.maker.keras.types import Graph, Layer, Model, Node, Tensor
 from edgeprune.maker.pruning.channel.rules.reading import apply_scalar, channel_axis, flow_axis
-from edgeprune.maker.pruning.channel.trace import functional_of, is_model, nodes_of
 
 __all__ = ["Range", "ranges_of"]
 

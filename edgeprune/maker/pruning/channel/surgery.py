@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import EdgepruneError
+from edgeprune.maker.keras.graphs import functional_of, is_model, nodes_of
 from edgeprune.maker.keras.models import keras_module, refresh, unlocked
 from edgeprune.maker.keras.types import Layer, Model, Node, Shape, Tensor, Variable
 from edgeprune.maker.pruning.channel.channel_ids import Labels
 from edgeprune.maker.pruning.channel.groups import Kept, Structure
-from edgeprune.maker.pruning.channel.trace import Read, Trace, functional_of, is_model, nodes_of
+from edgeprune.maker.pruning.channel.trace import Read, Trace
 
 __all__ = ["Shifts", "can_fold", "cut", "norm_behind", "zeroed"]
 
