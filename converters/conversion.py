@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.artifact import Format, IoType, Precision
-from edgeprune.converters.exported import measure_export
-from edgeprune.converters.exports import INTEGER, SUFFIXES, USUAL, check_export, check_io_type, format_of
+from edgeprune.converters.end_samples import end_trials, fed, fed_samples
+from edgeprune.converters.exported import measure_export, refuse_departure
+from edgeprune.converters.exports import INTEGER, SIGNATURE, SUFFIXES, USUAL, check_export, check_io_type, format_of
 from edgeprune.converters.packaging import AppOptions, check_words
 from edgeprune.converters.parity import check_tolerance
 from edgeprune.converters.session import Converter, Exported
@@ -23,6 +24,7 @@ from edgeprune.host.outputs import check_output_file, output_file
 from edgeprune.host.progress import Progress
 from edgeprune.host.toml_values import check_choice
 from edgeprune.ledger import ArtifactEntry
+from edgeprune.maker.keras.ends import NAME, EndOptions, with_ends
 from edgeprune.maker.keras.model_files import load_convertible
 from edgeprune.maker.keras.models import input_specs, refuse_half_precision
 from edgeprune.maker.keras.types import AnyModel
@@ -42,9 +44,10 @@ class ConvertOptions:
     Of integer .tflite files: `io_type` is what inputs and outputs of int8 (float32, int8, uint8) and int16x8 (float32,
     int16) are; with `float_fallback` operations without an integer kernel stay in float; with `per_tensor` a kernel has
     one scale in place of one per channel; `calibration_samples` of the calibration set, drawn with `seed`, set the
-    scales. `app` is what the file tells the app, of either format. `tolerance` is the largest difference allowed, as
-    a share of the output range (None: by precision); with `bisect` the error of a file that departs names the first
-    layer that does. The file is compressed by the quick codecs and by `codecs`.
+    scales. `ends` are the inputs and outputs that the file should have, `signature` the name of its signature
+    (.tflite); `app` is what it tells the app, of either format. `tolerance` is the largest difference allowed, as a
+    share of the output range (None: by precision); with `bisect` the error of a file that departs names the first layer
+    that does. The file is compressed by the quick codecs and by `codecs`.
     """
 
     io_type: IoType | str = IoType.FLOAT32
@@ -52,6 +55,8 @@ class ConvertOptions:
     per_tensor: bool = False
     calibration_samples: int = 200
     seed: int = 0
+    ends: EndOptions = field(default_factory=EndOptions)
+    signature: str = SIGNATURE
     app: AppOptions = field(default_factory=AppOptions)
     tolerance: float | None = None
     bisect: bool = False
@@ -86,13 +91,17 @@ def convert(
     source = load_convertible(Path(model)) if isinstance(model, str | Path) else model
     if model_format is Format.TFLITE:
         refuse_half_precision(source)
-    specs = input_specs(source)
-    wanted = replace(wanted, app=settled(wanted.app, list(specs)))
-    check_ends(specs, [tuple(t.shape) for t in source.outputs], wanted.app)
+    source = with_ends(source, wanted.ends.of_data)
     scored = find_metric(metric) if metric is not None else None
     if samples is not None and scored is not None:
         check_targets(samples, tuple(source.outputs[0].shape), scored.name)
     arrays, held = _split(calibration, source, wanted, hold_back=samples is None)
+    source = with_ends(source, wanted.ends)
+    arrays = None if arrays is None else fed(arrays, source, wanted.ends)
+    samples, held = (given and fed_samples(given, source, wanted.ends) for given in (samples, held))
+    specs = input_specs(source)
+    wanted = replace(wanted, app=settled(wanted.app, list(specs)))
+    check_ends(specs, [tuple(t.shape) for t in source.outputs], wanted.app)
     own = contextlib.nullcontext(converter) if converter else Converter()
     with own as working, output_file(out, overwrite=overwrite) as place:
         shown.begin(f"convert to {model_format} {chosen}")
@@ -104,6 +113,8 @@ def convert(
             io_type=str(wanted.io_type),
             calibration=arrays,
             app=wanted.app,
+            sizes={name: sizes for name, sizes in wanted.ends.sizes_of(source).items() if not sizes.fixed},
+            signature=wanted.signature,
             float_fallback=wanted.float_fallback,
             per_tensor=wanted.per_tensor,
         )
@@ -124,6 +135,10 @@ def check_conversion(
     check_words(model_format, options.app)
     check_io_type(model_format, chosen, str(options.io_type))
     check_tolerance(options.tolerance)
+    if options.signature != SIGNATURE and (model_format is not Format.TFLITE or not NAME.fullmatch(options.signature)):
+        raise UsageError(
+            f"--signature {options.signature}: the name of a .tflite file's signature, of letters, digits and _"
+        )
     if options.per_tensor and not (model_format is Format.TFLITE and chosen in INTEGER):
         raise UsageError(f"--per-tensor is for tflite int8 and int16x8; got {model_format} {chosen}")
     if model_format is Format.TFLITE and chosen in INTEGER and not calibrated:
@@ -156,7 +171,9 @@ def _split(
     return calibration_split(known, input_specs(model), count, options.seed)
 
 
-def _trial(made: Exported, model: AnyModel, held: Samples | None, image: ImageInput | None) -> tuple[Samples, str]:
+def _trial(
+    made: Exported, model: AnyModel, held: Samples | None, image: ImageInput | None, ends: EndOptions
+) -> tuple[Samples, str]:
     """Samples to judge a file on when none are given, and what they are."""
     macs = made.contents.macs
     if held is not None:
@@ -167,6 +184,7 @@ def _trial(made: Exported, model: AnyModel, held: Samples | None, image: ImageIn
     found = trial_samples(
         model,
         macs=macs,
+        shapes={name: sizes.shapes[0] for name, sizes in ends.sizes_of(model).items()},
         scale=image.scale if image else 1.0,
         bias=image.bias if image else (0.0,),
         pictures=image.name if image else None,
@@ -185,7 +203,7 @@ def _judged(
 ) -> ArtifactEntry:
     image = options.app.image
     if samples is None:
-        trial, samples_are = _trial(made, model, held, image)
+        trial, samples_are = _trial(made, model, held, image, options.ends)
     else:
         trial, samples_are = samples, f"samples of {samples.path.name}"
 
@@ -196,7 +214,7 @@ def _judged(
         few = {n: trial.inputs[n][:BISECTED].astype(dtype) for n, (_, dtype) in input_specs(model).items()}
         return "; ".join(departure_lines(bisect_file(opened(made), model, few, image=image), agrees=False))
 
-    return measure_export(
+    entry = measure_export(
         made,
         model,
         trial,
@@ -210,3 +228,9 @@ def _judged(
         where=where,
         on_progress=progress.advance,
     )
+    also = []
+    few = trial_count(made.contents.macs)
+    for others, what in end_trials(trial, model, options.ends, few) if entry.parity else ():
+        refuse_departure(made, model, others, what, image=image, tolerance=options.tolerance)
+        also.append(what)
+    return replace(entry, parity_on=f"{entry.parity_on}, and right with {' and '.join(also)}") if also else entry

@@ -184,14 +184,25 @@ def _pipeline(ct: Generated) -> Generated:
 
 
 def _input_type(ct: Generated, tensor: FrozenTensor, options: AppOptions) -> Generated:
-    image = options.image
+    image, shape = options.image, _shape(ct, tensor)
     if image is not None and image.name == tensor.name:
         layout = getattr(ct.colorlayout, image.color)
-        bias = list(image.bias) if len(image.bias) > 1 else [image.bias[0]] * tensor.shape[-1]
+        bias = list(image.bias) if len(image.bias) > 1 else [image.bias[0]] * int(tensor.shape[-1] or 1)
         told = bias[0] if image.color == "GRAYSCALE" else bias
-        return ct.ImageType(name=tensor.name, shape=tensor.shape, scale=image.scale, bias=told, color_layout=layout)
+        return ct.ImageType(name=tensor.name, shape=shape, scale=image.scale, bias=told, color_layout=layout)
     kind = np.int32 if tensor.dtype.startswith("int") else np.float32
-    return ct.TensorType(name=tensor.name, shape=tensor.shape, dtype=kind)
+    return ct.TensorType(name=tensor.name, shape=shape, dtype=kind)
+
+
+def _shape(ct: Generated, tensor: FrozenTensor) -> Generated:
+    """Sizes that may change as Core ML has them: a list of shapes, or bounds (coremltools, flexible input shapes)."""
+    sizes = tensor.sizes
+    if sizes is None or sizes.fixed:
+        return tensor.shape  # type: ignore[return-value]
+    if not sizes.ranged:
+        return ct.EnumeratedShapes(shapes=[list(shape) for shape in sizes.shapes], default=list(sizes.shapes[0]))
+    bounds = [axis[0] if len(axis) == 1 else ct.RangeDim(*axis, default=axis[0]) for axis in sizes.axes]
+    return ct.Shape(shape=tuple(bounds))
 
 
 def _classifier(ct: Generated, function: Generated, options: AppOptions) -> Generated | None:

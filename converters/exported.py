@@ -24,7 +24,7 @@ from edgeprune.maker.training.datasets import Samples
 from edgeprune.maker.training.metrics import Metric
 from edgeprune.runtime.session import installed_runtimes
 
-__all__ = ["artifact_entry", "measure_export"]
+__all__ = ["artifact_entry", "measure_export", "refuse_departure"]
 
 
 def measure_export(
@@ -71,6 +71,26 @@ def measure_export(
     entry = artifact_entry(made, weighed, found, metric, name, samples_are if found.parity else None, exported)
     refuse_lost_sparsity(made, weighed, model)
     return entry
+
+
+def refuse_departure(
+    made: Exported, model: AnyModel, samples: Samples, what: str, *, image: ImageInput | None, tolerance: float | None
+) -> None:
+    """Raise ConversionError for a file that departs from its model on these samples too, `what` saying which."""
+    try:
+        evaluate_file(
+            made,
+            samples,
+            input_specs(model),
+            predict(model, samples.inputs),
+            None,
+            every_runtime=False,
+            image=image,
+            tolerance=tolerance,
+            joined=joined_axes(model),
+        )
+    except ConversionError as error:
+        raise ConversionError(f"{error} (with {what})") from error
 
 
 def artifact_entry(

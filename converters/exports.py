@@ -14,6 +14,7 @@ __all__ = [
     "EXPORTS",
     "INTEGER",
     "IO_TYPES",
+    "SIGNATURE",
     "SUFFIXES",
     "TARGETS",
     "USUAL",
@@ -40,6 +41,7 @@ EXPORTS: Mapping[Format, tuple[Precision, ...]] = {
     ),
 }
 USUAL = {Format.TFLITE: Precision.FLOAT32, Format.COREML: Precision.FLOAT16}  # when none is asked for
+SIGNATURE = "serving_default"  # of a .tflite file, as TensorFlow names it
 SUFFIXES = {Format.TFLITE: ".tflite", Format.COREML: ".mlpackage"}
 INTEGER = (Precision.INT8, Precision.INT16X8)  # of TFLite: both weights and activations are integers
 IO_TYPES = {

@@ -11,16 +11,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgeprune.converters.channels_last import channels_last
+from edgeprune.converters.open_sizes import sizes_left_open
 from edgeprune.converters.signed_zeros import without_signed_zeros
 from edgeprune.converters.types import Generated, GraphDef, Prepare
 from edgeprune.converters.unrolling import refuse_states, unrolled
 from edgeprune.errors import ConversionError, Unsupported
+from edgeprune.formats.input_sizes import InputSizes
 from edgeprune.maker.keras.models import call_model, input_specs, keras_module, output_names, refuse_quantized
 from edgeprune.maker.keras.preprocessing import refuse_preprocessing
 from edgeprune.maker.keras.types import AnyModel
@@ -32,12 +34,22 @@ SCOPE = re.compile(r"[A-Za-z0-9_.\\/>-]*")  # tf.name_scope
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrozenTensor:
-    """An input or output: the name users see, the tensor's name in the graph, shape with batch 1, dtype."""
+    """An input or output: the name users see, the tensor's name in the graph, shape with the batch first (None for a
+    size that may change), dtype. `sizes` are those that an input with such sizes takes."""
 
     name: str
     node: str
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     dtype: str
+    sizes: InputSizes | None = None
+
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> FrozenTensor:
+        """The inverse of `dataclasses.asdict`, through JSON."""
+        sizes = told["sizes"] and InputSizes(
+            axes=tuple(map(tuple, told["sizes"]["axes"])), ranged=told["sizes"]["ranged"]
+        )
+        return cls(**{**told, "shape": tuple(told["shape"]), "sizes": sizes})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +78,7 @@ class FrozenGraph:
         """The inverse of `to_json`."""
 
         def ends(items: list[dict[str, Any]]) -> tuple[FrozenTensor, ...]:
-            return tuple(FrozenTensor(**{**item, "shape": tuple(item["shape"])}) for item in items)
+            return tuple(FrozenTensor.from_json(item) for item in items)
 
         return cls(
             path=Path(told["path"]),
@@ -77,27 +89,24 @@ class FrozenGraph:
         )
 
 
-def batch_one_shapes(model: AnyModel) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Input name -> shape with a batch of one, dtype. Raises Unsupported for sizes left open."""
+def _shapes(model: AnyModel, sizes: Mapping[str, InputSizes]) -> dict[str, tuple[tuple[int | None, ...], str]]:
+    """Input name -> shape with a batch of one where it is open, dtype. Raises Unsupported for sizes left open."""
     shapes = {}
     for name, (shape, dtype) in input_specs(model).items():
-        rest = shape[1:]
-        if shape[0] not in (1, None):
+        if name not in sizes and any(size is None for size in shape[1:]):
             raise Unsupported(
-                f"input {name!r} has a fixed batch of {shape[0]}; a phone needs a batch of one or an open one"
+                f"input {name!r} has the open shape {tuple(shape[1:])}; a phone needs sizes: add --input-shape "
+                f"{name}=1,{','.join('...' if size is None else str(size) for size in shape[1:])}"
             )
-        if any(size is None for size in rest):
-            raise Unsupported(
-                f"input {name!r} has the open shape {tuple(rest)}; a phone needs fixed sizes: "
-                "rebuild the model with keras.Input of a fixed shape"
-            )
-        shapes[name] = ((1, *(int(size) for size in rest if size is not None)), dtype)
+        shapes[name] = ((shape[0] or 1, *shape[1:]), dtype)
     return shapes
 
 
-def freeze(model: AnyModel, path: Path, *, unroll: bool = False) -> FrozenGraph:
-    """Trace `model` in inference mode, batch one, make its variables constants, write the GraphDef to `path`; with
-    `unroll`, recurrent layers are written out step by step."""
+def freeze(
+    model: AnyModel, path: Path, *, unroll: bool = False, sizes: Mapping[str, InputSizes] | None = None
+) -> FrozenGraph:
+    """Trace `model` in inference mode, with its batch or one, make its variables constants, write the GraphDef to
+    `path`; with `unroll`, recurrent layers are written out step by step. `sizes` are those of inputs with open ones."""
     keras_module()
     import tensorflow as tf
 
@@ -105,10 +114,14 @@ def freeze(model: AnyModel, path: Path, *, unroll: bool = False) -> FrozenGraph:
     refuse_quantized(model)
     refuse_preprocessing(model)
     refuse_states(model)
-    shapes = batch_one_shapes(model)
+    shapes = _shapes(model, sizes or {})
     specs = [tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in shapes.items()]
     call = tf.function(lambda *tensors: call_model(model, tensors, as_written=True), autograph=False)
-    with unrolled(model) if unroll else contextlib.nullcontext():
+    with contextlib.ExitStack() as changes:
+        if unroll:
+            changes.enter_context(unrolled(model))
+        if any(None in shape for shape, _ in shapes.values()):
+            changes.enter_context(sizes_left_open(model))
         traced = call.get_concrete_function(*specs)
     fed = [tensor.name for tensor in traced.inputs[: len(shapes)]]  # variables and captured constants follow
     made = [tensor.name for tensor in traced.outputs]
@@ -130,7 +143,7 @@ def freeze(model: AnyModel, path: Path, *, unroll: bool = False) -> FrozenGraph:
     operations = whole.get_operations()
     return FrozenGraph(
         path=path,
-        inputs=ends(list(shapes), fed),
+        inputs=tuple(replace(end, sizes=(sizes or {}).get(end.name)) for end in ends(list(shapes), fed)),
         outputs=ends(output_names(model), made),
         loops=tuple(_loops(operations)),
         constants=_constants(operations, definition),

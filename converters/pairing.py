@@ -37,7 +37,10 @@ def pair_inputs(model: Mapping[str, Shape], file: Mapping[str, Shape], where: st
             fitting = [other for other, size in left.items() if _fits(shape, size)]
             rivals = [other for other, size in waiting.items() if size == shape]
             if not fitting:
-                raise ConversionError(f"{where} has no input for the model's {name!r} of shape {list(shape)[1:]}")
+                raise ConversionError(
+                    f"{where} has no input for the model's {name!r} of shape {list(shape)[1:]}; where it was made for "
+                    "another size, add --input-shape"
+                )
             if len(fitting) == 1 or len(fitting) == len(rivals):  # unique, or as many as the model has: by position
                 pairs[name] = fitting[0]
                 del left[fitting[0]], waiting[name]
@@ -76,7 +79,8 @@ def pair_outputs(
             if not rest:
                 shapes = ", ".join(f"{other} {list(array.shape[1:])}" for other, array in found.items())
                 raise ConversionError(
-                    f"{where} has no output for the model's {name!r} of shape {list(values.shape[1:])}; it has {shapes}"
+                    f"{where} has no output for the model's {name!r} of shape {list(values.shape[1:])}; it has "
+                    f"{shapes} (--outputs says which of the model's it has)"
                 )
             pairs[name] = max(rest, key=lambda other: _closeness(values, found[other]))
     for name, other in pairs.items():

@@ -12,25 +12,37 @@ import numpy as np
 
 from edgeprune.converters.types import Generated
 
-__all__ = ["add_signature", "separate_biases", "unpack_transposed_kernels"]
+__all__ = ["add_signature", "rename_signature", "separate_biases", "unpack_transposed_kernels"]
 
 Change = Callable[[Generated, Generated, Generated], bool]
 
 _ALIGNMENT = 16  # of constants, as the schema asks (schema.fbs, Buffer)
 
 
-def add_signature(content: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
-    """The file with the signature "serving_default" that names its inputs and outputs, given in the file's order."""
+def add_signature(content: bytes, key: str, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """The file with the signature `key` that names its inputs and outputs, given in the file's order."""
 
     def change(schema: Generated, model: Generated, subgraph: Generated) -> bool:
         if subgraph is not model.subgraphs[0]:
             return False
         signature = schema.SignatureDefT()
-        signature.signatureKey = "serving_default"
+        signature.signatureKey = key
         signature.subgraphIndex = 0
         signature.inputs = [_tensor_map(schema, *pair) for pair in zip(inputs, subgraph.inputs, strict=True)]
         signature.outputs = [_tensor_map(schema, *pair) for pair in zip(outputs, subgraph.outputs, strict=True)]
         model.signatureDefs = [signature]
+        return True
+
+    return _rewritten(content, change)
+
+
+def rename_signature(content: bytes, key: str) -> bytes:
+    """The file with its only signature under the name `key`."""
+
+    def change(_: Generated, model: Generated, subgraph: Generated) -> bool:
+        if subgraph is model.subgraphs[0]:
+            (signature,) = model.signatureDefs
+            signature.signatureKey = key
         return True
 
     return _rewritten(content, change)

@@ -24,7 +24,7 @@ from types import TracebackType
 import numpy as np
 
 from edgeprune.artifact import Artifact, Format, Precision, files_of, sha256_of
-from edgeprune.converters.exports import INTEGER, check_export, check_io_type
+from edgeprune.converters.exports import INTEGER, SIGNATURE, check_export, check_io_type
 from edgeprune.converters.file_checks import refuse_fallback, refuse_lost_package_weights, refuse_lost_weights
 from edgeprune.converters.frozen import FrozenGraph, freeze
 from edgeprune.converters.packaging import AppOptions
@@ -32,6 +32,7 @@ from edgeprune.converters.refusals import one_line
 from edgeprune.converters.unrolling import rolled_layers
 from edgeprune.errors import ConversionError, OutputError, Unsupported, UsageError
 from edgeprune.formats import Contents, read_contents
+from edgeprune.formats.input_sizes import InputSizes
 from edgeprune.host.children import child_process
 from edgeprune.host.scratch import scratch_folder
 from edgeprune.maker.keras.types import AnyModel
@@ -66,7 +67,7 @@ class Converter:
         self._life = contextlib.ExitStack()  # of the child and its log
         self._place = contextlib.ExitStack()  # of the folder
         self._made: Path | None = None
-        self._frozen: dict[tuple[int, bool], tuple[AnyModel, FrozenGraph]] = {}
+        self._frozen: dict[tuple[int, bool, object], tuple[AnyModel, FrozenGraph]] = {}
         self._graphs = 0  # frozen so far, those forgotten included
         self._pending = b""
         weakref.finalize(self, _close_all, self._life, self._place)
@@ -102,11 +103,14 @@ class Converter:
         io_type: str = "float32",
         calibration: Mapping[str, np.ndarray] | None = None,
         app: AppOptions | None = None,
+        sizes: Mapping[str, InputSizes] | None = None,
+        signature: str = SIGNATURE,
         float_fallback: bool = False,
         per_tensor: bool = False,
     ) -> Exported:
         """Write `out` and return what it is.
 
+        `sizes` are those of inputs that `model` leaves open; `signature` is the name of a .tflite file's signature.
         Raises ConversionError with the converter's reason, for an integer file that computes in float somewhere
         (unless `float_fallback` allows it) and for one without its weights; nothing is left at `out` then.
         """
@@ -114,7 +118,7 @@ class Converter:
         check_export(model_format, precision, options.target)
         check_io_type(model_format, precision, io_type)
         what, integer = f"{model_format} {precision}", model_format is Format.TFLITE and precision in INTEGER
-        graph = self._freeze(model, unroll=model_format is Format.COREML or precision in UNROLLED)
+        graph = self._freeze(model, unroll=model_format is Format.COREML or precision in UNROLLED, sizes=sizes or {})
         if graph.loops and (integer or model_format is Format.COREML):
             reader, advice = ("the quantizer", "use --precision dynamic, or ") if integer else ("coremltools", "")
             loops = ", ".join(repr(name) for name in graph.loops)
@@ -128,6 +132,7 @@ class Converter:
             "format": str(model_format),
             "precision": str(precision),
             "app": options.to_json(),
+            "signature": signature,
             "io_type": io_type,
             "out": str(made),
             "float_fallback": float_fallback,
@@ -161,13 +166,13 @@ class Converter:
         for key in [key for key, (known, _) in self._frozen.items() if known is model]:
             self._frozen.pop(key)[1].path.unlink(missing_ok=True)
 
-    def _freeze(self, model: AnyModel, *, unroll: bool) -> FrozenGraph:
-        key = (id(model), unroll and bool(rolled_layers(model)))
+    def _freeze(self, model: AnyModel, *, unroll: bool, sizes: Mapping[str, InputSizes]) -> FrozenGraph:
+        key = (id(model), unroll and bool(rolled_layers(model)), tuple(sizes.items()))
         known = self._frozen.get(key)
         if known is None:
             self._graphs += 1
             path = self._folder / f"graph{self._graphs}.pb"
-            known = self._frozen[key] = (model, freeze(model, path, unroll=key[1]))
+            known = self._frozen[key] = (model, freeze(model, path, unroll=key[1], sizes=sizes))
         return known[1]
 
     def _place_for(self, name: str) -> Path:

@@ -6,10 +6,16 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from edgeprune.converters.exports import SIGNATURE
 from edgeprune.converters.frozen import FrozenGraph, read_graph_def, thaw
 from edgeprune.converters.integer_graph import for_int16x8, for_integers
 from edgeprune.converters.repair import widen_degenerate_scales
-from edgeprune.converters.rewriting import add_signature, separate_biases, unpack_transposed_kernels
+from edgeprune.converters.rewriting import (
+    add_signature,
+    rename_signature,
+    separate_biases,
+    unpack_transposed_kernels,
+)
 from edgeprune.converters.types import Generated, GraphDef, Prepare
 
 __all__ = ["PRECISIONS", "convert_tflite"]
@@ -25,8 +31,9 @@ def convert_tflite(
     calibration: Mapping[str, np.ndarray] | None = None,
     float_fallback: bool = False,
     per_tensor: bool = False,
+    signature: str = SIGNATURE,
 ) -> bytes:
-    """The bytes of a `.tflite` file with one named signature, "serving_default".
+    """The bytes of a `.tflite` file with one named `signature`.
 
     int8 is full-integer post-training quantization (Jacob et al. 2018, arXiv:1712.05877): int8 weights per output
     channel, int8 activations whose ranges come from `calibration` (arrays [samples, ...] by input name), int32 biases.
@@ -61,7 +68,9 @@ def convert_tflite(
         converter.inference_input_type = converter.inference_output_type = getattr(tf, io_type)
     content = positive_zeros(bytes(converter.convert()))
     if not graph.loops:
-        content = add_signature(content, [t.name for t in graph.inputs], [t.name for t in graph.outputs])
+        content = add_signature(content, signature, [t.name for t in graph.inputs], [t.name for t in graph.outputs])
+    elif signature != SIGNATURE:
+        content = rename_signature(content, signature)
     if precision == "dynamic":
         content = unpack_transposed_kernels(content)
     if precision == "int16x8":
@@ -121,10 +130,12 @@ def _dtype_number(dtype: str) -> int:
 
 
 def _samples(graph: FrozenGraph, calibration: Mapping[str, np.ndarray], *, by_name: bool) -> Iterator[object]:
-    """One sample after the other: arrays in the order of the inputs, or a dict by input name."""
+    """One sample (or batch) after the other: arrays in the order of the inputs, or a dict by input name."""
+    batch = max(t.shape[0] or 1 for t in graph.inputs)
     count = min(len(array) for array in calibration.values())
-    for index in range(count):
-        sample = {t.name: calibration[t.name][index : index + 1].astype(t.dtype) for t in graph.inputs}
+    for index in range(0, max(1, count - batch + 1), batch):
+        rows = np.arange(index, index + batch) % count  # too few for a batch: some twice
+        sample = {t.name: calibration[t.name][rows].astype(t.dtype) for t in graph.inputs}
         yield sample if by_name else list(sample.values())
 
 

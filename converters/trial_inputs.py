@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ def trial_samples(
     scale: float | Sequence[float] = 1.0,
     bias: Sequence[float] = (0.0,),
     pictures: str | None = None,
+    shapes: Mapping[str, Sequence[int | None]] | None = None,
 ) -> Samples:
     """`trial_count` random samples, the same for the same model; `macs` are those of its file, where they are known.
 
@@ -42,15 +43,16 @@ def trial_samples(
     of 0 to 255 before a Rescaling of them, indexes below the size of a table (the end of the last sample is padding,
     where 0 stands for that). Other floats are normal. The last quarter (at least one) is four times as wide, so that
     what clips large numbers shows. Integers of which no table is known run over their whole type where it has 8 bits
-    (pixels), else below the smallest table of the model, or are 0 and 1 when it has none. An open size becomes
-    OPEN_SIZE. The input named `pictures` gets random pixels p of 0 to 255 as p * scale + bias, where both have one
-    number or one for each channel.
+    (pixels), else below the smallest table of the model, or are 0 and 1 when it has none. An open size becomes that of
+    `shapes` (by input name, batch first), else OPEN_SIZE. The input named `pictures` gets random pixels p of 0 to 255
+    as p * scale + bias, where both have one number or one for each channel.
     """
     rng, count = np.random.default_rng(0), trial_count(macs)
     rows, known = _table_size(model), expected_inputs(model)
     inputs = {}
     for name, (shape, dtype) in input_specs(model).items():
-        size = (count, *(length or OPEN_SIZE for length in shape[1:]))
+        told = (shapes or {}).get(name, shape)
+        size = (count, *(length or other or OPEN_SIZE for length, other in zip(shape[1:], told[1:], strict=True)))
         if name == pictures:
             pixels = rng.integers(0, 256, size).astype(np.float32)
             inputs[name] = (pixels * np.asarray(scale, np.float32) + np.asarray(bias, np.float32)).astype(dtype)

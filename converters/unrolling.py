@@ -35,8 +35,8 @@ def refuse_states(model: AnyModel) -> None:
         if getattr(layer, "stateful", False):
             raise Unsupported(
                 f"layer {layer.name!r} is stateful, it remembers its state from one call to the next, which no file "
-                "can: build the model with stateful=False; to go on from a state, make it an input (initial_state) and "
-                "an output (return_state=True), and load these weights into that"
+                "can: add --explicit-states (its states become inputs and outputs, which the app hands back), or "
+                "build the model with stateful=False"
             )
 
 

@@ -12,6 +12,7 @@ from edgeprune.artifact import Format
 from edgeprune.checker.agreement import Agreement, Departure
 from edgeprune.converters.bisect import find_departure, layer_outputs, match_layers
 from edgeprune.converters.channel_parity import joined_axes
+from edgeprune.converters.end_samples import fed_samples
 from edgeprune.converters.evaluation import pixels_of, run_on_runtimes, run_package
 from edgeprune.converters.evaluator.arguments import UnknownOperationError
 from edgeprune.converters.pairing import pair_inputs, pair_outputs
@@ -31,6 +32,7 @@ from edgeprune.formats.metadata import ImageInput
 from edgeprune.formats.precision import coreml_precision, tflite_precision
 from edgeprune.host.untrusted import status_of
 from edgeprune.ledger import POOR_SQNR_DB, OutputParity, RuntimeRun
+from edgeprune.maker.keras.ends import EndOptions, with_ends
 from edgeprune.maker.keras.model_files import load_convertible
 from edgeprune.maker.keras.models import input_specs, predict
 from edgeprune.maker.keras.types import AnyModel
@@ -126,6 +128,7 @@ def verify(
     scale: float = 1.0,
     bias: Sequence[float] = (0.0,),
     tolerance: float | None = None,
+    ends: EndOptions | None = None,
     bisect: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Agreement:
@@ -134,18 +137,21 @@ def verify(
 
     At most MOST_SAMPLES of `samples` are taken, else a few random ones; `metric` scores both. An image input of a
     package is fed with the pixels that `scale` and `bias` (one number, or one for each channel) turn into the model's
-    values. With `bisect` the first layer that departs is named. A departure does not raise: it is the record's
-    `reason`. Raises ConversionError when it cannot be told: no runtime runs the file, an operation is not known, inputs
-    or outputs cannot be matched.
+    values. `ends` are those that the file was made with. With `bisect` the first layer that departs is named. A
+    departure does not raise: it is the record's `reason`. Raises ConversionError when it cannot be told: no runtime
+    runs the file, an operation is not known, inputs or outputs cannot be matched.
     """
     check_tolerance(tolerance)
     check_scale(scale)
     exported = file if isinstance(file, ExportedFile) else open_exported(Path(file))
     source = load_convertible(Path(model)) if isinstance(model, str | Path) else model
     scored = find_metric(metric) if metric is not None else None
-    given = samples or _trial(exported, source, scale, bias)
-    if scored is not None:
-        check_targets(given, tuple(source.outputs[0].shape), scored.name)
+    asked = ends or EndOptions()
+    source = with_ends(source, asked.of_data)
+    if samples is not None and scored is not None:
+        check_targets(samples, tuple(source.outputs[0].shape), scored.name)
+    source = with_ends(source, asked)
+    given = _trial(exported, source, scale, bias, asked) if samples is None else fed_samples(samples, source, asked)
     comparison = _Comparison(exported, source, given, scale, tuple(bias))
     try:
         found, runs = comparison.run(on_progress)
@@ -184,10 +190,16 @@ def check_scale(scale: float) -> None:
         raise UsageError("--scale 0 makes every input the same; give another number")
 
 
-def _trial(exported: ExportedFile, model: AnyModel, scale: float, bias: Sequence[float]) -> Samples:
+def _trial(exported: ExportedFile, model: AnyModel, scale: float, bias: Sequence[float], ends: EndOptions) -> Samples:
+    """Random samples, of the file's sizes where the model leaves them open."""
     specs = input_specs(model)
     only = next(iter(specs)) if len(specs) == 1 and exported.pictures else None
-    return trial_samples(model, macs=exported.macs, scale=scale, bias=bias, pictures=only)
+    names = pair_inputs({name: shape for name, (shape, _) in specs.items()}, exported.inputs, exported.path.name)
+    shapes = {name: exported.inputs[there] for name, there in names.items()}
+    for name, sizes in ends.sizes_of(model).items():
+        shapes[name] = tuple(have or told for have, told in zip(shapes[name], sizes.shapes[0], strict=True))
+    fitting = {name: shape for name, shape in shapes.items() if len(shape) == len(specs[name][0])}
+    return trial_samples(model, macs=exported.macs, scale=scale, bias=bias, pictures=only, shapes=fitting)
 
 
 class _Comparison:

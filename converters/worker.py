@@ -53,6 +53,7 @@ def _write_tflite(job: dict[str, Any], graph: FrozenGraph, out: Path, options: A
         calibration=calibration,
         float_fallback=job.get("float_fallback", False),
         per_tensor=job.get("per_tensor", False),
+        signature=job["signature"],
     )
     out.write_bytes(with_metadata(Path(out.name), content, options) if options.told else content)
 

@@ -97,14 +97,15 @@ class Evaluator:
         """
         count = self._check(inputs)
         call = self._once if count <= EAGER_SAMPLES else tf.function(self._once, autograph=False)
-        rows: list[list[Array]] = []
-        for index in range(count):
-            fed = {port.name: tf.constant(self._fed(port, inputs[port.name][index])) for port in self.ports}
-            rows.append([np.asarray(value) for value in call(fed)])
-            if on_progress is not None and (index % 16 == 0 or index == count - 1):
-                on_progress(index + 1, count)
+        rows: list[tuple[Array, ...]] = []
+        batch = self._batch(inputs)
+        for index in range(0, count, batch):
+            made = [np.asarray(value) for value in call(self._fed(inputs, index, batch, count))]
+            rows += zip(*(_samples_of(value, batch)[: count - index] for value in made), strict=True)
+            if on_progress is not None and (index % 16 < batch or index + batch >= count):
+                on_progress(min(index + batch, count), count)
         names = self.program.outputs
-        columns = [np.stack([_unbatched(value) for value in column]) for column in zip(*rows, strict=True)]
+        columns = [np.stack(column) for column in zip(*rows, strict=True)]
         return {
             name: column.astype(np.float32) if column.dtype.kind == "f" else column
             for name, column in zip(names, columns, strict=True)
@@ -118,15 +119,17 @@ class Evaluator:
 
         def note(operation: Operation, name: str, value: Value) -> None:
             array = np.asarray(value)
-            if array.dtype.kind == "f" and array.size * count <= largest:
-                found.setdefault(name, (operation.kind, []))[1].append(_unbatched(array.astype(np.float32)))
+            of_samples = batch == 1 or array.shape[:1] == (batch,)
+            if array.dtype.kind == "f" and of_samples and array.size * count <= largest * batch:
+                found.setdefault(name, (operation.kind, []))[1].extend(_samples_of(array.astype(np.float32), batch))
 
-        for index in range(count):
-            self._once({p.name: tf.constant(self._fed(p, inputs[p.name][index])) for p in self.ports}, note)
+        batch = self._batch(inputs)
+        for index in range(0, count, batch):
+            self._once(self._fed(inputs, index, batch, count), note)
         return [
-            Step(name=name, kind=kind, values=np.stack(values))
+            Step(name=name, kind=kind, values=np.stack(values[:count]))
             for name, (kind, values) in found.items()
-            if len(values) == count
+            if len(values) >= count
         ]
 
     def _check(self, inputs: Mapping[str, Array]) -> int:
@@ -140,20 +143,33 @@ class Evaluator:
             raise ConversionError(f"{self.package.path.name}: no samples to run it on")
         return count
 
-    def _fed(self, port: Port, sample: Array) -> Array:
-        """One sample as the program takes it, with a batch of one."""
+    def _batch(self, inputs: Mapping[str, Array]) -> int:
+        """How many samples the program takes at once: the first size of all its inputs, where they are batches."""
+        sizes = {port.shape[0] if len(port.shape) == inputs[port.name].ndim else 1 for port in self.ports}
+        (size,) = sizes if len(sizes) == 1 else (1,)
+        return size or 1
+
+    def _fed(self, inputs: Mapping[str, Array], start: int, batch: int, count: int) -> dict[str, Value]:
+        """Samples from `start` on as the program takes them; the last one again where some are missing."""
+        rows = np.minimum(np.arange(start, start + batch), count - 1)
+        return {port.name: tf.constant(self._as_taken(port, inputs[port.name][rows])) for port in self.ports}
+
+    def _as_taken(self, port: Port, samples: Array) -> Array:
         if port.name in self.images:
-            sample = _planes(sample)
-        shape = tuple(size or 1 for size in port.shape)
-        if any(size is None for size in port.shape) or sample.size != int(np.prod(shape)):
+            samples = _planes(samples)
+        fits = len(port.shape) == samples.ndim and all(
+            size in (None, given) for size, given in zip(port.shape, samples.shape, strict=True)
+        )
+        shape = samples.shape if fits else tuple(size or 1 for size in port.shape)
+        if not fits and (None in port.shape or samples.size != int(np.prod(shape))):
             raise ConversionError(
                 f"{self.package.path.name}: input {port.name!r} takes {list(port.shape)}, "
-                f"a sample is {list(sample.shape)}"
+                f"a sample is {list(samples.shape[1:])}"
             )
         if port.dtype not in _NARROW:
             raise UnknownOperationError(f"an input of type {port.dtype}")
         kind = "float32" if port.dtype == "float16" else port.dtype
-        fed: Array = sample.reshape(shape).astype(kind)
+        fed: Array = samples.reshape(shape).astype(kind)
         return fed.astype(np.float16) if port.dtype == "float16" else fed
 
     def _once(
@@ -228,11 +244,16 @@ def _declared(value: Value, port: Port) -> Value:
     return value if value.dtype == wanted else tf.cast(value, wanted)
 
 
-def _unbatched(value: Array) -> Array:
-    return value[0] if value.ndim and value.shape[0] == 1 else value
+def _samples_of(value: Array, batch: int) -> list[Array]:
+    """What a value holds of each sample of a batch, without the batch."""
+    if batch == 1:
+        return [value[0] if value.ndim and value.shape[0] == 1 else value]
+    if value.shape[:1] != (batch,):
+        raise ConversionError(f"an output of shape {list(value.shape)} has no value for each of {batch} samples")
+    return list(value)
 
 
-def _planes(sample: Array) -> Array:
-    """Pixels [height, width, channels] as planes [channels, height, width]."""
-    pixels = sample[..., None] if sample.ndim == 2 else sample
-    return np.moveaxis(pixels, -1, 0)
+def _planes(samples: Array) -> Array:
+    """Pixels [samples, height, width, channels] as planes [samples, channels, height, width]."""
+    pixels = samples[..., None] if samples.ndim == 3 else samples
+    return np.moveaxis(pixels, -1, 1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeprune.artifact import Color, DeploymentTarget, Format, IoType, Precision, sha256_of
+from edgeprune.commands.ends import EndWords, end_options
 from edgeprune.commands.options import PATH, TOLERANCE, common_options, echo_json, taken
 from edgeprune.errors import UsageError
 
@@ -53,6 +54,8 @@ class _Wanted:
     tolerance: float | None
     bisect: bool
     cut_preprocessing: bool
+    signature: str
+    ends: EndWords
     codecs: tuple[str, ...]
     seed: int
     overwrite: bool
@@ -131,6 +134,10 @@ class _Wanted:
 @click.option("--license", help="Licence of the model.")
 @click.option("--description", help="What the model does.")
 @click.option("--version", help="Version of the model.")
+@end_options
+@click.option(
+    "--signature", default="serving_default", show_default=True, help="tflite: the name of the file's signature."
+)
 @TOLERANCE
 @click.option("--bisect", is_flag=True, help="Where the file departs from the model, name the first layer that does.")
 @click.option(
@@ -154,9 +161,11 @@ def convert(model: Path, output: Path, **options: object) -> int:
       edgeprune convert model.keras --to coreml --precision palette4 -o Model.mlpackage
       edgeprune convert model.keras --to coreml --image-input image --scale 0.00784314 --offset -1 \\
           --class-labels labels.txt -o Photo.mlpackage
+      edgeprune convert detector.keras --to coreml --outputs boxes,scores \\
+          --input-shape 1,320..640,320..640,3 -o D.mlpackage
       edgeprune convert model.keras --to tflite --mean 127.5 --std 127.5 --labels labels.txt -o photo.tflite
     """
-    wanted = taken(_Wanted, options)
+    wanted = taken(_Wanted, options, ends=taken(EndWords, options))
     entry = _converted(model, output, wanted)
     from edgeprune.report.agreement_report import channel_lines, export_text
 
@@ -180,6 +189,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     from edgeprune.converters.exports import SUFFIXES
     from edgeprune.host.outputs import check_output_file
     from edgeprune.host.progress import Progress
+    from edgeprune.maker.keras.ends import with_ends
     from edgeprune.maker.keras.model_files import load_convertible
     from edgeprune.maker.keras.preprocessing import cut_preprocessing, refuse_preprocessing
     from edgeprune.maker.training.datasets import load_split
@@ -191,6 +201,8 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
         per_tensor=wanted.per_tensor,
         calibration_samples=wanted.samples,
         seed=wanted.seed,
+        ends=wanted.ends.options(),
+        signature=wanted.signature,
         app=app,
         tolerance=wanted.tolerance,
         bisect=wanted.bisect,
@@ -208,6 +220,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     if wanted.cut_preprocessing:
         model, cut = cut_preprocessing(model)
     refuse_preprocessing(model)
+    model = with_ends(model, options.ends.of_data)
     calibration = load_split(wanted.calibration, model, None, **scaling) if wanted.calibration else None
     samples = load_split(wanted.data, model, wanted.metric, **scaling) if wanted.data else None
     progress.end()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeprune.artifact import sha256_of
+from edgeprune.commands.ends import EndWords, end_options
 from edgeprune.commands.options import PATH, TOLERANCE, common_options, echo_json, taken
 from edgeprune.errors import ConversionError, UsageError
 from edgeprune.maker.training.metrics import METRICS
@@ -33,6 +34,7 @@ class _Wanted:
     image_bias: str | None
     tolerance: float | None
     bisect: bool
+    ends: EndWords
     as_json: bool
     quiet: bool
     trust_code: bool
@@ -56,6 +58,7 @@ class _Wanted:
 @click.option("--image-bias", metavar="B,B,B", help="Image input: an offset for each channel, instead of --offset.")
 @TOLERANCE
 @click.option("--bisect", is_flag=True, help="Name the first layer that departs from the model.")
+@end_options
 @common_options("scale", "offset", "json", "quiet", "trust", "custom")
 def verify(exported: Path, **options: object) -> int:
     """Does EXPORTED (.tflite or .mlpackage, made by anyone) compute what a Keras model computes?
@@ -63,7 +66,8 @@ def verify(exported: Path, **options: object) -> int:
     A .tflite file runs in the installed interpreters. A Core ML package runs in Core ML on a Mac; elsewhere the
     evaluator carries out its program operation by operation: graph and weights, not Apple's kernels. A comparison is as
     good as its samples: random ones do not reach everything, give real ones with --data. Inputs are matched by name,
-    else by size and position; outputs by name, else by value. Exit code 3 when it departs or cannot be verified.
+    else by size and position; outputs by name, else by value. A file with other ends than the model's (fewer outputs,
+    other sizes, states) is told by the options that made it. Exit code 3 when it departs or cannot be verified.
 
     \b
     Examples:
@@ -71,7 +75,7 @@ def verify(exported: Path, **options: object) -> int:
       edgeprune verify Model.mlpackage --against model.keras --bisect
       edgeprune verify Photo.mlpackage --against model.keras --scale 0.00784314 --offset -1   (image input)
     """
-    wanted = taken(_Wanted, options)
+    wanted = taken(_Wanted, options, ends=taken(EndWords, options))
     found = _verified(exported, wanted)
     if wanted.as_json:
         echo_json(_json(exported, found, wanted))
@@ -91,6 +95,7 @@ def _verified(path: Path, wanted: _Wanted) -> Agreement:
     from edgeprune.converters.parity import check_tolerance
     from edgeprune.converters.verification import check_scale, open_exported, verify
     from edgeprune.host.progress import Progress
+    from edgeprune.maker.keras.ends import with_ends
     from edgeprune.maker.keras.model_files import load_convertible
 
     check_tolerance(wanted.tolerance)
@@ -102,6 +107,8 @@ def _verified(path: Path, wanted: _Wanted) -> Agreement:
     progress = Progress(quiet=wanted.quiet)
     progress.begin(f"load {wanted.against.name}")
     model = load_convertible(wanted.against, trust_code=wanted.trust_code, custom=wanted.custom, on_note=progress.note)
+    ends = wanted.ends.options()
+    model = with_ends(model, ends.of_data)
     samples = _samples(wanted.data, model, wanted) if wanted.data else None
     progress.end()
     progress.begin(f"run {path.name} and the model")
@@ -113,6 +120,7 @@ def _verified(path: Path, wanted: _Wanted) -> Agreement:
         scale=wanted.scale,
         bias=bias,
         tolerance=wanted.tolerance,
+        ends=ends,
         bisect=wanted.bisect,
         on_progress=progress.advance,
     )

@@ -178,17 +178,29 @@ def match_inputs(wanted: Sequence[Tensor], arrays: dict[str, Array]) -> list[Arr
     return [arrays[tensor.name] for tensor in wanted]
 
 
-def sample_shape(tensor: Tensor, array: Array) -> tuple[int, ...]:
-    """The shape that one sample of `array` (N, ...) is fed in; raises JobError when the file does not take it."""
-    inner = array.shape[1:]
-    for shape in ((1, *inner), inner):
+def fixed_batch(wanted: Sequence[Tensor], fed: Sequence[Array]) -> int:
+    """How many samples the file takes at once: the first size of all its inputs, where it is fixed and a batch."""
+    sizes = {
+        tensor.shape[0]
+        for tensor, array in zip(wanted, fed, strict=True)
+        if len(tensor.shape) == array.ndim and tensor.signature[:1] != (-1,)
+    }
+    whole = len(sizes) == 1 and all(len(tensor.shape) == array.ndim for tensor, array in zip(wanted, fed, strict=True))
+    return int(next(iter(sizes))) if whole else 1
+
+
+def sample_shape(tensor: Tensor, array: Array, batch: int = 1) -> tuple[int, ...]:
+    """The shape that `batch` samples of `array` (N, ...) are fed in; raises JobError when the file does not take it."""
+    inner = tuple(int(size) for size in array.shape[1:])
+    shapes: list[tuple[int, ...]] = [(batch, *inner), *([inner] if batch == 1 else [])]
+    for shape in shapes:
         if len(shape) == len(tensor.shape) and all(
             have == fixed or free == -1
             for have, fixed, free in zip(shape, tensor.shape, tensor.signature or tensor.shape, strict=True)
         ):
             return shape
     if tensor.shape[:1] != (1,) and tensor.shape[1:] == inner:
-        raise JobError(f"input {tensor.name!r} has the fixed batch {tensor.shape[0]}; export the model with batch 1")
+        raise JobError(f"input {tensor.name!r} has the batch {tensor.shape[0]}, others have not; use one batch for all")
     raise JobError(f"one sample for input {tensor.name!r} has shape {list(inner)}; the file takes {listing([tensor])}")
 
 
@@ -219,18 +231,20 @@ def encode(tensor: Tensor, array: Array) -> Array:
 def run(job: dict[str, Any], report: Report) -> dict[str, Any]:
     """Run a file over all samples, write the outputs, and say what went in and out."""
     interpreter = load(job["module"], job["path"], job["threads"])
-    wanted, samples, feed = prepare(interpreter, job)
+    wanted, counted, feed = prepare(interpreter, job)
+    samples = counted.samples
     _, results = tensors(interpreter)
     collected: list[list[Array]] = [[] for _ in results]
     last_report_s = time.monotonic()
-    for k in range(samples):
+    for k in counted.starts:
         feed(k)
         invoke(interpreter)
         for tensor, rows in zip(results, collected, strict=True):
-            rows.append(decode(tensor, interpreter.get_tensor(tensor.index), sample=k))
-        if time.monotonic() - last_report_s > REPORT_EVERY_S or k == samples - 1:
+            rows += counted.rows(tensor, decode(tensor, interpreter.get_tensor(tensor.index), sample=k), k)
+        done = min(samples, k + counted.batch)
+        if time.monotonic() - last_report_s > REPORT_EVERY_S or done == samples:
             last_report_s = time.monotonic()
-            report(k + 1, samples)
+            report(done, samples)
     stacked = [stack(tensor, rows) for tensor, rows in zip(results, collected, strict=True)]
     np.savez(job["outputs"], **{str(i): array for i, array in enumerate(stacked)})
     return {
@@ -241,24 +255,48 @@ def run(job: dict[str, Any], report: Report) -> dict[str, Any]:
     }
 
 
-def prepare(interpreter: Any, job: dict[str, Any]) -> tuple[list[Tensor], int, Callable[[int], None]]:
-    """Size the inputs for the job's samples and allocate; the inputs, the number of samples, and what sets sample k."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """How many samples there are, and how many the file takes at once."""
+
+    samples: int
+    batch: int
+
+    @property
+    def starts(self) -> range:
+        """The first sample of each invoke."""
+        return range(0, self.samples, self.batch)
+
+    def rows(self, tensor: Tensor, value: Array, start: int) -> list[Array]:
+        """What an invoke made of each of its samples, the batch taken off."""
+        if self.batch == 1:
+            return [value[0] if value.ndim and value.shape[0] == 1 else value]
+        if not value.ndim or value.shape[0] != self.batch:
+            raise JobError(
+                f"{tensor.name!r} of shape {list(value.shape)} has no value for each of {self.batch} samples"
+            )
+        return list(value[: self.samples - start])
+
+
+def prepare(interpreter: Any, job: dict[str, Any]) -> tuple[list[Tensor], Counted, Callable[[int], None]]:
+    """Size the inputs for the job's samples and allocate; the inputs, the samples, and what sets those from k on."""
     with np.load(job["inputs"], allow_pickle=False) as file:
         arrays = {name: file[str(i)] for i, name in enumerate(job["names"])}
     wanted, _ = tensors(interpreter)
     fed = [encode(tensor, array) for tensor, array in zip(wanted, match_inputs(wanted, arrays), strict=True)]
-    samples = count_samples(wanted, fed)
-    shapes = [sample_shape(tensor, array) for tensor, array in zip(wanted, fed, strict=True)]
+    samples, batch = count_samples(wanted, fed), fixed_batch(wanted, fed)
+    shapes = [sample_shape(tensor, array, batch) for tensor, array in zip(wanted, fed, strict=True)]
     for tensor, shape in zip(wanted, shapes, strict=True):
         if shape != tensor.shape:
             interpreter.resize_tensor_input(tensor.index, shape, strict=True)
     allocate(interpreter)
 
-    def feed(k: int) -> None:
+    def feed(start: int) -> None:
+        rows = np.minimum(np.arange(start, start + batch), samples - 1)  # the last sample again where some are missing
         for tensor, array, shape in zip(wanted, fed, shapes, strict=True):
-            interpreter.set_tensor(tensor.index, array[k].reshape(shape))
+            interpreter.set_tensor(tensor.index, array[rows].reshape(shape))
 
-    return wanted, samples, feed
+    return wanted, Counted(samples=samples, batch=batch), feed
 
 
 def count_samples(wanted: Sequence[Tensor], fed: Sequence[Array]) -> int:
@@ -270,11 +308,10 @@ def count_samples(wanted: Sequence[Tensor], fed: Sequence[Array]) -> int:
 
 
 def decode(tensor: Tensor, value: Array, *, sample: int) -> Array:
-    """One output: real numbers where the file holds quantized ones; the batch of 1 taken off."""
+    """One output with its batch: real numbers where the file holds quantized ones."""
     if value.dtype.kind == "f" and np.isnan(value).any():
         raise JobError(f"output {tensor.name!r} holds NaN at sample {sample}")
-    real = dequantize(value, tensor.scale, tensor.zero_point) if tensor.quantized else value
-    return real[0] if real.ndim and real.shape[0] == 1 else real
+    return dequantize(value, tensor.scale, tensor.zero_point) if tensor.quantized else value
 
 
 def stack(tensor: Tensor, rows: Sequence[Array]) -> Array:
@@ -292,17 +329,22 @@ def stack(tensor: Tensor, rows: Sequence[Array]) -> Array:
 def trace(job: dict[str, Any], report: Report) -> dict[str, Any]:
     """Run a file over a few samples and write what every op computes from the inputs, in execution order."""
     interpreter = load(job["module"], job["path"], job["threads"], keep_all=True)
-    wanted, samples, feed = prepare(interpreter, job)
+    wanted, counted, feed = prepare(interpreter, job)
+    samples = counted.samples
     written = written_tensors(interpreter, {tensor.index for tensor in wanted})
     notes = [note_of(tensor, samples, job["limit_bytes"]) for tensor, _ in written]
     collected: list[list[Array]] = [[] for _ in written]
-    for k in range(samples):
+    for k in counted.starts:
         feed(k)
         invoke(interpreter)
         for n, (tensor, _) in enumerate(written):
-            if notes[n] is None:
-                collected[n].append(real_values(tensor, interpreter.get_tensor(tensor.index)))
-        report(k + 1, samples)
+            if notes[n] is not None:
+                continue
+            try:
+                collected[n] += counted.rows(tensor, real_values(tensor, interpreter.get_tensor(tensor.index)), k)
+            except JobError as error:
+                notes[n] = str(error)
+        report(min(samples, k + counted.batch), samples)
     for n, rows in enumerate(collected):
         if notes[n] is None and len({row.shape for row in rows}) > 1:
             notes[n] = "its shape changes from sample to sample"
@@ -340,9 +382,8 @@ def note_of(tensor: Tensor, samples: int, limit_bytes: int) -> str | None:
 
 
 def real_values(tensor: Tensor, value: Array) -> Array:
-    """float32 numbers, quantized ones decoded, the batch of 1 taken off."""
-    real = dequantize(value, tensor.scale, tensor.zero_point) if tensor.quantized else value.astype(np.float32)
-    return real[0] if real.ndim and real.shape[0] == 1 else real
+    """float32 numbers, quantized ones decoded."""
+    return dequantize(value, tensor.scale, tensor.zero_point) if tensor.quantized else value.astype(np.float32)
 
 
 # --- Job: time ---------------------------------------------------------------------------------------------------
@@ -393,6 +434,8 @@ def ready(module: str, path: str, seed: int) -> Any:
     allocate(interpreter)
     numbers = np.random.default_rng(seed)
     for tensor in tensors(interpreter)[0]:
+        if -1 in tensor.signature[1:]:
+            raise JobError(f"input {listing([tensor])} has open sizes; convert it with one size to time it")
         if tensor.dtype.kind == "f":
             value = numbers.uniform(0.0, 1.0, tensor.shape).astype(tensor.dtype)
         elif tensor.quantized:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from places import TESTS
 
 from edgeprune.artifact import Format, Precision, sha256_of
 from edgeprune.converters.exports import check_export, check_io_type
-from edgeprune.converters.frozen import FrozenGraph, FrozenTensor, batch_one_shapes
+from edgeprune.converters.frozen import FrozenGraph, FrozenTensor, freeze
 from edgeprune.converters.refusals import one_line
 from edgeprune.converters.session import Converter
 from edgeprune.converters.tflite import positive_zeros
 from edgeprune.errors import ConversionError, Unsupported, UsageError
 from edgeprune.formats import read_graph
+from edgeprune.formats.input_sizes import InputSizes
 from edgeprune.maker.keras.models import predict
 from edgeprune.maker.pruning.magnitude import prune_magnitude
 from edgeprune.maker.pruning.options import MagnitudeOptions
@@ -58,15 +60,16 @@ def test_exports_that_do_not_exist(model_format: Format, precision: Precision, t
 def test_a_graph_survives_the_way_to_the_child() -> None:
     """What the parent tells the child as JSON is what the child reads."""
     end = FrozenTensor(name="x", node="x:0", shape=(1, 2), dtype="float32")
-    graph = FrozenGraph(path=Path("g.pb"), inputs=(end,), outputs=(end, end))
+    wide = replace(end, shape=(1, None), sizes=InputSizes.parse("1,2..4"))
+    graph = FrozenGraph(path=Path("g.pb"), inputs=(end, wide), outputs=(end, end))
     assert FrozenGraph.from_json(graph.to_json()) == graph
 
 
-def test_open_sizes_are_refused(keras: Any) -> None:
-    """A phone needs fixed sizes: an input without them is refused by name."""
+def test_open_sizes_are_refused(keras: Any, tmp_path: Path) -> None:
+    """A phone needs sizes: an input without them is refused by name, with what to type."""
     x = keras.Input((None, 4), name="text")
-    with pytest.raises(Unsupported, match=r"input 'text' has the open shape \(None, 4\)"):
-        batch_one_shapes(keras.Model(x, keras.layers.Dense(2)(x)))
+    with pytest.raises(Unsupported, match=r"'text' has the open shape \(None, 4\); .*--input-shape text=1,\.\.\.,4"):
+        freeze(keras.Model(x, keras.layers.Dense(2)(x)), tmp_path / "g.pb")
 
 
 def test_a_converter_ends_with_its_last_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

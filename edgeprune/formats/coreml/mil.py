@@ -134,7 +134,8 @@ def contradiction(package: Package) -> str | None:
             return f"the description's input {end.name!r} is none of the program's ({', '.join(ports)})"
         if end.kind == "image":
             planes = (1 if end.color.startswith("GRAYSCALE") else 3, *end.shape)
-            if ports[end.name][-3:] != planes:
+            sizes = ports[end.name][-3:]  # None where it may change
+            if len(sizes) != 3 or any(size not in (None, told) for size, told in zip(sizes, planes, strict=True)):
                 return f"a picture of {list(planes)} in the description and {list(ports[end.name])} in the program"
     for end in package.outputs:
         if end.name not in package.program.outputs:

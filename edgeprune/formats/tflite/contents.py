@@ -51,6 +51,8 @@ def _layers(graph: Graph, buffers: Buffers) -> Iterator[Layer]:
     source, roles = unpacked_from(graph.ops), graph.roles()
     seen: set[tuple[int, int]] = set()  # places in the file that a layer has
     entries = {signature.subgraph for signature in graph.signatures} - {0}
+    # Of open sizes the file has a 1, and what is multiplied for that is nobody's figure.
+    unknown = bool(graph.options.open_inputs)
     for op in graph.ops:
         arrays = []
         for place in op.inputs if op.outputs and op.outputs[0] not in source else ():
@@ -66,7 +68,7 @@ def _layers(graph: Graph, buffers: Buffers) -> Iterator[Layer]:
             arrays=tuple(arrays),
             inputs=tuple(graph.tensors[i].shape for i in op.inputs if i >= 0 and not graph.tensors[i].constant),
             outputs=tuple(graph.tensors[i].shape for i in op.outputs if i >= 0),
-            macs=None if op.subgraph in entries else op.macs,
+            macs=None if unknown or op.subgraph in entries else op.macs,
             group=f"subgraph {op.subgraph}" if op.subgraph else "",
         )
     yield from _leftovers(graph, buffers, seen)

@@ -304,11 +304,19 @@ def _outputs_of(model: AnyModel, call: Callable[..., Sequence[Tensor]], batch_si
     import tensorflow as tf
 
     def outputs(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        ordered = [np.asarray(inputs[name], dtype) for name, (_, dtype) in input_specs(model).items()]
+        specs = input_specs(model)
+        ordered = [np.asarray(inputs[name], dtype) for name, (_, dtype) in specs.items()]
         pieces: list[list[np.ndarray]] = []
-        for start in range(0, len(ordered[0]), batch_size):
-            made = call(*[tf.constant(a[start : start + batch_size]) for a in ordered])
-            pieces.append([t.numpy() for t in made])
+        count, fixed = len(ordered[0]), max((shape[0] or 1 for shape, _ in specs.values()))
+        for start in range(0, count, fixed if fixed > 1 else batch_size):
+            # A batch of a fixed size is filled up with the last sample.
+            rows = (
+                np.minimum(np.arange(start, start + fixed), count - 1)
+                if fixed > 1
+                else slice(start, start + batch_size)
+            )
+            made = call(*[tf.constant(a[rows]) for a in ordered])
+            pieces.append([t.numpy()[: count - start] for t in made])
         columns = [np.concatenate(column) for column in zip(*pieces, strict=True)]
         return dict(zip(output_names(model), columns, strict=True))
 

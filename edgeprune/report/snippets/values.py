@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgeprune.errors import Unsupported
 from edgeprune.formats.elements import Shape
 from edgeprune.formats.graph import Graph, Signature
 
@@ -102,7 +103,15 @@ def swift_function(head: Iterable[str], body: Iterable[str]) -> str:
 
 
 def inputs_of(graph: Graph) -> tuple[Value, ...]:
-    """The inputs in the order of the graph, in which runtimes take them, by the names of the file's signature."""
+    """The inputs in the order of the graph, in which runtimes take them, by the names of the file's signature.
+
+    Raises Unsupported for open sizes, which only the app knows.
+    """
+    for index, shape in graph.options.open_inputs.items():
+        raise Unsupported(
+            f"input {graph.tensors[index].name!r} has open sizes {list(shape)}, which no code can know: resize it, or "
+            "convert it with one size"
+        )
     signature = _signature(graph)
     names = dict(zip(signature.input_tensors, signature.inputs, strict=False)) if signature is not None else {}
     return _values(graph, graph.inputs, names)
