@@ -14,7 +14,7 @@ from edgeprune.maker.keras.models import clone, keras_module
 from edgeprune.maker.pruning.magnitude import apply_masks, masks_for, select_targets
 from edgeprune.maker.pruning.masked_training import held
 from edgeprune.maker.pruning.options import MagnitudeOptions
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.loading import Samples
 from edgeprune.maker.training.loop import compile_model, make_deterministic, train_batch
 from edgeprune.maker.training.metrics import METRICS
 from edgeprune.maker.training.options import TrainOptions

@@ -28,7 +28,9 @@ from edgeprune.maker.keras.ends import NAME, EndOptions, with_ends
 from edgeprune.maker.keras.model_files import load_convertible
 from edgeprune.maker.keras.models import input_specs, refuse_half_precision
 from edgeprune.maker.keras.types import AnyModel
-from edgeprune.maker.training.datasets import Samples, calibration_set, calibration_split, check_targets
+from edgeprune.maker.training.data.loading import calibration_set, calibration_split
+from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.data.targets import fitting_targets
 from edgeprune.maker.training.metrics import Metric, find_metric
 from edgeprune.report.agreement_report import departure_lines
 
@@ -94,7 +96,7 @@ def convert(
     source = with_ends(source, wanted.ends.of_data)
     scored = find_metric(metric) if metric is not None else None
     if samples is not None and scored is not None:
-        check_targets(samples, tuple(source.outputs[0].shape), scored.name)
+        samples = fitting_targets(samples, tuple(source.outputs[0].shape), scored.name)
     arrays, held = _split(calibration, source, wanted, hold_back=samples is None)
     source = with_ends(source, wanted.ends)
     arrays = None if arrays is None else fed(arrays, source, wanted.ends)

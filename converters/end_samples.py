@@ -11,7 +11,7 @@ from edgeprune.formats.input_sizes import combinations
 from edgeprune.maker.keras.ends import EndOptions
 from edgeprune.maker.keras.models import input_specs, output_names, predict
 from edgeprune.maker.keras.types import AnyModel
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 
 __all__ = ["end_trials", "fed", "fed_samples"]
 

@@ -24,7 +24,9 @@ from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.metadata import ImageInput
 from edgeprune.ledger import OutputParity, RuntimeRun
-from edgeprune.maker.training.datasets import InputSpecs, Samples
+from edgeprune.maker.training.data.columns import Column, as_type, taken
+from edgeprune.maker.training.data.loading import InputSpecs
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.metrics import Metric
 from edgeprune.runtime.session import RunResult, installed_runtimes, run_tflite
 
@@ -79,7 +81,7 @@ def evaluate_file(
         return _evaluate_package(
             artifact, package, samples, specs, expected, metric, image, tolerance, joined, on_progress
         )
-    inputs = {name: samples.inputs[name].astype(dtype) for name, (_, dtype) in specs.items()}
+    inputs = {name: as_type(samples.inputs[name], dtype) for name, (_, dtype) in specs.items()}
     if not installed_runtimes():
         return Evaluated(note="not measured: no TFLite runtime is installed (pip install 'edgeprune[litert]')")
     older = OLDER_RUNTIME_SAMPLES if samples.targets is not None else OLDER_RUNTIME_UNSCORED
@@ -102,7 +104,7 @@ def evaluate_file(
 
 def run_on_runtimes(
     path: Path,
-    inputs: Mapping[str, np.ndarray],
+    inputs: Mapping[str, Column],
     *,
     every_runtime: bool = True,
     older_samples: int | None = None,
@@ -161,7 +163,7 @@ def _evaluate_package(
     on_progress: Callable[[int, int], None] | None,
 ) -> Evaluated:
     count = min(len(samples), EVALUATOR_SAMPLES)
-    inputs = {name: samples.inputs[name][:count].astype(dtype) for name, (_, dtype) in specs.items()}
+    inputs = {name: taken(samples.inputs[name], slice(count), dtype) for name, (_, dtype) in specs.items()}
     if image is not None:
         inputs[image.name] = pixels_of(inputs[image.name], image)
     wanted = {name: values[:count] for name, values in expected.items()}

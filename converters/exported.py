@@ -20,7 +20,7 @@ from edgeprune.formats.metadata import ImageInput
 from edgeprune.ledger import ArtifactEntry, MetricValue, oldest_runtime
 from edgeprune.maker.keras.models import input_specs, predict
 from edgeprune.maker.keras.types import AnyModel
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.metrics import Metric
 from edgeprune.runtime.session import installed_runtimes
 

@@ -11,7 +11,7 @@ from edgeprune.converters.first_layers import Expected, expected_inputs
 from edgeprune.maker.keras.models import input_specs, leaf_layers
 from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 
 __all__ = ["FEWEST", "MOST_MACS", "OPEN_SIZE", "TRIALS", "WIDE", "trial_count", "trial_samples"]
 

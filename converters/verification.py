@@ -36,7 +36,9 @@ from edgeprune.maker.keras.ends import EndOptions, with_ends
 from edgeprune.maker.keras.model_files import load_convertible
 from edgeprune.maker.keras.models import input_specs, predict
 from edgeprune.maker.keras.types import AnyModel
-from edgeprune.maker.training.datasets import Samples, check_targets
+from edgeprune.maker.training.data.columns import taken
+from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.data.targets import fitting_targets
 from edgeprune.maker.training.metrics import Metric, find_metric
 from edgeprune.report.agreement_report import channel_lines
 from edgeprune.runtime.session import installed_runtimes, trace_tflite
@@ -149,7 +151,7 @@ def verify(
     asked = ends or EndOptions()
     source = with_ends(source, asked.of_data)
     if samples is not None and scored is not None:
-        check_targets(samples, tuple(source.outputs[0].shape), scored.name)
+        samples = fitting_targets(samples, tuple(source.outputs[0].shape), scored.name)
     source = with_ends(source, asked)
     given = _trial(exported, source, scale, bias, asked) if samples is None else fed_samples(samples, source, asked)
     comparison = _Comparison(exported, source, given, scale, tuple(bias))
@@ -211,7 +213,9 @@ class _Comparison:
         self.exported, self.model, self.samples = exported, model, samples
         self.count = min(len(samples), MOST_SAMPLES)
         specs = input_specs(model)
-        self.inputs = {name: samples.inputs[name][: self.count].astype(dtype) for name, (_, dtype) in specs.items()}
+        self.inputs = {
+            name: taken(samples.inputs[name], slice(self.count), dtype) for name, (_, dtype) in specs.items()
+        }
         self.fed = _fed(exported, model, self.inputs, scale, bias)  # before the model runs: names that do not fit
         self.expected: Arrays = predict(model, self.inputs)
 

@@ -102,7 +102,7 @@ _HOMES = {
     "Precision": "edgeprune.artifact",
     "Profile": "edgeprune.checker.latency.profiles",
     "Progress": "edgeprune.host.progress",
-    "Samples": "edgeprune.maker.training.datasets",
+    "Samples": "edgeprune.maker.training.data.samples",
     "TrainOptions": "edgeprune.maker.training.options",
     "Verdict": "edgeprune.verdict",
     "account": "edgeprune.commands.calls",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgeprune.maker.pruning.channel.pruner import ChannelResult
     from edgeprune.maker.pruning.options import ChannelOptions
     from edgeprune.maker.recipe.recipe import Recipe
-    from edgeprune.maker.training.datasets import Samples
+    from edgeprune.maker.training.data.samples import Samples
     from edgeprune.maker.training.metrics import Metric
     from edgeprune.maker.training.options import TrainOptions
     from edgeprune.runtime.session import RunResult
@@ -144,17 +144,24 @@ def load_model(path: StrPath, *, trust_code: bool = False, custom: Sequence[StrP
 
 
 def load_samples(
-    path: StrPath, model: AnyModel, *, metric: Metric | str | None = None, scale: float = 1.0, offset: float = 0.0
+    path: StrPath,
+    model: AnyModel,
+    *,
+    metric: Metric | str | None = None,
+    scale: float = 1.0,
+    offset: float = 0.0,
+    trust_code: bool = False,
 ) -> Samples:
-    """Samples for a model from an .npz file: an array for each input (or "x"), and "y" with the targets.
+    """Samples for a model: from an .npz file with an array for each input (or "x") and "y" with the targets, a .csv
+    file, a folder of pictures with a folder for each class, or "file.py:function", your own code (with `trust_code`).
 
     Float inputs become value * scale + offset. With `metric` there must be targets that suit it.
     """
-    from edgeprune.maker.training.datasets import load_split
+    from edgeprune.maker.training.data.loading import load_split
     from edgeprune.maker.training.metrics import find_metric
 
     wanted = find_metric(metric).name if metric is not None else None
-    return load_split(Path(path), model, wanted, scale=scale, offset=offset)
+    return load_split(Path(path), model, wanted, scale=scale, offset=offset, trust_code=trust_code)
 
 
 def save_model(model: Model, path: StrPath) -> None:
@@ -166,13 +173,12 @@ def save_model(model: Model, path: StrPath) -> None:
 
 def evaluate(model: Model, samples: Samples, metric: Metric | str = "accuracy") -> float:
     """The metric of a Keras model's first output over samples with targets."""
-    from edgeprune.maker.training.datasets import check_targets
+    from edgeprune.maker.training.data.targets import fitting_targets
     from edgeprune.maker.training.loop import evaluate as evaluated
     from edgeprune.maker.training.metrics import find_metric
 
     known = find_metric(metric)
-    check_targets(samples, tuple(model.outputs[0].shape), known.name)
-    return evaluated(model, samples, known)
+    return evaluated(model, fitting_targets(samples, tuple(model.outputs[0].shape), known.name), known)
 
 
 def finetune(

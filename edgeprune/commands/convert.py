@@ -79,7 +79,7 @@ class _Wanted:
 @click.option(
     "--calibration",
     type=PATH,
-    metavar="NPZ",
+    metavar="DATA",
     help="Training samples, for tflite int8 and int16x8: their ranges set the scales.",
 )
 @click.option("--samples", type=int, default=200, show_default=True, help="How many calibration samples to use.")
@@ -192,7 +192,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     from edgeprune.maker.keras.ends import with_ends
     from edgeprune.maker.keras.model_files import load_convertible
     from edgeprune.maker.keras.preprocessing import cut_preprocessing, refuse_preprocessing
-    from edgeprune.maker.training.datasets import load_split
+    from edgeprune.maker.training.data.loading import load_split
 
     app, scaling = _told(wanted)
     options = ConvertOptions(
@@ -220,9 +220,9 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     if wanted.cut_preprocessing:
         model, cut = cut_preprocessing(model)
     refuse_preprocessing(model)
-    model = with_ends(model, options.ends.of_data)
-    calibration = load_split(wanted.calibration, model, None, **scaling) if wanted.calibration else None
-    samples = load_split(wanted.data, model, wanted.metric, **scaling) if wanted.data else None
+    model, trust = with_ends(model, options.ends.of_data), {"trust_code": wanted.trust_code}
+    calibration = load_split(wanted.calibration, model, None, **scaling, **trust) if wanted.calibration else None
+    samples = load_split(wanted.data, model, wanted.metric, **scaling, **trust) if wanted.data else None
     progress.end()
     with _described(cut, beside, overwrite=wanted.overwrite):
         entry = convert(

@@ -36,8 +36,8 @@ class _Job:
 @click.command()
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="The tuned model, a .keras file.")
-@click.option("--train", type=PATH, required=True, metavar="NPZ", help="Training samples.")
-@click.option("--validation", type=PATH, metavar="NPZ", help="Samples that choose the best epoch.")
+@click.option("--train", type=PATH, required=True, metavar="DATA", help="Training samples.")
+@click.option("--validation", type=PATH, metavar="DATA", help="Samples that choose the best epoch.")
 @click.option("--epochs", type=int, required=True, help="Passes over the training samples.")
 @field_option(TrainOptions, "batch_size")
 @field_option(TrainOptions, "learning_rate")
@@ -93,7 +93,7 @@ def _tuned(job: _Job) -> tuple[Model, TrainLog]:
     teacher = job.trust.load(job.teacher) if job.teacher else None
     if teacher is not None and _ends(teacher) != _ends(model):
         raise UsageError(f"{job.teacher}: the teacher's inputs and outputs differ from those of {job.model}")
-    samples, validation = job.scoring.split(job.train, model), job.scoring.split(job.validation, model)
+    samples, validation = (job.scoring.split(path, model, job.trust) for path in (job.train, job.validation))
     assert samples is not None
     progress = Progress(quiet=job.quiet)
     progress.begin(f"fine-tune {job.model.name}")

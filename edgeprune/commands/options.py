@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from edgeprune.maker.keras.types import Model
-    from edgeprune.maker.training.datasets import Samples
+    from edgeprune.maker.training.data.samples import Samples
 
 __all__ = [
     "EXIT_CODES",
@@ -82,8 +82,9 @@ COMMON = {
     "data": click.option(
         "--data",
         type=PATH,
-        metavar="NPZ",
-        help="Test samples to score on: arrays named after the model's inputs (or x) and y.",
+        metavar="DATA",
+        help="Test samples to score on: an .npz or .csv with the model's inputs (or x) and y, a folder of pictures "
+        "with a folder for each class, or file.py:function (with --trust-code).",
     ),
     "metric": click.option(
         "--metric",
@@ -124,11 +125,13 @@ class Scoring:
     scale: float
     offset: float
 
-    def split(self, path: Path | None, model: Model) -> Samples | None:
+    def split(self, path: Path | None, model: Model, trust: Trust) -> Samples | None:
         """The samples of a file, None without one."""
-        from edgeprune.maker.training.datasets import load_split
+        from edgeprune.maker.training.data.loading import load_split
 
-        return None if path is None else load_split(path, model, self.metric, scale=self.scale, offset=self.offset)
+        if path is None:
+            return None
+        return load_split(path, model, self.metric, scale=self.scale, offset=self.offset, trust_code=trust.trust_code)
 
 
 def chosen_format(as_json: bool, output_format: str | None) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgeprune.maker.keras.types import Model
     from edgeprune.maker.pruning.channel.pruner import ChannelResult
     from edgeprune.maker.pruning.magnitude import PruneResult
-    from edgeprune.maker.training.datasets import Samples
+    from edgeprune.maker.training.data.samples import Samples
 
 __all__ = ["prune"]
 
@@ -123,7 +123,7 @@ class _Done:
     type=click.Choice(COMPENSATIONS),
     help="channel: move the mean of removed channels into the next bias (needs --train).",
 )
-@click.option("--train", type=PATH, metavar="NPZ", help="channel: training samples to look at.")
+@click.option("--train", type=PATH, metavar="DATA", help="channel: training samples to look at.")
 @click.option(
     "--verify/--no-verify", default=True, help="channel: check the new model on random inputs.  [default: verify]"
 )
@@ -225,16 +225,16 @@ def _pruned(job: _Job, *, overwrite: bool, quiet: bool) -> _Done:
     """Do the job: the new model is written, and scored if there are samples for that."""
     from edgeprune.host.outputs import output_file
     from edgeprune.host.progress import Progress
-    from edgeprune.host.untrusted import check_file
     from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, save_model
+    from edgeprune.maker.training.data.loading import check_split
 
     for file in (job.train, job.data):
         if file is not None:
-            check_file(file, "an .npz file (numpy.savez_compressed)")
+            check_split(file)
     progress = Progress(quiet=quiet)
     progress.begin(f"load {job.model.name}")
     model = job.trust.load(job.model)
-    samples, tests = job.scoring.split(job.train, model), job.scoring.split(job.data, model)
+    samples, tests = (job.scoring.split(path, model, job.trust) for path in (job.train, job.data))
     progress.end()
     progress.begin("prune")
     result = _result(job, model, samples, progress)

@@ -17,7 +17,7 @@ from edgeprune.maker.training.metrics import METRICS
 if TYPE_CHECKING:
     from edgeprune.checker.agreement import Agreement
     from edgeprune.maker.keras.types import AnyModel
-    from edgeprune.maker.training.datasets import Samples
+    from edgeprune.maker.training.data.samples import Samples
 
 __all__ = ["verify"]
 
@@ -52,7 +52,7 @@ class _Wanted:
 @click.argument("exported", type=PATH)
 @click.option("--against", type=PATH, required=True, metavar="MODEL", help="The Keras model it came from.")
 @click.option(
-    "--data", type=PATH, metavar="NPZ", help="Samples to compare on.  [default: 8 random ones, 2 of a large model]"
+    "--data", type=PATH, metavar="DATA", help="Samples to compare on.  [default: 8 random ones, 2 of a large model]"
 )
 @click.option("--metric", type=click.Choice(list(METRICS)), help="Score both, with the targets y of --data.")
 @click.option("--image-bias", metavar="B,B,B", help="Image input: an offset for each channel, instead of --offset.")
@@ -130,11 +130,13 @@ def _verified(path: Path, wanted: _Wanted) -> Agreement:
 
 def _samples(data: Path, model: AnyModel, wanted: _Wanted) -> Samples:
     """The samples of --data; with --image-bias each channel gets its own offset."""
-    from edgeprune.maker.training.datasets import load_split
+    from edgeprune.maker.training.data.loading import load_split
 
     if wanted.image_bias is None:
-        return load_split(data, model, wanted.metric, scale=wanted.scale, offset=wanted.offset)
-    raw = load_split(data, model, wanted.metric)
+        return load_split(
+            data, model, wanted.metric, scale=wanted.scale, offset=wanted.offset, trust_code=wanted.trust_code
+        )
+    raw = load_split(data, model, wanted.metric, trust_code=wanted.trust_code)
     return raw.scaled(wanted.scale, wanted.bias)
 
 

@@ -42,6 +42,9 @@ __all__ = [
 
 Progress = Callable[[int, int], None]
 Lines = queue.SimpleQueue[bytes | None]
+Rows = Any  # a NumPy array [samples, ...], or what gives slices of one
+
+PART_BYTES = 16_000_000  # of the samples, written at a time
 
 WORKER = "edgeprune.runtime.worker"
 CHATTER = ("INFO:", "WARNING:", "I0000", "W0000")  # how the interpreters begin what is no error
@@ -97,7 +100,7 @@ def installed_runtimes() -> dict[str, str]:
 
 def run_tflite(
     path: Path,
-    inputs: Mapping[str, npt.NDArray[Any]],
+    inputs: Mapping[str, Rows],
     *,
     runtime: str,
     threads: int = 2,
@@ -120,10 +123,10 @@ def run_tflite(
             "path": str(path.absolute()),
             "threads": threads,
             "names": list(inputs),
-            "inputs": str(folder / "inputs.npz"),
+            "inputs": str(folder),
             "outputs": str(folder / "outputs.npz"),
         }
-        _write_samples(folder / "inputs.npz", path, inputs)
+        _write_samples(folder, path, inputs)
         result = ask_worker(job, [path], runtime=runtime, timeout_s=timeout_s, on_progress=on_progress)
         with np.load(folder / "outputs.npz", allow_pickle=False) as file:
             outputs = {name: file[str(i)] for i, name in enumerate(result["output_names"])}
@@ -139,7 +142,7 @@ def run_tflite(
 
 def trace_tflite(
     path: Path,
-    inputs: Mapping[str, npt.NDArray[Any]],
+    inputs: Mapping[str, Rows],
     *,
     runtime: str,
     threads: int = 1,
@@ -157,11 +160,11 @@ def trace_tflite(
             "path": str(path.absolute()),
             "threads": threads,
             "names": list(inputs),
-            "inputs": str(folder / "inputs.npz"),
+            "inputs": str(folder),
             "outputs": str(folder / "outputs.npz"),
             "limit_bytes": limit_bytes,
         }
-        _write_samples(folder / "inputs.npz", path, inputs)
+        _write_samples(folder, path, inputs)
         result = ask_worker(job, [path], runtime=runtime, timeout_s=timeout_s, on_progress=None)
         with np.load(folder / "outputs.npz", allow_pickle=False) as file:
             values = {name: file[name] for name in file.files}
@@ -174,14 +177,25 @@ def trace_tflite(
     )
 
 
-def _write_samples(target: Path, path: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
+def _write_samples(folder: Path, path: Path, inputs: Mapping[str, Rows]) -> None:
     for name, array in inputs.items():
         if array.dtype.kind not in "fiub":  # an object array would be pickled
             raise RuntimeFailure(f"{path}: the samples for input {name!r} are {array.dtype}, not numbers")
     try:
-        np.savez(target, **{str(i): array for i, array in enumerate(inputs.values())})
+        for number, array in enumerate(inputs.values()):
+            _write_rows(folder / f"{number}.npy", array)
     except OSError as error:
-        raise OutputError(f"{target.parent}: no room for the samples of {path} ({error}); set TMPDIR") from error
+        raise OutputError(f"{folder}: no room for the samples of {path} ({error}); set TMPDIR") from error
+
+
+def _write_rows(target: Path, rows: Rows) -> None:
+    """Part by part, for not all rows need fit into memory."""
+    step = max(1, PART_BYTES // max(1, rows.dtype.itemsize * int(np.prod(rows.shape[1:]))))
+    form: Any = np.lib.format
+    made = form.open_memmap(target, mode="w+", dtype=rows.dtype, shape=rows.shape)
+    for start in range(0, len(rows), step):
+        made[start : start + step] = rows[start : start + step]
+    made.flush()
 
 
 def ask_worker(

@@ -1,8 +1,9 @@
 """The child process: the only place that imports an interpreter (started by `edgeprune.host.children`).
 
 One JSON object on the first line of stdin is the job; JSON lines on stdout are the replies: any number of
-`{"progress": [done, total]}`, then one `{"result": {...}}` or `{"error": "one line"}`. Arrays travel as uncompressed
-.npz files whose members are named by position ("0", "1", ...), because names of tensors are not always names of files.
+`{"progress": [done, total]}`, then one `{"result": {...}}` or `{"error": "one line"}`. Inputs travel as a folder of
+.npy files, outputs as an uncompressed .npz file, named by position ("0", "1", ...), because names of tensors are not
+always names of files.
 Whatever the interpreter prints goes to stderr, which the parent keeps for its error messages.
 
 Jobs (both also hold "module", the module that has the class `Interpreter`):
@@ -280,10 +281,9 @@ class Counted:
 
 def prepare(interpreter: Any, job: dict[str, Any]) -> tuple[list[Tensor], Counted, Callable[[int], None]]:
     """Size the inputs for the job's samples and allocate; the inputs, the samples, and what sets those from k on."""
-    with np.load(job["inputs"], allow_pickle=False) as file:
-        arrays = {name: file[str(i)] for i, name in enumerate(job["names"])}
+    stored = [np.load(f"{job['inputs']}/{i}.npy", mmap_mode="r", allow_pickle=False) for i in range(len(job["names"]))]
     wanted, _ = tensors(interpreter)
-    fed = [encode(tensor, array) for tensor, array in zip(wanted, match_inputs(wanted, arrays), strict=True)]
+    fed = match_inputs(wanted, dict(zip(job["names"], stored, strict=True)))
     samples, batch = count_samples(wanted, fed), fixed_batch(wanted, fed)
     shapes = [sample_shape(tensor, array, batch) for tensor, array in zip(wanted, fed, strict=True)]
     for tensor, shape in zip(wanted, shapes, strict=True):
@@ -294,7 +294,7 @@ def prepare(interpreter: Any, job: dict[str, Any]) -> tuple[list[Tensor], Counte
     def feed(start: int) -> None:
         rows = np.minimum(np.arange(start, start + batch), samples - 1)  # the last sample again where some are missing
         for tensor, array, shape in zip(wanted, fed, shapes, strict=True):
-            interpreter.set_tensor(tensor.index, array[rows].reshape(shape))
+            interpreter.set_tensor(tensor.index, encode(tensor, array[rows]).reshape(shape))
 
     return wanted, Counted(samples=samples, batch=batch), feed
 

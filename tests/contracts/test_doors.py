@@ -68,7 +68,7 @@ def _keras_model(path: Path) -> object:
 
 
 def _samples(path: Path) -> object:
-    from edgeprune.maker.training.datasets import load_samples
+    from edgeprune.maker.training.data.loading import load_samples
 
     return load_samples(path, {})
 

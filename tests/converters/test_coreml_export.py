@@ -23,7 +23,7 @@ from edgeprune.formats.metadata import ImageInput, check_ends
 from edgeprune.maker.keras.models import input_specs, predict
 from edgeprune.maker.pruning.magnitude import prune_magnitude
 from edgeprune.maker.pruning.options import MagnitudeOptions
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 
 pytestmark = pytest.mark.slow
 

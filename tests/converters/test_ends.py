@@ -20,7 +20,7 @@ from edgeprune.formats import read_contents
 from edgeprune.formats.input_sizes import InputSizes, combinations
 from edgeprune.maker.keras.ends import EndOptions, with_ends
 from edgeprune.maker.keras.models import input_specs, keras_module, output_names, predict
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 
 RNG = np.random.default_rng(5)
 AXIS = st.integers(1, 4096)

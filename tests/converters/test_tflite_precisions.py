@@ -18,7 +18,7 @@ from edgeprune.converters.session import _checked
 from edgeprune.errors import ConversionError, Unsupported, UsageError
 from edgeprune.formats import read_graph
 from edgeprune.maker.keras.models import input_specs, predict
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.runtime.session import installed_runtimes, run_tflite
 
 RUNTIMES = list(installed_runtimes())

@@ -13,7 +13,7 @@ from edgeprune.artifact import Format, Precision
 from edgeprune.converters.evaluation import evaluate_file
 from edgeprune.errors import ConversionError
 from edgeprune.maker.keras.models import input_specs, predict
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.runtime.session import installed_runtimes
 
 pytestmark = pytest.mark.slow(minutes=3)

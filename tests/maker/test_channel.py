@@ -21,7 +21,7 @@ from edgeprune.maker.pruning.channel.pruner import analyse, prune_channels
 from edgeprune.maker.pruning.channel.rounds import prune_in_rounds, round_options
 from edgeprune.maker.pruning.channel.verification import checked, random_inputs
 from edgeprune.maker.pruning.options import ChannelOptions
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras.*")
 

@@ -9,15 +9,15 @@ import pytest
 
 from edgeprune.errors import InputError
 from edgeprune.maker.keras.saved_models import SavedModel, SavedTensor
-from edgeprune.maker.training.datasets import (
+from edgeprune.maker.training.data.loading import (
     InputSpecs,
-    Samples,
     calibration_set,
     calibration_split,
-    check_targets,
     load_samples,
     load_split,
 )
+from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.data.targets import fitting_targets
 
 IMAGE: InputSpecs = {"image": ((None, 2, 2, 1), "float32")}
 TWO: InputSpecs = {"index": ((None, 3), "int32"), "size": ((None, 1), "float32")}
@@ -113,23 +113,32 @@ def test_calibration_takes_the_models_types() -> None:
     [
         ("accuracy", [0, 2], (None, 3)),
         ("accuracy", [[0.0], [2.0]], (None, 3)),
+        ("accuracy", [[[0], [1]], [[1], [0]]], (None, 2, 2)),
+        ("top5", [0, 2], (None, 1, 1, 3)),
+        ("iou", [[[0, 1]], [[1, 1]]], (None, None, None, 2)),
         ("auc", [0, 1], (None, 1)),
+        ("f1", [[0, 1, 1], [0, 0, 0]], (None, 3)),
         ("mse", [[1.0, 2.0], [3.0, 4.0]], (None, 2)),
         ("mae", [[1.0, 2.0], [3.0, 4.0]], (None, 2, 1)),
     ],
 )
 def test_fitting_targets(metric: str, targets: list[object], shape: tuple[int | None, ...]) -> None:
     """Targets that fit the metric and the output pass."""
-    check_targets(Samples(path=Path("d"), inputs={"x": np.zeros(2)}, targets=np.array(targets)), shape, metric)
+    fitting_targets(Samples(path=Path("d"), inputs={"x": np.zeros(2)}, targets=np.array(targets)), shape, metric)
 
 
 @pytest.mark.parametrize(
     ("metric", "targets", "shape", "word"),
     [
         ("accuracy", [0, 3], (None, 3), "run from 0 to 3"),
-        ("accuracy", [[1, 0], [0, 1]], (None, 2), "argmax"),
+        ("accuracy", [[1, 1], [0, 1]], (None, 2), "several labels: score it with the metric auc or f1"),
+        ("accuracy", [[0.5, 0.5], [0, 1]], (None, 2), "argmax"),
+        ("accuracy", [[1, 2, 1], [0, 1, 1]], (None, 2), "one class index of each sample"),
+        ("accuracy", [[0, 1], [1, 2]], (None, 2, 2), "run from 0 to 2"),
+        ("iou", [0, 1], (None, 8, 8, 2), "the places 8x8"),
+        ("accuracy", [0.5, 1], (None, 2), "whole numbers"),
         ("auc", [0, 2], (None, 1), "0 or 1"),
-        ("auc", [0, 1], (None, 2), "one score"),
+        ("auc", [0, 1], (None, 2), "the model's output has 2: auc needs a 0 or 1 for each"),
         ("mse", [1.0, 2.0], (None, 2), "targets of 1 values"),
         ("accuracy", None, (None, 2), "no array 'y'"),
     ],
@@ -140,7 +149,7 @@ def test_targets_that_do_not_fit(
     """Targets that a metric cannot be computed from are refused before any model runs."""
     made = None if targets is None else np.array(targets)
     with pytest.raises(InputError, match=word):
-        check_targets(Samples(path=Path("d"), inputs={"x": np.zeros(2)}, targets=made), shape, metric)
+        fitting_targets(Samples(path=Path("d"), inputs={"x": np.zeros(2)}, targets=made), shape, metric)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from edgeprune.errors import UsageError
 from edgeprune.maker.pruning.channel.criteria import CRITERIA, geometric_median, l1, l2, lamp
 from edgeprune.maker.pruning.channel.importance import unit_scores
 from edgeprune.maker.pruning.channel.pruner import analyse
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.metrics import METRICS
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras.*")

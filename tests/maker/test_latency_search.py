@@ -226,7 +226,7 @@ class TestSearch:
         from edgeprune.maker.pruning.channel import pruner as channel
         from edgeprune.maker.pruning.options import ChannelOptions
         from edgeprune.maker.recipe.latency_search import prune_to_latency
-        from edgeprune.maker.training.datasets import load_samples
+        from edgeprune.maker.training.data.loading import load_samples
         from edgeprune.maker.training.metrics import METRICS
 
         calls = {"unit_scores": 0, "channel_means": 0}

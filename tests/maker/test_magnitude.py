@@ -24,7 +24,7 @@ from edgeprune.maker.pruning.magnitude import (
     select_targets,
 )
 from edgeprune.maker.pruning.options import MagnitudeOptions
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.metrics import METRICS
 from edgeprune.maker.training.options import TrainOptions
 

@@ -27,7 +27,8 @@ from edgeprune.maker.pruning.options import MagnitudeOptions
 from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
 from edgeprune.maker.pruning.tfmot_backend import prune_with_tfmot, schedule_arguments
 from edgeprune.maker.pruning.tfmot_description import CARRIED, describe
-from edgeprune.maker.training.datasets import Samples, load_samples
+from edgeprune.maker.training.data.loading import load_samples
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.loop import evaluate, train
 from edgeprune.maker.training.metrics import METRICS
 from edgeprune.maker.training.options import TrainOptions

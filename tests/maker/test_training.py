@@ -11,7 +11,7 @@ import pytest
 
 from edgeprune.errors import EdgepruneError, UsageError
 from edgeprune.maker.keras.models import clone
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.loop import BestWeights, batches, evaluate, steps_per_epoch, train
 from edgeprune.maker.training.metrics import METRICS
 from edgeprune.maker.training.options import TrainOptions

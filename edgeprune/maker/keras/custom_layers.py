@@ -13,7 +13,7 @@ from types import ModuleType
 from edgeprune.errors import UsageError
 from edgeprune.host.untrusted import check_file
 
-__all__ = ["custom_objects"]
+__all__ = ["custom_objects", "python_module"]
 
 _modules: dict[Path, ModuleType] = {}  # a file registers its classes with Keras, which it can do once only
 
@@ -25,7 +25,7 @@ def custom_objects(files: Sequence[Path], keras: ModuleType) -> dict[str, type]:
     """
     found: dict[str, type] = {}
     for file in files:
-        module = _module(file)
+        module = python_module(file, f"--custom {file}")
         layers = {
             name: value
             for name, value in vars(module).items()
@@ -35,22 +35,23 @@ def custom_objects(files: Sequence[Path], keras: ModuleType) -> dict[str, type]:
     return {**keras.saving.get_custom_objects(), **found}
 
 
-def _module(file: Path) -> ModuleType:
-    check_file(file, "a Python file with layers")
+def python_module(file: Path, what: str) -> ModuleType:
+    """A Python file, run once; `what` names it in errors. Raises as `custom_objects`."""
+    check_file(file, "a Python file")
     path = file.resolve()
     if path in _modules:
         return _modules[path]
     name = path.stem if path.stem.isidentifier() and path.stem not in sys.modules else f"custom_{len(_modules)}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UsageError(f"--custom {file}: not a Python file; its name must end in .py")
+        raise UsageError(f"{what}: not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as cause:
         del sys.modules[name]
-        raise UsageError(f"--custom {file}, line {_line(path, cause)}: {type(cause).__name__}: {cause}") from cause
+        raise UsageError(f"{what}, line {_line(path, cause)}: {type(cause).__name__}: {cause}") from cause
     _modules[path] = module
     return module
 

@@ -305,9 +305,9 @@ def _outputs_of(model: AnyModel, call: Callable[..., Sequence[Tensor]], batch_si
 
     def outputs(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         specs = input_specs(model)
-        ordered = [np.asarray(inputs[name], dtype) for name, (_, dtype) in specs.items()]
+        ordered = [(inputs[name], dtype) for name, (_, dtype) in specs.items()]
         pieces: list[list[np.ndarray]] = []
-        count, fixed = len(ordered[0]), max((shape[0] or 1 for shape, _ in specs.values()))
+        count, fixed = len(ordered[0][0]), max((shape[0] or 1 for shape, _ in specs.values()))
         for start in range(0, count, fixed if fixed > 1 else batch_size):
             # A batch of a fixed size is filled up with the last sample.
             rows = (
@@ -315,7 +315,7 @@ def _outputs_of(model: AnyModel, call: Callable[..., Sequence[Tensor]], batch_si
                 if fixed > 1
                 else slice(start, start + batch_size)
             )
-            made = call(*[tf.constant(a[rows]) for a in ordered])
+            made = call(*[tf.constant(np.asarray(column[rows], dtype)) for column, dtype in ordered])
             pieces.append([t.numpy()[: count - start] for t in made])
         columns = [np.concatenate(column) for column in zip(*pieces, strict=True)]
         return dict(zip(output_names(model), columns, strict=True))

@@ -26,7 +26,7 @@ from edgeprune.maker.pruning.magnitude import (
 )
 from edgeprune.maker.pruning.options import MagnitudeOptions
 from edgeprune.maker.pruning.schedule import Schedule
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.loop import OnProgress, train
 from edgeprune.maker.training.metrics import Metric, find_metric
 from edgeprune.maker.training.options import TrainOptions

@@ -38,7 +38,7 @@ from edgeprune.maker.pruning.magnitude import (
 from edgeprune.maker.pruning.options import MagnitudeOptions
 from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
 from edgeprune.maker.pruning.tfmot_description import NATIVE, Json, describe, refuse_shared
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.loop import OnProgress, steps_per_epoch
 from edgeprune.maker.training.metrics import Metric
 from edgeprune.maker.training.options import TrainOptions
@@ -170,6 +170,8 @@ def _arrays(model: Model, graph: Mapping[str, Any], samples: Samples, validation
     for split, data in (("train", samples), ("validation", validation)):
         if data is not None:
             assert data.targets is not None
+            if data.weights is not None:
+                raise UsageError(f'{data.path}: backend = "tfmot" takes no sample_weight; use the native one')
             arrays[f"{split}.y"] = data.targets
             arrays |= {f"{split}.{n}": data.inputs[name] for n, name in enumerate(input_specs(model))}
     first = samples.rows(np.arange(min(PROOF_SAMPLES, len(samples))))

@@ -14,7 +14,8 @@ from edgeprune.errors import UsageError
 from edgeprune.ledger import MetricKind, ModelOrigin, SplitOrigin
 from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, Recipe, Step
 from edgeprune.maker.recipe.tables import flat
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.loading import stored_at
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.metrics import Metric
 
 __all__ = ["asked_of", "export_name", "metric_kind", "model_origin", "run_baseline", "split_origin"]
@@ -54,7 +55,7 @@ def model_origin(path: Path) -> ModelOrigin:
 
 def split_origin(samples: Samples) -> SplitOrigin:
     """A split of the data."""
-    return SplitOrigin(path=samples.path.name, sha256=sha256_of(samples.path), samples=len(samples))
+    return SplitOrigin(path=samples.path.name, sha256=sha256_of(stored_at(samples.path)), samples=len(samples))
 
 
 def metric_kind(metric: Metric) -> MetricKind:

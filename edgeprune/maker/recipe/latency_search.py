@@ -25,7 +25,7 @@ from edgeprune.maker.pruning.channel.plan import macs_unknown
 from edgeprune.maker.pruning.channel.pruner import ChannelPruner, ChannelResult
 from edgeprune.maker.pruning.channel.rounds import Train, in_rounds
 from edgeprune.maker.pruning.options import ChannelOptions
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.metrics import Metric
 
 __all__ = ["covered_estimate", "latency_asked", "prune_to_latency", "refuse_unknown_macs"]

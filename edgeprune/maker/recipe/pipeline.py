@@ -41,7 +41,8 @@ from edgeprune.maker.recipe.latency_search import covered_estimate
 from edgeprune.maker.recipe.model_steps import ModelSteps, StepResult
 from edgeprune.maker.recipe.prepare import Prepared, app_options, file_part
 from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, devices_of
-from edgeprune.maker.training.datasets import Samples, calibration_set
+from edgeprune.maker.training.data.loading import calibration_set
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.report.summary import summary_sentences
 from edgeprune.runtime.session import installed_runtimes
 

@@ -24,7 +24,8 @@ from edgeprune.maker.pruning.magnitude import NOTHING_TO_PRUNE, select_targets
 from edgeprune.maker.recipe.latency_search import latency_asked, refuse_unknown_macs
 from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, Recipe, Step
 from edgeprune.maker.training.augmentation import Augmenter
-from edgeprune.maker.training.datasets import Samples, load_split
+from edgeprune.maker.training.data.loading import load_split
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.loop import steps_per_epoch
 from edgeprune.maker.training.metrics import METRICS, Metric
 from edgeprune.maker.training.options import TrainOptions
@@ -89,7 +90,8 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
     def split(path: Path | None) -> Samples | None:
         if path is None:
             return None
-        return load_split(path, model, recipe.metric, scale=recipe.data.scale, offset=recipe.data.offset)
+        scale, offset = recipe.data.scale, recipe.data.offset
+        return load_split(path, model, recipe.metric, scale=scale, offset=offset, trust_code=trust_code)
 
     train, validation, test = split(recipe.data.train), split(recipe.data.validation), split(recipe.data.test)
     assert test is not None

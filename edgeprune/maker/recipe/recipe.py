@@ -46,7 +46,8 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSpec:
-    """[data]: one .npz file for each split; float inputs become value * scale + offset."""
+    """[data]: for each split an .npz or .csv file, a folder of pictures with a folder for each class, or
+    "file.py:function", which runs your own code with `--trust-code`; float inputs become value * scale + offset."""
 
     train: Path | None = None
     """Samples for the steps that train, calibrate or look at data."""
@@ -98,7 +99,8 @@ class Recipe:
     model: Path
     """The Keras model, `.keras` or `.h5`."""
     metric: str
-    """How outputs are scored: `"accuracy"`, `"auc"`, `"mse"` or `"mae"`; training uses the loss that goes with it."""
+    """How outputs are scored: `"accuracy"`, `"top5"`, `"iou"`, `"auc"`, `"f1"`, `"mse"`, `"rmse"`, `"mae"` or `"r2"`;
+    training uses the loss that goes with it."""
     seed: int = 0
     """Same seed, same result on the same machine."""
     data: DataSpec

@@ -26,7 +26,7 @@ from edgeprune.maker.keras.models import (
 )
 from edgeprune.maker.keras.types import Model, Tensor
 from edgeprune.maker.training.augmentation import Augmenter
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.distillation import Distillation
 from edgeprune.maker.training.metrics import Metric
 from edgeprune.maker.training.options import OPTIMIZERS, TrainOptions
@@ -195,7 +195,8 @@ def train_batch(
     if distillation:
         targets = distillation.targets(varied, targets)
     with computed_channels_last(keras_module(), model):
-        loss = float(model.train_on_batch(as_called(model, varied), targets))
+        weights = None if samples.weights is None else samples.weights[indices]
+        loss = float(model.train_on_batch(as_called(model, varied), targets, sample_weight=weights))
     if not np.isfinite(loss):
         raise EdgepruneError(f"training diverged: the loss is {loss} at step {step + 1}; lower learning_rate")
     return loss

@@ -20,7 +20,7 @@ from edgeprune.maker.pruning.channel.criteria import CRITERIA, l2
 from edgeprune.maker.pruning.channel.groups import Structure
 from edgeprune.maker.pruning.channel.observe import channel_magnitudes, weight_gradients
 from edgeprune.maker.pruning.channel.trace import Weight
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.metrics import Metric
 
 __all__ = ["unit_scores"]

@@ -13,7 +13,7 @@ from edgeprune.maker.keras.models import input_specs, keras_module
 from edgeprune.maker.keras.types import Graph, Model, Node, Tensor
 from edgeprune.maker.pruning.channel.channel_ids import Labels
 from edgeprune.maker.pruning.channel.groups import Structure
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.loop import loss_of, shaped_targets
 from edgeprune.maker.training.metrics import Metric
 
@@ -111,7 +111,8 @@ def weight_gradients(model: Model, samples: Samples, metric: Metric) -> Mapping[
         targets = shaped_targets(samples.targets[number * BATCH : (number + 1) * BATCH], model)
         with tf.GradientTape() as tape:
             tape.watch([v.value for v in variables])
-            value = loss(targets, call_model(model, batch)[0])
+            counts = None if samples.weights is None else samples.weights[number * BATCH : (number + 1) * BATCH]
+            value = loss(targets, call_model(model, batch)[0], sample_weight=counts)
         found = tape.gradient(value, [v.value for v in variables])
         totals = [t if g is None else t + tf.convert_to_tensor(g).numpy() for t, g in zip(totals, found, strict=True)]
     return {id(v): t for v, t in zip(variables, totals, strict=True) if not np.isscalar(t)}

@@ -25,7 +25,7 @@ from edgeprune.maker.pruning.channel.surgery import Shifts, cut, zeroed
 from edgeprune.maker.pruning.channel.trace import Trace
 from edgeprune.maker.pruning.channel.verification import checked
 from edgeprune.maker.pruning.options import ChannelOptions
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.metrics import Metric
 
 __all__ = ["ChannelPruner", "ChannelResult", "analyse", "prune_channels", "report_of"]

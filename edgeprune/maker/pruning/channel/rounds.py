@@ -15,7 +15,7 @@ from edgeprune.maker.pruning.channel.lossless import prune_dead
 from edgeprune.maker.pruning.channel.plan import chosen_groups
 from edgeprune.maker.pruning.channel.pruner import ChannelPruner, ChannelResult
 from edgeprune.maker.pruning.options import ChannelOptions
-from edgeprune.maker.training.datasets import Samples
+from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.metrics import Metric
 
 __all__ = ["in_rounds", "merged_reports", "prune_in_rounds", "round_options"]

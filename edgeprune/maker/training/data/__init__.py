@@ -1,0 +1,1 @@
+"""Where samples come from, and how their rows are taken."""

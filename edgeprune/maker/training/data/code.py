@@ -1,0 +1,103 @@
+"""`file.py:function`: the user's own code gives the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeprune.errors import EdgepruneError, InputError, Unsupported, UsageError
+from edgeprune.maker.keras.custom_layers import python_module
+from edgeprune.maker.training.data.columns import Column
+from edgeprune.maker.training.data.spool import Spool
+
+__all__ = ["code_of", "read_code"]
+
+ENDLESS = -1  # tf.data.INFINITE_CARDINALITY
+
+
+def code_of(path: Path) -> tuple[Path, str] | None:
+    """(Python file, name of the function) of a path "file.py:function"; None for any other path."""
+    file, colon, name = str(path).rpartition(":")
+    return (Path(file), name) if colon and file.endswith(".py") and name.isidentifier() else None
+
+
+def read_code(file: Path, name: str, *, trust_code: bool) -> dict[str, Column]:
+    """What `name()` of a Python file returns, as columns: "x" or the names of inputs, "y", "sample_weight".
+
+    It returns inputs, (inputs, targets) or (inputs, targets, sample_weight), each an array or a dict of arrays by input
+    name; or something that gives batches of these: a tf.data.Dataset, a keras PyDataset, a loader, a generator. Batches
+    are gone through once. Raises Unsupported without `trust_code`, InputError for what the function gives.
+    """
+    what = f"{file}:{name}"
+    if not trust_code:
+        raise Unsupported(f"{what}: runs your own code; if you trust it, add --trust-code")
+    function = getattr(python_module(file, what), name, None)
+    if not callable(function):
+        raise UsageError(f"{what}: there is no function {name!r} in {file}")
+    given = _called(what, function)
+    if not _is_batches(given):
+        return dict(_named(what, given))
+    if getattr(given, "cardinality", None) is not None and int(given.cardinality()) == ENDLESS:
+        raise InputError(f"{what}: gives batches without end (.repeat()); give the data set once")
+    with Spool(what) as spool:
+        try:
+            for batch in _batches(given):
+                spool.add(_named(what, batch))
+        except EdgepruneError:
+            raise
+        except Exception as cause:
+            told = f"{type(cause).__name__}: {_line(cause)}"
+            raise InputError(f"{what}: fails after {len(spool)} samples: {told}") from cause
+        return dict(spool.columns())
+
+
+def _called(what: str, function: Any) -> Any:
+    try:
+        return function()
+    except EdgepruneError:
+        raise
+    except Exception as cause:
+        raise InputError(f"{what}: fails: {type(cause).__name__}: {_line(cause)}") from cause
+
+
+def _line(cause: Exception) -> str:
+    return " ".join(str(cause).split())[:160]
+
+
+def _is_batches(given: Any) -> bool:
+    return not isinstance(given, tuple | Mapping) and not hasattr(given, "__array__")
+
+
+def _batches(given: Any) -> Iterator[Any]:
+    """What a data set gives, once; a PyDataset has numbers of batches and no end of its own."""
+    if hasattr(given, "__getitem__") and hasattr(given, "num_batches"):
+        yield from (given[number] for number in range(int(given.num_batches)))
+        return
+    if not isinstance(given, Iterable):
+        raise InputError(f"gives {type(given).__name__}, neither arrays nor batches of arrays")
+    yield from given
+
+
+def _named(what: str, given: Any) -> Mapping[str, npt.NDArray[Any]]:
+    """Arrays by name out of inputs, (inputs, targets) or (inputs, targets, sample_weight)."""
+    parts = given if isinstance(given, tuple | list) else (given,)
+    if not 1 <= len(parts) <= 3:
+        raise InputError(f"{what}: gives {len(parts)} things; give inputs, targets and, if there are, sample weights")
+    names = dict(zip(("x", "y", "sample_weight"), parts, strict=False))
+    inputs = names.pop("x")
+    named = {**(inputs if isinstance(inputs, Mapping) else {"x": inputs}), **names}
+    return {str(name): _array(what, name, value) for name, value in named.items() if value is not None}
+
+
+def _array(what: str, name: Any, value: Any) -> npt.NDArray[Any]:
+    try:
+        found = np.asarray(value)
+    except Exception as cause:  # tensors of other devices, ragged rows
+        raise InputError(f"{what}: {name!r} is no array: {_line(cause)}") from cause
+    if found.dtype.kind not in "fiub" or not found.ndim:
+        raise InputError(f"{what}: {name!r} holds {found.dtype}, not rows of numbers")
+    return found

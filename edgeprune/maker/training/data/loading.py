@@ -1,0 +1,228 @@
+"""One door for samples, whatever they come from: `.npz`, `.csv`, a folder of pictures, the user's own code."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edgeprune.errors import InputError
+from edgeprune.host.untrusted import check_file
+from edgeprune.maker.keras.models import input_specs, output_names
+from edgeprune.maker.keras.types import AnyModel
+from edgeprune.maker.training.data.code import code_of, read_code
+from edgeprune.maker.training.data.columns import Column, in_parts, scaled, taken
+from edgeprune.maker.training.data.npz import read_npz
+from edgeprune.maker.training.data.pictures import read_pictures
+from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.data.tables import read_table
+from edgeprune.maker.training.data.targets import fitting_targets
+
+__all__ = [
+    "InputSpecs",
+    "PerChannel",
+    "calibration_set",
+    "calibration_split",
+    "check_split",
+    "load_samples",
+    "load_split",
+    "stored_at",
+]
+
+# Calibration samples on which an integer file is judged: at most, and at least where more are left than are used.
+HELD_BACK, FEWEST_HELD = 100, 8
+
+# Input name -> (shape with the batch first, None for an open size; dtype).
+InputSpecs = Mapping[str, tuple[tuple[int | None, ...], str]]
+PerChannel = float | tuple[float, ...]  # one number, or one for each channel
+
+
+def load_split(
+    path: Path,
+    model: AnyModel,
+    metric: str | None,
+    *,
+    scale: PerChannel = 1.0,
+    offset: PerChannel = 0.0,
+    trust_code: bool = False,
+) -> Samples:
+    """Read a split for a model, see `load_samples`; its targets must suit the metric. Without one none are needed."""
+    samples = load_samples(
+        path,
+        input_specs(model),
+        scale=scale,
+        offset=offset,
+        need_targets=metric is not None,
+        other=output_names(model),
+        trust_code=trust_code,
+    )
+    return samples if metric is None else fitting_targets(samples, tuple(model.outputs[0].shape), metric)
+
+
+def load_samples(
+    path: Path,
+    specs: InputSpecs,
+    *,
+    scale: PerChannel = 1.0,
+    offset: PerChannel = 0.0,
+    need_targets: bool = True,
+    other: Collection[str] = (),
+    trust_code: bool = False,
+) -> Samples:
+    """Read a split and hold it against the model's inputs.
+
+    Float inputs become `value * scale + offset`; integer inputs (indexes) are left as they are. A model with one input
+    may also find its samples under "x". "y" holds the targets, "sample_weight" how much each sample counts; arrays
+    named in `other` (outputs) are left alone. What is large and not compressed stays in the file. Raises InputError for
+    a missing or broken file, missing or unknown arrays, wrong shapes, no samples, NaN or infinite values.
+    """
+    arrays = _arrays(path, specs, trust_code=trust_code)
+    inputs = {name: _input(path, arrays, name, spec, len(specs), scale, offset) for name, spec in specs.items()}
+    _refuse_unknown(path, arrays, specs, other)
+    targets, weights = _targets(path, arrays.get("y")), _weights(path, arrays.get("sample_weight"))
+    if need_targets and targets is None:
+        raise InputError(f"{path}: no array 'y' with the targets; it has: {', '.join(sorted(arrays)) or 'none'}")
+    lengths = {name: len(array) for name, array in inputs.items()}
+    lengths |= {name: len(array) for name, array in (("y", targets), ("sample_weight", weights)) if array is not None}
+    if len(set(lengths.values())) != 1:
+        raise InputError(f"{path}: arrays of different length: {', '.join(f'{k} {v}' for k, v in lengths.items())}")
+    if not next(iter(lengths.values())):
+        raise InputError(f"{path}: the data set is empty (0 samples)")
+    return Samples(path=path, inputs=inputs, targets=targets, weights=weights)
+
+
+def stored_at(path: Path) -> Path:
+    """The file or folder that a split comes from: for "file.py:function" the file."""
+    code = code_of(path)
+    return path if code is None else code[0]
+
+
+def check_split(path: Path) -> None:
+    """Raise InputError for a split that is not there, before a model is loaded for it."""
+    place = stored_at(path)
+    if not place.is_dir():
+        check_file(place, "a file with samples")
+
+
+def _arrays(path: Path, specs: InputSpecs, *, trust_code: bool) -> dict[str, Column]:
+    code = code_of(path)
+    if code is not None:
+        return read_code(*code, trust_code=trust_code)
+    if path.is_dir():
+        return read_pictures(path, specs)
+    return read_table(path, specs) if path.suffix.lower() == ".csv" else read_npz(path)
+
+
+def _refuse_unknown(path: Path, arrays: Mapping[str, Column], specs: InputSpecs, other: Collection[str]) -> None:
+    unknown = sorted(set(arrays) - {*specs, *other, "x", "y", "sample_weight"})
+    if unknown:
+        raise InputError(
+            f"{path}: unknown array {unknown[0]!r}: it is none of the inputs {', '.join(specs)}, nor y (targets) or "
+            "sample_weight; leave it out, or name it so"
+        )
+
+
+def _targets(path: Path, column: Column | None) -> np.ndarray | None:
+    if column is None:
+        return None
+    if column.dtype.kind not in "fiub" or not column.shape or 0 in column.shape[1:]:
+        raise InputError(
+            f"{path}: array 'y' of type {column.dtype} and shape {column.shape} holds no target for each sample"
+        )
+    _refuse_nonfinite(path, "y", column)
+    return np.asarray(column)
+
+
+def _weights(path: Path, column: Column | None) -> np.ndarray | None:
+    if column is None:
+        return None
+    values = np.asarray(column)
+    if values.dtype.kind not in "fiub" or values.ndim != 1:
+        raise InputError(f"{path}: array 'sample_weight' of shape {values.shape} holds no number for each sample")
+    _refuse_nonfinite(path, "sample_weight", values)
+    if (values < 0).any() or not values.any():
+        raise InputError(f"{path}: array 'sample_weight' holds negative weights, or only zeros")
+    return values.astype(np.float32)
+
+
+def _input(
+    path: Path,
+    arrays: Mapping[str, Column],
+    name: str,
+    spec: tuple[tuple[int | None, ...], str],
+    inputs: int,
+    scale: PerChannel,
+    offset: PerChannel,
+) -> Column:
+    key = "x" if inputs == 1 and name not in arrays else name
+    if key not in arrays:
+        wanted = f"'{name}' (or 'x')" if inputs == 1 else f"'{name}'"
+        raise InputError(
+            f"{path}: no array {wanted} for the model's input; it has: {', '.join(sorted(arrays)) or 'none'}"
+        )
+    array, (shape, dtype) = arrays[key], spec
+    _check_shape(path, key, array, tuple(shape[1:]))
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{path}: array '{key}' is of type {array.dtype}, not numbers")
+    _refuse_nonfinite(path, key, array)
+    if not dtype.startswith("float"):
+        return array
+    if (scale, offset) == (1.0, 0.0):
+        return array
+    factor, shift = np.asarray(scale, np.float32), np.asarray(offset, np.float32)
+    for numbers in (factor, shift):
+        if numbers.size > 1 and array.shape[-1:] != numbers.shape:
+            raise InputError(
+                f"{path}: array {name!r} has no {numbers.size} channels, for which --mean or --std has numbers"
+            )
+    return scaled(array, factor, shift)
+
+
+def _check_shape(path: Path, key: str, array: Column, wanted: tuple[int | None, ...]) -> None:
+    given = array.shape[1:]
+    fits = len(given) == len(wanted) and all(w is None or g == w for g, w in zip(given, wanted, strict=True))
+    if fits and array.shape:
+        return
+    text = f"({', '.join('any' if w is None else str(w) for w in wanted)}{',' if len(wanted) == 1 else ''})"
+    hint = ""
+    if given == wanted[:-1] and wanted[-1:] == (1,):
+        hint = "; add the channel axis: x[..., None]"
+    elif sorted(map(str, given)) == sorted(map(str, wanted)):
+        hint = "; the axes are in another order (channels go last)"
+    raise InputError(f"{path}: array '{key}' holds samples of shape {given}, the model takes {text}{hint}")
+
+
+def _refuse_nonfinite(path: Path, key: str, array: Column) -> None:
+    if array.dtype.kind != "f" or not array.shape:
+        return
+    for part in in_parts(array):
+        values = taken(array, part)
+        if not np.isfinite(values).all():
+            row = part.start + int(np.argwhere(~np.isfinite(values))[0][0])
+            raise InputError(f"{path}: array '{key}' holds NaN or infinite values, first in sample {row}")
+
+
+def calibration_set(train: Samples, specs: InputSpecs, count: int, seed: int) -> Mapping[str, np.ndarray]:
+    """At most `count` training samples drawn with `seed`, for the ranges of full-integer quantization: arrays
+    [count, ...] by input name, in the model's dtypes."""
+    return _in_dtypes(train.some(count, np.random.default_rng(seed)), specs)
+
+
+def calibration_split(
+    train: Samples, specs: InputSpecs, count: int, seed: int
+) -> tuple[Mapping[str, np.ndarray], Samples]:
+    """`calibration_set`, and samples that it does not hold, without targets, on which the file is judged.
+
+    They are at most HELD_BACK of those that were not drawn; where fewer than FEWEST_HELD are left, a fifth of all is
+    held back. A single sample is in both.
+    """
+    order = np.random.default_rng(seed).permutation(len(train))
+    used = min(count, len(train) if len(train) - count >= FEWEST_HELD else max(1, len(train) - max(1, len(train) // 5)))
+    held = train.rows(order[used : used + HELD_BACK] if len(train) > used else order)
+    return _in_dtypes(train.rows(order[:used]), specs), replace(held, targets=None, weights=None)
+
+
+def _in_dtypes(samples: Samples, specs: InputSpecs) -> Mapping[str, np.ndarray]:
+    return {name: taken(samples.inputs[name], slice(None), dtype) for name, (_, dtype) in specs.items()}

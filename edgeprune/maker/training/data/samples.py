@@ -1,0 +1,50 @@
+"""Samples of one split: inputs by name, targets and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeprune.maker.training.data.columns import Column, scaled
+
+__all__ = ["Samples"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """Samples of one split. Inputs [samples, ...] by input name, as stored; targets [samples, ...] or None.
+
+    Inputs are NumPy arrays, or columns of which rows are taken where a file holds more than memory should. `weights`
+    [samples] is how much each counts in the loss of a training.
+    """
+
+    path: Path
+    inputs: Mapping[str, Any]
+    targets: np.ndarray | None
+    weights: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def rows(self, indices: np.ndarray) -> Samples:
+        """The samples at `indices`, in that order, in memory."""
+        return replace(
+            self,
+            inputs={name: column[indices] for name, column in self.inputs.items()},
+            targets=None if self.targets is None else self.targets[indices],
+            weights=None if self.weights is None else self.weights[indices],
+        )
+
+    def scaled(self, scale: float, bias: Sequence[float]) -> Samples:
+        """The same with inputs of value * scale + bias, one bias or one for each channel, as float32."""
+        factor, shift = np.asarray(scale, np.float32), np.asarray(bias, np.float32)
+        inputs: dict[str, Column] = {name: scaled(column, factor, shift) for name, column in self.inputs.items()}
+        return replace(self, inputs=inputs)
+
+    def some(self, count: int, rng: np.random.Generator) -> Samples:
+        """At most `count` samples, drawn without replacement."""
+        return self.rows(rng.permutation(len(self))[:count])
