@@ -175,12 +175,14 @@ class Graph:
     options: FileOptions = field(default_factory=FileOptions)
 
     @property
-    def macs(self) -> int:
-        """Dense MACs of one invocation of the first subgraph.
+    def macs(self) -> int | None:
+        """Dense MACs of one invocation of the first subgraph; None where its inputs have open sizes.
 
         Subgraphs that no signature names (loop bodies, branches) count once each: how often a loop runs is not
         in the file. Subgraphs that another signature names are other entry points and do not count.
         """
+        if self.options.open_inputs:
+            return None
         elsewhere = {signature.subgraph for signature in self.signatures} - {0}
         return sum(op.macs for op in self.ops if op.subgraph not in elsewhere)
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,7 +44,7 @@ Progress = Callable[[int, int], None]
 Lines = queue.SimpleQueue[bytes | None]
 Rows = Any  # a NumPy array [samples, ...], or what gives slices of one
 
-PART_BYTES = 16_000_000  # of the samples, written at a time
+PART_BYTES = 128_000_000  # of the samples that one process gets
 
 WORKER = "edgeprune.runtime.worker"
 CHATTER = ("INFO:", "WARNING:", "I0000", "W0000")  # how the interpreters begin what is no error
@@ -107,7 +107,8 @@ def run_tflite(
     timeout_s: float = 600,
     on_progress: Progress | None = None,
 ) -> RunResult:
-    """Run a .tflite file over N samples, one per invoke, in a process of its own.
+    """Run a .tflite file over N samples, one per invoke, in a process of its own (several, one after the other, where
+    the samples take more than PART_BYTES).
 
     `inputs` maps input names (of the file's signature, else of its tensors) to arrays (N, ...) of float, integer or
     bool; a file with a single input takes any name. Where the file's input is quantized, real numbers are quantized
@@ -117,6 +118,39 @@ def run_tflite(
     Raises MissingExtra, UsageError (unknown runtime), InputError (no such file), OutputError (no room for the
     samples) and RuntimeFailure (refused file, wrong names or shapes, NaN, crash, or no end within `timeout_s`).
     """
+    count = min((len(rows) for rows in inputs.values()), default=0)
+    row_bytes = sum(_row_bytes(rows) for rows in inputs.values())
+    step = max(1, PART_BYTES // max(1, row_bytes))
+    parts = []
+    for start in range(0, max(1, count), step):
+
+        def told(done: int, _: int, start: int = start) -> None:
+            if on_progress is not None:
+                on_progress(start + done, count)
+
+        some = {name: rows[start : start + step] for name, rows in inputs.items()} if count > step else inputs
+        parts.append(_run_part(path, some, runtime=runtime, threads=threads, timeout_s=timeout_s, on_progress=told))
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in first.outputs}
+    return replace(first, outputs=outputs, samples=sum(part.samples for part in parts))
+
+
+def _row_bytes(rows: Rows) -> int:
+    return int(rows.dtype.itemsize * np.prod(rows.shape[1:], dtype=np.int64))
+
+
+def _run_part(
+    path: Path,
+    inputs: Mapping[str, Rows],
+    *,
+    runtime: str,
+    threads: int,
+    timeout_s: float,
+    on_progress: Progress,
+) -> RunResult:
+    """`run_tflite` of samples that fit into memory, in one process."""
     with scratch_folder() as folder:
         job = {
             "job": "run",
@@ -183,19 +217,9 @@ def _write_samples(folder: Path, path: Path, inputs: Mapping[str, Rows]) -> None
             raise RuntimeFailure(f"{path}: the samples for input {name!r} are {array.dtype}, not numbers")
     try:
         for number, array in enumerate(inputs.values()):
-            _write_rows(folder / f"{number}.npy", array)
+            np.save(folder / f"{number}.npy", np.asarray(array), allow_pickle=False)
     except OSError as error:
         raise OutputError(f"{folder}: no room for the samples of {path} ({error}); set TMPDIR") from error
-
-
-def _write_rows(target: Path, rows: Rows) -> None:
-    """Part by part, for not all rows need fit into memory."""
-    step = max(1, PART_BYTES // max(1, rows.dtype.itemsize * int(np.prod(rows.shape[1:]))))
-    form: Any = np.lib.format
-    made = form.open_memmap(target, mode="w+", dtype=rows.dtype, shape=rows.shape)
-    for start in range(0, len(rows), step):
-        made[start : start + step] = rows[start : start + step]
-    made.flush()
 
 
 def ask_worker(

@@ -215,8 +215,8 @@ class TestData:
         prune(call, work, "--data", work / "no.npz").error(4, "no.npz does not exist")
 
     def test_folder(self, call: Any, work: Path) -> None:
-        """A folder is not a data file."""
-        prune(call, work, "--data", work).error(4, "a folder")
+        """A folder holds pictures, or it is not a data file."""
+        prune(call, work, "--data", work).error(4, "no pictures")
 
     @pytest.mark.parametrize(
         ("content", "words"),
@@ -267,7 +267,7 @@ class TestData:
         self.score(call, work, x=np.zeros((3, 8, 8, 1), np.float32), y=y).error(4, "the model has 3 outputs")
 
     @pytest.mark.parametrize(
-        "y", [np.eye(3), np.array(["a", "b", "c"]), np.array(1), np.zeros((3, 0)), np.array([0, 0.5, 1])]
+        "y", [np.ones((3, 3)), np.array(["a", "b", "c"]), np.array(1), np.zeros((3, 0)), np.array([0, 0.5, 1])]
     )
     def test_other_targets(self, call: Any, work: Path, y: np.ndarray) -> None:
         """Targets that are no class indexes are refused by name."""

@@ -17,6 +17,7 @@ from places import TESTS
 from edgeprune.errors import InputError, MissingExtra, RuntimeFailure, UsageError
 from edgeprune.formats import read_graph
 from edgeprune.host.children import confinement_here
+from edgeprune.runtime import session
 from edgeprune.runtime.runtimes import RUNTIMES, RuntimeSpec
 from edgeprune.runtime.session import installed_runtimes, run_tflite, trace_tflite
 from edgeprune.runtime.worker import dequantize, quantize
@@ -90,6 +91,17 @@ class TestRealRuntimes:
         assert list(result.outputs) == ["scores"]
         np.testing.assert_allclose(result.outputs["scores"], SCORES, atol=1e-6)
         assert (result.samples, result.input_dtypes, result.runtime) == (2, {"image": "float32"}, runtime)
+
+    def test_samples_in_parts(self, runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Samples that are too many for one process go through several, in order, with one count of progress."""
+        monkeypatch.setattr(session, "PART_BYTES", 2 * IMAGES.itemsize * IMAGES.shape[1])
+        seen: list[tuple[int, int]] = []
+        many = IMAGES[[0, 1, 0, 1, 1]]
+        result = run_tflite(
+            FILES / "dense.tflite", {"image": many}, runtime=runtime, on_progress=lambda *step: seen.append(step)
+        )
+        np.testing.assert_allclose(result.outputs["scores"], np.array(SCORES)[[0, 1, 0, 1, 1]], atol=1e-6)
+        assert (result.samples, seen[-1], [total for _, total in seen]) == (5, (5, 5), [5] * len(seen))
 
     def test_int8_file(self, runtime: str) -> None:
         """Float samples are quantized and int8 outputs come back as float32, within one step of 4/255."""

@@ -102,7 +102,7 @@ def stored_at(path: Path) -> Path:
 def check_split(path: Path) -> None:
     """Raise InputError for a split that is not there, before a model is loaded for it."""
     place = stored_at(path)
-    if not place.is_dir():
+    if not place.is_dir() or place.suffix in (".npz", ".csv"):
         check_file(place, "a file with samples")
 
 
@@ -110,9 +110,10 @@ def _arrays(path: Path, specs: InputSpecs, *, trust_code: bool) -> dict[str, Col
     code = code_of(path)
     if code is not None:
         return read_code(*code, trust_code=trust_code)
-    if path.is_dir():
+    kind = path.suffix.lower()
+    if path.is_dir() and kind not in (".npz", ".csv"):
         return read_pictures(path, specs)
-    return read_table(path, specs) if path.suffix.lower() == ".csv" else read_npz(path)
+    return read_table(path, specs) if kind == ".csv" else read_npz(path)
 
 
 def _refuse_unknown(path: Path, arrays: Mapping[str, Column], specs: InputSpecs, other: Collection[str]) -> None:
