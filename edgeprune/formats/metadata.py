@@ -129,11 +129,18 @@ def _check_image(specs: Mapping[str, tuple[Sequence[int | None], str]], image: I
         raise UsageError(f"--image-input {image.name}: the model has no such input; it has {', '.join(specs)}")
     shape, dtype = specs[image.name]
     channels = 1 if image.color == Color.GRAYSCALE else 3
-    fits = dtype.startswith("float") or (integers and dtype in ("int8", "uint8"))
+    whole = dtype == "uint8" and not integers  # of the model itself: it takes pixels as they are
+    fits = whole or dtype.startswith("float") or (integers and dtype in ("int8", "uint8"))
     if len(shape) != 4 or shape[-1] != channels or not fits:
         raise UsageError(
-            f"--image-input {image.name}: a {image.color} picture is [height, width, {channels}] of floats, the "
-            f"input is {list(shape[1:])} of {dtype}" + ("; try --color GRAYSCALE" if tuple(shape[-1:]) == (1,) else "")
+            f"--image-input {image.name}: a {image.color} picture is [height, width, {channels}] of floats or uint8, "
+            f"the input is {list(shape[1:])} of {dtype}"
+            + ("; try --color GRAYSCALE" if tuple(shape[-1:]) == (1,) else "")
+        )
+    if whole and any(pair != (1.0, 0.0) for pair in image.channels):
+        raise UsageError(
+            f"--image-input {image.name}: the input is uint8 and takes pixels as they are; leave out --scale, "
+            "--offset, --image-bias, --mean and --std"
         )
     scales = len(image.scale) if isinstance(image.scale, tuple) else 1
     for option, count in (("--image-bias (or --mean)", len(image.bias)), ("--std", scales)):
