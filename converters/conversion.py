@@ -24,7 +24,7 @@ from edgeprune.host.progress import Progress
 from edgeprune.host.toml_values import check_choice
 from edgeprune.ledger import ArtifactEntry
 from edgeprune.maker.keras.model_files import load_convertible
-from edgeprune.maker.keras.models import input_specs, refuse_half_precision
+from edgeprune.maker.keras.models import input_specs, output_shapes, refuse_half_precision
 from edgeprune.maker.keras.types import AnyModel
 from edgeprune.maker.training.datasets import Samples, calibration_set, calibration_split, check_targets
 from edgeprune.maker.training.metrics import Metric, find_metric
@@ -88,7 +88,7 @@ def convert(
         refuse_half_precision(source)
     specs = input_specs(source)
     wanted = replace(wanted, app=settled(wanted.app, list(specs)))
-    check_ends(specs, [tuple(t.shape) for t in source.outputs], wanted.app)
+    check_ends(specs, output_shapes(source), wanted.app)
     scored = find_metric(metric) if metric is not None else None
     if samples is not None and scored is not None:
         check_targets(samples, tuple(source.outputs[0].shape), scored.name)

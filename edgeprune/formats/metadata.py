@@ -9,7 +9,7 @@ from typing import TypeVar
 from edgeprune.artifact import Color
 from edgeprune.errors import UsageError
 
-__all__ = ["ImageInput", "MetadataOptions", "check_ends", "settled"]
+__all__ = ["ImageInput", "MetadataOptions", "check_ends", "labelled_output", "settled"]
 
 Options = TypeVar("Options", bound="MetadataOptions")
 
@@ -104,24 +104,39 @@ def settled(options: Options, inputs: Sequence[str]) -> Options:
 
 def check_ends(
     specs: Mapping[str, tuple[Sequence[int | None], str]],
-    outputs: Sequence[Sequence[int | None]],
+    outputs: Mapping[str, Sequence[int | None]],
     options: MetadataOptions,
     *,
     integers: bool = False,
 ) -> None:
-    """Raise UsageError where image input or class labels do not fit the model's inputs and output shapes.
+    """Raise UsageError where image input or class labels do not fit the model's inputs, and its outputs with their shapes.
 
     With `integers` pictures may go into an input of integers: that of a quantized file.
     """
     if options.image is not None:
         _check_image(specs, options.image, integers=integers)
-    labels = options.class_labels
-    if labels:
-        if len(outputs) != 1:
-            raise UsageError(f"--class-labels is for models with one output; this one has {len(outputs)}")
-        classes = outputs[0][-1] if outputs[0] else 0
-        if len(labels) != classes:
-            raise UsageError(f"--class-labels has {len(labels)} labels, the model's output {classes} classes")
+    if options.class_labels:
+        labelled_output(outputs, options.class_labels)
+
+
+def labelled_output(outputs: Mapping[str, Sequence[int | None]], labels: Sequence[str]) -> str:
+    """The output that class labels name, of outputs with their shapes: it has as many classes (its last size) as there
+    are labels; where several have, the only one of them with two sizes. Raises UsageError."""
+    classes = {name: shape[-1] if shape else 0 for name, shape in outputs.items()}
+    fit = [name for name, count in classes.items() if count == len(labels)]
+    flat = [name for name in fit if len(outputs[name]) == 2]
+    chosen = fit if len(fit) == 1 else flat
+    if len(chosen) == 1:
+        return chosen[0]
+    if len(outputs) == 1:
+        raise UsageError(
+            f"--class-labels has {len(labels)} labels, the model's output {next(iter(classes.values()))} classes"
+        )
+    told = ", ".join(f"{name} {count}" for name, count in classes.items() if not fit or name in fit)
+    raise UsageError(
+        f"--class-labels has {len(labels)} labels, and {'several outputs have' if fit else 'no output has'} as many "
+        f"classes: {told}; give a model in which one output has"
+    )
 
 
 def _check_image(specs: Mapping[str, tuple[Sequence[int | None], str]], image: ImageInput, *, integers: bool) -> None:

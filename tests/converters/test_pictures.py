@@ -14,7 +14,7 @@ from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.pictures import scaled_outside
 from edgeprune.errors import UsageError
 from edgeprune.formats import read_contents
-from edgeprune.formats.metadata import ImageInput, check_ends
+from edgeprune.formats.metadata import ImageInput, check_ends, labelled_output
 from edgeprune.formats.tflite.metadata import read_metadata
 from edgeprune.maker.keras.models import input_specs, predict
 
@@ -101,9 +101,9 @@ def test_scaling_that_stays(keras: Any, build: Callable[[Any], Any]) -> None:
 def test_a_uint8_input_takes_pixels_as_they_are(keras: Any) -> None:
     """Pictures go into an input of bytes, and any scaling of them does not."""
     model = _plain(_rescaled(1 / 255), dtype="uint8")(keras)
-    check_ends(input_specs(model), [(None, 3)], AppOptions(image=ImageInput(name="image")))
+    check_ends(input_specs(model), {"scores": (None, 3)}, AppOptions(image=ImageInput(name="image")))
     with pytest.raises(UsageError, match="uint8 and takes pixels as they are; leave out --scale"):
-        check_ends(input_specs(model), [(None, 3)], AppOptions(image=ImageInput(name="image", scale=0.1)))
+        check_ends(input_specs(model), {"scores": (None, 3)}, AppOptions(image=ImageInput(name="image", scale=0.1)))
 
 
 @pytest.mark.slow
@@ -130,3 +130,56 @@ def test_files_of_a_camera_model(keras: Any, tmp_path: Path) -> None:
     (tensor,) = told.tables["subgraph_metadata"][0]["input_tensor_metadata"]
     assert tensor["process_units"][0]["options"] == {"mean": [0.0], "std": [1.0]}
     assert tensor["stats"] == {"max": [255.0], "min": [0.0]}
+
+
+@pytest.fixture(scope="module")
+def detector(keras: Any) -> Any:
+    """A picture goes in; boxes, classes and a map with as many channels as there are classes come out."""
+    image = keras.Input(SIZE, name="image")
+    x = keras.layers.Conv2D(4, 3, name="conv")(image)
+    pooled = keras.layers.GlobalAveragePooling2D()(x)
+    boxes = keras.layers.Dense(4, name="boxes")(pooled)
+    classes = keras.layers.Dense(3, activation="softmax", name="classes")(pooled)
+    return keras.Model(image, [boxes, classes, keras.layers.Conv2D(3, 1, name="map")(x)])
+
+
+@pytest.mark.parametrize(
+    ("labels", "outputs", "word"),
+    [
+        (("a", "b"), {"boxes": (None, 4), "classes": (None, 3)}, "no output has as many classes: boxes 4, classes 3"),
+        (
+            ("a", "b", "c"),
+            {"x": (None, 3), "y": (None, 3), "z": (None, 4)},
+            "several outputs have as many classes: x 3, y 3;",
+        ),
+    ],
+)
+def test_labels_that_name_no_output(labels: tuple[str, ...], outputs: dict[str, Any], word: str) -> None:
+    """Where not exactly one output has as many classes as there are labels, the outputs in question are told."""
+    with pytest.raises(UsageError, match=word):
+        labelled_output(outputs, labels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_labels_of_one_of_several_outputs(detector: Any, precision: str, tmp_path: Path) -> None:
+    """The output with as many classes as labels becomes probabilities, the others stay arrays of their names."""
+    pytest.importorskip("coremltools")
+    options = ConvertOptions(
+        app=AppOptions(image=ImageInput(name="image", scale=1 / 255), class_labels=("a", "b", "c"))
+    )
+    package = tmp_path / "detector.mlpackage"
+    entry = convert(detector, package, precision=precision, options=options)
+    assert entry.parity is not None
+    assert sorted(item.output for item in entry.parity) == ["boxes", "classes", "map"]
+    found = read_contents(package).package
+    assert found is not None
+    ends = {end.name: end.kind for end in found.outputs}
+    assert ends == {"classLabel": "string", "classes": "dictionary", "boxes": "array", "map": "array"}
+    assert found.probabilities == "classes"
+    if precision == "float32":
+        convert(detector, tmp_path / "detector.tflite", options=options)
+        tables = read_metadata(tmp_path / "detector.tflite").tables
+        assert tables is not None
+        told = tables["subgraph_metadata"][0]["output_tensor_metadata"]
+        assert [tensor["name"] for tensor in told if tensor.get("associated_files")] == ["classes"]

@@ -39,6 +39,7 @@ __all__ = [
     "leaf_layers",
     "one_line",
     "output_names",
+    "output_shapes",
     "own_weights",
     "predict",
     "predictor",
@@ -277,6 +278,11 @@ def output_names(model: AnyModel) -> list[str]:
     if isinstance(getattr(model, "output_names", None), list) and len(set(model.output_names)) == len(model.outputs):
         return [str(name).replace("/", "_") for name in model.output_names]
     return [f"output_{index}" for index in range(len(model.outputs))]
+
+
+def output_shapes(model: AnyModel) -> dict[str, Shape]:
+    """Output name -> shape with the batch first, in the model's order."""
+    return {name: tuple(t.shape) for name, t in zip(output_names(model), model.outputs, strict=True)}
 
 
 def predict(model: AnyModel, inputs: Mapping[str, np.ndarray], *, batch_size: int = 256) -> dict[str, np.ndarray]:
