@@ -14,6 +14,7 @@ from edgeprune.converters.exported import measure_export
 from edgeprune.converters.exports import INTEGER, SUFFIXES, USUAL, check_export, check_io_type, format_of
 from edgeprune.converters.packaging import AppOptions, check_words
 from edgeprune.converters.parity import check_tolerance
+from edgeprune.converters.probabilities import classified
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.trial_inputs import TRIALS, trial_count, trial_samples
 from edgeprune.converters.verification import BISECTED, bisect_file, opened
@@ -89,6 +90,7 @@ def convert(
     specs = input_specs(source)
     wanted = replace(wanted, app=settled(wanted.app, list(specs)))
     check_ends(specs, output_shapes(source), wanted.app)
+    source, said = classified(source, wanted.app)
     scored = find_metric(metric) if metric is not None else None
     if samples is not None and scored is not None:
         check_targets(samples, tuple(source.outputs[0].shape), scored.name)
@@ -111,7 +113,7 @@ def convert(
         shown.begin("run the file")
         entry = _judged(made, source, samples, held, scored, wanted, shown)
         shown.end()
-    return replace(entry, path=str(out), metric=entry.metric and replace(entry.metric, file=str(out)))
+    return replace(entry, path=str(out), warnings=said, metric=entry.metric and replace(entry.metric, file=str(out)))
 
 
 def check_conversion(

@@ -145,7 +145,7 @@ FORGET_TYPES = "edgeprune::forget_output_types"
 
 
 def _pipeline(ct: Generated) -> Generated:
-    """coremltools's own passes, one behind that which turns `x * scale + shift` into a batch normalisation, and a last one.
+    """coremltools's own passes, one behind that which turns `x * scale + shift` into a batch normalisation, and a last.
 
     The former leaves the default epsilon of 1e-5 beside a variance of 1, so that every such layer, folded into a
     convolution or not, comes out too small by 5e-6. The scale is made larger by as much. Behind all others the types of
@@ -205,12 +205,13 @@ def _input_type(ct: Generated, tensor: FrozenTensor, options: AppOptions) -> Gen
 
 
 def _classifier(ct: Generated, graph: FrozenGraph, function: Generated, options: AppOptions) -> Generated | None:
-    if not options.class_labels:
+    classes = _classes(graph, options)
+    if classes is None:
         return None
     return ct.ClassifierConfig(
         list(options.class_labels),
         predicted_feature_name=PREDICTED,
-        predicted_probabilities_output=_returned(graph, function)[_classes(graph, options)],
+        predicted_probabilities_output=_returned(graph, function)[classes],
     )
 
 

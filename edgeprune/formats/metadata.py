@@ -109,7 +109,7 @@ def check_ends(
     *,
     integers: bool = False,
 ) -> None:
-    """Raise UsageError where image input or class labels do not fit the model's inputs, and its outputs with their shapes.
+    """Raise UsageError where image input or class labels do not fit a model's inputs, and outputs with their shapes.
 
     With `integers` pictures may go into an input of integers: that of a quantized file.
     """

@@ -39,12 +39,13 @@ def _asked_step(step: Step) -> dict[str, object]:
 
 
 def _asked_export(export: ExportSpec) -> dict[str, object]:
-    """What follows the precision means something to Core ML only."""
+    """Of a .tflite file what follows the precision is left out, but for what changes its numbers."""
     asked = flat(export)
     if export.format is Format.COREML:
         labels = export.package.class_labels
         return {**asked, "class_labels": labels.name if labels else None}
-    return {"format": asked["format"], "precision": asked["precision"], "deployment_target": None}
+    told = {"format": asked["format"], "precision": asked["precision"], "deployment_target": None}
+    return {**told, "softmax": True} if export.package.softmax else told
 
 
 def model_origin(path: Path) -> ModelOrigin:

@@ -12,6 +12,7 @@ from edgeprune.checker.budget import asked_limits
 from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.converters.exports import check_export
 from edgeprune.converters.packaging import AppOptions, check_words
+from edgeprune.converters.probabilities import classified
 from edgeprune.errors import MissingExtra, RecipeError, UsageError
 from edgeprune.formats.metadata import check_ends
 from edgeprune.maker.keras.model_files import load_model
@@ -122,6 +123,8 @@ def _check_ends(recipe: Recipe, model: Model, packages: Sequence[AppOptions]) ->
     for options in packages:
         try:
             check_ends(input_specs(model), output_shapes(model), options)
+            if options.softmax:
+                classified(model, options)
         except UsageError as cause:
             raise RecipeError(f"{recipe.path}: {cause}") from cause
 
