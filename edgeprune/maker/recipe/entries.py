@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeprune.artifact import Format, sha256_of
+from edgeprune.artifact import Format, files_of, sha256_of
 from edgeprune.checker.budget import asked_limits
 from edgeprune.checker.check import estimator_for
 from edgeprune.checker.size.baseline import Baseline, load_baseline
@@ -50,7 +50,9 @@ def _asked_export(export: ExportSpec) -> dict[str, object]:
 
 def model_origin(path: Path) -> ModelOrigin:
     """The model that went in."""
-    return ModelOrigin(path=path.name, sha256=sha256_of(path), raw_bytes=path.stat().st_size)
+    return ModelOrigin(
+        path=path.name, sha256=sha256_of(path), raw_bytes=sum(file.stat().st_size for file in files_of(path))
+    )
 
 
 def split_origin(samples: Samples) -> SplitOrigin:
