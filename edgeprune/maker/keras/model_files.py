@@ -155,7 +155,8 @@ def load_convertible(
         return _rebuilt(path, model, trust_code=trust_code, custom=custom, on_note=on_note)
     except (InputError, Unsupported) as cause:
         if on_note and (path / METADATA).exists():
-            on_note(f"{path.name}: taken as a computation without layers: {str(cause).removeprefix(f'{path}: ')}")
+            reason = str(cause).removeprefix(f"{path}: ").partition(": ")[0]  # what to do instead is for other verbs
+            on_note(f"{path.name}: taken as a computation without layers: {reason}")
     refuse_nan(path, model)
     return model
 
