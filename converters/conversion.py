@@ -15,6 +15,7 @@ from edgeprune.converters.exported import measure_export, refuse_departure
 from edgeprune.converters.exports import INTEGER, SIGNATURE, SUFFIXES, USUAL, check_export, check_io_type, format_of
 from edgeprune.converters.packaging import AppOptions, check_words
 from edgeprune.converters.parity import check_tolerance
+from edgeprune.converters.probabilities import classified
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.trial_inputs import TRIALS, trial_count, trial_samples
 from edgeprune.converters.verification import BISECTED, bisect_file, opened
@@ -26,7 +27,7 @@ from edgeprune.host.toml_values import check_choice
 from edgeprune.ledger import ArtifactEntry
 from edgeprune.maker.keras.ends import NAME, EndOptions, with_ends
 from edgeprune.maker.keras.model_files import load_convertible
-from edgeprune.maker.keras.models import input_specs, refuse_half_precision
+from edgeprune.maker.keras.models import input_specs, output_shapes, refuse_half_precision
 from edgeprune.maker.keras.types import AnyModel
 from edgeprune.maker.training.data.loading import calibration_set, calibration_split
 from edgeprune.maker.training.data.samples import Samples
@@ -103,7 +104,8 @@ def convert(
     samples, held = (given and fed_samples(given, source, wanted.ends) for given in (samples, held))
     specs = input_specs(source)
     wanted = replace(wanted, app=settled(wanted.app, list(specs)))
-    check_ends(specs, [tuple(t.shape) for t in source.outputs], wanted.app)
+    check_ends(specs, output_shapes(source), wanted.app)
+    source, said = classified(source, wanted.app)
     own = contextlib.nullcontext(converter) if converter else Converter()
     with own as working, output_file(out, overwrite=overwrite) as place:
         shown.begin(f"convert to {model_format} {chosen}")
@@ -124,7 +126,7 @@ def convert(
         shown.begin("run the file")
         entry = _judged(made, source, samples, held, scored, wanted, shown)
         shown.end()
-    return replace(entry, path=str(out), metric=entry.metric and replace(entry.metric, file=str(out)))
+    return replace(entry, path=str(out), warnings=said, metric=entry.metric and replace(entry.metric, file=str(out)))
 
 
 def check_conversion(

@@ -18,6 +18,7 @@ from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.types import Generated, GraphDef
 from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.coreml.storage import storage_of
+from edgeprune.formats.metadata import labelled_output
 
 __all__ = ["PREDICTED", "convert_coreml", "sparse_counterpart"]
 
@@ -61,7 +62,7 @@ def convert_coreml(graph: FrozenGraph, out: Path, *, precision: str, options: Ap
         source="tensorflow",
         convert_to="mlprogram",
         inputs=[_input_type(ct, tensor, options) for tensor in graph.inputs],
-        classifier_config=_classifier(ct, function, options),
+        classifier_config=_classifier(ct, graph, function, options),
         minimum_deployment_target=getattr(ct.target, options.target),
         compute_precision=ct.precision.FLOAT32
         if precision == "float32"
@@ -140,13 +141,16 @@ def _fits_half(operation: Generated) -> bool:
 
 FUSES_SCALES = "common::fuse_elementwise_to_batchnorm"
 EXACT_SCALES = "edgeprune::exact_scales"
+FORGET_TYPES = "edgeprune::forget_output_types"
 
 
 def _pipeline(ct: Generated) -> Generated:
-    """coremltools's own passes, and one behind that which turns `x * scale + shift` into a batch normalisation.
+    """coremltools's own passes, one behind that which turns `x * scale + shift` into a batch normalisation, and a last.
 
-    It leaves the default epsilon of 1e-5 beside a variance of 1, so that every such layer, folded into a convolution or
-    not, comes out too small by 5e-6. The scale is made larger by as much.
+    The former leaves the default epsilon of 1e-5 beside a variance of 1, so that every such layer, folded into a
+    convolution or not, comes out too small by 5e-6. The scale is made larger by as much. Behind all others the types of
+    the outputs are applied, and forgotten: coremltools 9.0 looks up in them each output of a float16 classifier, also
+    the label, which is none of those.
     """
     from coremltools.converters.mil.mil import Builder as mb  # noqa: N813  (coremltools's own convention)
     from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
@@ -175,11 +179,17 @@ def _pipeline(ct: Generated) -> Generated:
                     function.replace_uses_of_var_after_op(anchor_op=op, old_var=op.outputs[0], new_var=exact)
                     function.remove_ops([op])
 
+    class forget_output_types(AbstractGraphPass):  # type: ignore[misc]  # noqa: N801  (registered under its name)
+        def apply(self, prog: Generated) -> None:
+            prog.functions["main"].set_output_types(None)
+
     if EXACT_SCALES not in PASS_REGISTRY:
         register_pass(namespace="edgeprune")(exact_scales)
+        register_pass(namespace="edgeprune")(forget_output_types)
     pipeline = ct.PassPipeline.DEFAULT
     if FUSES_SCALES in pipeline.passes:
         pipeline.insert_pass(list(pipeline.passes).index(FUSES_SCALES) + 1, EXACT_SCALES)
+    pipeline.append_pass(FORGET_TYPES)
     return pipeline
 
 
@@ -205,15 +215,28 @@ def _shape(ct: Generated, tensor: FrozenTensor) -> Generated:
     return ct.Shape(shape=tuple(bounds))
 
 
-def _classifier(ct: Generated, function: Generated, options: AppOptions) -> Generated | None:
-    if not options.class_labels:
+def _classifier(ct: Generated, graph: FrozenGraph, function: Generated, options: AppOptions) -> Generated | None:
+    classes = _classes(graph, options)
+    if classes is None:
         return None
-    (output,) = function.outputs
     return ct.ClassifierConfig(
         list(options.class_labels),
         predicted_feature_name=PREDICTED,
-        predicted_probabilities_output=output.name.split(":")[0],
+        predicted_probabilities_output=_returned(graph, function)[classes],
     )
+
+
+def _classes(graph: FrozenGraph, options: AppOptions) -> str | None:
+    """The output that becomes probabilities; None without class labels."""
+    labels = options.class_labels
+    return labelled_output({t.name: t.shape for t in graph.outputs}, labels) if labels else None
+
+
+def _returned(graph: FrozenGraph, function: Generated) -> dict[str, str]:
+    """Name of an output -> the converter's name for it: Identity, Identity_1, ... in the order in which the function
+    returns them; a function that returns a dict returns it sorted by key."""
+    names = sorted(t.name for t in graph.outputs)
+    return {name: t.name.split(":")[0] for name, t in zip(names, function.outputs, strict=True)}
 
 
 def _compressed(model: Generated, precision: str) -> Generated:
@@ -244,7 +267,7 @@ def _write(model: Generated, out: Path, graph: FrozenGraph, function: Generated,
     import coremltools as ct
 
     spec = model.get_spec()
-    for made, wanted in _output_renames(function, spec, graph, bool(options.class_labels)):
+    for made, wanted in _output_renames(function, spec, graph, _classes(graph, options)):
         ct.utils.rename_feature(spec, made, wanted)
     named = ct.models.MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True)
     for field, text in (
@@ -286,20 +309,18 @@ def _download(package: Path) -> int:
 
 
 def _output_renames(
-    function: Generated, spec: Generated, graph: FrozenGraph, classifier: bool
+    function: Generated, spec: Generated, graph: FrozenGraph, classes: str | None
 ) -> list[tuple[str, str]]:
-    """(name given by the converter, name wanted). The converter calls outputs Identity, Identity_1, ... in the order
-    in which the function returns them; a function that returns a dict returns it sorted by key."""
+    """(name given by the converter, name wanted). `classes` is the output that became probabilities by class."""
+    returned, extra = _returned(graph, function), []
+    if classes is not None:
+        returned[classes], extra = spec.description.predictedProbabilitiesName, [PREDICTED]
     made = [output.name for output in spec.description.output]
-    if classifier:
-        return [(spec.description.predictedProbabilitiesName, graph.outputs[0].name)]
-    returned = [t.name.split(":")[0] for t in function.outputs]
-    wanted = sorted(t.name for t in graph.outputs)
-    if sorted(made) != sorted(returned):
-        raise ValueError(f"the converter named the outputs {made}, expected {returned}")
+    if sorted(made) != sorted([*returned.values(), *extra]):
+        raise ValueError(f"the converter named the outputs {made}, expected {[*returned.values(), *extra]}")
     # Two steps, so that a wanted name that is already in use by another output cannot collide.
-    first = [(name, f"edgeprune_output_{index}") for index, name in enumerate(returned)]
-    second = [(f"edgeprune_output_{index}", name) for index, name in enumerate(wanted)]
+    first = [(name, f"edgeprune_output_{index}") for index, name in enumerate(returned.values())]
+    second = [(f"edgeprune_output_{index}", name) for index, name in enumerate(returned)]
     return first + second
 
 

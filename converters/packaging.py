@@ -17,9 +17,13 @@ __all__ = ["AppOptions", "PackageOptions", "check_words", "numbers_of", "read_la
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppOptions(MetadataOptions):
-    """What a file tells Xcode or Android's libraries and the app, beside the model; `target` is for Core ML only."""
+    """What a file tells Xcode or Android's libraries and the app, beside the model; `target` is for Core ML only.
+
+    With `softmax` the file ends in one: the output that the class labels name, or the only one, becomes probabilities.
+    """
 
     target: str = DeploymentTarget.IOS16
+    softmax: bool = False
 
     def to_json(self) -> dict[str, object]:
         """What the child process is told."""
@@ -44,8 +48,9 @@ class PackageOptions:
     """What a recipe's export and the options of `convert` want the file to tell the app.
 
     `image_input` names the input that takes pictures, `color` is the order of their channels; `class_labels` is a text
-    file with one label a line, which makes a Core ML package a classifier and goes into a .tflite file. `author`,
-    `license`, `description` and `version` are shown by Xcode, and stand in the metadata of a .tflite file.
+    file with one label a line, which makes a Core ML package a classifier and goes into a .tflite file; `softmax` makes
+    logits probabilities. `author`, `license`, `description` and `version` are shown by Xcode, and stand in the metadata
+    of a .tflite file.
     """
 
     deployment_target: DeploymentTarget = DeploymentTarget.IOS16
@@ -56,6 +61,8 @@ class PackageOptions:
     """Order of the channels of the pictures: `"RGB"`, `"BGR"` (coreml only) or `"GRAYSCALE"`; left out, RGB."""
     class_labels: Path | None = None
     """A text file with one label a line; a Core ML package becomes a classifier, a .tflite file holds the labels."""
+    softmax: bool = False
+    """A softmax behind the output that the labels name (the only one without labels), for models that give logits."""
     author: str = ""
     """Shown by Xcode; in the metadata of a .tflite file."""
     license: str = ""
@@ -88,6 +95,7 @@ class PackageOptions:
             target=self.deployment_target,
             image=image,
             class_labels=read_labels(self.class_labels) if self.class_labels else (),
+            softmax=self.softmax,
             author=self.author,
             license=self.license,
             description=self.description,

@@ -17,7 +17,7 @@ import subprocess
 import time
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -28,11 +28,13 @@ from edgeprune.converters.exports import INTEGER, SIGNATURE, check_export, check
 from edgeprune.converters.file_checks import refuse_fallback, refuse_lost_package_weights, refuse_lost_weights
 from edgeprune.converters.frozen import FrozenGraph, freeze
 from edgeprune.converters.packaging import AppOptions
+from edgeprune.converters.pictures import scaled_outside
 from edgeprune.converters.refusals import one_line
 from edgeprune.converters.unrolling import rolled_layers
 from edgeprune.errors import ConversionError, OutputError, Unsupported, UsageError
 from edgeprune.formats import Contents, read_contents
 from edgeprune.formats.input_sizes import InputSizes
+from edgeprune.formats.metadata import ImageInput
 from edgeprune.host.children import child_process
 from edgeprune.host.scratch import scratch_folder
 from edgeprune.maker.keras.types import AnyModel
@@ -68,6 +70,7 @@ class Converter:
         self._place = contextlib.ExitStack()  # of the folder
         self._made: Path | None = None
         self._frozen: dict[tuple[int, bool, object], tuple[AnyModel, FrozenGraph]] = {}
+        self._scaled: dict[tuple[int, ImageInput], tuple[AnyModel, AnyModel, ImageInput]] = {}
         self._graphs = 0  # frozen so far, those forgotten included
         self._pending = b""
         weakref.finalize(self, _close_all, self._life, self._place)
@@ -86,6 +89,7 @@ class Converter:
         self._place.close()
         self._made = None
         self._frozen.clear()
+        self._scaled.clear()
 
     @property
     def _folder(self) -> Path:
@@ -117,6 +121,9 @@ class Converter:
         options = app or AppOptions()
         check_export(model_format, precision, options.target)
         check_io_type(model_format, precision, io_type)
+        if model_format is Format.COREML and options.image is not None:
+            model, image = self._scaled_outside(model, options.image)
+            options = replace(options, image=image)
         what, integer = f"{model_format} {precision}", model_format is Format.TFLITE and precision in INTEGER
         graph = self._freeze(model, unroll=model_format is Format.COREML or precision in UNROLLED, sizes=sizes or {})
         if graph.loops and (integer or model_format is Format.COREML):
@@ -163,8 +170,16 @@ class Converter:
 
     def forget(self, model: AnyModel) -> None:
         """Let go of a model that is not exported again, and of its graphs: otherwise both are kept for more exports."""
-        for key in [key for key, (known, _) in self._frozen.items() if known is model]:
+        scaled = [key for key, (known, _, _) in self._scaled.items() if known is model]
+        gone = [model, *(self._scaled.pop(key)[1] for key in scaled)]
+        for key in [key for key, (known, _) in self._frozen.items() if any(known is one for one in gone)]:
             self._frozen.pop(key)[1].path.unlink(missing_ok=True)
+
+    def _scaled_outside(self, model: AnyModel, image: ImageInput) -> tuple[AnyModel, ImageInput]:
+        known = self._scaled.get((id(model), image))
+        if known is None:
+            known = self._scaled[id(model), image] = (model, *scaled_outside(model, image))
+        return known[1:]
 
     def _freeze(self, model: AnyModel, *, unroll: bool, sizes: Mapping[str, InputSizes]) -> FrozenGraph:
         key = (id(model), unroll and bool(rolled_layers(model)), tuple(sizes.items()))

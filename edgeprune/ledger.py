@@ -114,7 +114,8 @@ class ArtifactEntry:
 
     `parity_on` names the samples of `parity`; `weights` is how many weight tensors a Core ML package stores in each
     encoding, `parameters` how many the file has (None where its reader does not count). `float_ops` are the operations
-    of an integer file that compute in float, because that was allowed; `estimates` the latencies on devices.
+    of an integer file that compute in float, because that was allowed; `estimates` the latencies on devices;
+    `warnings` what an app would take wrongly.
     """
 
     path: str
@@ -136,6 +137,7 @@ class ArtifactEntry:
     float_ops: tuple[str, ...] = ()
     estimates: tuple[Estimate, ...] = ()
     parameters: int | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_counts(raw_bytes=self.raw_bytes, download_bytes=self.download_bytes, macs=self.macs)

@@ -276,13 +276,14 @@ def run(
     return ledger
 
 
-def snippet(path: StrPath, language: str) -> str:
+def snippet(path: StrPath, language: str, *, compute_units: str | None = None) -> str:
     """Code that loads this very model file in an app, with its names, shapes, types and scales: kotlin, swift, python
-    or js for .tflite, swift or python for Core ML."""
+    or js for .tflite, swift or python for Core ML, there with the processors that it may use (`compute_units`: "all",
+    "cpuAndGPU", "cpuAndNeuralEngine", "cpuOnly")."""
     from edgeprune.formats import read_contents
     from edgeprune.report.snippets.languages import snippet as written
 
-    return written(read_contents(Path(path)), language)
+    return written(read_contents(Path(path)), language, compute_units)
 
 
 def write_metadata(

@@ -43,6 +43,7 @@ class _Wanted:
     mean: str | None
     std: str | None
     class_labels: Path | None
+    softmax: bool
     author: str | None
     license: str | None
     description: str | None
@@ -130,6 +131,12 @@ class _Wanted:
     metavar="TXT",
     help="One label a line: a Core ML package becomes a classifier, a .tflite file carries the labels.",
 )
+@click.option(
+    "--softmax",
+    is_flag=True,
+    help="The file ends in a softmax behind the output that the labels name (without labels its only output), for "
+    "models that give logits.",
+)
 @click.option("--author", help="Goes into the file, like --license, --description and --version.")
 @click.option("--license", help="Licence of the model.")
 @click.option("--description", help="What the model does.")
@@ -168,6 +175,9 @@ def convert(model: Path, output: Path, **options: object) -> int:
     wanted = taken(_Wanted, options, ends=taken(EndWords, options))
     entry = _converted(model, output, wanted)
     from edgeprune.report.agreement_report import channel_lines, export_text
+
+    for line in entry.warnings:
+        click.echo(f"edgeprune: warning: {line}", err=True)
 
     if wanted.as_json:
         for line in channel_lines(entry.parity or ()):
@@ -265,6 +275,7 @@ def _told(wanted: _Wanted) -> tuple[AppOptions, dict[str, Any]]:
         image_input=wanted.image_input,
         color=Color(wanted.color) if wanted.color else None,
         class_labels=wanted.class_labels,
+        softmax=wanted.softmax,
         author=wanted.author or "",
         license=wanted.license or "",
         description=wanted.description or "",

@@ -27,8 +27,16 @@ __all__ = ["inspect"]
     type=click.Choice(["kotlin", "swift", "python", "js"]),
     help="Print code that loads this file in an app, with its names, shapes, types and scales, instead of the table.",
 )
+@click.option(
+    "--compute-units",
+    "units",
+    type=click.Choice(["all", "cpuAndGPU", "cpuAndNeuralEngine", "cpuOnly"]),
+    help="With --snippet, of a Core ML model: the processors that it may use, which are the app's choice.",
+)
 @common_options("json")
-def inspect(file: Path, output_format: str | None, as_json: bool, why: bool, language: str | None) -> int:
+def inspect(
+    file: Path, output_format: str | None, as_json: bool, why: bool, language: str | None, units: str | None
+) -> int:
     """Show the graph of a model FILE as a table: op, shape, precision, parameters, zeros, MACs, bytes.
 
     "deflated" is a layer's part of the compressed download, "ideal" what a coder that looks at one number at a time
@@ -41,7 +49,9 @@ def inspect(file: Path, output_format: str | None, as_json: bool, why: bool, lan
     from edgeprune.report.inspect_report import INSPECT_FORMATS
 
     if language is not None:
-        return _snippet(file, language, alone=not (output_format or as_json or why))
+        return _snippet(file, language, units, alone=not (output_format or as_json or why))
+    if units is not None:
+        raise UsageError("--compute-units stands in the code of an app: add --snippet swift or --snippet python")
     form = chosen_format(as_json, output_format)
     found = sources_of(file, (BASE_CODEC,), every=True)
     click.echo(INSPECT_FORMATS[form]([source.record for source in found.models]), nl=False)
@@ -55,7 +65,7 @@ def inspect(file: Path, output_format: str | None, as_json: bool, why: bool, lan
     return 0
 
 
-def _snippet(file: Path, language: str, *, alone: bool) -> int:
+def _snippet(file: Path, language: str, units: str | None, *, alone: bool) -> int:
     from edgeprune.checker.size.models_behind import is_bundle
     from edgeprune.formats import read_contents
     from edgeprune.report.snippets.languages import snippet
@@ -64,5 +74,5 @@ def _snippet(file: Path, language: str, *, alone: bool) -> int:
         raise UsageError("--snippet prints code alone; leave out --format, --json and --why")
     if is_bundle(file):
         raise UsageError(f"{file}: --snippet is for one model; take it out of the bundle first")
-    click.echo(snippet(read_contents(file), language), nl=False)
+    click.echo(snippet(read_contents(file), language, units), nl=False)
     return 0

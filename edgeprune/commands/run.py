@@ -55,6 +55,9 @@ def run(recipe: Path, output: Path | None, baseline: Path | None, dry_run: bool,
         baseline=baseline,
         progress=Progress(quiet=options["quiet"]),
     )
+    for entry in (entry for stage in ledger.stages for entry in stage.artifacts):
+        for line in entry.warnings:
+            click.echo(f"edgeprune: warning: {entry.path}: {line}", err=True)
     click.echo(json_text(ledger.to_json()) if options["as_json"] else _text(ledger, output))
     return EXIT_CODES[all_passed(ledger.verdicts)]
 

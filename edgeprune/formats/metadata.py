@@ -9,7 +9,7 @@ from typing import TypeVar
 from edgeprune.artifact import Color
 from edgeprune.errors import UsageError
 
-__all__ = ["ImageInput", "MetadataOptions", "check_ends", "settled"]
+__all__ = ["ImageInput", "MetadataOptions", "check_ends", "labelled_output", "settled"]
 
 Options = TypeVar("Options", bound="MetadataOptions")
 
@@ -104,24 +104,39 @@ def settled(options: Options, inputs: Sequence[str]) -> Options:
 
 def check_ends(
     specs: Mapping[str, tuple[Sequence[int | None], str]],
-    outputs: Sequence[Sequence[int | None]],
+    outputs: Mapping[str, Sequence[int | None]],
     options: MetadataOptions,
     *,
     integers: bool = False,
 ) -> None:
-    """Raise UsageError where image input or class labels do not fit the model's inputs and output shapes.
+    """Raise UsageError where image input or class labels do not fit a model's inputs, and outputs with their shapes.
 
     With `integers` pictures may go into an input of integers: that of a quantized file.
     """
     if options.image is not None:
         _check_image(specs, options.image, integers=integers)
-    labels = options.class_labels
-    if labels:
-        if len(outputs) != 1:
-            raise UsageError(f"--class-labels is for models with one output; this one has {len(outputs)}")
-        classes = outputs[0][-1] if outputs[0] else 0
-        if len(labels) != classes:
-            raise UsageError(f"--class-labels has {len(labels)} labels, the model's output {classes} classes")
+    if options.class_labels:
+        labelled_output(outputs, options.class_labels)
+
+
+def labelled_output(outputs: Mapping[str, Sequence[int | None]], labels: Sequence[str]) -> str:
+    """The output that class labels name, of outputs with their shapes: it has as many classes (its last size) as there
+    are labels; where several have, the only one of them with two sizes. Raises UsageError."""
+    classes = {name: shape[-1] if shape else 0 for name, shape in outputs.items()}
+    fit = [name for name, count in classes.items() if count == len(labels)]
+    flat = [name for name in fit if len(outputs[name]) == 2]
+    chosen = fit if len(fit) == 1 else flat
+    if len(chosen) == 1:
+        return chosen[0]
+    if len(outputs) == 1:
+        raise UsageError(
+            f"--class-labels has {len(labels)} labels, the model's output {next(iter(classes.values()))} classes"
+        )
+    told = ", ".join(f"{name} {count}" for name, count in classes.items() if not fit or name in fit)
+    raise UsageError(
+        f"--class-labels has {len(labels)} labels, and {'several outputs have' if fit else 'no output has'} as many "
+        f"classes: {told}; give a model in which one output has"
+    )
 
 
 def _check_image(specs: Mapping[str, tuple[Sequence[int | None], str]], image: ImageInput, *, integers: bool) -> None:
@@ -129,11 +144,18 @@ def _check_image(specs: Mapping[str, tuple[Sequence[int | None], str]], image: I
         raise UsageError(f"--image-input {image.name}: the model has no such input; it has {', '.join(specs)}")
     shape, dtype = specs[image.name]
     channels = 1 if image.color == Color.GRAYSCALE else 3
-    fits = dtype.startswith("float") or (integers and dtype in ("int8", "uint8"))
+    whole = dtype == "uint8" and not integers  # of the model itself: it takes pixels as they are
+    fits = whole or dtype.startswith("float") or (integers and dtype in ("int8", "uint8"))
     if len(shape) != 4 or shape[-1] != channels or not fits:
         raise UsageError(
-            f"--image-input {image.name}: a {image.color} picture is [height, width, {channels}] of floats, the "
-            f"input is {list(shape[1:])} of {dtype}" + ("; try --color GRAYSCALE" if tuple(shape[-1:]) == (1,) else "")
+            f"--image-input {image.name}: a {image.color} picture is [height, width, {channels}] of floats or uint8, "
+            f"the input is {list(shape[1:])} of {dtype}"
+            + ("; try --color GRAYSCALE" if tuple(shape[-1:]) == (1,) else "")
+        )
+    if whole and any(pair != (1.0, 0.0) for pair in image.channels):
+        raise UsageError(
+            f"--image-input {image.name}: the input is uint8 and takes pixels as they are; leave out --scale, "
+            "--offset, --image-bias, --mean and --std"
         )
     scales = len(image.scale) if isinstance(image.scale, tuple) else 1
     for option, count in (("--image-bias (or --mean)", len(image.bias)), ("--std", scales)):

@@ -163,9 +163,11 @@ def _refused(ledger: Ledger) -> list[str]:
 
 
 def _lost_channels(ledger: Ledger) -> list[str]:
-    """Channels of outputs that a file which ships has lost."""
+    """Channels of outputs that a file which ships has lost, and what an app would take wrongly of it."""
     return [
-        f"WARNING: {entry.path}: {line}." for entry in _exported(ledger) for line in channel_lines(entry.parity or ())
+        f"WARNING: {entry.path}: {line}."
+        for entry in _exported(ledger)
+        for line in (*channel_lines(entry.parity or ()), *entry.warnings)
     ]
 
 

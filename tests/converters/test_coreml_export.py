@@ -20,7 +20,7 @@ from edgeprune.formats import read_contents
 from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.coreml.storage import storage_of
 from edgeprune.formats.metadata import ImageInput, check_ends
-from edgeprune.maker.keras.models import input_specs, predict
+from edgeprune.maker.keras.models import input_specs, output_shapes, predict
 from edgeprune.maker.pruning.magnitude import prune_magnitude
 from edgeprune.maker.pruning.options import MagnitudeOptions
 from edgeprune.maker.training.data.samples import Samples
@@ -314,7 +314,7 @@ def test_on_a_mac(converter: Any, pruned: Any, tmp_path: Path, monkeypatch: pyte
 def test_ends_that_do_not_fit(pruned: Any, options: AppOptions, word: str) -> None:
     """Image input and class labels are held against the model before any conversion."""
     with pytest.raises(UsageError, match=word):
-        check_ends(input_specs(pruned), [tuple(t.shape) for t in pruned.outputs], options)
+        check_ends(input_specs(pruned), output_shapes(pruned), options)
 
 
 @pytest.mark.parametrize(

@@ -335,6 +335,20 @@ def test_a_ring_of_dequantize_ends(tmp_path: Path) -> None:
     assert read_graph(write(tmp_path / "m.tflite", graph)).weights == ()
 
 
+def test_a_quantized_kernel_of_open_rank(tmp_path: Path) -> None:
+    """Files of quantization-aware training give no shape behind QUANTIZE and DEQUANTIZE: it is that of what goes in."""
+    steps = ((tflite.BuiltinOperator.QUANTIZE, 3, 4), (tflite.BuiltinOperator.DEQUANTIZE, 4, 1))
+    ops = (*(OpSpec(kind=kind, inputs=(a,), outputs=(b,)) for kind, a, b in steps), dense_op())
+    tensors = (
+        *(TensorSpec(shape=shape) for shape in ((1, 4), (), (1, 3))),
+        TensorSpec(shape=(3, 4), buffer=1),
+        TensorSpec(shape=(), dtype=tflite.TensorType.UINT8),
+    )
+    graph = read_graph(write(tmp_path / "m.tflite", GraphSpec(tensors=tensors, ops=ops), buffers=[b"", bytes(48)]))
+    assert [tensor.shape for tensor in graph.tensors] == [(1, 4), (3, 4), (1, 3), (3, 4), (3, 4)]
+    assert (graph.macs, graph.tensors[1].elements) == (12, 12)
+
+
 @pytest.mark.parametrize(
     ("graph", "reason"),
     [

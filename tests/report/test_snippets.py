@@ -147,5 +147,18 @@ def test_as_a_user_types_it(call: Any) -> None:
     )
     assert refused.endswith("Core ML (swift, python)")
     call("inspect", FILES / "int8.tflite", "--snippet", "js", "--json").error(2, "leave out --format")
-    (option,) = (option for option in inspect.params if option.name == "language")
-    assert tuple(option.type.choices) == LANGUAGES  # type: ignore[attr-defined]
+    choices = {option.name: option.type for option in inspect.params}
+    assert tuple(choices["language"].choices) == LANGUAGES  # type: ignore[attr-defined]
+    assert tuple(choices["units"].choices) == tuple(coreml_code.COMPUTE_UNITS)  # type: ignore[attr-defined]
+
+
+def test_compute_units(call: Any) -> None:
+    """They stand where the app loads the model, for a Core ML package has no place for them."""
+    package, units = FILES / "half.mlpackage", ("--compute-units", "cpuAndNeuralEngine")
+    swift = call("inspect", package, "--snippet", "swift", *units).out
+    assert "    configuration.computeUnits = .cpuAndNeuralEngine\n" in swift
+    assert "MLModel(contentsOf: url, configuration: configuration)" in swift
+    python = call("inspect", package, "--snippet", "python", *units).out
+    assert 'MLModel("half.mlpackage", compute_units=ct.ComputeUnit.CPU_AND_NE)' in python
+    call("inspect", FILES / "int8.tflite", "--snippet", "swift", *units).error(2, "--compute-units is for Core ML")
+    call("inspect", package, *units).error(2, "add --snippet swift or --snippet python")

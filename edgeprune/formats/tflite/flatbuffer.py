@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ _SCHEMA_VERSION = 3
 _MAX_RANK = 32  # interpreters stop at 8 or so; without a limit, a product of a million dimensions takes minutes
 _TABLE_BYTES = 24  # a lower bound on what one tensor or operator takes in a file
 _BLAME_CHARS = 60
+_KEEP_SHAPES = frozenset({"DEQUANTIZE", "QUANTIZE"})
 
 # By number: files are newer than the schema package, which ends at bfloat16.
 _DTYPES = (
@@ -269,12 +270,22 @@ class _Reader:
         for indices in (inputs, outputs):
             _check_indices(indices, len(tensors) - start, kind[:_BLAME_CHARS], lowest=-1)
         inputs, outputs = (tuple(i + start if i >= 0 else -1 for i in indices) for indices in (inputs, outputs))
+        if kind in _KEEP_SHAPES and inputs and outputs:
+            self.complete(tensors, inputs[0], outputs[0])
         shapes = [[tensors[i].shape if i >= 0 else () for i in indices] for indices in (inputs, outputs)]
         try:
             macs = count_macs(kind, shapes[0], shapes[1], adjoint_x=_adjoint_x(kind, table))
         except IndexError as error:
             raise _BrokenError(f"a {kind} lacks an input, or its kernel has too few dimensions") from error
         return Op(kind=kind, inputs=inputs, outputs=outputs, macs=macs, subgraph=subgraph)
+
+    @staticmethod
+    def complete(tensors: list[Tensor], given: int, made: int) -> None:
+        """The converter leaves the rank of a quantized kernel open (quantization-aware training): it is that of the
+        kernel."""
+        if given < 0 or made < 0 or tensors[made].shape or tensors[made].constant:
+            return
+        tensors[made] = replace(tensors[made], shape=tensors[given].shape, elements=tensors[given].elements)
 
     def tensor(self, table: Any) -> Tensor:
         """A tensor, its constant counted."""

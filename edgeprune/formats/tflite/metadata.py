@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from edgeprune.errors import InputError, Unsupported, UsageError
 from edgeprune.formats.graph import Graph
-from edgeprune.formats.metadata import ImageInput, MetadataOptions, check_ends, settled
+from edgeprune.formats.metadata import ImageInput, MetadataOptions, check_ends, labelled_output, settled
 from edgeprune.formats.tflite.associated import find_appended, read_files, with_files
 from edgeprune.formats.tflite.embedding import embedded, metadata_place
 from edgeprune.formats.tflite.flatbuffer import Buffers, parse_tflite
@@ -98,7 +98,7 @@ def with_metadata(path: Path, content: bytes, options: MetadataOptions, *, repla
     known = _kept(path, graph, buffers, replaced=replaced)
     options = settled(options, [end.name for end in known.inputs])
     specs = {end.name: (end.shape, end.dtype) for end in known.inputs}
-    check_ends(specs, [end.shape for end in known.outputs], options, integers=True)
+    check_ends(specs, {end.name: end.shape for end in known.outputs}, options, integers=True)
     tables, files = _told(known, options)
     appended = find_appended(buffers)
     try:
@@ -146,7 +146,9 @@ def _told(known: Metadata, options: MetadataOptions) -> tuple[Tables, dict[str, 
         number = [end.name for end in known.inputs].index(options.image.name)
         _describe_pictures(inputs[number], options.image, known.inputs[number].dtype)
     if options.class_labels:
-        _label(outputs, options.class_labels, files)
+        ends = {end.name: end.shape for end in known.outputs}
+        number = list(ends).index(labelled_output(ends, options.class_labels))
+        _label(outputs[number], options.class_labels, files)
     return tables, files
 
 
@@ -192,13 +194,13 @@ def _describe_pictures(tensor: Tables, image: ImageInput, dtype: str) -> None:
         tensor["stats"] = {"max": [255.0], "min": [0.0]}
 
 
-def _label(outputs: list[Tables], labels: Sequence[str], files: dict[str, bytes]) -> None:
-    """Name the classes of the only output, in the file that its labels have already where it has one."""
-    told_files = outputs[0].setdefault("associated_files", [])
+def _label(output: Tables, labels: Sequence[str], files: dict[str, bytes]) -> None:
+    """Name the classes of an output, in the file that its labels have already where it has one."""
+    told_files = output.setdefault("associated_files", [])
     # Labels in other languages (a locale) stay.
     entry = next((f for f in told_files if f.get("type") == _AXIS_LABELS and not f.get("locale")), None)
     if entry is None:
         entry = {"name": _LABELS, "type": _AXIS_LABELS}
         told_files.append(entry)
-    outputs[0].setdefault("content", _content("FeatureProperties"))
+    output.setdefault("content", _content("FeatureProperties"))
     files[entry.setdefault("name", _LABELS)] = "".join(f"{label}\n" for label in labels).encode()

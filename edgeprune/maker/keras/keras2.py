@@ -88,9 +88,9 @@ class _Translator:
         if kind in QUANTIZING:
             raise Unsupported(
                 f"layer {str(item['config'].get('name', kind))!r} is of quantization-aware training in "
-                "tensorflow-model-optimization, which Keras 3 lacks: convert the model there with "
-                "tf.lite.TFLiteConverter, and the .tflite file can be checked, inspected and benched here; or save the "
-                "float model and quantize that (edgeprune convert --precision int8)"
+                "tensorflow-model-optimization, which Keras 3 lacks: save the model there as a folder "
+                "(model.save('folder', save_format='tf')) and convert that, with the ranges that it learned "
+                "(edgeprune convert folder --to tflite --precision int8); or save the float model and quantize that"
             )
         if ">" in written and kind not in CODE:  # somebody's layer, which may be called as one of Keras's
             raise unknown_object(None, written, str(item["config"].get("name", "")))

@@ -6,9 +6,9 @@ Code stored in a file runs only when the user says so; a Python file with the us
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
-import math
 import re
 import shutil
 import warnings
@@ -21,8 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
+from edgeprune.artifact import files_of
 from edgeprune.errors import InputError, Unsupported
 from edgeprune.formats.keras.hdf5 import read_keras
 from edgeprune.host.scratch import scratch_folder
@@ -32,8 +31,16 @@ from edgeprune.maker.keras.custom_layers import custom_objects
 from edgeprune.maker.keras.keras2 import PRUNED, translate
 from edgeprune.maker.keras.keras2_weights import assign_h5, assign_store
 from edgeprune.maker.keras.known_names import CODE
-from edgeprune.maker.keras.models import call_model, keras_module, leaf_layers, one_line, own_weights, refuse_quantized
+from edgeprune.maker.keras.loaded import refuse_nan, refuse_sizes
+from edgeprune.maker.keras.models import (
+    call_model,
+    keras_module,
+    one_line,
+    output_names,
+    refuse_quantized,
+)
 from edgeprune.maker.keras.resolution import bounded_weights, only_known
+from edgeprune.maker.keras.saved_keras import METADATA, read_architecture, refuse_unequal, weights_file
 from edgeprune.maker.keras.saved_models import NOT_LAYERS, SavedModel, is_saved_model, open_saved_model
 from edgeprune.maker.keras.types import AnyModel, Model
 
@@ -44,7 +51,6 @@ OnNote = Callable[[str], None]
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
 WEIGHTS = "model.weights.h5"
-LARGEST_OUTPUT = 2**31  # numbers: 8 GB of them are no layer's
 SUFFIXES = {"keras": (".keras",), "h5": (".h5", ".hdf5")}
 
 
@@ -68,18 +74,58 @@ class Source:
 def load_model(
     path: Path, *, trust_code: bool = False, custom: Sequence[Path] = (), on_note: OnNote | None = None
 ) -> Model:
-    """A Keras 3 model from a `.keras` or `.h5` file of Keras 3 or 2, without its optimizer and compile state.
+    """A Keras 3 model from a `.keras` or `.h5` file of Keras 3 or 2, or from a SavedModel of Keras 2, without its
+    optimizer and compile state.
 
     Raises InputError (missing, damaged, not a model, NaN weights) and Unsupported (code inside, a layer that is not
-    known, a Keras 2 file that Keras 3 cannot express, a SavedModel). Code stored in the file (Lambda layers) runs only
-    with `trust_code`; `custom` are Python files with the user's own layers, which are run. `on_note` is told in a line
-    where the model is not quite the one in the file.
+    known, a Keras 2 file that Keras 3 cannot express, a SavedModel in which there is no Keras model). Code stored in
+    the file (Lambda layers) runs only with `trust_code`; `custom` are Python files with the user's own layers, which
+    are run. `on_note` is told in a line where the model is not quite the one in the file.
     """
+    if is_saved_model(path):
+        keras_module()
+        saved = open_saved_model(path, trust_code=trust_code)
+        try:
+            return _rebuilt(path, saved, trust_code=trust_code, custom=custom, on_note=on_note)
+        except (InputError, Unsupported) as cause:
+            reason = str(cause).removeprefix(f"{path}: ")
+            raise Unsupported(
+                f"{path}: {NOT_LAYERS} (edgeprune convert): {reason}; save the model with model.save('name.keras')"
+            ) from cause
     source = _look_through(path)
-    keras = keras_module()
+    load = _load_keras2 if source.is_keras2 else _load_keras3
+    return _loaded(source, load, trust_code=trust_code, custom=custom, on_note=on_note)
+
+
+def _rebuilt(
+    path: Path, saved: SavedModel, *, trust_code: bool, custom: Sequence[Path], on_note: OnNote | None
+) -> Model:
+    """The Keras model in a SavedModel that Keras 2 wrote. Raises Unsupported or InputError where there is none, or
+    where it does not compute the same."""
+    found = read_architecture(path)
+    with weights_file(saved, found.layers) as stored:
+        source = Source(
+            path=path,
+            kind="h5",
+            config=found.config,
+            version=found.version,
+            stored_bytes=sum(file.stat().st_size for file in files_of(path / "variables")),
+        )
+        load = functools.partial(_load_keras2, stored=stored)
+        model = _loaded(source, load, trust_code=trust_code, custom=custom, on_note=on_note)
+    refuse_unequal(saved, model)
+    if len(saved.outputs) == 1:  # a Sequential has no name for it
+        setattr(model, "output_names", output_names(saved))  # noqa: B010  (Keras types it nowhere)
+    return model
+
+
+def _loaded(
+    source: Source, load: Callable[..., Model], *, trust_code: bool, custom: Sequence[Path], on_note: OnNote | None
+) -> Model:
+    """The model of a file that was looked through, looked through itself."""
+    path, keras = source.path, keras_module()
     own = custom_objects(custom, keras)
     own |= {name: own[tail] for name, tail in _registered(source.config) if tail in own}
-    load = _load_keras2 if source.is_keras2 else _load_keras3
     wrapped = sum(str(item["class_name"]).rpartition(">")[2] == PRUNED for item in _objects(source.config))
     with warnings.catch_warnings(), _named(source):
         warnings.simplefilter("ignore")
@@ -90,8 +136,8 @@ def load_model(
         refuse_quantized(model)
         if trust_code and _holds_code(source.config):
             _try_out(model)
-    _refuse_sizes(path, model)
-    _refuse_nan(path, model)
+    refuse_sizes(path, model)
+    refuse_nan(path, model)
     if wrapped and on_note and PRUNED not in own:
         on_note(f"{path.name}: {wrapped} pruning wrappers of tensorflow-model-optimization taken off")
     return model
@@ -100,12 +146,18 @@ def load_model(
 def load_convertible(
     path: Path, *, trust_code: bool = False, custom: Sequence[Path] = (), on_note: OnNote | None = None
 ) -> AnyModel:
-    """What can be converted: a Keras model as `load_model` gives it, or a SavedModel."""
+    """What can be converted: a Keras model as `load_model` gives it, or a SavedModel in which there is none."""
     if not is_saved_model(path):
         return load_model(path, trust_code=trust_code, custom=custom, on_note=on_note)
     keras_module()
     model = open_saved_model(path, trust_code=trust_code)
-    _refuse_nan(path, model)
+    try:
+        return _rebuilt(path, model, trust_code=trust_code, custom=custom, on_note=on_note)
+    except (InputError, Unsupported) as cause:
+        if on_note and (path / METADATA).exists():
+            reason = str(cause).removeprefix(f"{path}: ").partition(": ")[0]  # what to do instead is for other verbs
+            on_note(f"{path.name}: taken as a computation without layers: {reason}")
+    refuse_nan(path, model)
     return model
 
 
@@ -166,7 +218,8 @@ def _checked_archive(source: Source, config: Mapping[str, Any]) -> Iterator[Path
         yield path
 
 
-def _load_keras2(keras: ModuleType, source: Source, own: dict[str, type], *, safe: bool) -> Model:
+def _load_keras2(keras: ModuleType, source: Source, own: dict[str, type], *, safe: bool, stored: Any = None) -> Model:
+    """`stored` is the HDF5 group of the weights where these are not in the file itself."""
     made = translate(source.config, custom=frozenset(own))
     config = admit(made.config, custom=own) if safe else made.config
     for item in _objects(config):
@@ -179,7 +232,7 @@ def _load_keras2(keras: ModuleType, source: Source, own: dict[str, type], *, saf
     except Exception as cause:  # as above
         raise _loading_error(source, cause) from cause
     try:
-        with _weights(source) as (root, kind):
+        with _weights(source) if stored is None else nullcontext((stored, "h5")) as (root, kind):
             assign = assign_h5 if kind == "h5" else assign_store
             assign(root, model, made.parts)
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as cause:
@@ -219,8 +272,6 @@ def _h5_in(archive: zipfile.ZipFile, name: str) -> io.BytesIO:
 def _kind_of(path: Path) -> str:
     """ "keras" or "h5", by the first bytes and not by the name."""
     status_of(path)
-    if is_saved_model(path):
-        raise Unsupported(f"{path}: {NOT_LAYERS} (edgeprune convert); save the model with model.save('name.keras')")
     with open_file(path, "a Keras model (.keras or .h5)") as stream:
         head = stream.read(8)
     if head.startswith(ZIP_MAGIC):
@@ -321,30 +372,3 @@ def _first_reason(text: str) -> str:
         r"(Unrecognized keyword arguments passed to \w+: \{.*?\}|Unrecognized keyword arguments?.{0,80})", text
     )
     return found.group(1) if found else text[:160]
-
-
-def _refuse_sizes(path: Path, model: Model) -> None:
-    """Raise InputError for a layer whose output for one sample fits no memory, and for an input without samples."""
-    for tensor in getattr(model, "inputs", None) or ():
-        if any(size is not None and size < 1 for size in tensor.shape):
-            raise InputError(f"{path}: its input has the shape {tensor.shape}, which no sample has")
-    for layer in model._flatten_layers():
-        for node in getattr(layer, "_inbound_nodes", ()):
-            for tensor in node.output_tensors:
-                if math.prod(size or 1 for size in tensor.shape) > LARGEST_OUTPUT:
-                    raise InputError(f"{path}: refused, layer {layer.name!r} makes {tensor.shape} numbers for a sample")
-
-
-def _refuse_nan(path: Path, model: AnyModel) -> None:
-    def held() -> Iterator[tuple[str, Any]]:
-        if isinstance(model, SavedModel):
-            yield from (("the signature", weight) for weight in model.weights)
-            return
-        for leaf in leaf_layers(model):
-            yield from ((f"layer {leaf.path!r}", variable) for variable in own_weights(leaf.layer))
-
-    for owner, variable in held():
-        values = np.asarray(variable)
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            named = getattr(variable, "name", "a constant")
-            raise InputError(f"{path}: {owner} holds NaN or infinite weights ({named})")

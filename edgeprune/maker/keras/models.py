@@ -39,6 +39,7 @@ __all__ = [
     "leaf_layers",
     "one_line",
     "output_names",
+    "output_shapes",
     "own_weights",
     "predict",
     "predictor",
@@ -279,6 +280,12 @@ def output_names(model: AnyModel) -> list[str]:
     return [f"output_{index}" for index in range(len(model.outputs))]
 
 
+def output_shapes(model: AnyModel) -> dict[str, Shape]:
+    """Output name -> shape with the batch first, in the model's order."""
+    ends: Sequence[Any] = model.outputs
+    return {name: tuple(end.shape) for name, end in zip(output_names(model), ends, strict=True)}
+
+
 def predict(model: AnyModel, inputs: Mapping[str, np.ndarray], *, batch_size: int = 256) -> dict[str, np.ndarray]:
     """Outputs by name for samples given by input name; inference mode, no progress bar."""
     few = len(next(iter(inputs.values()))) <= FEW  # a trace would cost more than it saves
@@ -358,11 +365,21 @@ def one_line(cause: Exception) -> str:
     return printable(" ".join(re.sub(r"\x1b\[[\d;]*m", "", str(cause)).split()))
 
 
-def ends_in(model: Model, activation: str) -> bool:
-    """Whether the layer that makes the model's first output applies this activation ("softmax", "sigmoid")."""
-    maker = model.outputs[0]._keras_history.operation
-    name = getattr(getattr(maker, "activation", None), "__name__", "")
-    return bool(name == activation or type(maker).__name__.lower() == activation)
+def ends_in(model: Model, activation: str, output: int = 0) -> bool:
+    """Whether the layer that makes one of the model's outputs applies this activation ("softmax", "sigmoid"); nested
+    models are opened, and what only lays numbers out is passed."""
+    tensor: Any = model.outputs[output]
+    while True:
+        history = tensor._keras_history
+        maker = history.operation
+        inner = getattr(maker, "_functional", None) or maker
+        if hasattr(inner, "_nodes_by_depth"):
+            tensor = inner.outputs[history.tensor_index]
+        elif type(maker).__name__ in ("Flatten", "Identity", "Reshape"):
+            tensor = maker._inbound_nodes[history.node_index].input_tensors[0]
+        else:
+            name = getattr(getattr(maker, "activation", None), "__name__", "")
+            return bool(name == activation or type(maker).__name__.lower() == activation)
 
 
 def count_parameters(model: AnyModel) -> int:

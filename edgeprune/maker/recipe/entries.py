@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeprune.artifact import Format, sha256_of
+from edgeprune.artifact import Format, files_of, sha256_of
 from edgeprune.checker.budget import asked_limits
 from edgeprune.checker.check import estimator_for
 from edgeprune.checker.size.baseline import Baseline, load_baseline
@@ -40,17 +40,20 @@ def _asked_step(step: Step) -> dict[str, object]:
 
 
 def _asked_export(export: ExportSpec) -> dict[str, object]:
-    """What follows the precision means something to Core ML only."""
+    """Of a .tflite file what follows the precision is left out, but for what changes its numbers."""
     asked = flat(export)
     if export.format is Format.COREML:
         labels = export.package.class_labels
         return {**asked, "class_labels": labels.name if labels else None}
-    return {"format": asked["format"], "precision": asked["precision"], "deployment_target": None}
+    told = {"format": asked["format"], "precision": asked["precision"], "deployment_target": None}
+    return {**told, "softmax": True} if export.package.softmax else told
 
 
 def model_origin(path: Path) -> ModelOrigin:
     """The model that went in."""
-    return ModelOrigin(path=path.name, sha256=sha256_of(path), raw_bytes=path.stat().st_size)
+    return ModelOrigin(
+        path=path.name, sha256=sha256_of(path), raw_bytes=sum(file.stat().st_size for file in files_of(path))
+    )
 
 
 def split_origin(samples: Samples) -> SplitOrigin:

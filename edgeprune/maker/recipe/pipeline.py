@@ -20,6 +20,8 @@ from edgeprune.checker.latency.profiles import find_profile
 from edgeprune.checker.size.baseline import Baseline
 from edgeprune.converters.exported import measure_export
 from edgeprune.converters.exports import INTEGER
+from edgeprune.converters.packaging import AppOptions
+from edgeprune.converters.probabilities import classified
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.errors import Unsupported
 from edgeprune.formats import read_contents
@@ -35,7 +37,7 @@ from edgeprune.ledger import (
     Stage,
 )
 from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, input_specs, predict, save_model
-from edgeprune.maker.keras.types import Model
+from edgeprune.maker.keras.types import AnyModel
 from edgeprune.maker.recipe.entries import asked_of, export_name, metric_kind, model_origin, split_origin
 from edgeprune.maker.recipe.latency_search import covered_estimate
 from edgeprune.maker.recipe.model_steps import ModelSteps, StepResult
@@ -69,7 +71,8 @@ class _Run:
         self.stem = self.recipe.model.stem
         self.model = prepared.model
         self.stages: list[Stage] = []
-        self._predicted: tuple[Model, dict[str, np.ndarray]] | None = None
+        self._predicted: dict[int, tuple[AnyModel, dict[str, np.ndarray]]] = {}  # by the model's id
+        self._shipped: dict[tuple[str, ...], tuple[AnyModel, tuple[str, ...]]] = {}
         self._dense_outputs: dict[str, np.ndarray] = {}
         # Now, not when the run ends: the files may be others by then.
         self.input = model_origin(self.recipe.model)
@@ -105,7 +108,7 @@ class _Run:
     def _dense(self) -> None:
         begun = time.monotonic()
         main = self._tflite("dense", Precision.FLOAT32)
-        self._dense_outputs = self._keras_outputs()
+        self._dense_outputs = self._keras_outputs(self.model)
         self._check_latency_targets(self.folder / main.path)
         artifacts = [main]
         quantize = next((s for s in self.recipe.steps if isinstance(s, QuantizeStep)), None)
@@ -128,6 +131,8 @@ class _Run:
         begun = time.monotonic()
         done = self.steps.run(self.model, step)
         self.model = done.model
+        self._predicted.clear()
+        self._shipped.clear()
         main = self._tflite(step.name, Precision.FLOAT32)
         self._add(step.name, step.kind, [main], begun, done)
 
@@ -141,31 +146,48 @@ class _Run:
         path = self.folder / "stages" / f"{self.stem}.{file_part(stage)}.{precision}.tflite"
         self.progress.begin(f"{stage}: tflite {precision}")
         export = self._ships_as(stage, precision)
+        app = app_options(self.recipe, export) if export else AppOptions()
+        model, said = self._classified(app)
         made = self.converter.export(
-            self.model,
+            model,
             path,
             Format.TFLITE,
             precision,
             io_type=quantize.io_type if quantize else "float32",
             calibration=self._calibration(quantize) if quantize else None,
-            app=app_options(self.recipe, export) if export else None,
+            app=app,
             float_fallback=quantize.float_fallback if quantize else False,
             per_tensor=quantize.per_tensor if quantize else False,
         )
-        entry = self._evaluated(made, every_runtime=export is not None)
+        entry = self._evaluated(made, model, every_runtime=export is not None)
         self.progress.end(_metric_note(entry))
-        return entry
+        return replace(entry, warnings=said)
+
+    def _classified(self, app: AppOptions) -> tuple[AnyModel, tuple[str, ...]]:
+        """The current model as a file is made from it, and what is to be said of that; the same for the same labels."""
+        if not app.softmax and not app.class_labels:
+            return self.model, ()
+        key = (str(app.softmax), *app.class_labels)
+        if key not in self._shipped:
+            self._shipped[key] = classified(self.model, app)
+        return self._shipped[key]
 
     def _calibration(self, step: QuantizeStep) -> Mapping[str, np.ndarray]:
         assert self.prepared.train is not None
         return calibration_set(self.prepared.train, input_specs(self.model), step.samples, self.recipe.seed)
 
     def _evaluated(
-        self, made: Exported, *, every_runtime: bool, exported: bool = False, image: ImageInput | None = None
+        self,
+        made: Exported,
+        model: AnyModel,
+        *,
+        every_runtime: bool,
+        exported: bool = False,
+        image: ImageInput | None = None,
     ) -> ArtifactEntry:
         entry = measure_export(
             made,
-            self.model,
+            model,
             self.prepared.test,
             self.metric,
             name=made.path.relative_to(self.folder).as_posix(),
@@ -173,7 +195,7 @@ class _Run:
             exported=exported,
             codecs=[self.recipe.budget.codec] if self.recipe.budget else [],
             every_runtime=every_runtime,
-            expected=self._keras_outputs(),
+            expected=self._keras_outputs(model),
             image=image,
             on_progress=self.progress.advance,
         )
@@ -189,11 +211,11 @@ class _Run:
         outputs = next(iter(self._dense_outputs.values()))
         return self.metric.compute(outputs[:samples], targets[:samples])
 
-    def _keras_outputs(self) -> dict[str, np.ndarray]:
-        """The current Keras model over the test split, computed once for each model."""
-        if self._predicted is None or self._predicted[0] is not self.model:
-            self._predicted = (self.model, predict(self.model, self.prepared.test.inputs))
-        return self._predicted[1]
+    def _keras_outputs(self, model: AnyModel) -> dict[str, np.ndarray]:
+        """A Keras model of the current stage over the test split, computed once."""
+        if id(model) not in self._predicted:
+            self._predicted[id(model)] = (model, predict(model, self.prepared.test.inputs))
+        return self._predicted[id(model)][1]
 
     def _add(
         self, name: str, kind: str, artifacts: list[ArtifactEntry], begun: float, done: StepResult | None = None
@@ -283,8 +305,10 @@ class _Run:
 
     def _export_new(self, export: ExportSpec, path: Path) -> ArtifactEntry:
         options = app_options(self.recipe, export)
-        made = self.converter.export(self.model, path, export.format, export.precision, app=options)
-        return self._evaluated(made, every_runtime=True, exported=True, image=options.image)
+        model, said = self._classified(options)
+        made = self.converter.export(model, path, export.format, export.precision, app=options)
+        entry = self._evaluated(made, model, every_runtime=True, exported=True, image=options.image)
+        return replace(entry, warnings=said)
 
 
 def _with_export(stage: Stage, entry: ArtifactEntry, *, in_place_of: ArtifactEntry | None) -> Stage:

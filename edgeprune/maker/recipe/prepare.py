@@ -12,10 +12,11 @@ from edgeprune.checker.budget import asked_limits
 from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.converters.exports import check_export
 from edgeprune.converters.packaging import AppOptions, check_words
+from edgeprune.converters.probabilities import classified
 from edgeprune.errors import MissingExtra, RecipeError, UsageError
 from edgeprune.formats.metadata import check_ends
 from edgeprune.maker.keras.model_files import load_model
-from edgeprune.maker.keras.models import count_parameters, input_specs, refuse_half_precision
+from edgeprune.maker.keras.models import count_parameters, input_specs, output_shapes, refuse_half_precision
 from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.channel.groups import Structure
 from edgeprune.maker.pruning.channel.plan import chosen_groups
@@ -121,10 +122,11 @@ def _packages(recipe: Recipe) -> list[AppOptions]:
 
 def _check_ends(recipe: Recipe, model: Model, packages: Sequence[AppOptions]) -> None:
     """Raise RecipeError for a package that does not suit the model's inputs and outputs."""
-    shapes = [tuple(tensor.shape) for tensor in model.outputs]
     for options in packages:
         try:
-            check_ends(input_specs(model), shapes, options)
+            check_ends(input_specs(model), output_shapes(model), options)
+            if options.softmax:
+                classified(model, options)
         except UsageError as cause:
             raise RecipeError(f"{recipe.path}: {cause}") from cause
 

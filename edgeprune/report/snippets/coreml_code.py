@@ -8,7 +8,15 @@ from edgeprune.errors import Unsupported
 from edgeprune.formats.coreml.mil import Feature
 from edgeprune.report.snippets.values import LITERALS, listing, swift_function
 
-__all__ = ["python_code", "swift_code"]
+__all__ = ["COMPUTE_UNITS", "python_code", "swift_code"]
+
+# Members of MLComputeUnits -> the names that coremltools has for them.
+COMPUTE_UNITS: Mapping[str, str] = {
+    "all": "ALL",
+    "cpuAndGPU": "CPU_AND_GPU",
+    "cpuAndNeuralEngine": "CPU_AND_NE",
+    "cpuOnly": "CPU_ONLY",
+}
 
 _ARRAYS: Mapping[str, str] = {"float16": "float16", "float32": "float32", "float64": "double", "int32": "int32"}
 # Another kind of input -> what stands for one in Swift and in Python.
@@ -57,12 +65,13 @@ def _told(feature: Feature) -> str:
     return feature.kind
 
 
-def python_code(file: str, inputs: Sequence[Feature], outputs: Sequence[Feature]) -> str:
-    """With coremltools; models run on a Mac only."""
+def python_code(file: str, inputs: Sequence[Feature], outputs: Sequence[Feature], units: str | None = None) -> str:
+    """With coremltools; models run on a Mac only. `units` are some of COMPUTE_UNITS."""
     _check(inputs, tuple(_NUMBERS))
     _check(outputs, tuple(_RESULTS))
     literal = LITERALS["python"]
     load = "CompiledMLModel" if file.endswith(".mlmodelc") else "MLModel"
+    chosen = f", compute_units=ct.ComputeUnit.{COMPUTE_UNITS[units]}" if units else ""
     pictures = any(feature.kind == "image" for feature in inputs)
     lines = [
         f"# pip install coremltools numpy{' pillow' if pictures else ''}; predict works on a Mac only",
@@ -70,7 +79,7 @@ def python_code(file: str, inputs: Sequence[Feature], outputs: Sequence[Feature]
         "import numpy as np",
         *(["from PIL import Image"] if pictures else []),
         "",
-        f"model = ct.models.{load}({literal(file)})",
+        f"model = ct.models.{load}({literal(file)}{chosen})",
         "inputs = {",
         *(f"    {literal(f.name)}: {_python_input(f)},  # {_told(f)}; your data" for f in inputs),
         "}",
@@ -88,8 +97,9 @@ def _python_input(feature: Feature) -> str:
     return _NUMBERS[feature.kind][1]
 
 
-def swift_code(file: str, inputs: Sequence[Feature], outputs: Sequence[Feature]) -> str:
-    """With Core ML; Xcode compiles a package or .mlmodel of the app target to a .mlmodelc."""
+def swift_code(file: str, inputs: Sequence[Feature], outputs: Sequence[Feature], units: str | None = None) -> str:
+    """With Core ML; Xcode compiles a package or .mlmodel of the app target to a .mlmodelc. `units` are some of
+    COMPUTE_UNITS."""
     _check(inputs, tuple(_NUMBERS))
     _check(outputs, tuple(_RESULTS))
     literal = LITERALS["swift"]
@@ -99,7 +109,8 @@ def swift_code(file: str, inputs: Sequence[Feature], outputs: Sequence[Feature])
         'guard let url = Bundle.main.url(forResource: name, withExtension: "mlmodelc") else {',
         "    throw CocoaError(.fileNoSuchFile)",
         "}",
-        "let model = try MLModel(contentsOf: url)",
+        *(["let configuration = MLModelConfiguration()", f"configuration.computeUnits = .{units}"] if units else []),
+        f"let model = try MLModel(contentsOf: url{', configuration: configuration' if units else ''})",
         *(line for number, feature in enumerate(inputs) for line in _swift_input(number, feature)),
         "",
         f"let inputs = try MLDictionaryFeatureProvider(dictionary: [{given}])",
