@@ -49,7 +49,10 @@ def scaled_outside(model: AnyModel, image: ImageInput) -> tuple[AnyModel, ImageI
     """
     if isinstance(model, SavedModel) or isinstance(image.scale, tuple) or graph_of(model) is None:
         return model, image
-    place = list(input_specs(model)).index(image.name)
+    names = list(input_specs(model))
+    if image.name not in names:
+        return model, image
+    place = names.index(image.name)
     behind, scaling = _behind(model, place, _Scaling(scale=image.scale, bias=image.bias))
     if behind is model:
         return model, image
