@@ -118,18 +118,10 @@ def _chosen(model: Model, names: Sequence[str]) -> Model:
 
 def _built(model: Model, inputs: Sequence[Tensor], outputs: Mapping[str, Tensor]) -> Model:
     """A model with these ends, outputs under their names and in this order."""
-    keras = keras_module()
-    ends = []
-    for name, tensor in outputs.items():
-        maker = tensor._keras_history.operation
-        plain = maker.name == name and len(maker._inbound_nodes[0].output_tensors) == 1
-        ends.append(tensor if plain else keras.layers.Identity(name=name)(tensor))
-    try:
-        return keras.Model(
-            as_called(model, inputs) if len(inputs) == len(model.inputs) else list(inputs), ends, name=model.name
-        )
-    except ValueError as cause:  # two layers of one name
-        raise UsageError(f"outputs named {_list(outputs)}: {one_line(cause)[:160]}; choose other names") from cause
+    taken = as_called(model, inputs) if len(inputs) == len(model.inputs) else list(inputs)
+    built: Any = keras_module().Model(taken, list(outputs.values()), name=model.name)
+    built.output_names = list(outputs)
+    return built
 
 
 def _resized(model: Model, sizes: Mapping[str, InputSizes]) -> Model:
