@@ -54,10 +54,10 @@ class TestModelFiles:
         prune(call, tmp_path).error(4, "is a folder; name a Keras model")
 
     def test_saved_model_folder(self, call: Any, tmp_path: Path) -> None:
-        """A SavedModel folder is recognised, with why it cannot be pruned and the way out."""
+        """A SavedModel folder that is damaged is told as one."""
         (tmp_path / "saved").mkdir()
         (tmp_path / "saved" / "saved_model.pb").write_bytes(b"x")
-        prune(call, tmp_path, model="saved").error(3, "SavedModel", "not layers", "model.save(")
+        prune(call, tmp_path, model="saved").error(4, "saved_model.pb is damaged")
 
     @pytest.mark.parametrize(("content", "word"), [(b"hello\n", "neither a .keras archive nor HDF5"), (b"", "empty")])
     def test_text_file(self, call: Any, tmp_path: Path, content: bytes, word: str) -> None:

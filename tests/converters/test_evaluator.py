@@ -944,11 +944,22 @@ def test_wrong_inputs(half: Package, inputs: dict[str, np.ndarray], word: str) -
             play(inputs)
 
 
-def test_open_sizes_are_not_fed() -> None:
-    """A program whose input has an open size is refused with its shape."""
-    made = package([port("x", (1, None))], [operation("relu", [port("y", (1, None))], x="x")], ["y"])
-    with pytest.raises(ConversionError, match=r"input 'x' takes \[1, None\]"):
-        Evaluator(made).run({"x": np.zeros((1, 3))})
+def test_open_sizes_take_any() -> None:
+    """A program whose input has an open size takes every size of it, and refuses another fixed one with its shape."""
+    made = package([port("x", (1, None, 2))], [operation("relu", [port("y", (1, None, 2))], x="x")], ["y"])
+    for size in (3, 5):
+        assert Evaluator(made).run({"x": np.full((4, size, 2), -1.0)})["y"].shape == (4, size, 2)
+    with pytest.raises(ConversionError, match=r"input 'x' takes \[1, None, 2\], a sample is \[3, 4\]"):
+        Evaluator(made).run({"x": np.zeros((1, 3, 4))})
+
+
+def test_a_fixed_batch_is_filled_up() -> None:
+    """A program of batches gives each sample its own rows, also where the last batch is not full."""
+    made = package([port("x", (3, 2))], [operation("relu", [port("y", (3, 2))], x="x")], ["y"])
+    x = np.arange(8.0).reshape(4, 2)
+    np.testing.assert_array_equal(Evaluator(made).run({"x": x})["y"], x)
+    (step,) = Evaluator(made).trace({"x": x})
+    np.testing.assert_array_equal(step.values, x)
 
 
 def test_a_picture_becomes_planes() -> None:
