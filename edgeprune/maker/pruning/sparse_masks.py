@@ -86,6 +86,15 @@ class Masks:
         self._steps = np.array(steps, np.int32)
         self._removed = _removed_counts(plan, [t.variable for t in self.targets], steps)
 
+    @property
+    def state(self) -> list[Variable]:
+        """The variables of the optimizer that are these masks'."""
+        return [*self.variables.values(), self._renewed]
+
+    def completed(self) -> int:
+        """Completed steps since the plan began; outside of any graph."""
+        return int(np.asarray(self._keras.ops.convert_to_numpy(self.step())))
+
     def begin(self) -> None:
         """The masks of step 0, before the first batch; outside of any graph."""
         plan = self.plan

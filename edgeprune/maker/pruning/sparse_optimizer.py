@@ -20,7 +20,15 @@ from edgeprune.maker.keras.types import Config, Model, Optimizer, Variable
 from edgeprune.maker.pruning.owners import owner_of
 from edgeprune.maker.pruning.sparse_masks import Masks, SparsePlan
 
-__all__ = ["SparseOptimizer", "inner_optimizer", "make_sparse", "masks_of", "plain_optimizer"]
+__all__ = [
+    "SparseOptimizer",
+    "copy_state",
+    "inner_optimizer",
+    "make_sparse",
+    "masks_of",
+    "plain_optimizer",
+    "with_loss_scaling",
+]
 
 NOTE = "made by edgeprune.sparse: call edgeprune.finalize(model) before saving, or edgeprune.sparse before loading"
 EXCLUSIONS = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")  # of an optimizer, in no config
@@ -86,14 +94,33 @@ def make_sparse(optimizer: Optimizer, plan: SparsePlan, model: Model | None = No
     """
     keras = keras_module(any_backend=True)
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        inner = make_sparse(optimizer.inner_optimizer, plan, model)
-        return type(optimizer)(
-            inner, initial_scale=optimizer.initial_scale, dynamic_growth_steps=optimizer.dynamic_growth_steps
-        )
+        return with_loss_scaling(optimizer, make_sparse(optimizer.inner_optimizer, plan, model))
     made = _remade(optimizer, _sparse_class(type(optimizer)))
     # Set without Keras's and TensorFlow's tracking of attributes: neither the model nor the masks are its parts.
     vars(made).update(plan=plan, model=model, masks=None)
     return made
+
+
+def with_loss_scaling(scaling: Any, inner: Optimizer) -> Optimizer:
+    """An optimizer that scales losses like this one, around another."""
+    made: Optimizer = type(scaling)(
+        inner, initial_scale=scaling.initial_scale, dynamic_growth_steps=scaling.dynamic_growth_steps
+    )
+    return made
+
+
+def copy_state(before: Any, after: Any) -> Optimizer:
+    """Build `after` for the variables of `before` and give it its state, masks aside."""
+    after.build(before._trainable_variables)
+    for new, old in zip(_without_masks(after), _without_masks(before), strict=True):
+        new.assign(old.value)
+    return after
+
+
+def _without_masks(optimizer: Any) -> list[Variable]:
+    inner = inner_optimizer(optimizer)
+    masks = set() if inner is None or inner.masks is None else {id(v) for v in inner.masks.state}
+    return [variable for variable in optimizer.variables if id(variable) not in masks]
 
 
 def plain_optimizer(optimizer: Optimizer) -> Optimizer:
