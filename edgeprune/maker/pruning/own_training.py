@@ -26,7 +26,7 @@ from edgeprune.maker.pruning.sparse_optimizer import (
 )
 from edgeprune.report.pruning import zeros_lines
 
-__all__ = ["SparsityLogger", "finalize", "sparse", "sparsity_report"]  # noqa: F822  (SparsityLogger: see __getattr__)
+__all__ = ["SparsityLogger", "finalize", "sparse", "sparsity_report"]
 
 
 def sparse(
@@ -180,37 +180,35 @@ def _set_plain(model: Any) -> None:
     model.train_function = None
 
 
-def __getattr__(name: str) -> Any:
-    # A class that derives from one of Keras is made on first use: this module does not import Keras.
-    if name == "SparsityLogger":
-        return _logger_class()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+class SparsityLogger:
+    """A callback that writes the sparsity of the pruned kernels into the logs of each epoch, with `layers` of each too.
+
+    Put it before CSVLogger and TensorBoard. Without edgeprune.sparse it logs every prunable kernel.
+    """
+
+    model: Any
+
+    def __new__(cls, *_: object, **__: object) -> Any:
+        """An instance of a class that derives from Keras's too: this module does not import Keras."""
+        kind: Any = cls
+        return object.__new__(_as_callback(kind))
+
+    def __init__(self, *, layers: bool = False) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Add "sparsity" to the logs, and "sparsity/KERNEL" for each."""
+        if logs is None:
+            return
+        inner, options = inner_optimizer(self.model.optimizer), MagnitudeOptions(sparsity=0.0)
+        targets = inner.masks.targets if inner is not None else select_targets(self.model, options)[0]
+        report = report_sparsity(targets, (), options)
+        logs["sparsity"] = report.got
+        if self.layers:
+            logs.update({f"sparsity/{row.key}": row.got for row in report.layers})
 
 
 @functools.cache
-def _logger_class() -> type:
-    base: Any = keras_module(any_backend=True).callbacks.Callback
-
-    class SparsityLogger(base):  # type: ignore[misc]
-        """Writes the sparsity of the pruned kernels into the logs of each epoch, with `layers` of each kernel too.
-
-        Put it before CSVLogger and TensorBoard. Without edgeprune.sparse it logs every prunable kernel.
-        """
-
-        def __init__(self, *, layers: bool = False) -> None:
-            super().__init__()
-            self.layers = layers
-
-        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
-            """Add "sparsity" to the logs, and "sparsity/KERNEL" for each."""
-            if logs is None:
-                return
-            inner = inner_optimizer(self.model.optimizer)
-            options = MagnitudeOptions(sparsity=0.0)
-            targets = inner.masks.targets if inner is not None else select_targets(self.model, options)[0]
-            report = report_sparsity(targets, (), options)
-            logs["sparsity"] = report.got
-            if self.layers:
-                logs.update({f"sparsity/{row.key}": row.got for row in report.layers})
-
-    return SparsityLogger
+def _as_callback(kind: Any) -> type:
+    return type(kind.__name__, (kind, keras_module(any_backend=True).callbacks.Callback), {"__module__": __name__})
