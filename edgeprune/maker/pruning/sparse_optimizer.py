@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -144,15 +145,15 @@ def masks_of(optimizer: object) -> Masks:
 
 def _remade(optimizer: Any, kind: type) -> Any:
     """An optimizer of this class, the same or one more or less derived, with the settings of this one."""
-    own = type(optimizer)
-    config = (
-        super(SparseOptimizer, optimizer).get_config() if issubclass(own, SparseOptimizer) else optimizer.get_config()
-    )
+    parent: Any = super(SparseOptimizer, optimizer) if issubclass(type(optimizer), SparseOptimizer) else optimizer
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a learning rate that is a lambda: it is not written to a file here
+        config = parent.get_config()
     rate = getattr(optimizer, "_learning_rate", None)
     if callable(rate) and "learning_rate" in config:
         config["learning_rate"] = rate  # a schedule or function: the same object, for not every one has a config
-    parent: Any = super(SparseOptimizer, kind) if issubclass(kind, SparseOptimizer) else kind
-    made = parent.from_config(config)
+    maker: Any = super(SparseOptimizer, kind) if issubclass(kind, SparseOptimizer) else kind
+    made = maker.from_config(config)
     for name in EXCLUSIONS:
         if hasattr(optimizer, name):
             setattr(made, name, getattr(optimizer, name))
