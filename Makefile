@@ -9,10 +9,10 @@ SOURCES = pyproject.toml constraints.txt Makefile $(shell find edgeprune convert
 # An environment that forbids byte code would have each of the many processes compile all of TensorFlow again.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo test fuzz lint typecheck docs bench profiles format clean
+.PHONY: help demo test test-backends fuzz lint typecheck docs bench profiles format clean
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
 
 demo: $(STAMP)  ## set up, then prune, fine-tune, quantize, export and measure the Fashion-MNIST sample
 	$(BIN)/edgeprune run sample_models/fashion/recipe.toml -o demo-output --overwrite
@@ -23,6 +23,13 @@ test: $(STAMP) lint typecheck docs  ## set up, then lint, type check, the guide 
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not alone"
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow and not alone"
 	$(BIN)/pytest -m alone $(shell grep -rl --include='test_*.py' 'pytest\.mark\.alone' tests)
+
+# Keras, JAX and torch without TensorFlow, in an environment of their own.
+test-backends:  ## pruning in one's own training on the JAX and torch backends (1 GB, ten minutes)
+	@test -x $(VENV)-backends/bin/python || $(PYTHON) -m venv $(VENV)-backends
+	@$(VENV)-backends/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  --extra-index-url https://download.pytorch.org/whl/cpu keras "jax[cpu]" torch pytest hypothesis jsonschema .
+	@for backend in jax torch; do KERAS_BACKEND=$$backend $(VENV)-backends/bin/pytest tests/backends || exit 1; done
 
 fuzz: $(STAMP)  ## 20,000 spoilt model files (half an hour); a part of them is read by `make test`
 	$(BIN)/python tests/hostile/fuzz.py --count 20000 --seed 1
@@ -49,7 +56,7 @@ format: $(STAMP)  ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove everything that was made here
-	rm -rf $(VENV) build dist demo-output edgeprune.egg-info
+	rm -rf $(VENV) $(VENV)-backends build dist demo-output edgeprune.egg-info
 
 # The wheel is built and installed, never the source tree. uv installs in about a minute what takes pip several.
 $(STAMP): $(SOURCES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from edgeprune.maker.pruning.magnitude import (
     keep_largest,
     keep_largest_of,
     masks_for,
-    nonzero_masks,
     prune_magnitude,
     select_targets,
 )
@@ -359,35 +357,21 @@ class TestHeld:
             assert share(kernels(vector_model)[name]) == 0
 
     def test_own_constraint_still_applies(self, keras: Any) -> None:
-        """A kernel_constraint of the model holds beside the mask, and is the variable's own again afterwards."""
-        from edgeprune.maker.pruning.masked_training import held
+        """A kernel_constraint of the model holds beside the mask, and stays the variable's own."""
+        from edgeprune.maker.pruning.sparse_masks import HOLD
+        from edgeprune.maker.pruning.sparse_optimizer import make_sparse
 
         x = keras.Input((6,), name="x")
         model = keras.Model(x, keras.layers.Dense(4, kernel_constraint="non_neg", name="d")(x))
         targets, _ = select_targets(model, MagnitudeOptions(sparsity=0.5))
         own = model.get_layer("d").kernel.constraint
         apply_masks(targets, {"d/kernel": np.arange(24).reshape(6, 4) % 2 == 0})
-        with held(targets, nonzero_masks(targets)) as masks:
-            assert set(masks) == {"d/kernel"}
-            model.compile("sgd", "mse", jit_compile=False)
-            model.train_on_batch(np.ones((2, 6)), np.full((2, 4), -50.0))
-            kernel = np.asarray(model.get_layer("d").kernel)
-            assert kernel.min() == 0
-            assert (kernel.ravel()[1::2] == 0).all()
+        model.compile(make_sparse(keras.optimizers.SGD(), HOLD), "mse", jit_compile=False)
+        model.train_on_batch(np.ones((2, 6)), np.full((2, 4), -50.0))
+        kernel = np.asarray(model.get_layer("d").kernel)
+        assert kernel.min() == 0
+        assert (kernel.ravel()[1::2] == 0).all()
         assert model.get_layer("d").kernel.constraint is own
-
-    def test_constraints_are_gone_after_an_error(self, vector_model: Any) -> None:
-        """An error inside the context takes the masks off too."""
-        from edgeprune.maker.keras.models import clone
-        from edgeprune.maker.pruning.masked_training import held
-
-        model = clone(vector_model)
-        targets, _ = select_targets(model, MagnitudeOptions(sparsity=0.5))
-        masks = {t.key: np.ones(t.variable.shape, bool) for t in targets}
-        with contextlib.suppress(KeyboardInterrupt), held(targets, masks):
-            assert all(t.variable.constraint is not None for t in targets)
-            raise KeyboardInterrupt
-        assert all(t.variable.constraint is None for t in targets)
 
     def test_recurrent_and_nested_kernels_are_held(self, keras: Any) -> None:
         """Zeros of LSTM cells in a wrapper, and of a layer used twice, stay as well."""

@@ -78,10 +78,12 @@ def muted_stderr() -> Iterator[None]:
         os.close(saved)
 
 
-def keras_module() -> ModuleType:
-    """The keras package on its TensorFlow backend. Raises MissingExtra when it is not installed."""
+def keras_module(*, any_backend: bool = False) -> ModuleType:
+    """The keras package, on TensorFlow unless `any_backend`. Raises MissingExtra when it is not installed."""
     quiet_tensorflow()
     chosen = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if any_backend:
+        return sys.modules.get("keras") or _start_keras(with_tensorflow=chosen == "tensorflow")
     if chosen != "tensorflow":
         raise Unsupported(f"KERAS_BACKEND is set to {chosen!r} and exporting needs TensorFlow: unset KERAS_BACKEND")
     keras = sys.modules.get("keras") if "tensorflow" in sys.modules else None
@@ -93,14 +95,16 @@ def keras_module() -> ModuleType:
     return keras
 
 
-def _start_keras() -> ModuleType:
+def _start_keras(*, with_tensorflow: bool = True) -> ModuleType:
     try:
         with muted_stderr(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import keras
-            import tensorflow as tf
 
-            tf.get_logger().setLevel("ERROR")
+            if with_tensorflow:
+                import tensorflow as tf
+
+                tf.get_logger().setLevel("ERROR")
     except ImportError as cause:
         raise MissingExtra("tensorflow and keras", "convert", "working on a Keras model") from cause
     return keras

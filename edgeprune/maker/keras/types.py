@@ -23,6 +23,7 @@ __all__ = [
     "Layer",
     "Model",
     "Node",
+    "Optimizer",
     "Shape",
     "Tensor",
     "Variable",
@@ -53,6 +54,7 @@ class Tensor(Protocol):
     def __rmul__(self, other: object, /) -> Tensor: ...
     def __truediv__(self, other: object, /) -> Tensor: ...
     def __neg__(self) -> Tensor: ...
+    def __getitem__(self, place: object, /) -> Tensor: ...
 
 
 class Variable(Protocol):
@@ -115,6 +117,18 @@ class Model(Layer, Protocol):
     def compile(self, optimizer: object, loss: object, *, jit_compile: bool) -> None: ...
     def train_on_batch(self, x: object, y: object, sample_weight: object = None) -> float: ...
     def save(self, filepath: Path) -> None: ...
+
+
+class Optimizer(Protocol):
+    """An optimizer of Keras. Each class has fields of its own beside these."""
+
+    name: str
+    built: bool
+
+    @property
+    def variables(self) -> Sequence[Variable]: ...
+    def add_variable(self, shape: Shape, **settings: Any) -> Variable: ...
+    def __getattr__(self, name: str) -> Any: ...
 
 
 class History(Protocol):

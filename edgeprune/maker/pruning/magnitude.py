@@ -26,9 +26,9 @@ __all__ = [
     "Target",
     "apply_masks",
     "keep_largest",
+    "kept_count",
     "kernels_of",
     "masks_for",
-    "nonzero_masks",
     "prune_magnitude",
     "report_sparsity",
     "select_targets",
@@ -86,6 +86,11 @@ class PruneResult:
     report: PruneReport
 
 
+def kept_count(elements: int, sparsity: float) -> int:
+    """How many of so many elements stay, at least one."""
+    return min(elements, max(round(elements * (1 - sparsity)), 1))
+
+
 def keep_largest(weights: Floats, sparsity: float) -> Mask:
     """Mask of the weights to keep, bool, same shape: all but the smallest magnitudes.
 
@@ -98,7 +103,7 @@ def keep_largest(weights: Floats, sparsity: float) -> Mask:
 def keep_largest_of(kernels: Mapping[str, Floats], sparsity: float) -> dict[str, Mask]:
     """The same over several arrays at once with one common threshold."""
     flat = np.concatenate([np.abs(w).ravel() for w in kernels.values()]) if kernels else np.empty(0)
-    keep = min(flat.size, max(round(flat.size * (1 - sparsity)), 1))
+    keep = kept_count(flat.size, sparsity)
     kept = np.ones(flat.size, dtype=bool)
     if flat.size > keep:
         removed = flat.size - keep
@@ -197,12 +202,6 @@ def apply_masks(targets: Sequence[Target], masks: Mapping[str, Mask]) -> None:
         if target.key in masks:
             weights = np.asarray(target.variable)
             target.variable.assign(np.where(masks[target.key], weights, np.zeros((), weights.dtype)))
-
-
-def nonzero_masks(targets: Sequence[Target]) -> dict[str, Mask]:
-    """Masks that hold the zeros which kernels have now; kernels without a zero are left out."""
-    masks = {target.key: np.asarray(target.variable) != 0 for target in targets}
-    return {key: mask for key, mask in masks.items() if not mask.all()}
 
 
 def report_sparsity(

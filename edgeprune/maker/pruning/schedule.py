@@ -10,25 +10,11 @@ itself (also when that is 0), then every ``frequency`` steps, and always once mo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 from edgeprune.errors import UsageError
 
 __all__ = ["SCHEDULES", "ConstantSparsity", "PolynomialDecay", "Schedule", "check_sparsity"]
-
-
-class Schedule(Protocol):
-    """What training asks of a schedule."""
-
-    @property
-    def final_sparsity(self) -> float:
-        """The sparsity at and after `end_step`."""
-
-    def sparsity_at(self, step: int) -> float:
-        """Sparsity, 0..1, wanted after `step` completed steps."""
-
-    def renews_at(self, step: int) -> bool:
-        """Whether the masks are computed anew after `step` completed steps."""
 
 
 def check_sparsity(value: float, where: str = "sparsity") -> float:
@@ -64,9 +50,9 @@ class ConstantSparsity:
         """0 before `begin_step`, the final sparsity from then on."""
         return self.final_sparsity if step >= self.begin_step else 0.0
 
-    def renews_at(self, step: int) -> bool:
-        """At begin_step, every `frequency` steps after it, and at end_step."""
-        return _renews(self, step)
+    def renewals(self) -> tuple[int, ...]:
+        """begin_step, every `frequency` steps after it, and end_step."""
+        return _renewals(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,16 +84,17 @@ class PolynomialDecay:
         remaining = float((1 - progress) ** self.power)
         return self.final_sparsity + (self.initial_sparsity - self.final_sparsity) * remaining
 
-    def renews_at(self, step: int) -> bool:
-        """At begin_step, every `frequency` steps after it, and at end_step."""
-        return _renews(self, step)
+    def renewals(self) -> tuple[int, ...]:
+        """begin_step, every `frequency` steps after it, and end_step."""
+        return _renewals(self)
 
 
-def _renews(schedule: ConstantSparsity | PolynomialDecay, step: int) -> bool:
-    inside = schedule.begin_step <= step <= schedule.end_step
-    return inside and ((step - schedule.begin_step) % schedule.frequency == 0 or step == schedule.end_step)
+def _renewals(schedule: Schedule) -> tuple[int, ...]:
+    regular = range(schedule.begin_step, schedule.end_step + 1, schedule.frequency)
+    return (*regular,) if regular[-1] == schedule.end_step else (*regular, schedule.end_step)
 
 
+Schedule: TypeAlias = "ConstantSparsity | PolynomialDecay"
 SCHEDULES: dict[str, type[ConstantSparsity] | type[PolynomialDecay]] = {
     "constant": ConstantSparsity,
     "polynomial": PolynomialDecay,

@@ -24,7 +24,7 @@ from edgeprune.maker.keras.models import (
     output_names,
     predictor,
 )
-from edgeprune.maker.keras.types import Model, Tensor
+from edgeprune.maker.keras.types import Model, Optimizer, Tensor
 from edgeprune.maker.training.augmentation import Augmenter
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.distillation import Distillation
@@ -34,6 +34,7 @@ from edgeprune.maker.training.options import OPTIMIZERS, TrainOptions
 __all__ = [
     "BestWeights",
     "OnProgress",
+    "Sparsify",
     "batches",
     "compile_model",
     "evaluate",
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 OnProgress = Callable[[int, int, str], None]
+Sparsify = Callable[[Optimizer], Optimizer]
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
@@ -103,6 +105,7 @@ def compile_model(
     options: TrainOptions,
     total_steps: int,
     distillation: Distillation | None = None,
+    sparsify: Sparsify | None = None,
 ) -> None:
     """Compile in place for training with the metric's loss."""
     rate: object = options.learning_rate
@@ -111,7 +114,7 @@ def compile_model(
     optimizer = getattr(keras.optimizers, OPTIMIZERS[options.optimizer])(rate)
     sorts = metric.loss.endswith("crossentropy")
     loss = distillation.loss if distillation and sorts else loss_of(keras, model, metric)
-    model.compile(optimizer, loss, jit_compile=False)
+    model.compile(sparsify(optimizer) if sparsify else optimizer, loss, jit_compile=False)
 
 
 def train(
@@ -122,14 +125,14 @@ def train(
     options: TrainOptions,
     *,
     teacher: Model | None = None,
-    on_step: Callable[[int], None] | None = None,
+    sparsify: Sparsify | None = None,
     keep_best_from_step: int = 0,
     on_progress: OnProgress | None = None,
 ) -> TrainLog:
     """Train `model` in place (hand in a copy) and leave the best weights in it.
 
-    `on_step(n)` runs before the first batch (n = 0) and after each one. Weights of epochs that end before
-    `keep_best_from_step` are never kept, for a model that is still being pruned is not a candidate.
+    `sparsify` makes the optimizer one that prunes. Weights of epochs that end before `keep_best_from_step` are never
+    kept, for a model that is still being pruned is not a candidate.
     Without validation the last weights stay. `teacher` is the model that `options.distill` asks. Raises EdgepruneError
     when the loss is not finite.
     """
@@ -144,21 +147,17 @@ def train(
     distillation = None
     if teacher is not None and options.distill:
         distillation = Distillation(teacher, model, metric, share=options.distill, temperature=options.temperature)
-    compile_model(keras, model, metric, options, total, distillation)
+    compile_model(keras, model, metric, options, total, distillation, sparsify)
     shapes = [shape for shape, _ in input_specs(model).values()]
     augment = Augmenter(shapes, flip=options.flip, shift=options.shift, seed=options.seed)
     best, outputs_of = BestWeights(metric, options.patience), predictor(model)
     logs: list[EpochLog] = []
     step = 0
-    if on_step:
-        on_step(0)
     for _ in range(options.epochs):
         losses = []
         for indices in batches(len(samples), options.batch_size, rng):
             losses.append(train_batch(model, samples, indices, step, augment, distillation))
             step += 1
-            if on_step:
-                on_step(step)
             if on_progress:
                 on_progress(step, total, f"loss {losses[-1]:.3f}")
         value = evaluate(model, validation, metric, outputs_of=outputs_of) if validation is not None else None
