@@ -45,6 +45,7 @@ class _Job:
 @field_option(TrainOptions, "optimizer", type=click.Choice(list(OPTIMIZERS)))
 @click.option("--flip", is_flag=True, help="Mirror training images left to right at random.")
 @field_option(TrainOptions, "shift", help="Move training images by up to so many pixels.")
+@click.option("--thaw", is_flag=True, help="Train frozen layers (trainable=False) too.")
 @click.option("--teacher", type=PATH, metavar="MODEL", help="Learn from this model's answers too.")
 @click.option(
     "--distill",
@@ -87,6 +88,7 @@ def _tuned(job: _Job) -> tuple[Model, TrainLog]:
     """The model after the training, and what happened."""
     from edgeprune.host.progress import Progress
     from edgeprune.maker.pruning.masked_training import finetune as train_on
+    from edgeprune.maker.training.frozen import frozen_note
     from edgeprune.maker.training.metrics import METRICS
 
     model = job.trust.load(job.model)
@@ -96,6 +98,9 @@ def _tuned(job: _Job) -> tuple[Model, TrainLog]:
     samples, validation = (job.scoring.split(path, model, job.trust) for path in (job.train, job.validation))
     assert samples is not None
     progress = Progress(quiet=job.quiet)
+    frozen = None if job.options.thaw else frozen_note(model)
+    if frozen is not None:
+        progress.note(frozen)
     progress.begin(f"fine-tune {job.model.name}")
     metric = METRICS[job.scoring.metric]
     found = train_on(model, samples, validation, metric, job.options, teacher=teacher, on_progress=progress.advance)

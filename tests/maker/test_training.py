@@ -11,7 +11,9 @@ import pytest
 
 from edgeprune.errors import EdgepruneError, UsageError
 from edgeprune.maker.keras.models import clone
+from edgeprune.maker.pruning.masked_training import finetune
 from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.frozen import frozen_note
 from edgeprune.maker.training.loop import BestWeights, batches, evaluate, steps_per_epoch, train
 from edgeprune.maker.training.metrics import METRICS
 from edgeprune.maker.training.options import TrainOptions
@@ -194,3 +196,34 @@ class TestTraining:
         model = keras.Model(x, [keras.layers.Dense(3)(x), keras.layers.Dense(3)(x)])
         with pytest.raises(UsageError, match="one output; this one has 2"):
             train(model, made(8), None, ACCURACY, TrainOptions(epochs=1))
+
+
+@pytest.mark.slow
+def test_frozen_layers_are_said_and_thawed(keras: Any) -> None:
+    """A frozen backbone stays as it is, which is told; with thaw it learns, and is frozen again afterwards."""
+    keras.utils.set_random_seed(0)
+    inputs = np.random.default_rng(0).normal(size=(256, 6)).astype(np.float32)
+    labels = (np.abs(inputs[:, 0]) > 0.7).astype(np.int64)  # no line tells them apart: the backbone must learn
+    backbone = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(16, activation="relu", name="body")], name="back"
+    )
+    x = keras.Input((6,), name="x")
+    model = keras.Model(x, keras.layers.Dense(2, activation="softmax", name="head")(backbone(x)))
+    assert frozen_note(model) is None
+    backbone.trainable = False
+    assert "1 of 2 layers with weights are frozen (trainable=False), first 'back/body'" in str(frozen_note(model))
+    body, samples = (
+        model.get_layer("back").get_layer("body"),
+        Samples(path=Path("d"), inputs={"x": inputs}, targets=labels),
+    )
+    start = np.asarray(body.kernel).copy()
+    changed = {}
+    for thaw in (False, True):
+        options = TrainOptions(epochs=5, learning_rate=0.02, thaw=thaw)
+        tuned, _ = finetune(model, samples, None, ACCURACY, options)
+        trained = tuned.get_layer("back").get_layer("body")
+        changed[thaw] = not np.array_equal(start, np.asarray(trained.kernel))
+        assert not trained.trainable
+        assert tuned.get_layer("head").trainable
+    assert changed == {False: False, True: True}
+    np.testing.assert_array_equal(start, np.asarray(body.kernel))

@@ -72,6 +72,8 @@ def prune_with_tfmot(
     asked sparsity was not reached).
     """
     _require_tfmot()
+    if options.thaw:
+        raise UsageError('thaw is an option of the native backend; with backend = "tfmot" save the model thawed')
     steps = steps_per_epoch(len(samples), options.batch_size) * options.epochs
     _check_request(model, pruning, schedule, steps)
     pruned = clone(model)

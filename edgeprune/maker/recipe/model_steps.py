@@ -18,6 +18,7 @@ from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
 from edgeprune.maker.recipe.latency_search import prune_to_latency
 from edgeprune.maker.recipe.prepare import Prepared, through_norms
 from edgeprune.maker.recipe.recipe import ChannelStep, FinetuneStep, PruneStep
+from edgeprune.maker.training.frozen import frozen_note
 from edgeprune.maker.training.loop import steps_per_epoch
 from edgeprune.maker.training.options import TrainOptions
 
@@ -42,6 +43,9 @@ class ModelSteps:
 
     def run(self, model: Model, step: PruneStep | ChannelStep | FinetuneStep) -> StepResult:
         """One step, with its progress; the model that goes in is left alone."""
+        frozen = frozen_note(model) if step.training is not None and not step.training.thaw else None
+        if frozen is not None:
+            self.progress.note(f"{step.name}: {frozen}")
         self.progress.begin(f"{step.name}: {'prune' if step.kind == 'prune' else 'fine-tune'}")
         if isinstance(step, FinetuneStep):
             tuned, log = self._finetuned(model, step.training)

@@ -6,6 +6,7 @@ run in TensorFlow's deterministic mode. XLA is off: compiling for the CPU makes 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -28,7 +29,8 @@ from edgeprune.maker.keras.types import Model, Optimizer, Tensor
 from edgeprune.maker.training.augmentation import Augmenter
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.distillation import Distillation
-from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.training.frozen import thawed
+from edgeprune.maker.training.metrics import Metric, Targets
 from edgeprune.maker.training.options import OPTIMIZERS, TrainOptions
 
 __all__ = [
@@ -138,6 +140,27 @@ def train(
     """
     if len(model.outputs) != 1:
         raise UsageError(f"training needs a model with one output; this one has {len(model.outputs)}")
+    if options.distill and metric.targets is Targets.LABELS and model.outputs[0].shape[-1] != 1:
+        raise UsageError(
+            f"distill teaches classes and numbers, not several labels (metric {metric.name}); leave it out"
+        )
+    with thawed(model) if options.thaw else contextlib.nullcontext():
+        return _trained(
+            model, samples, validation, metric, options, teacher, sparsify, keep_best_from_step, on_progress
+        )
+
+
+def _trained(
+    model: Model,
+    samples: Samples,
+    validation: Samples | None,
+    metric: Metric,
+    options: TrainOptions,
+    teacher: Model | None,
+    sparsify: Sparsify | None,
+    keep_best_from_step: int,
+    on_progress: OnProgress | None,
+) -> TrainLog:
     keras = keras_module()
     make_deterministic(keras, options.seed)
     _seed_layers(model, options.seed)

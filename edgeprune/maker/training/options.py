@@ -19,7 +19,8 @@ class TrainOptions:
     unless `decay` is "constant". `patience` epochs without a better validation value end the training.
 
     `flip` and `shift` vary training images: mirrored left to right at random, moved by up to `shift` pixels.
-    `distill` is the share of the loss that a teacher model's answers have, at `temperature`.
+    With `thaw` layers that are frozen are trained too. `distill` is the share of the loss that a teacher model's answers
+    have, at `temperature`.
     """
 
     epochs: int
@@ -42,6 +43,8 @@ class TrainOptions:
     """Share of the loss that the dense model's answers have, 0 to 1."""
     temperature: float = 3.0
     """Warmth of these answers, 0.1 to 100."""
+    thaw: bool = False
+    """Train layers too that the model's file has frozen (`trainable=False`)."""
     seed: int = 0
 
     def __post_init__(self) -> None:
