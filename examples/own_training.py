@@ -53,7 +53,7 @@ def main() -> None:
     optimizer = edgeprune.sparse(keras.optimizers.Adam(2e-3), sparsity=0.8, begin=0, end=int(steps * 0.7))
     model.compile(optimizer, loss=smoothed, metrics=["sparse_categorical_accuracy"])
     logger = edgeprune.SparsityLogger()
-    model.fit(train.shuffle(10_000), epochs=EPOCHS, validation_data=test, callbacks=[logger], verbose=2)
+    model.fit(train.shuffle(10_000), epochs=EPOCHS, validation_data=test, shuffle=False, callbacks=[logger], verbose=2)
     model = edgeprune.finalize(model)
 
 

@@ -19,7 +19,7 @@ class TrainOptions:
     unless `decay` is "constant". `patience` epochs without a better validation value end the training.
 
     `flip` and `shift` vary training images: mirrored left to right at random, moved by up to `shift` pixels.
-    With `thaw` layers that are frozen are trained too. `distill` is the share of the loss that a teacher model's answers
+    With `thaw` frozen layers are trained too. `distill` is the share of the loss that the answers of a teacher model
     have, at `temperature`.
     """
 
