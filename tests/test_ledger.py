@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_ledgers import ledger
 
+from edgeprune.checker.agreement import Agreement
 from edgeprune.checker.budget import Budget
 from edgeprune.checker.judge import run_verdicts
 from edgeprune.errors import InputError
-from edgeprune.ledger import ChannelParity, Ledger, OutputParity, schema_path
+from edgeprune.ledger import ChannelParity, Ledger, OutputParity, RuntimeRun, schema_path
+from edgeprune.report.agreement_report import agreement_text
 from edgeprune.report.summary import summary_sentences
 
 FULL = replace(ledger(), verdicts=run_verdicts(ledger(), Budget(download_bytes=100_000, min_sparsity=0.5)))
@@ -31,13 +33,15 @@ def test_it_reads_itself_back() -> None:
     jsonschema.validate(json.loads(json.dumps(FULL.to_json())), json.loads(schema_path().read_text()))
 
 
+LOST = ChannelParity(axis=-1, channel=4, range=0.7, max_error=0.5, sqnr_db=-4.2)
+VALUES: dict[str, Any] = {"samples": 9, "max_error": 1.7, "mean_error": 0.3, "range": 214.0, "relative_error": 0.01}
+JOINED = OutputParity(output="joined", agreement=None, sqnr_db=49.4, channels=(LOST,), **VALUES)
+
+
 def test_lost_channels() -> None:
     """Channels that an output hides stand in the ledger, fit its schema, and the summary warns of them."""
-    lost = ChannelParity(axis=-1, channel=4, range=0.7, max_error=0.5, sqnr_db=-4.2)
-    values: dict[str, Any] = {"samples": 9, "max_error": 1.7, "mean_error": 0.3, "range": 214.0, "relative_error": 0.01}
-    output = OutputParity(output="joined", agreement=None, sqnr_db=49.4, channels=(lost,), **values)
     last = FULL.stages[-1]
-    file = replace(last.artifacts[0], parity=(output,), exported=True)
+    file = replace(last.artifacts[0], parity=(JOINED,), exported=True)
     made = replace(FULL, stages=(*FULL.stages[:-1], replace(last, artifacts=(file,))))
     assert Ledger.from_json(json.dumps(made.to_json())) == made
     jsonschema.validate(json.loads(json.dumps(made.to_json())), json.loads(schema_path().read_text()))
@@ -101,3 +105,20 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path: Path, change: Any, place
     assert place in message
     assert "run the recipe again" in message
     assert "\n" not in message
+
+
+def test_a_float_file_that_agrees_warns_of_lost_channels() -> None:
+    """A float16 file may agree on the whole and lose a channel: `verify` says so where people read."""
+    run = RuntimeRun(name="litert", version="2.3", ran=True)
+    told: dict[str, Any] = {
+        "path": "m",
+        "format": "tflite",
+        "precision": "float16",
+        "samples": 9,
+        "samples_are": "some",
+    }
+    made = Agreement(**told, reason=None, parity=(JOINED,), pairs={"joined": "o"}, runtimes=(run,))
+    text = agreement_text(made, "m.tflite", "m.keras")
+    assert "WARNING: channel 4 of output 'joined' is far" in text
+    assert text.endswith("agrees")
+    assert "WARNING" not in agreement_text(replace(made, reason="channel 4 ..."), "m.tflite", "m.keras")

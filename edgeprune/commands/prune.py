@@ -128,9 +128,11 @@ class _Done:
     "--verify/--no-verify", default=True, help="channel: check the new model on random inputs.  [default: verify]"
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show asked and got for each layer.")
-@common_options("data", "metric", "scale", "offset", "seed", "overwrite", "json", "trust", "custom")
+@common_options("data", "metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom")
 @click.pass_context
-def prune(context: click.Context, /, style: str, verbose: bool, overwrite: bool, as_json: bool, **values: Any) -> int:
+def prune(
+    context: click.Context, /, style: str, verbose: bool, overwrite: bool, as_json: bool, quiet: bool, **values: Any
+) -> int:
     """Prune MODEL (.keras or .h5) in one shot; most ways need no data.
 
     --style magnitude sets the smallest weights to zero: the file keeps its size on disk and its speed, the download
@@ -152,7 +154,7 @@ def prune(context: click.Context, /, style: str, verbose: bool, overwrite: bool,
         _refuse_pointless(context, values)
     job = _job(style, values)
     check_output_file(job.output, overwrite=overwrite, suffix=".keras")
-    done = _pruned(job, overwrite=overwrite, quiet=as_json or style == "magnitude")
+    done = _pruned(job, overwrite=overwrite, quiet=quiet or as_json or style == "magnitude")
     if as_json:
         _echo_facts(done)
     else:

@@ -112,6 +112,8 @@ def agreement_text(found: Agreement, file: str, model: str) -> str:
     if found.metric is not None and found.value is not None and found.model_value is not None:
         scores = f"model {found.model_value:.4f}, file {found.value:.4f}"
         lines.append(f"{found.metric}: {scores} on {found.samples:,} {found.samples_are}")
+    if found.agrees:  # of float files; for others it is the reason not to agree
+        lines += [f"WARNING: {line}" for line in channel_lines(found.parity)]
     if found.reordered:
         lines.append("its outputs stand in another order than the model's: an app that goes by position gets others")
     lines += [f"image input {name!r}: {how}" for name, how in found.pictures.items()]
