@@ -103,7 +103,7 @@ def convert(
     arrays = None if arrays is None else fed(arrays, source, wanted.ends)
     samples, held = (given and fed_samples(given, source, wanted.ends) for given in (samples, held))
     specs = input_specs(source)
-    wanted = replace(wanted, app=settled(wanted.app, list(specs)))
+    wanted = replace(wanted, app=settled(_renamed(wanted.app, wanted.ends), list(specs)))
     check_ends(specs, output_shapes(source), wanted.app)
     source, said = classified(source, wanted.app)
     own = contextlib.nullcontext(converter) if converter else Converter()
@@ -129,6 +129,13 @@ def convert(
     return replace(entry, path=str(out), warnings=said, metric=entry.metric and replace(entry.metric, file=str(out)))
 
 
+def _renamed(app: AppOptions, ends: EndOptions) -> AppOptions:
+    """The picture's input under the name that it has in the file."""
+    if app.image is None or app.image.name not in ends.names:
+        return app
+    return replace(app, image=replace(app.image, name=ends.names[app.image.name]))
+
+
 def check_conversion(
     path: Path, precision: Precision | str | None, options: ConvertOptions, *, calibrated: bool
 ) -> tuple[Format, Precision]:
@@ -139,10 +146,10 @@ def check_conversion(
     check_words(model_format, options.app)
     check_io_type(model_format, chosen, str(options.io_type))
     check_tolerance(options.tolerance)
-    if options.signature != SIGNATURE and (model_format is not Format.TFLITE or not NAME.fullmatch(options.signature)):
-        raise UsageError(
-            f"--signature {options.signature}: the name of a .tflite file's signature, of letters, digits and _"
-        )
+    if options.signature != SIGNATURE and model_format is not Format.TFLITE:
+        raise UsageError(f"--signature is for tflite; a Core ML package has none; got {options.signature!r}")
+    if not NAME.fullmatch(options.signature):
+        raise UsageError(f"--signature {options.signature}: a name has letters, digits and _, and begins with a letter")
     if options.per_tensor and not (model_format is Format.TFLITE and chosen in INTEGER):
         raise UsageError(f"--per-tensor is for tflite int8 and int16x8; got {model_format} {chosen}")
     if model_format is Format.TFLITE and chosen in INTEGER and not calibrated:

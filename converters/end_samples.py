@@ -52,7 +52,9 @@ def end_trials(samples: Samples, model: AnyModel, ends: EndOptions, count: int) 
         states = [name for name in few.inputs if f"{name}_out" in output_names(model)]
         data = {name: values for name, values in few.inputs.items() if name not in states}
         yield replace(few, inputs=fed(data, model, replace(ends, names={}))), "later states"
-    for shapes in combinations(ends.sizes_of(model))[1:]:
+    for shapes in combinations(ends.sizes_of(model)):
+        if all(few.inputs[name].shape[1:] == tuple(shape[1:]) for name, shape in shapes.items()):
+            continue
         inputs = {name: _sized(values, shapes.get(name, ())) for name, values in few.inputs.items()}
         shown = ", ".join("x".join(map(str, shape[1:])) for shape in shapes.values())
         yield replace(few, inputs=inputs), f"size {shown}"

@@ -118,10 +118,10 @@ def freeze(
     specs = [tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in shapes.items()]
     call = tf.function(lambda *tensors: call_model(model, tensors, as_written=True), autograph=False)
     with contextlib.ExitStack() as changes:
-        if unroll:
-            changes.enter_context(unrolled(model))
         if any(None in shape for shape, _ in shapes.values()):
             changes.enter_context(sizes_left_open(model))
+        if unroll:
+            changes.enter_context(unrolled(model))
         traced = call.get_concrete_function(*specs)
     fed = [tensor.name for tensor in traced.inputs[: len(shapes)]]  # variables and captured constants follow
     made = [tensor.name for tensor in traced.outputs]

@@ -55,10 +55,9 @@ def _compare(name: str, expected: np.ndarray, exported: np.ndarray, joined: int 
     with np.errstate(invalid="ignore"):  # infinite minus infinite; `refuse_senseless` says so in words
         difference = np.abs(expected.astype(np.float64) - exported.astype(np.float64))
     spread = float(expected.max() - expected.min())
-    flat = expected.reshape(len(expected), -1)
     agreement = None
-    if flat.shape[1] > 1:
-        agreement = float((flat.argmax(1) == exported.reshape(len(exported), -1).argmax(1)).mean())
+    if expected.ndim > 1 and expected.shape[-1] > 1:
+        agreement = float((expected.argmax(-1) == exported.argmax(-1)).mean())
     largest = float(difference.max())
     return OutputParity(
         output=name,

@@ -12,9 +12,10 @@ from edgeprune.artifact import Format
 from edgeprune.checker.agreement import Agreement, Departure
 from edgeprune.converters.bisect import find_departure, layer_outputs, match_layers
 from edgeprune.converters.channel_parity import joined_axes
-from edgeprune.converters.end_samples import fed_samples
+from edgeprune.converters.end_samples import end_trials, fed_samples
 from edgeprune.converters.evaluation import pixels_of, run_on_runtimes, run_package
 from edgeprune.converters.evaluator.arguments import UnknownOperationError
+from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.pairing import pair_inputs, pair_outputs
 from edgeprune.converters.parity import (
     check_tolerance,
@@ -23,8 +24,9 @@ from edgeprune.converters.parity import (
     shows_nothing,
     spread_sqnr_db,
 )
+from edgeprune.converters.probabilities import classified
 from edgeprune.converters.session import Exported
-from edgeprune.converters.trial_inputs import trial_samples
+from edgeprune.converters.trial_inputs import trial_count, trial_samples
 from edgeprune.errors import ConversionError, InputError, Unsupported, UsageError
 from edgeprune.formats import Contents, Graph, read_contents
 from edgeprune.formats.coreml.mil import Package
@@ -131,6 +133,7 @@ def verify(
     bias: Sequence[float] = (0.0,),
     tolerance: float | None = None,
     ends: EndOptions | None = None,
+    softmax: bool = False,
     bisect: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Agreement:
@@ -139,9 +142,10 @@ def verify(
 
     At most MOST_SAMPLES of `samples` are taken, else a few random ones; `metric` scores both. An image input of a
     package is fed with the pixels that `scale` and `bias` (one number, or one for each channel) turn into the model's
-    values. `ends` are those that the file was made with. With `bisect` the first layer that departs is named. A
-    departure does not raise: it is the record's `reason`. Raises ConversionError when it cannot be told: no runtime
-    runs the file, an operation is not known, inputs or outputs cannot be matched.
+    values. `ends` and `softmax` are those that the file was made with; a file of several sizes is tried at each listed
+    one and at both ends of a range. With `bisect` the first layer that departs is named. A departure does not raise: it
+    is the record's `reason`. Raises ConversionError when it cannot be told: no runtime runs the file, an operation is
+    not known, inputs or outputs cannot be matched.
     """
     check_tolerance(tolerance)
     check_scale(scale)
@@ -153,6 +157,7 @@ def verify(
     if samples is not None and scored is not None:
         samples = fitting_targets(samples, tuple(source.outputs[0].shape), scored.name)
     source = with_ends(source, asked)
+    source, _ = classified(source, AppOptions(softmax=softmax))
     given = _trial(exported, source, scale, bias, asked) if samples is None else fed_samples(samples, source, asked)
     comparison = _Comparison(exported, source, given, scale, tuple(bias))
     try:
@@ -164,15 +169,22 @@ def verify(
         ) from cause
     outputs, pairs = pair_outputs(comparison.expected, found, exported.path.name)
     parity = compare_outputs(comparison.expected, outputs, joined_axes(source))
+    reason = comparison.failure(outputs, parity, tolerance)
+    reason, also = _elsewhere(comparison, asked, tolerance) if reason is None else (reason, ())
     order = [list(found).index(name) for name in pairs.values()]
     departure, note = comparison.bisected() if bisect else (None, None)
     return Agreement(
         path=str(exported.path),
         format=str(exported.format),
         precision=exported.precision,
-        reason=comparison.failure(outputs, parity, tolerance),
+        reason=reason,
         samples=comparison.count,
-        samples_are="random samples" if samples is None else f"samples of {samples.path.name}",
+        samples_are=" and ".join(
+            [
+                "random samples" if samples is None else f"samples of {samples.path.name}",
+                *(f"with {each}" for each in also),
+            ]
+        ),
         parity=parity,
         pairs=pairs,
         reordered=set(pairs) != set(pairs.values()) and order != sorted(order),
@@ -184,6 +196,24 @@ def verify(
         departure=departure,
         bisect_note=note,
     )
+
+
+def _elsewhere(
+    comparison: _Comparison, ends: EndOptions, tolerance: float | None
+) -> tuple[str | None, tuple[str, ...]]:
+    """(Why the file departs in forms that the samples do not have, the forms that it was tried in)."""
+    exported, samples = comparison.exported, replace(comparison.samples, inputs=comparison.inputs, targets=None)
+    tried = []
+    for others, what in end_trials(samples, comparison.model, ends, trial_count(exported.macs)):
+        other = _Comparison(exported, comparison.model, others, comparison.scale, comparison.bias)
+        found, _ = other.run(None)
+        outputs, _ = pair_outputs(other.expected, found, exported.path.name)
+        parity = compare_outputs(other.expected, outputs, joined_axes(comparison.model))
+        reason = other.failure(outputs, parity, tolerance)
+        tried.append(what)
+        if reason is not None:
+            return f"{reason} (with {what})", tuple(tried)
+    return None, tuple(tried)
 
 
 def check_scale(scale: float) -> None:
@@ -210,7 +240,7 @@ class _Comparison:
     def __init__(
         self, exported: ExportedFile, model: AnyModel, samples: Samples, scale: float, bias: tuple[float, ...]
     ) -> None:
-        self.exported, self.model, self.samples = exported, model, samples
+        self.exported, self.model, self.samples, self.scale, self.bias = exported, model, samples, scale, bias
         self.count = min(len(samples), MOST_SAMPLES)
         specs = input_specs(model)
         self.inputs = {

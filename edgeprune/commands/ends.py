@@ -18,7 +18,7 @@ __all__ = ["EndWords", "end_options"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option("--outputs", default="", metavar="NAME,NAME", help="Keep only these outputs.  [default: all]"),
+    click.option("--outputs", metavar="NAME,NAME", help="Keep only these outputs.  [default: all]"),
     click.option(
         "--input-shape",
         "input_shapes",
@@ -54,7 +54,7 @@ def end_options(command: Command) -> Command:
 class EndWords:
     """The options as they were typed."""
 
-    outputs: str
+    outputs: str | None
     input_shapes: tuple[str, ...]
     explicit_states: bool
     names: tuple[str, ...]
@@ -68,11 +68,20 @@ class EndWords:
             (name if found else "", sizes if found else name) for name, found, sizes in map(_parted, self.input_shapes)
         ]
         return EndOptions(
-            outputs=tuple(name.strip() for name in self.outputs.split(",") if name.strip()),
+            outputs=_outputs(self.outputs),
             sizes={name: InputSizes.parse(sizes) for name, sizes in _once("--input-shape", shapes).items()},
             explicit_states=self.explicit_states,
             names=_once("--name", [_renaming(text) for text in self.names]),
         )
+
+
+def _outputs(text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return ()
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) != len(names):
+        raise UsageError(f"--outputs {text!r}: names of outputs with commas between them, each once")
+    return tuple(names)
 
 
 def _parted(text: str) -> tuple[str, str, str]:

@@ -34,6 +34,8 @@ class _Wanted:
     image_bias: str | None
     tolerance: float | None
     bisect: bool
+    softmax: bool
+    cut_preprocessing: bool
     ends: EndWords
     as_json: bool
     quiet: bool
@@ -59,6 +61,8 @@ class _Wanted:
 @TOLERANCE
 @click.option("--bisect", is_flag=True, help="Name the first layer that departs from the model.")
 @end_options
+@click.option("--softmax", is_flag=True, help="The file has a softmax behind the model's output.")
+@click.option("--cut-preprocessing", is_flag=True, help="The file begins behind layers that look words up.")
 @common_options("scale", "offset", "json", "quiet", "trust", "custom")
 def verify(exported: Path, **options: object) -> int:
     """Does EXPORTED (.tflite or .mlpackage, made by anyone) compute what a Keras model computes?
@@ -97,6 +101,7 @@ def _verified(path: Path, wanted: _Wanted) -> Agreement:
     from edgeprune.host.progress import Progress
     from edgeprune.maker.keras.ends import with_ends
     from edgeprune.maker.keras.model_files import load_convertible
+    from edgeprune.maker.keras.preprocessing import cut_preprocessing
 
     check_tolerance(wanted.tolerance)
     check_scale(wanted.scale)
@@ -108,6 +113,7 @@ def _verified(path: Path, wanted: _Wanted) -> Agreement:
     progress.begin(f"load {wanted.against.name}")
     model = load_convertible(wanted.against, trust_code=wanted.trust_code, custom=wanted.custom, on_note=progress.note)
     ends = wanted.ends.options()
+    model = cut_preprocessing(model)[0] if wanted.cut_preprocessing else model
     model = with_ends(model, ends.of_data)
     samples = _samples(wanted.data, model, wanted) if wanted.data else None
     progress.end()
@@ -121,6 +127,7 @@ def _verified(path: Path, wanted: _Wanted) -> Agreement:
         bias=bias,
         tolerance=wanted.tolerance,
         ends=ends,
+        softmax=wanted.softmax,
         bisect=wanted.bisect,
         on_progress=progress.advance,
     )

@@ -32,7 +32,7 @@ class InputSizes:
         ranged = any(".." in part for part in parts)
         if ranged and any("|" in part for part in parts):
             raise UsageError(f"--input-shape {text}: a range and a list in one shape; {_HINT}")
-        if not all(re.fullmatch(r"\d{1,7}(\.\.\d{1,7}|(\|\d{1,7})+)?", part) for part in parts):
+        if not all(re.fullmatch(r"\d{1,18}(\.\.\d{1,18}|(\|\d{1,18})+)?", part) for part in parts):
             raise UsageError(f"--input-shape {text}: not a shape; {_HINT}")
         axes = tuple(tuple(int(size) for size in re.split(r"\.\.|\|", part)) for part in parts)
         return cls(axes=axes, ranged=ranged).checked(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_lists_belong_together(axes: list[list[int]]) -> None:
         ("1,2|3,4|5|6", "as many sizes"),
         ("1,x,3", "not a shape"),
         ("1,,3", "not a shape"),
-        ("1,99999999,3", "not a shape"),
+        ("1,99999999,3", "from 1 to 1048576"),
     ],
 )
 def test_sizes_that_no_file_takes(text: str, told: str) -> None:
@@ -98,7 +99,8 @@ def reset(model: Any) -> None:
     """The first states of the model."""
     for layer in model.layers:
         if getattr(layer, "stateful", False):
-            layer.reset_states()
+            for state in keras_module().tree.flatten(layer.states):
+                state.assign(np.zeros(state.shape))
 
 
 def test_states_outside_are_the_states_inside(streaming: Any) -> None:
@@ -115,6 +117,27 @@ def test_states_outside_are_the_states_inside(streaming: Any) -> None:
         np.testing.assert_allclose(found["word"], inside, atol=1e-6)
         states = {name: found[f"{name}_out"] for name in states}
     reset(streaming)
+
+
+def test_states_of_cells_of_cells() -> None:
+    """Two states in each of two cells, and cells that drop: the states outside are those inside."""
+    keras = keras_module()
+    layers = keras.layers
+    x = keras.Input(batch_shape=(1, 4, 3), name="x")
+    cells = layers.RNN([layers.LSTMCell(3, dropout=0.1), layers.GRUCell(2)], stateful=True, name="cells")
+    model = keras.Model(x, layers.Dense(2, name="y")(cells(x)))
+    drops = keras.Model(x, layers.GRU(3, stateful=True, dropout=0.1, recurrent_dropout=0.2, name="cells")(x))
+    for one, count in ((model, 3), (drops, 1)):
+        outside = with_ends(one, EndOptions(explicit_states=True))
+        specs = {name: spec for name, spec in input_specs(outside).items() if name != "x"}
+        assert len(specs) == count
+        states = {name: np.zeros((1, *shape[1:]), np.float32) for name, (shape, _) in specs.items()}
+        reset(one)
+        for _ in range(3):
+            given = RNG.normal(size=(1, 4, 3)).astype(np.float32)
+            inside, found = np.asarray(one(given)), predict(outside, {"x": given, **states})
+            np.testing.assert_allclose(next(iter(found.values())), inside, atol=1e-6)
+            states = {name: found[f"{name}_out"] for name in states}
 
 
 def test_the_caller_keeps_the_model(streaming: Any, open_model: Any) -> None:
@@ -180,6 +203,24 @@ def test_sizes_that_a_layer_does_not_take() -> None:
     np.testing.assert_allclose(*same, atol=1e-5)
 
 
+def test_sizes_that_shapes_do_not_tell() -> None:
+    """What goes wrong only when it is computed is told by its size; inputs have one batch."""
+    keras = keras_module()
+    layers = keras.layers
+    x = keras.Input((None, None, 2), name="image")
+    half = layers.UpSampling2D()(layers.MaxPooling2D()(x))
+    model = keras.Model(x, layers.Conv2D(1, 1)(layers.Concatenate()([x, half])))
+    with pytest.raises(Unsupported, match="does not take image 1,5,5,2"):
+        with_ends(model, EndOptions(sizes={"": InputSizes.parse("1,5..8,5..8,2")}))
+    y = keras.Input((3,), name="meta")
+    two = keras.Model([x, y], layers.Dense(2)(layers.Concatenate()([layers.GlobalMaxPooling2D()(x), y])))
+    whole = with_ends(two, EndOptions(sizes={"image": InputSizes.parse("4,8,8,2")}))
+    assert [shape[0] for shape, _ in input_specs(whole).values()] == [4, 4]
+    sizes = {"image": InputSizes.parse("4,8,8,2"), "meta": InputSizes.parse("2,3")}
+    with pytest.raises(UsageError, match="one batch"):
+        with_ends(two, EndOptions(sizes=sizes))
+
+
 @pytest.fixture(scope="module")
 def converter() -> Any:
     """One child for all conversions."""
@@ -227,6 +268,28 @@ def test_states_in_files(streaming: Any, converter: Any, tmp_path: Path) -> None
     found = verify(package, streaming, ends=options.ends)
     assert found.reason is None
     assert "second_state_0_out" in found.pairs
+
+
+@pytest.mark.slow
+def test_a_file_that_is_wrong_at_one_size(open_model: Any, converter: Any, tmp_path: Path) -> None:
+    """`verify` tries both ends of a range; what is wrong at one of them does not agree."""
+    import tensorflow as tf
+
+    keras = keras_module()
+    ends = EndOptions(outputs=("mask",), sizes={"": InputSizes.parse("1,16..24,16..24,3")})
+    samples = Samples(
+        path=tmp_path / "s", inputs={"image": RNG.normal(size=(3, 20, 20, 3)).astype(np.float32)}, targets=None
+    )
+    path = tmp_path / "m.tflite"
+    entry = convert(open_model, path, samples=samples, options=ConvertOptions(ends=ends), converter=converter)
+    assert "size 16x16x3 and size 24x24x3" in str(entry.parity_on)
+    held = verify(path, open_model, ends=ends)
+    assert (held.reason, "size 24x24x3" in held.samples_are) == (None, True)
+    x = keras.Input((None, None, 3), name="image")
+    shifted = keras.layers.Lambda(lambda t: t + 5 * tf.cast(tf.shape(t)[1] > 16, tf.float32), name="mask2")
+    wrong = keras.Model(x, shifted(open_model(x)[1]))
+    convert(wrong, tmp_path / "w.tflite", options=ConvertOptions(ends=replace(ends, outputs=())), converter=converter)
+    assert "(with size 24x24x3)" in str(verify(tmp_path / "w.tflite", open_model, ends=ends).reason)
 
 
 @pytest.mark.slow

@@ -83,6 +83,9 @@ def test_data_sets_of_frameworks(code: Callable[[str], Path]) -> None:
         ("return iter(())", "gives no samples"),
         ("return 5", "gives int64, not rows|neither arrays nor batches"),
         ("raise OSError('no disk')", "fails: OSError: no disk"),
+        ("import sys\nsys.exit(0)", "fails: SystemExit: 0"),
+        ("yield np.zeros((3, 2))\nraise SystemExit", "fails after 3 samples: SystemExit"),
+        ("return None", ":data: gives NoneType"),
         ("return 1, 2, 3, 4", "gives 4 things"),
         ("return np.array([[np.nan, 1]])", "NaN or infinite values, first in sample 0"),
     ],
@@ -101,6 +104,11 @@ def test_code_that_is_not_there(code: Callable[[str], Path], tmp_path: Path) -> 
     (tmp_path / "bad.py").write_text("\n\nx = 1 / 0\n")
     with pytest.raises(UsageError, match="line 3: ZeroDivisionError"):
         load_samples(tmp_path / "bad.py:data", TWO, trust_code=True)
+    (tmp_path / "ends.py").write_text("import sys\n\nsys.exit(0)\n")
+    with pytest.raises(UsageError, match="line 3: SystemExit"):
+        load_samples(tmp_path / "ends.py:data", TWO, trust_code=True)
+    with pytest.raises(InputError, match=r"write .*bad\.py:FUNCTION"):
+        load_samples(tmp_path / "bad.py", TWO, trust_code=True)
     with pytest.raises(InputError, match="does not exist"):
         load_samples(tmp_path / "none.py:data", TWO, trust_code=True)
 

@@ -11,8 +11,10 @@ import pytest
 
 from edgeprune.errors import EdgepruneError, UsageError
 from edgeprune.maker.keras.models import clone
+from edgeprune.maker.pruning.channel.observe import weight_gradients
 from edgeprune.maker.pruning.masked_training import finetune
 from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.data.targets import fitting_targets
 from edgeprune.maker.training.frozen import frozen_note
 from edgeprune.maker.training.loop import BestWeights, batches, evaluate, steps_per_epoch, train
 from edgeprune.maker.training.metrics import METRICS
@@ -227,3 +229,22 @@ def test_frozen_layers_are_said_and_thawed(keras: Any) -> None:
         assert tuned.get_layer("head").trainable
     assert changed == {False: False, True: True}
     np.testing.assert_array_equal(start, np.asarray(body.kernel))
+
+
+@pytest.mark.slow
+def test_maps_of_classes_train(keras: Any) -> None:
+    """A class for each pixel, flat, with an axis of one, or as one-hot rows: the same loss; gradients too."""
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(size=(64, 4, 4, 2)).astype(np.float32)
+    classes = (pixels[..., 0] > 0).astype(np.int64)
+    x = keras.Input((4, 4, 2), name="x")
+    model = keras.Model(x, keras.layers.Conv2D(2, 1, activation="softmax")(x))
+    losses = []
+    for targets in (classes, classes[..., None], np.eye(2)[classes]):
+        samples = Samples(path=Path("d"), inputs={"x": pixels}, targets=targets)
+        fitting = fitting_targets(samples, tuple(model.outputs[0].shape), "iou")
+        losses.append(
+            [e.loss for e in train(clone(model), fitting, fitting, METRICS["iou"], TrainOptions(epochs=2)).epochs]
+        )
+        assert weight_gradients(model, fitting, METRICS["iou"])
+    assert losses[0] == losses[1] == losses[2]

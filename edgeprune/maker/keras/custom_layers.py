@@ -49,14 +49,14 @@ def python_module(file: Path, what: str) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as cause:
+    except (Exception, SystemExit) as cause:
         del sys.modules[name]
         raise UsageError(f"{what}, line {_line(path, cause)}: {type(cause).__name__}: {cause}") from cause
     _modules[path] = module
     return module
 
 
-def _line(path: Path, cause: Exception) -> int:
+def _line(path: Path, cause: BaseException) -> int:
     """The last line of the file that the error came through."""
     if isinstance(cause, SyntaxError) and cause.lineno:
         return cause.lineno

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edgeprune.errors import EdgepruneError, Unsupported, UsageError
+import numpy as np
+
+from edgeprune.errors import EdgepruneError, InputError, Unsupported, UsageError
 from edgeprune.formats.input_sizes import InputSizes, combinations
 from edgeprune.maker.keras.explicit_states import StatesOutside, stateful_layers
 from edgeprune.maker.keras.graphs import functional_of
-from edgeprune.maker.keras.models import as_called, input_specs, keras_module, one_line, output_names
+from edgeprune.maker.keras.models import as_called, input_specs, keras_module, one_line, output_names, predict
 from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel, Model, Tensor
 
@@ -61,6 +63,8 @@ class EndOptions:
                     f"--input-shape {sizes}: input {name!r} has {len(known[name][0])} sizes with the batch, "
                     f"{_shown(known[name][0])}"
                 )
+        if len({known.axes[0] for known in told.values()}) > 1:
+            raise UsageError(f"--input-shape: all inputs have one batch; got {_told(told)}")
         return told
 
 
@@ -126,25 +130,43 @@ def _built(model: Model, inputs: Sequence[Tensor], outputs: Mapping[str, Tensor]
 
 def _resized(model: Model, sizes: Mapping[str, InputSizes]) -> Model:
     """Its layers called again on inputs of these sizes."""
-    told = ", ".join(f"{name} {known}" for name, known in sizes.items())
     for shapes in combinations(sizes) if not all(known.fixed for known in sizes.values()) else ():
         # Each for itself: an open size says nothing of what fits.
         fixed = {name: InputSizes(axes=tuple((size,) for size in shape)) for name, shape in shapes.items()}
-        _called_again(model, _inputs(model, fixed), ", ".join(f"{name} {known}" for name, known in fixed.items()))
+        _tried(_called_again(model, _inputs(model, fixed), _told(fixed)), _told(fixed))
     if all(_as_told(shape, sizes.get(name)) for name, (shape, _) in input_specs(model).items()):
         return model
-    return _called_again(model, _inputs(model, sizes), told)
+    return _called_again(model, _inputs(model, sizes), _told(sizes))
+
+
+def _told(sizes: Mapping[str, InputSizes]) -> str:
+    return ", ".join(f"{name} {known}" for name, known in sizes.items())
+
+
+def _tried(model: Model, told: str) -> None:
+    """Compute it once. Raises Unsupported where that fails, which Keras does not see from shapes alone."""
+    zeros = {
+        name: np.zeros([size or 1 for size in shape], dtype) for name, (shape, dtype) in input_specs(model).items()
+    }
+    try:
+        predict(model, zeros)
+    except InputError as cause:
+        raise Unsupported(f"model {model.name!r} does not take {told}: {cause}") from cause
 
 
 def _inputs(model: Model, sizes: Mapping[str, InputSizes]) -> list[Tensor]:
     keras = keras_module()
-    fed = []
+    fed, batch = [], next(iter({known.axes[0][0] for known in sizes.values()}))
     for (name, (shape, dtype)), tensor in zip(input_specs(model).items(), model.inputs, strict=True):
         wanted = sizes.get(name)
-        batch = shape[0] if wanted is None else (None if wanted.axes[0] == (1,) else wanted.axes[0][0])
         size = shape[1:] if wanted is None else wanted.signature[1:]
         fed.append(
-            keras.Input(batch_shape=(batch, *size), dtype=dtype, name=name, sparse=getattr(tensor, "sparse", False))
+            keras.Input(
+                batch_shape=(batch if batch > 1 else None, *size),
+                dtype=dtype,
+                name=name,
+                sparse=getattr(tensor, "sparse", False),
+            )
         )
     return fed
 

@@ -51,13 +51,19 @@ class StatesOutside:
 
     def _called(self, layer: Any, sequence: Tensor, options: dict[str, Any]) -> Tensor:
         keras = keras_module()
-        config = {**layer.get_config(), "stateful": False, "return_state": True, "name": f"{layer.name}_from_states"}
+        config = {
+            **_without_dropout(layer.get_config()),
+            "stateful": False,
+            "return_state": True,
+            "name": f"{layer.name}_from_states",
+        }
         copy: Any = type(layer).from_config(config)
         first = [
             keras.Input(batch_shape=(None, *state.shape[1:]), dtype=state.dtype, name=f"{layer.name}_state_{index}")
             for index, state in enumerate(keras.tree.flatten(layer.states))
         ]
-        made = keras.tree.flatten(copy(sequence, initial_state=first, **options))
+        given = keras.tree.pack_sequence_as(layer.states, first)
+        made = keras.tree.flatten(copy(sequence, initial_state=given, **options))
         for mine, known in zip(copy.cell.weights, layer.cell.weights, strict=True):
             mine.assign(known)
         self.inputs += first
@@ -65,3 +71,11 @@ class StatesOutside:
         for index, state in enumerate(made[count:]):
             self.outputs[f"{layer.name}_state_{index}_out"] = state
         return made[0] if count == 1 and not layer.return_state else made
+
+
+def _without_dropout(config: Any) -> Any:
+    """The configuration of a layer that only infers: what draws random numbers would be one more state."""
+    if isinstance(config, dict):
+        zeros = {"dropout": 0.0, "recurrent_dropout": 0.0}
+        return {key: zeros[key] if key in zeros else _without_dropout(value) for key, value in config.items()}
+    return [_without_dropout(item) for item in config] if isinstance(config, list) else config

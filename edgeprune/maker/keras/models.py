@@ -365,8 +365,10 @@ def call_model(model: AnyModel, tensors: Sequence[Tensor], *, as_written: bool =
 
 
 def one_line(cause: Exception) -> str:
-    """A message of Keras without its line breaks and colours."""
-    return printable(" ".join(re.sub(r"\x1b\[[\d;]*m", "", str(cause)).split()))
+    """A message of Keras or TensorFlow without line breaks, colours, names of nodes and lists of arguments."""
+    text = " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(cause)).split())
+    text = re.sub(r"\{\{function_node \S+\}\} ?", "", text).partition(" Arguments received by ")[0]
+    return printable(text)
 
 
 def ends_in(model: Model, activation: str, output: int = 0) -> bool:

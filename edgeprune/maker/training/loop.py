@@ -194,8 +194,12 @@ def _trained(
 
 
 def shaped_targets(targets: np.ndarray, model: Model) -> np.ndarray:
-    """Targets in the shape of the model's output, for they may be stored flat; a class index stays one number."""
+    """Targets in the shape of the model's output, for they may be stored flat; a class index stays one number, in the
+    places of the output."""
     shape = model.outputs[0].shape[1:]
+    places = targets.shape[:-1] if targets.shape[-1:] == (1,) and targets.ndim == len(shape) + 1 else targets.shape
+    if len(shape) > 1 and len(places) == len(shape) and shape[-1] != 1:  # a map of indexes
+        return targets.reshape(places)
     sizes = [size for size in shape if size is not None]
     whole = len(sizes) == len(shape) and targets[0].size == math.prod(sizes)
     return targets.reshape(len(targets), *(sizes if whole else (-1,)))

@@ -45,11 +45,11 @@ def read_code(file: Path, name: str, *, trust_code: bool) -> dict[str, Column]:
         raise InputError(f"{what}: gives batches without end (.repeat()); give the data set once")
     with Spool(what) as spool:
         try:
-            for batch in _batches(given):
+            for batch in _batches(what, given):
                 spool.add(_named(what, batch))
         except EdgepruneError:
             raise
-        except Exception as cause:
+        except (Exception, SystemExit) as cause:
             told = f"{type(cause).__name__}: {_line(cause)}"
             raise InputError(f"{what}: fails after {len(spool)} samples: {told}") from cause
         return dict(spool.columns())
@@ -60,11 +60,11 @@ def _called(what: str, function: Any) -> Any:
         return function()
     except EdgepruneError:
         raise
-    except Exception as cause:
+    except (Exception, SystemExit) as cause:  # sys.exit in it is no end of ours
         raise InputError(f"{what}: fails: {type(cause).__name__}: {_line(cause)}") from cause
 
 
-def _line(cause: Exception) -> str:
+def _line(cause: BaseException) -> str:
     return " ".join(str(cause).split())[:160]
 
 
@@ -72,13 +72,13 @@ def _is_batches(given: Any) -> bool:
     return not isinstance(given, tuple | Mapping) and not hasattr(given, "__array__")
 
 
-def _batches(given: Any) -> Iterator[Any]:
+def _batches(what: str, given: Any) -> Iterator[Any]:
     """What a data set gives, once; a PyDataset has numbers of batches and no end of its own."""
     if hasattr(given, "__getitem__") and hasattr(given, "num_batches"):
         yield from (given[number] for number in range(int(given.num_batches)))
         return
     if not isinstance(given, Iterable):
-        raise InputError(f"gives {type(given).__name__}, neither arrays nor batches of arrays")
+        raise InputError(f"{what}: gives {type(given).__name__}, neither arrays nor batches of arrays")
     yield from given
 
 

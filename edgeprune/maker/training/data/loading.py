@@ -111,6 +111,8 @@ def _arrays(path: Path, specs: InputSpecs, *, trust_code: bool) -> dict[str, Col
     if code is not None:
         return read_code(*code, trust_code=trust_code)
     kind = path.suffix.lower()
+    if kind == ".py":
+        raise InputError(f"{path}: which function of it gives the samples? write {path}:FUNCTION")
     if path.is_dir() and kind not in (".npz", ".csv"):
         return read_pictures(path, specs)
     return read_table(path, specs) if kind == ".csv" else read_npz(path)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import InputError, Unsupported
+from edgeprune.maker.keras.models import one_line
 from edgeprune.maker.training.data.columns import Column
 from edgeprune.maker.training.data.spool import Spool
 
@@ -63,7 +64,7 @@ def _size(folder: Path, specs: Specs) -> tuple[int, int, int]:
     if height is None or width is None:
         raise Unsupported(
             f"{folder}: the model takes pictures of any size, so nothing says to which these are resized: give it one "
-            "(--input-shape), or an .npz file"
+            "size (--input-shape 1,224,224,3), or samples in an .npz file"
         )
     assert channels is not None
     return height, width, channels
@@ -79,7 +80,7 @@ def _decoded(
         try:
             return number, file, _pixels(file, height, width, channels)
         except Exception as cause:  # noqa: BLE001  (TensorFlow raises anything on damaged files)
-            return number, file, " ".join(str(cause).split())[:100]
+            return number, file, one_line(cause)[:100]
 
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(files), BATCH):
