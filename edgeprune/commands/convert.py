@@ -201,6 +201,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     from edgeprune.host.progress import Progress
     from edgeprune.maker.keras.ends import with_ends
     from edgeprune.maker.keras.model_files import load_convertible
+    from edgeprune.maker.keras.models import output_names
     from edgeprune.maker.keras.preprocessing import cut_preprocessing, refuse_preprocessing
     from edgeprune.maker.training.data.loading import load_split
 
@@ -230,9 +231,10 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     if wanted.cut_preprocessing:
         model, cut = cut_preprocessing(model)
     refuse_preprocessing(model)
-    model, trust = with_ends(model, options.ends.of_data), {"trust_code": wanted.trust_code}
-    calibration = load_split(wanted.calibration, model, None, **scaling, **trust) if wanted.calibration else None
-    samples = load_split(wanted.data, model, wanted.metric, **scaling, **trust) if wanted.data else None
+    more = {"trust_code": wanted.trust_code, "other": output_names(model)}
+    model = with_ends(model, options.ends.of_data)
+    calibration = load_split(wanted.calibration, model, None, **scaling, **more) if wanted.calibration else None
+    samples = load_split(wanted.data, model, wanted.metric, **scaling, **more) if wanted.data else None
     progress.end()
     with _described(cut, beside, overwrite=wanted.overwrite):
         entry = convert(

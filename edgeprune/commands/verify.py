@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -101,6 +102,7 @@ def _verified(path: Path, wanted: _Wanted) -> Agreement:
     from edgeprune.host.progress import Progress
     from edgeprune.maker.keras.ends import with_ends
     from edgeprune.maker.keras.model_files import load_convertible
+    from edgeprune.maker.keras.models import output_names
     from edgeprune.maker.keras.preprocessing import cut_preprocessing
 
     check_tolerance(wanted.tolerance)
@@ -114,8 +116,9 @@ def _verified(path: Path, wanted: _Wanted) -> Agreement:
     model = load_convertible(wanted.against, trust_code=wanted.trust_code, custom=wanted.custom, on_note=progress.note)
     ends = wanted.ends.options()
     model = cut_preprocessing(model)[0] if wanted.cut_preprocessing else model
+    names = output_names(model)
     model = with_ends(model, ends.of_data)
-    samples = _samples(wanted.data, model, wanted) if wanted.data else None
+    samples = _samples(wanted.data, model, wanted, names) if wanted.data else None
     progress.end()
     progress.begin(f"run {path.name} and the model")
     found = verify(
@@ -135,15 +138,14 @@ def _verified(path: Path, wanted: _Wanted) -> Agreement:
     return found
 
 
-def _samples(data: Path, model: AnyModel, wanted: _Wanted) -> Samples:
+def _samples(data: Path, model: AnyModel, wanted: _Wanted, outputs: Sequence[str]) -> Samples:
     """The samples of --data; with --image-bias each channel gets its own offset."""
     from edgeprune.maker.training.data.loading import load_split
 
+    more: dict[str, Any] = {"trust_code": wanted.trust_code, "other": outputs}
     if wanted.image_bias is None:
-        return load_split(
-            data, model, wanted.metric, scale=wanted.scale, offset=wanted.offset, trust_code=wanted.trust_code
-        )
-    raw = load_split(data, model, wanted.metric, trust_code=wanted.trust_code)
+        return load_split(data, model, wanted.metric, scale=wanted.scale, offset=wanted.offset, **more)
+    raw = load_split(data, model, wanted.metric, **more)
     return raw.scaled(wanted.scale, wanted.bias)
 
 

@@ -47,15 +47,19 @@ def load_split(
     scale: PerChannel = 1.0,
     offset: PerChannel = 0.0,
     trust_code: bool = False,
+    other: Collection[str] = (),
 ) -> Samples:
-    """Read a split for a model, see `load_samples`; its targets must suit the metric. Without one none are needed."""
+    """Read a split for a model, see `load_samples`; its targets must suit the metric. Without one none are needed.
+
+    Arrays of its outputs, and those named in `other`, are left alone.
+    """
     samples = load_samples(
         path,
         input_specs(model),
         scale=scale,
         offset=offset,
         need_targets=metric is not None,
-        other=output_names(model),
+        other=[*output_names(model), *other],
         trust_code=trust_code,
     )
     return samples if metric is None else fitting_targets(samples, tuple(model.outputs[0].shape), metric)
