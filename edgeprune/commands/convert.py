@@ -231,7 +231,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     if wanted.cut_preprocessing:
         model, cut = cut_preprocessing(model)
     refuse_preprocessing(model)
-    more = {"trust_code": wanted.trust_code, "other": output_names(model)}
+    more: dict[str, Any] = {"trust_code": wanted.trust_code, "other": output_names(model)}
     model = with_ends(model, options.ends.of_data)
     calibration = load_split(wanted.calibration, model, None, **scaling, **more) if wanted.calibration else None
     samples = load_split(wanted.data, model, wanted.metric, **scaling, **more) if wanted.data else None
