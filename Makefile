@@ -25,10 +25,10 @@ test: $(STAMP) lint typecheck docs  ## set up, then lint, type check, the guide 
 	$(BIN)/pytest -m alone $(shell grep -rl --include='test_*.py' 'pytest\.mark\.alone' tests)
 
 # Keras, JAX and torch without TensorFlow, in an environment of their own.
-test-backends:  ## pruning in one's own training on the JAX and torch backends (1 GB, ten minutes)
+test-backends:  ## pruning in one's own training on the JAX and torch backends (several GB, ten minutes)
 	@test -x $(VENV)-backends/bin/python || $(PYTHON) -m venv $(VENV)-backends
 	@$(VENV)-backends/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  --extra-index-url https://download.pytorch.org/whl/cpu keras "jax[cpu]" torch pytest hypothesis jsonschema .
+	  keras "jax[cpu]" torch pytest hypothesis jsonschema .
 	@for backend in jax torch; do KERAS_BACKEND=$$backend $(VENV)-backends/bin/pytest tests/backends || exit 1; done
 
 fuzz: $(STAMP)  ## 20,000 spoilt model files (half an hour); a part of them is read by `make test`
