@@ -245,7 +245,7 @@ def test_lost_weights(converter: Any, image_model: Any, tmp_path: Path) -> None:
     """A file without its weights is refused and removed; the same file with them passes."""
     path = tmp_path / "m.tflite"
     converter.export(image_model, path, Format.TFLITE, Precision.FLOAT32)
-    graph = converter._freeze(image_model, unroll=False)
+    graph = converter._freeze(image_model, unroll=False, sizes={})
     _checked(path, graph, Precision.FLOAT32, float_fallback=True)
     crippled(path)
     with pytest.raises(ConversionError, match=r"m\.tflite: weights are missing: the file holds \d+ constants"):
