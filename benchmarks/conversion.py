@@ -34,7 +34,7 @@ def cells(name: str) -> list[dict[str, Any]]:
     from edgeprune.converters.session import Converter
     from edgeprune.errors import EdgepruneError
     from edgeprune.maker.keras.models import input_specs, keras_module, predict
-    from edgeprune.maker.training.data.loading import Samples
+    from edgeprune.maker.training.data.samples import Samples
 
     model = built(keras_module(), name)
     specs = input_specs(model)

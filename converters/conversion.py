@@ -99,7 +99,7 @@ def convert(
     if samples is not None and scored is not None:
         samples = fitting_targets(samples, tuple(source.outputs[0].shape), scored.name)
     arrays, held = _split(calibration, source, wanted, hold_back=samples is None)
-    source = with_ends(source, wanted.ends)
+    source = with_ends(source, wanted.ends.of_file)
     arrays = None if arrays is None else fed(arrays, source, wanted.ends)
     samples, held = (given and fed_samples(given, source, wanted.ends) for given in (samples, held))
     specs = input_specs(source)

@@ -156,7 +156,7 @@ def verify(
     source = with_ends(source, asked.of_data)
     if samples is not None and scored is not None:
         samples = fitting_targets(samples, tuple(source.outputs[0].shape), scored.name)
-    source = with_ends(source, asked)
+    source = with_ends(source, asked.of_file)
     source, _ = classified(source, AppOptions(softmax=softmax))
     given = _trial(exported, source, scale, bias, asked) if samples is None else fed_samples(samples, source, asked)
     comparison = _Comparison(exported, source, given, scale, tuple(bias))

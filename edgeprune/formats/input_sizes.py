@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +80,5 @@ def combinations(sizes: Mapping[str, InputSizes]) -> list[dict[str, tuple[int, .
     """Shapes of all inputs to try a file with: those that belong together by their place, shorter lists repeated."""
     longest = max((len(known.shapes) for known in sizes.values()), default=1)
     return [
-        {name: next(itertools.islice(itertools.cycle(known.shapes), index, None)) for name, known in sizes.items()}
-        for index in range(longest)
+        {name: known.shapes[index % len(known.shapes)] for name, known in sizes.items()} for index in range(longest)
     ]

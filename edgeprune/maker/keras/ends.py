@@ -20,7 +20,7 @@ from edgeprune.maker.keras.models import as_called, input_specs, keras_module, o
 from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel, Model, Tensor
 
-__all__ = ["EndOptions", "with_ends"]
+__all__ = ["NAME", "EndOptions", "with_ends"]
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -43,6 +43,11 @@ class EndOptions:
     def of_data(self) -> EndOptions:
         """Without what data files know nothing of: states, and names that only the file has."""
         return replace(self, explicit_states=False, names={})
+
+    @property
+    def of_file(self) -> EndOptions:
+        """What is left to do on a model that has the ends of the data."""
+        return replace(self, outputs=(), sizes={})
 
     def sizes_of(self, model: AnyModel) -> dict[str, InputSizes]:
         """The sizes by input name of a model with or without these ends. Raises UsageError for inputs that it lacks."""

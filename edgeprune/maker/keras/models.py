@@ -20,6 +20,7 @@ import numpy as np
 from edgeprune.errors import InputError, MissingExtra, OutputError, Unsupported
 from edgeprune.formats.contents import printable
 from edgeprune.host.interrupts import undoing
+from edgeprune.maker.keras.graphs import functional_of, is_model
 from edgeprune.maker.keras.layouts import computed_channels_last
 from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel, Layer, Model, Shape, Tensor, Variable
@@ -378,9 +379,8 @@ def ends_in(model: Model, activation: str, output: int = 0) -> bool:
     while True:
         history = tensor._keras_history
         maker = history.operation
-        inner = getattr(maker, "_functional", None) or maker
-        if hasattr(inner, "_nodes_by_depth"):
-            tensor = inner.outputs[history.tensor_index]
+        if is_model(maker):
+            tensor = functional_of(maker).outputs[history.tensor_index]
         elif type(maker).__name__ in ("Flatten", "Identity", "Reshape"):
             tensor = maker._inbound_nodes[history.node_index].input_tensors[0]
         else:

@@ -82,31 +82,6 @@ class FileRows:
         return np.asarray(self[:], dtype)
 
 
-class ScaledRows:
-    """Rows of another column as value * scale + offset, float32; one number each, or one for each channel."""
-
-    def __init__(self, values: Column, scale: npt.NDArray[Any], offset: npt.NDArray[Any]) -> None:
-        self._values, self._scale, self._offset = values, scale, offset
-        self.dtype = np.dtype(np.float32)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Sizes, samples first."""
-        return self._values.shape
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __getitem__(self, rows: Any, /) -> npt.NDArray[Any]:
-        made: npt.NDArray[Any] = np.asarray(self._values[rows]).astype(np.float32)
-        made *= self._scale
-        made += self._offset
-        return made
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        return np.asarray(self[:], dtype)
-
-
 class TypedRows:
     """Rows of another column in another type."""
 
@@ -121,11 +96,22 @@ class TypedRows:
     def __len__(self) -> int:
         return len(self._values)
 
-    def __getitem__(self, rows: Any, /) -> Any:
+    def __getitem__(self, rows: Any, /) -> npt.NDArray[Any]:
         return taken(self._values, rows, self.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.asarray(self[:], dtype)
+
+
+class ScaledRows(TypedRows):
+    """Rows of another column as value * scale + offset, float32; one number each, or one for each channel."""
+
+    def __init__(self, values: Column, scale: npt.NDArray[Any], offset: npt.NDArray[Any]) -> None:
+        super().__init__(values, np.dtype(np.float32))
+        self._scale, self._offset = scale, offset
+
+    def __getitem__(self, rows: Any, /) -> npt.NDArray[Any]:
+        return super().__getitem__(rows) * self._scale + self._offset
 
 
 def scaled(column: Column, scale: npt.NDArray[Any], offset: npt.NDArray[Any]) -> Column:
