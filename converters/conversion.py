@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeprune.artifact import Format, IoType, Precision
 from edgeprune.converters.end_samples import end_trials, fed, fed_samples
-from edgeprune.converters.exported import measure_export, refuse_departure
+from edgeprune.converters.exported import entry_at, measure_export, refuse_departure
 from edgeprune.converters.exports import INTEGER, SIGNATURE, SUFFIXES, USUAL, check_export, check_io_type, format_of
 from edgeprune.converters.packaging import AppOptions, check_words
 from edgeprune.converters.parity import check_tolerance
@@ -32,7 +32,8 @@ from edgeprune.maker.keras.types import AnyModel
 from edgeprune.maker.training.data.loading import calibration_set, calibration_split
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.data.targets import fitting_targets
-from edgeprune.maker.training.metrics import Metric, find_metric
+from edgeprune.maker.training.goals import Asked, find_task
+from edgeprune.maker.training.task import Task
 from edgeprune.report.agreement_report import departure_lines
 
 __all__ = ["ConvertOptions", "check_conversion", "convert"]
@@ -73,7 +74,7 @@ def convert(
     precision: Precision | str | None = None,
     calibration: Calibration | None = None,
     samples: Samples | None = None,
-    metric: Metric | str | None = None,
+    metric: Asked | None = None,
     options: ConvertOptions | None = None,
     overwrite: bool = False,
     converter: Converter | None = None,
@@ -95,9 +96,9 @@ def convert(
     if model_format is Format.TFLITE:
         refuse_half_precision(source)
     source = with_ends(source, wanted.ends.of_data)
-    scored = find_metric(metric) if metric is not None else None
-    if samples is not None and scored is not None:
-        samples = fitting_targets(samples, tuple(source.outputs[0].shape), scored.name)
+    task = find_task(source, metric) if metric is not None else None
+    if samples is not None and task is not None:
+        samples = fitting_targets(samples, output_shapes(source), task)
     arrays, held = _split(calibration, source, wanted, hold_back=samples is None)
     source = with_ends(source, wanted.ends.of_file)
     arrays = None if arrays is None else fed(arrays, source, wanted.ends)
@@ -124,9 +125,9 @@ def convert(
         )
         shown.end()
         shown.begin("run the file")
-        entry = _judged(made, source, samples, held, scored, wanted, shown)
+        entry = _judged(made, source, samples, held, task, wanted, shown)
         shown.end()
-    return replace(entry, path=str(out), warnings=said, metric=entry.metric and replace(entry.metric, file=str(out)))
+    return entry_at(entry, str(out), warnings=said)
 
 
 def _renamed(app: AppOptions, ends: EndOptions) -> AppOptions:
@@ -208,7 +209,7 @@ def _judged(
     model: AnyModel,
     samples: Samples | None,
     held: Samples | None,
-    metric: Metric | None,
+    task: Task | None,
     options: ConvertOptions,
     progress: Progress,
 ) -> ArtifactEntry:
@@ -229,7 +230,7 @@ def _judged(
         made,
         model,
         trial,
-        metric if samples is not None else None,
+        task if samples is not None else None,
         name=made.path.name,
         samples_are=samples_are,
         exported=True,

@@ -23,11 +23,12 @@ from edgeprune.errors import ConversionError, RuntimeFailure
 from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.metadata import ImageInput
-from edgeprune.ledger import OutputParity, RuntimeRun
+from edgeprune.ledger import MetricValue, OutputParity, RuntimeRun
+from edgeprune.maker.training.bootstrap import change_of
 from edgeprune.maker.training.data.columns import Column, as_type, taken
 from edgeprune.maker.training.data.loading import InputSpecs
 from edgeprune.maker.training.data.samples import Samples
-from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.training.task import Task
 from edgeprune.runtime.session import RunResult, installed_runtimes, run_tflite
 
 __all__ = ["EVALUATOR", "Evaluated", "evaluate_file", "pixels_of", "run_on_runtimes", "run_package", "strays"]
@@ -43,11 +44,9 @@ EVALUATOR = "edgeprune evaluator"  # of graph and weights; it does not reproduce
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
-    """What running a file told. `value` is None with the reason in `note` when nothing was scored."""
+    """What running a file told. `metrics` is empty with the reason in `note` when nothing was scored."""
 
-    value: float | None = None
-    samples: int = 0
-    runtime: str = ""
+    metrics: tuple[MetricValue, ...] = ()
     parity: tuple[OutputParity, ...] = ()
     runs: tuple[RuntimeRun, ...] = ()
     note: str | None = None
@@ -58,48 +57,84 @@ def evaluate_file(
     samples: Samples,
     specs: InputSpecs,
     expected: Mapping[str, np.ndarray],
-    metric: Metric | None,
+    task: Task | None,
     *,
     every_runtime: bool,
     image: ImageInput | None = None,
     tolerance: float | None = None,
     joined: Mapping[str, int] | None = None,
+    dense: Mapping[str, np.ndarray] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluated:
     """Run a .tflite file over all samples with the newest installed runtime and, if asked, over the first
     OLDER_RUNTIME_SAMPLES (OLDER_RUNTIME_UNSCORED without targets) with each older one; run a Core ML package over the
     first EVALUATOR_SAMPLES.
 
-    `expected` are the Keras model's outputs for the same samples. Without a metric (no targets) only parity is
-    computed. `image` is the package's image input: its pixels are (value - bias) / scale; `joined` names the axes of
-    joined outputs (`joined_axes`). Raises ConversionError when
-    no installed runtime runs the file or when its outputs make no sense (`refuse_senseless`).
+    `expected` are the Keras model's outputs for the same samples. Without a task (no targets) only parity is computed.
+    `dense` are the outputs of the dense model, which metrics are held against. `image` is the package's image input:
+    its pixels are (value - bias) / scale; `joined` names the axes of joined outputs (`joined_axes`). Raises
+    ConversionError when no installed runtime runs the file or when its outputs make no sense (`refuse_senseless`).
     """
     if artifact.format is Format.COREML:
         known = artifact.contents.package if isinstance(artifact, Exported) else None
         package = known or read_coreml(artifact.path)
         return _evaluate_package(
-            artifact, package, samples, specs, expected, metric, image, tolerance, joined, on_progress
+            artifact, package, samples, specs, expected, task, image, tolerance, joined, dense, on_progress
         )
     inputs = {name: as_type(samples.inputs[name], dtype) for name, (_, dtype) in specs.items()}
     if not installed_runtimes():
         return Evaluated(note="not measured: no TFLite runtime is installed (pip install 'edgeprune[litert]')")
-    older = OLDER_RUNTIME_SAMPLES if samples.targets is not None else OLDER_RUNTIME_UNSCORED
+    older = OLDER_RUNTIME_SAMPLES if samples.told else OLDER_RUNTIME_UNSCORED
     newest, tried = run_on_runtimes(
         artifact.path, inputs, every_runtime=every_runtime, older_samples=older, on_progress=on_progress
     )
-    runs = [item if isinstance(item, RuntimeRun) else _scored(item, expected, samples, metric) for item in tried]
+    runs = [item if isinstance(item, RuntimeRun) else _scored(item, expected, samples, task) for item in tried]
     parity = compare_outputs(expected, newest.outputs, joined)
     refuse_senseless(artifact.path.name, str(artifact.precision), expected, newest.outputs, parity, tolerance=tolerance)
-    value = next(run.value for run in runs if run.ran)
+    metrics = _metrics(artifact, expected, newest.outputs, samples, task, dense, f"{newest.runtime} {newest.version}")
     return Evaluated(
-        value=value,
-        samples=newest.samples,
-        runtime=f"{newest.runtime} {newest.version}",
+        metrics=metrics,
         parity=parity,
         runs=tuple(reversed(runs)),
-        note=None if value is not None else "not measured: no targets",
+        note=None if metrics else "not measured: no targets",
     )
+
+
+def _metrics(
+    artifact: Artifact,
+    expected: Mapping[str, np.ndarray],
+    outputs: Mapping[str, np.ndarray],
+    samples: Samples,
+    task: Task | None,
+    dense: Mapping[str, np.ndarray] | None,
+    runtime: str,
+) -> tuple[MetricValue, ...]:
+    """Each score of a file's outputs, and what it changed against the dense model's."""
+    if task is None or not samples.told:
+        return ()
+    made = _by_place(expected, outputs)
+    count = len(next(iter(made.values())))
+    told = {name: values[:count] for name, values in samples.told.items()}
+    before = None if dense is None else {name: values[:count] for name, values in dense.items()}
+    return tuple(
+        MetricValue(
+            name=score.name,
+            value=score.of(made, told),
+            samples=count,
+            file=artifact.path.name,
+            runtime=runtime,
+            change=None if before is None else change_of(score, before, made, told),
+        )
+        for score in task.scores
+    )
+
+
+def _by_place(expected: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A file's outputs in the model's order."""
+    for name in expected:
+        if name not in outputs:
+            raise ConversionError(f"the file has no output {name!r}; it has: {', '.join(outputs)}")
+    return {name: outputs[name] for name in expected}
 
 
 def run_on_runtimes(
@@ -156,10 +191,11 @@ def _evaluate_package(
     samples: Samples,
     specs: InputSpecs,
     expected: Mapping[str, np.ndarray],
-    metric: Metric | None,
+    task: Task | None,
     image: ImageInput | None,
     tolerance: float | None,
     joined: Mapping[str, int] | None,
+    dense: Mapping[str, np.ndarray] | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> Evaluated:
     count = min(len(samples), EVALUATOR_SAMPLES)
@@ -174,16 +210,13 @@ def _evaluate_package(
         return Evaluated(note=f"not verified: op {cause} is not known to the evaluator", runs=(run,))
     parity = compare_outputs(wanted, outputs, joined)
     refuse_senseless(artifact.path.name, str(artifact.precision), wanted, outputs, parity, tolerance=tolerance)
-    value = None
-    if metric is not None and samples.targets is not None:
-        value = metric.compute(outputs[next(iter(wanted))], samples.targets[:count])
+    metrics = _metrics(artifact, wanted, outputs, samples, task, dense, f"{runtime} {version}")
+    value = metrics[0].value if metrics else None
     return Evaluated(
-        value=value,
-        samples=count,
-        runtime=f"{runtime} {version}",
+        metrics=metrics,
         parity=parity,
         runs=(RuntimeRun(name=runtime, version=version, ran=True, samples=count, value=value),),
-        note=None if value is not None else "not measured: no targets",
+        note=None if metrics else "not measured: no targets",
     )
 
 
@@ -206,13 +239,9 @@ def run_package(
     return Evaluator(package).run(inputs, on_progress), EVALUATOR, metadata.version("edgeprune")
 
 
-def _scored(
-    result: RunResult, expected: Mapping[str, np.ndarray], samples: Samples, metric: Metric | None
-) -> RuntimeRun:
+def _scored(result: RunResult, expected: Mapping[str, np.ndarray], samples: Samples, task: Task | None) -> RuntimeRun:
     value = None
-    if metric is not None and samples.targets is not None:
-        first = next(iter(expected))
-        if first not in result.outputs:
-            raise ConversionError(f"the file has no output {first!r}; it has: {', '.join(result.outputs)}")
-        value = metric.compute(result.outputs[first], samples.targets[: result.samples])
+    if task is not None and samples.told:
+        told = {name: values[: result.samples] for name, values in samples.told.items()}
+        value = task.main.of(_by_place(expected, result.outputs), told)
     return RuntimeRun(name=result.runtime, version=result.version, ran=True, samples=result.samples, value=value)

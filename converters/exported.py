@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -17,21 +19,21 @@ from edgeprune.converters.session import Exported
 from edgeprune.errors import ConversionError
 from edgeprune.formats.coreml.storage import storage_of
 from edgeprune.formats.metadata import ImageInput
-from edgeprune.ledger import ArtifactEntry, MetricValue, oldest_runtime
+from edgeprune.ledger import ArtifactEntry, oldest_runtime
 from edgeprune.maker.keras.models import input_specs, predict
 from edgeprune.maker.keras.types import AnyModel
 from edgeprune.maker.training.data.samples import Samples
-from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.training.task import Task
 from edgeprune.runtime.session import installed_runtimes
 
-__all__ = ["artifact_entry", "measure_export", "refuse_departure"]
+__all__ = ["artifact_entry", "entry_at", "measure_export", "refuse_departure"]
 
 
 def measure_export(
     made: Exported,
     model: AnyModel,
     samples: Samples,
-    metric: Metric | None,
+    task: Task | None,
     *,
     name: str,
     samples_are: str,
@@ -39,17 +41,18 @@ def measure_export(
     codecs: Sequence[str] = (),
     every_runtime: bool = True,
     expected: Mapping[str, np.ndarray] | None = None,
+    dense: Mapping[str, np.ndarray] | None = None,
     image: ImageInput | None = None,
     tolerance: float | None = None,
     where: Callable[[], str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ArtifactEntry:
-    """The record of a file, called `name` in it, that was made from `model`: run over `samples`, scored by `metric`
+    """The record of a file, called `name` in it, that was made from `model`: run over `samples`, scored by `task`
     where there is one, compared with the model, and weighed.
 
     It is compressed by the quick codecs and by `codecs`. `expected` are the model's outputs for the samples, where they
-    are known; `where` adds to the reason of a file that departs from its model. Raises ConversionError for a file that
-    departs or has lost the zeros of its model.
+    are known, `dense` those of the dense model; `where` adds to the reason of a file that departs from its model.
+    Raises ConversionError for a file that departs or has lost the zeros of its model.
     """
     known = predict(model, samples.inputs) if expected is None else expected
     try:
@@ -58,19 +61,26 @@ def measure_export(
             samples,
             input_specs(model),
             known,
-            metric,
+            task,
             every_runtime=every_runtime,
             image=image,
             tolerance=tolerance,
             joined=joined_axes(model),
+            dense=dense,
             on_progress=on_progress,
         )
     except ConversionError as error:
         raise ConversionError(f"{error}; {where()}" if where else str(error)) from error
     weighed = account(made.contents, with_quick(codecs), shares=False, bounds=False)
-    entry = artifact_entry(made, weighed, found, metric, name, samples_are if found.parity else None, exported)
+    entry = artifact_entry(made, weighed, found, name, samples_are if found.parity else None, exported)
     refuse_lost_sparsity(made, weighed, model)
     return entry
+
+
+def entry_at(entry: ArtifactEntry, path: str, **more: Any) -> ArtifactEntry:
+    """The record of a file that has another path now."""
+    metrics = tuple(replace(metric, file=path) for metric in entry.metrics)
+    return replace(entry, path=path, metrics=metrics, metric=metrics[0] if metrics else None, **more)
 
 
 def refuse_departure(
@@ -97,7 +107,6 @@ def artifact_entry(
     made: Exported,
     weighed: FileAccount,
     found: Evaluated,
-    metric: Metric | None,
     name: str,
     samples_are: str | None,
     exported: bool,
@@ -105,11 +114,7 @@ def artifact_entry(
     """The entry of a file in a ledger: its account, and what came of running it."""
     graph, package = made.contents.graph, made.contents.package
     storage = storage_of(package) if package else None
-    value = None
-    if metric is not None and found.value is not None:
-        value = MetricValue(
-            name=metric.name, value=found.value, samples=found.samples, file=name, runtime=found.runtime
-        )
+    metrics = tuple(replace(metric, file=name) for metric in found.metrics)
     return ArtifactEntry(
         path=name,
         format=str(made.format),
@@ -119,7 +124,8 @@ def artifact_entry(
         download_bytes=weighed.download_bytes,
         sparsity=weighed.sparsity,
         macs=weighed.macs,
-        metric=value,
+        metric=metrics[0] if metrics else None,
+        metrics=metrics,
         metric_note=found.note,
         parity=found.parity or None,
         parity_on=samples_are,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.artifact import Format
-from edgeprune.checker.agreement import Agreement, Departure
+from edgeprune.checker.agreement import Agreement, Departure, ScorePair
 from edgeprune.converters.bisect import find_departure, layer_outputs, match_layers
 from edgeprune.converters.channel_parity import joined_axes
 from edgeprune.converters.end_samples import end_trials, fed_samples
@@ -36,12 +36,13 @@ from edgeprune.host.untrusted import status_of
 from edgeprune.ledger import POOR_SQNR_DB, OutputParity, RuntimeRun
 from edgeprune.maker.keras.ends import EndOptions, with_ends
 from edgeprune.maker.keras.model_files import load_convertible
-from edgeprune.maker.keras.models import input_specs, predict
+from edgeprune.maker.keras.models import input_specs, output_shapes, predict
 from edgeprune.maker.keras.types import AnyModel
 from edgeprune.maker.training.data.columns import taken
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.data.targets import fitting_targets
-from edgeprune.maker.training.metrics import Metric, find_metric
+from edgeprune.maker.training.goals import Asked, find_task
+from edgeprune.maker.training.task import Task
 from edgeprune.report.agreement_report import channel_lines
 from edgeprune.runtime.session import installed_runtimes, trace_tflite
 
@@ -128,7 +129,7 @@ def verify(
     model: AnyModel | str | Path,
     *,
     samples: Samples | None = None,
-    metric: Metric | str | None = None,
+    metric: Asked | None = None,
     scale: float = 1.0,
     bias: Sequence[float] = (0.0,),
     tolerance: float | None = None,
@@ -151,11 +152,11 @@ def verify(
     check_scale(scale)
     exported = file if isinstance(file, ExportedFile) else open_exported(Path(file))
     source = load_convertible(Path(model)) if isinstance(model, str | Path) else model
-    scored = find_metric(metric) if metric is not None else None
     asked = ends or EndOptions()
     source = with_ends(source, asked.of_data)
-    if samples is not None and scored is not None:
-        samples = fitting_targets(samples, tuple(source.outputs[0].shape), scored.name)
+    task = find_task(source, metric) if metric is not None else None
+    if samples is not None and task is not None:
+        samples = fitting_targets(samples, output_shapes(source), task)
     source = with_ends(source, asked.of_file)
     source, _ = classified(source, AppOptions(softmax=softmax))
     given = _trial(exported, source, scale, bias, asked) if samples is None else fed_samples(samples, source, asked)
@@ -190,9 +191,7 @@ def verify(
         reordered=set(pairs) != set(pairs.values()) and order != sorted(order),
         runtimes=runs,
         pictures=exported.pictures,
-        metric=scored.name if scored else None,
-        value=comparison.score(scored, outputs),
-        model_value=comparison.score(scored, comparison.expected),
+        scores=comparison.scores(task, outputs),
         departure=departure,
         bisect_note=note,
     )
@@ -273,11 +272,16 @@ class _Comparison:
             return str(error)
         return None
 
-    def score(self, metric: Metric | None, outputs: Arrays) -> float | None:
-        """The metric of the first output, where there are targets."""
-        if metric is None or self.samples.targets is None:
-            return None
-        return metric.compute(outputs[next(iter(self.expected))], self.samples.targets[: self.count])
+    def scores(self, task: Task | None, outputs: Arrays) -> tuple[ScorePair, ...]:
+        """What model and file score, where there are targets."""
+        if task is None or not self.samples.told:
+            return ()
+        told = {name: values[: self.count] for name, values in self.samples.told.items()}
+        made = {name: outputs[name] for name in self.expected}
+        return tuple(
+            ScorePair(name=score.name, file=score.of(made, told), model=score.of(self.expected, told))
+            for score in task.scores
+        )
 
     def bisected(self) -> tuple[Departure | None, str | None]:
         """Where the file departs, or why that cannot be told."""

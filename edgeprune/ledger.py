@@ -44,6 +44,7 @@ __all__ = [
     "LayerSparsity",
     "LayerWidth",
     "Ledger",
+    "MetricChange",
     "MetricKind",
     "MetricValue",
     "ModelOrigin",
@@ -61,15 +62,35 @@ __all__ = [
     "schema_path",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BASE_CODEC = "deflate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricChange:
+    """What a metric changed against the dense model, which scored `before` on the same samples.
+
+    `low` and `high` bound the difference with 95 % confidence: percentiles over `resamples` paired bootstrap samples
+    (Efron and Tibshirani 1993, chapter 13); None where the metric is only known of all samples together.
+    """
+
+    before: float
+    difference: float
+    low: float | None
+    high: float | None
+    resamples: int
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the interval holds 0: as many samples drawn again could show no change, or the other one."""
+        return self.low is not None and self.high is not None and self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricValue:
     """A metric measured on a file: `file` is a path in the ledger's folder, `runtime` what ran it.
 
-    `dense_value` is what the dense model scored on these samples, where they are not those of the dense stage's metric.
+    `change` is that against the dense model; None for the dense model itself, and where there is none.
     """
 
     name: str
@@ -77,7 +98,11 @@ class MetricValue:
     samples: int
     file: str
     runtime: str
-    dense_value: float | None = None
+    change: MetricChange | None = None
+
+
+def _scored(name: str, main: MetricValue | None, others: Sequence[MetricValue]) -> MetricValue | None:
+    return next((found for found in (main, *others) if found is not None and found.name == name), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +140,7 @@ class ArtifactEntry:
     `parity_on` names the samples of `parity`; `weights` is how many weight tensors a Core ML package stores in each
     encoding, `parameters` how many the file has (None where its reader does not count). `float_ops` are the operations
     of an integer file that compute in float, because that was allowed; `estimates` the latencies on devices;
-    `warnings` what an app would take wrongly.
+    `warnings` what an app would take wrongly. `metric` is the main one of `metrics`.
     """
 
     path: str
@@ -138,6 +163,11 @@ class ArtifactEntry:
     estimates: tuple[Estimate, ...] = ()
     parameters: int | None = None
     warnings: tuple[str, ...] = ()
+    metrics: tuple[MetricValue, ...] = ()
+
+    def scored(self, name: str) -> MetricValue | None:
+        """Its value of the metric of that name."""
+        return _scored(name, self.metric, self.metrics)
 
     def __post_init__(self) -> None:
         check_counts(raw_bytes=self.raw_bytes, download_bytes=self.download_bytes, macs=self.macs)
@@ -161,9 +191,14 @@ class Stage:
     training: TrainLog | None
     seconds: float
     channels: ChannelReport | None = None
+    metrics: tuple[MetricValue, ...] = ()
 
     def __post_init__(self) -> None:
         check_counts(parameters=self.parameters, nonzero_parameters=self.nonzero_parameters, macs=self.macs)
+
+    def scored(self, name: str) -> MetricValue | None:
+        """Its value of the metric of that name."""
+        return _scored(name, self.metric, self.metrics)
 
     @property
     def main(self) -> ArtifactEntry | None:
@@ -218,7 +253,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """All stages of a run and where they came from."""
+    """All stages of a run and where they came from. `metric` is the main one of `metrics`: it chose among epochs."""
 
     tool_version: str
     recipe: RecipeOrigin
@@ -230,6 +265,7 @@ class Ledger:
     stages: tuple[Stage, ...]
     verdicts: tuple[Verdict, ...] = ()
     summary: tuple[str, ...] = ()
+    metrics: tuple[MetricKind, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -252,6 +288,11 @@ class Ledger:
         tool = raw.get("tool")
         version = tool.get("version") if isinstance(tool, Mapping) else None
         return record_of(cls, {**raw, "tool_version": version}, f"{what} is not a ledger, run the recipe again")
+
+    @property
+    def kinds(self) -> tuple[MetricKind, ...]:
+        """How outputs were scored, the main metric first."""
+        return self.metrics or (self.metric,)
 
     @property
     def dense(self) -> Stage:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from edgeprune.verdict import Estimate
 
@@ -202,10 +203,12 @@ class ChannelReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochLog:
-    """Mean training loss of an epoch and the validation metric after it (None without a validation split)."""
+    """Mean training loss of an epoch and the validation metric after it (None without a validation split); `scores` are
+    all metrics on the validation split, by name."""
 
     loss: float
     validation: float | None
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgeprune.ledger import OutputParity, RuntimeRun
 
-__all__ = ["Agreement", "Departure", "LayerMatch"]
+__all__ = ["Agreement", "Departure", "LayerMatch", "ScorePair"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +36,22 @@ class Departure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScorePair:
+    """A metric by name, of the file and of the model."""
+
+    name: str
+    file: float
+    model: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
     """Whether a file computes what its model computes, on `samples` samples which `samples_are` describes.
 
     `reason` says why it does not; None when it agrees. `pairs` maps the model's outputs to the file's, and `reordered`
-    says that those matched by value stand in another order there. `metric` is the metric's name, `value` the file's
-    score and `model_value` the model's. `pictures` are the file's image inputs by name, with size and colour in words.
-    `departure` is None without a bisection; `bisect_note` says why there is none although one was asked for.
+    says that those matched by value stand in another order there. `scores` are the metrics of both. `pictures` are the
+    file's image inputs by name, with size and colour in words. `departure` is None without a bisection; `bisect_note`
+    says why there is none although one was asked for.
     """
 
     path: str
@@ -56,9 +65,7 @@ class Agreement:
     reordered: bool = False
     runtimes: tuple[RuntimeRun, ...]
     pictures: Mapping[str, str] = field(default_factory=dict)
-    metric: str | None = None
-    value: float | None = None
-    model_value: float | None = None
+    scores: tuple[ScorePair, ...] = ()
     departure: Departure | None = None
     bisect_note: str | None = None
 
@@ -79,7 +86,8 @@ class Agreement:
             "samples_are": self.samples_are,
             "parity": [{**asdict(item), "file_output": self.pairs[item.output]} for item in self.parity],
             "runtimes": [asdict(run) for run in self.runtimes],
-            "metric": self.metric and {"name": self.metric, "file": self.value, "model": self.model_value},
+            "metric": asdict(self.scores[0]) if self.scores else None,
+            "metrics": [asdict(pair) for pair in self.scores],
             "departure": self.departure and asdict(self.departure),
         }
         plain: dict[str, Any] = _without_infinities(body)

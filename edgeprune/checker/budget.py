@@ -27,9 +27,9 @@ class Budget:
     """Limits for the files that match the glob `path`, which counts from the folder of the configuration.
 
     `growth_bytes` and `growth_share` limit how much the download may grow against the baseline, `max_metric_drop` what
-    the metric may lose against the dense model in the ledger at `ledger`, `max_latency_ms` the latency estimated from
-    the profiles of `devices`, and `max_latency_growth` the fraction by which that estimate may be above the one for the
-    baseline. `where` names the table for messages.
+    the main metric (or each of several, by its name) may lose against the dense model in the ledger at `ledger`,
+    `max_latency_ms` the latency estimated from the profiles of `devices`, and `max_latency_growth` the fraction by
+    which that estimate may be above the one for the baseline. `where` names the table for messages.
     """
 
     path: str = "*"
@@ -41,7 +41,7 @@ class Budget:
     growth_share: float | None = None
     parameters: int | None = None
     min_sparsity: float | None = None
-    max_metric_drop: float | None = None
+    max_metric_drop: float | Mapping[str, float] | None = None
     ledger: Path | None = None
     max_latency_ms: float | None = None
     max_latency_growth: float | None = None
@@ -67,11 +67,17 @@ class Budget:
             (Limit.GROWTH, self.growth_share, Unit.FRACTION),
             (Limit.PARAMETERS, self.parameters, Unit.PARAMETERS),
             (Limit.MIN_SPARSITY, self.min_sparsity, Unit.FRACTION),
-            (Limit.MAX_METRIC_DROP, self.max_metric_drop, Unit.METRIC),
+            *((Limit.MAX_METRIC_DROP, drop, Unit.METRIC) for drop in self.metric_drops.values()),
             (Limit.MAX_LATENCY_MS, self.max_latency_ms, Unit.MS),
             (Limit.MAX_LATENCY_GROWTH, self.max_latency_growth, Unit.FRACTION),
         )
         return tuple((kind, value, unit) for kind, value, unit in every if value is not None)
+
+    @property
+    def metric_drops(self) -> Mapping[str, float]:
+        """What each metric may lose, by its name; "" is the main one."""
+        found = self.max_metric_drop
+        return {} if found is None else found if isinstance(found, Mapping) else {"": found}
 
     @property
     def limits_growth(self) -> bool:
@@ -90,7 +96,7 @@ class Written:
     line. `read` raises UsageError."""
 
     kinds: tuple[type, ...]
-    read: Callable[[Scalar], Fields]
+    read: Callable[[Any], Fields]
     metavar: str
     help: str
 
@@ -106,6 +112,18 @@ def _growth(value: Scalar) -> Fields:
 
 def _share(name: str) -> Callable[[Scalar], Fields]:
     return lambda value: {name: parse_share(value) if isinstance(value, str) else float(value)}
+
+
+def _drops(value: Scalar | Mapping[str, Scalar]) -> Fields:
+    """One limit, or one for each metric that is named."""
+    if not isinstance(value, Mapping):
+        return _share("max_metric_drop")(value)
+    if not value:
+        raise UsageError('max_metric_drop names no metric; write { NAME = "1 %" }')
+    for name, limit in value.items():
+        if not (_is(limit, float) or isinstance(limit, str)):
+            raise UsageError(f"max_metric_drop of {name!r} must be a number or a text in quotes, got {limit!r}")
+    return {"max_metric_drop": {name: _share("drop")(limit)["drop"] for name, limit in value.items()}}
 
 
 def _number(name: str) -> Callable[[Scalar], Fields]:
@@ -138,10 +156,11 @@ LIMITS: Mapping[Limit, Written] = {
         help='Least share of zeros among the weights: "75 %" or 0.75.',
     ),
     Limit.MAX_METRIC_DROP: Written(
-        kinds=(float, str),
-        read=_share("max_metric_drop"),
+        kinds=(float, str, dict),
+        read=_drops,
         metavar="SHARE",
-        help='Most that the metric may lose against the dense model in --ledger: "1 %" or 0.01.',
+        help='Most that the metric may lose against the dense model in --ledger: "1 %" or 0.01; of several '
+        '"NAME=1 %,NAME=0.02".',
     ),
     Limit.MAX_LATENCY_MS: Written(
         kinds=(float,),
@@ -156,7 +175,7 @@ LIMITS: Mapping[Limit, Written] = {
         help='Largest growth of that estimate against --baseline: "5 %" or 0.05.',
     ),
 }
-_NEEDS = {str: "a text in quotes", int: "a whole number", float: "a number"}
+_NEEDS = {dict: "a table of limits by metric", str: "a text in quotes", int: "a whole number", float: "a number"}
 
 
 def _in_bounds(limit: Limit, value: float, unit: Unit) -> bool:
@@ -184,12 +203,15 @@ def _limit(limit: Limit, value: object) -> Fields:
     written = LIMITS[limit]
     if not any(_is(value, kind) for kind in written.kinds):
         raise UsageError(f"{limit} must be {' or '.join(_NEEDS[kind] for kind in written.kinds)}, got {value!r}")
-    assert isinstance(value, Scalar)
+    assert isinstance(value, Scalar | Mapping)
     return written.read(value)
 
 
-def _value(limit: Limit, text: str) -> Scalar:
+def _value(limit: Limit, text: str) -> Scalar | Mapping[str, Scalar]:
     """What the text of an option would be in TOML."""
+    if dict in LIMITS[limit].kinds and "=" in text:
+        pairs = [part.rpartition("=") for part in text.split(",")]
+        return {name.strip(): _number_or_text(word.strip()) for name, _, word in pairs}
     for kind in (int, float):
         if kind in LIMITS[limit].kinds:
             try:
@@ -197,6 +219,13 @@ def _value(limit: Limit, text: str) -> Scalar:
             except ValueError:
                 pass
     return text
+
+
+def _number_or_text(word: str) -> float | str:
+    try:
+        return float(word)
+    except ValueError:
+        return word
 
 
 def read_budget(path: Path, where: str, raw: Any, *, of_run: bool = False) -> Budget:
@@ -261,6 +290,8 @@ def given_budget(
 def asked_limits(budget: Budget) -> dict[str, object]:
     """The limits by their keys, without paths of this machine: growth in bytes, or as a fraction."""
     asked: dict[str, object] = {str(kind): value for kind, value, _ in budget.limits}
+    if isinstance(budget.max_metric_drop, Mapping):
+        asked[str(Limit.MAX_METRIC_DROP)] = dict(budget.max_metric_drop)
     devices = [Path(device).name for device in budget.devices]
     return {**asked, "codec": budget.codec, **({"devices": devices} if devices else {})}
 

@@ -155,45 +155,46 @@ def _counts(case: _Case) -> Iterator[Verdict]:
 
 def _metric_drop(case: _Case, file: Path | None, ledger: Ledger | None) -> Iterator[Verdict]:
     budget = case.budget
-    if budget.max_metric_drop is None:
-        return
-    if ledger is None:
-        if budget.ledger is None:
-            raise UsageError("max_metric_drop is read from a ledger: name it as the budget's ledger")
-        found = _scored_by(budget.ledger, case.record.path, file)
-    else:
-        found = scored_in(ledger, case.record.path)
-    unknown = found.unknown or Unknown.NOT_SCORED
-    verdict = case.held(
-        Limit.MAX_METRIC_DROP, found.drop, budget.max_metric_drop, Unit.METRIC, unknown=unknown, detail=found.detail
-    )
-    yield replace(verdict, metric=found.metric)
+    for name, limit in budget.metric_drops.items():
+        if ledger is None:
+            if budget.ledger is None:
+                raise UsageError("max_metric_drop is read from a ledger: name it as the budget's ledger")
+            found = _scored_by(budget.ledger, case.record.path, file, name)
+        else:
+            found = scored_in(ledger, case.record.path, name)
+        unknown = found.unknown or Unknown.NOT_SCORED
+        verdict = case.held(Limit.MAX_METRIC_DROP, found.drop, limit, Unit.METRIC, unknown=unknown, detail=found.detail)
+        yield replace(verdict, metric=found.metric)
 
 
-def _scored_by(place: Path, path: str, file: Path | None) -> Scored:
+def _scored_by(place: Path, path: str, file: Path | None, name: str) -> Scored:
     """What the ledger at `place` says of the file, if it is the one that the run made."""
     from edgeprune.ledger import Ledger
 
     ledger = Ledger.from_json(read_whole(place, "the ledger.json of a run"), str(place))
-    entry = _entry(ledger, path)
+    entry, metric = _entry(ledger, path), name or ledger.metric.name
     if entry is None:
-        return Scored(metric=ledger.metric.name, unknown=Unknown.NOT_IN_LEDGER, detail=str(place))
+        return Scored(metric=metric, unknown=Unknown.NOT_IN_LEDGER, detail=str(place))
     if file is None or sha256_of(file) != entry.sha256:
-        return Scored(metric=ledger.metric.name, unknown=Unknown.OTHER_FILE, detail=str(place))
-    return replace(scored_in(ledger, entry.path), detail=str(place))
+        return Scored(metric=metric, unknown=Unknown.OTHER_FILE, detail=str(place))
+    return replace(scored_in(ledger, entry.path, name), detail=str(place))
 
 
-def scored_in(ledger: Ledger, path: str) -> Scored:
-    """What the file called `path` in the ledger lost against the dense model on the same samples."""
+def scored_in(ledger: Ledger, path: str, name: str = "") -> Scored:
+    """What the file called `path` in the ledger lost of the metric of that name (of the main one) against the dense
+    model on the same samples."""
     entry = _entry(ledger, path)
-    metric, base = entry.metric if entry else None, ledger.dense.metric
-    name = ledger.metric.name
-    if metric is None or base is None:
-        return Scored(metric=name, unknown=Unknown.NOT_SCORED)
-    before = base.value if metric.samples == base.samples else metric.dense_value
+    kind = next((kind for kind in ledger.kinds if kind.name == (name or ledger.metric.name)), None)
+    metric = entry.scored(kind.name) if kind and entry else None
+    base = ledger.dense.scored(kind.name) if kind else None
+    if kind is None or metric is None or base is None:
+        return Scored(metric=name or ledger.metric.name, unknown=Unknown.NOT_SCORED)
+    before = base.value if metric.samples == base.samples else None
+    if before is None and metric.change is not None:
+        before = metric.change.before
     if before is None:
-        return Scored(metric=name, unknown=Unknown.NOT_SCORED)  # a score on fewer samples is no drop
-    return Scored(metric=name, drop=before - metric.value if ledger.metric.higher_is_better else metric.value - before)
+        return Scored(metric=kind.name, unknown=Unknown.NOT_SCORED)  # a score on fewer samples is no drop
+    return Scored(metric=kind.name, drop=before - metric.value if kind.higher_is_better else metric.value - before)
 
 
 def _entry(ledger: Ledger, path: str) -> ArtifactEntry | None:
@@ -255,7 +256,9 @@ def band_of(found: Estimate | None) -> Band | None:
 
 def _open(path: str, budget: Budget, unknown: Unknown, detail: str = "") -> Iterator[Verdict]:
     """Each limit of a budget, not judged."""
+    metrics = iter(budget.metric_drops)
     for kind, limit, unit in budget.limits:
+        metric = next(metrics) or None if kind is Limit.MAX_METRIC_DROP else None
         for device in _names(budget) if kind.of_latency else (None,):
             yield Verdict(
                 kind=kind,
@@ -266,6 +269,7 @@ def _open(path: str, budget: Budget, unknown: Unknown, detail: str = "") -> Iter
                 passed=None,
                 codec=budget.codec if kind.of_codec else None,
                 device=device,
+                metric=metric,
                 unknown=unknown,
                 detail=detail,
             )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgeprune.maker.pruning.options import ChannelOptions
     from edgeprune.maker.recipe.recipe import Recipe
     from edgeprune.maker.training.data.samples import Samples
-    from edgeprune.maker.training.metrics import Metric
+    from edgeprune.maker.training.goals import Asked
     from edgeprune.maker.training.options import TrainOptions
     from edgeprune.runtime.session import RunResult
     from edgeprune.verdict import Verdict
@@ -49,6 +49,7 @@ __all__ = [
     "run",
     "run_tflite",
     "save_model",
+    "scores",
     "snippet",
     "write_metadata",
 ]
@@ -147,7 +148,7 @@ def load_samples(
     path: StrPath,
     model: AnyModel,
     *,
-    metric: Metric | str | None = None,
+    metric: Asked | None = None,
     scale: float = 1.0,
     offset: float = 0.0,
     trust_code: bool = False,
@@ -155,12 +156,13 @@ def load_samples(
     """Samples for a model: from an .npz file with an array for each input (or "x") and "y" with the targets, a .csv
     file, a folder of pictures with a folder for each class, or "file.py:function", your own code (with `trust_code`).
 
-    Float inputs become value * scale + offset. With `metric` there must be targets that suit it.
+    Float inputs become value * scale + offset. With `metric` (a name, several, or those of each output by its name)
+    there must be targets that suit it: "y", or for a model with several outputs an array under the name of each.
     """
     from edgeprune.maker.training.data.loading import load_split
-    from edgeprune.maker.training.metrics import find_metric
+    from edgeprune.maker.training.goals import find_task
 
-    wanted = find_metric(metric).name if metric is not None else None
+    wanted = find_task(model, metric) if metric is not None else None
     return load_split(Path(path), model, wanted, scale=scale, offset=offset, trust_code=trust_code)
 
 
@@ -171,14 +173,22 @@ def save_model(model: Model, path: StrPath) -> None:
     saved(model, Path(path))
 
 
-def evaluate(model: Model, samples: Samples, metric: Metric | str = "accuracy") -> float:
-    """The metric of a Keras model's first output over samples with targets."""
-    from edgeprune.maker.training.data.targets import fitting_targets
-    from edgeprune.maker.training.loop import evaluate as evaluated
-    from edgeprune.maker.training.metrics import find_metric
+def evaluate(model: Model, samples: Samples, metric: Asked | None = None) -> float:
+    """The metric of a Keras model over samples with targets; of several the first. See `scores`."""
+    return next(iter(scores(model, samples, metric).values()))
 
-    known = find_metric(metric)
-    return evaluated(model, fitting_targets(samples, tuple(model.outputs[0].shape), known.name), known)
+
+def scores(model: Model, samples: Samples, metric: Asked | None = None) -> dict[str, float]:
+    """Each metric of a Keras model over samples with targets, by name. `metric` names them (a name, several, or those
+    of each output by its name); None: those that the model is compiled with, else accuracy."""
+    from edgeprune.maker.keras.models import output_shapes
+    from edgeprune.maker.training.data.targets import fitting_targets
+    from edgeprune.maker.training.goals import find_task
+    from edgeprune.maker.training.loop import evaluate as evaluated
+
+    task = find_task(model, metric)
+    values = evaluated(model, fitting_targets(samples, output_shapes(model), task), task)
+    return {score.name: value for score, value in zip(task.scores, values, strict=True)}
 
 
 def finetune(
@@ -187,18 +197,26 @@ def finetune(
     options: TrainOptions,
     *,
     validation: Samples | None = None,
-    metric: Metric | str = "accuracy",
+    metric: Asked | None = None,
+    loss: str | Mapping[str, str] = "",
     teacher: Model | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[Model, TrainLog]:
     """A copy trained on, and the log of its training. Zeros of kernels stay zeros; the argument is left alone.
 
+    `metric` and `loss` are names, by output's name where there are several; what is not named is that of the model as
+    it is compiled, else accuracy and the loss that goes with it.
     With `options.distill` the `teacher` (a model with the same inputs and outputs) gives that share of the targets.
     """
+    from edgeprune.maker.keras.models import output_shapes
     from edgeprune.maker.pruning.masked_training import finetune as tuned
-    from edgeprune.maker.training.metrics import find_metric
+    from edgeprune.maker.training.data.targets import fitting_targets
+    from edgeprune.maker.training.goals import find_task
 
-    return tuned(model, samples, validation, find_metric(metric), options, teacher=teacher, on_progress=on_progress)
+    task, shapes = find_task(model, metric, loss=loss, trains=True), output_shapes(model)
+    told = fitting_targets(samples, shapes, task)
+    checked = None if validation is None else fitting_targets(validation, shapes, task)
+    return tuned(model, told, checked, task, options, teacher=teacher, on_progress=on_progress)
 
 
 def prune_channels(
@@ -206,7 +224,7 @@ def prune_channels(
     options: ChannelOptions,
     *,
     samples: Samples | None = None,
-    metric: Metric | str | None = None,
+    metric: Asked | None = None,
     verify: bool = True,
 ) -> ChannelResult:
     """A smaller model with fewer channels; the argument is left alone.
@@ -214,10 +232,10 @@ def prune_channels(
     `samples` of the training split and `metric` serve the criteria that look at data, and the compensation.
     """
     from edgeprune.maker.pruning.channel.pruner import prune_channels as pruned
-    from edgeprune.maker.training.metrics import find_metric
+    from edgeprune.maker.training.goals import find_task
 
-    known = find_metric(metric) if metric is not None else None
-    return pruned(model, options, samples=samples, metric=known, verify=verify)
+    task = find_task(model, metric, trains=True) if metric is not None else None
+    return pruned(model, options, samples=samples, task=task, verify=verify)
 
 
 def load_recipe(path: StrPath) -> Recipe:

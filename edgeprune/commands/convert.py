@@ -13,8 +13,9 @@ import click
 
 from edgeprune.artifact import Color, DeploymentTarget, Format, IoType, Precision, sha256_of
 from edgeprune.commands.ends import EndWords, end_options
-from edgeprune.commands.options import PATH, TOLERANCE, common_options, echo_json, taken
+from edgeprune.commands.options import PATH, TOLERANCE, asked_task, common_options, echo_json, taken, taken_goal
 from edgeprune.errors import UsageError
+from edgeprune.maker.training.goal import Goal
 
 if TYPE_CHECKING:
     from edgeprune.converters.packaging import AppOptions
@@ -49,7 +50,7 @@ class _Wanted:
     description: str | None
     version: str | None
     data: Path | None
-    metric: str
+    goal: Goal
     scale: float
     offset: float
     tolerance: float | None
@@ -172,7 +173,7 @@ def convert(model: Path, output: Path, **options: object) -> int:
           --input-shape 1,320..640,320..640,3 -o D.mlpackage
       edgeprune convert model.keras --to tflite --mean 127.5 --std 127.5 --labels labels.txt -o photo.tflite
     """
-    wanted = taken(_Wanted, options, ends=taken(EndWords, options))
+    wanted = taken(_Wanted, options, goal=taken_goal(options), ends=taken(EndWords, options))
     entry = _converted(model, output, wanted)
     from edgeprune.report.agreement_report import channel_lines, export_text
 
@@ -189,7 +190,7 @@ def convert(model: Path, output: Path, **options: object) -> int:
         }
         echo_json(body)
     else:
-        click.echo(export_text(entry, wanted.metric))
+        click.echo(export_text(entry))
     return 0
 
 
@@ -234,7 +235,8 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     more: dict[str, Any] = {"trust_code": wanted.trust_code, "other": output_names(model)}
     model = with_ends(model, options.ends.of_data)
     calibration = load_split(wanted.calibration, model, None, **scaling, **more) if wanted.calibration else None
-    samples = load_split(wanted.data, model, wanted.metric, **scaling, **more) if wanted.data else None
+    task = asked_task(wanted.goal, model, trust_code=wanted.trust_code) if wanted.data else None
+    samples = load_split(wanted.data, model, task, **scaling, **more) if wanted.data else None
     progress.end()
     with _described(cut, beside, overwrite=wanted.overwrite):
         entry = convert(
@@ -243,7 +245,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
             precision=wanted.precision,
             calibration=calibration,
             samples=samples,
-            metric=wanted.metric if samples else None,
+            metric=task,
             options=options,
             overwrite=wanted.overwrite,
             progress=progress,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.commands.options import PATH, Scoring, Trust, common_options, echo_json, field_option, taken
+from edgeprune.commands.options import PATH, Scoring, Trust, common_options, echo_json, field_option, taken, taken_goal
 from edgeprune.errors import UsageError
 from edgeprune.maker.training.options import DECAYS, OPTIMIZERS, TrainOptions
 
@@ -56,7 +56,9 @@ class _Job:
 )
 @field_option(TrainOptions, "temperature", help="Warmth of the teacher's answers.")
 @click.option("--patience", type=int, help="Stop after so many epochs without a better validation value.")
-@common_options("metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom")
+@common_options(
+    "metric", "loss", "loss_weight", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom"
+)
 def finetune(output: Path, overwrite: bool, as_json: bool, **values: Any) -> int:
     """Train MODEL on. Weights that are zero stay zero, so a pruned model stays pruned."""
     from edgeprune.artifact import sha256_of
@@ -72,7 +74,7 @@ def finetune(output: Path, overwrite: bool, as_json: bool, **values: Any) -> int
     if as_json:
         echo_json({"schema_version": 1, "output": {"path": str(output), "sha256": sha256_of(output)}, **asdict(log)})
     else:
-        click.echo(f"{_text(log, job.scoring.metric)}\nWritten: {output}")
+        click.echo(f"{_text(log)}\nWritten: {output}")
     return 0
 
 
@@ -81,7 +83,13 @@ def _job(values: dict[str, Any]) -> _Job:
     options = taken(TrainOptions, values, distill=distill)
     if options.patience is not None and values["validation"] is None:
         raise UsageError("--patience needs --validation: without it no epoch is better than another")
-    return taken(_Job, values, options=options, scoring=taken(Scoring, values), trust=taken(Trust, values))
+    return taken(
+        _Job,
+        values,
+        options=options,
+        scoring=taken(Scoring, values, goal=taken_goal(values)),
+        trust=taken(Trust, values),
+    )
 
 
 def _tuned(job: _Job) -> tuple[Model, TrainLog]:
@@ -89,21 +97,20 @@ def _tuned(job: _Job) -> tuple[Model, TrainLog]:
     from edgeprune.host.progress import Progress
     from edgeprune.maker.pruning.masked_training import finetune as train_on
     from edgeprune.maker.training.frozen import frozen_note
-    from edgeprune.maker.training.metrics import METRICS
 
     model = job.trust.load(job.model)
     teacher = job.trust.load(job.teacher) if job.teacher else None
     if teacher is not None and _ends(teacher) != _ends(model):
         raise UsageError(f"{job.teacher}: the teacher's inputs and outputs differ from those of {job.model}")
-    samples, validation = (job.scoring.split(path, model, job.trust) for path in (job.train, job.validation))
+    task = job.scoring.task(model, job.trust, trains=True)
+    samples, validation = (job.scoring.split(path, model, task, job.trust) for path in (job.train, job.validation))
     assert samples is not None
     progress = Progress(quiet=job.quiet)
     frozen = None if job.options.thaw else frozen_note(model)
     if frozen is not None:
         progress.note(frozen)
     progress.begin(f"fine-tune {job.model.name}")
-    metric = METRICS[job.scoring.metric]
-    found = train_on(model, samples, validation, metric, job.options, teacher=teacher, on_progress=progress.advance)
+    found = train_on(model, samples, validation, task, job.options, teacher=teacher, on_progress=progress.advance)
     progress.end()
     return found
 
@@ -115,10 +122,10 @@ def _ends(model: Model) -> object:
     return input_specs(model), [tuple(tensor.shape) for tensor in model.outputs]
 
 
-def _text(log: TrainLog, metric: str) -> str:
+def _text(log: TrainLog) -> str:
     lines = []
     for number, epoch in enumerate(log.epochs, start=1):
-        value = "not measured" if epoch.validation is None else f"{epoch.validation:.4f}"
+        told = ", ".join(f"{name} {value:.4f}" for name, value in epoch.scores.items()) or "not measured"
         kept = "  <- kept" if number == log.kept_epoch else ""
-        lines.append(f"epoch {number}: loss {epoch.loss:.4f}, validation {metric} {value}{kept}")
+        lines.append(f"epoch {number}: loss {epoch.loss:.4f}, validation {told}{kept}")
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from edgeprune.checker.size.codecs import CODECS, QUICK, with_quick
+from edgeprune.errors import UsageError
+from edgeprune.maker.training.goal import DEFAULT, FIRST, Goal
 from edgeprune.maker.training.metrics import METRICS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from edgeprune.maker.keras.types import Model
+    from edgeprune.maker.keras.types import AnyModel, Model
     from edgeprune.maker.training.data.samples import Samples
+    from edgeprune.maker.training.task import Task
 
 __all__ = [
     "EXIT_CODES",
@@ -25,12 +28,14 @@ __all__ = [
     "TOLERANCE",
     "Scoring",
     "Trust",
+    "asked_task",
     "chosen_format",
     "common_options",
     "echo_json",
     "field_option",
     "json_text",
     "taken",
+    "taken_goal",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -88,10 +93,23 @@ COMMON = {
     ),
     "metric": click.option(
         "--metric",
-        type=click.Choice(list(METRICS)),
-        default="accuracy",
-        show_default=True,
-        help="How outputs are scored; training uses the loss that goes with it.",
+        multiple=True,
+        metavar="METRIC",
+        help=f"How outputs are scored: {', '.join(METRICS)}, or your own file.py:function (with --trust-code); of one "
+        "of several outputs OUTPUT=METRIC. Repeatable.  [default: as the model is compiled, else accuracy]",
+    ),
+    "loss": click.option(
+        "--loss",
+        multiple=True,
+        metavar="LOSS",
+        help="What training makes small: a name of keras.losses such as huber, or your own file.py:function; of one of "
+        "several outputs OUTPUT=LOSS. Repeatable.  [default: as the model is compiled, else the metric's]",
+    ),
+    "loss_weight": click.option(
+        "--loss-weight",
+        multiple=True,
+        metavar="OUTPUT=WEIGHT",
+        help="How much the loss of an output counts. Repeatable.",
     ),
     "seed": click.option(
         "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same result."
@@ -121,17 +139,52 @@ class Trust:
 class Scoring:
     """How samples are read, and how the outputs for them are scored."""
 
-    metric: str
+    goal: Goal
     scale: float
     offset: float
 
-    def split(self, path: Path | None, model: Model, trust: Trust) -> Samples | None:
+    def split(self, path: Path | None, model: Model, task: Task, trust: Trust) -> Samples | None:
         """The samples of a file, None without one."""
         from edgeprune.maker.training.data.loading import load_split
 
         if path is None:
             return None
-        return load_split(path, model, self.metric, scale=self.scale, offset=self.offset, trust_code=trust.trust_code)
+        return load_split(path, model, task, scale=self.scale, offset=self.offset, trust_code=trust.trust_code)
+
+    def task(self, model: AnyModel, trust: Trust, *, trains: bool = False) -> Task:
+        """What the command line, or else the model, says of metric and loss."""
+        return asked_task(self.goal, model, trust_code=trust.trust_code, trains=trains)
+
+
+def asked_task(goal: Goal, model: AnyModel, *, trust_code: bool, trains: bool = False) -> Task:
+    """The task of a goal of the command line."""
+    from edgeprune.maker.keras.compiled import compiled_of
+    from edgeprune.maker.training.goals import task_of
+
+    silent = not goal.metric and compiled_of(model) is None
+    return task_of(
+        model, replace(goal, metric=DEFAULT.metric) if silent else goal, trains=trains, trust_code=trust_code
+    )
+
+
+def taken_goal(values: dict[str, Any]) -> Goal:
+    """The goal in --metric, --loss and --loss-weight, which go out of `values`."""
+    metric: dict[str, tuple[str, ...]] = {}
+    for output, word in map(_named, values.pop("metric")):
+        metric[output] = (*metric.get(output, ()), word)
+    weights = {}
+    for output, word in map(_named, values.pop("loss_weight", ())):
+        try:
+            weights[output] = float(word)
+        except ValueError:
+            raise UsageError(f"--loss-weight takes OUTPUT=NUMBER, got {word!r}") from None
+    return Goal(metric=metric, loss=dict(map(_named, values.pop("loss", ()))), loss_weights=weights)
+
+
+def _named(text: str) -> tuple[str, str]:
+    """(output, word) of "OUTPUT=WORD"; a word alone is of the first output."""
+    output, equals, word = text.partition("=")
+    return (output, word) if equals else (FIRST, text)
 
 
 def chosen_format(as_json: bool, output_format: str | None) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from edgeprune.commands.options import PATH, Scoring, Trust, common_options, echo_json, field_option, taken
+from edgeprune.commands.options import PATH, Scoring, Trust, common_options, echo_json, field_option, taken, taken_goal
 from edgeprune.errors import UsageError
 from edgeprune.maker.pruning.channel.criteria import CRITERIA
 from edgeprune.maker.pruning.options import COMPENSATIONS, SCOPES, STYLES, ChannelOptions, MagnitudeOptions
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgeprune.maker.pruning.channel.pruner import ChannelResult
     from edgeprune.maker.pruning.magnitude import PruneResult
     from edgeprune.maker.training.data.samples import Samples
+    from edgeprune.maker.training.task import Task
 
 __all__ = ["prune"]
 
@@ -52,9 +53,10 @@ class _Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Scores:
-    """The metric of the model before and after, on so many samples."""
+class _Score:
+    """A metric of the model before and after, on so many samples."""
 
+    name: str
     before: float
     after: float
     samples: int
@@ -62,13 +64,13 @@ class _Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Done:
-    """What came out of a job; `scores` are None where no samples were given."""
+    """What came out of a job; there are `scores` where samples were given."""
 
     job: _Job
     report: PruneReport | ChannelReport
     parameters: int
     nonzero_parameters: int
-    scores: _Scores | None
+    scores: tuple[_Score, ...]
 
 
 @click.command()
@@ -128,7 +130,9 @@ class _Done:
     "--verify/--no-verify", default=True, help="channel: check the new model on random inputs.  [default: verify]"
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show asked and got for each layer.")
-@common_options("data", "metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom")
+@common_options(
+    "data", "metric", "loss", "loss_weight", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom"
+)
 @click.pass_context
 def prune(
     context: click.Context, /, style: str, verbose: bool, overwrite: bool, as_json: bool, quiet: bool, **values: Any
@@ -202,7 +206,13 @@ def _job(style: str, values: dict[str, Any]) -> _Job:
         profile = _profile(options, device)
     names = ("model", "output", "train", "data", "verify")
     mine = {name: values[name] for name in names}
-    return _Job(options=options, profile=profile, scoring=taken(Scoring, values), trust=taken(Trust, values), **mine)
+    return _Job(
+        options=options,
+        profile=profile,
+        scoring=taken(Scoring, values, goal=taken_goal(values)),
+        trust=taken(Trust, values),
+        **mine,
+    )
 
 
 def _refuse_without_samples(options: ChannelOptions, train: Path | None) -> None:
@@ -236,32 +246,35 @@ def _pruned(job: _Job, *, overwrite: bool, quiet: bool) -> _Done:
     progress = Progress(quiet=quiet)
     progress.begin(f"load {job.model.name}")
     model = job.trust.load(job.model)
-    samples, tests = (job.scoring.split(path, model, job.trust) for path in (job.train, job.data))
+    looks = job.train is not None and isinstance(job.options, ChannelOptions) and job.options.importance == "taylor"
+    task = job.scoring.task(model, job.trust, trains=looks) if job.train or job.data else None
+    splits = (job.train, job.data) if task else ()
+    samples, tests = [job.scoring.split(path, model, task, job.trust) for path in splits if task] or (None, None)
     progress.end()
     progress.begin("prune")
-    result = _result(job, model, samples, progress)
+    result = _result(job, model, samples, task, progress)
     progress.end()
-    scores = None if tests is None else _scores(job.scoring.metric, tests, (model, result.model))
+    scores = () if tests is None or task is None else _scores(task, tests, (model, result.model))
     with output_file(job.output, overwrite=overwrite) as made:
         save_model(result.model, made)
     counts = count_parameters(result.model), count_nonzero_parameters(result.model)
     return _Done(job=job, report=result.report, parameters=counts[0], nonzero_parameters=counts[1], scores=scores)
 
 
-def _result(job: _Job, model: Model, samples: Samples | None, progress: Progress) -> PruneResult | ChannelResult:
+def _result(
+    job: _Job, model: Model, samples: Samples | None, task: Task | None, progress: Progress
+) -> PruneResult | ChannelResult:
     """The new model, by the style that the options are of."""
     from edgeprune.maker.pruning.channel.lossless import prune_dead
     from edgeprune.maker.pruning.channel.pruner import prune_channels
     from edgeprune.maker.pruning.magnitude import prune_magnitude
-    from edgeprune.maker.training.metrics import METRICS
 
     if job.options is None:
         return prune_dead(model)
     if isinstance(job.options, MagnitudeOptions):
         return prune_magnitude(model, job.options)
-    metric = METRICS[job.scoring.metric]
     if job.profile is None:
-        return prune_channels(model, job.options, samples=samples, metric=metric, verify=job.verify)
+        return prune_channels(model, job.options, samples=samples, task=task, verify=job.verify)
     from edgeprune.converters.session import Converter
     from edgeprune.maker.recipe.latency_search import prune_to_latency
 
@@ -272,25 +285,27 @@ def _result(job: _Job, model: Model, samples: Samples | None, progress: Progress
             job.profile,
             converter=converter,
             samples=samples,
-            metric=metric,
+            task=task,
             verify=job.verify,
             on_trial=progress.advance,
         )
 
 
-def _scores(metric: str, tests: Samples, models: tuple[Model, Model]) -> _Scores:
+def _scores(task: Task, tests: Samples, models: tuple[Model, Model]) -> tuple[_Score, ...]:
     from edgeprune.maker.training.loop import evaluate
-    from edgeprune.maker.training.metrics import METRICS
 
-    before, after = (evaluate(model, tests, METRICS[metric]) for model in models)
-    return _Scores(before=before, after=after, samples=len(tests))
+    before, after = (evaluate(model, tests, task) for model in models)
+    return tuple(
+        _Score(name=score.name, before=old, after=new, samples=len(tests))
+        for score, old, new in zip(task.scores, before, after, strict=True)
+    )
 
 
 def _echo_facts(done: _Done) -> None:
     from edgeprune.artifact import sha256_of
 
     paths = {"input": done.job.model, "output": done.job.output}
-    nothing = {"before": None, "after": None, "samples": None}
+    scores = [asdict(score) for score in done.scores]
     echo_json(
         {
             "schema_version": 1,
@@ -298,7 +313,8 @@ def _echo_facts(done: _Done) -> None:
             **asdict(done.report),
             "parameters": done.parameters,
             "nonzero_parameters": done.nonzero_parameters,
-            "metric": {"name": done.job.scoring.metric, **(asdict(done.scores) if done.scores else nothing)},
+            "metric": scores[0] if scores else None,
+            "metrics": scores,
         }
     )
 
@@ -307,13 +323,14 @@ def _text(done: _Done, *, verbose: bool) -> str:
     from edgeprune.ledger import PruneReport
     from edgeprune.report.pruning import channel_lines, zeros_lines
 
-    report, metric, scores = done.report, done.job.scoring.metric, done.scores
+    report = done.report
     lines = (
         zeros_lines(report, every=verbose) if isinstance(report, PruneReport) else channel_lines(report, every=verbose)
     )
-    if scores is not None:
-        counted = f"{scores.samples:,} samples (the Keras model)"
-        lines.append(f"{metric}: {scores.before:.4f} -> {scores.after:.4f} on {counted}")
-    else:
-        lines.append(f"{metric}: not measured (add --data TEST.npz); to recover accuracy: edgeprune finetune")
+    lines += [
+        f"{one.name}: {one.before:.4f} -> {one.after:.4f} on {one.samples:,} samples (the Keras model)"
+        for one in done.scores
+    ]
+    if not done.scores:
+        lines.append("quality: not measured (add --data TEST.npz); to recover accuracy: edgeprune finetune")
     return "\n".join([*lines, f"Written: {done.job.output}"])

@@ -11,14 +11,16 @@ import click
 
 from edgeprune.artifact import sha256_of
 from edgeprune.commands.ends import EndWords, end_options
-from edgeprune.commands.options import PATH, TOLERANCE, common_options, echo_json, taken
+from edgeprune.commands.options import PATH, TOLERANCE, asked_task, common_options, echo_json, taken, taken_goal
 from edgeprune.errors import ConversionError, UsageError
+from edgeprune.maker.training.goal import Goal
 from edgeprune.maker.training.metrics import METRICS
 
 if TYPE_CHECKING:
     from edgeprune.checker.agreement import Agreement
     from edgeprune.maker.keras.types import AnyModel
     from edgeprune.maker.training.data.samples import Samples
+    from edgeprune.maker.training.task import Task
 
 __all__ = ["verify"]
 
@@ -29,7 +31,7 @@ class _Wanted:
 
     against: Path
     data: Path | None
-    metric: str | None
+    goal: Goal
     scale: float
     offset: float
     image_bias: str | None
@@ -57,7 +59,13 @@ class _Wanted:
 @click.option(
     "--data", type=PATH, metavar="DATA", help="Samples to compare on.  [default: 8 random ones, 2 of a large model]"
 )
-@click.option("--metric", type=click.Choice(list(METRICS)), help="Score both, with the targets y of --data.")
+@click.option(
+    "--metric",
+    multiple=True,
+    metavar="METRIC",
+    help=f"Score both, with the targets of --data: {', '.join(METRICS)}, or file.py:function; of several outputs "
+    "OUTPUT=METRIC. Repeatable.",
+)
 @click.option("--image-bias", metavar="B,B,B", help="Image input: an offset for each channel, instead of --offset.")
 @TOLERANCE
 @click.option("--bisect", is_flag=True, help="Name the first layer that departs from the model.")
@@ -80,7 +88,7 @@ def verify(exported: Path, **options: object) -> int:
       edgeprune verify Model.mlpackage --against model.keras --bisect
       edgeprune verify Photo.mlpackage --against model.keras --scale 0.00784314 --offset -1   (image input)
     """
-    wanted = taken(_Wanted, options, ends=taken(EndWords, options))
+    wanted = taken(_Wanted, options, goal=taken_goal(options), ends=taken(EndWords, options))
     found = _verified(exported, wanted)
     if wanted.as_json:
         echo_json(_json(exported, found, wanted))
@@ -95,7 +103,7 @@ def verify(exported: Path, **options: object) -> int:
 
 def _verified(path: Path, wanted: _Wanted) -> Agreement:
     """What can be known first is checked before TensorFlow starts."""
-    if wanted.metric is not None and wanted.data is None:
+    if wanted.goal.metric and wanted.data is None:
         raise UsageError("--metric needs --data TEST.npz with the targets in y")
     from edgeprune.converters.parity import check_tolerance
     from edgeprune.converters.verification import check_scale, open_exported, verify
@@ -118,14 +126,15 @@ def _verified(path: Path, wanted: _Wanted) -> Agreement:
     model = cut_preprocessing(model)[0] if wanted.cut_preprocessing else model
     names = output_names(model)
     model = with_ends(model, ends.of_data)
-    samples = _samples(wanted.data, model, wanted, names) if wanted.data else None
+    task = asked_task(wanted.goal, model, trust_code=wanted.trust_code) if wanted.goal.metric else None
+    samples = _samples(wanted.data, model, task, wanted, names) if wanted.data else None
     progress.end()
     progress.begin(f"run {path.name} and the model")
     found = verify(
         exported,
         model,
         samples=samples,
-        metric=wanted.metric,
+        metric=task,
         scale=wanted.scale,
         bias=bias,
         tolerance=wanted.tolerance,
@@ -138,14 +147,14 @@ def _verified(path: Path, wanted: _Wanted) -> Agreement:
     return found
 
 
-def _samples(data: Path, model: AnyModel, wanted: _Wanted, outputs: Sequence[str]) -> Samples:
+def _samples(data: Path, model: AnyModel, task: Task | None, wanted: _Wanted, outputs: Sequence[str]) -> Samples:
     """The samples of --data; with --image-bias each channel gets its own offset."""
     from edgeprune.maker.training.data.loading import load_split
 
     more: dict[str, Any] = {"trust_code": wanted.trust_code, "other": outputs}
     if wanted.image_bias is None:
-        return load_split(data, model, wanted.metric, scale=wanted.scale, offset=wanted.offset, **more)
-    raw = load_split(data, model, wanted.metric, **more)
+        return load_split(data, model, task, scale=wanted.scale, offset=wanted.offset, **more)
+    raw = load_split(data, model, task, **more)
     return raw.scaled(wanted.scale, wanted.bias)
 
 

@@ -16,17 +16,16 @@ _RUNS = 6
 CURE = "give them an output of their own, or bring all channels to one range inside the model"
 
 
-def export_text(entry: ArtifactEntry, metric: str) -> str:
-    """What `convert` tells of its file; `metric` is the one that was or would have been taken."""
+def export_text(entry: ArtifactEntry) -> str:
+    """What `convert` tells of its file."""
     lines = [*_size_lines(entry), *_parity_lines(entry), *_runtime_lines(entry)]
-    if entry.metric is not None:
-        lines.append(
-            f"{metric} of the exported file: {entry.metric.value:.4f} on {entry.metric.samples:,} samples, "
-            f"by {entry.metric.runtime}"
-        )
-    else:
+    lines += [
+        f"{found.name} of the exported file: {found.value:.4f} on {found.samples:,} samples, by {found.runtime}"
+        for found in entry.metrics
+    ]
+    if not entry.metrics:
         note = entry.metric_note or "not measured"
-        lines.append(f"{metric} {note.replace('no targets', 'add --data TEST.npz with targets in y')}")
+        lines.append(f"quality {note.replace('no targets', 'add --data TEST.npz with targets in y')}")
     return "\n".join([*lines, f"Written: {entry.path}"])
 
 
@@ -109,9 +108,10 @@ def agreement_text(found: Agreement, file: str, model: str) -> str:
     lines += [f"also runs on {name}" for name in ran[:-1]]
     lines += [f"does not run on {run.name} {run.version}: {run.reason}" for run in found.runtimes if not run.ran]
     lines += [_parity_line(item, found.samples_are, found.pairs[item.output]) for item in found.parity]
-    if found.metric is not None and found.value is not None and found.model_value is not None:
-        scores = f"model {found.model_value:.4f}, file {found.value:.4f}"
-        lines.append(f"{found.metric}: {scores} on {found.samples:,} {found.samples_are}")
+    lines += [
+        f"{pair.name}: model {pair.model:.4f}, file {pair.file:.4f} on {found.samples:,} {found.samples_are}"
+        for pair in found.scores
+    ]
     if found.agrees:  # of float files; for others it is the reason not to agree
         lines += [f"WARNING: {line}" for line in channel_lines(found.parity)]
     if found.reordered:

@@ -31,7 +31,6 @@ def _latency_text(stage: Stage) -> str:
 
 def stages_table(ledger: Ledger) -> Table:
     """A row for each stage."""
-    share = ledger.metric.is_share
     rows = []
     for stage in ledger.stages:
         main = stage.main
@@ -39,7 +38,7 @@ def stages_table(ledger: Ledger) -> Table:
         rows.append(
             (
                 stage.name,
-                metric_text(stage.metric, share),
+                *(metric_text(stage.scored(kind.name), kind.is_share) for kind in ledger.kinds),
                 main.precision if main else UNKNOWN,
                 f"{stage.parameters:,}",
                 f"{stage.nonzero_parameters:,}",
@@ -53,7 +52,7 @@ def stages_table(ledger: Ledger) -> Table:
         )
     heads = (
         "stage",
-        ledger.metric.name,
+        *(kind.name for kind in ledger.kinds),
         "file",
         "parameters",
         "non-zero",
@@ -64,16 +63,20 @@ def stages_table(ledger: Ledger) -> Table:
         "latency ratio on this host",
         "took",
     )
-    return Table(heads=heads, rows=tuple(rows), left=frozenset({0, 2, 9}))
+    return Table(heads=heads, rows=tuple(rows), left=_places(heads, "stage", "file", "latency ratio on this host"))
+
+
+def _places(heads: Sequence[str], *words: str) -> frozenset[int]:
+    """Columns of words, which stand on the left."""
+    return frozenset(heads.index(word) for word in words)
 
 
 def files_table(ledger: Ledger) -> Table:
     """A row for each file: what ships first."""
-    share = ledger.metric.is_share
     entries = [(stage, entry) for stage in ledger.stages for entry in stage.artifacts]
     entries.sort(key=lambda pair: not pair[1].exported)
     codecs = _measured(ledger)
-    rows = tuple(_file_row(ledger, stage, entry, share, codecs) for stage, entry in entries)
+    rows = tuple(_file_row(ledger, stage, entry, codecs) for stage, entry in entries)
     heads = (
         "file",
         "stage",
@@ -81,11 +84,11 @@ def files_table(ledger: Ledger) -> Table:
         *codecs,
         "of dense",
         "zeros",
-        ledger.metric.name,
+        *(kind.name for kind in ledger.kinds),
         "ran on",
         "oldest runtime",
     )
-    return Table(heads=heads, rows=rows, left=frozenset({0, 1, 9, 10}))
+    return Table(heads=heads, rows=rows, left=_places(heads, "file", "stage", "ran on", "oldest runtime"))
 
 
 def _measured(ledger: Ledger) -> list[str]:
@@ -94,9 +97,7 @@ def _measured(ledger: Ledger) -> list[str]:
     return [name for name in CODECS if any(name in entry.download_bytes for entry in entries)]
 
 
-def _file_row(
-    ledger: Ledger, stage: Stage, entry: ArtifactEntry, share: bool, codecs: Sequence[str]
-) -> tuple[str, ...]:
+def _file_row(ledger: Ledger, stage: Stage, entry: ArtifactEntry, codecs: Sequence[str]) -> tuple[str, ...]:
     ratio = ledger.download_ratio(entry)
     return (
         entry.path,
@@ -105,7 +106,7 @@ def _file_row(
         *(format_bytes(size) if (size := entry.download_bytes.get(codec)) is not None else UNKNOWN for codec in codecs),
         f"{ratio:.3f}x" if ratio is not None else UNKNOWN,
         format_percent(entry.sparsity) if entry.sparsity is not None else UNKNOWN,
-        metric_text(entry.metric, share),
+        *(metric_text(entry.scored(kind.name), kind.is_share) for kind in ledger.kinds),
         ", ".join(f"{run.name} {run.version}" for run in entry.runtimes if run.ran) or "nothing here",
         entry.oldest_runtime or "not tried",
     )
@@ -207,10 +208,23 @@ def _codecs_text(ledger: Ledger) -> str:
     return ", ".join([f"{names[0]} (what a zip, APK or IPA costs)", *names[1:]]) if names else "nothing"
 
 
+def _interval_lines(ledger: Ledger) -> list[str]:
+    found = [m.change for s in ledger.stages for e in s.artifacts for m in e.metrics if m.change and m.change.resamples]
+    if not found:
+        return []
+    return [
+        "95 % interval: of the difference from the dense Keras model on the same samples, drawn again with replacement "
+        f"{max(change.resamples for change in found):,} times (paired bootstrap). It tells how much of a difference is "
+        "the choice of samples; it does not tell what another training would have given."
+    ]
+
+
 def _methods(ledger: Ledger) -> list[str]:
     runtimes = ", ".join(f"{k} {v}" for k, v in ledger.host.runtimes.items()) or "none installed"
     lines = [
-        f"{ledger.metric.name}: each .tflite file run over the test split by a real interpreter ({runtimes}).",
+        f"{', '.join(kind.name for kind in ledger.kinds)}: each .tflite file run over the test split by a real "
+        f"interpreter ({runtimes}).",
+        *_interval_lines(ledger),
         "oldest runtime: the oldest installed one that ran the file; what ships is tried on all of them, because apps "
         "ship old ones.",
         "Core ML: on macOS Core ML itself runs the saved package; elsewhere edgeprune's evaluator carries out its "

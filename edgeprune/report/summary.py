@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeprune.artifact import Format
-from edgeprune.ledger import ArtifactEntry, LatencyReached, Ledger, MetricValue, Outcome, Stage
+from edgeprune.ledger import ArtifactEntry, LatencyReached, Ledger, MetricKind, MetricValue, Outcome, Stage
 from edgeprune.report.agreement_report import channel_lines
 from edgeprune.report.verdicts import band_text, latency_text
 from edgeprune.units import format_bytes, format_ms
@@ -56,24 +56,39 @@ def _download(ledger: Ledger) -> list[str]:
 
 
 def _quality(ledger: Ledger) -> list[str]:
-    name, share, base = ledger.metric.name, ledger.metric.is_share, ledger.dense.metric
+    return [sentence for kind in ledger.kinds for sentence in _quality_of(ledger, kind)]
+
+
+def _quality_of(ledger: Ledger, kind: MetricKind) -> list[str]:
+    """What one metric became of, stage by stage."""
+    base = ledger.dense.scored(kind.name)
     if base is None:
-        return [f"{name}: not measured, so nothing is known of what pruning cost."]
-    sentences = []
-    for stage in ledger.stages[1:]:
-        found = stage.metric
-        if found is None:
-            continue
-        if share:
-            points = 100 * (found.value - base.value)
-            text = f"{100 * base.value:.2f} % -> {100 * found.value:.2f} % ({points:+.2f} points)"
-        else:
-            text = f"{base.value:.4f} -> {found.value:.4f} ({found.value - base.value:+.4f})"
-        sentences.append(
-            f"{name} of stage {stage.name}: {text} on {found.samples:,} test samples, "
-            f"measured on {found.file} with {found.runtime}."
-        )
-    return sentences
+        return [f"{kind.name}: not measured, so nothing is known of what pruning cost."]
+    return [
+        f"{kind.name} of stage {stage.name}: {_value_text(kind, base.value)} -> {_value_text(kind, found.value)} "
+        f"({_difference(kind, found.value - base.value)}{_interval(kind, found)}) on {found.samples:,} test samples, "
+        f"measured on {found.file} with {found.runtime}."
+        for stage in ledger.stages[1:]
+        if (found := stage.scored(kind.name)) is not None
+    ]
+
+
+def _value_text(kind: MetricKind, value: float) -> str:
+    return f"{100 * value:.2f} %" if kind.is_share else f"{value:.4f}"
+
+
+def _difference(kind: MetricKind, value: float) -> str:
+    return f"{100 * value:+.2f} points" if kind.is_share else f"{value:+.4f}"
+
+
+def _interval(kind: MetricKind, found: MetricValue) -> str:
+    """How sure a difference is: ", 95 % interval -0.61 to +0.15 points, which other samples may turn"."""
+    change = found.change
+    if change is None or change.low is None or change.high is None:
+        return ""
+    low = _difference(kind, change.low).removesuffix(" points")
+    doubt = ": no more than the choice of samples makes" if change.is_noise else ""
+    return f", 95 % interval {low} to {_difference(kind, change.high)}{doubt}"
 
 
 def _latency(stage: Stage) -> list[str]:
@@ -180,10 +195,11 @@ def _unknown(ledger: Ledger) -> list[str]:
         if entry.metric is None
     ]
     lines += [
-        f"{ledger.metric.name} of {entry.path}: {_value(ledger, entry.metric)}"
-        + ("; Apple's own kernels may round otherwise." if "evaluator" in entry.metric.runtime else ".")
+        f"{kind.name} of {entry.path}: {_value(kind, found)}"
+        + ("; Apple's own kernels may round otherwise." if "evaluator" in found.runtime else ".")
         for entry in packages
-        if entry.metric is not None
+        for kind in ledger.kinds
+        if (found := entry.scored(kind.name)) is not None
     ]
     if packages:
         files = ", ".join(entry.path for entry in packages)
@@ -191,9 +207,10 @@ def _unknown(ledger: Ledger) -> list[str]:
     return lines
 
 
-def _value(ledger: Ledger, found: MetricValue) -> str:
-    text = f"{100 * found.value:.2f} %" if ledger.metric.is_share else f"{found.value:.4f}"
-    return f"{text} on {found.samples:,} test samples with {found.runtime}"
+def _value(kind: MetricKind, found: MetricValue) -> str:
+    change = found.change
+    against = f" ({_difference(kind, change.difference)}{_interval(kind, found)})" if change is not None else ""
+    return f"{_value_text(kind, found.value)}{against} on {found.samples:,} test samples with {found.runtime}"
 
 
 def _not_judged(ledger: Ledger) -> list[str]:

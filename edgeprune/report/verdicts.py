@@ -35,6 +35,8 @@ def limit_name(verdict: Verdict) -> str:
     name = _NAMES.get(verdict.kind, str(verdict.kind))
     if verdict.codec is not None:
         return f"{name} ({verdict.codec})"
+    if verdict.kind is Limit.MAX_METRIC_DROP and verdict.metric is not None:
+        return f"{name} ({verdict.metric})"
     return f"{name}, {verdict.device}" if verdict.device is not None else name
 
 

@@ -52,7 +52,7 @@ def test_text(call: Any, block: Path) -> None:
     done = prune(call, block, "--macs", 0.6, "-v")
     assert done.code == 0, done.err
     for part in ("asked macs 0.6", "MACs 112 k -> ", "expand", "all channels kept (an output", "surgery checked",
-                 "accuracy: not measured", "Written: "):  # fmt: skip
+                 "quality: not measured", "Written: "):  # fmt: skip
         assert part in done.out
 
 

@@ -58,7 +58,7 @@ def ledger_entry(path: Path) -> dict[str, Any] | None:
     made = Exported(
         path=path, format=formats[path.suffix], precision=Precision.FLOAT32, sha256="0" * 64, contents=contents
     )
-    entry = artifact_entry(made, account(contents), Evaluated(note=""), None, path.name, None, True)
+    entry = artifact_entry(made, account(contents), Evaluated(note=""), path.name, None, True)
     return {name: getattr(entry, name) for name in (*FACTS, "download_bytes")}
 
 

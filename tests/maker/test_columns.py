@@ -17,8 +17,9 @@ from edgeprune.maker.training.data import npz
 from edgeprune.maker.training.data.columns import FileRows, ScaledRows, as_type, in_parts, taken
 from edgeprune.maker.training.data.loading import load_samples
 from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.goals import find_task
 from edgeprune.maker.training.loop import evaluate, train
-from edgeprune.maker.training.metrics import METRICS, find_metric
+from edgeprune.maker.training.metrics import METRICS
 from edgeprune.maker.training.options import TrainOptions
 
 RNG = np.random.default_rng(8)
@@ -186,8 +187,10 @@ def test_weights_of_samples_count(keras: Any) -> None:
     for name, weights in (("all alike", None), ("liars out", (np.arange(256) % 4 == 0).astype(np.float32))):
         model.set_weights(start)
         samples = Samples(path=Path("d"), inputs={"x": inputs}, targets=wrong, weights=weights)
-        train(model, samples, None, find_metric("accuracy"), TrainOptions(epochs=30, learning_rate=0.05))
+        train(
+            model, samples, None, find_task(model, "accuracy", trains=True), TrainOptions(epochs=30, learning_rate=0.05)
+        )
         truth = Samples(path=Path("d"), inputs={"x": inputs}, targets=right)
-        scores[name] = evaluate(model, truth, find_metric("accuracy"))
+        scores[name] = evaluate(model, truth, find_task(model, "accuracy"))[0]
     assert scores["all alike"] < 0.3
     assert scores["liars out"] > 0.8

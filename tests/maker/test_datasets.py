@@ -18,6 +18,9 @@ from edgeprune.maker.training.data.loading import (
 )
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.data.targets import fitting_targets
+from edgeprune.maker.training.goals import find_task
+from edgeprune.maker.training.metrics import METRICS
+from edgeprune.maker.training.task import Score, Task
 
 IMAGE: InputSpecs = {"image": ((None, 2, 2, 1), "float32")}
 TWO: InputSpecs = {"index": ((None, 3), "int32"), "size": ((None, 1), "float32")}
@@ -35,8 +38,7 @@ def test_x_stands_for_the_only_input(images: Path) -> None:
     samples = load_samples(images, IMAGE)
     assert len(samples) == 3
     assert samples.inputs["image"].dtype == np.uint8
-    assert samples.targets is not None
-    assert samples.targets.tolist() == [0, 1, 0]
+    assert samples.told[""].tolist() == [0, 1, 0]
 
 
 def test_scale_and_offset(images: Path) -> None:
@@ -64,13 +66,13 @@ def test_a_split_is_held_against_model_and_metric(images: Path) -> None:
     """What a model reads, in one call: inputs by its own names, targets that suit the metric, or none at all."""
     ends = [SavedTensor(name=n, shape=s, dtype="float32") for n, s in (("image", (None, 2, 2, 1)), ("out", (None, 2)))]
     model = SavedModel(name="m", signature=None, whole=None, inputs=(ends[0],), outputs=(ends[1],))
-    assert load_split(images, model, "accuracy", scale=2.0).inputs["image"].max() == 22
+    assert load_split(images, model, find_task(model, "accuracy"), scale=2.0).inputs["image"].max() == 22
     with pytest.raises(InputError, match="targets of 1 values, the model's output has 2"):
-        load_split(images, model, "mse")
+        load_split(images, model, find_task(model, "mse"))
     np.savez(images, x=np.zeros((1, 2, 2, 1)))
     assert load_split(images, model, None).targets is None
     with pytest.raises(InputError, match="no array 'y'"):
-        load_split(images, model, "mse")
+        load_split(images, model, find_task(model, "mse"))
 
 
 def test_open_sizes_take_anything(tmp_path: Path) -> None:
@@ -95,8 +97,7 @@ def test_some_draws_without_replacement() -> None:
     samples = Samples(path=Path("d"), inputs={"x": np.arange(10)}, targets=np.arange(10) * 2)
     drawn = samples.some(4, np.random.default_rng(1))
     assert len(set(drawn.inputs["x"].tolist())) == 4
-    assert drawn.targets is not None
-    assert (drawn.targets == drawn.inputs["x"] * 2).all()
+    assert (drawn.told[""] == drawn.inputs["x"] * 2).all()
     assert (samples.some(4, np.random.default_rng(1)).inputs["x"] == drawn.inputs["x"]).all()
     assert len(samples.some(99, np.random.default_rng(1))) == 10
 
@@ -106,6 +107,12 @@ def test_calibration_takes_the_models_types() -> None:
     samples = Samples(path=Path("d"), inputs={"image": np.ones((9, 2, 2, 1), np.uint8)}, targets=None)
     drawn = calibration_set(samples, IMAGE, 4, seed=0)
     assert (drawn["image"].shape, drawn["image"].dtype) == ((4, 2, 2, 1), np.float32)
+
+
+def against(shape: tuple[int | None, ...], metric: str) -> tuple[dict[str, tuple[int | None, ...]], Task]:
+    """The one output of a model, and its task."""
+    score = Score(name=metric, metric=METRICS[metric], output="out", place=0)
+    return {"out": shape}, Task(scores=(score,))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +131,9 @@ def test_calibration_takes_the_models_types() -> None:
 )
 def test_fitting_targets(metric: str, targets: list[object], shape: tuple[int | None, ...]) -> None:
     """Targets that fit the metric and the output pass."""
-    fitting_targets(Samples(path=Path("d"), inputs={"x": np.zeros(2)}, targets=np.array(targets)), shape, metric)
+    fitting_targets(
+        Samples(path=Path("d"), inputs={"x": np.zeros(2)}, targets=np.array(targets)), *against(shape, metric)
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +158,7 @@ def test_targets_that_do_not_fit(
     """Targets that a metric cannot be computed from are refused before any model runs."""
     made = None if targets is None else np.array(targets)
     with pytest.raises(InputError, match=word):
-        fitting_targets(Samples(path=Path("d"), inputs={"x": np.zeros(2)}, targets=made), shape, metric)
+        fitting_targets(Samples(path=Path("d"), inputs={"x": np.zeros(2)}, targets=made), *against(shape, metric))
 
 
 @pytest.mark.parametrize(

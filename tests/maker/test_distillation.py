@@ -10,7 +10,7 @@ import pytest
 from edgeprune.errors import UsageError
 from edgeprune.maker.training.augmentation import Augmenter
 from edgeprune.maker.training.distillation import Distillation
-from edgeprune.maker.training.metrics import METRICS
+from edgeprune.maker.training.goals import find_task
 
 PICTURES = (None, 6, 6, 1)
 
@@ -40,7 +40,9 @@ def test_loss_of_classes_is_that_of_the_paper(activation: str | None) -> None:
     taught = np.log(made) if activation else made
     logits = np.array([[1.0, -1.0, 0.5], [0.0, 2.0, 0.0]])
     labels = np.array([2, 0])
-    distillation = Distillation(teacher, teacher, METRICS["accuracy"], share=0.25, temperature=2.0)
+    distillation = Distillation(
+        teacher, teacher, find_task(teacher, "accuracy", trains=True), share=0.25, temperature=2.0
+    )
 
     targets = distillation.targets([given], labels[:, None])
     found = distillation.loss(targets, (softmax(logits) if activation else logits).astype(np.float32)).numpy()
@@ -53,7 +55,7 @@ def test_loss_of_classes_is_that_of_the_paper(activation: str | None) -> None:
 def test_a_single_probability_is_two_classes() -> None:
     """At share 0 the loss is the binary cross-entropy of the label."""
     teacher, given = classifier("sigmoid", 1), np.eye(4, dtype=np.float32)[:2]
-    distillation = Distillation(teacher, teacher, METRICS["auc"], share=0.0, temperature=3.0)
+    distillation = Distillation(teacher, teacher, find_task(teacher, "auc", trains=True), share=0.0, temperature=3.0)
 
     targets = distillation.targets([given], np.array([[1], [0]]))
     found = distillation.loss(targets, np.array([[0.8], [0.3]], np.float32)).numpy()
@@ -64,7 +66,7 @@ def test_a_single_probability_is_two_classes() -> None:
 def test_regression_targets_are_mixed() -> None:
     """At share 1 the target is the teacher's answer alone."""
     model, given = classifier(None, 2), np.eye(4, dtype=np.float32)
-    distillation = Distillation(model, model, METRICS["mse"], share=1.0, temperature=3.0)
+    distillation = Distillation(model, model, find_task(model, "mse", trains=True), share=1.0, temperature=3.0)
 
     mixed = distillation.targets([given], np.zeros((4, 2)))
 

@@ -17,7 +17,7 @@ from edgeprune.maker.pruning.channel.criteria import CRITERIA, geometric_median,
 from edgeprune.maker.pruning.channel.importance import unit_scores
 from edgeprune.maker.pruning.channel.pruner import analyse
 from edgeprune.maker.training.data.samples import Samples
-from edgeprune.maker.training.metrics import METRICS
+from edgeprune.maker.training.goals import find_task
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras.*")
 ROWS = hnp.arrays(np.float64, (4, 3), elements=st.floats(-10, 10, width=32))
@@ -37,7 +37,10 @@ def test_every_criterion_scores_every_unit(keras: Any, name: str, model: str) ->
     before = [np.array(w) for w in made.weights]
     structure, samples = analyse(made), samples_for(made)
     first, second = (
-        unit_scores(structure, name, samples=samples, metric=METRICS["accuracy"], seed=3) for _ in range(2)
+        unit_scores(
+            structure, name, samples=samples, task=find_task(structure.trace.model, "accuracy", trains=True), seed=3
+        )
+        for _ in range(2)
     )
     assert first.shape == (len(structure),)
     assert np.isfinite(first).all()
@@ -73,7 +76,9 @@ def test_a_channel_switched_off_matters_least(keras: Any, name: str) -> None:
         values[5] = 0
         variable.assign(values)
     structure = analyse(model)
-    scores = unit_scores(structure, name, samples=samples_for(model), metric=METRICS["accuracy"])
+    scores = unit_scores(
+        structure, name, samples=samples_for(model), task=find_task(structure.trace.model, "accuracy", trains=True)
+    )
     for group in structure.groups[:2]:
         assert np.argmin(scores[group.units]) == 5
 

@@ -227,7 +227,7 @@ class TestSearch:
         from edgeprune.maker.pruning.options import ChannelOptions
         from edgeprune.maker.recipe.latency_search import prune_to_latency
         from edgeprune.maker.training.data.loading import load_samples
-        from edgeprune.maker.training.metrics import METRICS
+        from edgeprune.maker.training.goals import find_task
 
         calls = {"unit_scores": 0, "channel_means": 0}
 
@@ -247,7 +247,7 @@ class TestSearch:
             load_profile(covered),
             converter=converter,
             samples=load_samples(work / "train.npz", input_specs(image_model)),
-            metric=METRICS["accuracy"],
+            task=find_task(image_model, "accuracy", trains=True),
         )
         assert calls == {"unit_scores": 1, "channel_means": 1}
         assert result.report.estimated_latency is not None

@@ -23,7 +23,7 @@ from edgeprune.maker.pruning.magnitude import (
 )
 from edgeprune.maker.pruning.options import MagnitudeOptions
 from edgeprune.maker.training.data.samples import Samples
-from edgeprune.maker.training.metrics import METRICS
+from edgeprune.maker.training.goals import find_task
 from edgeprune.maker.training.options import TrainOptions
 
 WEIGHTS = arrays(np.float32, array_shapes(max_dims=4, max_side=6), elements=st.floats(-4, 4, width=16))
@@ -322,7 +322,7 @@ class TestHeld:
 
         pruned = prune_magnitude(vector_model, MagnitudeOptions(sparsity=0.6))
         options = TrainOptions(epochs=3, batch_size=16, learning_rate=0.05, optimizer=optimizer)
-        tuned, _ = finetune(pruned.model, SAMPLES, None, METRICS["accuracy"], options)
+        tuned, _ = finetune(pruned.model, SAMPLES, None, find_task(pruned.model, "accuracy", trains=True), options)
         for name, mask in (("hidden", pruned.masks["hidden/kernel"]), ("scores", pruned.masks["scores/kernel"])):
             before, after = kernels(pruned.model)[name], kernels(tuned)[name]
             assert ((after != 0) == mask).all()
@@ -344,7 +344,7 @@ class TestHeld:
             schedule,
             SAMPLES,
             SAMPLES,
-            METRICS["accuracy"],
+            "accuracy",
             options,
             settled_step=8,
         )
@@ -384,7 +384,13 @@ class TestHeld:
         model = keras.Model(x, keras.layers.Dense(3, activation="softmax")(h))
         pruned = prune_magnitude(model, MagnitudeOptions(sparsity=0.5))
         samples = Samples(path=Path("d"), inputs={"x": np.ones((8, 3, 4), np.float32)}, targets=np.arange(8) % 3)
-        tuned, _ = finetune(pruned.model, samples, None, METRICS["accuracy"], TrainOptions(epochs=2, batch_size=8))
+        tuned, _ = finetune(
+            pruned.model,
+            samples,
+            None,
+            find_task(pruned.model, "accuracy", trains=True),
+            TrainOptions(epochs=2, batch_size=8),
+        )
         targets, _ = select_targets(tuned, MagnitudeOptions(sparsity=0.0))
         for target in targets:
             assert ((np.asarray(target.variable) != 0) == pruned.masks[target.key]).all()

@@ -118,7 +118,7 @@ def test_the_smallest_recipe(tmp_path: Path) -> None:
     path.write_text(SMALLEST)
     recipe = load_recipe(path)
     assert (recipe.model, recipe.data.test) == (tmp_path / "m.keras", tmp_path / "t.npz")
-    assert (recipe.data.train, recipe.data.scale, recipe.seed, recipe.metric) == (None, 1.0, 0, "auc")
+    assert (recipe.data.train, recipe.data.scale, recipe.seed, recipe.goal.metric) == (None, 1.0, 0, {"": ("auc",)})
     assert recipe.steps == (PruneStep(options=MagnitudeOptions(sparsity=0.5)),)
     assert (recipe.exports, recipe.latency, recipe.budget) == ((), LatencySpec(), None)
     assert recipe.sha256 == hashlib.sha256(SMALLEST.encode()).hexdigest()

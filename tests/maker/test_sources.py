@@ -50,8 +50,7 @@ def test_code_runs_only_when_it_is_trusted(code: Callable[[str], Path], tmp_path
 def test_arrays_and_batches(code: Callable[[str], Path], body: str) -> None:
     """Arrays at once, or batches of any length, give the same samples, to be taken in any order."""
     found = load_samples(code(body), TWO, trust_code=True)
-    assert found.targets is not None
-    assert found.targets.tolist() == [0, 1, 2, 3, 4]
+    assert found.told[""].tolist() == [0, 1, 2, 3, 4]
     assert found.rows(np.array([4, 0])).inputs["x"].tolist() == [[8, 9], [0, 1]]
 
 
@@ -123,8 +122,7 @@ def test_tables(tmp_path: Path) -> None:
     named = {"age": ((None, 1), "int32"), "size": ((None, 2), "float32")}
     found = load_samples(tmp_path / "b.csv", named)
     assert (found.inputs["age"].tolist(), found.inputs["size"].tolist()) == ([[7]], [[6, 5]])
-    assert found.targets is not None
-    assert found.targets.tolist() == [[1, 0]]
+    assert found.told[""].tolist() == [[1, 0]]
 
 
 @pytest.mark.parametrize(
@@ -166,8 +164,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_folders_of_pictures(pictures: Path) -> None:
     """Classes by the order of their names, pixels in the size of the model, scaled like any samples."""
     found = load_samples(pictures, PICTURE, scale=0.1)
-    assert found.targets is not None
-    assert found.targets.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert found.told[""].tolist() == [0, 0, 0, 1, 1, 1, 1]
     assert found.inputs["photo"].shape == (7, 4, 6, 3)
     np.testing.assert_allclose(found.inputs["photo"][0], 2.0, atol=1e-5)
     np.testing.assert_allclose(found.inputs["photo"][6], 23.0, atol=0.3)

@@ -29,8 +29,8 @@ from edgeprune.maker.pruning.tfmot_backend import prune_with_tfmot, schedule_arg
 from edgeprune.maker.pruning.tfmot_description import CARRIED, describe
 from edgeprune.maker.training.data.loading import load_samples
 from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.goals import find_task
 from edgeprune.maker.training.loop import evaluate, train
-from edgeprune.maker.training.metrics import METRICS
 from edgeprune.maker.training.options import TrainOptions
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("tensorflow_model_optimization", "tf_keras"))
@@ -207,7 +207,7 @@ def test_every_listed_layer_is_rebuilt_and_proved_equal() -> None:
         ConstantSparsity(final_sparsity=0.5),
         samples_of(inputs, rng.integers(0, 4, 16)),
         None,
-        METRICS["accuracy"],
+        find_task(model, "accuracy", trains=True),
         TrainOptions(epochs=1, batch_size=8, optimizer="sgd", decay="constant"),
         settled_step=0,
     )
@@ -249,6 +249,10 @@ def splits() -> dict[str, Samples]:
     return {n: load_samples(FASHION / f"{n}.npz", specs).rows(np.arange(size)) for n, size in sizes.items()}
 
 
+def evaluated(model: Any, samples: Samples) -> float:
+    return evaluate(model, samples, find_task(model, "accuracy"))[0]
+
+
 Outcome = dict[str, tuple[PruneResult, TrainLog]]
 
 
@@ -257,13 +261,13 @@ def dense(splits: dict[str, Samples]) -> Any:
     """One trained net."""
     model = small_net()
     options = TrainOptions(epochs=4, batch_size=64, learning_rate=4e-3)
-    train(model, splits["train"], None, METRICS["accuracy"], options)
+    train(model, splits["train"], None, find_task(model, "accuracy", trains=True), options)
     return model
 
 
 def by_both(model: Any, splits: dict[str, Samples], seed: int) -> Outcome:
     """One recipe, both backends."""
-    metric, end = METRICS["accuracy"], 60
+    metric, end = find_task(model, "accuracy", trains=True), 60
     before = [weights.copy() for weights in model.get_weights()]
     recipe = (
         MagnitudeOptions(sparsity=0.8),
@@ -324,8 +328,7 @@ def test_the_native_backend_is_no_less_accurate_than_tfmot(
     """
     runs = [both, *(by_both(dense, splits, seed) for seed in (4, 5))]
     native, tfmot = (
-        np.mean([evaluate(run[name][0].model, splits["test"], METRICS["accuracy"]) for run in runs])
-        for name in ("native", "tfmot")
+        np.mean([evaluated(run[name][0].model, splits["test"]) for run in runs]) for name in ("native", "tfmot")
     )
     assert min(native, tfmot) > 0.6
     assert native >= tfmot - 0.02, f"native {native:.4f}, tfmot {tfmot:.4f}"
@@ -399,7 +402,7 @@ def ask(model: Any, *, sparsity: float = 0.5, schedule: Any = None, **chosen: An
         schedule or ConstantSparsity(final_sparsity=sparsity),
         samples_of({model.inputs[0].name: np.ones((8, 4), np.float32)}, np.zeros(8)),
         None,
-        METRICS["mse"],
+        find_task(model, "mse", trains=True),
         TrainOptions(epochs=1, batch_size=8),
         settled_step=0,
     )

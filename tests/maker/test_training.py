@@ -16,11 +16,10 @@ from edgeprune.maker.pruning.masked_training import finetune
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.data.targets import fitting_targets
 from edgeprune.maker.training.frozen import frozen_note
+from edgeprune.maker.training.goals import find_task
 from edgeprune.maker.training.loop import BestWeights, batches, evaluate, steps_per_epoch, train
 from edgeprune.maker.training.metrics import METRICS
 from edgeprune.maker.training.options import TrainOptions
-
-ACCURACY = METRICS["accuracy"]
 
 
 def made(count: int, seed: int = 0) -> Samples:
@@ -31,7 +30,7 @@ def made(count: int, seed: int = 0) -> Samples:
 
 def weights_after(model: Any, options: TrainOptions, samples: Samples, **more: Any) -> list[np.ndarray]:
     copy = clone(model)
-    train(copy, samples, None, ACCURACY, options, **more)
+    train(copy, samples, None, find_task(copy, "accuracy", trains=True), options, **more)
     return list(copy.get_weights())
 
 
@@ -128,24 +127,43 @@ class TestTraining:
     def test_it_learns_and_keeps_the_best(self, vector_model: Any) -> None:
         """Training raises accuracy, and the weights left in the model are those of the best epoch."""
         model, test = clone(vector_model), made(200, seed=1)
-        before = evaluate(model, test, ACCURACY)
-        log = train(model, made(256), test, ACCURACY, TrainOptions(epochs=6, batch_size=32, learning_rate=0.02))
+        before = evaluate(model, test, find_task(model, "accuracy", trains=True))
+        log = train(
+            model,
+            made(256),
+            test,
+            find_task(model, "accuracy", trains=True),
+            TrainOptions(epochs=6, batch_size=32, learning_rate=0.02),
+        )
         values = [epoch.validation for epoch in log.epochs]
-        assert max(v for v in values if v is not None) == values[log.kept_epoch - 1] == evaluate(model, test, ACCURACY)
-        assert evaluate(model, test, ACCURACY) > before + 0.2
+        assert (
+            max(v for v in values if v is not None)
+            == values[log.kept_epoch - 1]
+            == evaluate(model, test, find_task(model, "accuracy", trains=True))
+        )
+        assert evaluate(model, test, find_task(model, "accuracy", trains=True)) > before + 0.2
         assert (log.steps, log.stopped_early) == (48, False)
 
     def test_patience_ends_training(self, vector_model: Any) -> None:
         """A learning rate too small to change anything runs into patience."""
         options = TrainOptions(epochs=9, batch_size=32, learning_rate=1e-9, patience=2)
-        log = train(clone(vector_model), made(64), made(20), ACCURACY, options)
+        log = train(
+            clone(vector_model), made(64), made(20), find_task(clone(vector_model), "accuracy", trains=True), options
+        )
         assert (len(log.epochs), log.kept_epoch, log.stopped_early) == (3, 1, True)
 
     def test_unsettled_epochs_are_not_kept(self, vector_model: Any) -> None:
         """Of equal epochs the first is kept that ends at or after the step from which weights count."""
         options = TrainOptions(epochs=3, batch_size=16, learning_rate=1e-9)
         for first_step, kept in ((0, 1), (4, 1), (5, 2), (12, 3)):
-            log = train(clone(vector_model), made(64), made(20), ACCURACY, options, keep_best_from_step=first_step)
+            log = train(
+                clone(vector_model),
+                made(64),
+                made(20),
+                find_task(clone(vector_model), "accuracy", trains=True),
+                options,
+                keep_best_from_step=first_step,
+            )
             assert log.kept_epoch == kept
 
     def test_a_diverging_loss(self, keras: Any) -> None:
@@ -155,7 +173,7 @@ class TestTraining:
         samples = Samples(path=Path("d"), inputs=made(64).inputs, targets=np.full(64, 1e20, np.float32))
         options = TrainOptions(epochs=30, batch_size=16, learning_rate=9.0, optimizer="sgd", decay="constant")
         with pytest.raises(EdgepruneError, match=r"training diverged: the loss is (inf|nan) at step \d+; lower"):
-            train(model, samples, None, METRICS["mse"], options)
+            train(model, samples, None, find_task(model, "mse", trains=True), options)
 
     def test_steps_are_counted(self, vector_model: Any) -> None:
         """Progress goes up to the total, a batch at a time."""
@@ -164,7 +182,7 @@ class TestTraining:
             clone(vector_model),
             made(40),
             None,
-            ACCURACY,
+            find_task(vector_model, "accuracy", trains=True),
             TrainOptions(epochs=2, batch_size=16),
             on_progress=lambda done, total, _: progress.append((done, total)),
         )
@@ -179,7 +197,7 @@ class TestTraining:
         targets = (3 * images).reshape((64, 16) if flat else (64, 4, 4, 1))
         samples = Samples(path=Path("d"), inputs={"x": images}, targets=targets)
         options = TrainOptions(epochs=40, batch_size=16, learning_rate=0.1)
-        train(model, samples, None, METRICS["mse"], options)
+        train(model, samples, None, find_task(model, "mse", trains=True), options)
         assert float(np.asarray(model.get_layer("c").kernel).item()) == pytest.approx(3, abs=0.1)
 
     def test_binary_scores(self, keras: Any) -> None:
@@ -189,15 +207,21 @@ class TestTraining:
         for activation in ("sigmoid", None):
             x = keras.Input((6,), name="x")
             model = keras.Model(x, keras.layers.Dense(1, activation=activation)(x))
-            train(model, binary, None, METRICS["auc"], TrainOptions(epochs=8, batch_size=16, learning_rate=0.1))
-            assert evaluate(model, binary, METRICS["auc"]) > 0.9
+            train(
+                model,
+                binary,
+                None,
+                find_task(model, "auc", trains=True),
+                TrainOptions(epochs=8, batch_size=16, learning_rate=0.1),
+            )
+            assert evaluate(model, binary, find_task(model, "auc", trains=True)) > 0.9
 
     def test_two_outputs(self, keras: Any) -> None:
         """A model with two outputs has no single loss."""
         x = keras.Input((6,), name="x")
         model = keras.Model(x, [keras.layers.Dense(3)(x), keras.layers.Dense(3)(x)])
         with pytest.raises(UsageError, match="one output; this one has 2"):
-            train(model, made(8), None, ACCURACY, TrainOptions(epochs=1))
+            train(model, made(8), None, find_task(model, "accuracy", trains=True), TrainOptions(epochs=1))
 
 
 @pytest.mark.slow
@@ -222,7 +246,7 @@ def test_frozen_layers_are_said_and_thawed(keras: Any) -> None:
     changed = {}
     for thaw in (False, True):
         options = TrainOptions(epochs=5, learning_rate=0.02, thaw=thaw)
-        tuned, _ = finetune(model, samples, None, ACCURACY, options)
+        tuned, _ = finetune(model, samples, None, find_task(model, "accuracy", trains=True), options)
         trained = tuned.get_layer("back").get_layer("body")
         changed[thaw] = not np.array_equal(start, np.asarray(trained.kernel))
         assert not trained.trainable
@@ -244,7 +268,12 @@ def test_maps_of_classes_train(keras: Any) -> None:
         samples = Samples(path=Path("d"), inputs={"x": pixels}, targets=targets)
         fitting = fitting_targets(samples, tuple(model.outputs[0].shape), "iou")
         losses.append(
-            [e.loss for e in train(clone(model), fitting, fitting, METRICS["iou"], TrainOptions(epochs=2)).epochs]
+            [
+                e.loss
+                for e in train(
+                    clone(model), fitting, fitting, find_task(clone(model), "iou", trains=True), TrainOptions(epochs=2)
+                ).epochs
+            ]
         )
-        assert weight_gradients(model, fitting, METRICS["iou"])
+        assert weight_gradients(model, fitting, find_task(model, "iou", trains=True))
     assert losses[0] == losses[1] == losses[2]

@@ -16,6 +16,7 @@ from edgeprune.ledger import (
     LatencyReached,
     LayerWidth,
     Ledger,
+    MetricChange,
     MetricValue,
     Outcome,
     RuntimeRun,
@@ -72,8 +73,9 @@ def test_verdicts(ledger: Ledger) -> None:
 def test_a_score_on_fewer_samples_is_compared_on_these(ledger: Ledger) -> None:
     """With what the dense model scored on the same ones; without that it is no drop."""
     for dense, drop in ((0.925, 0.005), (None, None)):
+        change = MetricChange(before=dense, difference=-0.005, low=None, high=None, resamples=0) if dense else None
         metric = MetricValue(
-            name="accuracy", value=0.92, samples=5000, file="m.int8.tflite", runtime="evaluator", dense_value=dense
+            name="accuracy", value=0.92, samples=5000, file="m.int8.tflite", runtime="evaluator", change=change
         )
         shipped = entry("m.int8.tflite", metric=metric, exported=True)
         made = replace(ledger, stages=(ledger.dense, stage("int8", "quantize", (shipped,))))

@@ -15,7 +15,7 @@ def first(samples: edgeprune.Samples, count: int) -> edgeprune.Samples:
     return edgeprune.Samples(
         path=samples.path,
         inputs={name: values[:count] for name, values in samples.inputs.items()},
-        targets=None if samples.targets is None else samples.targets[:count],
+        targets={name: values[:count] for name, values in samples.told.items()},
     )
 
 

@@ -13,7 +13,7 @@ from types import ModuleType
 from edgeprune.errors import UsageError
 from edgeprune.host.untrusted import check_file
 
-__all__ = ["custom_objects", "python_module"]
+__all__ = ["custom_objects", "python_module", "training_objects"]
 
 _modules: dict[Path, ModuleType] = {}  # a file registers its classes with Keras, which it can do once only
 
@@ -33,6 +33,17 @@ def custom_objects(files: Sequence[Path], keras: ModuleType) -> dict[str, type]:
         }
         found |= layers
     return {**keras.saving.get_custom_objects(), **found}
+
+
+def training_objects(files: Sequence[Path]) -> dict[str, object]:
+    """What can be called in Python files that were run (losses, metrics), by its name."""
+    modules = [_modules[file.resolve()] for file in files if file.resolve() in _modules]
+    return {
+        name: value
+        for module in modules
+        for name, value in vars(module).items()
+        if callable(value) and not name.startswith("_")
+    }
 
 
 def python_module(file: Path, what: str) -> ModuleType:

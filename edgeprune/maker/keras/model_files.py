@@ -27,7 +27,8 @@ from edgeprune.formats.keras.hdf5 import read_keras
 from edgeprune.host.scratch import scratch_folder
 from edgeprune.host.untrusted import open_file, status_of
 from edgeprune.maker.keras.admission import admit, unknown_object
-from edgeprune.maker.keras.custom_layers import custom_objects
+from edgeprune.maker.keras.compiled import remember_compiled
+from edgeprune.maker.keras.custom_layers import custom_objects, training_objects
 from edgeprune.maker.keras.keras2 import PRUNED, translate
 from edgeprune.maker.keras.keras2_weights import assign_h5, assign_store
 from edgeprune.maker.keras.known_names import CODE
@@ -64,6 +65,7 @@ class Source:
     config: Mapping[str, Any]
     version: str
     stored_bytes: int
+    training: Any = None
 
     @property
     def is_keras2(self) -> bool:
@@ -138,6 +140,7 @@ def _loaded(
             _try_out(model)
     refuse_sizes(path, model)
     refuse_nan(path, model)
+    remember_compiled(model, source.training, training_objects(custom))
     if wrapped and on_note and PRUNED not in own:
         on_note(f"{path.name}: {wrapped} pruning wrappers of tensorflow-model-optimization taken off")
     return model
@@ -170,9 +173,15 @@ def _look_through(path: Path) -> Source:
         )
     contents = read_keras(path)  # holds the file against what it claims; in a child, for libhdf5 may loop for ever
     config, version = _keras_config(path) if kind == "keras" else _h5_config(path)
+    training = config.get("compile_config") if kind == "keras" else _h5_training(path)
     stored = (piece for layer in contents.layers for array in layer.arrays for piece in array.pieces)
     return Source(
-        path=path, kind=kind, config=config, version=version, stored_bytes=sum(len(piece.raw) for piece in stored)
+        path=path,
+        kind=kind,
+        config=config,
+        version=version,
+        stored_bytes=sum(len(piece.raw) for piece in stored),
+        training=training,
     )
 
 
@@ -319,6 +328,15 @@ def _h5_config(path: Path) -> tuple[Mapping[str, Any], str]:
         raise InputError(f"{path}: its model_config does not describe a model")
     told = version if isinstance(version, bytes) else str(version).encode("utf-8", "surrogateescape")
     return config, told.decode("utf-8", "backslashreplace")
+
+
+def _h5_training(path: Path) -> Any:
+    """The training configuration inside an HDF5 file, as JSON; None where there is none."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        found = file.attrs.get("training_config")
+    return found if isinstance(found, str | bytes) else None
 
 
 def _objects(config: object) -> Iterator[Mapping[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeprune.ledger import TrainLog
-from edgeprune.maker.keras.models import clone
+from edgeprune.maker.keras.models import clone, output_shapes
 from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.magnitude import PruneResult, report_sparsity
 from edgeprune.maker.pruning.options import MagnitudeOptions
@@ -13,9 +13,11 @@ from edgeprune.maker.pruning.schedule import Schedule
 from edgeprune.maker.pruning.sparse_masks import HOLD, SparsePlan
 from edgeprune.maker.pruning.sparse_optimizer import make_sparse, masks_of
 from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.data.targets import fitting_targets
+from edgeprune.maker.training.goals import Asked, find_task
 from edgeprune.maker.training.loop import OnProgress, train
-from edgeprune.maker.training.metrics import Metric, find_metric
 from edgeprune.maker.training.options import TrainOptions
+from edgeprune.maker.training.task import Task
 
 __all__ = ["finetune", "prune_while_training"]
 
@@ -24,7 +26,7 @@ def finetune(
     model: Model,
     samples: Samples,
     validation: Samples | None,
-    metric: Metric,
+    task: Task,
     options: TrainOptions,
     *,
     teacher: Model | None = None,
@@ -39,7 +41,7 @@ def finetune(
         tuned,
         samples,
         validation,
-        metric,
+        task,
         options,
         teacher=teacher,
         sparsify=lambda optimizer: make_sparse(optimizer, HOLD, tuned),
@@ -54,7 +56,7 @@ def prune_while_training(
     schedule: Schedule,
     samples: Samples,
     validation: Samples | None,
-    metric: Metric | str,
+    metric: Asked | None,
     options: TrainOptions,
     *,
     settled_step: int,
@@ -63,15 +65,20 @@ def prune_while_training(
 ) -> tuple[PruneResult, TrainLog]:
     """A copy whose sparsity follows `schedule` while it trains; the argument is left alone.
 
-    `settled_step` is the step from which the final sparsity holds; only weights from then on are kept as best.
+    `metric` is as for `finetune`. `settled_step` is the step from which the final sparsity holds; only weights from
+    then on are kept as best.
     """
+    task = find_task(model, metric, trains=True)
+    shapes = output_shapes(model)
+    samples = fitting_targets(samples, shapes, task)
+    validation = None if validation is None else fitting_targets(validation, shapes, task)
     pruned = clone(model)
     plan = SparsePlan(options=pruning, schedule=schedule, prune_frozen=True)
     log = train(
         pruned,
         samples,
         validation,
-        find_metric(metric),
+        task,
         options,
         teacher=teacher,
         sparsify=lambda optimizer: make_sparse(optimizer, plan, pruned),

@@ -40,8 +40,9 @@ from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
 from edgeprune.maker.pruning.tfmot_description import NATIVE, Json, describe, refuse_shared
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.loop import OnProgress, steps_per_epoch
-from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.training.metrics import METRICS
 from edgeprune.maker.training.options import TrainOptions
+from edgeprune.maker.training.task import Task
 
 __all__ = ["prune_with_tfmot", "schedule_arguments"]
 
@@ -57,7 +58,7 @@ def prune_with_tfmot(
     schedule: ConstantSparsity | PolynomialDecay,
     samples: Samples,
     validation: Samples | None,
-    metric: Metric,
+    task: Task,
     options: TrainOptions,
     *,
     settled_step: int,
@@ -76,6 +77,7 @@ def prune_with_tfmot(
         raise UsageError('thaw is an option of the native backend; with backend = "tfmot" save the model thawed')
     steps = steps_per_epoch(len(samples), options.batch_size) * options.epochs
     _check_request(model, pruning, schedule, steps)
+    _check_task(task)
     pruned = clone(model)
     targets, skipped = select_targets(pruned, pruning)
     if not targets:
@@ -87,18 +89,22 @@ def prune_with_tfmot(
         "graph": graph,
         "targets": sorted({target.layer for target in targets}),
         "schedule": schedule_arguments(schedule),
-        "metric": metric.name,
+        "metric": task.main.metric.name,
         "options": {name: getattr(options, name) for name in TrainOptions.__slots__},
         "settled_step": settled_step,
     }
-    arrays = _arrays(pruned, graph, samples, validation)
+    arrays = _arrays(pruned, graph, samples, validation, task)
     reply, weights = _run_child(job, arrays, on_progress)
     _bring_back(pruned, graph, weights)
     masks = {target.key: np.asarray(target.variable) != 0 for target in targets}
     apply_masks(targets, masks)  # tfmot multiplies its masks in, which leaves -0.0
     _check_reached(targets, before, pruning.sparsity)
     report = report_sparsity(targets, skipped, pruning)
-    epochs = tuple(EpochLog(loss=loss, validation=value) for loss, value in reply["epochs"])
+    name = task.main.name
+    epochs = tuple(
+        EpochLog(loss=loss, validation=value, scores={} if value is None else {name: value})
+        for loss, value in reply["epochs"]
+    )
     log = TrainLog(
         epochs=epochs, kept_epoch=reply["kept_epoch"], stopped_early=len(epochs) < options.epochs, steps=reply["steps"]
     )
@@ -123,6 +129,14 @@ def _check_request(
     last = schedule.end_step if isinstance(schedule, PolynomialDecay) else schedule.begin_step
     if last > steps:
         raise UsageError(f"the schedule reaches its final sparsity at step {last}, training has only {steps} steps")
+
+
+def _check_task(task: Task) -> None:
+    """The child makes its loss out of the metric's name."""
+    metric = task.main.metric
+    losses = [getattr(loss.function, "name", "") for loss in task.losses]
+    if metric.name not in METRICS or losses != [metric.loss]:
+        raise UsageError(f"tfmot trains by the loss that goes with the metric: leave out loss, or {NATIVE}")
 
 
 def schedule_arguments(schedule: ConstantSparsity | PolynomialDecay) -> Json:
@@ -162,7 +176,9 @@ def _carrying(model: Model, graph: Mapping[str, Any]) -> Iterator[tuple[int, Lay
             yield index, model.get_layer(layer["name"])
 
 
-def _arrays(model: Model, graph: Mapping[str, Any], samples: Samples, validation: Samples | None) -> dict[str, Array]:
+def _arrays(
+    model: Model, graph: Mapping[str, Any], samples: Samples, validation: Samples | None, task: Task
+) -> dict[str, Array]:
     """What the child needs, by name: weights, both splits, and the outputs that it must reproduce."""
     arrays = {
         f"weights.{index}.{n}": np.asarray(weight)
@@ -171,10 +187,9 @@ def _arrays(model: Model, graph: Mapping[str, Any], samples: Samples, validation
     }
     for split, data in (("train", samples), ("validation", validation)):
         if data is not None:
-            assert data.targets is not None
             if data.weights is not None:
                 raise UsageError(f'{data.path}: backend = "tfmot" takes no sample_weight; use the native one')
-            arrays[f"{split}.y"] = data.targets
+            arrays[f"{split}.y"] = task.losses[0].targets(data.told)
             arrays |= {f"{split}.{n}": data.inputs[name] for n, name in enumerate(input_specs(model))}
     first = samples.rows(np.arange(min(PROOF_SAMPLES, len(samples))))
     arrays["proof"] = predict(model, first.inputs)[output_names(model)[0]]

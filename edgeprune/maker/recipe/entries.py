@@ -16,7 +16,7 @@ from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, Recipe, Step
 from edgeprune.maker.recipe.tables import flat
 from edgeprune.maker.training.data.loading import stored_at
 from edgeprune.maker.training.data.samples import Samples
-from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.training.task import Score
 
 __all__ = ["asked_of", "export_name", "metric_kind", "model_origin", "run_baseline", "split_origin"]
 
@@ -61,9 +61,10 @@ def split_origin(samples: Samples) -> SplitOrigin:
     return SplitOrigin(path=samples.path.name, sha256=sha256_of(stored_at(samples.path)), samples=len(samples))
 
 
-def metric_kind(metric: Metric) -> MetricKind:
+def metric_kind(score: Score) -> MetricKind:
     """How outputs are scored."""
-    return MetricKind(name=metric.name, higher_is_better=metric.higher_is_better, is_share=metric.is_share)
+    metric = score.metric
+    return MetricKind(name=score.name, higher_is_better=metric.higher_is_better, is_share=metric.is_share)
 
 
 def export_name(recipe: Recipe, export: ExportSpec) -> str:

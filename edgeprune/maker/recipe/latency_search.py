@@ -26,7 +26,7 @@ from edgeprune.maker.pruning.channel.pruner import ChannelPruner, ChannelResult
 from edgeprune.maker.pruning.channel.rounds import Train, in_rounds
 from edgeprune.maker.pruning.options import ChannelOptions
 from edgeprune.maker.training.data.samples import Samples
-from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.training.task import Task
 
 __all__ = ["covered_estimate", "latency_asked", "prune_to_latency", "refuse_unknown_macs"]
 
@@ -73,7 +73,7 @@ def prune_to_latency(
     converter: Converter,
     rounds: int = 1,
     samples: Samples | None = None,
-    metric: Metric | None = None,
+    task: Task | None = None,
     verify: bool = True,
     train: Train | None = None,
     structure: Structure | None = None,
@@ -97,7 +97,7 @@ def prune_to_latency(
         def cut(current: Model, number: int) -> ChannelResult:
             nonlocal now
             known = structure if number == 1 else None
-            pruner = ChannelPruner(current, options, samples=samples, metric=metric, structure=known)
+            pruner = ChannelPruner(current, options, samples=samples, task=task, structure=known)
             refuse_unknown_macs(pruner.structure)
             search = _Search(pruner, options, estimates, share=share, base_ms=_ms(before), number=number, rounds=rounds)
             found = search.widest(now, on_trial)

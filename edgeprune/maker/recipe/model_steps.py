@@ -65,7 +65,7 @@ class ModelSteps:
             model,
             self.prepared.train,
             self.prepared.validation,
-            self.prepared.metric,
+            self.prepared.task,
             options,
             teacher=self.prepared.model,
             on_progress=self.progress.advance,
@@ -82,7 +82,7 @@ class ModelSteps:
         return done
 
     def _cut(self, model: Model, step: ChannelStep, train: Train | None) -> ChannelResult:
-        samples, metric, structure = self.prepared.train, self.prepared.metric, self._structure(model, step)
+        samples, task, structure = self.prepared.train, self.prepared.task, self._structure(model, step)
         if step.options is not None and step.options.latency is not None and step.device is not None:
             return prune_to_latency(
                 model,
@@ -91,13 +91,13 @@ class ModelSteps:
                 converter=self.converter,
                 on_trial=self.progress.advance,
                 samples=samples,
-                metric=metric,
+                task=task,
                 rounds=step.rounds,
                 train=train,
                 structure=structure,
             )
         return prune_in_rounds(
-            model, step.options, samples=samples, metric=metric, rounds=step.rounds, train=train, structure=structure
+            model, step.options, samples=samples, task=task, rounds=step.rounds, train=train, structure=structure
         )
 
     def _round_training(self, step: ChannelStep, options: TrainOptions, logs: list[TrainLog]) -> Train:
@@ -126,7 +126,7 @@ class ModelSteps:
         assert train is not None
         steps = step.training.epochs * steps_per_epoch(len(train), step.training.batch_size)
         schedule, settled = _schedule(step, steps)
-        asked = (model, step.options, schedule, train, self.prepared.validation, self.prepared.metric, step.training)
+        asked = (model, step.options, schedule, train, self.prepared.validation, self.prepared.task, step.training)
         if step.backend == "tfmot":
             from edgeprune.maker.pruning.tfmot_backend import prune_with_tfmot
 

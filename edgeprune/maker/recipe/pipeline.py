@@ -18,7 +18,7 @@ from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.checker.latency.measure import compare_latency
 from edgeprune.checker.latency.profiles import find_profile
 from edgeprune.checker.size.baseline import Baseline
-from edgeprune.converters.exported import measure_export
+from edgeprune.converters.exported import entry_at, measure_export
 from edgeprune.converters.exports import INTEGER
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.probabilities import classified
@@ -65,7 +65,7 @@ class _Run:
         self, prepared: Prepared, folder: Path, progress: Progress, converter: Converter, baseline: Baseline | None
     ) -> None:
         self.baseline = baseline
-        self.prepared, self.recipe, self.metric = prepared, prepared.recipe, prepared.metric
+        self.prepared, self.recipe, self.task = prepared, prepared.recipe, prepared.task
         self.folder, self.progress, self.converter = folder, progress, converter
         self.steps = ModelSteps(prepared, progress, converter)
         self.stem = self.recipe.model.stem
@@ -93,7 +93,8 @@ class _Run:
             recipe=RecipeOrigin(path=self.recipe.path.name, sha256=self.recipe.sha256, asked=asked_of(self.recipe)),
             input=self.input,
             data=self.data,
-            metric=metric_kind(self.metric),
+            metric=metric_kind(self.task.main),
+            metrics=tuple(metric_kind(score) for score in self.task.scores),
             host=Host(machine=platform.machine(), system=platform.system(), runtimes=installed_runtimes()),
             seed=self.recipe.seed,
             stages=tuple(self.stages),
@@ -185,31 +186,21 @@ class _Run:
         exported: bool = False,
         image: ImageInput | None = None,
     ) -> ArtifactEntry:
-        entry = measure_export(
+        return measure_export(
             made,
             model,
             self.prepared.test,
-            self.metric,
+            self.task,
             name=made.path.relative_to(self.folder).as_posix(),
             samples_are=f"samples of {self.prepared.test.path.name}",
             exported=exported,
             codecs=[self.recipe.budget.codec] if self.recipe.budget else [],
             every_runtime=every_runtime,
             expected=self._keras_outputs(model),
+            dense=self._dense_outputs or None,
             image=image,
             on_progress=self.progress.advance,
         )
-        if entry.metric is None or entry.metric.samples == len(self.prepared.test):
-            return entry
-        return replace(entry, metric=replace(entry.metric, dense_value=self._dense_score(entry.metric.samples)))
-
-    def _dense_score(self, samples: int) -> float | None:
-        """The metric of the dense Keras model over the first test samples."""
-        targets = self.prepared.test.targets
-        if targets is None:
-            return None
-        outputs = next(iter(self._dense_outputs.values()))
-        return self.metric.compute(outputs[:samples], targets[:samples])
 
     def _keras_outputs(self, model: AnyModel) -> dict[str, np.ndarray]:
         """A Keras model of the current stage over the test split, computed once."""
@@ -230,6 +221,7 @@ class _Run:
                 nonzero_parameters=count_nonzero_parameters(self.model),
                 macs=main.macs,
                 metric=main.metric,
+                metrics=main.metrics,
                 latency=latency,
                 artifacts=tuple(artifacts),
                 pruning=done.pruning if done else None,
@@ -272,8 +264,7 @@ class _Run:
     def _moved(self, same: ArtifactEntry, path: Path) -> ArtifactEntry:
         """The file of a stage as an export: it was run on every runtime when it was made."""
         (self.folder / same.path).replace(path)
-        metric = same.metric and replace(same.metric, file=path.name)
-        return replace(same, path=path.name, metric=metric, exported=True)
+        return entry_at(same, path.name, exported=True)
 
     def _estimates(self, path: Path) -> tuple[Estimate, ...]:
         """Its latency on each device of the recipe and of its budget."""
@@ -317,8 +308,10 @@ def _with_export(stage: Stage, entry: ArtifactEntry, *, in_place_of: ArtifactEnt
         return replace(stage, artifacts=(*stage.artifacts, entry))
     artifacts = tuple(entry if known is in_place_of else known for known in stage.artifacts)
     stands = stage.metric is not None and stage.metric.file == in_place_of.path
-    return replace(stage, artifacts=artifacts, metric=entry.metric if stands else stage.metric)
+    if not stands:
+        return replace(stage, artifacts=artifacts)
+    return replace(stage, artifacts=artifacts, metric=entry.metric, metrics=entry.metrics)
 
 
 def _metric_note(entry: ArtifactEntry) -> str:
-    return f"{entry.metric.name} {entry.metric.value:.4f}" if entry.metric else (entry.metric_note or "")
+    return ", ".join(f"{found.name} {found.value:.4f}" for found in entry.metrics) or entry.metric_note or ""

@@ -15,6 +15,8 @@ from edgeprune.converters.packaging import AppOptions, check_words
 from edgeprune.converters.probabilities import classified
 from edgeprune.errors import MissingExtra, RecipeError, UsageError
 from edgeprune.formats.metadata import check_ends
+from edgeprune.host.toml_values import check_choice
+from edgeprune.maker.keras.compiled import compiled_of
 from edgeprune.maker.keras.model_files import load_model
 from edgeprune.maker.keras.models import count_parameters, input_specs, output_shapes, refuse_half_precision
 from edgeprune.maker.keras.types import Model
@@ -24,12 +26,15 @@ from edgeprune.maker.pruning.channel.pruner import analyse
 from edgeprune.maker.pruning.magnitude import NOTHING_TO_PRUNE, select_targets
 from edgeprune.maker.recipe.latency_search import latency_asked, refuse_unknown_macs
 from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, Recipe, Step
+from edgeprune.maker.recipe.steps import needs_training_data
 from edgeprune.maker.training.augmentation import Augmenter
 from edgeprune.maker.training.data.loading import load_split
 from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.goals import task_of
 from edgeprune.maker.training.loop import steps_per_epoch
-from edgeprune.maker.training.metrics import METRICS, Metric
+from edgeprune.maker.training.metrics import METRICS
 from edgeprune.maker.training.options import TrainOptions
+from edgeprune.maker.training.task import Task
 from edgeprune.runtime.session import installed_runtimes
 
 __all__ = [
@@ -53,7 +58,7 @@ class Prepared:
     recipe: Recipe
     model: Model
     structures: Mapping[bool, Structure] = field(default_factory=dict)
-    metric: Metric
+    task: Task
     train: Samples | None
     validation: Samples | None
     test: Samples
@@ -87,12 +92,13 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
     model = load_model(recipe.model, trust_code=trust_code, custom=custom)
     refuse_half_precision(model)
     _check_ends(recipe, model, packages)
+    task = _task(recipe, model, trust_code=trust_code)
 
     def split(path: Path | None) -> Samples | None:
         if path is None:
             return None
         scale, offset = recipe.data.scale, recipe.data.offset
-        return load_split(path, model, recipe.metric, scale=scale, offset=offset, trust_code=trust_code)
+        return load_split(path, model, task, scale=scale, offset=offset, trust_code=trust_code)
 
     train, validation, test = split(recipe.data.train), split(recipe.data.validation), split(recipe.data.test)
     assert test is not None
@@ -100,11 +106,28 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
         recipe=recipe,
         model=model,
         structures=_checked_steps(recipe, model),
-        metric=METRICS[recipe.metric],
+        task=task,
         train=train,
         validation=validation,
         test=test,
     )
+
+
+def _task(recipe: Recipe, model: Model, *, trust_code: bool) -> Task:
+    """What the recipe, or else the model, says of loss and metric. Raises RecipeError for what does not fit."""
+    trains = any(not isinstance(step, QuantizeStep) and needs_training_data(step) for step in recipe.steps)
+    if not recipe.goal.metric and compiled_of(model) is None:
+        raise RecipeError(
+            f"{recipe.path}: the key 'metric' is missing, and the model is not compiled; add one of "
+            f'{", ".join(METRICS)}, or "file.py:function"'
+        )
+    try:
+        task = task_of(model, recipe.goal, trains=trains, trust_code=trust_code)
+        for name in recipe.budget.metric_drops if recipe.budget else ():
+            check_choice("metric in max_metric_drop", name, [score.name for score in task.scores]) if name else None
+    except UsageError as cause:
+        raise RecipeError(f"{recipe.path}: {cause}") from cause
+    return task
 
 
 def _packages(recipe: Recipe) -> list[AppOptions]:
@@ -169,8 +192,6 @@ def _check_step(step: Step, model: Model, structures: dict[bool, Structure]) -> 
 def _check_training(options: TrainOptions, model: Model) -> None:
     shapes = [shape for shape, _ in input_specs(model).values()]
     Augmenter(shapes, flip=options.flip, shift=options.shift, seed=options.seed)
-    if len(model.outputs) != 1:
-        raise UsageError(f"training needs a model with one output; this one has {len(model.outputs)}")
 
 
 def _check_kernels(step: PruneStep, model: Model) -> None:
@@ -209,7 +230,7 @@ def plan_lines(prepared: Prepared) -> list[str]:
     lines = [
         f"model   {recipe.model} ({count_parameters(prepared.model):,} parameters)",
         "data    " + ", ".join(f"{name} {len(s):,}" for name, s in parts if s is not None),
-        f"metric  {recipe.metric}, seed {recipe.seed}",
+        f"metric  {', '.join(score.name for score in prepared.task.scores)}, seed {recipe.seed}",
     ]
     for number, step in enumerate(recipe.steps, start=1):
         lines.append(f"step {number}  {step.name}: {_plan_of(prepared, step)}")

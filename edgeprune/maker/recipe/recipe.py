@@ -15,7 +15,7 @@ from edgeprune.checker.latency.profiles import find_profile, profile_place
 from edgeprune.converters.exports import INTEGER
 from edgeprune.converters.packaging import PackageOptions
 from edgeprune.errors import EdgepruneError, RecipeError, UsageError
-from edgeprune.host.toml_values import check_choice, known_keys, read_toml, typed
+from edgeprune.host.toml_values import known_keys, read_toml, typed
 from edgeprune.maker.recipe.steps import (
     ChannelStep,
     FinetuneStep,
@@ -27,7 +27,7 @@ from edgeprune.maker.recipe.steps import (
     read_step,
 )
 from edgeprune.maker.recipe.tables import read_table
-from edgeprune.maker.training.metrics import METRICS
+from edgeprune.maker.training.goal import GOAL_KEYS, Goal, read_goal
 
 __all__ = [
     "ChannelStep",
@@ -98,9 +98,7 @@ class Recipe:
     sha256: str
     model: Path
     """The Keras model, `.keras` or `.h5`."""
-    metric: str
-    """How outputs are scored: `"accuracy"`, `"top5"`, `"iou"`, `"auc"`, `"f1"`, `"mse"`, `"rmse"`, `"mae"` or `"r2"`;
-    training uses the loss that goes with it."""
+    goal: Goal
     seed: int = 0
     """Same seed, same result on the same machine."""
     data: DataSpec
@@ -122,12 +120,10 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def _recipe(path: Path, sha256: str, raw: Mapping[str, object]) -> Recipe:
-    known_keys(path, "", raw, ("model", "metric", "seed", "data", "steps", "exports", "latency", "budget"))
-    for key in ("model", "metric", "data"):
+    known_keys(path, "", raw, ("model", *GOAL_KEYS, "seed", "data", "steps", "exports", "latency", "budget"))
+    for key in ("model", "data"):
         if key not in raw:
             raise RecipeError(f"{path}: the key '{key}' is missing")
-    metric = typed(path, "metric", raw["metric"], str)
-    check_choice("metric", metric, METRICS)
     data = read_table(path, "data", raw["data"], DataSpec)
     splits = {key: path.parent / value for key in ("train", "validation", "test") if (value := getattr(data, key))}
     latency = _latency(path, raw.get("latency", {}))
@@ -136,7 +132,7 @@ def _recipe(path: Path, sha256: str, raw: Mapping[str, object]) -> Recipe:
         path=path,
         sha256=sha256,
         model=path.parent / typed(path, "model", raw["model"], str),
-        metric=metric,
+        goal=read_goal(path, raw),
         seed=seed,
         data=replace(data, **splits),
         steps=tuple(read_step(path, n, item, seed=seed) for n, item in enumerate(_list(path, "steps", raw), start=1)),

@@ -7,31 +7,31 @@ run in TensorFlow's deterministic mode. XLA is off: compiling for the CPU makes 
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from edgeprune.errors import EdgepruneError, UsageError
+from edgeprune.errors import EdgepruneError
 from edgeprune.ledger import EpochLog, TrainLog
 from edgeprune.maker.keras.layouts import computed_channels_last
 from edgeprune.maker.keras.models import (
     Predictor,
     as_called,
-    ends_in,
     input_specs,
     keras_module,
-    output_names,
     predictor,
 )
-from edgeprune.maker.keras.types import Model, Optimizer, Tensor
+from edgeprune.maker.keras.types import Model, Optimizer
 from edgeprune.maker.training.augmentation import Augmenter
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.distillation import Distillation
 from edgeprune.maker.training.frozen import thawed
-from edgeprune.maker.training.metrics import Metric, Targets
+from edgeprune.maker.training.metrics import Metric
 from edgeprune.maker.training.options import OPTIMIZERS, TrainOptions
+from edgeprune.maker.training.task import Task
 
 __all__ = [
     "BestWeights",
@@ -40,9 +40,7 @@ __all__ = [
     "batches",
     "compile_model",
     "evaluate",
-    "loss_of",
     "make_deterministic",
-    "shaped_targets",
     "steps_per_epoch",
     "train",
     "train_batch",
@@ -64,12 +62,11 @@ def batches(samples: int, batch_size: int, rng: np.random.Generator) -> Iterator
         yield order[step * batch_size : (step + 1) * batch_size]
 
 
-def evaluate(model: Model, samples: Samples, metric: Metric, *, outputs_of: Predictor | None = None) -> float:
-    """The metric of the Keras model's first output over all samples; `outputs_of` is a predictor of the model, for
-    repeated calls."""
-    assert samples.targets is not None
+def evaluate(model: Model, samples: Samples, task: Task, *, outputs_of: Predictor | None = None) -> tuple[float, ...]:
+    """The task's scores of the Keras model over all samples, the main one first; `outputs_of` is a predictor of the
+    model, for repeated calls."""
     outputs = (outputs_of or predictor(model))(samples.inputs)
-    return metric.compute(outputs[output_names(model)[0]], samples.targets)
+    return task.measured(outputs, samples.told)
 
 
 def make_deterministic(keras: ModuleType, seed: int) -> None:
@@ -87,43 +84,40 @@ def _seed_layers(model: Model, seed: int) -> None:
         generator.state.assign(np.array([(seed + index) % 2**32, 0], generator.state.dtype))
 
 
-def loss_of(keras: ModuleType, model: Model, metric: Metric) -> Callable[..., Tensor]:
-    """The metric's loss for this model, on logits where the model's output is not a probability."""
-    losses = {
-        "sparse_categorical_crossentropy": lambda: keras.losses.SparseCategoricalCrossentropy(
-            from_logits=not ends_in(model, "softmax")
-        ),
-        "binary_crossentropy": lambda: keras.losses.BinaryCrossentropy(from_logits=not ends_in(model, "sigmoid")),
-        "mean_squared_error": keras.losses.MeanSquaredError,
-        "mean_absolute_error": keras.losses.MeanAbsoluteError,
-    }
-    return losses[metric.loss]()
-
-
 def compile_model(
     keras: ModuleType,
     model: Model,
-    metric: Metric,
+    task: Task,
     options: TrainOptions,
     total_steps: int,
     distillation: Distillation | None = None,
     sparsify: Sparsify | None = None,
 ) -> None:
-    """Compile in place for training with the metric's loss."""
+    """Compile in place for training with the task's losses."""
     rate: object = options.learning_rate
     if options.decay == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, decay_steps=total_steps)
     optimizer = getattr(keras.optimizers, OPTIMIZERS[options.optimizer])(rate)
-    sorts = metric.loss.endswith("crossentropy")
-    loss = distillation.loss if distillation and sorts else loss_of(keras, model, metric)
-    model.compile(sparsify(optimizer) if sparsify else optimizer, loss, jit_compile=False)
+    if distillation and distillation.sorts:
+        losses, weights = distillation.loss, None
+    else:
+        by_place = {loss.place: loss for loss in task.losses}
+        places = range(len(model.outputs))
+        losses = _by_output(keras, model, [by_place[n].function if n in by_place else None for n in places])
+        weights = _by_output(keras, model, [by_place[n].weight if n in by_place else 0.0 for n in places])
+    model.compile(sparsify(optimizer) if sparsify else optimizer, losses, loss_weights=weights, jit_compile=False)
+
+
+def _by_output(keras: ModuleType, model: Model, values: Sequence[object]) -> Any:
+    """One value for each output, in the structure of the model's outputs."""
+    return values[0] if len(values) == 1 else keras.tree.pack_sequence_as(model._outputs_struct, list(values))
 
 
 def train(
     model: Model,
     samples: Samples,
     validation: Samples | None,
-    metric: Metric,
+    task: Task,
     options: TrainOptions,
     *,
     teacher: Model | None = None,
@@ -138,23 +132,15 @@ def train(
     Without validation the last weights stay. `teacher` is the model that `options.distill` asks. Raises EdgepruneError
     when the loss is not finite.
     """
-    if len(model.outputs) != 1:
-        raise UsageError(f"training needs a model with one output; this one has {len(model.outputs)}")
-    if options.distill and metric.targets is Targets.LABELS and model.outputs[0].shape[-1] != 1:
-        raise UsageError(
-            f"distill teaches classes and numbers, not several labels (metric {metric.name}); leave it out"
-        )
     with thawed(model) if options.thaw else contextlib.nullcontext():
-        return _trained(
-            model, samples, validation, metric, options, teacher, sparsify, keep_best_from_step, on_progress
-        )
+        return _trained(model, samples, validation, task, options, teacher, sparsify, keep_best_from_step, on_progress)
 
 
 def _trained(
     model: Model,
     samples: Samples,
     validation: Samples | None,
-    metric: Metric,
+    task: Task,
     options: TrainOptions,
     teacher: Model | None,
     sparsify: Sparsify | None,
@@ -169,22 +155,24 @@ def _trained(
     total = per_epoch * options.epochs
     distillation = None
     if teacher is not None and options.distill:
-        distillation = Distillation(teacher, model, metric, share=options.distill, temperature=options.temperature)
-    compile_model(keras, model, metric, options, total, distillation, sparsify)
+        distillation = Distillation(teacher, model, task, share=options.distill, temperature=options.temperature)
+    compile_model(keras, model, task, options, total, distillation, sparsify)
     shapes = [shape for shape, _ in input_specs(model).values()]
     augment = Augmenter(shapes, flip=options.flip, shift=options.shift, seed=options.seed)
-    best, outputs_of = BestWeights(metric, options.patience), predictor(model)
+    best, outputs_of = BestWeights(task.main.metric, options.patience), predictor(model)
     logs: list[EpochLog] = []
     step = 0
     for _ in range(options.epochs):
         losses = []
         for indices in batches(len(samples), options.batch_size, rng):
-            losses.append(train_batch(model, samples, indices, step, augment, distillation))
+            losses.append(train_batch(model, samples, task, indices, step, augment, distillation))
             step += 1
             if on_progress:
                 on_progress(step, total, f"loss {losses[-1]:.3f}")
-        value = evaluate(model, validation, metric, outputs_of=outputs_of) if validation is not None else None
-        logs.append(EpochLog(loss=float(np.mean(losses)), validation=value))
+        values = evaluate(model, validation, task, outputs_of=outputs_of) if validation is not None else ()
+        value = values[0] if values else None
+        scores = {score.name: found for score, found in zip(task.scores, values, strict=False)}
+        logs.append(EpochLog(loss=float(np.mean(losses)), validation=value, scores=scores))
         if best.offer(model, len(logs), value, step >= keep_best_from_step):
             break
     best.restore(model)
@@ -193,39 +181,42 @@ def _trained(
     )
 
 
-def shaped_targets(targets: np.ndarray, model: Model) -> np.ndarray:
-    """Targets in the shape of the model's output, for they may be stored flat; a class index stays one number, in the
-    places of the output."""
-    shape = model.outputs[0].shape[1:]
-    places = targets.shape[:-1] if targets.shape[-1:] == (1,) and targets.ndim == len(shape) + 1 else targets.shape
-    if len(shape) > 1 and len(places) == len(shape) and shape[-1] != 1:  # a map of indexes
-        return targets.reshape(places)
-    sizes = [size for size in shape if size is not None]
-    whole = len(sizes) == len(shape) and targets[0].size == math.prod(sizes)
-    return targets.reshape(len(targets), *(sizes if whole else (-1,)))
-
-
 def train_batch(
     model: Model,
     samples: Samples,
+    task: Task,
     indices: np.ndarray,
     step: int,
     augment: Augmenter | None = None,
     distillation: Distillation | None = None,
 ) -> float:
     """One step of a compiled model on these samples; its loss. Raises EdgepruneError when that is not finite."""
-    assert samples.targets is not None
     inputs = [samples.inputs[name][indices].astype(dtype) for name, (_, dtype) in input_specs(model).items()]
-    targets = shaped_targets(samples.targets[indices], model)
     varied = augment(inputs) if augment else inputs
+    targets = [np.zeros((len(indices), 1), np.float32)] * len(model.outputs)  # of an output without a loss, unread
+    for loss in task.losses:
+        targets[loss.place] = loss.targets(samples.told, indices)
     if distillation:
-        targets = distillation.targets(varied, targets)
-    with computed_channels_last(keras_module(), model):
+        targets = [distillation.targets(varied, targets[0])]
+    keras = keras_module()
+    with computed_channels_last(keras, model), _quietly(len(task.losses) < len(targets)):
         weights = None if samples.weights is None else samples.weights[indices]
-        loss = float(model.train_on_batch(as_called(model, varied), targets, sample_weight=weights))
-    if not np.isfinite(loss):
-        raise EdgepruneError(f"training diverged: the loss is {loss} at step {step + 1}; lower learning_rate")
-    return loss
+        made = model.train_on_batch(as_called(model, varied), _by_output(keras, model, targets), sample_weight=weights)
+    value = float(np.ravel(made)[0])  # of several outputs the whole loss is the first
+    if not np.isfinite(value):
+        raise EdgepruneError(f"training diverged: the loss is {value} at step {step + 1}; lower learning_rate")
+    return value
+
+
+@contextlib.contextmanager
+def _quietly(some_untrained: bool) -> Iterator[None]:
+    """Keras warns of weights that only an output without a loss has."""
+    if not some_untrained:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Gradients do not exist for variables")
+        yield
 
 
 class BestWeights:

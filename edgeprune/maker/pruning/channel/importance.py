@@ -21,7 +21,7 @@ from edgeprune.maker.pruning.channel.groups import Structure
 from edgeprune.maker.pruning.channel.observe import channel_magnitudes, weight_gradients
 from edgeprune.maker.pruning.channel.trace import Weight
 from edgeprune.maker.training.data.samples import Samples
-from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.training.task import Task
 
 __all__ = ["unit_scores"]
 
@@ -30,18 +30,18 @@ DATA_SAMPLES = 512  # of the training split, for the criteria that look at data
 
 
 def unit_scores(
-    structure: Structure, name: str, *, samples: Samples | None = None, metric: Metric | None = None, seed: int = 0
+    structure: Structure, name: str, *, samples: Samples | None = None, task: Task | None = None, seed: int = 0
 ) -> Floats:
     """A score for each unit, float64 [units]; the higher, the more it matters. Mean 1 in each layer.
 
-    Raises UsageError for an unknown criterion and where one needs samples (for "taylor" with targets and a metric).
+    Raises UsageError for an unknown criterion and where one needs samples (for "taylor" with targets and a loss).
     """
     check_choice("importance criterion", name, CRITERIA)
     criterion = CRITERIA[name]
     if criterion.needs_data and samples is None:
         raise UsageError(f"the importance criterion {name!r} looks at training samples: give some, or use l1, l2, lamp")
-    if criterion.needs_targets and (metric is None or samples is None or samples.targets is None):
-        raise UsageError(f"the importance criterion {name!r} needs samples with targets and a metric")
+    if criterion.needs_targets and (task is None or not task.losses or samples is None or samples.targets is None):
+        raise UsageError(f"the importance criterion {name!r} needs samples with targets and a loss")
     rng = np.random.default_rng(seed)
     if name == "random":
         return 1 + rng.uniform(-0.5, 0.5, len(structure))
@@ -51,8 +51,8 @@ def unit_scores(
         return _gathered(structure, channel_magnitudes(structure, some))
     if name == "taylor":
         assert some is not None
-        assert metric is not None
-        gradients = weight_gradients(structure.trace.model, some, metric)
+        assert task is not None
+        gradients = weight_gradients(structure.trace.model, some, task)
         return _taylor(structure, gradients)
     if name == "bn_scale":
         return _scale_scores(structure)

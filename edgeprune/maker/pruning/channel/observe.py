@@ -14,8 +14,7 @@ from edgeprune.maker.keras.types import Graph, Model, Node, Tensor
 from edgeprune.maker.pruning.channel.channel_ids import Labels
 from edgeprune.maker.pruning.channel.groups import Structure
 from edgeprune.maker.training.data.samples import Samples
-from edgeprune.maker.training.loop import loss_of, shaped_targets
-from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.training.task import Task
 
 __all__ = ["channel_magnitudes", "channel_means", "play", "weight_gradients"]
 
@@ -97,22 +96,21 @@ def channel_means(structure: Structure, samples: Samples) -> dict[int, Floats]:
     return {key: total / count for key, (total, count) in sums.items()}
 
 
-def weight_gradients(model: Model, samples: Samples, metric: Metric) -> Mapping[int, npt.NDArray[Any]]:
-    """Mean gradient of the metric's loss for each variable, by id of the variable."""
+def weight_gradients(model: Model, samples: Samples, task: Task) -> Mapping[int, npt.NDArray[Any]]:
+    """Mean gradient of the task's weighted loss for each variable, by id of the variable."""
     import tensorflow as tf
 
     from edgeprune.maker.keras.models import call_model
 
-    assert samples.targets is not None
-    loss = loss_of(keras_module(), model, metric)
     variables = [v for v in model.weights if v.dtype.startswith("float")]
     totals: list[Any] = [0.0] * len(variables)
     for number, batch in enumerate(_batches(model, samples)):
-        targets = shaped_targets(samples.targets[number * BATCH : (number + 1) * BATCH], model)
+        rows = slice(number * BATCH, (number + 1) * BATCH)
         with tf.GradientTape() as tape:
             tape.watch([v.value for v in variables])
-            counts = None if samples.weights is None else samples.weights[number * BATCH : (number + 1) * BATCH]
-            value = loss(targets, call_model(model, batch)[0], sample_weight=counts)
+            counts = None if samples.weights is None else samples.weights[rows]
+            outputs = call_model(model, batch)
+            value = tf.add_n([one.value(outputs[one.place], samples.told, rows, counts) for one in task.losses])
         found = tape.gradient(value, [v.value for v in variables])
         totals = [t if g is None else t + tf.convert_to_tensor(g).numpy() for t, g in zip(totals, found, strict=True)]
     return {id(v): t for v, t in zip(variables, totals, strict=True) if not np.isscalar(t)}

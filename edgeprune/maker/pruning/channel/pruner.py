@@ -26,7 +26,7 @@ from edgeprune.maker.pruning.channel.trace import Trace
 from edgeprune.maker.pruning.channel.verification import checked
 from edgeprune.maker.pruning.options import ChannelOptions
 from edgeprune.maker.training.data.samples import Samples
-from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.training.task import Task
 
 __all__ = ["ChannelPruner", "ChannelResult", "analyse", "prune_channels", "report_of"]
 
@@ -57,16 +57,16 @@ def prune_channels(
     options: ChannelOptions,
     *,
     samples: Samples | None = None,
-    metric: Metric | None = None,
+    task: Task | None = None,
     verify: bool = True,
 ) -> ChannelResult:
     """A new, smaller model; the argument is left alone.
 
-    `samples` (of the training split) and `metric` serve the criteria that look at data and the compensation. Raises
+    `samples` (of the training split) and `task` serve the criteria that look at data and the compensation. Raises
     UsageError (nothing to prune, a target out of reach), Unsupported (a subclassed model) and EdgepruneError when the
     new model does not compute what it must.
     """
-    pruner = ChannelPruner(model, options, samples=samples, metric=metric)
+    pruner = ChannelPruner(model, options, samples=samples, task=task)
     kept = pruner.plan(options)
     return pruner.result(kept, pruner.cut(kept), options, verify=verify)
 
@@ -84,13 +84,11 @@ class ChannelPruner:
         options: ChannelOptions,
         *,
         samples: Samples | None = None,
-        metric: Metric | None = None,
+        task: Task | None = None,
         structure: Structure | None = None,
     ) -> None:
         self.structure = analyse(model, through_norms=options.through_norms) if structure is None else structure
-        self._scores = unit_scores(
-            self.structure, options.importance, samples=samples, metric=metric, seed=options.seed
-        )
+        self._scores = unit_scores(self.structure, options.importance, samples=samples, task=task, seed=options.seed)
         self._seen = None
         if options.compensate == "mean":
             if samples is None:

@@ -16,7 +16,7 @@ from edgeprune.maker.pruning.channel.plan import chosen_groups
 from edgeprune.maker.pruning.channel.pruner import ChannelPruner, ChannelResult
 from edgeprune.maker.pruning.options import ChannelOptions
 from edgeprune.maker.training.data.samples import Samples
-from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.training.task import Task
 
 __all__ = ["in_rounds", "merged_reports", "prune_in_rounds", "round_options"]
 
@@ -46,7 +46,7 @@ def prune_in_rounds(
     *,
     rounds: int = 1,
     samples: Samples | None = None,
-    metric: Metric | None = None,
+    task: Task | None = None,
     train: Train | None = None,
     structure: Structure | None = None,
 ) -> ChannelResult:
@@ -68,7 +68,7 @@ def prune_in_rounds(
             now = Cost(reports[-1].parameters_after, reports[-1].macs_after or 0)
         asked = round_options(options, number, rounds, base, now)
         known = structure if number == 1 else None
-        pruner = ChannelPruner(current, options, samples=samples, metric=metric, structure=known)
+        pruner = ChannelPruner(current, options, samples=samples, task=task, structure=known)
         groups = chosen_groups(pruner.structure, options)[0]
         if number == 1:
             widths.update({group.name: len(group.units) for group in groups})

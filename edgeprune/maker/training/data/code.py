@@ -9,35 +9,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeprune.errors import EdgepruneError, InputError, Unsupported, UsageError
-from edgeprune.maker.keras.custom_layers import python_module
+from edgeprune.errors import EdgepruneError, InputError
 from edgeprune.maker.training.data.columns import Column
 from edgeprune.maker.training.data.spool import Spool
+from edgeprune.maker.training.user_code import user_function
 
-__all__ = ["code_of", "read_code"]
+__all__ = ["read_code"]
 
 ENDLESS = -1  # tf.data.INFINITE_CARDINALITY
-
-
-def code_of(path: Path) -> tuple[Path, str] | None:
-    """(Python file, name of the function) of a path "file.py:function"; None for any other path."""
-    file, colon, name = str(path).rpartition(":")
-    return (Path(file), name) if colon and file.endswith(".py") and name.isidentifier() else None
 
 
 def read_code(file: Path, name: str, *, trust_code: bool) -> dict[str, Column]:
     """What `name()` of a Python file returns, as columns: "x" or the names of inputs, "y", "sample_weight".
 
-    It returns inputs, (inputs, targets) or (inputs, targets, sample_weight), each an array or a dict of arrays by input
-    name; or something that gives batches of these: a tf.data.Dataset, a keras PyDataset, a loader, a generator. Batches
-    are gone through once. Raises Unsupported without `trust_code`, InputError for what the function gives.
+    It returns inputs, (inputs, targets) or (inputs, targets, sample_weight), each an array or a dict of arrays by the
+    name of the input or output; or something that gives batches of these: a tf.data.Dataset, a keras PyDataset, a
+    loader, a generator. Batches are gone through once. Raises Unsupported without `trust_code`, InputError for what the
+    function gives.
     """
     what = f"{file}:{name}"
-    if not trust_code:
-        raise Unsupported(f"{what}: runs your own code; if you trust it, add --trust-code")
-    function = getattr(python_module(file, what), name, None)
-    if not callable(function):
-        raise UsageError(f"{what}: there is no function {name!r} in {file}")
+    function = user_function(file, name, trust_code=trust_code)
     given = _called(what, function)
     if not _is_batches(given):
         return dict(_named(what, given))
@@ -89,7 +80,11 @@ def _named(what: str, given: Any) -> Mapping[str, npt.NDArray[Any]]:
         raise InputError(f"{what}: gives {len(parts)} things; give inputs, targets and, if there are, sample weights")
     names = dict(zip(("x", "y", "sample_weight"), parts, strict=False))
     inputs = names.pop("x")
+    targets = names.pop("y", None)
+    if isinstance(targets, tuple | list) and len(targets) > 1 and all(getattr(t, "ndim", 0) for t in targets):
+        raise InputError(f"{what}: gives targets as {len(targets)} arrays; give a dict of them by the output's name")
     named = {**(inputs if isinstance(inputs, Mapping) else {"x": inputs}), **names}
+    named |= targets if isinstance(targets, Mapping) else {"y": targets}
     return {str(name): _array(what, name, value) for name, value in named.items() if value is not None}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +10,18 @@ import numpy as np
 
 from edgeprune.errors import InputError
 from edgeprune.host.untrusted import check_file
-from edgeprune.maker.keras.models import input_specs, output_names
+from edgeprune.maker.keras.models import input_specs, output_names, output_shapes
 from edgeprune.maker.keras.types import AnyModel
-from edgeprune.maker.training.data.code import code_of, read_code
+from edgeprune.maker.training.data.code import read_code
 from edgeprune.maker.training.data.columns import Column, in_parts, scaled, taken
 from edgeprune.maker.training.data.npz import read_npz
 from edgeprune.maker.training.data.pictures import read_pictures
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.data.tables import read_table
 from edgeprune.maker.training.data.targets import fitting_targets
+from edgeprune.maker.training.goal import FIRST
+from edgeprune.maker.training.task import Task
+from edgeprune.maker.training.user_code import code_of
 
 __all__ = [
     "InputSpecs",
@@ -42,27 +45,30 @@ PerChannel = float | tuple[float, ...]  # one number, or one for each channel
 def load_split(
     path: Path,
     model: AnyModel,
-    metric: str | None,
+    task: Task | None,
     *,
     scale: PerChannel = 1.0,
     offset: PerChannel = 0.0,
     trust_code: bool = False,
     other: Collection[str] = (),
 ) -> Samples:
-    """Read a split for a model, see `load_samples`; its targets must suit the metric. Without one none are needed.
+    """Read a split for a model, see `load_samples`; its targets must suit the task. Without one none are needed.
 
-    Arrays of its outputs, and those named in `other`, are left alone.
+    Arrays of outputs that have no part in it, and those named in `other`, are left alone.
     """
+    outputs = output_names(model)
+    wanted = () if task is None else outputs if task.takes_all else task.outputs
     samples = load_samples(
         path,
         input_specs(model),
         scale=scale,
         offset=offset,
-        need_targets=metric is not None,
-        other=[*output_names(model), *other],
+        need_targets=task is not None,
+        outputs=sorted(wanted, key=outputs.index),
+        other=[*outputs, *other],
         trust_code=trust_code,
     )
-    return samples if metric is None else fitting_targets(samples, tuple(model.outputs[0].shape), metric)
+    return samples if task is None else fitting_targets(samples, output_shapes(model), task)
 
 
 def load_samples(
@@ -72,29 +78,36 @@ def load_samples(
     scale: PerChannel = 1.0,
     offset: PerChannel = 0.0,
     need_targets: bool = True,
+    outputs: Collection[str] = (),
     other: Collection[str] = (),
     trust_code: bool = False,
 ) -> Samples:
     """Read a split and hold it against the model's inputs.
 
     Float inputs become `value * scale + offset`; integer inputs (indexes) are left as they are. A model with one input
-    may also find its samples under "x". "y" holds the targets, "sample_weight" how much each sample counts; arrays
-    named in `other` (outputs) are left alone. What is large and not compressed stays in the file. Raises InputError for
-    a missing or broken file, missing or unknown arrays, wrong shapes, no samples, NaN or infinite values.
+    may also find its samples under "x". "y" holds the targets, or an array for each of `outputs` by name;
+    "sample_weight" how much each sample counts; arrays named in `other` are left alone. What is large and not
+    compressed stays in the file. Raises InputError for a missing or broken file, missing or unknown arrays, wrong
+    shapes, no samples, NaN or infinite values.
     """
-    arrays = _arrays(path, specs, trust_code=trust_code)
+    arrays = _arrays(path, specs, [*outputs, *other], trust_code=trust_code)
     inputs = {name: _input(path, arrays, name, spec, len(specs), scale, offset) for name, spec in specs.items()}
     _refuse_unknown(path, arrays, specs, other)
-    targets, weights = _targets(path, arrays.get("y")), _weights(path, arrays.get("sample_weight"))
-    if need_targets and targets is None:
-        raise InputError(f"{path}: no array 'y' with the targets; it has: {', '.join(sorted(arrays)) or 'none'}")
-    lengths = {name: len(array) for name, array in inputs.items()}
-    lengths |= {name: len(array) for name, array in (("y", targets), ("sample_weight", weights)) if array is not None}
+    told = {
+        name: _targets(path, name, arrays[name]) for name in ("y", *outputs) if name in arrays and name not in specs
+    }
+    weights = _weights(path, arrays.get("sample_weight"))
+    if need_targets and not told:
+        wanted = "'y'" if len(outputs) < 2 else " or ".join(repr(name) for name in outputs)
+        raise InputError(f"{path}: no array {wanted} with the targets; it has: {', '.join(sorted(arrays)) or 'none'}")
+    lengths = {name: len(array) for name, array in (*inputs.items(), *told.items())}
+    lengths |= {} if weights is None else {"sample_weight": len(weights)}
     if len(set(lengths.values())) != 1:
         raise InputError(f"{path}: arrays of different length: {', '.join(f'{k} {v}' for k, v in lengths.items())}")
     if not next(iter(lengths.values())):
         raise InputError(f"{path}: the data set is empty (0 samples)")
-    return Samples(path=path, inputs=inputs, targets=targets, weights=weights)
+    targets = {FIRST if name == "y" else name: values for name, values in told.items()}
+    return Samples(path=path, inputs=inputs, targets=targets or None, weights=weights)
 
 
 def stored_at(path: Path) -> Path:
@@ -110,7 +123,7 @@ def check_split(path: Path) -> None:
         check_file(place, "a file with samples")
 
 
-def _arrays(path: Path, specs: InputSpecs, *, trust_code: bool) -> dict[str, Column]:
+def _arrays(path: Path, specs: InputSpecs, others: Sequence[str], *, trust_code: bool) -> dict[str, Column]:
     code = code_of(path)
     if code is not None:
         return read_code(*code, trust_code=trust_code)
@@ -119,7 +132,7 @@ def _arrays(path: Path, specs: InputSpecs, *, trust_code: bool) -> dict[str, Col
         raise InputError(f"{path}: which function of it gives the samples? write {path}:FUNCTION")
     if path.is_dir() and kind not in (".npz", ".csv"):
         return read_pictures(path, specs)
-    return read_table(path, specs) if kind == ".csv" else read_npz(path)
+    return read_table(path, specs, others) if kind == ".csv" else read_npz(path)
 
 
 def _refuse_unknown(path: Path, arrays: Mapping[str, Column], specs: InputSpecs, other: Collection[str]) -> None:
@@ -131,14 +144,12 @@ def _refuse_unknown(path: Path, arrays: Mapping[str, Column], specs: InputSpecs,
         )
 
 
-def _targets(path: Path, column: Column | None) -> np.ndarray | None:
-    if column is None:
-        return None
+def _targets(path: Path, name: str, column: Column) -> np.ndarray:
     if column.dtype.kind not in "fiub" or not column.shape or 0 in column.shape[1:]:
         raise InputError(
-            f"{path}: array 'y' of type {column.dtype} and shape {column.shape} holds no target for each sample"
+            f"{path}: array {name!r} of type {column.dtype} and shape {column.shape} holds no target for each sample"
         )
-    _refuse_nonfinite(path, "y", column)
+    _refuse_nonfinite(path, name, column)
     return np.asarray(column)
 
 

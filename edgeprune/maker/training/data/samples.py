@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from edgeprune.maker.training.data.columns import Column, scaled
+from edgeprune.maker.training.goal import FIRST
 
 __all__ = ["Samples"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """Samples of one split. Inputs [samples, ...] by input name, as stored; targets [samples, ...] or None.
+    """Samples of one split. Inputs [samples, ...] by input name, as stored; targets [samples, ...] by output name, or
+    None. An array of targets is that of the only output, or the first: it is kept under the name "".
 
     Inputs are NumPy arrays, or columns of which rows are taken where a file holds more than memory should. `weights`
     [samples] is how much each counts in the loss of a training.
@@ -24,8 +26,18 @@ class Samples:
 
     path: Path
     inputs: Mapping[str, Any]
-    targets: np.ndarray | None
+    targets: Mapping[str, np.ndarray] | np.ndarray | None
     weights: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.targets is not None and not isinstance(self.targets, Mapping):
+            object.__setattr__(self, "targets", {FIRST: np.asarray(self.targets)})
+
+    @property
+    def told(self) -> Mapping[str, np.ndarray]:
+        """The targets, none where there are none."""
+        assert self.targets is None or isinstance(self.targets, Mapping)
+        return self.targets or {}
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -35,7 +47,7 @@ class Samples:
         return replace(
             self,
             inputs={name: column[indices] for name, column in self.inputs.items()},
-            targets=None if self.targets is None else self.targets[indices],
+            targets={name: values[indices] for name, values in self.told.items()} or None,
             weights=None if self.weights is None else self.weights[indices],
         )
 

@@ -22,7 +22,7 @@ WEIGHT = "sample_weight"
 Specs = Mapping[str, tuple[tuple[int | None, ...], str]]
 
 
-def read_table(path: Path, specs: Specs) -> dict[str, Column]:
+def read_table(path: Path, specs: Specs, outputs: Sequence[str] = ()) -> dict[str, Column]:
     """Inputs by name, "y" and "sample_weight" from a file with a header line.
 
     A column "y" (or target, label) holds the targets, several are y.0, y.1, ... An input of one number has a column of
@@ -40,7 +40,8 @@ def read_table(path: Path, specs: Specs) -> dict[str, Column]:
         raise InputError(f"{path}: not a .csv file in UTF-8: {cause}") from cause
     known = {name: values[:, place] for place, name in enumerate(header)}
     found: dict[str, Column] = {}
-    for key, names in (("y", TARGETS), (WEIGHT, (WEIGHT,))):
+    own = [(name, (name,)) for name in outputs if name not in (*specs, *TARGETS)]
+    for key, names in (("y", TARGETS), (WEIGHT, (WEIGHT,)), *own):
         column = next((taken for name in names if (taken := _of(known, name)) is not None), None)
         if column is not None:
             found[key] = column[:, 0] if column.shape[1] == 1 else column

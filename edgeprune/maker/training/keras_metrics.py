@@ -1,0 +1,111 @@
+"""Metrics that a model was compiled with: ours where they are the same, else those of Keras over all samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from edgeprune.errors import Unsupported
+from edgeprune.maker.training.losses import keras_object, loss_targets, takes_classes
+from edgeprune.maker.training.metrics import METRICS, Metric, Targets
+
+__all__ = ["loss_metric", "stored_metric"]
+
+# Names of Keras, in small letters without "_", of what is computed here too.
+_SAME = {
+    "sparsecategoricalaccuracy": "accuracy",
+    "categoricalaccuracy": "accuracy",
+    "binaryaccuracy": "binary_accuracy",
+    "meansquarederror": "mse",
+    "mse": "mse",
+    "meanabsoluteerror": "mae",
+    "mae": "mae",
+    "rootmeansquarederror": "rmse",
+    "r2score": "r2",
+}
+_ACCURACY = ("accuracy", "acc")  # Keras takes the accuracy that goes with the output
+_BATCH = 4096
+
+
+def stored_metric(
+    keras: ModuleType, stored: Any, objects: Mapping[str, Any], loss: Any, classes: int | None
+) -> Metric | None:
+    """The metric that a compile configuration tells; `loss` is that of its output, which ends in `classes` numbers.
+
+    None for one that only a training can tell. Raises Unsupported for one that neither Keras nor the user's files have.
+    """
+    name = (
+        stored if isinstance(stored, str) else str(stored.get("class_name", "")) if isinstance(stored, Mapping) else ""
+    )
+    settings = stored.get("config") if isinstance(stored, Mapping) else None
+    plain = name.lower().replace("_", "")
+    if isinstance(stored, str) and plain in _ACCURACY:
+        return METRICS["accuracy" if takes_classes(loss) or (classes or 1) > 1 else "binary_accuracy"]
+    if plain == "auc" and isinstance(settings, Mapping) and settings.get("curve", "ROC") == "ROC":
+        return METRICS["auc"]
+    is_usual = not isinstance(settings, Mapping) or settings.get("threshold", 0.5) == 0.5
+    if plain in _SAME and is_usual:
+        return METRICS[_SAME[plain]]
+    if isinstance(stored, str):
+        made = objects.get(stored) or _by_name(keras, stored)
+    else:
+        made = keras_object(keras.metrics, stored, objects, "metric") if isinstance(stored, Mapping) else _copy(stored)
+    return _of_keras(keras, made)
+
+
+def _by_name(keras: ModuleType, name: str) -> Any:
+    try:
+        return keras.metrics.get(name)
+    except (ValueError, TypeError) as cause:
+        raise Unsupported(
+            f"the model was compiled with a metric that is not of Keras, {name!r}: give the file that has it with "
+            "--custom FILE.py, or name one with --metric (in a recipe: metric)"
+        ) from cause
+
+
+def _copy(metric: Any) -> Any:
+    return type(metric).from_config(metric.get_config()) if hasattr(metric, "get_config") else metric
+
+
+def _of_keras(keras: ModuleType, made: Any) -> Metric | None:
+    if isinstance(made, type):
+        made = made()
+    if not isinstance(made, keras.metrics.Metric):
+        name = getattr(made, "__name__", type(made).__name__)
+        made = keras.metrics.MeanMetricWrapper(made, name=name)
+
+    def whole(outputs: np.ndarray, targets: np.ndarray) -> float:
+        made.reset_state()
+        for start in range(0, len(outputs), _BATCH):
+            made.update_state(targets[start : start + _BATCH], outputs[start : start + _BATCH])
+        return float(np.mean(np.asarray(made.result())))
+
+    return Metric(
+        name=str(made.name),
+        higher_is_better=getattr(made, "_direction", "up") != "down",
+        is_share=False,
+        targets=Targets.ANY,
+        whole=whole,
+    )
+
+
+def loss_metric(loss: Any, shape: tuple[int | None, ...]) -> Metric:
+    """A loss as the metric of an output that is compiled without one: the accuracy of a sort, else the loss itself."""
+    name = str(getattr(loss, "name", None) or getattr(loss, "__name__", "loss"))
+    if name.endswith("crossentropy"):
+        return METRICS["binary_accuracy" if name.startswith("binary") else "accuracy"]
+    if name in ("mean_squared_error", "mean_absolute_error"):
+        return METRICS["mse" if "squared" in name else "mae"]
+
+    def whole(outputs: np.ndarray, targets: np.ndarray) -> float:
+        total = 0.0
+        for start in range(0, len(outputs), _BATCH):
+            some = outputs[start : start + _BATCH]
+            told = loss_targets(targets[start : start + _BATCH], shape, loss)
+            total += float(np.mean(np.asarray(loss(told, some), np.float64))) * len(some)
+        return total / len(outputs)
+
+    return Metric(name=name, higher_is_better=False, is_share=False, targets=Targets.ANY, whole=whole)

@@ -1,0 +1,166 @@
+"""Losses by name, out of a model's file, or the user's own; and targets in the shape that a loss takes."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from edgeprune.errors import Unsupported, UsageError
+from edgeprune.host.toml_values import check_choice
+from edgeprune.maker.keras.models import ends_in
+from edgeprune.maker.keras.types import Model
+
+__all__ = ["as_loss", "keras_losses", "keras_object", "loss_targets", "named_loss", "stored_loss", "takes_classes"]
+
+_ENDS = ("softmax", "sigmoid")  # activations behind which an output is a probability
+
+
+def keras_losses(keras: ModuleType) -> dict[str, Any]:
+    """The losses of Keras by the name of their function, "huber"."""
+    by_function = {"kl_divergence": "KLDivergence", "ctc": "CTC"}
+    functions = [name for name, value in vars(keras.losses).items() if inspect.isfunction(value)]
+    found: dict[str, Any] = {}
+    for name in functions:
+        title = by_function.get(name, "".join(part.title() for part in name.split("_")))
+        kind: Any = vars(keras.losses).get(title)
+        if inspect.isclass(kind):
+            found[name] = kind
+    return found
+
+
+def named_loss(keras: ModuleType, name: str, model: Model, output: int) -> Any:
+    """The loss of Keras called so, on logits where the output is not a probability. Raises UsageError."""
+    short = {"mse": "mean_squared_error", "mae": "mean_absolute_error", "kld": "kl_divergence"}
+    known = keras_losses(keras)
+    wanted = short.get(name.lower(), name)
+    by_class = {kind.__name__: key for key, kind in known.items()}
+    wanted = by_class.get(wanted, wanted)
+    check_choice("loss", wanted, known)
+    kind = known[wanted]
+    if "from_logits" not in inspect.signature(kind).parameters:
+        return kind()
+    return kind(from_logits=not any(ends_in(model, activation, output) for activation in _ENDS))
+
+
+def stored_loss(keras: ModuleType, stored: Any, objects: Mapping[str, Any], model: Model, output: int) -> Any:
+    """The loss that a compile configuration tells: a name, the settings of a class, or the loss itself.
+
+    Raises Unsupported for one that neither Keras nor the user's files have.
+    """
+    if isinstance(stored, str):
+        if stored in objects:
+            return objects[stored]
+        try:
+            return named_loss(keras, stored, model, output)
+        except UsageError as cause:
+            raise _unknown("loss", stored) from cause
+    if isinstance(stored, Mapping):
+        return keras_object(keras.losses, stored, objects, "loss")
+    return stored
+
+
+def as_loss(keras: ModuleType, function: Any) -> Any:
+    """A `keras.losses.Loss` out of one, of the class of one, or of a function (targets, outputs)."""
+    made: Any = function
+    if inspect.isclass(function):
+        made = function()
+    if isinstance(made, keras.losses.Loss):
+        return made
+
+    def call(_self: Any, targets: Any, outputs: Any) -> Any:
+        return made(targets, outputs)
+
+    name = str(getattr(made, "__name__", type(made).__name__))
+    return type("OwnLoss", (keras.losses.Loss,), {"call": call})(name=name)
+
+
+def keras_object(home: ModuleType, stored: Mapping[str, Any], objects: Mapping[str, Any], what: str) -> Any:
+    """What {"class_name", "config"} of a file stands for: a class of `home` with plain settings, or the user's own.
+
+    Nothing but the public classes of `home` and `objects` is made. Raises Unsupported.
+    """
+    title, config = str(stored.get("class_name", "")), stored.get("config")
+    name = title.rpartition(">")[2]
+    if name == "function":  # the settings are its name
+        name, config = str(config), None
+    found = objects.get(name)
+    if found is None and not name.startswith("_"):
+        found = vars(home).get(name)
+        ours = inspect.isclass(found) and issubclass(found, (vars(home).get("Loss", ()), vars(home).get("Metric", ())))
+        found = (
+            found if ours or (inspect.isfunction(found) and name not in ("get", "deserialize", "serialize")) else None
+        )
+    if found is None:
+        raise _unknown(what, name)
+    if not inspect.isclass(found):
+        return found
+    settings = {k: v for k, v in config.items() if k not in ("dtype", "fn")} if isinstance(config, Mapping) else {}
+    if not all(_is_plain(value) for value in settings.values()):
+        raise Unsupported(
+            f"the {what} {name!r} of the model's file has settings that are no plain values; name another"
+        )
+    try:
+        kind: Any = found
+        return kind.from_config(settings) if hasattr(kind, "from_config") else kind(**settings)
+    except (TypeError, ValueError) as cause:
+        raise Unsupported(f"the {what} {name!r} of the model's file cannot be made: {cause}") from cause
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def _unknown(what: str, name: str) -> Unsupported:
+    return Unsupported(
+        f"the model was compiled with a {what} that is not of Keras, {name!r}: give the file that has it with "
+        f"--custom FILE.py, or name another with --{what} (in a recipe: {what})"
+    )
+
+
+def takes_classes(loss: Any) -> bool:
+    """Whether a loss takes the index of a class, and not a number for each output."""
+    return _name(loss).startswith("sparse")
+
+
+def _takes_rows(loss: Any) -> bool:
+    """Whether it takes a number for each class."""
+    return _name(loss).startswith(("categorical", "kl", "dice", "tversky"))
+
+
+def _name(loss: Any) -> str:
+    name = getattr(loss, "name", None) or getattr(loss, "__name__", "") or type(loss).__name__
+    return str(name).lower()
+
+
+def loss_targets(targets: np.ndarray, shape: Sequence[int | None], loss: Any) -> np.ndarray:
+    """Targets of a batch as a loss takes them; `shape` is that of the output, without the batch.
+
+    They may be stored flat; a class is an index or a row with a 1 at the class, whichever is stored.
+    """
+    is_rows = targets.shape[1:] == tuple(shape) and shape[-1] != 1
+    if takes_classes(loss):
+        return _places(targets.argmax(-1) if is_rows else targets, shape)
+    if _takes_rows(loss) and not is_rows and shape[-1] not in (None, 1):
+        return np.eye(shape[-1], dtype=np.float32)[_places(targets, shape).astype(np.int64)]
+    return _flat_or_whole(targets, shape)
+
+
+def _places(targets: np.ndarray, shape: Sequence[int | None]) -> np.ndarray:
+    """Indexes of classes in the places of the output."""
+    bare = targets.shape[:-1] if targets.shape[-1:] == (1,) and targets.ndim == len(shape) + 1 else targets.shape
+    if len(shape) > 1 and len(bare) == len(shape):
+        return targets.reshape(bare)
+    return _flat_or_whole(targets, shape)
+
+
+def _flat_or_whole(targets: np.ndarray, shape: Sequence[int | None]) -> np.ndarray:
+    sizes = [size for size in shape if size is not None]
+    whole = len(sizes) == len(shape) and targets[0].size == math.prod(sizes)
+    return targets.reshape(len(targets), *(sizes if whole else (-1,)))
