@@ -84,8 +84,8 @@ def _difference(kind: MetricKind, value: float) -> str:
 def _interval(kind: MetricKind, found: MetricValue) -> str:
     """How sure a difference is: ", 95 % interval -0.61 to +0.15 points, which other samples may turn"."""
     change = found.change
-    if change is None or change.low is None or change.high is None:
-        return ""
+    if change is None or change.low is None or change.high is None or change.low == change.high == 0:
+        return ""  # not one sample changed
     low = _difference(kind, change.low).removesuffix(" points")
     doubt = ": no more than the choice of samples makes" if change.is_noise else ""
     return f", 95 % interval {low} to {_difference(kind, change.high)}{doubt}"

@@ -148,7 +148,8 @@ def loss_targets(targets: np.ndarray, shape: Sequence[int | None], loss: Any) ->
     if takes_classes(loss):
         return _places(targets.argmax(-1) if is_rows else targets, shape)
     if _takes_rows(loss) and not is_rows and shape[-1] not in (None, 1):
-        return np.eye(shape[-1], dtype=np.float32)[_places(targets, shape).astype(np.int64)]
+        indexes = _places(targets, shape) if len(shape) > 1 else targets.reshape(len(targets))
+        return np.eye(shape[-1], dtype=np.float32)[indexes.astype(np.int64)]
     return _flat_or_whole(targets, shape)
 
 
