@@ -87,6 +87,6 @@ def test_functions_of_the_users_own() -> None:
         return Metric(name="own", higher_is_better=True, is_share=False, targets=Targets.ANY, whole=whole)
 
     each = change(metric(lambda o, t: abs(o - t).max(1)), old, old + 0.1, told)
-    assert (each.resamples, each.low is not None) == (1000, True)
+    assert (each.resamples, each.low is not None) == (500, True)
     together = change(metric(lambda o, t: float(abs(o - t).max())), old, old + 0.1, told)
     assert (together.resamples, together.low, together.is_noise) == (0, None, False)

@@ -14,7 +14,7 @@ from edgeprune.maker.pruning.schedule import check_sparsity
 
 __all__ = ["COMPENSATIONS", "SCOPES", "STYLES", "ChannelOptions", "MagnitudeOptions"]
 
-COMPENSATIONS = ("none", "mean")
+COMPENSATIONS = ("norms", "mean", "none")
 SCOPES = ("layer", "global")
 TARGETS = ("ratio", "macs", "parameters", "latency")
 
@@ -57,8 +57,8 @@ class ChannelOptions:
     channels first and at most 90 % of a group; `macs` and `parameters` rank like that too (criteria with an absolute
     scale, such as taylor, by importance per cost). Widths become multiples of `round_to` where a group has more
     channels than that. `through_norms` also prunes channels that a LayerNormalization reads together, which changes its
-    statistics. `compensate` = "mean" moves the mean of a removed channel into the bias of the layers that read it
-    (needs samples).
+    statistics. `compensate` = "norms" estimates the statistics of batch normalization again where there are
+    samples; "mean" moves the mean of a removed channel into the bias of the layers that read it (needs samples).
     """
 
     ratio: float | None = None
@@ -81,8 +81,9 @@ class ChannelOptions:
     """Leave channels that layers make which match one of these patterns."""
     through_norms: bool = False
     """Also prune channels that a LayerNormalization reads together, which changes its statistics."""
-    compensate: str = "none"
-    """`"mean"`: the mean of a removed channel moves into the next bias (needs training data)."""
+    compensate: str = "norms"
+    """`"norms"`: the statistics of batch normalization are estimated again, over up to 2,048 training samples, where
+    there are some; `"mean"`: the mean of a removed channel moves into the next bias (needs training data); `"none"`."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -111,7 +112,7 @@ class ChannelOptions:
     @property
     def needs_data(self) -> bool:
         """Whether training samples are looked at."""
-        return CRITERIA[self.importance].needs_data or self.compensate != "none"
+        return CRITERIA[self.importance].needs_data or self.compensate == "mean"
 
 
 def _check_target(name: str, value: float) -> None:

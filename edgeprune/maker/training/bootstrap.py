@@ -20,7 +20,7 @@ __all__ = ["change_of"]
 
 Floats = npt.NDArray[np.float64]
 
-RESAMPLES, RESAMPLES_WHOLE = 1000, 200  # of metrics that are sums; of those that are computed again (AUC)
+RESAMPLES, RESAMPLES_WHOLE = 500, 200  # of metrics that are sums; of those that are computed again (AUC)
 _MOST_WHOLE = 20_000  # targets of these
 _BLOCK = 4_000_000  # counts at once
 _TAILS = (2.5, 97.5)  # percent

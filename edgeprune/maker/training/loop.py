@@ -30,6 +30,7 @@ from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.distillation import Distillation
 from edgeprune.maker.training.frozen import thawed
 from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.training.norms import NormStatistics
 from edgeprune.maker.training.options import OPTIMIZERS, TrainOptions
 from edgeprune.maker.training.task import Task
 
@@ -160,6 +161,7 @@ def _trained(
     shapes = [shape for shape, _ in input_specs(model).values()]
     augment = Augmenter(shapes, flip=options.flip, shift=options.shift, seed=options.seed)
     best, outputs_of = BestWeights(task.main.metric, options.patience), predictor(model)
+    norms = NormStatistics(model, samples, seed=options.seed) if options.renew_norms else None
     logs: list[EpochLog] = []
     step = 0
     for _ in range(options.epochs):
@@ -169,6 +171,8 @@ def _trained(
             step += 1
             if on_progress:
                 on_progress(step, total, f"loss {losses[-1]:.3f}")
+        if norms is not None and (validation is not None or step == total):
+            norms.renew()
         values = evaluate(model, validation, task, outputs_of=outputs_of) if validation is not None else ()
         value = values[0] if values else None
         scores = {score.name: found for score, found in zip(task.scores, values, strict=False)}

@@ -43,6 +43,9 @@ class TrainOptions:
     """Share of the loss that the dense model's answers have, 0 to 1."""
     temperature: float = 3.0
     """Warmth of these answers, 0.1 to 100."""
+    renew_norms: bool = True
+    """Estimate the statistics of batch normalization again, over up to 2,048 training samples, before a model is scored
+    or kept."""
     thaw: bool = False
     """Train layers too that the model's file has frozen (`trainable=False`)."""
     seed: int = 0

@@ -26,6 +26,7 @@ from edgeprune.maker.pruning.channel.trace import Trace
 from edgeprune.maker.pruning.channel.verification import checked
 from edgeprune.maker.pruning.options import ChannelOptions
 from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.norms import NormStatistics
 from edgeprune.maker.training.task import Task
 
 __all__ = ["ChannelPruner", "ChannelResult", "analyse", "prune_channels", "report_of"]
@@ -95,6 +96,7 @@ class ChannelPruner:
                 raise UsageError('compensate = "mean" needs training samples')
             self._seen = samples.some(MEAN_SAMPLES, np.random.default_rng(options.seed))
         self._means: Shifts | None = None
+        self._norms = samples if options.compensate == "norms" else None
 
     def plan(self, options: ChannelOptions, widths: Mapping[str, int] | None = None) -> Kept:
         """Which units stay: bool [units]; `widths` as for `plan_channels`."""
@@ -114,6 +116,8 @@ class ChannelPruner:
         if verify:
             plain = pruned if self._means is None else cut(self.structure, kept)
             error, note = _verify(self.structure, kept, plain, altered)
+        if self._norms is not None:
+            NormStatistics(pruned, self._norms, seed=options.seed).renew()
         report = report_of(
             self.structure,
             kept,
