@@ -13,7 +13,7 @@ import click
 
 from edgeprune.artifact import Color, DeploymentTarget, Format, IoType, Precision, sha256_of
 from edgeprune.commands.ends import EndWords, end_options
-from edgeprune.commands.options import PATH, TOLERANCE, common_options, echo_json, taken
+from edgeprune.commands.options import PATH, TOLERANCE, common_options, echo_json, taken, with_note
 from edgeprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class _Wanted:
     metric: str
     scale: float
     offset: float
+    on_bad_sample: str
     tolerance: float | None
     bisect: bool
     cut_preprocessing: bool
@@ -153,7 +154,20 @@ class _Wanted:
     help="Leave out layers that look words up or hash them; NAME.preprocessing.json beside the output says what they "
     "were, and data holds what they made.",
 )
-@common_options("codecs", "data", "metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom")
+@common_options(
+    "codecs",
+    "data",
+    "metric",
+    "scale",
+    "offset",
+    "on_bad_sample",
+    "seed",
+    "overwrite",
+    "json",
+    "quiet",
+    "trust",
+    "custom",
+)
 def convert(model: Path, output: Path, **options: object) -> int:
     """Convert MODEL (.keras, .h5 or a SavedModel folder) to TFLite or Core ML and check the file against it.
 
@@ -231,10 +245,11 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     if wanted.cut_preprocessing:
         model, cut = cut_preprocessing(model)
     refuse_preprocessing(model)
-    more: dict[str, Any] = {"trust_code": wanted.trust_code, "other": output_names(model)}
+    more: dict[str, Any] = {"other": output_names(model), "on_bad_sample": wanted.on_bad_sample, **scaling}
+    more["trust_code"] = wanted.trust_code
     model = with_ends(model, options.ends.of_data)
-    calibration = load_split(wanted.calibration, model, None, **scaling, **more) if wanted.calibration else None
-    samples = load_split(wanted.data, model, wanted.metric, **scaling, **more) if wanted.data else None
+    calibration = with_note(load_split(wanted.calibration, model, None, **more)) if wanted.calibration else None
+    samples = with_note(load_split(wanted.data, model, wanted.metric, **more)) if wanted.data else None
     progress.end()
     with _described(cut, beside, overwrite=wanted.overwrite):
         entry = convert(

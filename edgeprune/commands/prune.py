@@ -128,7 +128,9 @@ class _Done:
     "--verify/--no-verify", default=True, help="channel: check the new model on random inputs.  [default: verify]"
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show asked and got for each layer.")
-@common_options("data", "metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom")
+@common_options(
+    "data", "metric", "scale", "offset", "on_bad_sample", "seed", "overwrite", "json", "quiet", "trust", "custom"
+)
 @click.pass_context
 def prune(
     context: click.Context, /, style: str, verbose: bool, overwrite: bool, as_json: bool, quiet: bool, **values: Any

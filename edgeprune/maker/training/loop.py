@@ -27,6 +27,7 @@ from edgeprune.maker.keras.models import (
 )
 from edgeprune.maker.keras.types import Model, Optimizer, Tensor
 from edgeprune.maker.training.augmentation import Augmenter
+from edgeprune.maker.training.data.class_weights import weighted
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.distillation import Distillation
 from edgeprune.maker.training.frozen import thawed
@@ -144,6 +145,7 @@ def train(
         raise UsageError(
             f"distill teaches classes and numbers, not several labels (metric {metric.name}); leave it out"
         )
+    samples = weighted(samples, options.class_weight, metric)
     with thawed(model) if options.thaw else contextlib.nullcontext():
         return _trained(
             model, samples, validation, metric, options, teacher, sparsify, keep_best_from_step, on_progress

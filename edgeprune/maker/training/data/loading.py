@@ -1,4 +1,4 @@
-"""One door for samples, whatever they come from: `.npz`, `.csv`, a folder of pictures, the user's own code."""
+"""One door for samples, whatever they come from: `.npz`, tables, pictures, TFRecord files, the user's own code."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from edgeprune.errors import InputError
 from edgeprune.host.untrusted import check_file
 from edgeprune.maker.keras.models import input_specs, output_names
 from edgeprune.maker.keras.types import AnyModel
+from edgeprune.maker.training.data.bad import SKIP_HINT, BadSamples
 from edgeprune.maker.training.data.code import code_of, read_code
 from edgeprune.maker.training.data.columns import Column, in_parts, scaled, taken
 from edgeprune.maker.training.data.npz import read_npz
 from edgeprune.maker.training.data.pictures import read_pictures
+from edgeprune.maker.training.data.records import is_records, read_records
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.data.tables import read_table
 from edgeprune.maker.training.data.targets import fitting_targets
+from edgeprune.maker.training.data.words import OnBadSample
 
 __all__ = [
     "InputSpecs",
@@ -30,6 +33,8 @@ __all__ = [
     "load_split",
     "stored_at",
 ]
+
+FILES = (".npz", ".csv", ".parquet")  # by their ending no folders
 
 # Calibration samples on which an integer file is judged: at most, and at least where more are left than are used.
 HELD_BACK, FEWEST_HELD = 100, 8
@@ -47,6 +52,7 @@ def load_split(
     scale: PerChannel = 1.0,
     offset: PerChannel = 0.0,
     trust_code: bool = False,
+    on_bad_sample: OnBadSample | str = OnBadSample.ERROR,
     other: Collection[str] = (),
 ) -> Samples:
     """Read a split for a model, see `load_samples`; its targets must suit the metric. Without one none are needed.
@@ -61,6 +67,7 @@ def load_split(
         need_targets=metric is not None,
         other=[*output_names(model), *other],
         trust_code=trust_code,
+        on_bad_sample=on_bad_sample,
     )
     return samples if metric is None else fitting_targets(samples, tuple(model.outputs[0].shape), metric)
 
@@ -74,15 +81,18 @@ def load_samples(
     need_targets: bool = True,
     other: Collection[str] = (),
     trust_code: bool = False,
+    on_bad_sample: OnBadSample | str = OnBadSample.ERROR,
 ) -> Samples:
     """Read a split and hold it against the model's inputs.
 
     Float inputs become `value * scale + offset`; integer inputs (indexes) are left as they are. A model with one input
     may also find its samples under "x". "y" holds the targets, "sample_weight" how much each sample counts; arrays
     named in `other` (outputs) are left alone. What is large and not compressed stays in the file. Raises InputError for
-    a missing or broken file, missing or unknown arrays, wrong shapes, no samples, NaN or infinite values.
+    a missing or broken file, missing or unknown arrays, wrong shapes, no samples, and for bad samples (damaged, NaN or
+    infinite values) unless `on_bad_sample` is "skip".
     """
-    arrays = _arrays(path, specs, trust_code=trust_code)
+    bad = BadSamples(path, on_bad_sample)
+    arrays = bad.finite(_arrays(path, specs, bad, other=other, trust_code=trust_code), without={*other} - {*specs})
     inputs = {name: _input(path, arrays, name, spec, len(specs), scale, offset) for name, spec in specs.items()}
     _refuse_unknown(path, arrays, specs, other)
     targets, weights = _targets(path, arrays.get("y")), _weights(path, arrays.get("sample_weight"))
@@ -94,7 +104,7 @@ def load_samples(
         raise InputError(f"{path}: arrays of different length: {', '.join(f'{k} {v}' for k, v in lengths.items())}")
     if not next(iter(lengths.values())):
         raise InputError(f"{path}: the data set is empty (0 samples)")
-    return Samples(path=path, inputs=inputs, targets=targets, weights=weights)
+    return Samples(path=path, inputs=inputs, targets=targets, weights=weights, skipped=bad.skipped)
 
 
 def stored_at(path: Path) -> Path:
@@ -106,20 +116,24 @@ def stored_at(path: Path) -> Path:
 def check_split(path: Path) -> None:
     """Raise InputError for a split that is not there, before a model is loaded for it."""
     place = stored_at(path)
-    if not place.is_dir() or place.suffix in (".npz", ".csv"):
+    if not place.is_dir() or place.suffix in FILES:
         check_file(place, "a file with samples")
 
 
-def _arrays(path: Path, specs: InputSpecs, *, trust_code: bool) -> dict[str, Column]:
+def _arrays(
+    path: Path, specs: InputSpecs, bad: BadSamples, *, other: Collection[str], trust_code: bool
+) -> dict[str, Column]:
     code = code_of(path)
     if code is not None:
         return read_code(*code, trust_code=trust_code)
     kind = path.suffix.lower()
     if kind == ".py":
         raise InputError(f"{path}: which function of it gives the samples? write {path}:FUNCTION")
-    if path.is_dir() and kind not in (".npz", ".csv"):
-        return read_pictures(path, specs)
-    return read_table(path, specs) if kind == ".csv" else read_npz(path)
+    if kind in FILES:
+        return read_npz(path) if kind == ".npz" else read_table(path, specs, bad, other=other)
+    if is_records(path):
+        return read_records(path, specs, bad)
+    return read_pictures(path, specs, bad) if path.is_dir() else read_npz(path)
 
 
 def _refuse_unknown(path: Path, arrays: Mapping[str, Column], specs: InputSpecs, other: Collection[str]) -> None:
@@ -208,7 +222,7 @@ def _refuse_nonfinite(path: Path, key: str, array: Column) -> None:
         values = taken(array, part)
         if not np.isfinite(values).all():
             row = part.start + int(np.argwhere(~np.isfinite(values))[0][0])
-            raise InputError(f"{path}: array '{key}' holds NaN or infinite values, first in sample {row}")
+            raise InputError(f"{path}: array '{key}' holds NaN or infinite values, first in sample {row}; {SKIP_HINT}")
 
 
 def calibration_set(train: Samples, specs: InputSpecs, count: int, seed: int) -> Mapping[str, np.ndarray]:
