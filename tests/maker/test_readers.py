@@ -347,3 +347,29 @@ def test_weights_of_classes_in_a_training(vector_model: Any, tmp_path: Path) -> 
         np.testing.assert_array_equal(one, other)
     with pytest.raises(EdgepruneError, match="metric mse is for numbers"):
         train(vector_model, samples, None, METRICS["mse"], TrainOptions(epochs=1, class_weight="balanced"))
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ('"balanced"', "balanced"),
+        ("{0 = 1, 2 = 4.0}", {"0": 1.0, "2": 4.0}),
+        ('"even"', r'\[steps 1\].* class_weight is "balanced", or weights'),
+        ("{0 = true}", r"'steps 1.class_weight.0' must be a number"),
+        ("3", "'steps 1.class_weight' must be a text in quotes"),
+    ],
+)
+def test_weights_of_classes_in_recipes(tmp_path: Path, value: str, found: object) -> None:
+    """A word or a table in a step that trains."""
+    from conftest import RECIPE
+
+    from edgeprune.maker.recipe.recipe import FinetuneStep, load_recipe
+
+    (tmp_path / "r.toml").write_text(f'{RECIPE}[[steps]]\nkind = "finetune"\nepochs = 1\nclass_weight = {value}\n')
+    if value in ('"even"', "3", "{0 = true}"):
+        with pytest.raises(RecipeError, match=str(found)):
+            load_recipe(tmp_path / "r.toml")
+        return
+    (step,) = load_recipe(tmp_path / "r.toml").steps
+    assert isinstance(step, FinetuneStep)
+    assert step.training.class_weight == found
