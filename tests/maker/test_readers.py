@@ -208,6 +208,30 @@ def test_records_without_a_description(tmp_path: Path, text: str | None, told: s
         load_samples(path, TWO, need_targets=False)
 
 
+def test_records_of_tensorflow_datasets(shards: Path) -> None:
+    """features.json and dataset_info.json say what the features are; a folder with two splits is refused."""
+    (shards / "features.toml").unlink()
+    features = {
+        "image/encoded": {"pythonClassName": "Image", "image": {"shape": {"dimensions": ["-1", "-1", "3"]}}},
+        "label": {"pythonClassName": "ClassLabel", "classLabel": {"numClasses": "10"}},
+        "name": {"pythonClassName": "Text", "text": {}},
+        "size": {"pythonClassName": "Tensor", "tensor": {"shape": {"dimensions": ["2"]}, "dtype": "float32"}},
+    }
+    (shards / "features.json").write_text(json.dumps({"featuresDict": {"features": features}}))
+    with pytest.raises(InputError, match=r"no feature that is an input \(photo\); say which is in .*features\.toml"):
+        load_samples(shards, PICTURE)
+    items = [{"featureKey": "image/encoded"}, {"featureKey": "label"}]
+    (shards / "dataset_info.json").write_text(json.dumps({"supervisedKeys": {"tuple": {"items": items}}}))
+    found = load_samples(shards, PICTURE)
+    assert (found.inputs["photo"].shape, len(np.asarray(found.targets))) == ((6, 2, 3, 3), 6)
+    (shards / "test.tfrecord").write_bytes((shards / "train.tfrecord-00000-of-00002").read_bytes())
+    with pytest.raises(InputError, match="records of test, train; give each split a folder"):
+        load_samples(shards, PICTURE)
+    (shards / "features.json").write_text("{")
+    with pytest.raises(InputError, match="not valid JSON"):
+        load_samples(shards / "test.tfrecord", PICTURE)
+
+
 @pytest.fixture
 def listed(tmp_path: Path) -> Path:
     """A list of three pictures, one of which is none."""

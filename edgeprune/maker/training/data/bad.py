@@ -65,7 +65,8 @@ class BadSamples:
 
         Where nothing is skipped, and where lengths differ, they stay as they are: what takes them finds the fault.
         """
-        if not self.skips or len({array.shape[:1] for array in arrays.values()}) != 1:
+        lengths = {array.shape[:1] for array in arrays.values()}
+        if not self.skips or len(lengths) != 1 or () in lengths:
             return dict(arrays)
         good = np.ones(len(next(iter(arrays.values()))), bool)
         for name, array in arrays.items():

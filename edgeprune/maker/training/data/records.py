@@ -1,4 +1,4 @@
-"""TFRecord files of tf.train.Example, one or a folder of shards, with a TOML file that says what their features are.
+"""TFRecord files of tf.train.Example, one or a folder of shards, with a file that says what their features are.
 
 Format: tensorflow.org/tutorials/load_data/tfrecord: records of a length, its checksum, the bytes, their checksum.
 """
@@ -7,27 +7,24 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeprune.errors import InputError, RecipeError
+from edgeprune.errors import InputError
 from edgeprune.formats.protobuf import BrokenMessageError, Message, parse, unpack_varints
-from edgeprune.host.toml_values import check_word, known_keys, read_toml, typed
 from edgeprune.host.untrusted import check_file
 from edgeprune.maker.training.data.bad import BadSamples
 from edgeprune.maker.training.data.columns import Column
-from edgeprune.maker.training.data.pictures import PictureSize, decode_picture, in_threads, picture_size
+from edgeprune.maker.training.data.features import Feature, description
+from edgeprune.maker.training.data.pictures import decode_picture, in_threads
 from edgeprune.maker.training.data.spool import Spool
 
 __all__ = ["is_records", "read_records"]
 
 ENDING = ".tfrecord"  # shards go on: train.tfrecord-00000-of-00010
-PICTURE = "image"
-TYPES = (PICTURE, *(np.dtype(kind).name for kind in "bhilBHILefd"), "bool")
 MOST_BYTES = 1_000_000_000  # of one record
 BYTES, FLOATS, INTEGERS = 1, 2, 3  # fields of tf.train.Feature (tensorflow/core/example/feature.proto)
 _LENGTH = struct.Struct("<Q")
@@ -35,16 +32,6 @@ _FRAME_BYTES = 16  # around the bytes of a record: length, two checksums
 
 Specs = Mapping[str, tuple[tuple[int | None, ...], str]]
 Record = tuple[str, bytes]  # what errors call it, and its content
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Feature:
-    """Where an array of the samples comes from: a feature of the records, what it holds, and its sizes."""
-
-    key: str
-    kind: str
-    shape: tuple[int, ...]
-    size: PictureSize | None
 
 
 def is_records(path: Path) -> bool:
@@ -59,17 +46,30 @@ def _files(path: Path) -> Iterator[Path]:
     yield from sorted(file for file in path.iterdir() if ENDING in file.name.lower() and file.is_file())
 
 
+def _stem(file: Path) -> str:
+    """The name of a file without the numbers of a shard: train of train.tfrecord-00000-of-00010."""
+    return file.name[: file.name.lower().index(ENDING)]
+
+
 def read_records(path: Path, specs: Specs, bad: BadSamples) -> dict[str, Column]:
     """The arrays that the description names, out of a file or all files of a folder, in the order of their names.
 
-    The description is NAME.toml beside NAME.tfrecord, or features.toml in the folder: a table for each input ("x" will
-    do for a single one), for "y" and "sample_weight". Raises InputError for a missing description and for what is
+    The description lies beside them, see `description`. Raises InputError for a missing description and for what is
     damaged or does not fit it, naming the record.
     """
     files = list(_files(path))
     for file in files:
         check_file(file, "a TFRecord file")
-    wanted = _description(path, files, specs)
+    stems = sorted({_stem(file) for file in files})
+    if len(stems) > 1:
+        raise InputError(f"{path}: records of {', '.join(stems[:5])}; give each split a folder, or name one file")
+    wanted = description(path, files[0].with_name(_stem(files[0])), specs)
+    if wanted is None:
+        place = path / "features.toml" if path.is_dir() else path.with_name(f"{_stem(path)}.toml")
+        raise InputError(
+            f"{path}: which features are inputs and targets? say it in {place}, a table for each, as in [x], "
+            f'feature = "NAME", type = "image"; its first record has {_shown(files[0])}'
+        )
     with Spool(str(path)) as spool:
         for part in in_threads(_records(path, files, bad), lambda record: _sample(record[1], wanted)):
             good = []
@@ -84,20 +84,6 @@ def read_records(path: Path, specs: Specs, bad: BadSamples) -> dict[str, Column]
         return spool.columns()
 
 
-def _description(path: Path, files: Sequence[Path], specs: Specs) -> dict[str, Feature]:
-    """What each array is. Raises RecipeError for a description that is wrong."""
-    stem = files[0].name[: files[0].name.lower().index(ENDING)]
-    places = [files[0].parent / f"{name}.toml" for name in dict.fromkeys((stem, "features"))]
-    place = next((place for place in places if place.is_file()), None)
-    if place is None:
-        raise InputError(
-            f"{path}: which features are inputs and targets? say it in {places[-1 if path.is_dir() else 0]}, a table "
-            f'for each, as in [x], feature = "NAME", type = "image"; its first record has {_shown(files[0])}'
-        )
-    _, raw = read_toml(place)
-    return {name: _feature(place, name, table, specs) for name, table in raw.items()}
-
-
 def _shown(file: Path) -> str:
     """The features of a file's first record, for those who have to describe them."""
     _, content = next(_records(file, [file], BadSamples(file)), ("", b""))
@@ -110,24 +96,6 @@ def _shown(file: Path) -> str:
     except ValueError as cause:
         return f"none: {cause}"
     return ", ".join(found[:20]) or "none"
-
-
-def _feature(place: Path, name: str, raw: object, specs: Specs) -> Feature:
-    table = known_keys(place, name, raw, ("feature", "type", "shape"))
-    if "type" not in table:
-        raise RecipeError(f'{place}: [{name}] lacks \'type\', as in type = "float32" or "image"')
-    kind = check_word(place, name, "type", table["type"], TYPES)
-    sizes = table.get("shape", [])
-    if not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
-        raise RecipeError(f"{place}: [{name}] shape is a list of sizes such as [28, 28, 1], got {sizes!r}")
-    size = None
-    if kind == PICTURE:
-        key = next(iter(specs)) if name == "x" and len(specs) == 1 else name
-        if key not in specs:
-            raise RecipeError(f"{place}: [{name}] is no input of the model, so there is no size for its pictures")
-        size = picture_size(place, {key: specs[key]})
-    key = typed(place, f"{name}.feature", table.get("feature", name), str)
-    return Feature(key=key, kind=kind, shape=tuple(sizes), size=size)
 
 
 def _records(path: Path, files: Sequence[Path], bad: BadSamples) -> Iterator[Record]:
