@@ -14,7 +14,7 @@ from edgeprune.maker.training.data.bad import BadSamples
 
 __all__ = ["parquet_blocks"]
 
-BLOCK_BYTES, MOST_ROWS = 16_000_000, 65_536  # of what is read at once
+BLOCK_BYTES, MOST_ROWS = 4_000_000, 65_536  # of what is read at once
 
 Block = dict[str, npt.NDArray[Any]]
 

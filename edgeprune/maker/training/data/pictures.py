@@ -18,7 +18,7 @@ from edgeprune.maker.training.data.bad import SKIP_HINT, BadSamples
 from edgeprune.maker.training.data.columns import Column
 from edgeprune.maker.training.data.spool import Spool
 
-__all__ = ["Picture", "PictureSize", "decode_picture", "decoded", "in_threads", "picture_size", "read_pictures"]
+__all__ = ["Picture", "PictureSize", "decode_picture", "decoded", "in_batches", "picture_size", "read_pictures"]
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 MOST_BYTES = 100_000_000  # of one file
@@ -65,7 +65,7 @@ def decoded(what: Path, pictures: Sequence[Picture], size: PictureSize, bad: Bad
     """The pixels of all pictures as "x", and their other columns. Raises InputError where some cannot be decoded."""
     faults: list[tuple[Picture, str]] = []
     with Spool(str(what)) as spool:
-        for part in in_threads(pictures, lambda picture: _of_file(picture.file, size)):
+        for part in in_batches(pictures, lambda picture: _of_file(picture.file, size)):
             good = [(picture, pixels) for picture, pixels in part if not isinstance(pixels, str)]
             faults += [(picture, fault) for picture, fault in part if isinstance(fault, str)]
             if good:
@@ -95,8 +95,11 @@ def picture_size(what: Path, specs: Specs) -> PictureSize:
     return height, width, channels
 
 
-def in_threads(items: Iterable[Any], work: Callable[[Any], Any]) -> Iterator[list[tuple[Any, Any]]]:
-    """Batches of (item, what `work` makes of it, or in words why it cannot), in their order."""
+def in_batches(
+    items: Iterable[Any], work: Callable[[Any], Any], *, threaded: bool = True
+) -> Iterator[list[tuple[Any, Any]]]:
+    """Batches of (item, what `work` makes of it, or in words why it cannot), in their order. Threads pay where
+    TensorFlow works, not for Python."""
 
     def one(item: Any) -> tuple[Any, Any]:
         try:
@@ -107,7 +110,7 @@ def in_threads(items: Iterable[Any], work: Callable[[Any], Any]) -> Iterator[lis
     left = iter(items)
     with ThreadPoolExecutor() as pool:
         while batch := list(itertools.islice(left, BATCH)):
-            yield list(pool.map(one, batch))
+            yield list((pool.map if threaded else map)(one, batch))
 
 
 def _of_file(file: Path, size: PictureSize) -> npt.NDArray[Any]:

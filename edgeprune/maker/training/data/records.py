@@ -19,13 +19,14 @@ from edgeprune.host.untrusted import check_file
 from edgeprune.maker.training.data.bad import BadSamples
 from edgeprune.maker.training.data.columns import Column
 from edgeprune.maker.training.data.features import Feature, description
-from edgeprune.maker.training.data.pictures import decode_picture, in_threads
+from edgeprune.maker.training.data.pictures import decode_picture, in_batches
 from edgeprune.maker.training.data.spool import Spool
 
 __all__ = ["is_records", "read_records"]
 
 ENDING = ".tfrecord"  # shards go on: train.tfrecord-00000-of-00010
 MOST_BYTES = 1_000_000_000  # of one record
+FEW_BYTES = 64  # of packed integers that are read one by one
 BYTES, FLOATS, INTEGERS = 1, 2, 3  # fields of tf.train.Feature (tensorflow/core/example/feature.proto)
 _LENGTH = struct.Struct("<Q")
 _FRAME_BYTES = 16  # around the bytes of a record: length, two checksums
@@ -71,7 +72,9 @@ def read_records(path: Path, specs: Specs, bad: BadSamples) -> dict[str, Column]
             f'feature = "NAME", type = "image"; its first record has {_shown(files[0])}'
         )
     with Spool(str(path)) as spool:
-        for part in in_threads(_records(path, files, bad), lambda record: _sample(record[1], wanted)):
+        pictures = any(feature.size is not None for feature in wanted.values())
+        records = _records(path, files, bad)
+        for part in in_batches(records, lambda record: _sample(record[1], wanted), threaded=pictures):
             good = []
             for (name, _), sample in part:
                 if isinstance(sample, str):
@@ -185,6 +188,8 @@ def _one(piece: Message) -> bytes:
 
 
 def _integers(numbers: Message) -> npt.NDArray[np.int64]:
+    if sum(map(len, numbers.pieces.get(1, ()))) < FEW_BYTES:
+        return np.array(numbers.integers(1), np.uint64).astype(np.int64)
     packed = [unpack_varints(part, "int64") for part in numbers.pieces.get(1, ())]
     loose = np.array(numbers.numbers.get(1, ()), np.uint64).astype(np.int64)
     return np.concatenate([loose, *packed])
@@ -192,6 +197,8 @@ def _integers(numbers: Message) -> npt.NDArray[np.int64]:
 
 def _as_kind(values: npt.NDArray[Any], kind: str) -> npt.NDArray[Any]:
     """The same numbers in the type of the description. Raises ValueError where they are no longer the same."""
+    if values.dtype == kind:
+        return values
     with np.errstate(invalid="ignore", over="ignore"):
         typed_values = values.astype(kind)
     if np.dtype(kind).kind != "f" and not np.array_equal(typed_values, values):
