@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgeprune.errors import EdgepruneError, InputError, MissingExtra, RecipeError, UsageError
-from edgeprune.maker.training.data import parquet
+from edgeprune.maker.training.data import npz, parquet
 from edgeprune.maker.training.data.class_weights import class_weights, weighted
 from edgeprune.maker.training.data.loading import load_samples
 from edgeprune.maker.training.data.samples import Samples
@@ -274,6 +274,20 @@ def test_lists_that_are_none(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(InputError, match=told):
         load_samples(tmp_path / "a.csv", PICTURE)
+
+
+def test_skipped_samples_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stays in its file is read without them, in any order."""
+    monkeypatch.setattr(npz, "LARGE_BYTES", 1)
+    x = np.arange(40, dtype=np.float32).reshape(20, 2)
+    x[[3, 4, 11]] = np.nan
+    np.savez(tmp_path / "a.npz", x=x)
+    rows = load_samples(tmp_path / "a.npz", TWO, need_targets=False, on_bad_sample="skip").inputs["x"]
+    wanted = np.delete(x, [3, 4, 11], 0)
+    assert type(rows).__name__ == "PickedRows"
+    for key in (slice(None), slice(1, 3), slice(5, 9), np.array([16, 0, 0]), slice(4, 4)):
+        np.testing.assert_array_equal(rows[key], wanted[key])
+    np.testing.assert_array_equal(rows[2], wanted[2])
 
 
 def test_samples_with_nan_are_skipped(tmp_path: Path) -> None:
