@@ -14,12 +14,12 @@ from edgeprune.errors import InputError, RecipeError
 from edgeprune.host.toml_values import check_word, known_keys, read_toml, typed
 from edgeprune.host.untrusted import read_text
 from edgeprune.maker.training.data.pictures import PictureSize, picture_size
+from edgeprune.maker.training.data.tables import TARGETS
 
 __all__ = ["Feature", "description"]
 
 PICTURE = "image"
 TYPES = (PICTURE, *(np.dtype(kind).name for kind in "bhilBHILefd"), "bool")
-TARGETS = ("y", "target", "label")
 NAMED = "features"  # of the description of a folder
 
 Specs = Mapping[str, tuple[tuple[int | None, ...], str]]

@@ -16,7 +16,7 @@ from edgeprune.maker.training.data.pictures import Picture, decoded, picture_siz
 
 __all__ = ["lists_pictures", "read_listing"]
 
-FILES = ("file", "filename", "path", "image")
+FILE_COLUMNS = ("file", "filename", "path", "image")
 
 Specs = Mapping[str, tuple[tuple[int | None, ...], str]]
 
@@ -24,7 +24,7 @@ Specs = Mapping[str, tuple[tuple[int | None, ...], str]]
 def lists_pictures(header: Sequence[str], specs: Specs) -> bool:
     """Whether a table with this header is for a model of pictures, and tells their files."""
     shapes = [shape for shape, _ in specs.values()]
-    return len(shapes) == 1 and len(shapes[0]) == 4 and any(name in header for name in FILES)
+    return len(shapes) == 1 and len(shapes[0]) == 4 and any(name in header for name in FILE_COLUMNS)
 
 
 def read_listing(
@@ -36,7 +36,7 @@ def read_listing(
     order of their names. Raises InputError for unknown columns, and for pictures that cannot be read.
     """
     size = picture_size(path, specs)
-    file = next(name for name in FILES if name in cells)
+    file = next(name for name in FILE_COLUMNS if name in cells)
     known = {file, *(column for columns in names.values() for column in columns)}
     for name in cells:
         if name not in known:

@@ -61,16 +61,7 @@ def read_records(path: Path, specs: Specs, bad: BadSamples) -> dict[str, Column]
     files = list(_files(path))
     for file in files:
         check_file(file, "a TFRecord file")
-    stems = sorted({_stem(file) for file in files})
-    if len(stems) > 1:
-        raise InputError(f"{path}: records of {', '.join(stems[:5])}; give each split a folder, or name one file")
-    wanted = description(path, files[0].with_name(_stem(files[0])), specs)
-    if wanted is None:
-        place = path / "features.toml" if path.is_dir() else path.with_name(f"{_stem(path)}.toml")
-        raise InputError(
-            f"{path}: which features are inputs and targets? say it in {place}, a table for each, as in [x], "
-            f'feature = "NAME", type = "image"; its first record has {_shown(files[0])}'
-        )
+    wanted = _wanted(path, files, specs)
     with Spool(str(path)) as spool:
         pictures = any(feature.size is not None for feature in wanted.values())
         records = _records(path, files, bad)
@@ -85,6 +76,21 @@ def read_records(path: Path, specs: Specs, bad: BadSamples) -> dict[str, Column]
                 spool.add({name: np.stack([sample[name] for sample in good]) for name in wanted})
         bad.refuse_all(len(spool))
         return spool.columns()
+
+
+def _wanted(path: Path, files: Sequence[Path], specs: Specs) -> dict[str, Feature]:
+    """What each array is. Raises InputError where nothing says it, and for records of several splits."""
+    stems = sorted({_stem(file) for file in files})
+    if len(stems) > 1:
+        raise InputError(f"{path}: records of {', '.join(stems[:5])}; give each split a folder, or name one file")
+    found = description(path, files[0].with_name(_stem(files[0])), specs)
+    if found is None:
+        place = path / "features.toml" if path.is_dir() else path.with_name(f"{_stem(path)}.toml")
+        raise InputError(
+            f"{path}: which features are inputs and targets? say it in {place}, a table for each, as in [x], "
+            f'feature = "NAME", type = "image"; its first record has {_shown(files[0])}'
+        )
+    return found
 
 
 def _shown(file: Path) -> str:

@@ -19,7 +19,7 @@ from edgeprune.maker.training.data.listing import lists_pictures, read_listing
 from edgeprune.maker.training.data.parquet import parquet_blocks
 from edgeprune.maker.training.data.spool import Spool
 
-__all__ = ["read_table"]
+__all__ = ["TARGETS", "read_table"]
 
 TARGETS = ("y", "target", "label")
 WEIGHT = "sample_weight"
