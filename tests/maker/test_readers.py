@@ -1,4 +1,4 @@
-"""Samples from .parquet and TFRecord files and lists of pictures; bad samples that are skipped; weights of classes."""
+"""Samples from .parquet and TFRecord files and lists of pictures; bad samples that are skipped."""
 
 from __future__ import annotations
 
@@ -10,14 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeprune.errors import EdgepruneError, InputError, MissingExtra, RecipeError, UsageError
+from edgeprune.errors import InputError, MissingExtra, RecipeError
 from edgeprune.maker.training.data import npz, parquet
-from edgeprune.maker.training.data.class_weights import class_weights, weighted
 from edgeprune.maker.training.data.loading import load_samples
-from edgeprune.maker.training.data.samples import Samples
-from edgeprune.maker.training.data.words import weight_words
-from edgeprune.maker.training.metrics import METRICS
-from edgeprune.maker.training.options import TrainOptions
 
 TWO = {"x": ((None, 2), "float32")}
 PICTURE = {"photo": ((None, 2, 3, 3), "float32")}
@@ -330,84 +325,3 @@ def test_skipped_samples_stand_in_the_ledger(
     done = call("run", recipe, "-o", tmp_path / "out")
     assert (done.code, "skipped 1 of 20 samples: sample 3" in done.err) == (0, True)
     assert json.loads((tmp_path / "out" / "ledger.json").read_text())["data"]["test"]["skipped"] == 1
-
-
-def test_weights_of_classes() -> None:
-    """Balanced as in scikit-learn, or by a table; one-hot rows; multiplied with weights of samples."""
-    from sklearn.utils.class_weight import compute_sample_weight
-
-    classes = np.array([0, 0, 0, 2, 2, 5])
-    np.testing.assert_allclose(
-        class_weights(classes, "balanced"), compute_sample_weight("balanced", classes), rtol=1e-6
-    )
-    assert class_weights(np.eye(3)[[2, 0]], {"2": 4.0}).tolist() == [4, 1]
-    assert class_weights(np.array([[1.0], [0.0]]), weight_words("0=2, 1=0.5")).tolist() == [0.5, 2]
-    samples = Samples(
-        path=Path("a"), inputs={"x": np.zeros((2, 1))}, targets=np.array([0, 1]), weights=np.array([2, 3.0])
-    )
-    assert np.asarray(weighted(samples, {"1": 2.0}, METRICS["accuracy"]).weights).tolist() == [2, 6]
-
-
-@pytest.mark.parametrize(
-    ("task", "told"),
-    [
-        (lambda: class_weights(np.zeros((4, 3, 3)), "balanced"), "one class a sample"),
-        (lambda: class_weights(np.array([[1, 1], [0, 1]]), "balanced"), "one class a sample"),
-        (lambda: class_weights(np.array([0.5, 1]), "balanced"), "these targets are numbers"),
-        (lambda: class_weights(np.array([0, 1]), {"7": 2.0}), "class 7, which no training sample has"),
-        (lambda: TrainOptions(epochs=1, class_weight="even"), 'is "balanced", or'),
-        (lambda: TrainOptions(epochs=1, class_weight={"0": -1.0}), "at least 0"),
-        (lambda: TrainOptions(epochs=1, class_weight={"cat": 1.0}), "by their indexes"),
-        (lambda: weight_words("0=a"), "--class-weight is balanced or"),
-    ],
-)
-def test_weights_that_are_none(task: Callable[[], object], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
-        task()
-
-
-def test_weights_of_classes_in_a_training(vector_model: Any, tmp_path: Path) -> None:
-    """A class of weight 0 does not move the model; a metric of numbers is refused."""
-    from edgeprune.maker.keras.models import clone
-    from edgeprune.maker.training.loop import train
-
-    rng = np.random.default_rng(3)
-    x, y = rng.normal(size=(16, 6)).astype(np.float32), np.arange(16) % 2
-    samples = Samples(path=tmp_path, inputs={"x": x}, targets=y)
-    only = Samples(path=tmp_path, inputs={"x": x}, targets=y, weights=(y == 0).astype(np.float32))
-    made = []
-    for given, class_weight in ((samples, {"1": 0.0}), (only, None)):
-        model = clone(vector_model)
-        options = TrainOptions(epochs=1, batch_size=8, class_weight=class_weight)
-        train(model, given, None, METRICS["accuracy"], options)
-        made.append(model.get_weights())
-    for one, other in zip(*made, strict=True):
-        np.testing.assert_array_equal(one, other)
-    with pytest.raises(EdgepruneError, match="metric mse is for numbers"):
-        train(vector_model, samples, None, METRICS["mse"], TrainOptions(epochs=1, class_weight="balanced"))
-
-
-@pytest.mark.parametrize(
-    ("value", "found"),
-    [
-        ('"balanced"', "balanced"),
-        ("{0 = 1, 2 = 4.0}", {"0": 1.0, "2": 4.0}),
-        ('"even"', r'\[steps 1\].* class_weight is "balanced", or weights'),
-        ("{0 = true}", r"'steps 1.class_weight.0' must be a number"),
-        ("3", "'steps 1.class_weight' must be a text in quotes"),
-    ],
-)
-def test_weights_of_classes_in_recipes(tmp_path: Path, value: str, found: object) -> None:
-    """A word or a table in a step that trains."""
-    from conftest import RECIPE
-
-    from edgeprune.maker.recipe.recipe import FinetuneStep, load_recipe
-
-    (tmp_path / "r.toml").write_text(f'{RECIPE}[[steps]]\nkind = "finetune"\nepochs = 1\nclass_weight = {value}\n')
-    if value in ('"even"', "3", "{0 = true}"):
-        with pytest.raises(RecipeError, match=str(found)):
-            load_recipe(tmp_path / "r.toml")
-        return
-    (step,) = load_recipe(tmp_path / "r.toml").steps
-    assert isinstance(step, FinetuneStep)
-    assert step.training.class_weight == found
