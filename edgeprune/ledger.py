@@ -226,11 +226,12 @@ class ModelOrigin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitOrigin:
-    """A split of the data."""
+    """A split of the data; `skipped` samples of it were bad and left out."""
 
     path: str
     sha256: str
     samples: int
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

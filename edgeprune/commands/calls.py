@@ -152,18 +152,26 @@ def load_samples(
     scale: float = 1.0,
     offset: float = 0.0,
     trust_code: bool = False,
+    on_bad_sample: str = "error",
 ) -> Samples:
-    """Samples for a model: from an .npz file with an array for each input (or "x") and "y" with the targets, a .csv
-    file, a folder of pictures with a folder for each class, or "file.py:function", your own code (with `trust_code`).
+    """Samples for a model: from an .npz file with an array for each input (or "x") and "y" with the targets, a .csv or
+    .parquet file, a folder of pictures with a folder for each class, TFRecord files, or "file.py:function", your own
+    code (with `trust_code`).
 
     Float inputs become value * scale + offset. With `metric` (a name, several, or those of each output by its name)
-    there must be targets that suit it: "y", or for a model with several outputs an array under the name of each.
+    there must be targets that suit it: "y", or for a model with several outputs an array under the name of each. With
+    `on_bad_sample` "skip" samples that are damaged or hold NaN are left out and counted in `skipped`.
     """
+    from edgeprune.host.toml_values import check_choice
     from edgeprune.maker.training.data.loading import load_split
+    from edgeprune.maker.training.data.words import OnBadSample
     from edgeprune.maker.training.goals import find_task
 
+    check_choice("on_bad_sample", on_bad_sample, OnBadSample)
     wanted = find_task(model, metric) if metric is not None else None
-    return load_split(Path(path), model, wanted, scale=scale, offset=offset, trust_code=trust_code)
+    return load_split(
+        Path(path), model, wanted, scale=scale, offset=offset, trust_code=trust_code, on_bad_sample=on_bad_sample
+    )
 
 
 def save_model(model: Model, path: StrPath) -> None:

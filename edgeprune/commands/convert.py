@@ -13,7 +13,16 @@ import click
 
 from edgeprune.artifact import Color, DeploymentTarget, Format, IoType, Precision, sha256_of
 from edgeprune.commands.ends import EndWords, end_options
-from edgeprune.commands.options import PATH, TOLERANCE, asked_task, common_options, echo_json, taken, taken_goal
+from edgeprune.commands.options import (
+    PATH,
+    TOLERANCE,
+    asked_task,
+    common_options,
+    echo_json,
+    taken,
+    taken_goal,
+    with_note,
+)
 from edgeprune.errors import UsageError
 from edgeprune.maker.training.goal import Goal
 
@@ -53,6 +62,7 @@ class _Wanted:
     goal: Goal
     scale: float
     offset: float
+    on_bad_sample: str
     tolerance: float | None
     bisect: bool
     cut_preprocessing: bool
@@ -154,7 +164,20 @@ class _Wanted:
     help="Leave out layers that look words up or hash them; NAME.preprocessing.json beside the output says what they "
     "were, and data holds what they made.",
 )
-@common_options("codecs", "data", "metric", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom")
+@common_options(
+    "codecs",
+    "data",
+    "metric",
+    "scale",
+    "offset",
+    "on_bad_sample",
+    "seed",
+    "overwrite",
+    "json",
+    "quiet",
+    "trust",
+    "custom",
+)
 def convert(model: Path, output: Path, **options: object) -> int:
     """Convert MODEL (.keras, .h5 or a SavedModel folder) to TFLite or Core ML and check the file against it.
 
@@ -232,11 +255,12 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     if wanted.cut_preprocessing:
         model, cut = cut_preprocessing(model)
     refuse_preprocessing(model)
-    more: dict[str, Any] = {"trust_code": wanted.trust_code, "other": output_names(model)}
+    more: dict[str, Any] = {"other": output_names(model), "on_bad_sample": wanted.on_bad_sample, **scaling}
+    more["trust_code"] = wanted.trust_code
     model = with_ends(model, options.ends.of_data)
-    calibration = load_split(wanted.calibration, model, None, **scaling, **more) if wanted.calibration else None
     task = asked_task(wanted.goal, model, trust_code=wanted.trust_code) if wanted.data else None
-    samples = load_split(wanted.data, model, task, **scaling, **more) if wanted.data else None
+    calibration = with_note(load_split(wanted.calibration, model, None, **more)) if wanted.calibration else None
+    samples = with_note(load_split(wanted.data, model, task, **more)) if wanted.data else None
     progress.end()
     with _described(cut, beside, overwrite=wanted.overwrite):
         entry = convert(

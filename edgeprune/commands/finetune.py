@@ -10,6 +10,7 @@ import click
 
 from edgeprune.commands.options import PATH, Scoring, Trust, common_options, echo_json, field_option, taken, taken_goal
 from edgeprune.errors import UsageError
+from edgeprune.maker.training.data.words import weight_words
 from edgeprune.maker.training.options import DECAYS, OPTIMIZERS, TrainOptions
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class _Job:
 @click.option("--flip", is_flag=True, help="Mirror training images left to right at random.")
 @field_option(TrainOptions, "shift", help="Move training images by up to so many pixels.")
 @click.option("--thaw", is_flag=True, help="Train frozen layers (trainable=False) too.")
+@click.option("--class-weight", metavar="WEIGHTS", help="Weights of classes in the loss: balanced, or as in 0=1,3=4.")
 @click.option("--teacher", type=PATH, metavar="MODEL", help="Learn from this model's answers too.")
 @click.option(
     "--distill",
@@ -57,7 +59,18 @@ class _Job:
 @field_option(TrainOptions, "temperature", help="Warmth of the teacher's answers.")
 @click.option("--patience", type=int, help="Stop after so many epochs without a better validation value.")
 @common_options(
-    "metric", "loss", "loss_weight", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom"
+    "metric",
+    "loss",
+    "loss_weight",
+    "scale",
+    "offset",
+    "on_bad_sample",
+    "seed",
+    "overwrite",
+    "json",
+    "quiet",
+    "trust",
+    "custom",
 )
 def finetune(output: Path, overwrite: bool, as_json: bool, **values: Any) -> int:
     """Train MODEL on. Weights that are zero stay zero, so a pruned model stays pruned."""
@@ -80,7 +93,8 @@ def finetune(output: Path, overwrite: bool, as_json: bool, **values: Any) -> int
 
 def _job(values: dict[str, Any]) -> _Job:
     distill = values.pop("distill") if values["teacher"] else 0.0
-    options = taken(TrainOptions, values, distill=distill)
+    words = values.pop("class_weight")
+    options = taken(TrainOptions, values, distill=distill, class_weight=weight_words(words) if words else None)
     if options.patience is not None and values["validation"] is None:
         raise UsageError("--patience needs --validation: without it no epoch is better than another")
     return taken(

@@ -12,6 +12,7 @@ import click
 
 from edgeprune.checker.size.codecs import CODECS, QUICK, with_quick
 from edgeprune.errors import UsageError
+from edgeprune.maker.training.data.words import OnBadSample
 from edgeprune.maker.training.goal import DEFAULT, FIRST, Goal
 from edgeprune.maker.training.metrics import METRICS
 
@@ -36,6 +37,7 @@ __all__ = [
     "json_text",
     "taken",
     "taken_goal",
+    "with_note",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -88,8 +90,8 @@ COMMON = {
         "--data",
         type=PATH,
         metavar="DATA",
-        help="Test samples to score on: an .npz or .csv with the model's inputs (or x) and y, a folder of pictures "
-        "with a folder for each class, or file.py:function (with --trust-code).",
+        help="Test samples to score on: an .npz, .csv or .parquet with the model's inputs (or x) and y, a folder of "
+        "pictures with a folder for each class, TFRecord files, or file.py:function (with --trust-code).",
     ),
     "metric": click.option(
         "--metric",
@@ -118,6 +120,13 @@ COMMON = {
         "--scale", type=float, default=1.0, show_default=True, help="Float inputs become value * scale + offset."
     ),
     "offset": click.option("--offset", type=float, default=0.0, show_default=True, help="See --scale."),
+    "on_bad_sample": click.option(
+        "--on-bad-sample",
+        type=click.Choice([str(word) for word in OnBadSample]),
+        default=str(OnBadSample.ERROR),
+        show_default=True,
+        help="Damaged pictures and records, lines that are none, NaN: an error, or counted, named and left out.",
+    ),
 }
 
 
@@ -142,6 +151,7 @@ class Scoring:
     goal: Goal
     scale: float
     offset: float
+    on_bad_sample: str
 
     def split(self, path: Path | None, model: Model, task: Task, trust: Trust) -> Samples | None:
         """The samples of a file, None without one."""
@@ -149,7 +159,17 @@ class Scoring:
 
         if path is None:
             return None
-        return load_split(path, model, task, scale=self.scale, offset=self.offset, trust_code=trust.trust_code)
+        return with_note(
+            load_split(
+                path,
+                model,
+                task,
+                scale=self.scale,
+                offset=self.offset,
+                trust_code=trust.trust_code,
+                on_bad_sample=self.on_bad_sample,
+            )
+        )
 
     def task(self, model: AnyModel, trust: Trust, *, trains: bool = False) -> Task:
         """What the command line, or else the model, says of metric and loss."""
@@ -222,6 +242,13 @@ def json_text(body: object) -> str:
     import json
 
     return json.dumps(body, indent=2, allow_nan=False, default=str)
+
+
+def with_note(samples: Samples) -> Samples:
+    """The samples, after a line on stderr about those that were left out."""
+    if samples.note is not None:
+        click.echo(f"edgeprune: warning: {samples.note}", err=True)
+    return samples
 
 
 def taken(record: type[Record], values: dict[str, Any], **more: object) -> Record:

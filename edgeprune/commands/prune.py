@@ -131,7 +131,19 @@ class _Done:
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show asked and got for each layer.")
 @common_options(
-    "data", "metric", "loss", "loss_weight", "scale", "offset", "seed", "overwrite", "json", "quiet", "trust", "custom"
+    "data",
+    "metric",
+    "loss",
+    "loss_weight",
+    "scale",
+    "offset",
+    "on_bad_sample",
+    "seed",
+    "overwrite",
+    "json",
+    "quiet",
+    "trust",
+    "custom",
 )
 @click.pass_context
 def prune(

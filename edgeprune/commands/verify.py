@@ -11,7 +11,16 @@ import click
 
 from edgeprune.artifact import sha256_of
 from edgeprune.commands.ends import EndWords, end_options
-from edgeprune.commands.options import PATH, TOLERANCE, asked_task, common_options, echo_json, taken, taken_goal
+from edgeprune.commands.options import (
+    PATH,
+    TOLERANCE,
+    asked_task,
+    common_options,
+    echo_json,
+    taken,
+    taken_goal,
+    with_note,
+)
 from edgeprune.errors import ConversionError, UsageError
 from edgeprune.maker.training.goal import Goal
 from edgeprune.maker.training.metrics import METRICS
@@ -34,6 +43,7 @@ class _Wanted:
     goal: Goal
     scale: float
     offset: float
+    on_bad_sample: str
     image_bias: str | None
     tolerance: float | None
     bisect: bool
@@ -72,7 +82,7 @@ class _Wanted:
 @end_options
 @click.option("--softmax", is_flag=True, help="The file has a softmax behind the model's output.")
 @click.option("--cut-preprocessing", is_flag=True, help="The file begins behind layers that look words up.")
-@common_options("scale", "offset", "json", "quiet", "trust", "custom")
+@common_options("scale", "offset", "on_bad_sample", "json", "quiet", "trust", "custom")
 def verify(exported: Path, **options: object) -> int:
     """Does EXPORTED (.tflite or .mlpackage, made by anyone) compute what a Keras model computes?
 
@@ -151,10 +161,11 @@ def _samples(data: Path, model: AnyModel, task: Task | None, wanted: _Wanted, ou
     """The samples of --data; with --image-bias each channel gets its own offset."""
     from edgeprune.maker.training.data.loading import load_split
 
-    more: dict[str, Any] = {"trust_code": wanted.trust_code, "other": outputs}
+    more: dict[str, Any] = {"trust_code": wanted.trust_code, "other": outputs, "on_bad_sample": wanted.on_bad_sample}
     if wanted.image_bias is None:
-        return load_split(data, model, task, scale=wanted.scale, offset=wanted.offset, **more)
-    raw = load_split(data, model, task, **more)
+        more |= {"scale": wanted.scale, "offset": wanted.offset}
+        return with_note(load_split(data, model, task, **more))
+    raw = with_note(load_split(data, model, task, **more))
     return raw.scaled(wanted.scale, wanted.bias)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeprune.errors import InputError, Unsupported, UsageError
+from edgeprune.errors import InputError, OutputError, Unsupported, UsageError
 from edgeprune.maker.training.data.loading import load_samples
 
 TWO = {"x": ((None, 2), "float32")}
@@ -80,6 +80,8 @@ def test_data_sets_of_frameworks(code: Callable[[str], Path]) -> None:
         ("yield np.zeros((3, 2))\nyield np.zeros((3, 2)), np.zeros(3)", "batch 2 holds x, y, those before it x"),
         ("yield np.zeros((3, 2)), np.array(['a'] * 3)", "'y' holds <U1"),
         ("return iter(())", "gives no samples"),
+        ("yield np.zeros((3, 2))\nyield np.zeros((0, 2))", "batch 2 is empty, after 3 samples"),
+        ("yield np.zeros((3, 2)), np.zeros(2)", "batch 1 holds 3 of 'x' and 2 of 'y'|3 of 'x', 2 of 'y'"),
         ("return 5", "gives int64, not rows|neither arrays nor batches"),
         ("raise OSError('no disk')", "fails: OSError: no disk"),
         ("import sys\nsys.exit(0)", "fails: SystemExit: 0"),
@@ -93,6 +95,51 @@ def test_code_that_gives_no_samples(code: Callable[[str], Path], body: str, told
     """What is wrong, after how many samples, in one line."""
     with pytest.raises(InputError, match=told):
         load_samples(code(body), TWO, trust_code=True, need_targets=False)
+
+
+SEQUENCE = """class Data:
+    num_batches = {}
+
+    def __getitem__(self, number):
+        return np.zeros((4, 2))[2 * number:][:2]
+
+    def __len__(self):
+        return 4
+
+    def __iter__(self):
+        yield from ({})
+
+
+return Data()"""
+
+
+@pytest.mark.parametrize(
+    ("num_batches", "batches", "told"),
+    [
+        ("4", "", "batch 3 is empty, after 4 samples"),
+        ("None", "", "without end"),
+        ("0", "", "gives no samples"),
+    ],
+)
+def test_sequences_that_end_early(code: Callable[[str], Path], num_batches: str, batches: str, told: str) -> None:
+    """A number of batches that is not that of the data."""
+    with pytest.raises(InputError, match=told):
+        load_samples(code(SEQUENCE.format(num_batches, batches)), TWO, trust_code=True, need_targets=False)
+
+
+def test_loaders_that_end_early_or_never(code: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer batches than `len` tells, a generator without end, and one that fills the disk."""
+    short = SEQUENCE.replace("    num_batches = {}\n\n", "").format("[np.zeros((2, 2))] * 3")
+    with pytest.raises(InputError, match="ends after 3 of the 4 batches that it tells"):
+        load_samples(code(short), TWO, trust_code=True, need_targets=False)
+    endless = "while True:\n    yield np.zeros((1, 2))"
+    monkeypatch.setattr("edgeprune.maker.training.data.code.MOST_BATCHES", 1000)
+    with pytest.raises(InputError, match="more than 1,000 batches; if it has an end, give larger"):
+        load_samples(code(endless), TWO, trust_code=True, need_targets=False)
+    monkeypatch.setattr("edgeprune.maker.training.data.spool.LOOK_BYTES", 1000)
+    monkeypatch.setattr("edgeprune.maker.training.data.spool.SPARE_BYTES", 1 << 60)
+    with pytest.raises(OutputError, match=r"no room for its samples after 62 of them .*without end"):
+        load_samples(code(endless), TWO, trust_code=True, need_targets=False)
 
 
 def test_code_that_is_not_there(code: Callable[[str], Path], tmp_path: Path) -> None:
@@ -133,7 +180,7 @@ def test_tables(tmp_path: Path) -> None:
         ("a,a,y\n1,2,3\n", "must name each column once"),
         ("y\n3\n", "no column 'x'"),
         ("x.0,x.1,c,y\n1,2,3,4\n", "unknown column 'c'"),
-        ("a,b,y\n", "0 samples"),
+        ("a,b,y\n", "no samples"),
         ("\n", "nothing"),
         ("a,b,y\n1,nan,3\n", "NaN"),
     ],

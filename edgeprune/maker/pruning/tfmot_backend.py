@@ -38,6 +38,7 @@ from edgeprune.maker.pruning.magnitude import (
 from edgeprune.maker.pruning.options import MagnitudeOptions
 from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
 from edgeprune.maker.pruning.tfmot_description import NATIVE, Json, describe, refuse_shared
+from edgeprune.maker.training.data.class_weights import weighted
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.loop import OnProgress, steps_per_epoch
 from edgeprune.maker.training.metrics import METRICS
@@ -73,6 +74,7 @@ def prune_with_tfmot(
     asked sparsity was not reached).
     """
     _require_tfmot()
+    samples = weighted(samples, options.class_weight, task)
     if options.thaw:
         raise UsageError('thaw is an option of the native backend; with backend = "tfmot" save the model thawed')
     steps = steps_per_epoch(len(samples), options.batch_size) * options.epochs

@@ -58,7 +58,12 @@ def model_origin(path: Path) -> ModelOrigin:
 
 def split_origin(samples: Samples) -> SplitOrigin:
     """A split of the data."""
-    return SplitOrigin(path=samples.path.name, sha256=sha256_of(stored_at(samples.path)), samples=len(samples))
+    return SplitOrigin(
+        path=samples.path.name,
+        sha256=sha256_of(stored_at(samples.path)),
+        samples=len(samples),
+        skipped=samples.skipped.count,
+    )
 
 
 def metric_kind(score: Score) -> MetricKind:

@@ -97,8 +97,15 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
     def split(path: Path | None) -> Samples | None:
         if path is None:
             return None
-        scale, offset = recipe.data.scale, recipe.data.offset
-        return load_split(path, model, task, scale=scale, offset=offset, trust_code=trust_code)
+        return load_split(
+            path,
+            model,
+            task,
+            scale=recipe.data.scale,
+            offset=recipe.data.offset,
+            trust_code=trust_code,
+            on_bad_sample=recipe.data.on_bad_sample,
+        )
 
     train, validation, test = split(recipe.data.train), split(recipe.data.validation), split(recipe.data.test)
     assert test is not None
@@ -230,6 +237,7 @@ def plan_lines(prepared: Prepared) -> list[str]:
     lines = [
         f"model   {recipe.model} ({count_parameters(prepared.model):,} parameters)",
         "data    " + ", ".join(f"{name} {len(s):,}" for name, s in parts if s is not None),
+        *(f"        {s.note}" for _, s in parts if s is not None and s.note is not None),
         f"metric  {', '.join(score.name for score in prepared.task.scores)}, seed {recipe.seed}",
     ]
     for number, step in enumerate(recipe.steps, start=1):

@@ -27,6 +27,7 @@ from edgeprune.maker.recipe.steps import (
     read_step,
 )
 from edgeprune.maker.recipe.tables import read_table
+from edgeprune.maker.training.data.words import OnBadSample
 from edgeprune.maker.training.goal import GOAL_KEYS, Goal, read_goal
 
 __all__ = [
@@ -46,8 +47,9 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSpec:
-    """[data]: for each split an .npz or .csv file, a folder of pictures with a folder for each class, or
-    "file.py:function", which runs your own code with `--trust-code`; float inputs become value * scale + offset."""
+    """[data]: for each split an .npz, .csv or .parquet file, a folder of pictures (a folder for each class), TFRecord
+    files, or "file.py:function", which runs your own code with `--trust-code`; float inputs become value * scale +
+    offset."""
 
     train: Path | None = None
     """Samples for the steps that train, calibrate or look at data."""
@@ -59,6 +61,8 @@ class DataSpec:
     """Float inputs become `value * scale + offset`."""
     offset: float = 0.0
     """See `scale`."""
+    on_bad_sample: OnBadSample = OnBadSample.ERROR
+    """`"error"`, or `"skip"`: damaged pictures and records, lines that are none and NaN are counted and left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

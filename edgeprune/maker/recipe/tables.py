@@ -6,6 +6,8 @@ A field that is a dataclass itself (the options of an algorithm) is contained: i
 from __future__ import annotations
 
 import enum
+import functools
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
@@ -30,6 +32,12 @@ def _patterns(path: Path, key: str, value: object) -> tuple[str, ...]:
     return tuple(items)
 
 
+def _word_or_table(path: Path, key: str, value: object) -> str | Mapping[str, float]:
+    if isinstance(value, Mapping):
+        return {name: typed(path, f"{key}.{name}", number, float) for name, number in value.items()}
+    return typed(path, key, value, str)
+
+
 # Type of a field -> how its TOML value is read; enums are read by the words they hold.
 READERS: dict[object, Callable[[Path, str, object], object]] = {
     Path: lambda path, key, value: Path(typed(path, key, value, str)),
@@ -38,6 +46,7 @@ READERS: dict[object, Callable[[Path, str, object], object]] = {
     int: lambda path, key, value: typed(path, key, value, int),
     str: lambda path, key, value: typed(path, key, value, str),
     tuple[str, ...]: _patterns,
+    str | Mapping[str, float]: _word_or_table,
 }
 
 
@@ -53,7 +62,7 @@ def _types(kind: type) -> dict[str, tuple[type, bool]]:
     found = {}
     for name, hint in get_type_hints(kind).items():
         parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        (plain,) = (part for part in parts if part is not NoneType)
+        plain = functools.reduce(operator.or_, (part for part in parts if part is not NoneType))
         found[name] = (plain, NoneType in parts)
     return found
 

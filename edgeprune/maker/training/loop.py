@@ -26,6 +26,7 @@ from edgeprune.maker.keras.models import (
 )
 from edgeprune.maker.keras.types import Model, Optimizer
 from edgeprune.maker.training.augmentation import Augmenter
+from edgeprune.maker.training.data.class_weights import weighted
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.distillation import Distillation
 from edgeprune.maker.training.frozen import thawed
@@ -133,6 +134,7 @@ def train(
     Without validation the last weights stay. `teacher` is the model that `options.distill` asks. Raises EdgepruneError
     when the loss is not finite.
     """
+    samples = weighted(samples, options.class_weight, task)
     with thawed(model) if options.thaw else contextlib.nullcontext():
         return _trained(model, samples, validation, task, options, teacher, sparsify, keep_best_from_step, on_progress)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeprune.errors import UsageError
 from edgeprune.host.toml_values import check_choice
+from edgeprune.maker.training.data.words import check_class_weight
 
 __all__ = ["DECAYS", "OPTIMIZERS", "TrainOptions"]
 
@@ -48,9 +50,13 @@ class TrainOptions:
     or kept."""
     thaw: bool = False
     """Train layers too that the model's file has frozen (`trainable=False`)."""
+    class_weight: str | Mapping[str, float] | None = None
+    """`"balanced"`: each class counts the same in the loss; or weights of classes, as in `{0 = 1.0, 3 = 4.0}`."""
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.class_weight is not None:
+            check_class_weight(self.class_weight)
         if self.shift < 0:
             raise UsageError(f"shift is a number of pixels, at least 0; got {self.shift}")
         if not 0 <= self.distill <= 1:

@@ -57,8 +57,12 @@ class OutputLoss:
 
     def targets(self, targets: Arrays, rows: Any = slice(None)) -> np.ndarray:
         """Targets of a batch, `rows` of all, as the function takes them."""
-        some = _told(targets, self.output, self.place)[rows]
+        some = self.stored(targets)[rows]
         return some if self.as_stored else loss_targets(some, self.shape, self.function)
+
+    def stored(self, targets: Arrays) -> np.ndarray:
+        """All targets of the output as they are stored."""
+        return _told(targets, self.output, self.place)
 
     def value(self, output: Any, targets: Arrays, rows: Any, weights: np.ndarray | None) -> Any:
         """The weighted loss of a batch as a tensor, `weights` [batch] of its samples or None."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from edgeprune.maker.training.user_code import user_function
 __all__ = ["read_code"]
 
 ENDLESS = -1  # tf.data.INFINITE_CARDINALITY
+MOST_BATCHES = 1_000_000  # a generator of more has no end, as far as anyone can tell
 
 
 def read_code(file: Path, name: str, *, trust_code: bool) -> dict[str, Column]:
@@ -37,7 +38,7 @@ def read_code(file: Path, name: str, *, trust_code: bool) -> dict[str, Column]:
     with Spool(what) as spool:
         try:
             for batch in _batches(what, given):
-                spool.add(_named(what, batch))
+                spool.add(_named(what, batch), full=True)
         except EdgepruneError:
             raise
         except (Exception, SystemExit) as cause:
@@ -64,13 +65,40 @@ def _is_batches(given: Any) -> bool:
 
 
 def _batches(what: str, given: Any) -> Iterator[Any]:
-    """What a data set gives, once; a PyDataset has numbers of batches and no end of its own."""
-    if hasattr(given, "__getitem__") and hasattr(given, "num_batches"):
-        yield from (given[number] for number in range(int(given.num_batches)))
-        return
+    """What a data set gives, once; a PyDataset has numbers of batches and no end of its own.
+
+    Raises InputError where it ends before the number of batches that it tells, or not at all.
+    """
+    promised, number = _promised(what, given), 0
+    for batch in _each(what, given, promised):
+        number += 1
+        if number > MOST_BATCHES:
+            raise InputError(f"{what}: more than {MOST_BATCHES:,} batches; if it has an end, give larger batches")
+        yield batch
+    if promised is not None and number < promised:
+        raise InputError(f"{what}: ends after {number} of the {promised} batches that it tells")
+
+
+def _each(what: str, given: Any, promised: int | None) -> Iterable[Any]:
+    if promised is not None and hasattr(given, "num_batches"):
+        return (given[number] for number in range(promised))
     if not isinstance(given, Iterable):
         raise InputError(f"{what}: gives {type(given).__name__}, neither arrays nor batches of arrays")
-    yield from given
+    return given
+
+
+def _promised(what: str, given: Any) -> int | None:
+    """How many batches a data set says that it has, None where it does not say."""
+    if hasattr(given, "__getitem__") and hasattr(given, "num_batches"):
+        if given.num_batches is None:  # what Keras takes for one without end
+            raise InputError(f"{what}: gives batches without end (num_batches is None); give their number")
+        return int(given.num_batches)
+    if not isinstance(given, Sized):
+        return None
+    try:
+        return len(given)
+    except TypeError:  # a tf.data.Dataset, a loader that does not know
+        return None
 
 
 def _named(what: str, given: Any) -> Mapping[str, npt.NDArray[Any]]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edgeprune.errors import InputError
 
-__all__ = ["LARGE_BYTES", "Column", "FileRows", "ScaledRows", "as_type", "in_parts", "scaled", "taken"]
+__all__ = ["LARGE_BYTES", "Column", "FileRows", "ScaledRows", "as_type", "in_parts", "picked", "scaled", "taken"]
 
 PART_BYTES = 16_000_000  # of one part of a column that is gone through
 LARGE_BYTES = 64_000_000  # of an array that need not lie in memory
@@ -112,6 +112,36 @@ class ScaledRows(TypedRows):
 
     def __getitem__(self, rows: Any, /) -> npt.NDArray[Any]:
         return super().__getitem__(rows) * self._scale + self._offset
+
+
+class PickedRows:
+    """Some rows of another column, by their numbers."""
+
+    def __init__(self, values: Column, numbers: npt.NDArray[np.int64]) -> None:
+        self._values, self._numbers, self.dtype = values, numbers, values.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes, samples first."""
+        return (len(self._numbers), *self._values.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, rows: Any, /) -> npt.NDArray[Any]:
+        numbers = self._numbers[rows]
+        whole = numbers.ndim == 1 and len(numbers) and numbers[-1] - numbers[0] == len(numbers) - 1
+        if whole and (np.diff(numbers) == 1).all():  # neighbours are read at once
+            return taken(self._values, slice(int(numbers[0]), int(numbers[-1]) + 1))
+        return taken(self._values, numbers)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.asarray(self[:], dtype)
+
+
+def picked(column: Column, numbers: npt.NDArray[np.int64]) -> Column:
+    """The rows of these numbers: at once where the column is in memory, else when they are taken."""
+    return taken(column, numbers) if isinstance(column, np.ndarray) else PickedRows(column, numbers)
 
 
 def scaled(column: Column, scale: npt.NDArray[Any], offset: npt.NDArray[Any]) -> Column:

@@ -1,8 +1,8 @@
-"""One door for samples, whatever they come from: `.npz`, `.csv`, a folder of pictures, the user's own code."""
+"""One door for samples, whatever they come from: `.npz`, tables, pictures, TFRecord files, the user's own code."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +12,16 @@ from edgeprune.errors import InputError
 from edgeprune.host.untrusted import check_file
 from edgeprune.maker.keras.models import input_specs, output_names, output_shapes
 from edgeprune.maker.keras.types import AnyModel
+from edgeprune.maker.training.data.bad import SKIP_HINT, BadSamples
 from edgeprune.maker.training.data.code import read_code
 from edgeprune.maker.training.data.columns import Column, in_parts, scaled, taken
 from edgeprune.maker.training.data.npz import read_npz
 from edgeprune.maker.training.data.pictures import read_pictures
+from edgeprune.maker.training.data.records import is_records, read_records
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.data.tables import read_table
 from edgeprune.maker.training.data.targets import fitting_targets
+from edgeprune.maker.training.data.words import OnBadSample
 from edgeprune.maker.training.goal import FIRST
 from edgeprune.maker.training.task import Task
 from edgeprune.maker.training.user_code import code_of
@@ -33,6 +36,8 @@ __all__ = [
     "load_split",
     "stored_at",
 ]
+
+FILES = (".npz", ".csv", ".parquet")  # by their ending no folders
 
 # Calibration samples on which an integer file is judged: at most, and at least where more are left than are used.
 HELD_BACK, FEWEST_HELD = 100, 8
@@ -50,6 +55,7 @@ def load_split(
     scale: PerChannel = 1.0,
     offset: PerChannel = 0.0,
     trust_code: bool = False,
+    on_bad_sample: OnBadSample | str = OnBadSample.ERROR,
     other: Collection[str] = (),
 ) -> Samples:
     """Read a split for a model, see `load_samples`; its targets must suit the task. Without one none are needed.
@@ -67,6 +73,7 @@ def load_split(
         outputs=sorted(wanted, key=outputs.index),
         other=[*outputs, *other],
         trust_code=trust_code,
+        on_bad_sample=on_bad_sample,
     )
     return samples if task is None else fitting_targets(samples, output_shapes(model), task)
 
@@ -81,6 +88,7 @@ def load_samples(
     outputs: Collection[str] = (),
     other: Collection[str] = (),
     trust_code: bool = False,
+    on_bad_sample: OnBadSample | str = OnBadSample.ERROR,
 ) -> Samples:
     """Read a split and hold it against the model's inputs.
 
@@ -88,9 +96,13 @@ def load_samples(
     may also find its samples under "x". "y" holds the targets, or an array for each of `outputs` by name;
     "sample_weight" how much each sample counts; arrays named in `other` are left alone. What is large and not
     compressed stays in the file. Raises InputError for a missing or broken file, missing or unknown arrays, wrong
-    shapes, no samples, NaN or infinite values.
+    shapes, no samples, and for bad samples (damaged, NaN or infinite values) unless `on_bad_sample` is "skip".
     """
-    arrays = _arrays(path, specs, [*outputs, *other], trust_code=trust_code)
+    bad = BadSamples(path, on_bad_sample)
+    arrays = bad.finite(
+        _arrays(path, specs, bad, other=[*outputs, *other], trust_code=trust_code),
+        without={*other} - {*specs, *outputs},
+    )
     inputs = {name: _input(path, arrays, name, spec, len(specs), scale, offset) for name, spec in specs.items()}
     _refuse_unknown(path, arrays, specs, other)
     told = {
@@ -107,7 +119,7 @@ def load_samples(
     if not next(iter(lengths.values())):
         raise InputError(f"{path}: the data set is empty (0 samples)")
     targets = {FIRST if name == "y" else name: values for name, values in told.items()}
-    return Samples(path=path, inputs=inputs, targets=targets or None, weights=weights)
+    return Samples(path=path, inputs=inputs, targets=targets or None, weights=weights, skipped=bad.skipped)
 
 
 def stored_at(path: Path) -> Path:
@@ -119,20 +131,24 @@ def stored_at(path: Path) -> Path:
 def check_split(path: Path) -> None:
     """Raise InputError for a split that is not there, before a model is loaded for it."""
     place = stored_at(path)
-    if not place.is_dir() or place.suffix in (".npz", ".csv"):
+    if not place.is_dir() or place.suffix in FILES:
         check_file(place, "a file with samples")
 
 
-def _arrays(path: Path, specs: InputSpecs, others: Sequence[str], *, trust_code: bool) -> dict[str, Column]:
+def _arrays(
+    path: Path, specs: InputSpecs, bad: BadSamples, *, other: Collection[str], trust_code: bool
+) -> dict[str, Column]:
     code = code_of(path)
     if code is not None:
         return read_code(*code, trust_code=trust_code)
     kind = path.suffix.lower()
     if kind == ".py":
         raise InputError(f"{path}: which function of it gives the samples? write {path}:FUNCTION")
-    if path.is_dir() and kind not in (".npz", ".csv"):
-        return read_pictures(path, specs)
-    return read_table(path, specs, others) if kind == ".csv" else read_npz(path)
+    if kind in FILES:
+        return read_npz(path) if kind == ".npz" else read_table(path, specs, bad, other=other)
+    if is_records(path):
+        return read_records(path, specs, bad)
+    return read_pictures(path, specs, bad) if path.is_dir() else read_npz(path)
 
 
 def _refuse_unknown(path: Path, arrays: Mapping[str, Column], specs: InputSpecs, other: Collection[str]) -> None:
@@ -219,7 +235,7 @@ def _refuse_nonfinite(path: Path, key: str, array: Column) -> None:
         values = taken(array, part)
         if not np.isfinite(values).all():
             row = part.start + int(np.argwhere(~np.isfinite(values))[0][0])
-            raise InputError(f"{path}: array '{key}' holds NaN or infinite values, first in sample {row}")
+            raise InputError(f"{path}: array '{key}' holds NaN or infinite values, first in sample {row}; {SKIP_HINT}")
 
 
 def calibration_set(train: Samples, specs: InputSpecs, count: int, seed: int) -> Mapping[str, np.ndarray]:

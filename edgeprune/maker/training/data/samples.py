@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgeprune.maker.training.data.bad import Skipped
 from edgeprune.maker.training.data.columns import Column, scaled
 from edgeprune.maker.training.goal import FIRST
 
@@ -21,13 +22,15 @@ class Samples:
     None. An array of targets is that of the only output, or the first: it is kept under the name "".
 
     Inputs are NumPy arrays, or columns of which rows are taken where a file holds more than memory should. `weights`
-    [samples] is how much each counts in the loss of a training.
+    [samples] is how much each counts in the loss of a training; `skipped` are those that the file has and that were
+    left out.
     """
 
     path: Path
     inputs: Mapping[str, Any]
     targets: Mapping[str, np.ndarray] | np.ndarray | None
     weights: np.ndarray | None = None
+    skipped: Skipped = field(default_factory=Skipped)
 
     def __post_init__(self) -> None:
         if self.targets is not None and not isinstance(self.targets, Mapping):
@@ -41,6 +44,11 @@ class Samples:
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
+
+    @property
+    def note(self) -> str | None:
+        """What was left out, a line for people; None where all samples are there."""
+        return self.skipped.note(self.path, len(self))
 
     def rows(self, indices: np.ndarray) -> Samples:
         """The samples at `indices`, in that order, in memory."""
