@@ -76,9 +76,9 @@ def test_weights_of_classes_in_a_training(vector_model: Any, tmp_path: Path) -> 
         made.append(model.get_weights())
     for one, other in zip(*made, strict=True):
         np.testing.assert_array_equal(one, other)
+    options, task = TrainOptions(epochs=1, class_weight="balanced"), find_task(vector_model, "mse", trains=True)
     with pytest.raises(EdgepruneError, match="metric mse is for numbers"):
-        options = TrainOptions(epochs=1, class_weight="balanced")
-        train(vector_model, samples, None, find_task(vector_model, "mse", trains=True), options)
+        train(vector_model, samples, None, task, options)
 
 
 @pytest.mark.parametrize(
