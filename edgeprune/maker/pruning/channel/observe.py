@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeprune.errors import Unsupported
 from edgeprune.maker.keras.graphs import functional_of, is_model, nodes_of
 from edgeprune.maker.keras.models import input_specs, keras_module
 from edgeprune.maker.keras.types import Graph, Model, Node, Tensor
@@ -46,6 +47,11 @@ def play(graph: Graph, values: Sequence[Tensor], seen: Seen) -> list[Tensor]:
 
 
 def _batches(model: Model, samples: Samples) -> Iterator[list[Tensor]]:
+    if keras_module(any_backend=True).backend.backend() != "tensorflow":
+        raise Unsupported(
+            "importance and compensation that look at samples need Keras on TensorFlow: use l1, l2, fpgm, lamp, "
+            "bn_scale or random, or unset KERAS_BACKEND"
+        )
     import tensorflow as tf
 
     for start in range(0, len(samples), BATCH):
@@ -99,15 +105,15 @@ def channel_means(structure: Structure, samples: Samples) -> dict[int, Floats]:
 
 def weight_gradients(model: Model, samples: Samples, metric: Metric) -> Mapping[int, npt.NDArray[Any]]:
     """Mean gradient of the metric's loss for each variable, by id of the variable."""
-    import tensorflow as tf
-
     from edgeprune.maker.keras.models import call_model
 
     assert samples.targets is not None
-    loss = loss_of(keras_module(), model, metric)
+    loss = loss_of(keras_module(any_backend=True), model, metric)
     variables = [v for v in model.weights if v.dtype.startswith("float")]
     totals: list[Any] = [0.0] * len(variables)
     for number, batch in enumerate(_batches(model, samples)):
+        import tensorflow as tf
+
         targets = shaped_targets(samples.targets[number * BATCH : (number + 1) * BATCH], model)
         with tf.GradientTape() as tape:
             tape.watch([v.value for v in variables])
