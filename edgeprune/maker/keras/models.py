@@ -20,6 +20,7 @@ import numpy as np
 from edgeprune.errors import InputError, MissingExtra, OutputError, Unsupported
 from edgeprune.formats.contents import printable
 from edgeprune.host.interrupts import undoing
+from edgeprune.maker.keras.backends import conversions, on_tensorflow
 from edgeprune.maker.keras.graphs import functional_of, is_model
 from edgeprune.maker.keras.layouts import computed_channels_last
 from edgeprune.maker.keras.saved_models import SavedModel
@@ -293,7 +294,7 @@ def output_shapes(model: AnyModel) -> dict[str, Shape]:
 
 def predict(model: AnyModel, inputs: Mapping[str, np.ndarray], *, batch_size: int = 256) -> dict[str, np.ndarray]:
     """Outputs by name for samples given by input name; inference mode, no progress bar."""
-    few = len(next(iter(inputs.values()))) <= FEW or not _on_tensorflow()  # a trace would cost more than it saves
+    few = len(next(iter(inputs.values()))) <= FEW or not on_tensorflow()  # a trace would cost more than it saves
     return _outputs_of(model, functools.partial(_called, model) if few else _traced(model), batch_size)(inputs)
 
 
@@ -312,22 +313,8 @@ def _traced(model: AnyModel) -> Callable[..., Sequence[Tensor]]:
     return tf.function(functools.partial(_called, model), autograph=False, reduce_retracing=True)
 
 
-def _on_tensorflow() -> bool:
-    return bool(keras_module(any_backend=True).backend.backend() == "tensorflow")
-
-
-def _tensors() -> tuple[Callable[[np.ndarray], Tensor], Callable[[Tensor], np.ndarray]]:
-    """What makes a tensor of an array on Keras's backend, and an array of a tensor."""
-    if not _on_tensorflow():
-        ops = keras_module(any_backend=True).ops
-        return ops.convert_to_tensor, ops.convert_to_numpy
-    import tensorflow as tf
-
-    return tf.constant, lambda tensor: tensor.numpy()
-
-
 def _outputs_of(model: AnyModel, call: Callable[..., Sequence[Tensor]], batch_size: int) -> Predictor:
-    constant, numbers = _tensors()
+    constant, numbers = conversions()
 
     def outputs(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         specs = input_specs(model)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import Unsupported
+from edgeprune.maker.keras.backends import on_tensorflow
 from edgeprune.maker.keras.graphs import functional_of, is_model, nodes_of
 from edgeprune.maker.keras.models import input_specs, keras_module
 from edgeprune.maker.keras.types import Graph, Model, Node, Tensor
@@ -47,7 +48,7 @@ def play(graph: Graph, values: Sequence[Tensor], seen: Seen) -> list[Tensor]:
 
 
 def _batches(model: Model, samples: Samples) -> Iterator[list[Tensor]]:
-    if keras_module(any_backend=True).backend.backend() != "tensorflow":
+    if not on_tensorflow():
         raise Unsupported(
             "importance and compensation that look at samples need Keras on TensorFlow: use l1, l2, fpgm, lamp, "
             "bn_scale or random, or unset KERAS_BACKEND"

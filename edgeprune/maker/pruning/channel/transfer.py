@@ -121,5 +121,8 @@ def _built(optimizer: Any, plain: Any, variables: Sequence[Variable]) -> Mapping
     return slots
 
 
-def _shape(weight: Variable, places: Places) -> tuple[int, ...]:
+def _shape(weight: Variable, places: Places) -> tuple[int, ...] | None:
+    """What is left of a weight of this shape; None for one that has not these places."""
+    if any(kept.max(initial=0) >= weight.shape[axis] for axis, kept in places.items()):
+        return None
     return tuple(len(places[axis]) if axis in places else size for axis, size in enumerate(weight.shape))
