@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +21,6 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 8)).astype(np.float32)
 Y = (X @ RNG.normal(size=(8, 3))).argmax(1)
 END = 8  # two epochs of four steps
-
-
-@pytest.fixture(scope="module")
-def keras() -> Any:
-    """Keras on the backend that is chosen."""
-    return keras_module(any_backend=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def any_kernels(keras: Any) -> Iterator[None]:
-    """XLA is to be had: Keras refuses it where an earlier test asked TensorFlow for repeatable kernels."""
-    if keras.backend.backend() != "tensorflow":
-        yield
-        return
-    from tensorflow.python.framework import config
-
-    before = config.is_op_determinism_enabled()
-    config.disable_op_determinism()
-    yield
-    if before:
-        config.enable_op_determinism()
 
 
 def network(keras: Any, seed: int = 1) -> Any:

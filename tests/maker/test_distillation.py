@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,6 @@ import pytest
 
 from edgeprune.errors import UsageError
 from edgeprune.maker.training.augmentation import Augmenter
-from edgeprune.maker.training.distillation import Distillation
-from edgeprune.maker.training.goals import find_task
 
 PICTURES = (None, 6, 6, 1)
 
@@ -19,12 +18,15 @@ def pictures(count: int) -> np.ndarray:
     return np.random.default_rng(0).random((count, 6, 6, 1)).astype(np.float32)
 
 
-def classifier(activation: str | None, units: int) -> Any:
+def heads(seed: int) -> Any:
+    """Classes, labels and a number."""
     import keras
 
-    keras.utils.set_random_seed(0)
-    given = keras.Input((4,), name="given")
-    return keras.Model(given, keras.layers.Dense(units, activation=activation)(given))
+    keras.utils.set_random_seed(seed)
+    x = keras.Input((4,), name="x")
+    kind = keras.layers.Dense(3, activation="softmax", name="kind")(x)
+    flags = keras.layers.Dense(2, activation="sigmoid", name="flags")(x)
+    return keras.Model(x, [kind, flags, keras.layers.Dense(1, name="size")(x)])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -32,45 +34,49 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return made / made.sum(-1, keepdims=True)
 
 
-@pytest.mark.parametrize("activation", ["softmax", None])
-def test_loss_of_classes_is_that_of_the_paper(activation: str | None) -> None:
-    """(1 - share) * H(label, p) + share * T^2 * H(answer at T, p at T), from logits and from probabilities."""
-    teacher, given = classifier(activation, 3), np.eye(4, dtype=np.float32)[:2]
-    made = np.asarray(teacher(given), np.float64)
-    taught = np.log(made) if activation else made
-    logits = np.array([[1.0, -1.0, 0.5], [0.0, 2.0, 0.0]])
-    labels = np.array([2, 0])
-    distillation = Distillation(
-        teacher, teacher, find_task(teacher, "accuracy", trains=True), share=0.25, temperature=2.0
+@pytest.mark.parametrize("share", [0.0001, 0.25, 1.0])
+def test_a_step_of_the_pipeline_is_that_of_the_paper(share: float) -> None:
+    """(1 - share) * loss of the labels + share * what the teacher's answers cost, output by output with its weight: T^2
+    * H(answer at T, p at T) of classes and labels, and the mean squared difference of numbers."""
+    import keras
+
+    from edgeprune.maker.training.data.samples import Samples
+    from edgeprune.maker.training.goal import Goal
+    from edgeprune.maker.training.goals import task_of
+    from edgeprune.maker.training.loop import _taught, compile_model, train_batch
+    from edgeprune.maker.training.options import TrainOptions
+
+    student, teacher = (heads(seed) for seed in (1, 2))
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(8, 4)).astype(np.float32)
+    told = {"kind": rng.integers(0, 3, 8), "flags": rng.integers(0, 2, (8, 2)), "size": rng.normal(size=(8, 1))}
+    goal = Goal(
+        metric={"kind": ("accuracy",), "flags": ("f1",), "size": ("mse",)}, loss_weights={"kind": 2.0, "size": 0.5}
     )
+    task, options = task_of(student, goal), TrainOptions(epochs=1, distill=share, temperature=2.0)
+    own, taught = ([np.asarray(t, np.float64) for t in model(x)] for model in (student, teacher))
+    trainee = _taught(student, teacher, task, options)
+    compile_model(keras, trainee, task, options, 1)
+    found = train_batch(trainee, Samples(path=Path("d"), inputs={"x": x}, targets=told), task, np.arange(8), 0)
 
-    targets = distillation.targets([given], labels[:, None])
-    found = distillation.loss(targets, (softmax(logits) if activation else logits).astype(np.float32)).numpy()
+    def warm(made: np.ndarray) -> np.ndarray:
+        return softmax(np.log(made) / 2)
 
-    hard = -np.log(softmax(logits)[np.arange(2), labels])
-    warm = -(softmax(taught / 2) * np.log(softmax(logits / 2))).sum(1)
-    np.testing.assert_allclose(found, 0.75 * hard + 0.25 * 4 * warm, rtol=1e-4)
+    def apart(answer: np.ndarray, made: np.ndarray) -> float:
+        return float(-4 * (warm(answer) * np.log(warm(made))).sum(-1).mean())
 
-
-def test_a_single_probability_is_two_classes() -> None:
-    """At share 0 the loss is the binary cross-entropy of the label."""
-    teacher, given = classifier("sigmoid", 1), np.eye(4, dtype=np.float32)[:2]
-    distillation = Distillation(teacher, teacher, find_task(teacher, "auc", trains=True), share=0.0, temperature=3.0)
-
-    targets = distillation.targets([given], np.array([[1], [0]]))
-    found = distillation.loss(targets, np.array([[0.8], [0.3]], np.float32)).numpy()
-
-    np.testing.assert_allclose(found, [-np.log(0.8), -np.log(0.7)], rtol=1e-4)
-
-
-def test_regression_targets_are_mixed() -> None:
-    """At share 1 the target is the teacher's answer alone."""
-    model, given = classifier(None, 2), np.eye(4, dtype=np.float32)
-    distillation = Distillation(model, model, find_task(model, "mse", trains=True), share=1.0, temperature=3.0)
-
-    mixed = distillation.targets([given], np.zeros((4, 2)))
-
-    np.testing.assert_allclose(mixed, np.asarray(model(given)), atol=1e-6)
+    two = [np.stack([1 - flags, flags], -1) for flags in (taught[1], own[1])]
+    labels = [
+        -np.log(own[0][np.arange(8), told["kind"]]).mean(),
+        -np.log(np.where(told["flags"] > 0, own[1], 1 - own[1])).mean(),
+        ((own[2] - told["size"]) ** 2).mean(),
+    ]
+    answers = [apart(taught[0], own[0]), apart(*two), ((own[2] - taught[2]) ** 2).mean()]
+    wanted = sum(
+        w * ((1 - share) * label + share * answer)
+        for w, label, answer in zip((2, 1, 0.5), labels, answers, strict=True)
+    )
+    assert found == pytest.approx(wanted, rel=2e-3)
 
 
 def test_augmentation_is_off_by_default() -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from edgeprune.errors import InputError, MissingExtra, OutputError, Unsupported
 from edgeprune.formats.contents import printable
 from edgeprune.host.interrupts import undoing
+from edgeprune.maker.keras.backends import conversions, on_tensorflow
 from edgeprune.maker.keras.graphs import functional_of, is_model
 from edgeprune.maker.keras.layouts import computed_channels_last
 from edgeprune.maker.keras.saved_models import SavedModel
@@ -183,7 +184,7 @@ def weight_of(layer: Layer, name: str) -> Variable:
 
 def clone(model: Model) -> Model:
     """A copy with its own variables and the same weights; neither optimizer nor compile state is carried."""
-    keras = keras_module()
+    keras = keras_module(any_backend=True)
     if not isinstance(model, keras.Sequential) and type(model).__name__ not in ("Functional", "Model"):
         raise Unsupported(
             f"model {model.name!r} is a subclass of keras.Model ({type(model).__name__}); its graph cannot be copied: "
@@ -218,7 +219,7 @@ def refresh(model: Layer) -> None:
 
 def unlocked() -> AbstractContextManager[object]:
     """A context in which layers with code (Lambda) are made from their configuration."""
-    return keras_module().src.saving.serialization_lib.SafeModeScope(False)
+    return keras_module(any_backend=True).src.saving.serialization_lib.SafeModeScope(False)
 
 
 @contextlib.contextmanager
@@ -293,7 +294,7 @@ def output_shapes(model: AnyModel) -> dict[str, Shape]:
 
 def predict(model: AnyModel, inputs: Mapping[str, np.ndarray], *, batch_size: int = 256) -> dict[str, np.ndarray]:
     """Outputs by name for samples given by input name; inference mode, no progress bar."""
-    few = len(next(iter(inputs.values()))) <= FEW  # a trace would cost more than it saves
+    few = len(next(iter(inputs.values()))) <= FEW or not on_tensorflow()  # a trace would cost more than it saves
     return _outputs_of(model, functools.partial(_called, model) if few else _traced(model), batch_size)(inputs)
 
 
@@ -313,7 +314,7 @@ def _traced(model: AnyModel) -> Callable[..., Sequence[Tensor]]:
 
 
 def _outputs_of(model: AnyModel, call: Callable[..., Sequence[Tensor]], batch_size: int) -> Predictor:
-    import tensorflow as tf
+    constant, numbers = conversions()
 
     def outputs(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         specs = input_specs(model)
@@ -327,8 +328,8 @@ def _outputs_of(model: AnyModel, call: Callable[..., Sequence[Tensor]], batch_si
                 if fixed > 1
                 else slice(start, start + batch_size)
             )
-            made = call(*[tf.constant(np.asarray(column[rows], dtype)) for column, dtype in ordered])
-            pieces.append([t.numpy()[: count - start] for t in made])
+            made = call(*[constant(np.asarray(column[rows], dtype)) for column, dtype in ordered])
+            pieces.append([numbers(t)[: count - start] for t in made])
         columns = [np.concatenate(column) for column in zip(*pieces, strict=True)]
         return dict(zip(output_names(model), columns, strict=True))
 
@@ -337,11 +338,9 @@ def _outputs_of(model: AnyModel, call: Callable[..., Sequence[Tensor]], batch_si
 
 def as_called(model: Model, values: Sequence[object]) -> object:
     """Input values in the order of `input_specs`, put into the structure that the model is called with."""
-    import tensorflow as tf
-
     structure = getattr(model, "_inputs_struct", None)
     if isinstance(structure, dict | list | tuple):
-        return tf.nest.pack_sequence_as(structure, list(values))
+        return keras_module(any_backend=True).tree.pack_sequence_as(structure, list(values))
     return values[0] if len(values) == 1 else list(values)
 
 
@@ -352,14 +351,13 @@ def call_model(model: AnyModel, tensors: Sequence[Tensor], *, as_written: bool =
     InputError for a model that was made and cannot be computed: a file may hold settings that nobody has looked at
     until then, and Keras raises anything for them.
     """
-    import tensorflow as tf
-
     if isinstance(model, SavedModel):
         return model.call(tensors)
-    layout = contextlib.nullcontext() if as_written else computed_channels_last(keras_module(), model)
+    keras = keras_module(any_backend=True)
+    layout = contextlib.nullcontext() if as_written else computed_channels_last(keras, model)
     try:
         with layout:
-            return tf.nest.flatten(model(as_called(model, tensors), training=False))
+            return list(keras.tree.flatten(model(as_called(model, tensors), training=False)))
     except Exception as cause:
         reason = f"{type(cause).__name__}: {one_line(cause)[:160]}"
         raise InputError(f"model {model.name!r} cannot be computed: {reason}") from cause

@@ -24,6 +24,7 @@ from edgeprune.maker.pruning.sparse_optimizer import (
     plain_optimizer,
     with_loss_scaling,
 )
+from edgeprune.maker.training.distiller import trained_model
 from edgeprune.report.pruning import zeros_lines
 
 __all__ = ["SparsityLogger", "finalize", "sparse", "sparsity_report"]
@@ -202,7 +203,7 @@ class SparsityLogger:
         if logs is None:
             return
         inner, options = inner_optimizer(self.model.optimizer), MagnitudeOptions(sparsity=0.0)
-        targets = inner.masks.targets if inner is not None else select_targets(self.model, options)[0]
+        targets = inner.masks.targets if inner is not None else select_targets(trained_model(self.model), options)[0]
         report = report_sparsity(targets, (), options)
         logs["sparsity"] = report.got
         if self.layers:

@@ -20,6 +20,7 @@ from edgeprune.maker.keras.models import keras_module
 from edgeprune.maker.keras.types import Config, Model, Optimizer, Variable
 from edgeprune.maker.pruning.owners import owner_of
 from edgeprune.maker.pruning.sparse_masks import Masks, SparsePlan
+from edgeprune.maker.training.distiller import trained_model
 
 __all__ = [
     "SparseOptimizer",
@@ -28,7 +29,9 @@ __all__ = [
     "make_sparse",
     "masks_of",
     "plain_optimizer",
+    "unbuilt",
     "with_loss_scaling",
+    "without_masks",
 ]
 
 NOTE = "made by edgeprune.sparse: call edgeprune.finalize(model) before saving, or edgeprune.sparse before loading"
@@ -46,7 +49,7 @@ class SparseOptimizer:
         """The variables of the optimizer, and the masks."""
         super().build(variables)  # type: ignore[misc]
         with _outside_graphs():
-            model = self.model or owner_of(variables, self)
+            model = trained_model(self.model or owner_of(variables, self))
             self.masks = Masks(self, self.plan, model)
             self.masks.begin()
 
@@ -110,15 +113,26 @@ def with_loss_scaling(scaling: Any, inner: Optimizer) -> Optimizer:
     return made
 
 
+def unbuilt(optimizer: Optimizer, model: Model) -> Optimizer:
+    """An optimizer of the same kind and settings without any state; one that prunes prunes this model."""
+    keras = keras_module(any_backend=True)
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return with_loss_scaling(optimizer, unbuilt(optimizer.inner_optimizer, model))
+    if issubclass(type(optimizer), SparseOptimizer):
+        return make_sparse(plain_optimizer(optimizer), optimizer.plan, model)
+    return _remade(optimizer, type(optimizer))
+
+
 def copy_state(before: Any, after: Any) -> Optimizer:
     """Build `after` for the variables of `before` and give it its state, masks aside."""
     after.build(before._trainable_variables)
-    for new, old in zip(_without_masks(after), _without_masks(before), strict=True):
+    for new, old in zip(without_masks(after), without_masks(before), strict=True):
         new.assign(old.value)
     return after
 
 
-def _without_masks(optimizer: Any) -> list[Variable]:
+def without_masks(optimizer: Any) -> list[Variable]:
+    """The variables of an optimizer that its kind has without pruning."""
     inner = inner_optimizer(optimizer)
     masks = set() if inner is None or inner.masks is None else {id(v) for v in inner.masks.state}
     return [variable for variable in optimizer.variables if id(variable) not in masks]

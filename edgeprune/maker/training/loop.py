@@ -28,9 +28,10 @@ from edgeprune.maker.keras.types import Model, Optimizer
 from edgeprune.maker.training.augmentation import Augmenter
 from edgeprune.maker.training.data.class_weights import weighted
 from edgeprune.maker.training.data.samples import Samples
-from edgeprune.maker.training.distillation import Distillation
+from edgeprune.maker.training.distillation_losses import kind_of_loss
+from edgeprune.maker.training.distiller import distilled, trained_model
 from edgeprune.maker.training.frozen import thawed
-from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.training.metrics import Metric, Targets
 from edgeprune.maker.training.norms import NormStatistics
 from edgeprune.maker.training.options import OPTIMIZERS, TrainOptions
 from edgeprune.maker.training.task import Task
@@ -86,27 +87,34 @@ def _seed_layers(model: Model, seed: int) -> None:
         generator.state.assign(np.array([(seed + index) % 2**32, 0], generator.state.dtype))
 
 
+def _taught(model: Model, teacher: Model, task: Task, options: TrainOptions) -> Model:
+    """What trains `model` by its losses and by the answers of a teacher, output by output; those without a loss are not
+    taught."""
+    kinds: list[Targets | None] = [None] * len(model.outputs)
+    weights = [1.0] * len(model.outputs)
+    for loss in task.losses:
+        kinds[loss.place], weights[loss.place] = kind_of_loss(loss.function) or Targets.NUMBERS, loss.weight
+    asked = {"share": options.distill, "temperature": options.temperature}
+    return distilled(model, teacher, kinds=kinds, weights=weights, **asked)
+
+
 def compile_model(
     keras: ModuleType,
     model: Model,
     task: Task,
     options: TrainOptions,
     total_steps: int,
-    distillation: Distillation | None = None,
     sparsify: Sparsify | None = None,
 ) -> None:
-    """Compile in place for training with the task's losses."""
+    """Compile in place for training with the task's losses; `model` may be a Distiller."""
     rate: object = options.learning_rate
     if options.decay == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, decay_steps=total_steps)
     optimizer = getattr(keras.optimizers, OPTIMIZERS[options.optimizer])(rate)
-    if distillation and distillation.sorts:
-        losses, weights = distillation.loss, None
-    else:
-        by_place = {loss.place: loss for loss in task.losses}
-        places = range(len(model.outputs))
-        losses = _by_output(keras, model, [by_place[n].function if n in by_place else None for n in places])
-        weights = _by_output(keras, model, [by_place[n].weight if n in by_place else 0.0 for n in places])
+    student, by_place = trained_model(model), {loss.place: loss for loss in task.losses}
+    places = range(len(student.outputs))
+    losses = _by_output(keras, student, [by_place[n].function if n in by_place else None for n in places])
+    weights = _by_output(keras, student, [by_place[n].weight if n in by_place else 0.0 for n in places])
     model.compile(sparsify(optimizer) if sparsify else optimizer, losses, loss_weights=weights, jit_compile=False)
 
 
@@ -156,10 +164,8 @@ def _trained(
     rng = np.random.default_rng(options.seed)
     per_epoch = steps_per_epoch(len(samples), options.batch_size)
     total = per_epoch * options.epochs
-    distillation = None
-    if teacher is not None and options.distill:
-        distillation = Distillation(teacher, model, task, share=options.distill, temperature=options.temperature)
-    compile_model(keras, model, task, options, total, distillation, sparsify)
+    trainee = _taught(model, teacher, task, options) if teacher is not None and options.distill else model
+    compile_model(keras, trainee, task, options, total, sparsify)
     shapes = [shape for shape, _ in input_specs(model).values()]
     augment = Augmenter(shapes, flip=options.flip, shift=options.shift, seed=options.seed)
     best, outputs_of = BestWeights(task.main.metric, options.patience), predictor(model)
@@ -169,7 +175,7 @@ def _trained(
     for _ in range(options.epochs):
         losses = []
         for indices in batches(len(samples), options.batch_size, rng):
-            losses.append(train_batch(model, samples, task, indices, step, augment, distillation))
+            losses.append(train_batch(trainee, samples, task, indices, step, augment))
             step += 1
             if on_progress:
                 on_progress(step, total, f"loss {losses[-1]:.3f}")
@@ -194,20 +200,21 @@ def train_batch(
     indices: np.ndarray,
     step: int,
     augment: Augmenter | None = None,
-    distillation: Distillation | None = None,
 ) -> float:
-    """One step of a compiled model on these samples; its loss. Raises EdgepruneError when that is not finite."""
-    inputs = [samples.inputs[name][indices].astype(dtype) for name, (_, dtype) in input_specs(model).items()]
+    """One step of a compiled model (or Distiller) on these samples; its loss. Raises EdgepruneError when that is not
+    finite."""
+    student = trained_model(model)
+    inputs = [samples.inputs[name][indices].astype(dtype) for name, (_, dtype) in input_specs(student).items()]
     varied = augment(inputs) if augment else inputs
-    targets = [np.zeros((len(indices), 1), np.float32)] * len(model.outputs)  # of an output without a loss, unread
+    targets = [np.zeros((len(indices), 1), np.float32)] * len(student.outputs)  # of an output without a loss, unread
     for loss in task.losses:
         targets[loss.place] = loss.targets(samples.told, indices)
-    if distillation:
-        targets = [distillation.targets(varied, targets[0])]
     keras = keras_module()
-    with computed_channels_last(keras, model), _quietly(len(task.losses) < len(targets)):
+    with computed_channels_last(keras, student), _quietly(len(task.losses) < len(targets)):
         weights = None if samples.weights is None else samples.weights[indices]
-        made = model.train_on_batch(as_called(model, varied), _by_output(keras, model, targets), sample_weight=weights)
+        made = model.train_on_batch(
+            as_called(student, varied), _by_output(keras, student, targets), sample_weight=weights
+        )
     value = float(np.ravel(made)[0])  # of several outputs the whole loss is the first
     if not np.isfinite(value):
         raise EdgepruneError(f"training diverged: the loss is {value} at step {step + 1}; lower learning_rate")

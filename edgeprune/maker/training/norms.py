@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeprune.maker.keras.backends import conversions, on_tensorflow
 from edgeprune.maker.keras.layouts import computed_channels_last
 from edgeprune.maker.keras.models import as_called, input_specs, keras_module, leaf_layers
 from edgeprune.maker.keras.types import Model
@@ -47,7 +48,7 @@ class NormStatistics:
             return
         sums: list[tuple[Floats, Floats]] = [(np.zeros(()), np.zeros(())) for _ in self.layers]
         before = [np.asarray(weight) for weight in self.model.non_trainable_variables]
-        layout = computed_channels_last(keras_module(), self.model)
+        layout = computed_channels_last(keras_module(any_backend=True), self.model)
         with thawed(self.model), _last_batch_only(self.layers), layout:
             for number in range(batches):
                 self._run(slice(number * BATCH, (number + 1) * BATCH))
@@ -62,16 +63,21 @@ class NormStatistics:
             layer.moving_variance.assign(np.maximum(second / batches - mean**2, 0))
 
     def _run(self, rows: slice) -> None:
+        constant, _ = conversions()
+        if self._step is None:
+            self._step = self._made_step()
+        specs = input_specs(self.model)
+        self._step(*[constant(np.asarray(self._some.inputs[n][rows], dtype)) for n, (_, dtype) in specs.items()])
+
+    def _made_step(self) -> Any:
+        def step(*tensors: Any) -> None:
+            self.model(as_called(self.model, tensors), training=True)
+
+        if not on_tensorflow():
+            return step
         import tensorflow as tf
 
-        if self._step is None:
-
-            def step(*tensors: Any) -> None:
-                self.model(as_called(self.model, tensors), training=True)
-
-            self._step = tf.function(step, autograph=False, reduce_retracing=True)
-        specs = input_specs(self.model)
-        self._step(*[tf.constant(np.asarray(self._some.inputs[n][rows], dtype)) for n, (_, dtype) in specs.items()])
+        return tf.function(step, autograph=False, reduce_retracing=True)
 
 
 @contextlib.contextmanager

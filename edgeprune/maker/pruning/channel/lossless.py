@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgeprune.ledger import ChannelReport
 from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.channel.groups import Kept, Structure
-from edgeprune.maker.pruning.channel.pruner import ChannelResult, analyse, report_of
+from edgeprune.maker.pruning.channel.pruner import ChannelResult, analyse, kept_of, report_of
 from edgeprune.maker.pruning.channel.ranges import ranges_of
 from edgeprune.maker.pruning.channel.surgery import Shifts, can_fold, cut
 from edgeprune.maker.pruning.channel.verification import checked
@@ -70,4 +70,4 @@ def prune_dead(model: Model, *, structure: Structure | None = None) -> ChannelRe
     pruned = cut(structure, kept, held)
     error, note = checked(model, pruned, TOLERANCE, "those of the model itself")
     report: ChannelReport = report_of(structure, kept, asked="dead channels", error=error, note=note)
-    return ChannelResult(model=pruned, report=report)
+    return ChannelResult(model=pruned, report=report, kept=kept_of(structure, kept))

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeprune.errors import Unsupported
+from edgeprune.maker.keras.backends import on_tensorflow
 from edgeprune.maker.keras.graphs import functional_of, is_model, nodes_of
 from edgeprune.maker.keras.models import input_specs, keras_module
 from edgeprune.maker.keras.types import Graph, Model, Node, Tensor
@@ -45,6 +47,11 @@ def play(graph: Graph, values: Sequence[Tensor], seen: Seen) -> list[Tensor]:
 
 
 def _batches(model: Model, samples: Samples) -> Iterator[list[Tensor]]:
+    if not on_tensorflow():
+        raise Unsupported(
+            "importance and compensation that look at samples need Keras on TensorFlow: use l1, l2, fpgm, lamp, "
+            "bn_scale or random, or unset KERAS_BACKEND"
+        )
     import tensorflow as tf
 
     for start in range(0, len(samples), BATCH):
@@ -98,13 +105,13 @@ def channel_means(structure: Structure, samples: Samples) -> dict[int, Floats]:
 
 def weight_gradients(model: Model, samples: Samples, task: Task) -> Mapping[int, npt.NDArray[Any]]:
     """Mean gradient of the task's weighted loss for each variable, by id of the variable."""
-    import tensorflow as tf
-
     from edgeprune.maker.keras.models import call_model
 
     variables = [v for v in model.weights if v.dtype.startswith("float")]
     totals: list[Any] = [0.0] * len(variables)
     for number, batch in enumerate(_batches(model, samples)):
+        import tensorflow as tf
+
         rows = slice(number * BATCH, (number + 1) * BATCH)
         with tf.GradientTape() as tape:
             tape.watch([v.value for v in variables])

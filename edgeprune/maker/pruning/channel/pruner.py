@@ -21,7 +21,7 @@ from edgeprune.maker.pruning.channel.importance import unit_scores
 from edgeprune.maker.pruning.channel.observe import channel_means
 from edgeprune.maker.pruning.channel.plan import chosen_groups, macs_unknown, plan_channels
 from edgeprune.maker.pruning.channel.rules import RULES
-from edgeprune.maker.pruning.channel.surgery import Shifts, cut, zeroed
+from edgeprune.maker.pruning.channel.surgery import Places, Shifts, cut, kept_places, zeroed
 from edgeprune.maker.pruning.channel.trace import Trace
 from edgeprune.maker.pruning.channel.verification import checked
 from edgeprune.maker.pruning.options import ChannelOptions
@@ -29,7 +29,7 @@ from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.norms import NormStatistics
 from edgeprune.maker.training.task import Task
 
-__all__ = ["ChannelPruner", "ChannelResult", "analyse", "prune_channels", "report_of"]
+__all__ = ["ChannelPruner", "ChannelResult", "analyse", "kept_of", "prune_channels", "report_of"]
 
 TOLERANCE = 1e-4  # relative error of the surgery against the zeroed model, float32
 MEAN_SAMPLES = 512  # of the training split, for the compensation
@@ -37,10 +37,11 @@ MEAN_SAMPLES = 512  # of the training split, for the compensation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelResult:
-    """The new model and the report."""
+    """The new model and the report. `kept` is what was kept of each weight of the old model, in its order."""
 
     model: Model
     report: ChannelReport
+    kept: tuple[Places, ...]
 
 
 def analyse(model: Model, *, through_norms: bool = False) -> Structure:
@@ -128,7 +129,12 @@ class ChannelPruner:
             error=error,
             note=note,
         )
-        return ChannelResult(model=pruned, report=report)
+        return ChannelResult(model=pruned, report=report, kept=kept_of(self.structure, kept))
+
+
+def kept_of(structure: Structure, kept: Kept) -> tuple[Places, ...]:
+    """What a plan keeps of each weight of the model, in its order."""
+    return tuple(kept_places(structure, kept, variable) for variable in structure.trace.model.weights)
 
 
 def _altered(structure: Structure, kept: Kept) -> tuple[str, ...]:

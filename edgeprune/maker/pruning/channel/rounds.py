@@ -14,11 +14,12 @@ from edgeprune.maker.pruning.channel.groups import Cost, Structure
 from edgeprune.maker.pruning.channel.lossless import prune_dead
 from edgeprune.maker.pruning.channel.plan import chosen_groups
 from edgeprune.maker.pruning.channel.pruner import ChannelPruner, ChannelResult
+from edgeprune.maker.pruning.channel.surgery import Places
 from edgeprune.maker.pruning.options import ChannelOptions
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.task import Task
 
-__all__ = ["in_rounds", "merged_reports", "prune_in_rounds", "round_options"]
+__all__ = ["composed", "in_rounds", "merged_reports", "prune_in_rounds", "round_options"]
 
 Cut = Callable[[Model, int], ChannelResult]  # of a model, in a round (from 1)
 Train = Callable[[Model, int], Model]
@@ -92,12 +93,24 @@ def in_rounds(
     """
     if rounds < 1:
         raise UsageError(f"rounds is at least 1; got {rounds}")
-    reports = []
+    reports: list[ChannelReport] = []
+    kept: tuple[Places, ...] = ()
     for number in range(1, rounds + 1):
         result = cut(model, number)
         reports.append(result.report)
+        kept = composed(kept, result.kept)
         model = train(result.model, number) if train else result.model
-    return ChannelResult(model=model, report=merged_reports(reports, options))
+    return ChannelResult(model=model, report=merged_reports(reports, options), kept=kept)
+
+
+def composed(first: tuple[Places, ...], second: tuple[Places, ...]) -> tuple[Places, ...]:
+    """What two cuts, one after the other, keep of each weight; nothing was cut before the first of all."""
+    if not first:
+        return second
+    return tuple(
+        {axis: (a[axis][b[axis]] if axis in a and axis in b else {**b, **a}[axis]) for axis in {**a, **b}}
+        for a, b in zip(first, second, strict=True)
+    )
 
 
 def merged_reports(reports: list[ChannelReport], options: ChannelOptions) -> ChannelReport:

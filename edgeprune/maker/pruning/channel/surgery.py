@@ -19,9 +19,10 @@ from edgeprune.maker.pruning.channel.channel_ids import Labels
 from edgeprune.maker.pruning.channel.groups import Kept, Structure
 from edgeprune.maker.pruning.channel.trace import Read, Trace
 
-__all__ = ["Shifts", "can_fold", "cut", "norm_behind", "zeroed"]
+__all__ = ["Places", "Shifts", "can_fold", "cut", "kept_places", "norm_behind", "part", "zeroed"]
 
 
+Places = Mapping[int, npt.NDArray[np.intp]]  # axis -> places that are kept
 Shifts = Mapping[int, npt.NDArray[np.float64]]  # id of a layer -> what each of its input channels holds
 
 
@@ -39,7 +40,7 @@ class _Cut:
     """The state of one rebuild: new layers by the id of the old ones."""
 
     def __init__(self, structure: Structure, kept: Kept, held: Shifts) -> None:
-        self.keras = keras_module()
+        self.keras = keras_module(any_backend=True)
         self._shifts = {id(bias): shift for bias, shift in _bias_shifts(structure, kept, held)}
         self.trace, self.structure, self.kept = structure.trace, structure, kept
         self._made: dict[int, Layer] = {}
@@ -145,12 +146,21 @@ class _Cut:
 
     def _kept_part(self, variable: Variable, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         values = values + self._shifts[id(variable)] if id(variable) in self._shifts else values
-        weight = self.trace.weights.get(id(variable))
-        for axis, labels in weight.axes.items() if weight else ():
-            kept = self.keep(labels)
-            if not kept.all():
-                values = np.compress(kept, values, axis)
-        return values
+        return part(values, kept_places(self.structure, self.kept, variable))
+
+
+def kept_places(structure: Structure, kept: Kept, variable: Variable) -> Places:
+    """What is kept of a weight: places along each axis that loses some."""
+    weight = structure.trace.weights.get(id(variable))
+    masks = {axis: structure.keep(kept, labels) for axis, labels in weight.axes.items()} if weight else {}
+    return {axis: np.flatnonzero(mask) for axis, mask in masks.items() if not mask.all()}
+
+
+def part(values: npt.NDArray[Any], places: Places) -> npt.NDArray[Any]:
+    """The kept part of an array in the shape of a weight."""
+    for axis, kept in places.items():
+        values = np.take(values, kept, axis)
+    return values
 
 
 def _bias_shifts(structure: Structure, kept: Kept, held: Shifts) -> Iterator[tuple[Variable, npt.NDArray[Any]]]:
