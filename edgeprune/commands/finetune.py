@@ -46,6 +46,11 @@ class _Job:
 @field_option(TrainOptions, "optimizer", type=click.Choice(list(OPTIMIZERS)))
 @click.option("--flip", is_flag=True, help="Mirror training images left to right at random.")
 @field_option(TrainOptions, "shift", help="Move training images by up to so many pixels.")
+@click.option(
+    "--renew-norms/--no-renew-norms",
+    default=True,
+    help="Estimate batch-norm statistics again, over training samples, before scoring.  [default: renew-norms]",
+)
 @click.option("--thaw", is_flag=True, help="Train frozen layers (trainable=False) too.")
 @click.option("--class-weight", metavar="WEIGHTS", help="Weights of classes in the loss: balanced, or as in 0=1,3=4.")
 @click.option("--teacher", type=PATH, metavar="MODEL", help="Learn from this model's answers too.")

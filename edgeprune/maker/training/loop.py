@@ -173,18 +173,19 @@ def _trained(
     logs: list[EpochLog] = []
     step = 0
     for _ in range(options.epochs):
-        losses = []
+        trainee.reset_metrics()  # what a step returns is the mean since then
+        loss = 0.0
         for indices in batches(len(samples), options.batch_size, rng):
-            losses.append(train_batch(trainee, samples, task, indices, step, augment))
+            loss = train_batch(trainee, samples, task, indices, step, augment)
             step += 1
             if on_progress:
-                on_progress(step, total, f"loss {losses[-1]:.3f}")
+                on_progress(step, total, f"loss {loss:.3f}")
         if norms is not None and (validation is not None or step == total):
             norms.renew()
         values = evaluate(model, validation, task, outputs_of=outputs_of) if validation is not None else ()
         value = values[0] if values else None
         scores = {score.name: found for score, found in zip(task.scores, values, strict=False)}
-        logs.append(EpochLog(loss=float(np.mean(losses)), validation=value, scores=scores))
+        logs.append(EpochLog(loss=loss, validation=value, scores=scores))
         if best.offer(model, len(logs), value, step >= keep_best_from_step):
             break
     best.restore(model)
@@ -201,8 +202,10 @@ def train_batch(
     step: int,
     augment: Augmenter | None = None,
 ) -> float:
-    """One step of a compiled model (or Distiller) on these samples; its loss. Raises EdgepruneError when that is not
-    finite."""
+    """One step of a compiled model (or Distiller) on these samples; the mean loss since its metrics were reset.
+
+    Raises EdgepruneError when that is not finite.
+    """
     student = trained_model(model)
     inputs = [samples.inputs[name][indices].astype(dtype) for name, (_, dtype) in input_specs(student).items()]
     varied = augment(inputs) if augment else inputs
