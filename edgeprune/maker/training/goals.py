@@ -84,16 +84,15 @@ class _Resolver:
             place = self.place(output, "metric")
             for word in words:
                 code = code_of(word)
-                if code is None:
-                    found.append(self.score(place, METRICS[word]))
-                else:
-                    metric = own_metric(user_function(*code, trust_code=self.trust_code))
-                    whole = output == FIRST and len(self.names) > 1
-                    found.append(
-                        Score(name=metric.name, metric=metric, output=None, place=None)
-                        if whole
-                        else self.score(place, metric)
-                    )
+                metric = METRICS[word] if code is None else own_metric(user_function(*code, trust_code=self.trust_code))
+                if metric.of_all and output != FIRST:
+                    raise UsageError(f"{word} takes several outputs: write it without the name of one, {word}")
+                whole = metric.of_all or (code is not None and output == FIRST and len(self.names) > 1)
+                found.append(
+                    Score(name=metric.name, metric=metric, output=None, place=None)
+                    if whole
+                    else self.score(place, metric)
+                )
         return found
 
     def score(self, place: int, metric: Metric) -> Score:

@@ -49,6 +49,8 @@ class Metric:
     whole: Whole | None = None
     is_quick: bool = False
     """Whether `whole` may be computed hundreds of times."""
+    of_all: bool = False
+    """Whether it takes the outputs of the whole model, by name."""
     undefined: str = ""
     """Why it has no value for some targets."""
 
@@ -273,6 +275,12 @@ def _of_numbers(
     )
 
 
+def _precision(outputs: Outputs, targets: Outputs) -> float:
+    from edgeprune.maker.training.detection import mean_average_precision
+
+    return mean_average_precision(outputs, targets)
+
+
 _ALL_SAME = "R2 needs targets that differ; they are all the same"
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -299,6 +307,15 @@ METRICS: dict[str, Metric] = {
         _of_numbers("rmse", _squares, _root),
         _of_numbers("mae", _distances, loss="mean_absolute_error"),
         _of_numbers("r2", _spreads, _r_squared, higher_is_better=True, undefined=_ALL_SAME),
+        Metric(
+            name="map",
+            higher_is_better=True,
+            is_share=True,
+            targets=Targets.ANY,
+            whole=_precision,
+            of_all=True,
+            undefined="map needs objects; the targets have none",
+        ),
     )
 }
 
