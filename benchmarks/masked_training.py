@@ -18,19 +18,20 @@ from edgeprune.maker.pruning.schedule import PolynomialDecay
 from edgeprune.maker.pruning.sparse_masks import HOLD, SparsePlan
 from edgeprune.maker.pruning.sparse_optimizer import make_sparse, masks_of
 from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.goals import find_task
 from edgeprune.maker.training.loop import compile_model, make_deterministic, train_batch
-from edgeprune.maker.training.metrics import METRICS
 from edgeprune.maker.training.options import TrainOptions
+from edgeprune.maker.training.task import Task
 
 ROUNDS, STEPS, BATCH = 8, 20, 16  # two renewals in each turn
 
 
-def measured(model: object, samples: Samples) -> tuple[float, float]:
+def measured(model: object, samples: Samples, task: Task) -> tuple[float, float]:
     """CPU and wall milliseconds a step over STEPS steps."""
     rows = np.arange(BATCH)
     cpu, wall = time.process_time(), time.perf_counter()
     for step in range(STEPS):
-        train_batch(model, samples, rows, step)
+        train_batch(model, samples, task, rows, step)
     return (time.process_time() - cpu) * 1e3 / STEPS, (time.perf_counter() - wall) * 1e3 / STEPS
 
 
@@ -40,12 +41,13 @@ def compared(dense: object, samples: Samples) -> None:
     decay = PolynomialDecay(final_sparsity=0.8, end_step=10_000, frequency=10)
     plans = {"plain": None, "held": HOLD, "renewed": SparsePlan(options=MagnitudeOptions(sparsity=0.8), schedule=decay)}
     models = {name: clone(dense) for name in plans}
+    tasks = {name: find_task(model, "accuracy", trains=True) for name, model in models.items()}
     options = TrainOptions(epochs=1, learning_rate=1e-4, decay="constant")
     for name, plan in plans.items():
         model = models[name]
-        compile_model(keras, model, METRICS["accuracy"], options, 1, sparsify=plan and partial(make_sparse, plan=plan))
-        measured(model, samples)  # traces and warms up
-    rounds = [{name: measured(model, samples) for name, model in models.items()} for _ in range(ROUNDS)]
+        compile_model(keras, model, tasks[name], options, 1, sparsify=plan and partial(make_sparse, plan=plan))
+        measured(model, samples, tasks[name])  # traces and warms up
+    rounds = [{name: measured(model, samples, tasks[name]) for name, model in models.items()} for _ in range(ROUNDS)]
     for name in list(plans)[1:]:
         for what, index in (("CPU", 0), ("wall", 1)):
             a, b = (statistics.median(turn[each][index] for turn in rounds) for each in ("plain", name))

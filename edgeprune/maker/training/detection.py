@@ -42,8 +42,8 @@ def mean_average_precision(outputs: Mapping[str, Array], targets: Mapping[str, A
     true_boxes, classes = _listed(targets[boxes_name], 3), _listed(targets[classes_name], 2)
     if true_boxes.shape[:2] != classes.shape or true_boxes.shape[2:] != (BOX,):
         raise InputError(
-            f"the metric map needs targets {boxes_name} [samples, objects, 4] and {classes_name} [samples, objects], -1 "
-            f"for no object; got {targets[boxes_name].shape} and {targets[classes_name].shape}"
+            f"the metric map needs targets {boxes_name} [samples, objects, 4] and {classes_name} [samples, objects], "
+            f"-1 for no object; got {targets[boxes_name].shape} and {targets[classes_name].shape}"
         )
     return _precision(boxes, scores, true_boxes, classes.astype(np.int64))
 
