@@ -79,27 +79,31 @@ def used(path: Path) -> None:
     """Read, train, calibrate and score, in this process."""
     from edgeprune.maker.keras.models import input_specs, keras_module
     from edgeprune.maker.training.data.loading import calibration_set, load_samples
+    from edgeprune.maker.training.goals import find_task
     from edgeprune.maker.training.loop import evaluate, train
-    from edgeprune.maker.training.metrics import METRICS
     from edgeprune.maker.training.options import TrainOptions
 
     keras = keras_module()
     image = keras.Input(SHAPE, name="image")
     x = keras.layers.Conv2D(8, 3, strides=4, activation="relu")(image)
     model = keras.Model(image, keras.layers.Dense(CLASSES)(keras.layers.GlobalAveragePooling2D()(x)))
-    specs, metric, options = input_specs(model), METRICS["accuracy"], TrainOptions(epochs=1, batch_size=BATCH)
+    specs, task, options = (
+        input_specs(model),
+        find_task(model, "accuracy", trains=True),
+        TrainOptions(epochs=1, batch_size=BATCH),
+    )
     with tempfile.TemporaryDirectory() as folder:
         few = Path(folder) / "few.npz"
         np.savez(few, x=np.zeros((4 * BATCH, *SHAPE), np.uint8), y=np.zeros(4 * BATCH, np.int64))
         small = load_samples(few, specs, scale=1 / 255)
-        train(model, small, None, metric, options)
-        evaluate(model, small, metric)
+        train(model, small, None, task, options)
+        evaluate(model, small, task)
     base, begun = peak_bytes(), time.monotonic()
     samples = load_samples(path, specs, scale=1 / 255)
     read_s, read = time.monotonic() - begun, peak_bytes()
-    train(model, samples, None, metric, options)
+    train(model, samples, None, task, options)
     calibration_set(samples, specs, 200, 0)
-    evaluate(model, samples, metric)
+    evaluate(model, samples, task)
     whole = max(read, peak_bytes())
     print(
         f"{path.suffix:10s} {path.stat().st_size / 1e6:6.0f} MB, {len(samples):,} samples: above the model "

@@ -38,12 +38,13 @@ class NormStatistics:
     def __init__(self, model: Model, samples: Samples, *, seed: int) -> None:
         self.model = model
         self.layers = [leaf.layer for leaf in leaf_layers(model) if type(leaf.layer).__name__ == "BatchNormalization"]
-        self._some = samples.some(SAMPLES, np.random.default_rng(seed)) if self.layers else samples
+        self._samples = samples
+        self._order = np.random.default_rng(seed).permutation(len(samples))[:SAMPLES]
         self._step: Any = None
 
     def renew(self) -> None:
         """Estimate them, in place; everything else that the model keeps stays."""
-        batches = max(1, len(self._some) // BATCH)
+        batches = max(1, len(self._order) // BATCH)
         if not self.layers:
             return
         sums: list[tuple[Floats, Floats]] = [(np.zeros(()), np.zeros(())) for _ in self.layers]
@@ -51,7 +52,7 @@ class NormStatistics:
         layout = computed_channels_last(keras_module(any_backend=True), self.model)
         with thawed(self.model), _last_batch_only(self.layers), layout:
             for number in range(batches):
-                self._run(slice(number * BATCH, (number + 1) * BATCH))
+                self._run(self._order[number * BATCH : (number + 1) * BATCH])
                 for place, layer in enumerate(self.layers):
                     mean, variance = (np.asarray(v, np.float64) for v in (layer.moving_mean, layer.moving_variance))
                     sums[place] = (sums[place][0] + mean, sums[place][1] + variance + mean**2)
@@ -62,12 +63,12 @@ class NormStatistics:
             layer.moving_mean.assign(mean)
             layer.moving_variance.assign(np.maximum(second / batches - mean**2, 0))
 
-    def _run(self, rows: slice) -> None:
+    def _run(self, rows: npt.NDArray[np.int64]) -> None:
         constant, _ = conversions()
         if self._step is None:
             self._step = self._made_step()
         specs = input_specs(self.model)
-        self._step(*[constant(np.asarray(self._some.inputs[n][rows], dtype)) for n, (_, dtype) in specs.items()])
+        self._step(*[constant(np.asarray(self._samples.inputs[n][rows], dtype)) for n, (_, dtype) in specs.items()])
 
     def _made_step(self) -> Any:
         def step(*tensors: Any) -> None:
