@@ -277,3 +277,15 @@ def test_maps_of_classes_train(keras: Any) -> None:
         )
         assert weight_gradients(model, fitting, find_task(model, "iou", trains=True))
     assert losses[0] == losses[1] == losses[2]
+
+
+def test_what_was_trained_opens_with_keras_alone(vector_model: Any, tmp_path: Path) -> None:
+    """Neither the optimizer that holds zeros nor a loss of ours is in the file of a model that was trained."""
+    import json
+    import zipfile
+
+    task = find_task(vector_model, "accuracy", trains=True)
+    tuned, _ = finetune(vector_model, made(16), None, task, TrainOptions(epochs=1, batch_size=8))
+    tuned.save(tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        assert not json.loads(archive.read("config.json"))["compile_config"]

@@ -189,6 +189,7 @@ def _trained(
         if best.offer(model, len(logs), value, step >= keep_best_from_step):
             break
     best.restore(model)
+    model.compiled = False  # its optimizer is ours: a file must open without it
     return TrainLog(
         epochs=tuple(logs), kept_epoch=best.epoch or len(logs), stopped_early=len(logs) < options.epochs, steps=step
     )
