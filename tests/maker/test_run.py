@@ -48,9 +48,9 @@ def without_latency(sample: str, folder: Path) -> Path:
     return recipe
 
 
-def shorten(folder: Path) -> None:
-    """Keep the first rows of the splits of images that are only scored."""
-    for split, rows in ROWS.items():
+def shorten(folder: Path, kept: Mapping[str, int] = ROWS) -> None:
+    """Keep the first rows of the splits of images, by default of those that are only scored."""
+    for split, rows in kept.items():
         with np.load(folder / f"{split}.npz") as arrays:
             first = {name: arrays[name][:rows] for name in arrays.files}
         np.savez_compressed(folder / f"{split}.npz", **first)
@@ -219,3 +219,44 @@ def test_ranking_model_keeps_its_auc(flights: list[tuple[Path, dict[str, Any]]])
     assert found["int8"]["metric"]["value"] >= found["dense"]["metric"]["value"] - 0.01
     skipped = {item["layer"]: item["reason"] for item in found["pruned"]["pruning"]["skipped"]}
     assert any(reason == "matched by exclude" for reason in skipped.values())
+
+
+def test_three_outputs(tmp_path: Path, converter: Any) -> None:
+    """Outputs of classes, numbers and pixels: trained, taught, scored and budgeted by each, in both formats; ledger and
+    report tell every metric with its interval."""
+    recipe = without_latency("shapes", tmp_path)
+    shorten(recipe.parent, {"train": 640, "validation": 100, "test": 300})
+    assert run(recipe, tmp_path / "out", converter) == 0
+    ledger = Ledger.from_json((tmp_path / "out" / "ledger.json").read_bytes())
+    names = ["kind_accuracy", "box_mae", "mask_iou"]
+    assert [kind.name for kind in ledger.metrics] == names
+    assert (ledger.metric.name, ledger.recipe.asked["budget"]) == (
+        "kind_accuracy",
+        {
+            "download": 100_000,
+            "max_metric_drop": {"kind_accuracy": 0.02, "box_mae": 0.01, "mask_iou": 0.02},
+            "codec": "deflate",
+        },
+    )
+    dense = {name: ledger.dense.scored(name) for name in names}
+    for entry in (entry for stage in ledger.stages for entry in stage.artifacts):
+        assert [metric.name for metric in entry.metrics] == names
+        assert entry.metric == entry.metrics[0]
+        if entry.path == ledger.stages[0].artifacts[0].path:
+            continue
+        for metric in entry.metrics:
+            before = dense[metric.name]
+            assert before is not None
+            assert metric.change is not None
+            assert metric.change.low is not None
+            assert metric.change.high is not None
+            assert metric.change.low <= metric.change.difference <= metric.change.high
+            assert metric.change.before == pytest.approx(before.value, rel=1e-4)
+            assert metric.value - before.value == pytest.approx(metric.change.difference, abs=1e-4)
+    kept = {(v.path, v.metric): v.passed for v in ledger.verdicts if v.metric}
+    assert kept == {(f"shapes.{end}", name): True for end in ("int8.tflite", "float16.mlpackage") for name in names}
+    pruned = ledger.stages[1]
+    assert pruned.training is not None
+    assert list(pruned.training.epochs[0].scores) == names
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert all(f"{name} of stage int8" in report and f"{name} of shapes.float16.mlpackage" in report for name in names)

@@ -14,9 +14,9 @@ import pytest
 from places import ROOT
 
 SAMPLES = ROOT / "sample_models"
-FASHION, FLIGHTS = SAMPLES / "fashion", SAMPLES / "flights"
+FASHION, FLIGHTS, SHAPES = SAMPLES / "fashion", SAMPLES / "flights", SAMPLES / "shapes"
 ROWS = {"train": 12_000, "validation": 2_000, "test": 5_000}
-MODELS = [FASHION / "fashion.keras", FLIGHTS / "flights.keras"]
+MODELS = [FASHION / "fashion.keras", FLIGHTS / "flights.keras", SHAPES / "shapes.keras"]
 by_model = pytest.mark.parametrize("model", MODELS, ids=lambda path: path.stem)
 by_split = pytest.mark.parametrize("split", ROWS)
 
@@ -137,15 +137,34 @@ def test_flights_standardization_matches_the_rows() -> None:
     assert np.abs(scaled.std(axis=0) - 1).max() < 0.05
 
 
+@pytest.mark.parametrize(("split", "rows"), [("train", 2_400), ("validation", 400), ("test", 1_000)])
+def test_shapes_are_where_they_are_said_to_be(split: str, rows: int) -> None:
+    """Pictures of 16 levels, the four kinds equally often; the mask fills its frame, and the frame holds the mask."""
+    arrays = arrays_of(SHAPES, split)
+    assert {name: (array.dtype.name, array.shape[1:]) for name, array in arrays.items()} == {
+        "image": ("uint8", (32, 32, 1)),
+        "kind": ("uint8", ()),
+        "box": ("float32", (4,)),
+        "mask": ("uint8", (16, 16)),
+    }
+    assert {len(array) for array in arrays.values()} == {rows}
+    assert len(np.unique(arrays["image"])) == 16
+    assert abs(np.bincount(arrays["kind"].astype(np.int64)) - rows / 4).max() < 0.1 * rows
+    for box, mask in zip(arrays["box"].astype(np.float64) * 16, arrays["mask"], strict=True):
+        down, across = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        marks = np.array([across[0], down[0], across[-1] + 1, down[-1] + 1])
+        assert abs(box - marks).max() <= 2
+
+
 @by_model
 def test_models_are_plain_archives(model: Path) -> None:
-    """A sample model is a Keras 3 archive of three members with neither compile settings nor optimizer slots."""
+    """A sample model is a Keras 3 archive of three members without optimizer slots; shapes says how it is trained."""
     with zipfile.ZipFile(model) as archive:
         assert {"config.json", "metadata.json", "model.weights.h5"} == set(archive.namelist())
-    assert not config_of(model).get("compile_config")
+    assert bool(config_of(model).get("compile_config")) is (model.stem == "shapes")
     weights = weights_of(model)
     assert weights
-    assert not [path for path in weights if path.startswith("optimizer")]
+    assert not [path for path in weights if path.startswith("optimizer") and weights[path].ndim]
 
 
 @pytest.mark.parametrize(
