@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from edgeprune.converters.frozen import FrozenGraph, freeze
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.pictures import scaled_outside
 from edgeprune.converters.refusals import one_line
+from edgeprune.converters.slim_options import SlimOptions
 from edgeprune.converters.unrolling import rolled_layers
 from edgeprune.errors import ConversionError, OutputError, Unsupported, UsageError
 from edgeprune.formats import Contents, read_contents
@@ -49,9 +51,15 @@ UNROLLED = (Precision.FLOAT16, *INTEGER)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported(Artifact):
-    """A file that was written, and what was read in it: it is opened once for that."""
+    """A file that was written, and what was read in it: it is opened once for that.
+
+    Of an integer .tflite file `floats` are the constants of the float model behind it, by name, where they were asked
+    for; `left` says why kernels have float32 scales where slim ones were.
+    """
 
     contents: Contents = field(repr=False, compare=False)
+    floats: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    left: tuple[str, ...] = ()
 
 
 class Converter:
@@ -111,16 +119,19 @@ class Converter:
         signature: str = SIGNATURE,
         float_fallback: bool = False,
         per_tensor: bool = False,
+        slim: SlimOptions | None = None,
     ) -> Exported:
         """Write `out` and return what it is.
 
         `sizes` are those of inputs that `model` leaves open; `signature` is the name of a .tflite file's signature.
+        Where `slim` searches for grids, the file is the one that the search starts from, with its `floats` and names.
         Raises ConversionError with the converter's reason, for an integer file that computes in float somewhere
         (unless `float_fallback` allows it) and for one without its weights; nothing is left at `out` then.
         """
         options = app or AppOptions()
         check_export(model_format, precision, options.target)
         check_io_type(model_format, precision, io_type)
+        stored = slim or SlimOptions()
         if model_format is Format.COREML and options.image is not None:
             model, image = self._scaled_outside(model, options.image)
             options = replace(options, image=image)
@@ -144,15 +155,26 @@ class Converter:
             "out": str(made),
             "float_fallback": float_fallback,
             "per_tensor": per_tensor,
+            "scales": str(stored.scales),
+            "drop_names": stored.drop_names and not stored.searches,
+            "floats": str(self._folder / "floats.npz") if integer and stored.searches else None,
         }
         if integer:
             job["calibration"] = str(self._write_calibration(calibration, precision))
-        self._ask(job, what)
+        reply = self._ask(job, what)
         if not made.exists():
             raise ConversionError(f"{out.name}: the {model_format} converter reported success but wrote no file")
         _move(made, out)
         contents = _checked(out, graph, precision, float_fallback=float_fallback or not integer)
-        return Exported(path=out, format=model_format, precision=precision, sha256=sha256_of(out), contents=contents)
+        return Exported(
+            path=out,
+            format=model_format,
+            precision=precision,
+            sha256=sha256_of(out),
+            contents=contents,
+            floats=_arrays(self._folder / "floats.npz", reply["floats"]) if job["floats"] else {},
+            left=tuple(map(str, cast("list[object]", reply.get("left", [])))),
+        )
 
     def start(self) -> None:
         """Start the child early; its imports then run beside other work."""
@@ -264,6 +286,12 @@ class Converter:
 def _close_all(*stacks: contextlib.ExitStack) -> None:
     for stack in stacks:
         stack.close()
+
+
+def _arrays(path: Path, names: object) -> dict[str, np.ndarray]:
+    """The arrays of a file in its order, under the names that they have."""
+    with np.load(path, allow_pickle=False) as file:
+        return {str(name): file[f"arr_{n}"] for n, name in enumerate(cast("list[str]", names))}
 
 
 def _move(made: Path, out: Path) -> None:

@@ -1,0 +1,86 @@
+"""Scales of few bits for the kernels of an integer .tflite file.
+
+A quarter of a small int8 file is scales: one float32 for each channel, stored with the kernel and again, times the
+scale of the data, with the bias. Rounded *up* to a few bits of mantissa they compress to a third, and no weight is
+clipped; the weights and biases are then quantized anew from the float ones, so that nothing is rounded twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgeprune.converters.kernels import Kernel, Kernels, kernels_of
+from edgeprune.converters.objects import as_objects, file_bytes, schema_classes
+from edgeprune.converters.types import Generated
+
+__all__ = ["MANTISSA_BITS", "levels", "requantize", "round_up", "with_slim_scales", "without_names"]
+
+MANTISSA_BITS = 4  # after the leading one: a scale grows by at most 1/16, by 1/32 in the middle
+LARGEST = 127  # of a stored weight: symmetric, as runtimes ask
+
+
+def round_up(scales: np.ndarray, bits: int = MANTISSA_BITS) -> np.ndarray:
+    """The smallest float32 numbers of `bits` mantissa bits that are not below positive `scales`."""
+    words = np.asarray(scales, np.float32).view(np.uint32).astype(np.uint64)
+    rest = (1 << (23 - bits)) - 1
+    return ((words + rest) & ~np.uint64(rest)).astype(np.uint32).view(np.float32)
+
+
+def with_slim_scales(content: bytes, floats: Mapping[str, np.ndarray]) -> tuple[bytes, Kernels]:
+    """(The file with slim scales, its kernels); `floats` are the constants of the float model by name.
+
+    A kernel whose float numbers are not known stays as it is, and so does one that cannot change.
+    """
+    model = as_objects(content)
+    found = kernels_of(model, floats)
+    own = [kernel for kernel in found.known if kernel.exact]
+    for kernel in own:
+        requantize(model, kernel, round_up(kernel.scales))
+    unknown = tuple(f"{k.kind} {k.name!r}: its float weights are not known" for k in found.known if not k.exact)
+    return file_bytes(model), Kernels(known=tuple(own), left=found.left + unknown)
+
+
+def requantize(model: Generated, kernel: Kernel, scales: np.ndarray, *, dead: float = 0.5) -> None:
+    """Give a kernel of `model` other scales, and its biases the units that go with them.
+
+    A weight becomes the nearest number of the new grid, and 0 up to `dead` of a step from it; zeros stay zeros.
+    """
+    model.buffers[kernel.buffer].data = _bytes(levels(kernel, scales, dead=dead))
+    for number in kernel.tensors:
+        model.subgraphs[0].tensors[number].quantization.scale = np.asarray(scales, np.float32)
+    for bias in kernel.biases:
+        tensor = model.subgraphs[0].tensors[bias.tensor]
+        unit = bias.unit * np.asarray(scales, np.float32)  # in float32, as runtimes multiply
+        wide = tensor.type == schema_classes().TensorType.INT64
+        limits = np.iinfo(np.int64 if wide else np.int32)
+        values = np.clip(np.rint(bias.values / unit.astype(np.float64)), limits.min, limits.max)
+        model.buffers[tensor.buffer].data = _bytes(values.astype("<i8" if wide else "<i4"))
+        tensor.quantization.scale = unit
+
+
+def levels(kernel: Kernel, scales: np.ndarray, *, dead: float = 0.5) -> np.ndarray:
+    """The int8 numbers of a kernel on a grid."""
+    steps = np.abs(kernel.values) / kernel.by_channel(scales)
+    found = np.where(steps <= dead, 0.0, np.rint(steps))
+    return np.asarray(np.copysign(np.minimum(found, LARGEST), kernel.values), np.int8)
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+
+
+def without_names(content: bytes) -> bytes:
+    """The file without the names that no runtime reads: those of its inner tensors of integers.
+
+    Inputs and outputs keep theirs, signatures have their own.
+    """
+    model = as_objects(content)
+    types = schema_classes().TensorType
+    for subgraph in model.subgraphs:
+        ends = {int(number) for number in (*subgraph.inputs, *subgraph.outputs)}
+        for number, tensor in enumerate(subgraph.tensors):
+            if number not in ends and tensor.type != types.FLOAT32:
+                tensor.name = b""
+    return file_bytes(model)
