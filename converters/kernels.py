@@ -218,7 +218,7 @@ class _Reading:
         tensor, unit = self.tensors[number], scales_of(self._data(reader))[0]
         stored = constant(self.model, tensor, "<i8" if tensor.type == self.types.INT64 else "<i4")
         shares = [other for other in siblings if len(other[1].inputs) > place and other[1].inputs[place] == number]
-        if stored is None or len(self.readers[number]) != len(shares) or len(self.shown[tensor.buffer]) != 1:
+        if stored is None or len(self.readers[number]) != len(shares):
             raise _CannotChangeError("its bias is read in another place, too")
         if any(scales_of(self._data(other))[0] != unit for other in shares):
             raise _CannotChangeError("it shares a bias among data of several scales")

@@ -43,6 +43,7 @@ from edgeprune.maker.keras.types import AnyModel
 
 __all__ = ["Converter", "Exported"]
 
+_SHOWN = 3
 _WORKER = "edgeprune.converters.worker"
 # The quantizer dies in a loop. tflite-runtime 2.14 computes float16 loops wrongly: XNNPACK takes the unpacking of the
 # weights away from under them. float32 and dynamic loops run right on both runtimes, and make the smaller file.
@@ -53,13 +54,21 @@ UNROLLED = (Precision.FLOAT16, *INTEGER)
 class Exported(Artifact):
     """A file that was written, and what was read in it: it is opened once for that.
 
-    Of an integer .tflite file `floats` are the constants of the float model behind it, by name, where they were asked
-    for; `left` says why kernels have float32 scales where slim ones were.
+    Of an integer .tflite file `start` is the float file that the quantizer started from, where grids are looked for;
+    `left` says why kernels have float32 scales where slim ones were asked for.
     """
 
     contents: Contents = field(repr=False, compare=False)
-    floats: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    start: bytes = field(default=b"", repr=False, compare=False)
     left: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str | None:
+        """The kernels whose scales stayed float32, in a line; None where none did."""
+        if not self.left:
+            return None
+        more = f" and {len(self.left) - _SHOWN} more" if len(self.left) > _SHOWN else ""
+        return f"float32 scales stay in: {'; '.join(self.left[:_SHOWN])}{more}"
 
 
 class Converter:
@@ -124,7 +133,8 @@ class Converter:
         """Write `out` and return what it is.
 
         `sizes` are those of inputs that `model` leaves open; `signature` is the name of a .tflite file's signature.
-        Where `slim` searches for grids, the file is the one that the search starts from, with its `floats` and names.
+        Where `slim` searches for grids, the file is the one that the search begins with: with names, without what it
+        tells the app.
         Raises ConversionError with the converter's reason, for an integer file that computes in float somewhere
         (unless `float_fallback` allows it) and for one without its weights; nothing is left at `out` then.
         """
@@ -144,12 +154,12 @@ class Converter:
                 f"{what}: {loops} is a loop that cannot be unrolled, and {reader} cannot read loops: "
                 f"{advice}build the layer without a while_loop"
             )
-        made = self._place_for(out.name)
+        made, start = self._place_for(out.name), self._folder / "start.tflite"
         job: dict[str, object] = {
             "graph": graph.to_json(),
             "format": str(model_format),
             "precision": str(precision),
-            "app": options.to_json(),
+            "app": (AppOptions() if stored.searches else options).to_json(),
             "signature": signature,
             "io_type": io_type,
             "out": str(made),
@@ -157,7 +167,7 @@ class Converter:
             "per_tensor": per_tensor,
             "scales": str(stored.scales),
             "drop_names": stored.drop_names and not stored.searches,
-            "floats": str(self._folder / "floats.npz") if integer and stored.searches else None,
+            "start": str(start) if integer and stored.searches else None,
         }
         if integer:
             job["calibration"] = str(self._write_calibration(calibration, precision))
@@ -172,7 +182,7 @@ class Converter:
             precision=precision,
             sha256=sha256_of(out),
             contents=contents,
-            floats=_arrays(self._folder / "floats.npz", reply["floats"]) if job["floats"] else {},
+            start=start.read_bytes() if job["start"] else b"",
             left=tuple(map(str, cast("list[object]", reply.get("left", [])))),
         )
 
@@ -286,12 +296,6 @@ class Converter:
 def _close_all(*stacks: contextlib.ExitStack) -> None:
     for stack in stacks:
         stack.close()
-
-
-def _arrays(path: Path, names: object) -> dict[str, np.ndarray]:
-    """The arrays of a file in its order, under the names that they have."""
-    with np.load(path, allow_pickle=False) as file:
-        return {str(name): file[f"arr_{n}"] for n, name in enumerate(cast("list[str]", names))}
 
 
 def _move(made: Path, out: Path) -> None:

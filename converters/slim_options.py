@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeprune.artifact import Format, Precision, Scales
 from edgeprune.converters.exports import INTEGER
@@ -37,10 +37,17 @@ class SlimOptions:
 
     def __post_init__(self) -> None:
         check_choice("scales", self.scales, Scales)
+        if self.searches and self.scales is not Scales.SLIM:
+            raise UsageError("spend and download_target choose slim scales; leave out scales")
         if self.spend is not None and not 0 <= parse_share(self.spend) < 1:
             raise UsageError(f"spend is a small part of the metric such as '0.2 %'; got {self.spend!r}")
         if self.download_target is not None:
             self.target_bytes(1)
+
+    @property
+    def without_search(self) -> SlimOptions:
+        """The same without a search for grids."""
+        return replace(self, spend=None, download_target=None)
 
     @property
     def searches(self) -> bool:

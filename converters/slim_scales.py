@@ -14,18 +14,11 @@ import numpy as np
 from edgeprune.converters.kernels import Kernel, Kernels, kernels_of
 from edgeprune.converters.objects import as_objects, file_bytes, schema_classes
 from edgeprune.converters.types import Generated
+from edgeprune.formats.tflite.scales import round_up
 
-__all__ = ["MANTISSA_BITS", "levels", "requantize", "round_up", "with_slim_scales", "without_names"]
+__all__ = ["levels", "requantize", "with_slim_scales", "without_names"]
 
-MANTISSA_BITS = 4  # after the leading one: a scale grows by at most 1/16, by 1/32 in the middle
 LARGEST = 127  # of a stored weight: symmetric, as runtimes ask
-
-
-def round_up(scales: np.ndarray, bits: int = MANTISSA_BITS) -> np.ndarray:
-    """The smallest float32 numbers of `bits` mantissa bits that are not below positive `scales`."""
-    words = np.asarray(scales, np.float32).view(np.uint32).astype(np.uint64)
-    rest = (1 << (23 - bits)) - 1
-    return ((words + rest) & ~np.uint64(rest)).astype(np.uint32).view(np.float32)
 
 
 def with_slim_scales(content: bytes, floats: Mapping[str, np.ndarray]) -> tuple[bytes, Kernels]:
@@ -56,7 +49,7 @@ def requantize(model: Generated, kernel: Kernel, scales: np.ndarray, *, dead: fl
         wide = tensor.type == schema_classes().TensorType.INT64
         limits = np.iinfo(np.int64 if wide else np.int32)
         values = np.clip(np.rint(bias.values / unit.astype(np.float64)), limits.min, limits.max)
-        model.buffers[tensor.buffer].data = _bytes(values.astype("<i8" if wide else "<i4"))
+        _store(model, tensor, _bytes(values.astype("<i8" if wide else "<i4")))
         tensor.quantization.scale = unit
 
 
@@ -65,6 +58,18 @@ def levels(kernel: Kernel, scales: np.ndarray, *, dead: float = 0.5) -> np.ndarr
     steps = np.abs(kernel.values) / kernel.by_channel(scales)
     found = np.where(steps <= dead, 0.0, np.rint(steps))
     return np.asarray(np.copysign(np.minimum(found, LARGEST), kernel.values), np.int8)
+
+
+def _store(model: Generated, tensor: Generated, data: np.ndarray) -> None:
+    """Give a tensor a constant, and a buffer of its own where others show the one that it had: biases of zeros do."""
+    buffer = model.buffers[tensor.buffer]
+    if sum(other.buffer == tensor.buffer for other in model.subgraphs[0].tensors) > 1:
+        if np.array_equal(np.asarray(buffer.data, np.uint8), data):
+            return
+        buffer = schema_classes().BufferT()
+        model.buffers.append(buffer)
+        tensor.buffer = len(model.buffers) - 1
+    buffer.data = data
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:

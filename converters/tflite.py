@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,11 +29,11 @@ PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converted:
-    """The bytes of a .tflite file; of an integer one also the `floats` behind its constants, by name, and why kernels
-    that have float32 scales have them (`left`)."""
+    """The bytes of a .tflite file; of an integer one also the float file that the quantizer started from, and why
+    kernels that have float32 scales have them (`left`)."""
 
     content: bytes
-    floats: Mapping[str, np.ndarray] = field(default_factory=dict)
+    start: bytes = b""
     left: tuple[str, ...] = ()
 
 
@@ -96,15 +96,15 @@ def convert_tflite(
     if not quantized:
         return Converted(content=content)
     content = separate_biases(content) if precision == "int16x8" else widen_degenerate_scales(content)[0]
-    return _slim(content, float_constants(started_from[-1]) if started_from else {}, scales, drop_names=drop_names)
+    return _slim(content, started_from[-1], scales, drop_names=drop_names)
 
 
-def _slim(content: bytes, floats: Mapping[str, np.ndarray], scales: str, *, drop_names: bool) -> Converted:
+def _slim(content: bytes, start: bytes, scales: str, *, drop_names: bool) -> Converted:
     left: tuple[str, ...] = ()
     if scales == Scales.SLIM:
-        content, found = with_slim_scales(content, floats)
+        content, found = with_slim_scales(content, float_constants(start))
         left = found.left
-    return Converted(content=without_names(content) if drop_names else content, floats=floats, left=left)
+    return Converted(content=without_names(content) if drop_names else content, start=start, left=left)
 
 
 def _through_saved_model(graph: FrozenGraph, prepare: Prepare | None) -> Generated:

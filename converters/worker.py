@@ -56,10 +56,10 @@ def _write_tflite(job: dict[str, Any], graph: FrozenGraph, out: Path, options: A
         scales=job["scales"],
         drop_names=job["drop_names"],
     )
-    if job.get("floats"):
-        np.savez(job["floats"], *made.floats.values())
+    if job["start"]:
+        Path(job["start"]).write_bytes(made.start)
     out.write_bytes(with_metadata(Path(out.name), made.content, options) if options.told else made.content)
-    return {"left": made.left, "floats": list(made.floats)}
+    return {"left": made.left}
 
 
 def _answer(job: dict[str, Any]) -> dict[str, Any]:

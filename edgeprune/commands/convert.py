@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.artifact import Color, DeploymentTarget, Format, IoType, Precision, sha256_of
+from edgeprune.artifact import Color, DeploymentTarget, Format, IoType, Precision, Scales, sha256_of
 from edgeprune.commands.ends import EndWords, end_options
 from edgeprune.commands.options import PATH, TOLERANCE, common_options, echo_json, taken
 from edgeprune.errors import UsageError
@@ -36,6 +36,11 @@ class _Wanted:
     io_type: str
     per_tensor: bool
     float_fallback: bool
+    scales: str
+    drop_names: bool
+    spend: str | None
+    download_target: str | None
+    validation: Path | None
     deployment_target: str
     image_input: str | None
     image_bias: str | None
@@ -98,6 +103,32 @@ class _Wanted:
 )
 @click.option(
     "--float-fallback", is_flag=True, help="tflite int8, int16x8: operations without an integer kernel stay in float."
+)
+@click.option(
+    "--scales",
+    type=click.Choice([word.value for word in Scales]),
+    default=Scales.SLIM.value,
+    show_default=True,
+    help="tflite int8, int16x8: scales of few bits, which compress well, or those that TensorFlow gives.",
+)
+@click.option("--drop-names", is_flag=True, help="tflite int8, int16x8: leave out names that no runtime reads.")
+@click.option(
+    "--spend",
+    metavar="SHARE",
+    help="tflite int8, int16x8: coarser weights, as far as they cost no more of the metric than this on --validation, "
+    "such as '0.2 %'.",
+)
+@click.option(
+    "--download-target",
+    metavar="SIZE",
+    help="tflite int8, int16x8: coarser weights until the download is '80 kB', or '0.1x' of the model's float32 file; "
+    "they may cost --spend, or 1 %.",
+)
+@click.option(
+    "--validation",
+    type=PATH,
+    metavar="DATA",
+    help="Samples for --spend and --download-target; neither those of --calibration nor those of --data.",
 )
 @click.option(
     "--deployment-target",
@@ -197,6 +228,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     """What can be known first is checked before TensorFlow starts."""
     from edgeprune.converters.conversion import ConvertOptions, check_conversion, convert
     from edgeprune.converters.exports import SUFFIXES
+    from edgeprune.converters.slim_options import SlimOptions
     from edgeprune.host.outputs import check_output_file
     from edgeprune.host.progress import Progress
     from edgeprune.maker.keras.ends import with_ends
@@ -214,6 +246,12 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
         seed=wanted.seed,
         ends=wanted.ends.options(),
         signature=wanted.signature,
+        slim=SlimOptions(
+            scales=Scales(wanted.scales),
+            drop_names=wanted.drop_names,
+            spend=wanted.spend,
+            download_target=wanted.download_target,
+        ),
         app=app,
         tolerance=wanted.tolerance,
         bisect=wanted.bisect,
@@ -235,6 +273,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     model = with_ends(model, options.ends.of_data)
     calibration = load_split(wanted.calibration, model, None, **scaling, **more) if wanted.calibration else None
     samples = load_split(wanted.data, model, wanted.metric, **scaling, **more) if wanted.data else None
+    validation = load_split(wanted.validation, model, wanted.metric, **scaling, **more) if wanted.validation else None
     progress.end()
     with _described(cut, beside, overwrite=wanted.overwrite):
         entry = convert(
@@ -243,7 +282,8 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
             precision=wanted.precision,
             calibration=calibration,
             samples=samples,
-            metric=wanted.metric if samples else None,
+            validation=validation,
+            metric=wanted.metric if samples or validation else None,
             options=options,
             overwrite=wanted.overwrite,
             progress=progress,
