@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeprune.artifact import sha256_of
 from edgeprune.checker.size.codecs import BASE_CODEC, CODECS
-from edgeprune.converters.grids import PROBED, Move, floored, grids_of, moves
+from edgeprune.converters.grids import PROBED, Grid, Move, floored, grids_of, moves
 from edgeprune.converters.kernels import float_constants, kernels_of
 from edgeprune.converters.objects import as_objects, file_bytes, operator_kinds, scales_of
 from edgeprune.converters.packaging import AppOptions
@@ -106,7 +106,8 @@ class _Search:
         self, calibration: Mapping[str, np.ndarray], options: SlimOptions, target_bytes: int | None
     ) -> tuple[bytes, tuple[str, ...]]:
         """(The smallest file that loses no more than may be spent, or the first one that is small enough; why not)."""
-        path = moves([grids_of(kernel) for kernel in self.kernels], self.weights(calibration))
+        grids = [grids_of(kernel) for kernel in self.kernels]
+        path = moves(grids, self.weights(grids, calibration))
         may = options.spend or USUAL_SPEND
         count = self.affordable(path, parse_share(may))
         if target_bytes is not None:
@@ -135,8 +136,7 @@ class _Search:
 
         counts = sorted({within(total[-1] * 2.0**-n) for n in range(MEASURED)} - {0})
         lost = np.array([self.lost(path, n) for n in counts])
-        # What is lost grows with the distortion, its variance as the share of answers that change: with the root.
-        price = float((lost * total[counts] ** 0.5).sum() / max(float((total[counts] ** 1.5).sum()), 1e-30))
+        price = _price(total[counts], lost)
         most = within(spend / price) if price > 0 else len(path)
         for share in (1.0, 0.84, 0.7, 0.5, 0.25, 0.125):
             count = within(share * total[most])
@@ -144,16 +144,16 @@ class _Search:
                 return count
         return 0
 
-    def weights(self, calibration: Mapping[str, np.ndarray]) -> list[float]:
+    def weights(self, grids: Sequence[Sequence[Grid]], calibration: Mapping[str, np.ndarray]) -> list[float]:
         """What a unit of the squared error of each kernel does to the outputs: their mean squared change, each output
         in units of its own variance."""
         inputs = {name: np.asarray(array)[:TRIALS] for name, array in calibration.items()}
         before = _outputs(_tapped(self.start), inputs)
         found = []
-        for number, kernel in enumerate(self.kernels):
+        for number, known in enumerate(grids):
             content = self.content([Move(kernel=number, floor=PROBED, distortion=0.0, price=0.0)])
             changed = _changed(before, _outputs(_tapped(content), inputs))
-            own, probed = (next(g for g in grids_of(kernel) if g.floor == floor).error for floor in (0.0, PROBED))
+            own, probed = (next(grid for grid in known if grid.floor == floor).error for floor in (0.0, PROBED))
             found.append(changed / max(probed - own, 1e-30))
             self.step()
         return found
@@ -176,6 +176,18 @@ class _Search:
     def step(self) -> None:
         self.done += 1
         self.told(min(self.done, self.whole), self.whole)
+
+
+def _price(distortion: np.ndarray, lost: np.ndarray) -> float:
+    """What a unit of distortion costs by several files, and one standard error more.
+
+    What is lost grows with the distortion, its variance as the share of answers that change: with the root.
+    """
+    root = distortion**0.5
+    weight = max(float((distortion * root).sum()), 1e-30)
+    price = float((lost * root).sum()) / weight
+    off = np.square(lost - price * distortion) / np.maximum(root, 1e-15)
+    return price + float((off.sum() / max(1, len(lost) - 1) / weight) ** 0.5)
 
 
 def _first(most: int, fits: Callable[[int], bool]) -> int:

@@ -259,6 +259,11 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     )
     check_output_file(output, overwrite=wanted.overwrite, suffix=SUFFIXES[Format(wanted.to)])
     check_conversion(output, wanted.precision, options, calibrated=wanted.calibration is not None)
+    if options.slim.searches != (wanted.validation is not None):
+        raise UsageError(
+            "--validation DATA goes with --spend or --download-target: coarser weights are measured on it; add "
+            f"{'--validation' if options.slim.searches else 'one of them'}"
+        )
     beside = output.with_suffix(".preprocessing.json")
     if wanted.cut_preprocessing:
         check_output_file(beside, overwrite=wanted.overwrite, suffix=".json")

@@ -23,6 +23,7 @@ from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.slim_options import SlimOptions, check_slim
 from edgeprune.converters.slim_scales import levels, with_slim_scales, without_names
+from edgeprune.converters.spending import _price
 from edgeprune.errors import UsageError
 from edgeprune.formats import read_contents
 from edgeprune.formats.tflite.metadata import read_metadata
@@ -304,3 +305,11 @@ def test_coarser_weights_spend_what_they_may(pair: Pair, converter: Converter, t
     found = run_tflite(tmp_path / "coarse.tflite", {"image": pictures}, runtime=RUNTIMES[-1]).outputs["scores"]
     assert np.square(found - answers).sum() <= 0.1 * np.square(answers - answers.mean(0)).sum() * 1.5
     assert list(input_specs(pair.model)) == ["image"]
+
+
+def test_the_price_of_distortion_is_above_its_trend() -> None:
+    """Where what is lost is noise, the price is that of the noise, not zero and not below it."""
+    distortion = np.array([0.01, 0.02, 0.04, 0.08, 0.16])
+    assert _price(distortion, 0.5 * distortion) == pytest.approx(0.5)
+    noisy = _price(distortion, 0.5 * distortion + 0.01 * np.array([1, -1, 1, -1, 1]))
+    assert noisy > 0.5
