@@ -16,8 +16,9 @@ from edgeprune.converters.objects import as_objects, file_bytes, schema_classes
 from edgeprune.converters.types import Generated
 from edgeprune.formats.tflite.scales import round_up
 
-__all__ = ["levels", "requantize", "with_slim_scales", "without_names"]
+__all__ = ["fitted", "levels", "requantize", "with_slim_scales", "without_names"]
 
+CANDIDATES = 4  # slim scales that a channel may choose from: the last one is at most a quarter above its own
 LARGEST = 127  # of a stored weight: symmetric, as runtimes ask
 
 
@@ -30,9 +31,27 @@ def with_slim_scales(content: bytes, floats: Mapping[str, np.ndarray]) -> tuple[
     found = kernels_of(model, floats)
     own = [kernel for kernel in found.known if kernel.exact]
     for kernel in own:
-        requantize(model, kernel, round_up(kernel.scales))
+        requantize(model, kernel, fitted(kernel))
     unknown = tuple(f"{k.kind} {k.name!r}: its float weights are not known" for k in found.known if not k.exact)
     return file_bytes(model), Kernels(known=tuple(own), left=found.left + unknown)
+
+
+def fitted(kernel: Kernel) -> np.ndarray:
+    """For each channel the one of the next few slim scales that its weights fit best.
+
+    A channel of few weights (a depthwise one has nine) hangs on its largest: on TensorFlow's scale that is stored
+    exactly, on another it is up to half a step off.
+    """
+    axes = tuple(axis for axis in range(kernel.stored.ndim) if len(kernel.scales) == 1 or axis != kernel.axis)
+    candidates = [round_up(kernel.scales)]
+    for _ in range(CANDIDATES - 1):
+        candidates.append(round_up(np.nextafter(candidates[-1], np.float32(np.inf))))
+    off = []
+    for scales in candidates:
+        by_channel = kernel.by_channel(scales)
+        off.append(np.square(kernel.values - levels(kernel, scales) * by_channel).sum(axes).reshape(-1))
+    best = np.argmin(off, axis=0)
+    return np.asarray(np.choose(best, candidates), np.float32)
 
 
 def requantize(model: Generated, kernel: Kernel, scales: np.ndarray, *, dead: float = 0.5) -> None:

@@ -22,7 +22,7 @@ from edgeprune.converters.objects import as_objects, file_bytes, scales_of
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.slim_options import SlimOptions, check_slim
-from edgeprune.converters.slim_scales import levels, with_slim_scales, without_names
+from edgeprune.converters.slim_scales import CANDIDATES, fitted, levels, with_slim_scales, without_names
 from edgeprune.converters.spending import _price
 from edgeprune.errors import UsageError
 from edgeprune.formats import read_contents
@@ -78,6 +78,23 @@ def test_no_grid_clips_and_zeros_stay(seed: int, floor: float, spread: float) ->
     assert are_slim(scales)
     assert (np.abs(stored * scales[:, None].astype(np.float64) - values) <= 0.5001 * scales[:, None]).all()
     assert not stored[values == 0].any()
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_channel_takes_the_scale_that_fits_it(seed: int) -> None:
+    """Of the next few slim scales: never below its own, at most a quarter above, and no worse than the next one."""
+    values = np.random.default_rng(seed).laplace(size=(6, 9))
+    kernel = a_kernel(values)
+
+    def off(scales: np.ndarray) -> np.ndarray:
+        by_channel = kernel.by_channel(scales)
+        return np.asarray(np.square(values - levels(kernel, scales) * by_channel).sum(1))
+
+    scales = fitted(kernel)
+    assert are_slim(scales)
+    assert (scales >= kernel.scales).all()
+    assert (scales <= kernel.scales.astype(np.float64) * (1 + CANDIDATES * 2.0**-MANTISSA_BITS)).all()
+    assert (off(scales) <= off(round_up(kernel.scales)) + 1e-15).all()
 
 
 def test_a_grid_never_needs_what_runtimes_refuse() -> None:
@@ -204,15 +221,22 @@ def test_every_kernel_has_slim_scales(pair: Pair) -> None:
     assert all(not are_slim(kernel.scales) for kernel in known(pair.plain, pair.slim.start).known)
 
 
+def _off(kernel: Kernel) -> float:
+    """Squared error of the weights, and a little."""
+    return float(np.square(kernel.values - kernel.stored * kernel.by_channel(kernel.scales)).sum()) + 1e-12
+
+
 @pytest.mark.slow
 def test_slim_files_are_smaller_and_no_weight_is_worse(pair: Pair) -> None:
     """A stored weight is within half a step of the float one; zeros, also two of four, are where they were."""
-    assert MANTISSA_BITS == 4
-    plain, slim = (known(made, pair.slim.start).known for made in (pair.plain, pair.slim))
-    for before, after in zip(plain, slim, strict=True):
+    bare, slim = (known(made, pair.slim.start).known for made in (pair.plain, pair.slim))
+    for before, after in zip(bare, slim, strict=True):
         scales = after.by_channel(after.scales)
         assert (np.abs(after.stored * scales - after.values) <= 0.5001 * scales).all()
-        assert (scales <= before.by_channel(before.scales) * (1 + 2.0**-4)).all()
+        plain = before.by_channel(before.scales)
+        assert (scales >= plain).all()
+        assert (scales <= plain * (1 + CANDIDATES * 2.0**-MANTISSA_BITS)).all()
+        assert _off(after) <= 1.6 * _off(before)
         assert not after.stored[after.values == 0].any()
     dense = next(kernel for kernel in slim if kernel.kind == "FULLY_CONNECTED")
     assert np.count_nonzero(dense.stored.reshape(10, -1, 4), axis=-1).max() <= 2
