@@ -135,12 +135,12 @@ class _Search:
             return int(np.searchsorted(total, distortion, side="right")) - 1
 
         counts = sorted({within(total[-1] * 2.0**-n) for n in range(MEASURED)} - {0})
-        lost = np.array([self.lost(path, n) for n in counts])
-        price = _price(total[counts], lost)
+        lost = np.array([0.0, *(self.lost(path, n) for n in counts)])
+        luck, price = _trend(total[[0, *counts]], lost)
         most = within(spend / price) if price > 0 else len(path)
         for share in (1.0, 0.84, 0.7, 0.5, 0.25, 0.125):
             count = within(share * total[most])
-            if self.lost(path, count) <= spend:
+            if self.lost(path, count) - luck <= spend:
                 return count
         return 0
 
@@ -178,16 +178,19 @@ class _Search:
         self.told(min(self.done, self.whole), self.whole)
 
 
-def _price(distortion: np.ndarray, lost: np.ndarray) -> float:
-    """What a unit of distortion costs by several files, and one standard error more.
+def _trend(distortion: np.ndarray, lost: np.ndarray) -> tuple[float, float]:
+    """(What files without distortion seem to lose, what a unit of distortion costs and one standard error more).
 
-    What is lost grows with the distortion, its variance as the share of answers that change: with the root.
+    The first is the luck of the file that all are held against, for without distortion nothing is lost. The variance of
+    a score is as the share of answers that change: as the root of the distortion, and those that change with anything.
     """
     root = distortion**0.5
-    weight = max(float((distortion * root).sum()), 1e-30)
-    price = float((lost * root).sum()) / weight
-    off = np.square(lost - price * distortion) / np.maximum(root, 1e-15)
-    return price + float((off.sum() / max(1, len(lost) - 1) / weight) ** 0.5)
+    weights = 1 / (root + max(float(root[root > 0].min(initial=1.0)), 1e-15))
+    design = np.stack([np.ones_like(distortion), distortion], axis=1)
+    spread = np.linalg.pinv(design.T @ (weights[:, None] * design))
+    luck, price = spread @ design.T @ (weights * lost)
+    off = float((weights * np.square(lost - luck - price * distortion)).sum()) / max(1, len(lost) - 2)
+    return float(luck), float(price + (off * spread[1, 1]) ** 0.5)
 
 
 def _first(most: int, fits: Callable[[int], bool]) -> int:

@@ -23,7 +23,7 @@ from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.slim_options import SlimOptions, check_slim
 from edgeprune.converters.slim_scales import CANDIDATES, fitted, levels, with_slim_scales, without_names
-from edgeprune.converters.spending import _price
+from edgeprune.converters.spending import _trend
 from edgeprune.errors import UsageError
 from edgeprune.formats import read_contents
 from edgeprune.formats.tflite.metadata import read_metadata
@@ -331,9 +331,12 @@ def test_coarser_weights_spend_what_they_may(pair: Pair, converter: Converter, t
     assert list(input_specs(pair.model)) == ["image"]
 
 
-def test_the_price_of_distortion_is_above_its_trend() -> None:
-    """Where what is lost is noise, the price is that of the noise, not zero and not below it."""
-    distortion = np.array([0.01, 0.02, 0.04, 0.08, 0.16])
-    assert _price(distortion, 0.5 * distortion) == pytest.approx(0.5)
-    noisy = _price(distortion, 0.5 * distortion + 0.01 * np.array([1, -1, 1, -1, 1]))
-    assert noisy > 0.5
+def test_the_trend_of_what_is_lost() -> None:
+    """Luck of the first file is told apart from the price of distortion, and noise makes the price higher."""
+    distortion = np.array([0.0, 0.01, 0.02, 0.04, 0.08, 0.16])
+    lucky = 0.5 * distortion + 0.002 * (distortion > 0)
+    luck, price = _trend(distortion[1:], lucky[1:])
+    assert (luck, price) == (pytest.approx(0.002), pytest.approx(0.5))
+    luck, price = _trend(distortion, lucky)
+    assert 0.0005 < luck < 0.002
+    assert price > 0.5
