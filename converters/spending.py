@@ -86,7 +86,6 @@ def coarser(
     search = _Search(made.path.read_bytes(), float_constants(made.start), judge, on_progress or (lambda _, __: None))
     target_bytes = options.target_bytes(_deflated(made.start) if dense_bytes is None else dense_bytes)
     content, said = search.found(calibration, options, target_bytes)
-    content = without_names(content) if options.drop_names else content
     made.path.write_bytes(with_metadata(Path(made.path.name), content, app) if app.told else content)
     again = replace(made, sha256=sha256_of(made.path), contents=read_contents(made.path), start=b"")
     return again, said
@@ -110,9 +109,14 @@ class _Search:
         path = moves(grids, self.weights(grids, calibration))
         may = options.spend or USUAL_SPEND
         count = self.affordable(path, parse_share(may))
+
+        def made(moves_made: int) -> bytes:
+            content = self.content(path[:moves_made])
+            return without_names(content) if options.drop_names else content
+
         if target_bytes is not None:
-            count = _first(count, lambda n: _deflated(self.content(path[:n])) <= target_bytes)
-        content = self.content(path[:count])
+            count = _first(count, lambda n: _deflated(made(n)) <= target_bytes)
+        content = made(count)
         size = _deflated(content)
         if target_bytes is None or size <= target_bytes:
             return content, ()
