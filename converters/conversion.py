@@ -17,6 +17,8 @@ from edgeprune.converters.packaging import AppOptions, check_words
 from edgeprune.converters.parity import check_tolerance
 from edgeprune.converters.probabilities import classified
 from edgeprune.converters.session import Converter, Exported
+from edgeprune.converters.slim_options import SlimOptions, check_slim
+from edgeprune.converters.spending import Judge, coarser
 from edgeprune.converters.trial_inputs import TRIALS, trial_count, trial_samples
 from edgeprune.converters.verification import BISECTED, bisect_file, opened
 from edgeprune.errors import UsageError
@@ -48,10 +50,10 @@ class ConvertOptions:
     Of integer .tflite files: `io_type` is what inputs and outputs of int8 (float32, int8, uint8) and int16x8 (float32,
     int16) are; with `float_fallback` operations without an integer kernel stay in float; with `per_tensor` a kernel has
     one scale in place of one per channel; `calibration_samples` of the calibration set, drawn with `seed`, set the
-    scales. `ends` are the inputs and outputs that the file should have, `signature` the name of its signature
-    (.tflite); `app` is what it tells the app, of either format. `tolerance` is the largest difference allowed, as a
-    share of the output range (None: by precision); with `bisect` the error of a file that departs names the first layer
-    that does. The file is compressed by the quick codecs and by `codecs`.
+    scales; `slim` says how their numbers are stored. `ends` are the inputs and outputs that the file should have,
+    `signature` the name of its signature (.tflite); `app` is what it tells the app, of either format. `tolerance` is
+    the largest difference allowed, as a share of the output range (None: by precision); with `bisect` the error of a
+    file that departs names the first layer that does. The file is compressed by the quick codecs and by `codecs`.
     """
 
     io_type: IoType | str = IoType.FLOAT32
@@ -62,6 +64,7 @@ class ConvertOptions:
     ends: EndOptions = field(default_factory=EndOptions)
     signature: str = SIGNATURE
     app: AppOptions = field(default_factory=AppOptions)
+    slim: SlimOptions = field(default_factory=SlimOptions)
     tolerance: float | None = None
     bisect: bool = False
     codecs: tuple[str, ...] = ()
@@ -74,6 +77,7 @@ def convert(
     precision: Precision | str | None = None,
     calibration: Calibration | None = None,
     samples: Samples | None = None,
+    validation: Samples | None = None,
     metric: Asked | None = None,
     options: ConvertOptions | None = None,
     overwrite: bool = False,
@@ -86,7 +90,8 @@ def convert(
     `precision` is float32 for .tflite and float16 for .mlpackage unless given; int8 and int16x8 of .tflite need
     `calibration`: training samples, or arrays [samples, ...] by input name. The file is held against the model on
     `samples`, and scored by `metric` where they have targets; else on calibration samples that are held back for that,
-    else on a few random ones. A `converter` serves several calls. Raises UsageError for what cannot be asked,
+    else on a few random ones. What `options.slim` may spend is measured by `metric` on `validation`, other samples than
+    those. A `converter` serves several calls. Raises UsageError for what cannot be asked,
     ConversionError for a file that departs from its model; nothing is left at `path` then.
     """
     wanted, out, shown = options or ConvertOptions(), Path(path), progress or Progress(quiet=True)
@@ -97,8 +102,10 @@ def convert(
         refuse_half_precision(source)
     source = with_ends(source, wanted.ends.of_data)
     task = find_task(source, metric) if metric is not None else None
-    if samples is not None and task is not None:
-        samples = fitting_targets(samples, output_shapes(source), task)
+    if task is not None:
+        samples, validation = (
+            given and fitting_targets(given, output_shapes(source), task) for given in (samples, validation)
+        )
     arrays, held = _split(calibration, source, wanted, hold_back=samples is None)
     source = with_ends(source, wanted.ends.of_file)
     arrays = None if arrays is None else fed(arrays, source, wanted.ends)
@@ -107,6 +114,7 @@ def convert(
     wanted = replace(wanted, app=settled(_renamed(wanted.app, wanted.ends), list(specs)))
     check_ends(specs, output_shapes(source), wanted.app)
     source, said = classified(source, wanted.app)
+    judge = _judge(source, validation, task, wanted)
     own = contextlib.nullcontext(converter) if converter else Converter()
     with own as working, output_file(out, overwrite=overwrite) as place:
         shown.begin(f"convert to {model_format} {chosen}")
@@ -122,12 +130,33 @@ def convert(
             signature=wanted.signature,
             float_fallback=wanted.float_fallback,
             per_tensor=wanted.per_tensor,
+            slim=wanted.slim,
         )
         shown.end()
+        if made.note:
+            shown.note(made.note)
+        if judge is not None and arrays is not None:
+            shown.begin("look for coarser weights")
+            made, more = coarser(
+                made, wanted.slim, app=wanted.app, calibration=arrays, judge=judge, on_progress=shown.advance
+            )
+            said = (*said, *more)
+            shown.end()
         shown.begin("run the file")
         entry = _judged(made, source, samples, held, task, wanted, shown)
         shown.end()
     return entry_at(entry, str(out), warnings=said)
+
+
+def _judge(model: AnyModel, validation: Samples | None, task: Task | None, options: ConvertOptions) -> Judge | None:
+    """What scores files while coarser weights are looked for; None where they are not. Raises UsageError."""
+    if not options.slim.searches:
+        return None
+    if validation is None or not validation.told or task is None:
+        raise UsageError(
+            "--spend and --download-target need validation samples with targets: add --validation DATA.npz"
+        )
+    return Judge.of(model, fed_samples(validation, model, options.ends), task.main)
 
 
 def _renamed(app: AppOptions, ends: EndOptions) -> AppOptions:
@@ -147,6 +176,7 @@ def check_conversion(
     check_words(model_format, options.app)
     check_io_type(model_format, chosen, str(options.io_type))
     check_tolerance(options.tolerance)
+    check_slim(model_format, chosen, options.slim)
     if options.signature != SIGNATURE and model_format is not Format.TFLITE:
         raise UsageError(f"--signature is for tflite; a Core ML package has none; got {options.signature!r}")
     if not NAME.fullmatch(options.signature):

@@ -1,6 +1,6 @@
 """Change a written .tflite file where the converter's choice does not run, or runs wrongly.
 
-Runs in the child process of `edgeprune.converters.session`: the schema whose objects can be changed is TensorFlow's.
+Runs in the child process of `edgeprune.converters.session`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from edgeprune.converters.objects import as_objects, file_bytes, schema_classes
 from edgeprune.converters.types import Generated
 
 __all__ = ["add_signature", "rename_signature", "separate_biases", "unpack_transposed_kernels"]
 
 Change = Callable[[Generated, Generated, Generated], bool]
-
-_ALIGNMENT = 16  # of constants, as the schema asks (schema.fbs, Buffer)
 
 
 def add_signature(content: bytes, key: str, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
@@ -73,37 +72,9 @@ def separate_biases(content: bytes) -> bytes:
 
 def _rewritten(content: bytes, change: Change) -> bytes:
     """The file after `change` (schema, model, subgraph) -> whether it did anything; the same bytes where it did not."""
-    import flatbuffers
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(content), 0))
-    changed = [change(schema, model, subgraph) for subgraph in model.subgraphs]
-    if not any(changed):
-        return content
-    for buffer in model.buffers:
-        buffer.Pack = _aligned(schema, buffer)
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
-def _aligned(schema: Generated, buffer: Generated) -> Callable[[Generated], int]:
-    """What writes a buffer; the generated code would align constants to one byte."""
-
-    def pack(builder: Generated) -> int:
-        start = None
-        if buffer.data is not None and len(buffer.data):
-            data = np.asarray(buffer.data, np.uint8)
-            builder.StartVector(1, len(data), _ALIGNMENT)
-            builder.head -= len(data)
-            builder.Bytes[builder.head : builder.head + len(data)] = data.tobytes()
-            start = builder.EndVector()
-        schema.BufferStart(builder)
-        if start is not None:
-            schema.BufferAddData(builder, start)
-        return int(schema.BufferEnd(builder))
-
-    return pack
+    model = as_objects(content)
+    changed = [change(schema_classes(), model, subgraph) for subgraph in model.subgraphs]
+    return file_bytes(model) if any(changed) else content
 
 
 def _operators(schema: Generated, model: Generated, subgraph: Generated, *kinds: str) -> list[Generated]:

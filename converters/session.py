@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from edgeprune.converters.frozen import FrozenGraph, freeze
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.pictures import scaled_outside
 from edgeprune.converters.refusals import one_line
+from edgeprune.converters.slim_options import SlimOptions
 from edgeprune.converters.unrolling import rolled_layers
 from edgeprune.errors import ConversionError, OutputError, Unsupported, UsageError
 from edgeprune.formats import Contents, read_contents
@@ -41,6 +43,7 @@ from edgeprune.maker.keras.types import AnyModel
 
 __all__ = ["Converter", "Exported"]
 
+_SHOWN = 3
 _WORKER = "edgeprune.converters.worker"
 # The quantizer dies in a loop. tflite-runtime 2.14 computes float16 loops wrongly: XNNPACK takes the unpacking of the
 # weights away from under them. float32 and dynamic loops run right on both runtimes, and make the smaller file.
@@ -49,9 +52,23 @@ UNROLLED = (Precision.FLOAT16, *INTEGER)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported(Artifact):
-    """A file that was written, and what was read in it: it is opened once for that."""
+    """A file that was written, and what was read in it: it is opened once for that.
+
+    Of an integer .tflite file `start` is the float file that the quantizer started from, where grids are looked for;
+    `left` says why kernels have float32 scales where slim ones were asked for.
+    """
 
     contents: Contents = field(repr=False, compare=False)
+    start: bytes = field(default=b"", repr=False, compare=False)
+    left: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str | None:
+        """The kernels whose scales stayed float32, in a line; None where none did."""
+        if not self.left:
+            return None
+        more = f" and {len(self.left) - _SHOWN} more" if len(self.left) > _SHOWN else ""
+        return f"float32 scales stay in: {'; '.join(self.left[:_SHOWN])}{more}"
 
 
 class Converter:
@@ -111,16 +128,20 @@ class Converter:
         signature: str = SIGNATURE,
         float_fallback: bool = False,
         per_tensor: bool = False,
+        slim: SlimOptions | None = None,
     ) -> Exported:
         """Write `out` and return what it is.
 
         `sizes` are those of inputs that `model` leaves open; `signature` is the name of a .tflite file's signature.
+        Where `slim` searches for grids, the file is the one that the search begins with: with names, without what it
+        tells the app.
         Raises ConversionError with the converter's reason, for an integer file that computes in float somewhere
         (unless `float_fallback` allows it) and for one without its weights; nothing is left at `out` then.
         """
         options = app or AppOptions()
         check_export(model_format, precision, options.target)
         check_io_type(model_format, precision, io_type)
+        stored = slim or SlimOptions()
         if model_format is Format.COREML and options.image is not None:
             model, image = self._scaled_outside(model, options.image)
             options = replace(options, image=image)
@@ -133,26 +154,37 @@ class Converter:
                 f"{what}: {loops} is a loop that cannot be unrolled, and {reader} cannot read loops: "
                 f"{advice}build the layer without a while_loop"
             )
-        made = self._place_for(out.name)
+        made, start = self._place_for(out.name), self._folder / "start.tflite"
         job: dict[str, object] = {
             "graph": graph.to_json(),
             "format": str(model_format),
             "precision": str(precision),
-            "app": options.to_json(),
+            "app": (AppOptions() if stored.searches else options).to_json(),
             "signature": signature,
             "io_type": io_type,
             "out": str(made),
             "float_fallback": float_fallback,
             "per_tensor": per_tensor,
+            "scales": str(stored.scales),
+            "drop_names": stored.drop_names and not stored.searches,
+            "start": str(start) if integer and stored.searches else None,
         }
         if integer:
             job["calibration"] = str(self._write_calibration(calibration, precision))
-        self._ask(job, what)
+        reply = self._ask(job, what)
         if not made.exists():
             raise ConversionError(f"{out.name}: the {model_format} converter reported success but wrote no file")
         _move(made, out)
         contents = _checked(out, graph, precision, float_fallback=float_fallback or not integer)
-        return Exported(path=out, format=model_format, precision=precision, sha256=sha256_of(out), contents=contents)
+        return Exported(
+            path=out,
+            format=model_format,
+            precision=precision,
+            sha256=sha256_of(out),
+            contents=contents,
+            start=start.read_bytes() if job["start"] else b"",
+            left=tuple(map(str, cast("list[object]", reply.get("left", [])))),
+        )
 
     def start(self) -> None:
         """Start the child early; its imports then run beside other work."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
+from edgeprune.artifact import Scales
 from edgeprune.converters.exports import SIGNATURE
 from edgeprune.converters.frozen import FrozenGraph, read_graph_def, thaw
 from edgeprune.converters.integer_graph import for_int16x8, for_integers
+from edgeprune.converters.kernels import float_constants
 from edgeprune.converters.repair import widen_degenerate_scales
 from edgeprune.converters.rewriting import (
     add_signature,
@@ -16,11 +19,22 @@ from edgeprune.converters.rewriting import (
     separate_biases,
     unpack_transposed_kernels,
 )
+from edgeprune.converters.slim_scales import with_slim_scales, without_names
 from edgeprune.converters.types import Generated, GraphDef, Prepare
 
-__all__ = ["PRECISIONS", "convert_tflite"]
+__all__ = ["PRECISIONS", "Converted", "convert_tflite"]
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Converted:
+    """The bytes of a .tflite file; of an integer one also the float file that the quantizer started from, and why
+    kernels that have float32 scales have them (`left`)."""
+
+    content: bytes
+    start: bytes = b""
+    left: tuple[str, ...] = ()
 
 
 def convert_tflite(
@@ -32,13 +46,16 @@ def convert_tflite(
     float_fallback: bool = False,
     per_tensor: bool = False,
     signature: str = SIGNATURE,
-) -> bytes:
-    """The bytes of a `.tflite` file with one named `signature`.
+    scales: str = Scales.SLIM,
+    drop_names: bool = False,
+) -> Converted:
+    """A `.tflite` file with one named `signature`.
 
     int8 is full-integer post-training quantization (Jacob et al. 2018, arXiv:1712.05877): int8 weights per output
     channel, int8 activations whose ranges come from `calibration` (arrays [samples, ...] by input name), int32 biases.
     int16x8 is the same with int16 activations around zero and int64 biases. With `float_fallback` operations that have
     no kernel for such integers stay in float; with `per_tensor` a kernel has one scale in place of one per channel.
+    `scales` "slim" stores those of few bits; with `drop_names` names of inner tensors are left out.
     """
     import tensorflow as tf
 
@@ -66,6 +83,9 @@ def convert_tflite(
         floats = [tf.lite.OpsSet.TFLITE_BUILTINS] if float_fallback else []
         converter.target_spec.supported_ops = [kernels, *floats]
         converter.inference_input_type = converter.inference_output_type = getattr(tf, io_type)
+    started_from: list[bytes] = []
+    if quantized:
+        _keep_float(converter, started_from)
     content = positive_zeros(bytes(converter.convert()))
     if not graph.loops:
         content = add_signature(content, signature, [t.name for t in graph.inputs], [t.name for t in graph.outputs])
@@ -73,9 +93,18 @@ def convert_tflite(
         content = rename_signature(content, signature)
     if precision == "dynamic":
         content = unpack_transposed_kernels(content)
-    if precision == "int16x8":
-        content = separate_biases(content)
-    return widen_degenerate_scales(content)[0] if precision == "int8" else content
+    if not quantized:
+        return Converted(content=content)
+    content = separate_biases(content) if precision == "int16x8" else widen_degenerate_scales(content)[0]
+    return _slim(content, started_from[-1], scales, drop_names=drop_names)
+
+
+def _slim(content: bytes, start: bytes, scales: str, *, drop_names: bool) -> Converted:
+    left: tuple[str, ...] = ()
+    if scales == Scales.SLIM:
+        content, found = with_slim_scales(content, float_constants(start))
+        left = found.left
+    return Converted(content=without_names(content) if drop_names else content, start=start, left=left)
 
 
 def _through_saved_model(graph: FrozenGraph, prepare: Prepare | None) -> Generated:
@@ -106,6 +135,18 @@ def _directly(graph: FrozenGraph, prepare: Prepare | None) -> Generated:
     convert = TFLiteConverterBaseV2.convert
     converter.convert = MethodType(lambda self: convert(self, definition, *ends), converter)
     return converter
+
+
+def _keep_float(converter: Generated, kept: list[bytes]) -> None:
+    """Let `kept` have the float file that the quantizer starts from: batch normalisations are folded into it, and its
+    constants have the names that they have in the integer file."""
+    quantize = converter._quantize
+
+    def keeping(content: bytes, *rest: object) -> object:
+        kept.append(bytes(content))
+        return quantize(content, *rest)
+
+    converter._quantize = keeping
 
 
 def _named_outputs(definition: GraphDef, graph: FrozenGraph) -> list[str]:

@@ -28,15 +28,14 @@ def _convert(job: dict[str, Any]) -> dict[str, Any]:
     graph, out = FrozenGraph.from_json(job["graph"]), Path(job["out"])
     options = AppOptions.from_json(job["app"])
     if job["format"] == "tflite":
-        _write_tflite(job, graph, out, options)
-        return {}
+        return _write_tflite(job, graph, out, options)
     from edgeprune.converters.coreml import convert_coreml
 
     convert_coreml(graph, out, precision=job["precision"], options=options)
     return {}
 
 
-def _write_tflite(job: dict[str, Any], graph: FrozenGraph, out: Path, options: AppOptions) -> None:
+def _write_tflite(job: dict[str, Any], graph: FrozenGraph, out: Path, options: AppOptions) -> dict[str, Any]:
     import numpy as np
 
     from edgeprune.converters.tflite import convert_tflite
@@ -46,7 +45,7 @@ def _write_tflite(job: dict[str, Any], graph: FrozenGraph, out: Path, options: A
     if job.get("calibration"):
         with np.load(job["calibration"], allow_pickle=False) as arrays:
             calibration = {name: arrays[name] for name in arrays.files}
-    content = convert_tflite(
+    made = convert_tflite(
         graph,
         precision=job["precision"],
         io_type=job.get("io_type", "float32"),
@@ -54,8 +53,13 @@ def _write_tflite(job: dict[str, Any], graph: FrozenGraph, out: Path, options: A
         float_fallback=job.get("float_fallback", False),
         per_tensor=job.get("per_tensor", False),
         signature=job["signature"],
+        scales=job["scales"],
+        drop_names=job["drop_names"],
     )
-    out.write_bytes(with_metadata(Path(out.name), content, options) if options.told else content)
+    if job["start"]:
+        Path(job["start"]).write_bytes(made.start)
+    out.write_bytes(with_metadata(Path(out.name), made.content, options) if options.told else made.content)
+    return {"left": made.left}
 
 
 def _answer(job: dict[str, Any]) -> dict[str, Any]:

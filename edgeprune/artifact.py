@@ -15,6 +15,7 @@ __all__ = [
     "Format",
     "IoType",
     "Precision",
+    "Scales",
     "files_of",
     "sha256_of",
 ]
@@ -57,6 +58,13 @@ class IoType(enum.StrEnum):
     INT8 = "int8"
     UINT8 = "uint8"
     INT16 = "int16"
+
+
+class Scales(enum.StrEnum):
+    """How the scales of the kernels of an integer .tflite file are stored."""
+
+    SLIM = "slim"  # rounded up to a few bits
+    FLOAT32 = "float32"
 
 
 class DeploymentTarget(enum.StrEnum):

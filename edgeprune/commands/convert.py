@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.artifact import Color, DeploymentTarget, Format, IoType, Precision, sha256_of
+from edgeprune.artifact import Color, DeploymentTarget, Format, IoType, Precision, Scales, sha256_of
 from edgeprune.commands.ends import EndWords, end_options
 from edgeprune.commands.options import (
     PATH,
@@ -46,6 +46,11 @@ class _Wanted:
     io_type: str
     per_tensor: bool
     float_fallback: bool
+    scales: str
+    drop_names: bool
+    spend: str | None
+    download_target: str | None
+    validation: Path | None
     deployment_target: str
     image_input: str | None
     image_bias: str | None
@@ -109,6 +114,32 @@ class _Wanted:
 )
 @click.option(
     "--float-fallback", is_flag=True, help="tflite int8, int16x8: operations without an integer kernel stay in float."
+)
+@click.option(
+    "--scales",
+    type=click.Choice([word.value for word in Scales]),
+    default=Scales.SLIM.value,
+    show_default=True,
+    help="tflite int8, int16x8: scales of few bits, which compress well, or those that TensorFlow gives.",
+)
+@click.option("--drop-names", is_flag=True, help="tflite int8, int16x8: leave out names that no runtime reads.")
+@click.option(
+    "--spend",
+    metavar="SHARE",
+    help="tflite int8, int16x8: coarser weights, as far as they cost no more of the metric than this on --validation, "
+    "such as '0.2 %'.",
+)
+@click.option(
+    "--download-target",
+    metavar="SIZE",
+    help="tflite int8, int16x8: coarser weights until the download is '80 kB', or '0.1x' of the model's float32 file; "
+    "they may cost --spend, or 1 %.",
+)
+@click.option(
+    "--validation",
+    type=PATH,
+    metavar="DATA",
+    help="Samples for --spend and --download-target; neither those of --calibration nor those of --data.",
 )
 @click.option(
     "--deployment-target",
@@ -221,6 +252,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     """What can be known first is checked before TensorFlow starts."""
     from edgeprune.converters.conversion import ConvertOptions, check_conversion, convert
     from edgeprune.converters.exports import SUFFIXES
+    from edgeprune.converters.slim_options import SlimOptions
     from edgeprune.host.outputs import check_output_file
     from edgeprune.host.progress import Progress
     from edgeprune.maker.keras.ends import with_ends
@@ -238,6 +270,12 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
         seed=wanted.seed,
         ends=wanted.ends.options(),
         signature=wanted.signature,
+        slim=SlimOptions(
+            scales=Scales(wanted.scales),
+            drop_names=wanted.drop_names,
+            spend=wanted.spend,
+            download_target=wanted.download_target,
+        ),
         app=app,
         tolerance=wanted.tolerance,
         bisect=wanted.bisect,
@@ -245,6 +283,11 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     )
     check_output_file(output, overwrite=wanted.overwrite, suffix=SUFFIXES[Format(wanted.to)])
     check_conversion(output, wanted.precision, options, calibrated=wanted.calibration is not None)
+    if options.slim.searches != (wanted.validation is not None):
+        raise UsageError(
+            "--validation DATA goes with --spend or --download-target: coarser weights are measured on it; add "
+            f"{'--validation' if options.slim.searches else 'one of them'}"
+        )
     beside = output.with_suffix(".preprocessing.json")
     if wanted.cut_preprocessing:
         check_output_file(beside, overwrite=wanted.overwrite, suffix=".json")
@@ -258,9 +301,11 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     more: dict[str, Any] = {"other": output_names(model), "on_bad_sample": wanted.on_bad_sample, **scaling}
     more["trust_code"] = wanted.trust_code
     model = with_ends(model, options.ends.of_data)
-    task = asked_task(wanted.goal, model, trust_code=wanted.trust_code) if wanted.data else None
+    scores = wanted.data or wanted.validation
+    task = asked_task(wanted.goal, model, trust_code=wanted.trust_code) if scores else None
     calibration = with_note(load_split(wanted.calibration, model, None, **more)) if wanted.calibration else None
     samples = with_note(load_split(wanted.data, model, task, **more)) if wanted.data else None
+    validation = with_note(load_split(wanted.validation, model, task, **more)) if wanted.validation else None
     progress.end()
     with _described(cut, beside, overwrite=wanted.overwrite):
         entry = convert(
@@ -269,6 +314,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
             precision=wanted.precision,
             calibration=calibration,
             samples=samples,
+            validation=validation,
             metric=task,
             options=options,
             overwrite=wanted.overwrite,

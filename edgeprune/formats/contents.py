@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from edgeprune.formats.elements import Bytes, Shape
 from edgeprune.formats.weights import Role
 
@@ -106,7 +109,8 @@ class Contents:
     (structure), "metadata" (labels, descriptions, versions), "padding" (alignment), and where they occur "optimizer"
     and "other". `files` are the files of a package with their sizes, by path inside it. `complete` is False where the
     layers are not known though the bytes are (a format that is only sized), and `note` says why. `graph` is what
-    else a .tflite file tells, `package` what a Core ML model does; both None for other formats.
+    else a .tflite file tells, `package` what a Core ML model does; both None for other formats. Of a .tflite file
+    `scales` are those of its tensors by their places in `graph`, `zero_point_bytes` what its zero points take.
     """
 
     path: Path
@@ -118,6 +122,8 @@ class Contents:
     complete: bool = True
     note: str = ""
     graph: Graph | None = None
+    scales: Mapping[int, npt.NDArray[np.float32]] = field(default_factory=dict)
+    zero_point_bytes: int = 0
     package: Package | None = None
 
     @property

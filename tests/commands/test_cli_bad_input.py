@@ -20,6 +20,7 @@ import pytest
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras.*")
 
+INT8 = ("m.keras", "--to", "tflite", "--precision", "int8", "--calibration", "t.npz", "-o", "o.tflite")
 PRUNE = '[[steps]]\nkind = "prune"\nsparsity = 0.5\n'
 FLOAT = '[[exports]]\nformat = "tflite"\nprecision = "float32"\n'
 
@@ -340,6 +341,9 @@ RECIPES = [
         2,
         "io_type of int8 is float32 or int8 or uint8; got 'int16'",
     ),
+    ('[[steps]]\nkind = "quantize"\nscales = "slimm"\n', 2, "did you mean 'slim'?"),
+    ('[[steps]]\nkind = "quantize"\nspend = "2"\n', 2, "'2' is not a percentage"),
+    ('[[steps]]\nkind = "quantize"\ndownload_target = "2x"\n', 2, "download_target is such as '0.09x'"),
     ('[[exports]]\nformat = "tflite"\nprecision = "sparse"\n', 2, "tflite has no precision 'sparse'"),
     ('[[exports]]\nformat = "coreml"\nprecision = "int8"\ndeployment_target = "iOS15"\n', 2, "iOS 16 or newer"),
     ('[[exports]]\nformat = "coreml"\nprecision = "float16"\ndeployment_target = "iOS99"\n', 2, "iOS99"),
@@ -551,6 +555,13 @@ class TestUsage:
             ),
             (("convert", "m", "--to", "tflite", "-o", "o.tflite", "--samples", "0"), "--samples is at least 1"),
             (("convert", "m", "--to", "tflite", "-o", "o.tflite", "--per-tensor"), "--per-tensor is for tflite int8"),
+            (
+                ("convert", "m", "--to", "tflite", "-o", "o.tflite", "--scales", "float32"),
+                "for tflite int8 and int16x8",
+            ),
+            (("convert", *INT8, "--validation", "v.npz"), "--validation DATA goes with --spend"),
+            (("convert", *INT8, "--spend", "0.2 %"), "add --validation"),
+            (("convert", *INT8, "--spend", "much"), "'much' is not a percentage"),
         ],
     )
     def test_wrong_option(

@@ -39,9 +39,9 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
         graph = freeze(model, folder / "graph.pb")
-        repaired = convert_tflite(graph, precision="int8", calibration={"image": samples})
+        repaired = convert_tflite(graph, precision="int8", calibration={"image": samples}).content
         patch.setattr(exporter, "widen_degenerate_scales", lambda content: (content, 0))
-        original = convert_tflite(graph, precision="int8", calibration={"image": samples})
+        original = convert_tflite(graph, precision="int8", calibration={"image": samples}).content
     (folder / "original.tflite").write_bytes(original)
     (folder / "repaired.tflite").write_bytes(repaired)
     return {"original": folder / "original.tflite", "repaired": folder / "repaired.tflite", "samples": samples}

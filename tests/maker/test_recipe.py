@@ -13,6 +13,7 @@ import pytest
 from edgeprune.artifact import DeploymentTarget, Format, Precision
 from edgeprune.checker.budget import Budget
 from edgeprune.converters.packaging import PackageOptions
+from edgeprune.converters.slim_options import SlimOptions
 from edgeprune.errors import RecipeError
 from edgeprune.maker.pruning.options import ChannelOptions, MagnitudeOptions
 from edgeprune.maker.recipe import tables
@@ -219,6 +220,21 @@ def test_a_step_to_int16x8(tmp_path: Path) -> None:
     )
     (step,) = load_recipe(path).steps
     assert step == QuantizeStep(name="int16x8", precision="int16x8", io_type="int16", float_fallback=True)
+
+
+def test_coarser_weights_are_measured_on_validation_samples(tmp_path: Path) -> None:
+    """A quantize step contains how the bytes are stored; without a validation split nothing can be spent."""
+    path = tmp_path / "recipe.toml"
+    text = (
+        'model = "m.keras"\nmetric = "mse"\n[data]\ntest = "t.npz"\ntrain = "t.npz"\n'
+        '[[steps]]\nkind = "quantize"\nspend = "1 %"\ndrop_names = true\n'
+    )
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"set validation in \[data\]"):
+        load_recipe(path)
+    path.write_text(text.replace("[data]", '[data]\nvalidation = "v.npz"'))
+    (step,) = load_recipe(path).steps
+    assert step == QuantizeStep(slim=SlimOptions(spend="1 %", drop_names=True))
 
 
 def test_a_channel_step_contains_its_options(tmp_path: Path) -> None:

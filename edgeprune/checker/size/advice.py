@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgeprune.checker.size.account import shipped_layers
+from edgeprune.checker.size.quantized_parts import beside_weights
 from edgeprune.checker.size.records import FileAccount, LayerAccount
 from edgeprune.formats.contents import Contents, Layer, StoredArray, printable
 from edgeprune.formats.weights import Role
@@ -30,7 +31,7 @@ def reasons(contents: Contents, account: FileAccount) -> list[str]:
     """Sentences about one file, the largest matters first."""
     if not contents.complete:
         return [f"{contents.note}."]
-    parts = (_sections, _largest, _zeros, _sparse, _wide, _negative_zeros, _twice, _bound, _training)
+    parts = (_sections, _largest, _zeros, _sparse, _wide, _beside, _negative_zeros, _twice, _bound, _training)
     return [sentence for part in parts for sentence in part(contents, account)]
 
 
@@ -109,6 +110,10 @@ def _wide(contents: Contents, account: FileAccount) -> Iterator[str]:
         wide = sum(a.stored_bytes for a in _weights(contents) if a.precision == precision)
         if wide > _WORTH_SAYING * account.raw_bytes:
             yield f"{format_bytes(wide)} are weights of {bits} bits: {smaller}."
+
+
+def _beside(contents: Contents, account: FileAccount) -> Iterator[str]:
+    yield from beside_weights(contents, account.download_bytes.get("deflate"))
 
 
 def _negative_zeros(contents: Contents, account: FileAccount) -> Iterator[str]:

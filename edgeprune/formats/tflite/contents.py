@@ -44,6 +44,8 @@ def read_tflite(path: Path) -> Contents:
         sections=_sections(graph, buffers),
         layers=tuple(_layers(graph, buffers)),
         graph=graph,
+        scales=buffers.scales,
+        zero_point_bytes=buffers.zero_point_bytes,
     )
 
 

@@ -81,7 +81,8 @@ class Buffers:
 
     `places`: (start, bytes) in `content` of every buffer that holds any, by number; `metadata`: the numbers of those
     that only describe the model. `positions`: the index arrays of sparse tensors, uint8 views, and `axes` the axis
-    along which a tensor has several scales, both by place in `Graph.tensors`.
+    along which a tensor has several scales, both by place in `Graph.tensors`, and so are `scales`, the scales of
+    quantized tensors. `zero_point_bytes` is what their zero points take, the same ones once.
     """
 
     content: bytes
@@ -89,6 +90,8 @@ class Buffers:
     metadata: frozenset[int]
     positions: Mapping[int, tuple[npt.NDArray[np.uint8], ...]]
     axes: Mapping[int, int]
+    scales: Mapping[int, npt.NDArray[np.float32]]
+    zero_point_bytes: int
 
 
 def parse_tflite(path: Path, content: bytes) -> tuple[Graph, Buffers]:
@@ -172,11 +175,18 @@ class _Reader:
         named = {tensor.Buffer() for tensor in self.tensor_tables}
         self.charge(sum(size for _, size in {place for number, place in buffers.items() if number not in named}), 1)
         described = self.tables(self.model.MetadataLength(), self.model.Metadata)
-        axes, positions = {}, {}
+        axes, positions, scales = {}, {}, {}
+        zero_points: dict[int, int] = {}  # where they are -> how many bytes
         for place, table in enumerate(self.tensor_tables):
             quantization = table.Quantization()
             if quantization is not None and quantization.ScaleLength() > 1:
                 axes[place] = quantization.QuantizedDimension()
+            if quantization is not None and quantization.ScaleLength():
+                self.charge(quantization.ScaleLength(), 1)
+                scales[place] = quantization.ScaleAsNumpy()
+            if quantization is not None and quantization.ZeroPointLength():
+                points = quantization.ZeroPointAsNumpy()
+                zero_points[points.ctypes.data] = points.nbytes
             if table.Sparsity() is not None:
                 positions[place] = self.positions(table.Sparsity())
         return Buffers(
@@ -185,6 +195,8 @@ class _Reader:
             metadata=frozenset(item.Buffer() for item in described),
             positions=positions,
             axes=axes,
+            scales=scales,
+            zero_point_bytes=sum(zero_points.values()),
         )
 
     def positions(self, sparsity: Any) -> tuple[npt.NDArray[np.uint8], ...]:

@@ -18,11 +18,13 @@ from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.checker.latency.measure import compare_latency
 from edgeprune.checker.latency.profiles import find_profile
 from edgeprune.checker.size.baseline import Baseline
+from edgeprune.checker.size.codecs import BASE_CODEC
 from edgeprune.converters.exported import entry_at, measure_export
 from edgeprune.converters.exports import INTEGER
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.probabilities import classified
 from edgeprune.converters.session import Converter, Exported
+from edgeprune.converters.spending import Judge, coarser
 from edgeprune.errors import Unsupported
 from edgeprune.formats import read_contents
 from edgeprune.formats.metadata import ImageInput
@@ -115,7 +117,8 @@ class _Run:
         quantize = next((s for s in self.recipe.steps if isinstance(s, QuantizeStep)), None)
         if quantize:
             # int8 is compared with int8: latency at equal precision, and what quantization alone would give.
-            artifacts.append(self._tflite("dense", Precision(quantize.precision), quantize))
+            plain = replace(quantize, slim=quantize.slim.without_search)
+            artifacts.append(self._tflite("dense", Precision(quantize.precision), plain))
         self._add("dense", "dense", artifacts, begun)
 
     def _check_latency_targets(self, path: Path) -> None:
@@ -159,7 +162,13 @@ class _Run:
             app=app,
             float_fallback=quantize.float_fallback if quantize else False,
             per_tensor=quantize.per_tensor if quantize else False,
+            slim=quantize.slim if quantize else None,
         )
+        if made.note:
+            self.progress.note(made.note)
+        if quantize and quantize.slim.searches:
+            made, more = self._coarser(made, model, app, quantize)
+            said = (*said, *more)
         entry = self._evaluated(made, model, every_runtime=export is not None)
         self.progress.end(_metric_note(entry))
         return replace(entry, warnings=said)
@@ -172,6 +181,23 @@ class _Run:
         if key not in self._shipped:
             self._shipped[key] = classified(self.model, app)
         return self._shipped[key]
+
+    def _coarser(
+        self, made: Exported, model: AnyModel, app: AppOptions, step: QuantizeStep
+    ) -> tuple[Exported, tuple[str, ...]]:
+        """The file with coarser weights, and what is to be said of it."""
+        assert self.prepared.validation is not None
+        judge = Judge.of(model, self.prepared.validation, self.task.main)
+        dense = self.stages[0].artifacts[0].download_bytes[BASE_CODEC]
+        return coarser(
+            made,
+            step.slim,
+            app=app,
+            calibration=self._calibration(step),
+            judge=judge,
+            dense_bytes=dense,
+            on_progress=self.progress.advance,
+        )
 
     def _calibration(self, step: QuantizeStep) -> Mapping[str, np.ndarray]:
         assert self.prepared.train is not None

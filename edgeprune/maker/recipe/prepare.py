@@ -259,6 +259,8 @@ def _plan_of(prepared: Prepared, step: Step) -> str:
     if isinstance(step, QuantizeStep):
         ends = f"{step.io_type} inputs and outputs{', floats where no kernel is' if step.float_fallback else ''}"
         ends += ", one scale for each kernel" if step.per_tensor else ""
+        ends += f", coarser weights to {step.slim.download_target}" if step.slim.download_target else ""
+        ends += f", coarser weights for {step.slim.spend} of the metric" if step.slim.spend else ""
         return f"{step.precision}, calibrated on {step.samples} training samples, {ends}"
     training = _training_plan(prepared, step.training)
     if isinstance(step, FinetuneStep):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgeprune.artifact import Precision
 from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.checker.latency.profiles import profile_place
 from edgeprune.converters.exports import INTEGER, IO_TYPES
+from edgeprune.converters.slim_options import SlimOptions
 from edgeprune.errors import RecipeError, UsageError
 from edgeprune.host.toml_values import check_choice, check_word, near
 from edgeprune.maker.pruning.options import STYLES, ChannelOptions, MagnitudeOptions
@@ -102,7 +103,7 @@ class QuantizeStep:
 
     `samples` of the training split calibrate the activation ranges; `io_type` is the type of inputs and outputs;
     `float_fallback` lets operations without an integer kernel compute in float; `per_tensor` gives each kernel one
-    scale. Its name is its precision.
+    scale; `slim` says how numbers are stored. Its name is its precision.
     """
 
     kind: str = "quantize"
@@ -118,6 +119,7 @@ class QuantizeStep:
     """Operations without an integer kernel stay in float instead of being an error."""
     per_tensor: bool = False
     """One scale for each kernel instead of one for each of its channels, for what refuses those (some NPUs)."""
+    slim: SlimOptions = field(default_factory=SlimOptions)
 
 
 Step = PruneStep | ChannelStep | FinetuneStep | QuantizeStep
