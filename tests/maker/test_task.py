@@ -29,6 +29,8 @@ def both(outputs, targets):
     return float(right - abs(outputs["size"][:, 0] - targets["size"]).mean())
 def steep(targets, outputs):
     return keras.ops.mean(keras.ops.power(targets - outputs, 4), -1)
+def three(outputs, targets):
+    return abs(outputs[:3, 0])
 def fails(outputs, targets):
     raise ValueError("no such thing")
 """
@@ -216,6 +218,43 @@ def test_the_file_of_a_compiled_model(tmp_path: Path, suffix: str) -> None:
     values = dict(zip(names, evaluate(model, samples, task), strict=True))
     distances = np.asarray(model(samples.inputs["x"])[2])[:, 0] - samples.told["size"]
     assert values["size_logcosh"] == pytest.approx(float(np.log(np.cosh(distances)).mean()), rel=1e-4)
+
+
+def test_names_and_settings_of_a_files_losses_and_metrics(tmp_path: Path) -> None:
+    """A loss is what its function is, whatever it was called; metrics of other settings are computed as Keras does."""
+    import keras
+
+    model, metrics = three_heads(), keras.metrics
+    model.compile(
+        "adam",
+        loss=[keras.losses.SparseCategoricalCrossentropy(name="mine"), keras.losses.CategoricalHinge(), "mape"],
+        metrics=[["accuracy"], ["AUC", metrics.AUC(name="flat")], ["mae"]],
+    )
+    model.save(tmp_path / "m.keras")
+    samples, shapes = three_targets(), {"kind": (None, 3), "flag": (None, 2), "size": (None, 1)}
+    for _ in range(2):  # Keras counts what has no name
+        loaded = load_model(tmp_path / "m.keras")
+        task = find_task(loaded, trains=True)
+        assert [s.name for s in task.scores] == ["kind_accuracy", "flag_auc", "flag_flat", "size_mae"]
+    fitting_targets(samples, shapes, task)
+    flat = metrics.AUC()
+    flat.update_state(samples.told["flag"], model(samples.inputs["x"])[1])
+    assert evaluate(loaded, samples, task)[1:3] == pytest.approx([float(flat.result())] * 2)
+
+
+def test_a_loss_that_fails_and_a_metric_of_another_length(tmp_path: Path) -> None:
+    """The user's own code is named, not ours."""
+    file = own(tmp_path)
+    for goal, word in (
+        (
+            Goal(metric={"size": ("mae",)}, loss={"size": f"{file}:fails"}),
+            "the loss 'fails' fails: ValueError: no such",
+        ),
+        (Goal(metric={"size": (f"{file}:three",)}, loss={"size": "mse"}), r"'three' gives an array of shape \(3,\)"),
+    ):
+        model, samples = three_heads(), three_targets()
+        with pytest.raises(InputError, match=word):
+            train(model, samples, samples, task_of(model, goal, trust_code=True), TrainOptions(epochs=1))
 
 
 def test_a_loss_of_the_users_own_in_a_file(tmp_path: Path) -> None:
