@@ -14,7 +14,9 @@ from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.data.targets import fitting_targets
 from edgeprune.maker.training.goal import Goal
 from edgeprune.maker.training.goals import find_task, task_of
+from edgeprune.maker.training.keras_metrics import stored_metric
 from edgeprune.maker.training.loop import evaluate, train
+from edgeprune.maker.training.losses import stored_loss
 from edgeprune.maker.training.options import TrainOptions
 
 ROWS = 24
@@ -240,6 +242,28 @@ def test_names_and_settings_of_a_files_losses_and_metrics(tmp_path: Path) -> Non
     flat = metrics.AUC()
     flat.update_state(samples.told["flag"], model(samples.inputs["x"])[1])
     assert evaluate(loaded, samples, task)[1:3] == pytest.approx([float(flat.result())] * 2)
+
+
+def test_the_words_of_keras_2() -> None:
+    """The reduction "auto", and metrics that are wrapped functions."""
+    import keras
+
+    config = {"class_name": "MeanSquaredError", "config": {"reduction": "auto", "name": "mean_squared_error"}}
+    made = stored_loss(keras, config, {}, three_heads(), 2)
+    assert made.reduction == "sum_over_batch_size"
+    wrapped = {"class_name": "MeanMetricWrapper", "config": {"name": "acc", "fn": "sparse_categorical_accuracy"}}
+    metric = stored_metric(keras, wrapped, {}, None, 3)
+    assert metric is not None
+    assert metric.name == "accuracy"
+
+
+def test_what_tfmot_cannot_train() -> None:
+    """It is told with the recipe, before anything is trained: several outputs, another loss than the metric's."""
+    from edgeprune.maker.pruning.tfmot_backend import check_task
+
+    model = three_heads()
+    with pytest.raises(UsageError, match=r'this one has 3: .*backend = "native"'):
+        check_task(model, find_task(model, NAMED, trains=True))
 
 
 def test_a_loss_that_fails_and_a_metric_of_another_length(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def stored_metric(
 
     None for one that only a training can tell. Raises Unsupported for one that neither Keras nor the user's files have.
     """
+    stored = _of_keras2(stored)
     name = (
         stored if isinstance(stored, str) else str(stored.get("class_name", "")) if isinstance(stored, Mapping) else ""
     )
@@ -55,6 +56,15 @@ def stored_metric(
     else:
         made = keras_object(keras.metrics, stored, objects, "metric") if isinstance(stored, Mapping) else _copy(stored)
     return _of_keras(keras, made)
+
+
+def _of_keras2(stored: Any) -> Any:
+    """What Keras 2 wraps in a MeanMetricWrapper: the name of the function."""
+    if not isinstance(stored, Mapping) or stored.get("class_name") != "MeanMetricWrapper":
+        return stored
+    settings = stored.get("config")
+    function = settings.get("fn") if isinstance(settings, Mapping) else None
+    return function if isinstance(function, str) else stored
 
 
 def _by_name(keras: ModuleType, name: str) -> Any:

@@ -121,6 +121,8 @@ def keras_object(home: ModuleType, stored: Mapping[str, Any], objects: Mapping[s
     if not inspect.isclass(found):
         return found
     settings = {k: v for k, v in config.items() if k not in ("dtype", "fn")} if isinstance(config, Mapping) else {}
+    if settings.get("reduction") == "auto":  # of Keras 2, where it meant this
+        settings["reduction"] = "sum_over_batch_size"
     if not all(_is_plain(value) for value in settings.values()):
         raise Unsupported(
             f"the {what} {name!r} of the model's file has settings that are no plain values; name another"

@@ -24,9 +24,9 @@ def read_code(file: Path, name: str, *, trust_code: bool) -> dict[str, Column]:
     """What `name()` of a Python file returns, as columns: "x" or the names of inputs, "y", "sample_weight".
 
     It returns inputs, (inputs, targets) or (inputs, targets, sample_weight), inputs and targets an array or a dict of
-    arrays by the name of the input or output; or something that gives batches of these: a tf.data.Dataset, a keras PyDataset, a
-    loader, a generator. Batches are gone through once. Raises Unsupported without `trust_code`, InputError for what the
-    function gives.
+    arrays by the name of the input or output; or something that gives batches of these: a tf.data.Dataset, a keras
+    PyDataset, a loader, a generator. Batches are gone through once. Raises Unsupported without `trust_code`, InputError
+    for what the function gives.
     """
     what = f"{file}:{name}"
     function = user_function(file, name, trust_code=trust_code)
