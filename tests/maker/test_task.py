@@ -175,6 +175,16 @@ def test_an_output_without_targets() -> None:
         fitting_targets(half, shapes, task)
 
 
+def test_targets_made_by_hand() -> None:
+    """Lists will do; another length than that of the inputs is told."""
+    x, shapes = {"x": np.zeros((2, 6))}, {"kind": (None, 3), "flag": (None, 2), "size": (None, 1)}
+    task = find_task(three_heads(), {"size": "mae"})
+    good = Samples(path=Path("d.npz"), inputs=x, targets={"size": [1.0, 2.0]})  # type: ignore[dict-item]
+    assert fitting_targets(good, shapes, task).told["size"].shape == (2,)
+    with pytest.raises(InputError, match="2 samples, but targets of different length: size 3"):
+        fitting_targets(Samples(path=Path("d.npz"), inputs=x, targets={"size": np.zeros(3)}), shapes, task)
+
+
 def test_the_users_own_metrics_and_loss(tmp_path: Path) -> None:
     """A function of one output, one of all of them, and a loss; each only where code is trusted."""
     model, file = three_heads("dict"), own(tmp_path)

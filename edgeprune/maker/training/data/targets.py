@@ -32,6 +32,9 @@ def fitting_targets(samples: Samples, outputs: Mapping[str, Sizes], task: Task) 
         raise InputError(_missing(samples, name, list(outputs), task))
     if not told:
         raise InputError(f"{samples.path}: no targets; it needs an array for each output that is scored")
+    if uneven := {name: len(values) for name, values in told.items() if len(values) != len(samples)}:
+        lengths = ", ".join(f"{name} {count}" for name, count in uneven.items())
+        raise InputError(f"{samples.path}: {len(samples)} samples, but targets of different length: {lengths}")
     for score in task.scores:
         if score.output is not None:
             _check(samples, told[score.output], outputs[score.output], score, _array(score.output, outputs))
