@@ -356,6 +356,17 @@ class TestHeld:
             assert ((kernels(result.model)[name] != 0) == result.masks[f"{name}/kernel"]).all()
             assert share(kernels(vector_model)[name]) == 0
 
+    def test_a_teacher_helps_while_pruning(self, vector_model: Any) -> None:
+        """The masks are found though it is not the model itself that is compiled."""
+        from edgeprune.maker.pruning.masked_training import prune_while_training
+        from edgeprune.maker.pruning.schedule import ConstantSparsity
+
+        options = TrainOptions(epochs=1, batch_size=64, distill=0.5)
+        schedule = ConstantSparsity(final_sparsity=0.75, end_step=1)
+        asked = (vector_model, MagnitudeOptions(sparsity=0.75), schedule, SAMPLES, None, "accuracy", options)
+        result, _ = prune_while_training(*asked, settled_step=0, teacher=vector_model)
+        assert share(kernels(result.model)["hidden"]) == result.report.got == 0.75
+
     def test_own_constraint_still_applies(self, keras: Any) -> None:
         """A kernel_constraint of the model holds beside the mask, and stays the variable's own."""
         from edgeprune.maker.pruning.sparse_masks import HOLD

@@ -14,7 +14,9 @@ from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.data.targets import fitting_targets
 from edgeprune.maker.training.goal import Goal
 from edgeprune.maker.training.goals import find_task, task_of
+from edgeprune.maker.training.keras_metrics import stored_metric
 from edgeprune.maker.training.loop import evaluate, train
+from edgeprune.maker.training.losses import stored_loss
 from edgeprune.maker.training.options import TrainOptions
 
 ROWS = 24
@@ -29,6 +31,8 @@ def both(outputs, targets):
     return float(right - abs(outputs["size"][:, 0] - targets["size"]).mean())
 def steep(targets, outputs):
     return keras.ops.mean(keras.ops.power(targets - outputs, 4), -1)
+def three(outputs, targets):
+    return abs(outputs[:3, 0])
 def fails(outputs, targets):
     raise ValueError("no such thing")
 """
@@ -171,6 +175,16 @@ def test_an_output_without_targets() -> None:
         fitting_targets(half, shapes, task)
 
 
+def test_targets_made_by_hand() -> None:
+    """Lists will do; another length than that of the inputs is told."""
+    x, shapes = {"x": np.zeros((2, 6))}, {"kind": (None, 3), "flag": (None, 2), "size": (None, 1)}
+    task = find_task(three_heads(), {"size": "mae"})
+    good = Samples(path=Path("d.npz"), inputs=x, targets={"size": [1.0, 2.0]})  # type: ignore[dict-item]
+    assert fitting_targets(good, shapes, task).told["size"].shape == (2,)
+    with pytest.raises(InputError, match="2 samples, but targets of different length: size 3"):
+        fitting_targets(Samples(path=Path("d.npz"), inputs=x, targets={"size": np.zeros(3)}), shapes, task)
+
+
 def test_the_users_own_metrics_and_loss(tmp_path: Path) -> None:
     """A function of one output, one of all of them, and a loss; each only where code is trusted."""
     model, file = three_heads("dict"), own(tmp_path)
@@ -216,6 +230,65 @@ def test_the_file_of_a_compiled_model(tmp_path: Path, suffix: str) -> None:
     values = dict(zip(names, evaluate(model, samples, task), strict=True))
     distances = np.asarray(model(samples.inputs["x"])[2])[:, 0] - samples.told["size"]
     assert values["size_logcosh"] == pytest.approx(float(np.log(np.cosh(distances)).mean()), rel=1e-4)
+
+
+def test_names_and_settings_of_a_files_losses_and_metrics(tmp_path: Path) -> None:
+    """A loss is what its function is, whatever it was called; metrics of other settings are computed as Keras does."""
+    import keras
+
+    model, metrics = three_heads(), keras.metrics
+    model.compile(
+        "adam",
+        loss=[keras.losses.SparseCategoricalCrossentropy(name="mine"), keras.losses.CategoricalHinge(), "mape"],
+        metrics=[["accuracy"], ["AUC", metrics.AUC(name="flat")], ["mae"]],
+    )
+    model.save(tmp_path / "m.keras")
+    samples, shapes = three_targets(), {"kind": (None, 3), "flag": (None, 2), "size": (None, 1)}
+    for _ in range(2):  # Keras counts what has no name
+        loaded = load_model(tmp_path / "m.keras")
+        task = find_task(loaded, trains=True)
+        assert [s.name for s in task.scores] == ["kind_accuracy", "flag_auc", "flag_flat", "size_mae"]
+    fitting_targets(samples, shapes, task)
+    flat = metrics.AUC()
+    flat.update_state(samples.told["flag"], model(samples.inputs["x"])[1])
+    assert evaluate(loaded, samples, task)[1:3] == pytest.approx([float(flat.result())] * 2)
+
+
+def test_the_words_of_keras_2() -> None:
+    """The reduction "auto", and metrics that are wrapped functions."""
+    import keras
+
+    config = {"class_name": "MeanSquaredError", "config": {"reduction": "auto", "name": "mean_squared_error"}}
+    made = stored_loss(keras, config, {}, three_heads(), 2)
+    assert made.reduction == "sum_over_batch_size"
+    wrapped = {"class_name": "MeanMetricWrapper", "config": {"name": "acc", "fn": "sparse_categorical_accuracy"}}
+    metric = stored_metric(keras, wrapped, {}, None, 3)
+    assert metric is not None
+    assert metric.name == "accuracy"
+
+
+def test_what_tfmot_cannot_train() -> None:
+    """It is told with the recipe, before anything is trained: several outputs, another loss than the metric's."""
+    from edgeprune.maker.pruning.tfmot_backend import check_task
+
+    model = three_heads()
+    with pytest.raises(UsageError, match=r'this one has 3: .*backend = "native"'):
+        check_task(model, find_task(model, NAMED, trains=True))
+
+
+def test_a_loss_that_fails_and_a_metric_of_another_length(tmp_path: Path) -> None:
+    """The user's own code is named, not ours."""
+    file = own(tmp_path)
+    for goal, word in (
+        (
+            Goal(metric={"size": ("mae",)}, loss={"size": f"{file}:fails"}),
+            "the loss 'fails' fails: ValueError: no such",
+        ),
+        (Goal(metric={"size": (f"{file}:three",)}, loss={"size": "mse"}), r"'three' gives an array of shape \(3,\)"),
+    ):
+        model, samples = three_heads(), three_targets()
+        with pytest.raises(InputError, match=word):
+            train(model, samples, samples, task_of(model, goal, trust_code=True), TrainOptions(epochs=1))
 
 
 def test_a_loss_of_the_users_own_in_a_file(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgeprune.ledger import TrainLog
 from edgeprune.maker.keras.models import clone, output_shapes
-from edgeprune.maker.keras.types import Model
+from edgeprune.maker.keras.types import Model, Optimizer
 from edgeprune.maker.pruning.magnitude import PruneResult, report_sparsity
 from edgeprune.maker.pruning.options import MagnitudeOptions
 from edgeprune.maker.pruning.schedule import Schedule
@@ -74,6 +74,12 @@ def prune_while_training(
     validation = None if validation is None else fitting_targets(validation, shapes, task)
     pruned = clone(model)
     plan = SparsePlan(options=pruning, schedule=schedule, prune_frozen=True)
+    made: list[Optimizer] = []  # where a teacher helps it is no optimizer of the model's own
+
+    def sparsify(optimizer: Optimizer) -> Optimizer:
+        made.append(make_sparse(optimizer, plan, pruned))
+        return made[-1]
+
     log = train(
         pruned,
         samples,
@@ -81,11 +87,11 @@ def prune_while_training(
         task,
         options,
         teacher=teacher,
-        sparsify=lambda optimizer: make_sparse(optimizer, plan, pruned),
+        sparsify=sparsify,
         keep_best_from_step=settled_step,
         on_progress=on_progress,
     )
-    masks = masks_of(pruned.optimizer)
+    masks = masks_of(made[-1])
     report = report_sparsity(masks.targets, masks.skipped, pruning)
     kept = {key: np.asarray(variable) for key, variable in masks.variables.items()}
     return PruneResult(model=pruned, masks=kept, report=report), log

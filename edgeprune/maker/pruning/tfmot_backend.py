@@ -45,7 +45,7 @@ from edgeprune.maker.training.metrics import METRICS
 from edgeprune.maker.training.options import TrainOptions
 from edgeprune.maker.training.task import Task
 
-__all__ = ["prune_with_tfmot", "schedule_arguments"]
+__all__ = ["check_task", "prune_with_tfmot", "schedule_arguments"]
 
 Array = npt.NDArray[Any]
 SILENCE_S = 900.0  # the child reports each step; importing TensorFlow and tracing a large model take minutes at worst
@@ -78,8 +78,8 @@ def prune_with_tfmot(
     if options.thaw:
         raise UsageError('thaw is an option of the native backend; with backend = "tfmot" save the model thawed')
     steps = steps_per_epoch(len(samples), options.batch_size) * options.epochs
-    _check_request(model, pruning, schedule, steps)
-    _check_task(task)
+    _check_request(pruning, schedule, steps)
+    check_task(model, task)
     pruned = clone(model)
     targets, skipped = select_targets(pruned, pruning)
     if not targets:
@@ -119,11 +119,7 @@ def _require_tfmot() -> None:
             raise MissingExtra("tensorflow-model-optimization and tf-keras", "tfmot", 'backend = "tfmot"')
 
 
-def _check_request(
-    model: Model, pruning: MagnitudeOptions, schedule: ConstantSparsity | PolynomialDecay, steps: int
-) -> None:
-    if len(model.outputs) != 1:
-        raise UsageError(f"training needs a model with one output; this one has {len(model.outputs)}")
+def _check_request(pruning: MagnitudeOptions, schedule: ConstantSparsity | PolynomialDecay, steps: int) -> None:
     if pruning.prune_depthwise:
         raise UsageError(f"tfmot does not prune depthwise kernels: set prune_depthwise = false or {NATIVE}")
     if pruning.scope != "layer":
@@ -133,8 +129,10 @@ def _check_request(
         raise UsageError(f"the schedule reaches its final sparsity at step {last}, training has only {steps} steps")
 
 
-def _check_task(task: Task) -> None:
-    """The child makes its loss out of the metric's name."""
+def check_task(model: Model, task: Task) -> None:
+    """Raise UsageError where tfmot cannot train: its process makes the only loss out of the metric's name."""
+    if len(model.outputs) != 1:
+        raise UsageError(f"tfmot trains models with one output, this one has {len(model.outputs)}: {NATIVE}")
     metric = task.main.metric
     losses = [getattr(loss.function, "name", "") for loss in task.losses]
     if metric.name not in METRICS or losses != [metric.loss]:

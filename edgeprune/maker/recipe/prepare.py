@@ -28,6 +28,7 @@ from edgeprune.maker.recipe.latency_search import latency_asked, refuse_unknown_
 from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, Recipe, Step
 from edgeprune.maker.recipe.steps import needs_training_data
 from edgeprune.maker.training.augmentation import Augmenter
+from edgeprune.maker.training.data.class_weights import weighted
 from edgeprune.maker.training.data.loading import load_split
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.goals import task_of
@@ -112,7 +113,7 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
     return Prepared(
         recipe=recipe,
         model=model,
-        structures=_checked_steps(recipe, model),
+        structures=_checked_steps(recipe, model, task, train),
         task=task,
         train=train,
         validation=validation,
@@ -161,7 +162,7 @@ def _check_ends(recipe: Recipe, model: Model, packages: Sequence[AppOptions]) ->
             raise RecipeError(f"{recipe.path}: {cause}") from cause
 
 
-def _checked_steps(recipe: Recipe, model: Model) -> dict[bool, Structure]:
+def _checked_steps(recipe: Recipe, model: Model, task: Task, train: Samples | None) -> dict[bool, Structure]:
     """What the steps ask of the model's dependency groups, by `through_norms`. Raises RecipeError for a step that the
     model cannot take."""
     slugs = ["dense", *(file_part(step.name) for step in recipe.steps)]
@@ -171,6 +172,10 @@ def _checked_steps(recipe: Recipe, model: Model) -> dict[bool, Structure]:
     for step in recipe.steps:
         try:
             _check_step(step, model, structures)
+            if isinstance(step, PruneStep) and step.backend == "tfmot":
+                _check_tfmot(model, task)
+            if train is not None and not isinstance(step, QuantizeStep) and step.training is not None:
+                weighted(train, step.training.class_weight, task)
         except RecipeError:
             raise
         except UsageError as cause:
@@ -205,10 +210,14 @@ def _check_kernels(step: PruneStep, model: Model) -> None:
     chosen, _ = select_targets(model, step.options)
     if not chosen:
         raise UsageError(NOTHING_TO_PRUNE)
-    if step.backend == "tfmot":
-        from edgeprune.maker.pruning.tfmot_description import describe
 
-        describe(model)  # raises for a layer that cannot be rebuilt in tf_keras
+
+def _check_tfmot(model: Model, task: Task) -> None:
+    from edgeprune.maker.pruning.tfmot_backend import check_task
+    from edgeprune.maker.pruning.tfmot_description import describe
+
+    check_task(model, task)
+    describe(model)  # raises for a layer that cannot be rebuilt in tf_keras
 
 
 def _check_channels(step: ChannelStep, structure: Structure) -> None:

@@ -233,7 +233,8 @@ def own_metric(function: Any) -> Metric:
         except Exception as cause:  # it is not our code
             told = " ".join(str(cause).split())[:160]
             raise InputError(f"the metric {name!r} fails: {type(cause).__name__}: {told}") from cause
-        if found.ndim > 1 or not found.size:
+        rows = outputs if isinstance(outputs, np.ndarray) else next(iter(outputs.values()))
+        if found.shape not in ((), (1,), (len(rows),)):
             raise InputError(f"the metric {name!r} gives an array of shape {found.shape}: give a number, or [samples]")
         return found
 

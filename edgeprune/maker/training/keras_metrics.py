@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import Unsupported
-from edgeprune.maker.training.losses import keras_object, loss_targets, takes_classes
+from edgeprune.maker.training.losses import keras_object, loss_name, loss_targets, takes_classes
 from edgeprune.maker.training.metrics import METRICS, Metric, Targets
 
 __all__ = ["loss_metric", "stored_metric"]
@@ -26,6 +26,7 @@ _SAME = {
     "rootmeansquarederror": "rmse",
     "r2score": "r2",
 }
+_USUAL = {"threshold": 0.5, "class_aggregation": "uniform_average", "num_regressors": 0}
 _ACCURACY = ("accuracy", "acc")  # Keras takes the accuracy that goes with the output
 _BATCH = 4096
 
@@ -37,6 +38,7 @@ def stored_metric(
 
     None for one that only a training can tell. Raises Unsupported for one that neither Keras nor the user's files have.
     """
+    stored = _of_keras2(stored)
     name = (
         stored if isinstance(stored, str) else str(stored.get("class_name", "")) if isinstance(stored, Mapping) else ""
     )
@@ -44,10 +46,10 @@ def stored_metric(
     plain = name.lower().replace("_", "")
     if isinstance(stored, str) and plain in _ACCURACY:
         return METRICS["accuracy" if takes_classes(loss) or (classes or 1) > 1 else "binary_accuracy"]
-    if plain == "auc" and isinstance(settings, Mapping) and settings.get("curve", "ROC") == "ROC":
+    told = settings if isinstance(settings, Mapping) else {}
+    if plain == "auc" and told.get("curve", "ROC") == "ROC" and (classes == 1 or told.get("multi_label")):
         return METRICS["auc"]
-    is_usual = not isinstance(settings, Mapping) or settings.get("threshold", 0.5) == 0.5
-    if plain in _SAME and is_usual:
+    if plain in _SAME and all(told.get(key, usual) == usual for key, usual in _USUAL.items()):
         return METRICS[_SAME[plain]]
     if isinstance(stored, str):
         made = objects.get(stored) or _by_name(keras, stored)
@@ -56,14 +58,25 @@ def stored_metric(
     return _of_keras(keras, made)
 
 
+def _of_keras2(stored: Any) -> Any:
+    """What Keras 2 wraps in a MeanMetricWrapper: the name of the function."""
+    if not isinstance(stored, Mapping) or stored.get("class_name") != "MeanMetricWrapper":
+        return stored
+    settings = stored.get("config")
+    function = settings.get("fn") if isinstance(settings, Mapping) else None
+    return function if isinstance(function, str) else stored
+
+
 def _by_name(keras: ModuleType, name: str) -> Any:
     try:
-        return keras.metrics.get(name)
+        made = keras.metrics.get(name)
     except (ValueError, TypeError) as cause:
         raise Unsupported(
             f"the model was compiled with a metric that is not of Keras, {name!r}: give the file that has it with "
             "--custom FILE.py, or name one with --metric (in a recipe: metric)"
         ) from cause
+    counted = isinstance(made, keras.metrics.Metric)  # Keras counts what has no name: "auc_3"
+    return type(made).from_config({**made.get_config(), "name": name.lower()}) if counted else made
 
 
 def _copy(metric: Any) -> Any:
@@ -94,11 +107,12 @@ def _of_keras(keras: ModuleType, made: Any) -> Metric | None:
 
 def loss_metric(loss: Any, shape: tuple[int | None, ...]) -> Metric:
     """A loss as the metric of an output that is compiled without one: the accuracy of a sort, else the loss itself."""
-    name = str(getattr(loss, "name", None) or getattr(loss, "__name__", "loss"))
-    if name.endswith("crossentropy"):
-        return METRICS["binary_accuracy" if name.startswith("binary") else "accuracy"]
-    if name in ("mean_squared_error", "mean_absolute_error"):
-        return METRICS["mse" if "squared" in name else "mae"]
+    kind = loss_name(loss)
+    if kind.endswith("crossentropy"):
+        return METRICS["binary_accuracy" if kind.startswith("binary") else "accuracy"]
+    if kind in ("mean_squared_error", "mean_absolute_error"):
+        return METRICS["mse" if "squared" in kind else "mae"]
+    name = str(getattr(loss, "name", None) or kind)
 
     def whole(outputs: np.ndarray, targets: np.ndarray) -> float:
         total = 0.0

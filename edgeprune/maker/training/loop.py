@@ -20,6 +20,7 @@ from edgeprune.maker.keras.layouts import computed_channels_last
 from edgeprune.maker.keras.models import (
     Predictor,
     as_called,
+    ends_in,
     input_specs,
     keras_module,
     predictor,
@@ -34,7 +35,7 @@ from edgeprune.maker.training.frozen import thawed
 from edgeprune.maker.training.metrics import Metric, Targets
 from edgeprune.maker.training.norms import NormStatistics
 from edgeprune.maker.training.options import OPTIMIZERS, TrainOptions
-from edgeprune.maker.training.task import Task
+from edgeprune.maker.training.task import OutputLoss, Task
 
 __all__ = [
     "BestWeights",
@@ -93,9 +94,16 @@ def _taught(model: Model, teacher: Model, task: Task, options: TrainOptions) -> 
     kinds: list[Targets | None] = [None] * len(model.outputs)
     weights = [1.0] * len(model.outputs)
     for loss in task.losses:
-        kinds[loss.place], weights[loss.place] = kind_of_loss(loss.function) or Targets.NUMBERS, loss.weight
+        kinds[loss.place], weights[loss.place] = _kind(model, loss), loss.weight
     asked = {"share": options.distill, "temperature": options.temperature}
     return distilled(model, teacher, kinds=kinds, weights=weights, **asked)
+
+
+def _kind(model: Model, loss: OutputLoss) -> Targets:
+    """What an output is: its loss says it, else its last layer."""
+    shares = {"softmax": Targets.CLASSES, "sigmoid": Targets.LABELS}
+    ends = (kind for activation, kind in shares.items() if ends_in(model, activation, loss.place))
+    return kind_of_loss(loss.function) or next(ends, Targets.NUMBERS)
 
 
 def compile_model(

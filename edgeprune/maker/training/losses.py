@@ -10,13 +10,30 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.errors import Unsupported, UsageError
+from edgeprune.errors import InputError, Unsupported, UsageError
 from edgeprune.host.toml_values import check_choice
 from edgeprune.maker.keras.models import ends_in
 from edgeprune.maker.keras.types import Model
 
-__all__ = ["as_loss", "keras_losses", "keras_object", "loss_targets", "named_loss", "stored_loss", "takes_classes"]
+__all__ = [
+    "as_loss",
+    "keras_losses",
+    "keras_object",
+    "loss_name",
+    "loss_targets",
+    "named_loss",
+    "stored_loss",
+    "takes_classes",
+]
 
+_SHORT = {  # as Keras takes them too
+    "bce": "binary_crossentropy",
+    "kld": "kl_divergence",
+    "mae": "mean_absolute_error",
+    "mape": "mean_absolute_percentage_error",
+    "mse": "mean_squared_error",
+    "msle": "mean_squared_logarithmic_error",
+}
 _ENDS = ("softmax", "sigmoid")  # activations behind which an output is a probability
 
 
@@ -35,9 +52,8 @@ def keras_losses(keras: ModuleType) -> dict[str, Any]:
 
 def named_loss(keras: ModuleType, name: str, model: Model, output: int) -> Any:
     """The loss of Keras called so, on logits where the output is not a probability. Raises UsageError."""
-    short = {"mse": "mean_squared_error", "mae": "mean_absolute_error", "kld": "kl_divergence"}
     known = keras_losses(keras)
-    wanted = short.get(name.lower(), name)
+    wanted = _SHORT.get(name.lower(), name)
     by_class = {kind.__name__: key for key, kind in known.items()}
     wanted = by_class.get(wanted, wanted)
     check_choice("loss", wanted, known)
@@ -72,10 +88,15 @@ def as_loss(keras: ModuleType, function: Any) -> Any:
     if isinstance(made, keras.losses.Loss):
         return made
 
-    def call(_self: Any, targets: Any, outputs: Any) -> Any:
-        return made(targets, outputs)
-
     name = str(getattr(made, "__name__", type(made).__name__))
+
+    def call(_self: Any, targets: Any, outputs: Any) -> Any:
+        try:
+            return made(targets, outputs)
+        except Exception as cause:  # it is not our code
+            told = f"{type(cause).__name__}: {' '.join(str(cause).split())[:160]}"
+            raise InputError(f"the loss {name!r} fails: {told}") from cause
+
     return type("OwnLoss", (keras.losses.Loss,), {"call": call})(name=name)
 
 
@@ -100,6 +121,8 @@ def keras_object(home: ModuleType, stored: Mapping[str, Any], objects: Mapping[s
     if not inspect.isclass(found):
         return found
     settings = {k: v for k, v in config.items() if k not in ("dtype", "fn")} if isinstance(config, Mapping) else {}
+    if settings.get("reduction") == "auto":  # of Keras 2, where it meant this
+        settings["reduction"] = "sum_over_batch_size"
     if not all(_is_plain(value) for value in settings.values()):
         raise Unsupported(
             f"the {what} {name!r} of the model's file has settings that are no plain values; name another"
@@ -126,17 +149,18 @@ def _unknown(what: str, name: str) -> Unsupported:
 
 def takes_classes(loss: Any) -> bool:
     """Whether a loss takes the index of a class, and not a number for each output."""
-    return _name(loss).startswith("sparse")
+    return loss_name(loss).startswith("sparse")
 
 
 def _takes_rows(loss: Any) -> bool:
     """Whether it takes a number for each class."""
-    return _name(loss).startswith(("categorical", "kl", "dice", "tversky"))
+    return loss_name(loss).startswith(("categorical", "kl", "dice", "tversky"))
 
 
-def _name(loss: Any) -> str:
-    name = getattr(loss, "name", None) or getattr(loss, "__name__", "") or type(loss).__name__
-    return str(name).lower()
+def loss_name(loss: Any) -> str:
+    """What Keras calls the function of a loss, whatever name the loss was given."""
+    of = getattr(loss, "fn", None) or loss
+    return str(getattr(of, "__name__", "") or getattr(of, "name", None) or type(of).__name__).lower()
 
 
 def loss_targets(targets: np.ndarray, shape: Sequence[int | None], loss: Any) -> np.ndarray:

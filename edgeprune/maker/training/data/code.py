@@ -23,10 +23,10 @@ MOST_BATCHES = 1_000_000  # a generator of more has no end, as far as anyone can
 def read_code(file: Path, name: str, *, trust_code: bool) -> dict[str, Column]:
     """What `name()` of a Python file returns, as columns: "x" or the names of inputs, "y", "sample_weight".
 
-    It returns inputs, (inputs, targets) or (inputs, targets, sample_weight), each an array or a dict of arrays by the
-    name of the input or output; or something that gives batches of these: a tf.data.Dataset, a keras PyDataset, a
-    loader, a generator. Batches are gone through once. Raises Unsupported without `trust_code`, InputError for what the
-    function gives.
+    It returns inputs, (inputs, targets) or (inputs, targets, sample_weight), inputs and targets an array or a dict of
+    arrays by the name of the input or output; or something that gives batches of these: a tf.data.Dataset, a keras
+    PyDataset, a loader, a generator. Batches are gone through once. Raises Unsupported without `trust_code`, InputError
+    for what the function gives.
     """
     what = f"{file}:{name}"
     function = user_function(file, name, trust_code=trust_code)
@@ -107,6 +107,8 @@ def _named(what: str, given: Any) -> Mapping[str, npt.NDArray[Any]]:
     if not 1 <= len(parts) <= 3:
         raise InputError(f"{what}: gives {len(parts)} things; give inputs, targets and, if there are, sample weights")
     names = dict(zip(("x", "y", "sample_weight"), parts, strict=False))
+    if isinstance(names.get("sample_weight"), Mapping | tuple | list):
+        raise InputError(f"{what}: gives sample weights by output; give one array, a weight for each sample")
     inputs = names.pop("x")
     targets = names.pop("y", None)
     if isinstance(targets, tuple | list) and len(targets) > 1 and all(getattr(t, "ndim", 0) for t in targets):

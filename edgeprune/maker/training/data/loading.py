@@ -154,8 +154,9 @@ def _arrays(
 def _refuse_unknown(path: Path, arrays: Mapping[str, Column], specs: InputSpecs, other: Collection[str]) -> None:
     unknown = sorted(set(arrays) - {*specs, *other, "x", "y", "sample_weight"})
     if unknown:
+        targets = f"targets (y, {', '.join(dict.fromkeys(other))})" if len({*other}) > 1 else "y (targets)"
         raise InputError(
-            f"{path}: unknown array {unknown[0]!r}: it is none of the inputs {', '.join(specs)}, nor y (targets) or "
+            f"{path}: unknown array {unknown[0]!r}: it is none of the inputs {', '.join(specs)}, nor {targets} or "
             "sample_weight; leave it out, or name it so"
         )
 

@@ -33,8 +33,9 @@ class Samples:
     skipped: Skipped = field(default_factory=Skipped)
 
     def __post_init__(self) -> None:
-        if self.targets is not None and not isinstance(self.targets, Mapping):
-            object.__setattr__(self, "targets", {FIRST: np.asarray(self.targets)})
+        if self.targets is not None:
+            named = self.targets if isinstance(self.targets, Mapping) else {FIRST: self.targets}
+            object.__setattr__(self, "targets", {name: np.asarray(values) for name, values in named.items()})
 
     @property
     def told(self) -> Mapping[str, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 from edgeprune.errors import InputError, UsageError
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.goal import FIRST
-from edgeprune.maker.training.losses import takes_classes
+from edgeprune.maker.training.losses import loss_name, takes_classes
 from edgeprune.maker.training.metrics import Targets
 from edgeprune.maker.training.task import OutputLoss, Score, Task
 
@@ -32,6 +32,9 @@ def fitting_targets(samples: Samples, outputs: Mapping[str, Sizes], task: Task) 
         raise InputError(_missing(samples, name, list(outputs), task))
     if not told:
         raise InputError(f"{samples.path}: no targets; it needs an array for each output that is scored")
+    if uneven := {name: len(values) for name, values in told.items() if len(values) != len(samples)}:
+        lengths = ", ".join(f"{name} {count}" for name, count in uneven.items())
+        raise InputError(f"{samples.path}: {len(samples)} samples, but targets of different length: {lengths}")
     for score in task.scores:
         if score.output is not None:
             _check(samples, told[score.output], outputs[score.output], score, _array(score.output, outputs))
@@ -74,7 +77,7 @@ def _check(samples: Samples, targets: np.ndarray, shape: Sizes, score: Score, ar
         each = "a 0 or 1 for each" if kind is Targets.LABELS else "one for each"
         raise InputError(
             f"{samples.path}: targets of {targets[0].size} values, the model's output has {wanted}: {metric} "
-            f"needs {each}"
+            f"needs {each} in {array!r}"
         )
 
 
@@ -90,7 +93,7 @@ def _check_loss(samples: Samples, targets: np.ndarray, loss: OutputLoss, array: 
     sizes, places = loss.shape, loss.shape[:-1]
     whole = None in sizes or targets[0].size == math.prod(size or 1 for size in sizes)
     indexes = _fits(targets.shape[1:], places) or _fits(targets.shape[1:], (*places, 1))
-    if not whole and not (indexes and str(name).startswith(("categorical", "kl", "dice", "tversky"))):
+    if not whole and not (indexes and loss_name(loss.function).startswith(("categorical", "kl", "dice", "tversky"))):
         raise InputError(
             f"{samples.path}: the loss {name} needs a target for each of the {_shown(sizes)} numbers of the output in "
             f"{array!r}; got shape {targets.shape}"
@@ -120,8 +123,8 @@ def _check_classes(samples: Samples, targets: np.ndarray, shape: Sizes, metric: 
         raise InputError(f"{samples.path}: {metric} needs whole numbers in {array!r}, the indexes of the classes")
     if classes is not None and (targets.min() < 0 or targets.max() >= classes):
         raise InputError(
-            f"{samples.path}: class indexes run from {int(targets.min())} to {int(targets.max())}, "
-            f"the model has {classes} outputs"
+            f"{samples.path}: class indexes in {array!r} run from {int(targets.min())} to {int(targets.max())}, "
+            f"the model tells {classes} classes apart there: 0 to {classes - 1}"
         )
 
 
