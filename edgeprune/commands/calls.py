@@ -221,6 +221,8 @@ def finetune(
     from edgeprune.maker.training.data.targets import fitting_targets
     from edgeprune.maker.training.goals import find_task
 
+    if options.distill and teacher is None:
+        raise UsageError("distill is the share of a teacher's answers: give teacher=MODEL, or leave distill out")
     task, shapes = find_task(model, metric, loss=loss, trains=True), output_shapes(model)
     told = fitting_targets(samples, shapes, task)
     checked = None if validation is None else fitting_targets(validation, shapes, task)
@@ -239,10 +241,12 @@ def prune_channels(
 
     `samples` of the training split and `metric` serve the criteria that look at data, and the compensation.
     """
+    from edgeprune.maker.pruning.channel.criteria import CRITERIA
     from edgeprune.maker.pruning.channel.pruner import prune_channels as pruned
     from edgeprune.maker.training.goals import find_task
 
-    task = find_task(model, metric, trains=True) if metric is not None else None
+    learns = CRITERIA[options.importance].needs_targets
+    task = find_task(model, metric, trains=True) if metric is not None or learns else None
     return pruned(model, options, samples=samples, task=task, verify=verify)
 
 

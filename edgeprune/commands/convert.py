@@ -300,9 +300,10 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     refuse_preprocessing(model)
     more: dict[str, Any] = {"other": output_names(model), "on_bad_sample": wanted.on_bad_sample, **scaling}
     more["trust_code"] = wanted.trust_code
+    whole = model
     model = with_ends(model, options.ends.of_data)
     scores = wanted.data or wanted.validation
-    task = asked_task(wanted.goal, model, trust_code=wanted.trust_code) if scores else None
+    task = asked_task(wanted.goal, model, trust_code=wanted.trust_code, whole=whole) if scores else None
     calibration = with_note(load_split(wanted.calibration, model, None, **more)) if wanted.calibration else None
     samples = with_note(load_split(wanted.data, model, task, **more)) if wanted.data else None
     validation = with_note(load_split(wanted.validation, model, task, **more)) if wanted.validation else None

@@ -57,9 +57,7 @@ class _Job:
 @click.option(
     "--distill",
     type=float,
-    default=0.9,
-    show_default=True,
-    help="Share of the loss that the answers of --teacher have.",
+    help="Share of the loss that the answers of --teacher have.  [default: 0.9]",
 )
 @field_option(TrainOptions, "temperature", help="Warmth of the teacher's answers.")
 @click.option("--patience", type=int, help="Stop after so many epochs without a better validation value.")
@@ -97,7 +95,10 @@ def finetune(output: Path, overwrite: bool, as_json: bool, **values: Any) -> int
 
 
 def _job(values: dict[str, Any]) -> _Job:
-    distill = values.pop("distill") if values["teacher"] else 0.0
+    share = values.pop("distill")
+    if share is not None and values["teacher"] is None:
+        raise UsageError("--distill is the share of a teacher's answers: add --teacher MODEL")
+    distill = (0.9 if share is None else share) if values["teacher"] else 0.0
     words = values.pop("class_weight")
     options = taken(TrainOptions, values, distill=distill, class_weight=weight_words(words) if words else None)
     if options.patience is not None and values["validation"] is None:

@@ -176,8 +176,17 @@ class Scoring:
         return asked_task(self.goal, model, trust_code=trust.trust_code, trains=trains)
 
 
-def asked_task(goal: Goal, model: AnyModel, *, trust_code: bool, trains: bool = False) -> Task:
-    """The task of a goal of the command line."""
+def asked_task(
+    goal: Goal, model: AnyModel, *, trust_code: bool, trains: bool = False, whole: AnyModel | None = None
+) -> Task:
+    """The task of a goal of the command line; `whole` is the model that `model` was cut out of, which says how it is
+    compiled."""
+    if whole is not None and whole is not model and not goal.metric:
+        from edgeprune.maker.keras.models import output_names
+
+        cut = asked_task(goal, whole, trust_code=trust_code, trains=trains).within(output_names(model))
+        if cut.scores:
+            return cut
     from edgeprune.maker.keras.compiled import compiled_of
     from edgeprune.maker.training.goals import task_of
 
@@ -198,7 +207,11 @@ def taken_goal(values: dict[str, Any]) -> Goal:
             weights[output] = float(word)
         except ValueError:
             raise UsageError(f"--loss-weight takes OUTPUT=NUMBER, got {word!r}") from None
-    return Goal(metric=metric, loss=dict(map(_named, values.pop("loss", ()))), loss_weights=weights)
+    losses = list(map(_named, values.pop("loss", ())))
+    for output, word in losses:
+        if sum(other == output for other, _ in losses) > 1:
+            raise UsageError(f"--loss names two losses for {output or 'the output'}, {word} among them; give one")
+    return Goal(metric=metric, loss=dict(losses), loss_weights=weights)
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -364,3 +364,14 @@ def test_classes_as_indexes_or_rows(rows: bool) -> None:
         for name in ("sparse_categorical_crossentropy", "categorical_crossentropy")
     ]
     assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_a_model_with_fewer_outputs() -> None:
+    """What a compiled model says of the outputs that stay counts for what is cut out of it."""
+    model = three_heads()
+    model.compile("adam", ["sparse_categorical_crossentropy", "binary_crossentropy", "mse"], metrics=[["accuracy"]] * 3)
+    task = find_task(model, trains=True)
+    assert [score.name for score in task.scores] == ["kind_accuracy", "flag_binary_accuracy", "size_binary_accuracy"]
+    left = task.within(["size", "kind"])
+    assert [(score.name, score.place) for score in left.scores] == [("kind_accuracy", 1), ("size_binary_accuracy", 0)]
+    assert [(loss.output, loss.place) for loss in left.losses] == [("kind", 1), ("size", 0)]

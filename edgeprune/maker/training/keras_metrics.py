@@ -45,7 +45,8 @@ def stored_metric(
     settings = stored.get("config") if isinstance(stored, Mapping) else None
     plain = name.lower().replace("_", "")
     if isinstance(stored, str) and plain in _ACCURACY:
-        return METRICS["accuracy" if takes_classes(loss) or (classes or 1) > 1 else "binary_accuracy"]
+        several = (classes or 1) > 1 and not loss_name(loss).startswith("binary")  # labels are no sort
+        return METRICS["accuracy" if takes_classes(loss) or several else "binary_accuracy"]
     told = settings if isinstance(settings, Mapping) else {}
     if plain == "auc" and told.get("curve", "ROC") == "ROC" and (classes == 1 or told.get("multi_label")):
         return METRICS["auc"]

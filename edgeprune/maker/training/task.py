@@ -3,8 +3,8 @@ from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,16 @@ class Task:
     def measured(self, outputs: Arrays, targets: Arrays) -> tuple[float, ...]:
         """The value of each score."""
         return tuple(score.of(outputs, targets) for score in self.scores)
+
+    def within(self, outputs: Sequence[str]) -> Task:
+        """What of it is left for a model that has only these outputs, in this order."""
+        scores = [
+            score if score.output is None else replace(score, place=outputs.index(score.output))
+            for score in self.scores
+            if score.output is None or score.output in outputs
+        ]
+        losses = [replace(loss, place=outputs.index(loss.output)) for loss in self.losses if loss.output in outputs]
+        return replace(self, scores=tuple(scores), losses=tuple(losses))
 
     @property
     def takes_all(self) -> bool:
