@@ -82,6 +82,7 @@ def test_the_table() -> None:
         "top5",
         "iou",
         "binary_accuracy",
+        "map",
     ]
     lower = [name for name, metric in METRICS.items() if not metric.higher_is_better]
     assert lower == ["mse", "rmse", "mae"]
