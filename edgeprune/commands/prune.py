@@ -123,7 +123,8 @@ class _Done:
     ChannelOptions,
     "compensate",
     type=click.Choice(COMPENSATIONS),
-    help="channel: move the mean of removed channels into the next bias (needs --train).",
+    help="channel: estimate batch-norm statistics again where there is --train (norms), or move the mean of removed "
+    "channels into the next bias (mean, needs --train).",
 )
 @click.option("--train", type=PATH, metavar="DATA", help="channel: training samples to look at.")
 @click.option(
