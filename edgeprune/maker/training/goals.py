@@ -104,7 +104,7 @@ class _Resolver:
             output=self.names[place],
             place=place,
             shape=tuple(self.shapes[place][1:]),
-            function=as_loss(keras_module(), function),
+            function=as_loss(keras_module(any_backend=True), function),
             weight=weight,
             as_stored=as_stored,
         )
@@ -119,7 +119,9 @@ class _Resolver:
         for output, word in goal.loss.items():
             place, code = self.place(output, "loss"), code_of(word)
             if code is None:
-                found.append(self.loss(place, named_loss(keras_module(), word, self.keras_model(), place)))
+                found.append(
+                    self.loss(place, named_loss(keras_module(any_backend=True), word, self.keras_model(), place))
+                )
             else:
                 function = user_function(*code, trust_code=self.trust_code)
                 found.append(self.loss(place, function, as_stored=True))
@@ -133,7 +135,7 @@ class _Resolver:
         told = self.compiled
         if told is None:
             return {}
-        keras, found = keras_module(), {}
+        keras, found = keras_module(any_backend=True), {}
         weights = self.by_output(told.loss_weights)
         for place, stored in enumerate(self.by_output(told.loss)):
             if stored is not None:
@@ -166,7 +168,7 @@ class _Resolver:
         told = self.compiled
         if told is None:
             return []
-        keras, found = keras_module(), []
+        keras, found = keras_module(any_backend=True), []
         for place, several in enumerate(self.metrics_by_output(told.metrics)):
             loss = losses.get(place)
             classes = self.shapes[place][-1]
@@ -204,7 +206,7 @@ class _Resolver:
                 f"nothing says which loss trains the model for {scores[0].name!r}: name one with --loss (in a recipe: "
                 'loss = "...")'
             )
-        keras = keras_module()
+        keras = keras_module(any_backend=True)
         return tuple(
             self.loss(place, named_loss(keras, metric.loss, self.keras_model(), place))
             for place, metric in first.items()
