@@ -18,7 +18,7 @@ def pictures(count: int) -> np.ndarray:
     return np.random.default_rng(0).random((count, 6, 6, 1)).astype(np.float32)
 
 
-def heads(seed: int) -> Any:
+def heads(seed: int, *, nested: bool) -> Any:
     """Classes, labels and a number."""
     import keras
 
@@ -26,7 +26,8 @@ def heads(seed: int) -> Any:
     x = keras.Input((4,), name="x")
     kind = keras.layers.Dense(3, activation="softmax", name="kind")(x)
     flags = keras.layers.Dense(2, activation="sigmoid", name="flags")(x)
-    return keras.Model(x, [kind, flags, keras.layers.Dense(1, name="size")(x)])
+    size = keras.layers.Dense(1, name="size")(x)
+    return keras.Model(x, [kind, {"flags": flags, "size": size}] if nested else [kind, flags, size])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -34,8 +35,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return made / made.sum(-1, keepdims=True)
 
 
-@pytest.mark.parametrize("share", [0.0001, 0.25, 1.0])
-def test_a_step_of_the_pipeline_is_that_of_the_paper(share: float) -> None:
+@pytest.mark.parametrize(("share", "nested"), [(0.0001, False), (0.25, False), (0.25, True), (1.0, False)])
+def test_a_step_of_the_pipeline_is_that_of_the_paper(share: float, nested: bool) -> None:
     """(1 - share) * loss of the labels + share * what the teacher's answers cost, output by output with its weight: T^2
     * H(answer at T, p at T) of classes and labels, and the mean squared difference of numbers."""
     import keras
@@ -46,7 +47,7 @@ def test_a_step_of_the_pipeline_is_that_of_the_paper(share: float) -> None:
     from edgeprune.maker.training.loop import _taught, compile_model, train_batch
     from edgeprune.maker.training.options import TrainOptions
 
-    student, teacher = (heads(seed) for seed in (1, 2))
+    student, teacher = (heads(seed, nested=nested) for seed in (1, 2))
     rng = np.random.default_rng(3)
     x = rng.normal(size=(8, 4)).astype(np.float32)
     told = {"kind": rng.integers(0, 3, 8), "flags": rng.integers(0, 2, (8, 2)), "size": rng.normal(size=(8, 1))}
@@ -54,7 +55,7 @@ def test_a_step_of_the_pipeline_is_that_of_the_paper(share: float) -> None:
         metric={"kind": ("accuracy",), "flags": ("f1",), "size": ("mse",)}, loss_weights={"kind": 2.0, "size": 0.5}
     )
     task, options = task_of(student, goal), TrainOptions(epochs=1, distill=share, temperature=2.0)
-    own, taught = ([np.asarray(t, np.float64) for t in model(x)] for model in (student, teacher))
+    own, taught = ([np.asarray(t, np.float64) for t in keras.tree.flatten(model(x))] for model in (student, teacher))
     trainee = _taught(student, teacher, task, options)
     compile_model(keras, trainee, task, options, 1)
     found = train_batch(trainee, Samples(path=Path("d"), inputs={"x": x}, targets=told), task, np.arange(8), 0)

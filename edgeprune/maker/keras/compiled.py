@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Compiled", "compiled_of", "remember_compiled"]
+__all__ = ["Compiled", "compiled_of", "leaves", "remember_compiled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,16 @@ def compiled_of(model: Any) -> Compiled | None:
         return _of_files.get(model)
     except TypeError:  # of a class that cannot be held so
         return None
+
+
+def leaves(told: Any) -> list[Any]:
+    """What is told of each output, in the order in which Keras flattens outputs: dicts by key. Settings of a class are
+    one leaf."""
+    if isinstance(told, Mapping) and "class_name" not in told:
+        return [leaf for key in sorted(told, key=str) for leaf in leaves(told[key])]
+    if isinstance(told, list | tuple):
+        return [leaf for item in told for leaf in leaves(item)]
+    return [told]
 
 
 def _told(config: Any, objects: Mapping[str, Any]) -> Compiled | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from edgeprune.errors import UsageError
 from edgeprune.host.toml_values import near
+from edgeprune.maker.keras.compiled import leaves
 from edgeprune.maker.keras.models import keras_module
 from edgeprune.maker.keras.types import Config, Model, Tensor
 from edgeprune.maker.training.metrics import Targets
@@ -201,13 +202,16 @@ class FeatureDistillation(DistillationLoss):
 
 
 def by_output(value: Any, names: Sequence[str], what: str) -> list[Any]:
-    """One thing for each output, of one for all, a list, or a dict by the names of outputs. Raises UsageError."""
+    """One thing for each output, of one for all, a list (nested as the outputs are), or a dict by their names. Raises
+    UsageError."""
     if isinstance(value, Mapping):
         for name in value:
             if name not in names:
                 raise UsageError(f"{what} names an output {name!r} that there is not{near(str(name), names)}")
         return [value.get(name) for name in names]
     if isinstance(value, list | tuple):
+        nested = any(isinstance(item, Mapping | list | tuple) for item in value)
+        value = leaves(value) if nested else value
         if len(value) != len(names):
             raise UsageError(f"{what} is for {len(value)} outputs, the model has {len(names)}: {', '.join(names)}")
         return list(value)

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeprune.errors import InputError, UsageError
 from edgeprune.host.toml_values import near
-from edgeprune.maker.keras.compiled import Compiled, compiled_of
+from edgeprune.maker.keras.compiled import Compiled, compiled_of, leaves
 from edgeprune.maker.keras.models import keras_module, output_names, output_shapes
 from edgeprune.maker.keras.types import AnyModel, Model
 from edgeprune.maker.training.goal import DEFAULT, FIRST, Goal, Words, goal_of
@@ -157,9 +157,9 @@ class _Resolver:
             named = {str(key).replace("/", "_"): value for key, value in told.items()}
             if set(named) & set(self.names) or count == 1:
                 return [named.get(name) for name in self.names] if count > 1 else [*named.values()][:1]
-            told = _flat(told)
+            told = leaves(told)
         if isinstance(told, list | tuple):
-            flat = _flat(told)
+            flat = leaves(told)
             return list(flat) if len(flat) == count else [told[0] if len(told) else None] * count
         return [told] * count
 
@@ -247,15 +247,6 @@ def own_metric(function: Any) -> Metric:
         targets=Targets.ANY,
         whole=whole,
     )
-
-
-def _flat(value: Any) -> list[Any]:
-    """Leaves in the order in which Keras flattens them: dicts by key."""
-    if isinstance(value, Mapping) and "class_name" not in value:
-        return [leaf for key in sorted(value, key=str) for leaf in _flat(value[key])]
-    if isinstance(value, list | tuple):
-        return [leaf for item in value for leaf in _flat(item)]
-    return [value]
 
 
 def _several(value: Any) -> list[Any]:
