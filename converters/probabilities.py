@@ -11,13 +11,19 @@ from edgeprune.converters.trial_inputs import FEWEST, trial_samples
 from edgeprune.errors import Unsupported, UsageError
 from edgeprune.formats.metadata import labelled_output
 from edgeprune.maker.keras.graphs import graph_of
-from edgeprune.maker.keras.models import as_called, ends_in, keras_module, output_names, output_shapes, predict
+from edgeprune.maker.keras.models import (
+    as_called,
+    keras_module,
+    output_names,
+    output_shapes,
+    predict,
+    share_end,
+)
 from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel, Model
 
 __all__ = ["classified"]
 
-_ENDS = ("softmax", "sigmoid")
 _SUM_ERROR = 1e-3
 
 
@@ -50,7 +56,7 @@ def _output(model: AnyModel, app: AppOptions) -> int:
 
 def _gives_probabilities(model: AnyModel, place: int) -> bool:
     """By its last layer; where that says nothing (code, a SavedModel) by whether its numbers are shares of one."""
-    if not isinstance(model, SavedModel) and any(ends_in(model, name, place) for name in _ENDS):
+    if not isinstance(model, SavedModel) and share_end(model, place):
         return True
     few = {name: values[:FEWEST] for name, values in trial_samples(model).inputs.items()}
     made = predict(model, few)[output_names(model)[place]].astype(np.float64)
@@ -61,9 +67,8 @@ def _with_softmax(model: AnyModel, place: int) -> Model:
     keras, name = keras_module(), output_names(model)[place]
     if isinstance(model, SavedModel) or graph_of(model) is None:
         raise Unsupported("--softmax needs a model whose layers are known; add the softmax in Keras and save it again")
-    for end in _ENDS:
-        if ends_in(model, end, place):
-            raise UsageError(f"output {name!r} ends in a {end} already; leave out --softmax")
+    if end := share_end(model, place):
+        raise UsageError(f"output {name!r} ends in a {end} already; leave out --softmax")
     graph: Any = graph_of(model)
     taken = {layer.name for layer in graph.layers}
     free = next(

@@ -35,7 +35,6 @@ __all__ = [
     "clone",
     "count_nonzero_parameters",
     "count_parameters",
-    "ends_in",
     "input_specs",
     "keras_module",
     "leaf_layers",
@@ -49,6 +48,7 @@ __all__ = [
     "refuse_half_precision",
     "refuse_quantized",
     "save_model",
+    "share_end",
     "unlocked",
     "weight_of",
 ]
@@ -370,9 +370,9 @@ def one_line(cause: Exception) -> str:
     return printable(text)
 
 
-def ends_in(model: Model, activation: str, output: int = 0) -> bool:
-    """Whether the layer that makes one of the model's outputs applies this activation ("softmax", "sigmoid"); nested
-    models are opened, and what only lays numbers out is passed."""
+def share_end(model: Model, output: int = 0) -> str:
+    """The activation, "softmax" or "sigmoid", of the layer that makes one of the model's outputs, "" where it makes no
+    shares; nested models are opened, and what only lays numbers out is passed."""
     tensor: Any = model.outputs[output]
     while True:
         history = tensor._keras_history
@@ -382,8 +382,8 @@ def ends_in(model: Model, activation: str, output: int = 0) -> bool:
         elif type(maker).__name__ in ("Flatten", "Identity", "Reshape"):
             tensor = maker._inbound_nodes[history.node_index].input_tensors[0]
         else:
-            name = getattr(getattr(maker, "activation", None), "__name__", "")
-            return bool(name == activation or type(maker).__name__.lower() == activation)
+            names = getattr(getattr(maker, "activation", None), "__name__", ""), type(maker).__name__.lower()
+            return next((end for end in ("softmax", "sigmoid") if end in names), "")
 
 
 def count_parameters(model: AnyModel) -> int:

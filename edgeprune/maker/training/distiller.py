@@ -16,7 +16,7 @@ from typing import Any
 
 from edgeprune.errors import UsageError
 from edgeprune.maker.keras.graphs import functional_of, graph_of
-from edgeprune.maker.keras.models import ends_in, keras_module, output_names
+from edgeprune.maker.keras.models import keras_module, output_names, share_end
 from edgeprune.maker.keras.types import Config, Model, Tensor, Variable
 from edgeprune.maker.training.distillation_losses import (
     LOSSES,
@@ -276,7 +276,7 @@ def _head(teacher: Any, student: Any, index: int, name: str, loss: Any) -> Head:
 def _end(model: Any, index: int, loss: Any) -> str:
     """ "softmax", "sigmoid", or "" for an output that is no probability. A hidden graph ends as the loss says."""
     if graph_of(model) is not None:
-        return next((end for end in ("softmax", "sigmoid") if ends_in(model, end, index)), "")
+        return share_end(model, index)
     if kind_of_loss(loss) in (None, Targets.NUMBERS) or getattr(loss, "_fn_kwargs", {}).get("from_logits"):
         return ""
     return "sigmoid" if kind_of_loss(loss) is Targets.LABELS else "softmax"

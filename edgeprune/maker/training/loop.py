@@ -20,10 +20,10 @@ from edgeprune.maker.keras.layouts import computed_channels_last
 from edgeprune.maker.keras.models import (
     Predictor,
     as_called,
-    ends_in,
     input_specs,
     keras_module,
     predictor,
+    share_end,
 )
 from edgeprune.maker.keras.types import Model, Optimizer
 from edgeprune.maker.training.augmentation import Augmenter
@@ -102,8 +102,7 @@ def _taught(model: Model, teacher: Model, task: Task, options: TrainOptions) -> 
 def _kind(model: Model, loss: OutputLoss) -> Targets:
     """What an output is: its loss says it, else its last layer."""
     shares = {"softmax": Targets.CLASSES, "sigmoid": Targets.LABELS}
-    ends = (kind for activation, kind in shares.items() if ends_in(model, activation, loss.place))
-    return kind_of_loss(loss.function) or next(ends, Targets.NUMBERS)
+    return kind_of_loss(loss.function) or shares.get(share_end(model, loss.place), Targets.NUMBERS)
 
 
 def compile_model(

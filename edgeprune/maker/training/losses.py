@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeprune.errors import InputError, Unsupported, UsageError
 from edgeprune.host.toml_values import check_choice
-from edgeprune.maker.keras.models import ends_in
+from edgeprune.maker.keras.models import share_end
 from edgeprune.maker.keras.types import Model
 
 __all__ = [
@@ -34,7 +34,6 @@ _SHORT = {  # as Keras takes them too
     "mse": "mean_squared_error",
     "msle": "mean_squared_logarithmic_error",
 }
-_ENDS = ("softmax", "sigmoid")  # activations behind which an output is a probability
 
 
 def keras_losses(keras: ModuleType) -> dict[str, Any]:
@@ -60,7 +59,7 @@ def named_loss(keras: ModuleType, name: str, model: Model, output: int) -> Any:
     kind = known[wanted]
     if "from_logits" not in inspect.signature(kind).parameters:
         return kind()
-    return kind(from_logits=not any(ends_in(model, activation, output) for activation in _ENDS))
+    return kind(from_logits=not share_end(model, output))
 
 
 def stored_loss(keras: ModuleType, stored: Any, objects: Mapping[str, Any], model: Model, output: int) -> Any:
