@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.errors import Unsupported
-from edgeprune.maker.training.losses import keras_object, loss_name, loss_targets, takes_classes
+from edgeprune.maker.training.losses import keras_object, loss_name, loss_targets, takes_classes, unknown_to_keras
 from edgeprune.maker.training.metrics import METRICS, Metric, Targets
 
 __all__ = ["loss_metric", "stored_metric"]
@@ -72,10 +71,7 @@ def _by_name(keras: ModuleType, name: str) -> Any:
     try:
         made = keras.metrics.get(name)
     except (ValueError, TypeError) as cause:
-        raise Unsupported(
-            f"the model was compiled with a metric that is not of Keras, {name!r}: give the file that has it with "
-            "--custom FILE.py, or name one with --metric (in a recipe: metric)"
-        ) from cause
+        raise unknown_to_keras("metric", name) from cause
     counted = isinstance(made, keras.metrics.Metric)  # Keras counts what has no name: "auc_3"
     return type(made).from_config({**made.get_config(), "name": name.lower()}) if counted else made
 

@@ -24,6 +24,8 @@ __all__ = [
     "named_loss",
     "stored_loss",
     "takes_classes",
+    "takes_rows",
+    "unknown_to_keras",
 ]
 
 _SHORT = {  # as Keras takes them too
@@ -73,7 +75,7 @@ def stored_loss(keras: ModuleType, stored: Any, objects: Mapping[str, Any], mode
         try:
             return named_loss(keras, stored, model, output)
         except UsageError as cause:
-            raise _unknown("loss", stored) from cause
+            raise unknown_to_keras("loss", stored) from cause
     if isinstance(stored, Mapping):
         return keras_object(keras.losses, stored, objects, "loss")
     return stored
@@ -116,7 +118,7 @@ def keras_object(home: ModuleType, stored: Mapping[str, Any], objects: Mapping[s
             found if ours or (inspect.isfunction(found) and name not in ("get", "deserialize", "serialize")) else None
         )
     if found is None:
-        raise _unknown(what, name)
+        raise unknown_to_keras(what, name)
     if not inspect.isclass(found):
         return found
     settings = {k: v for k, v in config.items() if k not in ("dtype", "fn")} if isinstance(config, Mapping) else {}
@@ -139,7 +141,8 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
 
 
-def _unknown(what: str, name: str) -> Unsupported:
+def unknown_to_keras(what: str, name: str) -> Unsupported:
+    """The error for a loss or metric of a compile state that neither Keras nor the user's files have."""
     return Unsupported(
         f"the model was compiled with a {what} that is not of Keras, {name!r}: give the file that has it with "
         f"--custom FILE.py, or name another with --{what} (in a recipe: {what})"
@@ -151,7 +154,7 @@ def takes_classes(loss: Any) -> bool:
     return loss_name(loss).startswith("sparse")
 
 
-def _takes_rows(loss: Any) -> bool:
+def takes_rows(loss: Any) -> bool:
     """Whether it takes a number for each class."""
     return loss_name(loss).startswith(("categorical", "kl", "dice", "tversky"))
 
@@ -170,7 +173,7 @@ def loss_targets(targets: np.ndarray, shape: Sequence[int | None], loss: Any) ->
     is_rows = targets.shape[1:] == tuple(shape) and shape[-1] != 1
     if takes_classes(loss):
         return _places(targets.argmax(-1) if is_rows else targets, shape)
-    if _takes_rows(loss) and not is_rows and shape[-1] not in (None, 1):
+    if takes_rows(loss) and not is_rows and shape[-1] not in (None, 1):
         indexes = _places(targets, shape) if len(shape) > 1 else targets.reshape(len(targets))
         return np.eye(shape[-1], dtype=np.float32)[indexes.astype(np.int64)]
     return _flat_or_whole(targets, shape)

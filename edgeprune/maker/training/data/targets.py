@@ -11,7 +11,7 @@ import numpy as np
 from edgeprune.errors import InputError, UsageError
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.goal import FIRST
-from edgeprune.maker.training.losses import loss_name, takes_classes
+from edgeprune.maker.training.losses import takes_classes, takes_rows
 from edgeprune.maker.training.metrics import Targets
 from edgeprune.maker.training.task import OutputLoss, Score, Task
 
@@ -93,7 +93,7 @@ def _check_loss(samples: Samples, targets: np.ndarray, loss: OutputLoss, array: 
     sizes, places = loss.shape, loss.shape[:-1]
     whole = None in sizes or targets[0].size == math.prod(size or 1 for size in sizes)
     indexes = _fits(targets.shape[1:], places) or _fits(targets.shape[1:], (*places, 1))
-    if not whole and not (indexes and loss_name(loss.function).startswith(("categorical", "kl", "dice", "tversky"))):
+    if not whole and not (indexes and takes_rows(loss.function)):
         raise InputError(
             f"{samples.path}: the loss {name} needs a target for each of the {_shown(sizes)} numbers of the output in "
             f"{array!r}; got shape {targets.shape}"
