@@ -111,19 +111,23 @@ def _growth(value: Scalar) -> Fields:
 
 
 def _share(name: str) -> Callable[[Scalar], Fields]:
-    return lambda value: {name: parse_share(value) if isinstance(value, str) else float(value)}
+    return lambda value: {name: _fraction(value)}
+
+
+def _fraction(value: Scalar) -> float:
+    return parse_share(value) if isinstance(value, str) else float(value)
 
 
 def _drops(value: Scalar | Mapping[str, Scalar]) -> Fields:
     """One limit, or one for each metric that is named."""
     if not isinstance(value, Mapping):
-        return _share("max_metric_drop")(value)
+        return {"max_metric_drop": _fraction(value)}
     if not value:
         raise UsageError('max_metric_drop names no metric; write { NAME = "1 %" }')
     for name, limit in value.items():
         if not (_is(limit, float) or isinstance(limit, str)):
             raise UsageError(f"max_metric_drop of {name!r} must be a number or a text in quotes, got {limit!r}")
-    return {"max_metric_drop": {name: _share("drop")(limit)["drop"] for name, limit in value.items()}}
+    return {"max_metric_drop": {name: _fraction(limit) for name, limit in value.items()}}
 
 
 def _number(name: str) -> Callable[[Scalar], Fields]:
