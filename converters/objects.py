@@ -16,7 +16,7 @@ import numpy as np
 
 from edgeprune.converters.types import Generated
 
-__all__ = ["as_objects", "constant", "file_bytes", "operator_kinds", "scales_of", "schema_classes"]
+__all__ = ["as_objects", "constant", "file_bytes", "operator_kinds", "operator_number", "scales_of", "schema_classes"]
 
 _LITERT, _TENSORFLOW = "ai_edge_litert.schema_py_generated", "tensorflow.lite.python.schema_py_generated"
 _ALIGNMENT = 16  # of constants, as the schema asks (schema.fbs, Buffer)
@@ -43,7 +43,12 @@ def as_objects(content: bytes) -> Generated:
 def operator_kinds(model: Generated) -> list[str]:
     """The kind of each operator code, CONV_2D and so on."""
     known = {number: name for name, number in vars(schema_classes().BuiltinOperator).items() if name.isupper()}
-    return [known.get(max(code.builtinCode, code.deprecatedBuiltinCode), "") for code in model.operatorCodes]
+    return [known.get(operator_number(code), "") for code in model.operatorCodes]
+
+
+def operator_number(code: Generated) -> int:
+    """The number of an operator code's kind: old files have it in a field of one byte (schema.fbs, OperatorCode)."""
+    return int(max(code.builtinCode, code.deprecatedBuiltinCode))
 
 
 def constant(model: Generated, tensor: Generated, dtype: str) -> np.ndarray | None:

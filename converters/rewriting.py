@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edgeprune.converters.objects import as_objects, file_bytes, schema_classes
+from edgeprune.converters.objects import as_objects, file_bytes, operator_number, schema_classes
 from edgeprune.converters.types import Generated
 
 __all__ = ["add_signature", "rename_signature", "separate_biases", "unpack_transposed_kernels"]
@@ -79,7 +79,7 @@ def _rewritten(content: bytes, change: Change) -> bytes:
 
 def _operators(schema: Generated, model: Generated, subgraph: Generated, *kinds: str) -> list[Generated]:
     codes = {getattr(schema.BuiltinOperator, kind) for kind in kinds}
-    used = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    used = [operator_number(code) for code in model.operatorCodes]
     return [op for op in subgraph.operators if used[op.opcodeIndex] in codes]
 
 
@@ -118,7 +118,7 @@ def _code(schema: Generated, model: Generated, kind: str, version: int) -> int:
     """The position of an operator code, added where it is missing."""
     number = getattr(schema.BuiltinOperator, kind)
     for index, code in enumerate(model.operatorCodes):
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == number and code.version == version:
+        if operator_number(code) == number and code.version == version:
             return index
     code = schema.OperatorCodeT()
     code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), version
