@@ -14,6 +14,7 @@ import click
 from edgeprune.artifact import Color, DeploymentTarget, Format, IoType, Precision, Scales, sha256_of
 from edgeprune.commands.ends import EndWords, end_options
 from edgeprune.commands.options import (
+    JOB,
     PATH,
     TOLERANCE,
     asked_task,
@@ -195,20 +196,7 @@ class _Wanted:
     help="Leave out layers that look words up or hash them; NAME.preprocessing.json beside the output says what they "
     "were, and data holds what they made.",
 )
-@common_options(
-    "codecs",
-    "data",
-    "metric",
-    "scale",
-    "offset",
-    "on_bad_sample",
-    "seed",
-    "overwrite",
-    "json",
-    "quiet",
-    "trust",
-    "custom",
-)
+@common_options("codecs", "data", "metric", *JOB)
 def convert(model: Path, output: Path, **options: object) -> int:
     """Convert MODEL (.keras, .h5 or a SavedModel folder) to TFLite or Core ML and check the file against it.
 

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.commands.options import PATH, Scoring, Trust, common_options, echo_json, field_option, taken, taken_goal
+from edgeprune.commands.options import (
+    JOB,
+    PATH,
+    Scoring,
+    Trust,
+    common_options,
+    echo_json,
+    field_option,
+    taken,
+    taken_goal,
+)
 from edgeprune.errors import UsageError
 from edgeprune.maker.training.data.words import weight_words
 from edgeprune.maker.training.options import DECAYS, OPTIMIZERS, TrainOptions
@@ -61,20 +71,7 @@ class _Job:
 )
 @field_option(TrainOptions, "temperature", help="Warmth of the teacher's answers.")
 @click.option("--patience", type=int, help="Stop after so many epochs without a better validation value.")
-@common_options(
-    "metric",
-    "loss",
-    "loss_weight",
-    "scale",
-    "offset",
-    "on_bad_sample",
-    "seed",
-    "overwrite",
-    "json",
-    "quiet",
-    "trust",
-    "custom",
-)
+@common_options("metric", "loss", "loss_weight", *JOB)
 def finetune(output: Path, overwrite: bool, as_json: bool, **values: Any) -> int:
     """Train MODEL on. Weights that are zero stay zero, so a pruned model stays pruned."""
     from edgeprune.artifact import sha256_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +13,7 @@ import click
 from edgeprune.checker.size.codecs import CODECS, QUICK, with_quick
 from edgeprune.errors import UsageError
 from edgeprune.maker.training.data.words import OnBadSample
-from edgeprune.maker.training.goal import DEFAULT, FIRST, Goal
+from edgeprune.maker.training.goal import FIRST, Goal
 from edgeprune.maker.training.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXIT_CODES",
+    "JOB",
     "PATH",
     "TOLERANCE",
     "Scoring",
@@ -130,6 +131,10 @@ COMMON = {
 }
 
 
+# Of verbs that read a model and samples, and write a file: how each is read and written.
+JOB = ("scale", "offset", "on_bad_sample", "seed", "overwrite", "json", "quiet", "trust", "custom")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
     """What may run when a model file is loaded: code stored in it, and files of the user's own."""
@@ -187,13 +192,9 @@ def asked_task(
         cut = asked_task(goal, whole, trust_code=trust_code, trains=trains).within(output_names(model))
         if cut.scores:
             return cut
-    from edgeprune.maker.keras.compiled import compiled_of
-    from edgeprune.maker.training.goals import task_of
+    from edgeprune.maker.training.goals import find_task
 
-    silent = not goal.metric and compiled_of(model) is None
-    return task_of(
-        model, replace(goal, metric=DEFAULT.metric) if silent else goal, trains=trains, trust_code=trust_code
-    )
+    return find_task(model, goal, trains=trains, trust_code=trust_code)
 
 
 def taken_goal(values: dict[str, Any]) -> Goal:

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from edgeprune.commands.options import PATH, Scoring, Trust, common_options, echo_json, field_option, taken, taken_goal
+from edgeprune.commands.options import (
+    JOB,
+    PATH,
+    Scoring,
+    Trust,
+    common_options,
+    echo_json,
+    field_option,
+    taken,
+    taken_goal,
+)
 from edgeprune.errors import UsageError
 from edgeprune.maker.pruning.channel.criteria import CRITERIA
 from edgeprune.maker.pruning.options import COMPENSATIONS, SCOPES, STYLES, ChannelOptions, MagnitudeOptions
@@ -131,21 +141,7 @@ class _Done:
     "--verify/--no-verify", default=True, help="channel: check the new model on random inputs.  [default: verify]"
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show asked and got for each layer.")
-@common_options(
-    "data",
-    "metric",
-    "loss",
-    "loss_weight",
-    "scale",
-    "offset",
-    "on_bad_sample",
-    "seed",
-    "overwrite",
-    "json",
-    "quiet",
-    "trust",
-    "custom",
-)
+@common_options("data", "metric", "loss", "loss_weight", *JOB)
 @click.pass_context
 def prune(
     context: click.Context, /, style: str, verbose: bool, overwrite: bool, as_json: bool, quiet: bool, **values: Any

@@ -26,7 +26,12 @@ Asked = Task | Goal | Metric | Words  # how a caller may say what a model is sco
 
 
 def find_task(
-    model: AnyModel, metric: Asked | None = None, *, loss: str | Mapping[str, str] = "", trains: bool = False
+    model: AnyModel,
+    metric: Asked | None = None,
+    *,
+    loss: str | Mapping[str, str] = "",
+    trains: bool = False,
+    trust_code: bool = False,
 ) -> Task:
     """The task of a model out of what a caller names: a task as it is, a metric or the name of one, names by output,
     or None for what the model is compiled with, else accuracy."""
@@ -40,7 +45,7 @@ def find_task(
     goal = metric if isinstance(metric, Goal) else goal_of(metric or (), loss)
     if not goal.metric and compiled_of(model) is None:
         goal = replace(goal, metric=DEFAULT.metric)
-    return task_of(model, goal, trains=trains)
+    return task_of(model, goal, trains=trains, trust_code=trust_code)
 
 
 def task_of(model: AnyModel, goal: Goal, *, trains: bool = True, trust_code: bool = False) -> Task:
