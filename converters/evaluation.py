@@ -24,7 +24,7 @@ from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.metadata import ImageInput
 from edgeprune.ledger import MetricValue, OutputParity, RuntimeRun
-from edgeprune.maker.training.bootstrap import change_of
+from edgeprune.maker.training.bootstrap import compared
 from edgeprune.maker.training.data.columns import Column, as_type, taken
 from edgeprune.maker.training.data.loading import InputSpecs
 from edgeprune.maker.training.data.samples import Samples
@@ -116,17 +116,20 @@ def _metrics(
     count = len(next(iter(made.values())))
     told = {name: values[:count] for name, values in samples.told.items()}
     before = None if dense is None else {name: values[:count] for name, values in dense.items()}
-    return tuple(
-        MetricValue(
-            name=score.name,
-            value=score.of(made, told),
-            samples=count,
-            file=artifact.path.name,
-            runtime=runtime,
-            change=None if before is None else change_of(score, before, made, told),
+    found = []
+    for score in task.scores:
+        value, change = (score.of(made, told), None) if before is None else compared(score, before, made, told)
+        found.append(
+            MetricValue(
+                name=score.name,
+                value=value,
+                samples=count,
+                file=artifact.path.name,
+                runtime=runtime,
+                change=change,
+            )
         )
-        for score in task.scores
-    )
+    return tuple(found)
 
 
 def _by_place(expected: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -10,14 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeprune.ledger import MetricChange
-from edgeprune.maker.training.bootstrap import change_of
+from edgeprune.maker.training.bootstrap import compared
 from edgeprune.maker.training.metrics import METRICS, Metric, Targets
 from edgeprune.maker.training.task import Score
 
 
 def change(metric: Metric, old: Any, new: Any, told: Any, seed: int = 0) -> MetricChange:
     score = Score(name=metric.name, metric=metric, output="out", place=0)
-    return change_of(score, {"out": old}, {"out": new}, {"out": told}, seed=seed)
+    value, found = compared(score, {"out": old}, {"out": new}, {"out": told}, seed=seed)
+    assert value == metric.compute(new, told)
+    return found
 
 
 def made(name: str, rng: np.random.Generator, count: int = 120) -> tuple[Any, Any, Any]:

@@ -16,7 +16,7 @@ from edgeprune.ledger import MetricChange
 from edgeprune.maker.training.metrics import Metric, OfSums
 from edgeprune.maker.training.task import Arrays, Score
 
-__all__ = ["change_of"]
+__all__ = ["compared"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -26,8 +26,11 @@ _BLOCK = 4_000_000  # counts at once
 _TAILS = (2.5, 97.5)  # percent
 
 
-def change_of(score: Score, before: Arrays, after: Arrays, targets: Arrays, *, seed: int = 0) -> MetricChange:
-    """What a score changed from the outputs `before` to `after` on the same samples, by output in order."""
+def compared(
+    score: Score, before: Arrays, after: Arrays, targets: Arrays, *, seed: int = 0
+) -> tuple[float, MetricChange]:
+    """(What a score is for the outputs `after`, what it changed from the outputs `before`), on the same samples and by
+    output in order. Raises InputError where it has no value."""
     metric, rng = score.metric, np.random.default_rng(seed)
     old, told = score.taken(before, targets)
     new, _ = score.taken(after, targets)
@@ -40,9 +43,10 @@ def change_of(score: Score, before: Arrays, after: Arrays, targets: Arrays, *, s
         values = [np.asarray(metric.whole(made, told), np.float64) for made in (old, new)]
         first, last = (float(value.mean()) for value in values)
         drawn = _of_whole(metric, old, new, told, values, rng)
+    first, last = metric.finite(first), metric.finite(last)
     known = drawn[np.isfinite(drawn)]
     low, high = np.percentile(known, _TAILS).tolist() if len(known) else (None, None)
-    return MetricChange(before=first, difference=last - first, low=low, high=high, resamples=len(known))
+    return last, MetricChange(before=first, difference=last - first, low=low, high=high, resamples=len(known))
 
 
 def _of_sums(of_sums: OfSums, parts: tuple[Floats, Floats], rng: np.random.Generator) -> Floats:

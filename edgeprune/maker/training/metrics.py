@@ -3,6 +3,7 @@ lists them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -64,7 +65,11 @@ class Metric:
         else:
             assert self.whole is not None
             value = float(np.mean(self.whole(outputs, targets)))
-        if not np.isfinite(value):
+        return self.finite(value)
+
+    def finite(self, value: float) -> float:
+        """The value itself. Raises InputError for one that is none."""
+        if not math.isfinite(value):
             raise InputError(self.undefined or f"{self.name} has no value for these samples: it is {value}")
         return value
 
