@@ -48,12 +48,6 @@ class Goal:
             if not 0 <= weight < float("inf"):
                 raise UsageError(f"the weight of a loss is a number, at least 0; got {weight:g} for {output!r}")
 
-    @property
-    def code(self) -> tuple[Path, ...]:
-        """Files of the user's own code that it names."""
-        words = [*(name for names in self.metric.values() for name in names), *self.loss.values()]
-        return tuple(found[0] for word in words if (found := code_of(word)) is not None)
-
 
 DEFAULT = Goal(metric={FIRST: ("accuracy",)})
 

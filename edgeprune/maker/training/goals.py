@@ -41,7 +41,7 @@ def find_task(
         found = _Resolver(model, trust_code=False)
         scores = [found.score(0, metric)]
         losses = found.losses(goal_of(loss=loss)) or found.usual_losses(scores) if trains else ()
-        return Task(scores=tuple(scores), losses=losses, usual_losses=not loss)
+        return Task(scores=tuple(scores), losses=losses)
     goal = metric if isinstance(metric, Goal) else goal_of(metric or (), loss)
     if not goal.metric and compiled_of(model) is None:
         goal = replace(goal, metric=DEFAULT.metric)
@@ -61,7 +61,7 @@ def task_of(model: AnyModel, goal: Goal, *, trains: bool = True, trust_code: boo
         return Task(scores=tuple(scores))
     losses = found.losses(goal) or tuple(stored.values()) or found.usual_losses(scores)
     losses = found.weighted(losses, goal.loss_weights)
-    return Task(scores=tuple(scores), losses=losses, usual_losses=not (goal.loss or stored))
+    return Task(scores=tuple(scores), losses=losses)
 
 
 class _Resolver:

@@ -73,13 +73,11 @@ class OutputLoss:
 class Task:
     """Scores and losses of a model's outputs. The first score is the main one: it chooses among epochs.
 
-    `losses` is empty where nothing is trained; outputs without a loss are not trained. `usual_losses` says whether the
-    losses are those that go with the metrics.
+    `losses` is empty where nothing is trained; outputs without a loss are not trained.
     """
 
     scores: tuple[Score, ...]
     losses: tuple[OutputLoss, ...] = ()
-    usual_losses: bool = True
 
     @property
     def main(self) -> Score:
