@@ -258,7 +258,8 @@ Outcome = dict[str, tuple[PruneResult, TrainLog]]
 
 @pytest.fixture(scope="module")
 def dense(splits: dict[str, Samples]) -> Any:
-    """One trained net."""
+    """One trained net, the same in every order of tests."""
+    keras_module().utils.set_random_seed(1)
     model = small_net()
     options = TrainOptions(epochs=4, batch_size=64, learning_rate=4e-3)
     train(model, splits["train"], None, find_task(model, "accuracy", trains=True), options)

@@ -176,17 +176,27 @@ class TestTraining:
             train(model, samples, None, find_task(model, "mse", trains=True), options)
 
     def test_steps_are_counted(self, vector_model: Any) -> None:
-        """Progress goes up to the total, a batch at a time."""
+        """Progress goes up to the total, a batch at a time; the loss of an epoch is the mean of its batches."""
         progress: list[tuple[int, int]] = []
-        train(
+        losses: list[float] = []
+
+        def told(done: int, total: int, text: str) -> None:
+            progress.append((done, total))
+            losses.append(float(text.removeprefix("loss ")))
+
+        log = train(
             clone(vector_model),
             made(40),
             None,
             find_task(vector_model, "accuracy", trains=True),
             TrainOptions(epochs=2, batch_size=16),
-            on_progress=lambda done, total, _: progress.append((done, total)),
+            on_progress=told,
         )
         assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
+        assert len(set(losses)) > 1
+        assert [epoch.loss for epoch in log.epochs] == [
+            pytest.approx(np.mean(pair), abs=6e-4) for pair in (losses[:2], losses[2:])
+        ]
 
     @pytest.mark.parametrize("flat", [False, True])
     def test_targets_of_the_outputs_shape(self, keras: Any, flat: bool) -> None:

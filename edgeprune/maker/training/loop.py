@@ -180,19 +180,18 @@ def _trained(
     logs: list[EpochLog] = []
     step = 0
     for _ in range(options.epochs):
-        trainee.reset_metrics()  # what a step returns is the mean since then
-        loss = 0.0
+        losses = []
         for indices in batches(len(samples), options.batch_size, rng):
-            loss = train_batch(trainee, samples, task, indices, step, augment)
+            losses.append(train_batch(trainee, samples, task, indices, step, augment))
             step += 1
             if on_progress:
-                on_progress(step, total, f"loss {loss:.3f}")
+                on_progress(step, total, f"loss {losses[-1]:.3f}")
         if norms is not None and (validation is not None or step == total):
             norms.renew()
         values = evaluate(model, validation, task, outputs_of=outputs_of) if validation is not None else ()
         value = values[0] if values else None
         scores = {score.name: found for score, found in zip(task.scores, values, strict=False)}
-        logs.append(EpochLog(loss=loss, validation=value, scores=scores))
+        logs.append(EpochLog(loss=float(np.mean(losses)), validation=value, scores=scores))
         if best.offer(model, len(logs), value, step >= keep_best_from_step):
             break
     best.restore(model)
@@ -210,7 +209,7 @@ def train_batch(
     step: int,
     augment: Augmenter | None = None,
 ) -> float:
-    """One step of a compiled model (or Distiller) on these samples; the mean loss since its metrics were reset.
+    """One step of a compiled model (or Distiller) on these samples; the loss of this batch.
 
     Raises EdgepruneError when that is not finite.
     """
