@@ -16,7 +16,7 @@ import signal
 import subprocess
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from edgeprune.converters.file_checks import refuse_fallback, refuse_lost_packag
 from edgeprune.converters.frozen import FrozenGraph, freeze
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.pictures import scaled_outside
+from edgeprune.converters.quantizer import Ranges
 from edgeprune.converters.refusals import one_line
 from edgeprune.converters.slim_options import SlimOptions
 from edgeprune.converters.unrolling import rolled_layers
@@ -54,7 +55,8 @@ UNROLLED = (Precision.FLOAT16, *INTEGER)
 class Exported(Artifact):
     """A file that was written, and what was read in it: it is opened once for that.
 
-    Of an integer .tflite file `start` is the float file that the quantizer started from, where grids are looked for;
+    Of an integer .tflite file `start` is the float file that the quantizer started from, where it is asked for, of
+    int8 with the calibrated ranges (`converters.quantizer`);
     `left` says why kernels have float32 scales where slim ones were asked for.
     """
 
@@ -129,12 +131,19 @@ class Converter:
         float_fallback: bool = False,
         per_tensor: bool = False,
         slim: SlimOptions | None = None,
+        start: bytes = b"",
+        ranges: Ranges | None = None,
+        float_nodes: Collection[str] = (),
+        keep_start: bool = False,
     ) -> Exported:
         """Write `out` and return what it is.
 
         `sizes` are those of inputs that `model` leaves open; `signature` is the name of a .tflite file's signature.
         Where `slim` searches for grids, the file is the one that the search begins with: with names, without what it
         tells the app.
+        Of a tflite int8 file: `ranges` by tensor name take the place of calibrated ones, the operations that make
+        `float_nodes` stay in float; `keep_start` keeps the `start` of what is made, and an export with that one
+        quantizes it again, which takes a hundredth of the time.
         Raises ConversionError with the converter's reason, for an integer file that computes in float somewhere
         (unless `float_fallback` allows it) and for one without its weights; nothing is left at `out` then.
         """
@@ -154,7 +163,8 @@ class Converter:
                 f"{what}: {loops} is a loop that cannot be unrolled, and {reader} cannot read loops: "
                 f"{advice}build the layer without a while_loop"
             )
-        made, start = self._place_for(out.name), self._folder / "start.tflite"
+        made, kept = self._place_for(out.name), self._folder / "start.tflite"
+        keeps = integer and (keep_start or stored.searches)
         job: dict[str, object] = {
             "graph": graph.to_json(),
             "format": str(model_format),
@@ -167,22 +177,27 @@ class Converter:
             "per_tensor": per_tensor,
             "scales": str(stored.scales),
             "drop_names": stored.drop_names and not stored.searches,
-            "start": str(start) if integer and stored.searches else None,
+            "start": str(kept) if keeps else None,
+            "ranges": dict(ranges or {}),
+            "float_nodes": list(float_nodes),
         }
-        if integer:
+        if integer and start:
+            (self._folder / "begin.tflite").write_bytes(start)
+            job["begin"] = str(self._folder / "begin.tflite")
+        elif integer:
             job["calibration"] = str(self._write_calibration(calibration, precision))
         reply = self._ask(job, what)
         if not made.exists():
             raise ConversionError(f"{out.name}: the {model_format} converter reported success but wrote no file")
         _move(made, out)
-        contents = _checked(out, graph, precision, float_fallback=float_fallback or not integer)
+        contents = _checked(out, graph, precision, float_fallback=float_fallback or bool(float_nodes) or not integer)
         return Exported(
             path=out,
             format=model_format,
             precision=precision,
             sha256=sha256_of(out),
             contents=contents,
-            start=start.read_bytes() if job["start"] else b"",
+            start=kept.read_bytes() if keeps else b"",
             left=tuple(map(str, cast("list[object]", reply.get("left", [])))),
         )
 

@@ -18,6 +18,7 @@ from edgeprune.converters.grids import PROBED, Grid, Move, floored, grids_of, mo
 from edgeprune.converters.kernels import float_constants, kernels_of
 from edgeprune.converters.objects import as_objects, file_bytes, operator_kinds, scales_of
 from edgeprune.converters.packaging import AppOptions
+from edgeprune.converters.quantizer import without_ranges
 from edgeprune.converters.session import Exported
 from edgeprune.converters.slim_options import SlimOptions
 from edgeprune.converters.slim_scales import requantize, without_names
@@ -91,7 +92,7 @@ def coarser(
     if not installed_runtimes():
         raise MissingExtra("a TFLite runtime", "litert", "looking for coarser weights")
     search = _Search(made.path.read_bytes(), float_constants(made.start), judge, on_progress or (lambda _, __: None))
-    target_bytes = options.target_bytes(_deflated(made.start) if dense_bytes is None else dense_bytes)
+    target_bytes = options.target_bytes(_deflated(without_ranges(made.start)) if dense_bytes is None else dense_bytes)
     content, said = search.found(calibration, options, target_bytes)
     made.path.write_bytes(with_metadata(Path(made.path.name), content, app) if app.told else content)
     again = replace(made, sha256=sha256_of(made.path), contents=read_contents(made.path), start=b"")

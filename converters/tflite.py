@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from edgeprune.converters.exports import SIGNATURE
 from edgeprune.converters.frozen import FrozenGraph, read_graph_def, thaw
 from edgeprune.converters.integer_graph import for_int16x8, for_integers
 from edgeprune.converters.kernels import float_constants
+from edgeprune.converters.quantizer import Ranges, integer_file, with_ranges
 from edgeprune.converters.repair import widen_degenerate_scales
 from edgeprune.converters.rewriting import (
     add_signature,
@@ -29,8 +30,8 @@ PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converted:
-    """The bytes of a .tflite file; of an integer one also the float file that the quantizer started from, and why
-    kernels that have float32 scales have them (`left`)."""
+    """The bytes of a .tflite file; of an integer one also the float file that the quantizer started from, of int8 with
+    the calibrated ranges, and why kernels that have float32 scales have them (`left`)."""
 
     content: bytes
     start: bytes = b""
@@ -48,6 +49,9 @@ def convert_tflite(
     signature: str = SIGNATURE,
     scales: str = Scales.SLIM,
     drop_names: bool = False,
+    start: bytes = b"",
+    ranges: Ranges | None = None,
+    float_nodes: Collection[str] = (),
 ) -> Converted:
     """A `.tflite` file with one named `signature`.
 
@@ -56,10 +60,51 @@ def convert_tflite(
     int16x8 is the same with int16 activations around zero and int64 biases. With `float_fallback` operations that have
     no kernel for such integers stay in float; with `per_tensor` a kernel has one scale in place of one per channel.
     `scales` "slim" stores those of few bits; with `drop_names` names of inner tensors are left out.
+    Of int8: `ranges` by tensor name take the place of calibrated ones, the operations that make `float_nodes` stay in
+    float, and `start` is the float file with calibrated ranges where it is there already: nothing is converted then.
     """
+    quantized = precision in ("int8", "int16x8")
+
+    def integers(calibrated: bytes) -> bytes:
+        ready = with_ranges(calibrated, ranges or {})
+        return integer_file(ready, io_type=io_type, per_tensor=per_tensor, float_nodes=float_nodes)
+
+    if start:
+        content = integers(start)
+    else:
+        converter = _converter(
+            graph, precision, io_type, calibration, float_fallback=float_fallback, per_tensor=per_tensor
+        )
+        started_from: list[bytes] = []
+        if quantized:
+            _in_two_steps(converter, started_from, integers if precision == "int8" else None)
+        content = bytes(converter.convert())
+        start = started_from[-1] if quantized else b""
+    content = positive_zeros(content)
+    if not graph.loops:
+        content = add_signature(content, signature, [t.name for t in graph.inputs], [t.name for t in graph.outputs])
+    elif signature != SIGNATURE:
+        content = rename_signature(content, signature)
+    if precision == "dynamic":
+        content = unpack_transposed_kernels(content)
+    if not quantized:
+        return Converted(content=content)
+    content = separate_biases(content) if precision == "int16x8" else widen_degenerate_scales(content)[0]
+    return _slim(content, start, scales, drop_names=drop_names)
+
+
+def _converter(
+    graph: FrozenGraph,
+    precision: str,
+    io_type: str,
+    calibration: Mapping[str, np.ndarray] | None,
+    *,
+    float_fallback: bool,
+    per_tensor: bool,
+) -> Generated:
+    """A TFLite converter of the graph with the options of a precision."""
     import tensorflow as tf
 
-    quantized = precision in ("int8", "int16x8")
     prepare = {"int8": for_integers, "int16x8": for_int16x8}.get(precision)
     # The way through a SavedModel follows loops; the one through the GraphDef takes a quarter of the CPU time.
     converter = _through_saved_model(graph, prepare) if graph.loops else _directly(graph, prepare)
@@ -71,7 +116,7 @@ def convert_tflite(
         # Per-channel Dense: dynamic needs FULLY_CONNECTED version 12, which runtimes up to 2.14 refuse to load; those
         # of int16x8 they compute wrongly where the input has several rows.
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
-    if quantized:
+    if precision in ("int8", "int16x8"):
         if not calibration:
             raise ValueError(f"{precision} needs a calibration set")
         converter.representative_dataset = lambda: _samples(graph, calibration, by_name=bool(graph.loops))
@@ -83,20 +128,7 @@ def convert_tflite(
         floats = [tf.lite.OpsSet.TFLITE_BUILTINS] if float_fallback else []
         converter.target_spec.supported_ops = [kernels, *floats]
         converter.inference_input_type = converter.inference_output_type = getattr(tf, io_type)
-    started_from: list[bytes] = []
-    if quantized:
-        _keep_float(converter, started_from)
-    content = positive_zeros(bytes(converter.convert()))
-    if not graph.loops:
-        content = add_signature(content, signature, [t.name for t in graph.inputs], [t.name for t in graph.outputs])
-    elif signature != SIGNATURE:
-        content = rename_signature(content, signature)
-    if precision == "dynamic":
-        content = unpack_transposed_kernels(content)
-    if not quantized:
-        return Converted(content=content)
-    content = separate_biases(content) if precision == "int16x8" else widen_degenerate_scales(content)[0]
-    return _slim(content, started_from[-1], scales, drop_names=drop_names)
+    return converter
 
 
 def _slim(content: bytes, start: bytes, scales: str, *, drop_names: bool) -> Converted:
@@ -137,16 +169,21 @@ def _directly(graph: FrozenGraph, prepare: Prepare | None) -> Generated:
     return converter
 
 
-def _keep_float(converter: Generated, kept: list[bytes]) -> None:
+def _in_two_steps(converter: Generated, kept: list[bytes], integers: Callable[[bytes], bytes] | None) -> None:
     """Let `kept` have the float file that the quantizer starts from: batch normalisations are folded into it, and its
-    constants have the names that they have in the integer file."""
+    constants have the names that they have in the integer file. With `integers` it has the calibrated ranges, and
+    that makes the integer file of it."""
     quantize = converter._quantize
 
-    def keeping(content: bytes, *rest: object) -> object:
-        kept.append(bytes(content))
-        return quantize(content, *rest)
+    def quantizing(content: bytes, *rest: object) -> bytes:
+        if integers is None:
+            kept.append(bytes(content))
+            return bytes(quantize(content, *rest))
+        converter._experimental_calibrate_only = True
+        kept.append(bytes(quantize(content, *rest)))
+        return integers(kept[-1])
 
-    converter._quantize = keeping
+    converter._quantize = quantizing
 
 
 def _named_outputs(definition: GraphDef, graph: FrozenGraph) -> list[str]:

@@ -55,6 +55,9 @@ def _write_tflite(job: dict[str, Any], graph: FrozenGraph, out: Path, options: A
         signature=job["signature"],
         scales=job["scales"],
         drop_names=job["drop_names"],
+        start=Path(job["begin"]).read_bytes() if "begin" in job else b"",
+        ranges=job["ranges"],
+        float_nodes=job["float_nodes"],
     )
     if job["start"]:
         Path(job["start"]).write_bytes(made.start)

@@ -1,0 +1,89 @@
+"""From a float .tflite file to an int8 one: the range of each tensor, and which operations stay in float.
+
+TensorFlow's quantizer does it in two steps. The first one runs the float file on calibration samples and writes the
+least and the largest value of each tensor into it; the second one makes the int8 file of what is written there. So
+ranges that were found otherwise (trained ones, narrower ones) take the place of the calibrated ones in between, and one
+calibration serves any number of int8 files. Runs in the child process of `edgeprune.converters.session`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from edgeprune.converters.objects import as_objects, file_bytes
+from edgeprune.converters.types import Generated
+
+__all__ = ["Ranges", "integer_file", "ranges_of", "with_ranges", "without_ranges"]
+
+Ranges = Mapping[str, tuple[float, float]]
+
+
+def ranges_of(calibrated: bytes) -> dict[str, tuple[float, float]]:
+    """Tensor name -> (least, largest value) of a float file with the ranges of its tensors."""
+    return {
+        _text(tensor): (float(tensor.quantization.min[0]), float(tensor.quantization.max[0]))
+        for tensor in _tensors(as_objects(calibrated))
+        if _has_range(tensor)
+    }
+
+
+def with_ranges(calibrated: bytes, ranges: Ranges) -> bytes:
+    """The float file with these ranges in place of its own; a tensor that has none, or is not named, keeps what it has.
+
+    A range of nothing but one side of zero is widened to it: int8 must store zero (tensorflow.org/lite, "8-bit
+    quantization specification").
+    """
+    if not ranges:
+        return calibrated
+    model = as_objects(calibrated)
+    for tensor in _tensors(model):
+        found = ranges.get(_text(tensor))
+        if found is not None and _has_range(tensor):
+            least, largest = found
+            tensor.quantization.min = np.array([min(least, 0.0)], np.float32)
+            tensor.quantization.max = np.array([max(largest, 0.0)], np.float32)
+    return file_bytes(model)
+
+
+def without_ranges(calibrated: bytes) -> bytes:
+    """The float file as it was before its ranges were written into it."""
+    model = as_objects(calibrated)
+    for tensor in filter(_has_range, _tensors(model)):
+        tensor.quantization.min = tensor.quantization.max = None
+    return file_bytes(model)
+
+
+def integer_file(
+    calibrated: bytes, *, io_type: str = "float32", per_tensor: bool = False, float_nodes: Collection[str] = ()
+) -> bytes:
+    """The int8 file of a float one with the ranges of its tensors.
+
+    `float_nodes` are operations that stay in float, each by the name of a tensor that it makes; `io_type` is the type
+    of inputs and outputs; with `per_tensor` a kernel has one scale.
+    """
+    import tensorflow as tf
+    from tensorflow.lite.python.convert import deduplicate_readonly_buffers, mlir_quantize
+
+    made = mlir_quantize(
+        calibrated,
+        per_tensor,
+        input_data_type=getattr(tf, io_type),
+        output_data_type=getattr(tf, io_type),
+        denylisted_nodes=sorted(float_nodes) or None,
+    )
+    return bytes(deduplicate_readonly_buffers(made))
+
+
+def _tensors(model: Generated) -> list[Generated]:
+    return [tensor for subgraph in model.subgraphs for tensor in subgraph.tensors]
+
+
+def _has_range(tensor: Generated) -> bool:
+    quantization = tensor.quantization
+    return quantization is not None and quantization.min is not None and len(quantization.min) == 1
+
+
+def _text(tensor: Generated) -> str:
+    return bytes(tensor.name or b"").decode("utf-8", "backslashreplace")
