@@ -14,6 +14,7 @@ import numpy as np
 
 from edgeprune.converters.objects import as_objects, file_bytes
 from edgeprune.converters.types import Generated
+from edgeprune.errors import ConversionError
 
 __all__ = ["Ranges", "integer_file", "ranges_of", "with_ranges", "without_ranges"]
 
@@ -30,20 +31,21 @@ def ranges_of(calibrated: bytes) -> dict[str, tuple[float, float]]:
 
 
 def with_ranges(calibrated: bytes, ranges: Ranges) -> bytes:
-    """The float file with these ranges in place of its own; a tensor that has none, or is not named, keeps what it has.
+    """The float file with these ranges in place of its own; a tensor that is not named keeps what it has.
 
     A range of nothing but one side of zero is widened to it: int8 must store zero (tensorflow.org/lite, "8-bit
-    quantization specification").
+    quantization specification"). Raises ConversionError for a tensor that is not there.
     """
     if not ranges:
         return calibrated
     model = as_objects(calibrated)
-    for tensor in _tensors(model):
-        found = ranges.get(_text(tensor))
-        if found is not None and _has_range(tensor):
-            least, largest = found
-            tensor.quantization.min = np.array([min(least, 0.0)], np.float32)
-            tensor.quantization.max = np.array([max(largest, 0.0)], np.float32)
+    known = {_text(tensor): tensor for tensor in _tensors(model) if _has_range(tensor)}
+    for name, (least, largest) in ranges.items():
+        if name not in known:
+            raise ConversionError(f"no tensor {name!r} that is rounded is in the float file, but a range of it is given")
+        quantization = known[name].quantization
+        quantization.min = np.array([min(least, 0.0)], np.float32)
+        quantization.max = np.array([max(largest, 0.0)], np.float32)
     return file_bytes(model)
 
 

@@ -377,8 +377,9 @@ def share_end(model: Model, output: int = 0) -> str:
     while True:
         history = tensor._keras_history
         maker = history.operation
-        if is_model(maker):
-            tensor = functional_of(maker).outputs[history.tensor_index]
+        inner = getattr(maker, "stands_for", maker)  # the model that a layer computes
+        if is_model(inner):
+            tensor = functional_of(inner).outputs[history.tensor_index]
         elif type(maker).__name__ in ("Flatten", "Identity", "Reshape"):
             tensor = maker._inbound_nodes[history.node_index].input_tensors[0]
         else:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.converters.session import Converter
@@ -17,7 +20,9 @@ from edgeprune.maker.pruning.masked_training import finetune, prune_while_traini
 from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
 from edgeprune.maker.recipe.latency_search import prune_to_latency
 from edgeprune.maker.recipe.prepare import Prepared, through_norms
-from edgeprune.maker.recipe.recipe import ChannelStep, FinetuneStep, PruneStep
+from edgeprune.maker.quantization.places import Places
+from edgeprune.maker.quantization.training import Quantized, train_quantized
+from edgeprune.maker.recipe.recipe import ChannelStep, FinetuneStep, PruneStep, QatStep
 from edgeprune.maker.training.frozen import frozen_note
 from edgeprune.maker.training.loop import steps_per_epoch
 from edgeprune.maker.training.options import TrainOptions
@@ -43,9 +48,7 @@ class ModelSteps:
 
     def run(self, model: Model, step: PruneStep | ChannelStep | FinetuneStep) -> StepResult:
         """One step, with its progress; the model that goes in is left alone."""
-        frozen = frozen_note(model) if step.training is not None and not step.training.thaw else None
-        if frozen is not None:
-            self.progress.note(f"{step.name}: {frozen}")
+        self._tell_frozen(model, step.name, step.training)
         self.progress.begin(f"{step.name}: {'prune' if step.kind == 'prune' else 'fine-tune'}")
         if isinstance(step, FinetuneStep):
             tuned, log = self._finetuned(model, step.training)
@@ -57,6 +60,32 @@ class ModelSteps:
             done = StepResult(model=result.model, pruning=result.report, training=pruning_log)
         self.progress.end(_note(done))
         return done
+
+    def quantized(self, model: Model, step: QatStep, places: Places, trial: Mapping[str, np.ndarray]) -> Quantized:
+        """The model after quantization-aware training; `places` is what its int8 file rounds, found with `trial`."""
+        assert self.prepared.train is not None
+        self._tell_frozen(model, step.name, step.training)
+        self.progress.begin(f"{step.name}: train as int8 computes")
+        done = train_quantized(
+            model,
+            places,
+            trial,
+            self.prepared.train,
+            self.prepared.validation,
+            self.prepared.task,
+            step.training,
+            teacher=self.prepared.model,
+            on_progress=self.progress.advance,
+        )
+        self.progress.end(f"{len(done.ranges)} ranges learned")
+        if done.left:
+            self.progress.note(f"{step.name}: {', '.join(done.left[:3])} is trained as if it were not rounded")
+        return done
+
+    def _tell_frozen(self, model: Model, name: str, options: TrainOptions | None) -> None:
+        frozen = frozen_note(model) if options is not None and not options.thaw else None
+        if frozen is not None:
+            self.progress.note(f"{name}: {frozen}")
 
     def _finetuned(self, model: Model, options: TrainOptions) -> tuple[Model, TrainLog]:
         """A copy of the model, trained on."""

@@ -23,12 +23,14 @@ from edgeprune.converters.exported import entry_at, measure_export
 from edgeprune.converters.exports import INTEGER
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.probabilities import classified
+from edgeprune.converters.rounded_places import rounded_places
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.spending import Judge, coarser
 from edgeprune.errors import Unsupported
 from edgeprune.formats import read_contents
 from edgeprune.formats.metadata import ImageInput
 from edgeprune.host.progress import Progress
+from edgeprune.host.scratch import scratch_folder
 from edgeprune.ledger import (
     ArtifactEntry,
     Estimate,
@@ -39,18 +41,21 @@ from edgeprune.ledger import (
     Stage,
 )
 from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, input_specs, predict, save_model
-from edgeprune.maker.keras.types import AnyModel
+from edgeprune.maker.keras.types import AnyModel, Model
+from edgeprune.maker.quantization.training import Quantized
 from edgeprune.maker.recipe.entries import asked_of, export_name, metric_kind, model_origin, split_origin
 from edgeprune.maker.recipe.latency_search import covered_estimate
 from edgeprune.maker.recipe.model_steps import ModelSteps, StepResult
 from edgeprune.maker.recipe.prepare import Prepared, app_options, file_part
-from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, devices_of
+from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QatStep, QuantizeStep, devices_of
 from edgeprune.maker.training.data.loading import calibration_set
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.report.summary import summary_sentences
 from edgeprune.runtime.session import installed_runtimes
 
 __all__ = ["run_recipe"]
+
+TRIALS = 3  # samples by which tensors of a file are found in the model
 
 
 def run_recipe(prepared: Prepared, folder: Path, progress: Progress, baseline: Baseline | None = None) -> Ledger:
@@ -134,19 +139,53 @@ class _Run:
     def _train_step(self, step: PruneStep | ChannelStep | FinetuneStep) -> None:
         begun = time.monotonic()
         done = self.steps.run(self.model, step)
-        self.model = done.model
-        self._predicted.clear()
-        self._shipped.clear()
+        self._now(done.model)
         main = self._tflite(step.name, Precision.FLOAT32)
         self._add(step.name, step.kind, [main], begun, done)
 
     def _quantize(self, step: QuantizeStep) -> None:
         begun = time.monotonic()
-        entry = self._tflite(step.name, Precision(step.precision), step)
-        self._add(step.name, step.kind, [entry], begun)
+        done = self._quantized(step) if isinstance(step, QatStep) else None
+        entry = self._tflite(step.name, Precision(step.precision), step, done)
+        self._add(step.name, step.kind, [entry], begun, StepResult(model=done.model, training=done.log) if done else None)
 
-    def _tflite(self, stage: str, precision: Precision, quantize: QuantizeStep | None = None) -> ArtifactEntry:
-        """Export the current model, run the file over the test split, and account for it."""
+    def _quantized(self, step: QatStep) -> Quantized:
+        """Train the current model as its int8 file computes; it takes the place of that model."""
+        calibration = self._calibration(step)
+        with scratch_folder() as folder:
+            made = self.converter.export(
+                self.model,
+                folder / "int8.tflite",
+                Format.TFLITE,
+                Precision(step.precision),
+                calibration=calibration,
+                float_fallback=step.float_fallback,
+                per_tensor=step.per_tensor,
+                keep_start=True,
+            )
+            trial = {name: np.asarray(values[:TRIALS]) for name, values in calibration.items()}
+            places = rounded_places(made, trial)
+        done = self.steps.quantized(self.model, step, places, trial)
+        self._now(done.model)
+        return done
+
+    def _now(self, model: Model) -> None:
+        """This is the current model from now on."""
+        self.model = model
+        self._predicted.clear()
+        self._shipped.clear()
+
+    def _tflite(
+        self,
+        stage: str,
+        precision: Precision,
+        quantize: QuantizeStep | None = None,
+        trained: Quantized | None = None,
+    ) -> ArtifactEntry:
+        """Export the current model, run the file over the test split, and account for it.
+
+        A file of a model that was trained for int8 has the ranges that it learned, and is held against what it computed
+        in training."""
         path = self.folder / "stages" / f"{self.stem}.{file_part(stage)}.{precision}.tflite"
         self.progress.begin(f"{stage}: tflite {precision}")
         export = self._ships_as(stage, precision)
@@ -163,13 +202,15 @@ class _Run:
             float_fallback=quantize.float_fallback if quantize else False,
             per_tensor=quantize.per_tensor if quantize else False,
             slim=quantize.slim if quantize else None,
+            ranges=trained.ranges if trained else None,
         )
         if made.note:
             self.progress.note(made.note)
         if quantize and quantize.slim.searches:
             made, more = self._coarser(made, model, app, quantize)
             said = (*said, *more)
-        entry = self._evaluated(made, model, every_runtime=export is not None)
+        expected = trained.simulated(self.prepared.test.inputs) if trained and model is self.model else None
+        entry = self._evaluated(made, model, every_runtime=export is not None, expected=expected)
         self.progress.end(_metric_note(entry))
         return replace(entry, warnings=said)
 
@@ -211,6 +252,7 @@ class _Run:
         every_runtime: bool,
         exported: bool = False,
         image: ImageInput | None = None,
+        expected: Mapping[str, np.ndarray] | None = None,
     ) -> ArtifactEntry:
         return measure_export(
             made,
@@ -222,7 +264,7 @@ class _Run:
             exported=exported,
             codecs=[self.recipe.budget.codec] if self.recipe.budget else [],
             every_runtime=every_runtime,
-            expected=self._keras_outputs(model),
+            expected=self._keras_outputs(model) if expected is None else expected,
             dense=self._dense_outputs or None,
             image=image,
             on_progress=self.progress.advance,

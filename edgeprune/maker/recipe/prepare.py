@@ -26,7 +26,7 @@ from edgeprune.maker.pruning.channel.pruner import analyse
 from edgeprune.maker.pruning.magnitude import NOTHING_TO_PRUNE, select_targets
 from edgeprune.maker.recipe.latency_search import latency_asked, refuse_unknown_macs
 from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, Recipe, Step
-from edgeprune.maker.recipe.steps import needs_training_data
+from edgeprune.maker.recipe.steps import QatStep, needs_training_data, training_of
 from edgeprune.maker.training.augmentation import Augmenter
 from edgeprune.maker.training.data.class_weights import weighted
 from edgeprune.maker.training.data.loading import load_split
@@ -123,7 +123,7 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
 
 def _task(recipe: Recipe, model: Model, *, trust_code: bool) -> Task:
     """What the recipe, or else the model, says of loss and metric. Raises RecipeError for what does not fit."""
-    trains = any(not isinstance(step, QuantizeStep) and needs_training_data(step) for step in recipe.steps)
+    trains = any(needs_training_data(step) for step in recipe.steps)
     if not recipe.goal.metric and compiled_of(model) is None:
         raise RecipeError(
             f"{recipe.path}: the key 'metric' is missing, and the model is not compiled; add one of "
@@ -174,8 +174,9 @@ def _checked_steps(recipe: Recipe, model: Model, task: Task, train: Samples | No
             _check_step(step, model, structures)
             if isinstance(step, PruneStep) and step.backend == "tfmot":
                 _check_tfmot(model, task)
-            if train is not None and not isinstance(step, QuantizeStep) and step.training is not None:
-                weighted(train, step.training.class_weight, task)
+            training = training_of(step)
+            if train is not None and training is not None:
+                weighted(train, training.class_weight, task)
         except RecipeError:
             raise
         except UsageError as cause:
@@ -190,8 +191,9 @@ def app_options(recipe: Recipe, export: ExportSpec) -> AppOptions:
 
 def _check_step(step: Step, model: Model, structures: dict[bool, Structure]) -> None:
     """Raise now what the step would raise after the first exports; note what was found of the model."""
-    if not isinstance(step, QuantizeStep) and step.training is not None:
-        _check_training(step.training, model)
+    training = training_of(step)
+    if training is not None:
+        _check_training(training, model)
     if isinstance(step, PruneStep):
         _check_kernels(step, model)
     if isinstance(step, ChannelStep):
@@ -270,7 +272,9 @@ def _plan_of(prepared: Prepared, step: Step) -> str:
         ends += ", one scale for each kernel" if step.per_tensor else ""
         ends += f", coarser weights to {step.slim.download_target}" if step.slim.download_target else ""
         ends += f", coarser weights for {step.slim.spend} of the metric" if step.slim.spend else ""
-        return f"{step.precision}, calibrated on {step.samples} training samples, {ends}"
+        trained = isinstance(step, QatStep)
+        first = f"quantization-aware training, {_training_plan(prepared, training_of(step))}, " if trained else ""
+        return f"{first}{step.precision}, calibrated on {step.samples} training samples, {ends}"
     training = _training_plan(prepared, step.training)
     if isinstance(step, FinetuneStep):
         return f"fine-tune, {training}"

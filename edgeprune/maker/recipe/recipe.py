@@ -20,6 +20,7 @@ from edgeprune.maker.recipe.steps import (
     ChannelStep,
     FinetuneStep,
     PruneStep,
+    QatStep,
     QuantizeStep,
     Step,
     check_step,
@@ -37,6 +38,7 @@ __all__ = [
     "FinetuneStep",
     "LatencySpec",
     "PruneStep",
+    "QatStep",
     "QuantizeStep",
     "Recipe",
     "Step",
@@ -225,12 +227,12 @@ def _check_latency_limit(recipe: Recipe, budget: Budget) -> None:
 def _check_steps(recipe: Recipe) -> str | None:
     """Each step, their order and their names; the precision that the last one quantizes to."""
     path = recipe.path
-    trains = [s.kind for s in recipe.steps if not isinstance(s, QuantizeStep) and needs_training_data(s)]
+    trains = [s.kind for s in recipe.steps if needs_training_data(s)]
     quantizes = [n for n, s in enumerate(recipe.steps) if isinstance(s, QuantizeStep)]
     if (trains or quantizes) and recipe.data.train is None:
         raise RecipeError(f"{path}: the step '{(trains or ['quantize'])[0]}' needs training data; set train in [data]")
     if len(quantizes) > 1 or (quantizes and quantizes[0] != len(recipe.steps) - 1):
-        raise RecipeError(f"{path}: 'quantize' comes once and last: nothing can be trained after it")
+        raise RecipeError(f"{path}: 'quantize' or 'qat' comes once and last: nothing can be trained after it")
     names = ["dense", *(step.name for step in recipe.steps)]
     if len(set(names)) != len(names):
         twice = next(n for n in names if names.count(n) > 1)

@@ -20,18 +20,20 @@ from edgeprune.host.toml_values import check_choice, check_word, near
 from edgeprune.maker.pruning.options import STYLES, ChannelOptions, MagnitudeOptions
 from edgeprune.maker.pruning.schedule import SCHEDULES, check_sparsity
 from edgeprune.maker.recipe.tables import keys_of, read_table
-from edgeprune.maker.training.options import TrainOptions
+from edgeprune.maker.training.options import QatOptions, TrainOptions
 
 __all__ = [
     "BACKENDS",
     "ChannelStep",
     "FinetuneStep",
     "PruneStep",
+    "QatStep",
     "QuantizeStep",
     "Step",
     "check_step",
     "needs_training_data",
     "read_step",
+    "training_of",
 ]
 
 BACKENDS = ("native", "tfmot")
@@ -122,11 +124,26 @@ class QuantizeStep:
     slim: SlimOptions = field(default_factory=SlimOptions)
 
 
-Step = PruneStep | ChannelStep | FinetuneStep | QuantizeStep
-STEPS: dict[str, type[PruneStep] | type[FinetuneStep] | type[QuantizeStep]] = {
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QatStep(QuantizeStep):
+    """[[steps]] kind = "qat": quantization-aware training. The model is trained as its int8 file computes, and that
+    file takes the ranges that it learned; zeros of kernels stay zeros.
+
+    `samples` of the training split give the ranges that the training begins with.
+    """
+
+    kind: str = "qat"
+    name: str = "qat"
+    """Names the stage in the ledger."""
+    training: QatOptions
+
+
+Step = PruneStep | ChannelStep | FinetuneStep | QuantizeStep | QatStep
+STEPS: dict[str, type[PruneStep] | type[FinetuneStep] | type[QuantizeStep] | type[QatStep]] = {
     "prune": PruneStep,
     "finetune": FinetuneStep,
     "quantize": QuantizeStep,
+    "qat": QatStep,
 }
 
 
@@ -141,7 +158,7 @@ def read_step(path: Path, number: int, raw: object, *, seed: int = 0) -> Step:
     if kind == "prune" and check_word(path, where, "style", raw.get("style", "magnitude"), STYLES) == "channel":
         return _channel_step(path, where, raw, seed)
     step: Step = read_table(path, where, raw, STEPS[kind], seed=seed)
-    return replace(step, name=step.precision) if isinstance(step, QuantizeStep) and "name" not in raw else step
+    return replace(step, name=step.precision) if kind == "quantize" and "name" not in raw else step
 
 
 def _channel_step(path: Path, where: str, raw: Mapping[str, object], seed: int) -> ChannelStep:
@@ -152,10 +169,15 @@ def _channel_step(path: Path, where: str, raw: Mapping[str, object], seed: int) 
     return step if step.device is None else replace(step, device=profile_place(path, step.device))
 
 
-def needs_training_data(step: PruneStep | ChannelStep | FinetuneStep) -> bool:
-    """Whether the step trains or looks at training samples."""
+def training_of(step: Step) -> TrainOptions | None:
+    """How the step trains; None for one that does not."""
+    return None if isinstance(step, QuantizeStep) and not isinstance(step, QatStep) else step.training
+
+
+def needs_training_data(step: Step) -> bool:
+    """Whether the step trains or looks at training samples, those of a calibration aside."""
     looks = isinstance(step, ChannelStep) and step.options is not None and step.options.needs_data
-    return looks or step.training is not None
+    return looks or training_of(step) is not None
 
 
 def check_step(step: Step) -> None:
@@ -175,6 +197,8 @@ def _check_quantize(step: QuantizeStep) -> None:
         raise UsageError(
             f"precision is int8 or int16x8; got {step.precision!r} (float16 and dynamic are precisions of an export)"
         )
+    if isinstance(step, QatStep) and step.precision != Precision.INT8:
+        raise UsageError(f"quantization-aware training is for int8; got {step.precision!r}")
     known = IO_TYPES[Precision(step.precision)]
     if step.io_type not in list(known):
         raise UsageError(f"io_type of {step.precision} is {' or '.join(known)}; got {step.io_type!r}")

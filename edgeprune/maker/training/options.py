@@ -9,7 +9,7 @@ from edgeprune.errors import UsageError
 from edgeprune.host.toml_values import check_choice
 from edgeprune.maker.training.data.words import check_class_weight
 
-__all__ = ["DECAYS", "OPTIMIZERS", "TrainOptions"]
+__all__ = ["DECAYS", "OPTIMIZERS", "QatOptions", "TrainOptions"]
 
 DECAYS = ("cosine", "constant")
 OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}  # name -> its class in keras.optimizers
@@ -72,3 +72,22 @@ class TrainOptions:
         check_choice("decay", self.decay, DECAYS)
         if self.patience is not None and self.patience < 1:
             raise UsageError(f"patience is at least 1 epoch; got {self.patience}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QatOptions(TrainOptions):
+    """How to train a model that computes in int8: gently, and by the answers of the dense model. Batch normalization
+    is folded as in the file, so its statistics stay."""
+
+    learning_rate: float = 1e-4
+    """At the start, above 0 and below 10."""
+    distill: float = 0.5
+    """Share of the loss that the dense model's answers have, 0 to 1."""
+    renew_norms: bool = False
+    """Has to be `false`: batch normalization is folded, as in the file."""
+
+    def __post_init__(self) -> None:
+        # Written out: in a dataclass with slots super() without arguments means the class before it got them.
+        TrainOptions.__post_init__(self)
+        if self.renew_norms:
+            raise UsageError("quantization-aware training folds batch normalization: leave out renew_norms")

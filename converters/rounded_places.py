@@ -1,0 +1,124 @@
+"""What an int8 .tflite file rounds, for quantization-aware training: read from the file and the float one behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgeprune.converters.kernels import float_constants, kernels_of
+from edgeprune.converters.objects import as_objects, operator_kinds, scales_of
+from edgeprune.converters.quantizer import without_ranges
+from edgeprune.converters.session import Exported
+from edgeprune.converters.types import Generated
+from edgeprune.host.scratch import scratch_folder
+from edgeprune.maker.quantization.places import Places, RoundedConstant, RoundedKernel, RoundedTensors
+from edgeprune.runtime.session import installed_runtimes, trace_tflite
+
+__all__ = ["rounded_places"]
+
+# Operations whose output has the scale of their inputs (tensorflow.org/lite, "8-bit quantization specification",
+# "Restriction: input and outputs must all have same scale/zero_point").
+SAME_SCALE = frozenset(
+    """AVERAGE_POOL_2D BATCH_TO_SPACE_ND BROADCAST_TO CONCATENATION DEPTH_TO_SPACE DYNAMIC_UPDATE_SLICE EXPAND_DIMS GATHER
+    GATHER_ND MAXIMUM MAX_POOL_2D MINIMUM MIRROR_PAD PACK PAD PADV2 REDUCE_MAX REDUCE_MIN RELU RESHAPE RESIZE_BILINEAR
+    RESIZE_NEAREST_NEIGHBOR REVERSE_V2 SELECT_V2 SLICE SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPLIT SPLIT_V SQUEEZE
+    STRIDED_SLICE TILE TOPK_V2 TRANSPOSE UNPACK""".split()
+)
+PRESCRIBED = frozenset({"L2_NORMALIZATION", "LOGISTIC", "LOG_SOFTMAX", "SOFTMAX", "TANH"})  # their output's scale
+PAIRS = frozenset({"ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "SQUARED_DIFFERENCE", "SUB"})
+_LEAST, _LARGEST = -128, 127
+
+
+def rounded_places(made: Exported, inputs: Mapping[str, np.ndarray]) -> Places:
+    """What the int8 file `made` rounds; its `start` was kept. `inputs` are a few samples by the file's input names."""
+    model = as_objects(made.path.read_bytes())
+    groups = _Groups(model)
+    values = _float_values(made, inputs)
+    tensors = []
+    for numbers in groups.found():
+        names = [name for name in dict.fromkeys(groups.name(number) for number in numbers) if name in values]
+        if names:
+            least, largest = groups.range(numbers[0])
+            tensors.append(
+                RoundedTensors(
+                    names=tuple(names),
+                    least=least,
+                    largest=largest,
+                    fixed=any(groups.made_by.get(number) in PRESCRIBED for number in numbers),
+                    values=tuple(values[name] for name in names),
+                )
+            )
+    floats = float_constants(made.start)
+    known = kernels_of(model, floats).known
+    kernels = (
+        RoundedKernel(name=k.name, values=k.values, axis=k.axis if len(k.scales) > 1 else None) for k in known if k.exact
+    )
+    constants = (RoundedConstant(name=name, values=floats[name]) for name in groups.constants() if name in floats)
+    return Places(tensors=tuple(tensors), kernels=tuple(kernels), constants=tuple(constants))
+
+
+def _float_values(made: Exported, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What each tensor of the float file is for the samples, the inputs among them."""
+    with scratch_folder() as folder:
+        path = folder / "start.tflite"
+        path.write_bytes(without_ranges(made.start))
+        traced = trace_tflite(path, inputs, runtime=list(installed_runtimes())[-1]).tensors
+    inner = {tensor.name: tensor.values for tensor in traced if tensor.values is not None}
+    return {**{name: np.asarray(array, np.float32) for name, array in inputs.items()}, **inner}
+
+
+class _Groups:
+    """The int8 tensors of a file that share a scale because an operation asks for it."""
+
+    def __init__(self, model: Generated) -> None:
+        self.graph, kinds = model.subgraphs[0], operator_kinds(model)
+        self.tensors = self.graph.tensors
+        self.parent = {n: n for n in range(len(self.tensors)) if len(scales_of(self.tensors[n])) == 1}
+        self.made_by: dict[int, str] = {}
+        self.stands_for: dict[int, int] = {}  # an int8 tensor for the float input or output that it was, or becomes
+        self.operations = [(op, kinds[op.opcodeIndex]) for op in self.graph.operators]
+        for op, kind in self.operations:
+            reads, makes = ([int(n) for n in numbers if n in self.parent] for numbers in (op.inputs, op.outputs))
+            self.made_by |= dict.fromkeys(map(int, op.outputs), kind)
+            if kind == "QUANTIZE" and not reads and makes:
+                self.stands_for[makes[0]] = int(op.inputs[0])
+            elif kind == "DEQUANTIZE" and reads:
+                self.stands_for[reads[0]] = int(op.outputs[0])
+            elif kind in SAME_SCALE:
+                self._join([*reads, *makes])
+
+    def _join(self, numbers: list[int]) -> None:
+        for number in numbers[1:]:
+            if self.range(number) == self.range(numbers[0]):
+                self.parent[self._root(number)] = self._root(numbers[0])
+
+    def _root(self, number: int) -> int:
+        while self.parent[number] != number:
+            number = self.parent[number]
+        return number
+
+    def found(self) -> list[list[int]]:
+        """The groups, constants left out."""
+        groups: dict[int, list[int]] = {}
+        written = {*self.made_by, *map(int, self.graph.inputs)}
+        for number in self.parent:
+            if number in written:
+                groups.setdefault(self._root(number), []).append(number)
+        return list(groups.values())
+
+    def constants(self) -> list[str]:
+        """The names of constants that are added to a tensor or multiplied by it."""
+        numbers = [int(n) for op, kind in self.operations if kind in PAIRS for n in op.inputs]
+        written = {*self.made_by, *map(int, self.graph.inputs)}
+        return [self.name(n) for n in dict.fromkeys(numbers) if n in self.parent and n not in written]
+
+    def name(self, number: int) -> str:
+        """The name of a tensor in the float file."""
+        return bytes(self.tensors[self.stands_for.get(number, number)].name).decode("utf-8", "backslashreplace")
+
+    def range(self, number: int) -> tuple[float, float]:
+        """The least and the largest number that a tensor can hold."""
+        tensor = self.tensors[number]
+        scale, zero = float(scales_of(tensor)[0]), int(tensor.quantization.zeroPoint[0])
+        return (_LEAST - zero) * scale, (_LARGEST - zero) * scale

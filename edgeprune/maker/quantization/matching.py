@@ -1,0 +1,216 @@
+"""Which nodes of a traced model become tensors and kernels of an int8 file, found by their values.
+
+A tensor of the file is a node's where both hold the same numbers for the same samples, in whatever layout. A kernel of
+the file is that of a convolution or product where it equals the model's, times what a batch normalization behind it
+multiplies by: the converter folds that in, and so does the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeprune.maker.quantization.places import Places, RoundedConstant, RoundedKernel
+from edgeprune.maker.quantization.traced import TracedModel, computed, source_of
+
+__all__ = ["KERNELS", "FoundKernel", "Match", "match_places"]
+
+# Operation -> (the place of its kernel among its inputs, the axes of the kernel that number its output channels, the
+# kernel's axes in the orders in which a file may have them). TensorFlow API: HWIO, HWIM, HWOI, IO; TFLite: OHWI,
+# 1HW(IM), OI; a convolution of one input channel becomes a depthwise one.
+KERNELS: dict[str, tuple[int, tuple[int, ...], tuple[tuple[int, ...], ...]]] = {
+    "Conv2D": (1, (3,), ((3, 0, 1, 2), (2, 0, 1, 3))),
+    "DepthwiseConv2dNative": (1, (2, 3), ((0, 1, 2, 3),)),
+    "Conv2DBackpropInput": (1, (2,), ((2, 0, 1, 3),)),
+    "MatMul": (1, (1,), ((1, 0),)),
+}
+_PAIRS = ("Add", "AddV2", "Div", "Maximum", "Minimum", "Mul", "RealDiv", "Sub")
+_SUMS = ("BiasAdd", "Add", "AddV2", "Sub")
+_LAYOUTS = ("ExpandDims", "Identity", "Reshape", "Squeeze", "Transpose")
+_CLOSE = 2e-5  # of the largest value: what float32 loses on another way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FoundKernel:
+    """The kernel that one node reads, the tensors that multiply its output channels behind it, and whether each channel
+    has a scale of its own; `name` is the file's."""
+
+    name: str
+    node: str
+    kernel: str
+    factors: tuple[str, ...]
+    channels: tuple[int, ...]
+    per_channel: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Match:
+    """For each group of rounded tensors the nodes that compute them; kernels; constants, each as the node that reads it
+    and its name; names of the file that nothing was found for."""
+
+    tensors: tuple[tuple[str, ...], ...]
+    kernels: tuple[FoundKernel, ...]
+    constants: tuple[tuple[str, str], ...]
+    missing: tuple[str, ...]
+
+
+def match_places(traced: TracedModel, places: Places, inputs: Sequence[np.ndarray]) -> Match:
+    """Find what the file rounds in a traced model; `inputs` are the trial samples."""
+    names = list(traced.floats())
+    known = dict(zip(names, map(_sorted, computed(traced, inputs, names)), strict=True))
+    by_size: dict[int, list[str]] = {}
+    for name, values in known.items():
+        by_size.setdefault(values.size, []).append(name)
+    groups, missing, taken = [], [], set[str]()
+    for group in places.tensors:
+        nodes: list[str] = []
+        for name, values in zip(group.names, group.values, strict=True):
+            wanted = _sorted(values)
+            same = [node for node in by_size.get(wanted.size, ()) if _same(known[node], wanted)]
+            fit = [node for node in same if not _passes_on(traced, node, same)]
+            if not fit:
+                missing.append(name)
+            nodes += [node for node in fit if node not in taken]
+            taken.update(fit)
+        groups.append(tuple(node for node in nodes if not _only_laid_out(traced, node, nodes)))
+    kernels, unknown = _kernels(traced, places.kernels)
+    constants, unread = _constants(traced, places.constants, {node for group in groups for node in group})
+    return Match(
+        tensors=tuple(groups),
+        kernels=tuple(kernels),
+        constants=tuple(constants),
+        missing=(*missing, *unknown, *unread),
+    )
+
+
+def _sorted(values: np.ndarray) -> np.ndarray:
+    return np.sort(np.asarray(values, np.float32), axis=None)
+
+
+def _same(values: np.ndarray, wanted: np.ndarray) -> bool:
+    reach = float(max(abs(wanted[0]), abs(wanted[-1]))) if wanted.size else 0.0
+    return bool(np.abs(values - wanted).max(initial=0.0) <= _CLOSE * reach)
+
+
+def _passes_on(traced: TracedModel, name: str, others: Sequence[str]) -> bool:
+    """Whether all that reads the node makes the same numbers of it here, a bias of zeros say: the tensor is what that
+    makes."""
+    readers = traced.readers.get(name, [])
+    return len(readers) == 1 and readers[0].name in others and readers[0].op not in _LAYOUTS
+
+
+def _only_laid_out(traced: TracedModel, name: str, others: Sequence[str]) -> bool:
+    """Whether the node only lays out anew what another node of the group computes: that is rounded already."""
+    node = traced.nodes[name.split(":")[0]]
+    return node.op in _LAYOUTS and source_of(node.input[0]) in others
+
+
+def _kernels(traced: TracedModel, wanted: Sequence[RoundedKernel]) -> tuple[list[FoundKernel], list[str]]:
+    """(The kernels that the file rounds, the names of those that no node has)."""
+    candidates = [
+        (node, factors)
+        for node in traced.definition.node
+        if node.op in KERNELS and node.name in traced.of_samples and _by_variables(traced, node)
+        for factors in _factors(traced, node)
+    ]
+    fetches = sorted({name for node, factors in candidates for name in (_kernel_of(node), *factors)})
+    function = traced.function([], fetches) if fetches else None
+    values = dict(zip(fetches, map(np.asarray, function(*traced.rest())), strict=True)) if function else {}
+    found: dict[str, list[FoundKernel]] = {}
+    for node, factors in candidates:
+        folded = _folded(node, values[_kernel_of(node)], [values[name] for name in factors])
+        place = next((kernel for kernel in wanted if any(_equal(one, kernel.values) for one in folded)), None)
+        if place is not None and all(known.node != node.name for known in found.get(place.name, ())):
+            made = FoundKernel(
+                name=place.name,
+                node=node.name,
+                kernel=_kernel_of(node),
+                factors=factors,
+                channels=_channels(node),
+                per_channel=place.axis is not None,
+            )
+            found.setdefault(place.name, []).append(made)
+    missing = [kernel.name for kernel in wanted if kernel.name not in found]
+    return [kernel for group in found.values() for kernel in group], missing
+
+
+def _kernel_of(node: Any) -> str:
+    return source_of(node.input[KERNELS[node.op][0]])
+
+
+def _channels(node: Any) -> tuple[int, ...]:
+    return (0,) if node.op == "MatMul" and node.attr["transpose_b"].b else KERNELS[node.op][1]
+
+
+def _by_variables(traced: TracedModel, node: Any) -> bool:
+    return _kernel_of(node).split(":")[0] not in traced.of_samples
+
+
+def _factors(traced: TracedModel, node: Any) -> list[tuple[str, ...]]:
+    """The tensors that multiply a node's channels one after the other, the most of them first: what a converter may
+    have folded into its kernel."""
+    found: list[tuple[str, ...]] = [()]
+    at = node.name
+    while True:
+        readers = traced.readers.get(at, [])
+        if len(readers) != 1 or at in traced.outputs:
+            return found[::-1]
+        reader = readers[0]
+        others = [source_of(name) for name in reader.input if source_of(name) != at and not name.startswith("^")]
+        fixed = all(name.split(":")[0] not in traced.of_samples for name in others)
+        if reader.op == "Mul" and len(others) == 1 and fixed:
+            found.append((*found[-1], others[0]))
+        elif not ((reader.op in _SUMS and fixed) or reader.op in _LAYOUTS):
+            return found[::-1]
+        at = reader.name
+
+
+def _folded(node: Any, kernel: np.ndarray, factors: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The kernel in the layouts that a file may have; none where the factors are not one for each channel."""
+    channels = _channels(node)
+    count = int(np.prod([kernel.shape[axis] for axis in channels]))
+    scale = np.ones(count)
+    for factor in factors:
+        if factor.size not in (1, count):
+            return []
+        scale = scale * factor.reshape(-1)
+    shape = [size if axis in channels else 1 for axis, size in enumerate(kernel.shape)]
+    folded = kernel.astype(np.float64) * scale.reshape(shape)
+    if channels == (0,):
+        return [folded]
+    return [np.transpose(folded, axes) for axes in KERNELS[node.op][2]]
+
+
+def _equal(values: np.ndarray, wanted: np.ndarray) -> bool:
+    """Whether both hold the same numbers in the same order, but for one factor: what an image is scaled by is folded
+    into the first kernel, and rounding does not change with it."""
+    if values.size != wanted.size:
+        return False
+    one, other = values.reshape(-1), wanted.reshape(-1)
+    place = int(np.argmax(np.abs(other)))
+    factor = other[place] / one[place] if one[place] else 0.0
+    return bool(factor > 0 and np.abs(one * factor - other).max() <= _CLOSE * abs(other[place]))
+
+
+def _constants(
+    traced: TracedModel, wanted: Sequence[RoundedConstant], rounded: set[str]
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """(The constants that the file rounds, each as the node that reads it and its name; those that no node has)."""
+    if not wanted:
+        return [], []
+    candidates = [
+        (node.name, source_of(name))
+        for node in traced.definition.node
+        if node.op in _PAIRS and node.name in rounded
+        for name in node.input[:2]
+        if name.split(":")[0] not in traced.of_samples
+    ]
+    fetches = sorted({name for _, name in candidates})
+    function = traced.function([], fetches) if fetches else None
+    values = dict(zip(fetches, map(np.asarray, function(*traced.rest())), strict=True)) if function else {}
+    found = [(node, name) for node, name in candidates if any(_equal(values[name], one.values) for one in wanted)]
+    missing = [one.name for one in wanted if not any(_equal(values[name], one.values) for _, name in found)]
+    return found, missing

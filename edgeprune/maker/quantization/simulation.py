@@ -1,0 +1,213 @@
+"""A Keras model that computes as an int8 file will: what quantization-aware training trains.
+
+Jacob et al. 2018 (arXiv:1712.05877): activations are rounded to 8 bits of a range that follows the batches, kernels to
+127 steps on both sides of zero with one scale a channel, batch normalization as it will be folded in the file; the
+gradient passes rounding as if it were not there. The weights are those of the model it was made from.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgeprune.maker.keras.graphs import functional_of
+from edgeprune.maker.keras.models import input_specs, keras_module
+from edgeprune.maker.keras.types import Tensor
+from edgeprune.maker.quantization.matching import FoundKernel, Match
+from edgeprune.maker.quantization.places import Places
+from edgeprune.maker.quantization.traced import TracedModel, function_of, source_of
+
+__all__ = ["Simulation"]
+
+LEVELS = 127.0  # of a kernel, on each side of zero
+MOMENTUM = 0.9  # of a range: how much of it stays at a step
+
+
+class Simulation:
+    """The model `rounded`, whose weights are those of the traced one, and the ranges that it learns.
+
+    Ranges follow the batches of the first `settle_step` steps, then stay.    """
+
+    def __init__(self, traced: TracedModel, places: Places, match: Match, *, settle_step: int) -> None:
+        keras, own = keras_module(), traced.own
+        self.places, self.match = places, match
+        graph: Any = functional_of(own)
+        inputs = [
+            keras.Input(batch_shape=shape, dtype=dtype, name=name) for name, (shape, dtype) in input_specs(own).items()
+        ]
+        self.layer: Any = _layer_class()(traced, places, match, settle_step)
+        made, pack = self.layer(inputs), keras.tree.pack_sequence_as
+        ends = pack(graph._inputs_struct, inputs), pack(graph._outputs_struct, made)
+        self.rounded: Any = keras.Model(*ends, name=own.name)
+        self.rounded.output_names = list(own.output_names)
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Tensor of the float file -> (least, largest value) that was learned; those that nothing computes are left
+        out."""
+        learned = zip(np.asarray(self.layer.least), np.asarray(self.layer.largest), strict=True)
+        found: dict[str, tuple[float, float]] = {}
+        for group, nodes, (least, largest) in zip(self.places.tensors, self.match.tensors, learned, strict=True):
+            if nodes and not group.fixed:
+                found |= dict.fromkeys(group.names, (float(least), float(largest)))
+        return found
+
+
+@functools.cache
+def _layer_class() -> type:
+    """The layer that computes a traced model with rounding."""
+    keras = keras_module()
+
+    class RoundedGraph(keras.layers.Layer):  # type: ignore[name-defined, misc]
+        """Its sublayer is the model itself, so its weights are the model's; it ends as that does."""
+
+        def __init__(self, traced: TracedModel, places: Places, match: Match, settle_step: int) -> None:
+            super().__init__(name="rounded", dtype="float32")
+            self.stands_for, self.settle_step = traced.own, settle_step
+            start = np.array([[group.least, group.largest] for group in places.tensors], np.float32).reshape(-1, 2)
+            self.least, self.largest = (
+                self.add_weight(shape=(len(start),), name=name, trainable=False, initializer="zeros")
+                for name in ("least", "largest")
+            )
+            self.least.assign(start[:, 0])
+            self.largest.assign(start[:, 1])
+            self.step = self.add_weight(shape=(), dtype="int32", name="step", trainable=False, initializer="zeros")
+            learns = [bool(nodes) and not g.fixed for g, nodes in zip(places.tensors, match.tensors, strict=True)]
+            vars(self).update(graph=_RoundedFunction(traced, match), learns=np.array(learns))
+
+        def call(self, inputs: Sequence[Tensor], training: bool = False) -> list[Tensor]:
+            """The model's outputs, flat and in order."""
+            import tensorflow as tf
+
+            least, largest = (tf.convert_to_tensor(v) for v in (self.least.value, self.largest.value))
+            outputs, seen = self.graph(inputs, least, largest)
+            if training:
+                self._follow(seen, least, largest)
+            return outputs
+
+        def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:
+            """Those of the model."""
+            return [keras.KerasTensor(t.shape, dtype=t.dtype) for t in self.stands_for.outputs]
+
+        def _follow(self, seen: tuple[Tensor, Tensor], least: Any, largest: Any) -> None:
+            """Let the ranges follow what a batch computed, until they settle."""
+            import tensorflow as tf
+
+            follows = tf.logical_and(self.learns, tf.convert_to_tensor(self.step.value) < self.settle_step)
+            for variable, now, found in ((self.least, least, seen[0]), (self.largest, largest, seen[1])):
+                variable.assign(tf.where(follows, MOMENTUM * now + (1 - MOMENTUM) * found, now))
+            self.step.assign_add(1)
+
+    return RoundedGraph
+
+
+class _RoundedFunction:
+    """The graph with rounding: (inputs, ranges) -> (outputs, (least, largest value of each group before rounding))."""
+
+    def __init__(self, traced: TracedModel, match: Match) -> None:
+        self.traced, self.match = traced, match
+        self.weights = list(dict.fromkeys(n for k in match.kernels for n in (k.kernel, *k.factors)))
+        self.weights += [name for name in dict.fromkeys(name for _, name in match.constants) if name not in self.weights]
+        self.before = traced.function([], self.weights) if self.weights else None
+        definition, feeds, tapped = _rounded_definition(traced, match)
+        self.groups = [[tapped.index(name) for name in nodes] for nodes in match.tensors]
+        ends = [_rounded(name, tapped) for name in traced.outputs]
+        self.count = len(ends)
+        captured = [name for name, _ in traced.captured]
+        self.whole = function_of(definition, [*traced.inputs, *feeds, *traced.variables, *captured], [*ends, *tapped])
+
+    def __call__(self, inputs: Sequence[Tensor], least: Any, largest: Any) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
+        import tensorflow as tf
+
+        rest = self.traced.rest()
+        values = dict(zip(self.weights, self.before(*rest), strict=True)) if self.before else {}
+        kernels = [_rounded_kernel(kernel, values) for kernel in self.match.kernels]
+        constants = [_rounded_constant(values[name]) for _, name in self.match.constants]
+        ranges = [limit for pair in zip(tf.unstack(least), tf.unstack(largest), strict=True) for limit in pair]
+        made = self.whole(*inputs, *kernels, *constants, *ranges, *rest)
+        outputs, tapped = list(made[: self.count]), made[self.count :]
+        zero = tf.zeros(())
+        seen = [
+            tf.stack(
+                [
+                    reduce_all([zero, *(reduce_one(tapped[n]) for n in numbers)])
+                    for numbers in self.groups
+                ]
+            )
+            for reduce_one, reduce_all in ((tf.reduce_min, tf.reduce_min), (tf.reduce_max, tf.reduce_max))
+        ]
+        return outputs, (tf.stop_gradient(seen[0]), tf.stop_gradient(seen[1]))
+
+
+def _rounded_definition(traced: TracedModel, match: Match) -> tuple[Any, list[str], list[str]]:
+    """(The graph with places to feed kernels, constants and ranges and with rounding behind tensors; the names to feed,
+    in this order; the tensors that are rounded)."""
+    definition = type(traced.definition)()
+    definition.CopyFrom(traced.definition)
+    nodes = {node.name: node for node in definition.node}
+    feeds = []
+    for number, kernel in enumerate(match.kernels):
+        feeds.append(_placeholder(definition, f"edgeprune/kernel{number}"))
+        _read_instead(nodes[kernel.node], kernel.kernel, feeds[-1])
+    for number, (node, name) in enumerate(match.constants):
+        feeds.append(_placeholder(definition, f"edgeprune/constant{number}"))
+        _read_instead(nodes[node], name, feeds[-1])
+    tapped: list[str] = []
+    for number, group in enumerate(match.tensors):
+        limits = [_placeholder(definition, f"edgeprune/{end}{number}") for end in ("least", "largest")]
+        feeds += limits
+        for name in group:
+            for reader in traced.readers.get(name, ()):
+                _read_instead(nodes[reader.name], name, _rounded(name, [name]))
+            node = definition.node.add(
+                name=_rounded(name, [name]), op="FakeQuantWithMinMaxVars", input=[name, *limits]
+            )
+            node.attr["num_bits"].i, node.attr["narrow_range"].b = 8, False
+            tapped.append(name)
+    return definition, feeds, tapped
+
+
+def _rounded(name: str, tapped: Sequence[str]) -> str:
+    """The tensor behind the rounding of one; that itself where it is not rounded."""
+    return f"{name.replace(':', '_')}/rounded" if name in tapped else name
+
+
+def _placeholder(definition: Any, name: str) -> str:
+    import tensorflow as tf
+
+    definition.node.add(name=name, op="Placeholder").attr["dtype"].type = tf.float32.as_datatype_enum
+    return name
+
+
+def _read_instead(node: Any, name: str, other: str) -> None:
+    for place, given in enumerate(node.input):
+        if source_of(given) == name:
+            node.input[place] = other
+
+
+def _rounded_kernel(kernel: FoundKernel, values: Mapping[str, Any]) -> Any:
+    """The kernel of a node as if the file's were read: rounded with the factors behind it, and divided by them again."""
+    import tensorflow as tf
+
+    own = values[kernel.kernel]
+    shape = [size if axis in kernel.channels else 1 for axis, size in enumerate(own.shape)]
+    factor = tf.ones(shape)
+    for name in kernel.factors:
+        one = values[name]
+        factor *= tf.reshape(one, shape if one.shape.num_elements() != 1 else [1] * len(shape))
+    folded = own * factor
+    axes = [axis for axis in range(len(shape)) if not kernel.per_channel or axis not in kernel.channels]
+    scale = tf.reduce_max(tf.abs(folded), axis=axes, keepdims=True) / LEVELS
+    steps = tf.math.divide_no_nan(folded, scale)
+    back = tf.math.divide_no_nan(tf.round(steps) * scale, factor)
+    return own + tf.stop_gradient(tf.where(factor == 0, tf.zeros_like(own), back - own))
+
+
+def _rounded_constant(values: Any) -> Any:
+    import tensorflow as tf
+
+    least, largest = tf.minimum(tf.reduce_min(values), 0.0), tf.maximum(tf.reduce_max(values), 0.0)
+    made = tf.quantization.fake_quant_with_min_max_vars(values, least, largest)
+    return values + tf.stop_gradient(made - values)
