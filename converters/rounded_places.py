@@ -11,6 +11,7 @@ from edgeprune.converters.objects import as_objects, operator_kinds, scales_of
 from edgeprune.converters.quantizer import without_ranges
 from edgeprune.converters.session import Exported
 from edgeprune.converters.types import Generated
+from edgeprune.formats.tflite.scales import are_slim
 from edgeprune.host.scratch import scratch_folder
 from edgeprune.maker.quantization.places import Places, RoundedConstant, RoundedKernel, RoundedTensors
 from edgeprune.runtime.session import installed_runtimes, trace_tflite
@@ -55,7 +56,8 @@ def rounded_places(made: Exported, inputs: Mapping[str, np.ndarray]) -> Places:
         RoundedKernel(name=k.name, values=k.values, axis=k.axis if len(k.scales) > 1 else None) for k in known if k.exact
     )
     constants = (RoundedConstant(name=name, values=floats[name]) for name in groups.constants() if name in floats)
-    return Places(tensors=tuple(tensors), kernels=tuple(kernels), constants=tuple(constants))
+    slim = all(are_slim(kernel.scales) for kernel in known if kernel.exact)
+    return Places(tensors=tuple(tensors), kernels=tuple(kernels), constants=tuple(constants), slim=slim)
 
 
 def _float_values(made: Exported, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

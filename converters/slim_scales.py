@@ -14,11 +14,10 @@ import numpy as np
 from edgeprune.converters.kernels import Kernel, Kernels, kernels_of
 from edgeprune.converters.objects import as_objects, file_bytes, schema_classes
 from edgeprune.converters.types import Generated
-from edgeprune.formats.tflite.scales import round_up
+from edgeprune.formats.tflite.scales import CANDIDATES, round_up
 
 __all__ = ["fitted", "levels", "requantize", "with_slim_scales", "without_names"]
 
-CANDIDATES = 4  # slim scales that a channel may choose from: the last one is at most a quarter above its own
 LARGEST = 127  # of a stored weight: symmetric, as runtimes ask
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MANTISSA_BITS", "are_slim", "round_up"]
+__all__ = ["CANDIDATES", "MANTISSA_BITS", "are_slim", "round_up"]
 
 MANTISSA_BITS = 4  # after the leading one: a scale grows by less than 1/16
+CANDIDATES = 4  # slim scales that a channel may choose from: the last one is at most a quarter above its own
 
 
 def round_up(scales: npt.NDArray[np.float32], bits: int = MANTISSA_BITS) -> npt.NDArray[np.float32]:

@@ -7,7 +7,7 @@ multiplies by: the converter folds that in, and so does the training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from edgeprune.maker.quantization.places import Places, RoundedConstant, RoundedKernel
 from edgeprune.maker.quantization.traced import TracedModel, computed, source_of
 
-__all__ = ["KERNELS", "FoundKernel", "Match", "match_places"]
+__all__ = ["KERNELS", "FoundConstant", "FoundKernel", "Match", "match_places"]
 
 # Operation -> (the place of its kernel among its inputs, the axes of the kernel that number its output channels, the
 # kernel's axes in the orders in which a file may have them). TensorFlow API: HWIO, HWIM, HWOI, IO; TFLite: OHWI,
@@ -27,7 +27,8 @@ KERNELS: dict[str, tuple[int, tuple[int, ...], tuple[tuple[int, ...], ...]]] = {
     "Conv2DBackpropInput": (1, (2,), ((2, 0, 1, 3),)),
     "MatMul": (1, (1,), ((1, 0),)),
 }
-_PAIRS = ("Add", "AddV2", "Div", "Maximum", "Minimum", "Mul", "RealDiv", "Sub")
+_QUOTIENTS = ("Div", "RealDiv")
+_PAIRS = ("Add", "AddV2", "Maximum", "Minimum", "Mul", "Sub", *_QUOTIENTS)
 _SUMS = ("BiasAdd", "Add", "AddV2", "Sub")
 _LAYOUTS = ("ExpandDims", "Identity", "Reshape", "Squeeze", "Transpose")
 _CLOSE = 2e-5  # of the largest value: what float32 loses on another way
@@ -36,7 +37,7 @@ _CLOSE = 2e-5  # of the largest value: what float32 loses on another way
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FoundKernel:
     """The kernel that one node reads, the tensors that multiply its output channels behind it, and whether each channel
-    has a scale of its own; `name` is the file's."""
+    has a scale of its own; `name` is the file's, which has `times` the numbers."""
 
     name: str
     node: str
@@ -44,16 +45,27 @@ class FoundKernel:
     factors: tuple[str, ...]
     channels: tuple[int, ...]
     per_channel: bool
+    times: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FoundConstant:
+    """What a node adds, multiplies by or divides by; the file has what is left of 1 where it multiplies by that."""
+
+    name: str
+    node: str
+    constant: str
+    inverted: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Match:
-    """For each group of rounded tensors the nodes that compute them; kernels; constants, each as the node that reads it
-    and its name; names of the file that nothing was found for."""
+    """For each group of rounded tensors the nodes that compute them; kernels; constants; names of the file that nothing
+    was found for."""
 
     tensors: tuple[tuple[str, ...], ...]
     kernels: tuple[FoundKernel, ...]
-    constants: tuple[tuple[str, str], ...]
+    constants: tuple[FoundConstant, ...]
     missing: tuple[str, ...]
 
 
@@ -116,13 +128,12 @@ def _kernels(traced: TracedModel, wanted: Sequence[RoundedKernel]) -> tuple[list
         if node.op in KERNELS and node.name in traced.of_samples and _by_variables(traced, node)
         for factors in _factors(traced, node)
     ]
-    fetches = sorted({name for node, factors in candidates for name in (_kernel_of(node), *factors)})
-    function = traced.function([], fetches) if fetches else None
-    values = dict(zip(fetches, map(np.asarray, function(*traced.rest())), strict=True)) if function else {}
+    values = _values(traced, {name for node, factors in candidates for name in (_kernel_of(node), *factors)})
     found: dict[str, list[FoundKernel]] = {}
     for node, factors in candidates:
         folded = _folded(node, values[_kernel_of(node)], [values[name] for name in factors])
-        place = next((kernel for kernel in wanted if any(_equal(one, kernel.values) for one in folded)), None)
+        fits = ((kernel, _ratio(one, kernel.values)) for kernel in wanted for one in folded)
+        place, times = next(((kernel, ratio) for kernel, ratio in fits if ratio is not None), (None, 0.0))
         if place is not None and all(known.node != node.name for known in found.get(place.name, ())):
             made = FoundKernel(
                 name=place.name,
@@ -131,6 +142,7 @@ def _kernels(traced: TracedModel, wanted: Sequence[RoundedKernel]) -> tuple[list
                 factors=factors,
                 channels=_channels(node),
                 per_channel=place.axis is not None,
+                times=times,
             )
             found.setdefault(place.name, []).append(made)
     missing = [kernel.name for kernel in wanted if kernel.name not in found]
@@ -184,33 +196,49 @@ def _folded(node: Any, kernel: np.ndarray, factors: Sequence[np.ndarray]) -> lis
     return [np.transpose(folded, axes) for axes in KERNELS[node.op][2]]
 
 
-def _equal(values: np.ndarray, wanted: np.ndarray) -> bool:
-    """Whether both hold the same numbers in the same order, but for one factor: what an image is scaled by is folded
-    into the first kernel, and rounding does not change with it."""
+def _ratio(values: np.ndarray, wanted: np.ndarray) -> float | None:
+    """What the numbers of one array are multiplied by in the other: what an image is scaled by is folded into the first
+    kernel. None for other numbers, or another order."""
     if values.size != wanted.size:
-        return False
+        return None
     one, other = values.reshape(-1), wanted.reshape(-1)
     place = int(np.argmax(np.abs(other)))
-    factor = other[place] / one[place] if one[place] else 0.0
-    return bool(factor > 0 and np.abs(one * factor - other).max() <= _CLOSE * abs(other[place]))
+    factor = float(other[place] / one[place]) if one[place] else 0.0
+    fits = factor > 0 and np.abs(one * factor - other).max() <= _CLOSE * abs(other[place])
+    return factor if fits else None
 
 
 def _constants(
     traced: TracedModel, wanted: Sequence[RoundedConstant], rounded: set[str]
-) -> tuple[list[tuple[str, str]], list[str]]:
-    """(The constants that the file rounds, each as the node that reads it and its name; those that no node has)."""
+) -> tuple[list[FoundConstant], list[str]]:
+    """(The constants that the file rounds, the names of those that no node has)."""
     if not wanted:
         return [], []
     candidates = [
-        (node.name, source_of(name))
+        (node, source_of(name))
         for node in traced.definition.node
         if node.op in _PAIRS and node.name in rounded
         for name in node.input[:2]
         if name.split(":")[0] not in traced.of_samples
     ]
-    fetches = sorted({name for _, name in candidates})
-    function = traced.function([], fetches) if fetches else None
-    values = dict(zip(fetches, map(np.asarray, function(*traced.rest())), strict=True)) if function else {}
-    found = [(node, name) for node, name in candidates if any(_equal(values[name], one.values) for one in wanted)]
-    missing = [one.name for one in wanted if not any(_equal(values[name], one.values) for _, name in found)]
-    return found, missing
+    values = _values(traced, {name for _, name in candidates})
+    found = []
+    for node, name in candidates:
+        for inverted in (False, True) if node.op in _QUOTIENTS else (False,):
+            own = _inverted(values[name]) if inverted else values[name]
+            place = next((one for one in wanted if _ratio(own, one.values) is not None), None)
+            if place is not None:
+                found.append(FoundConstant(name=place.name, node=node.name, constant=name, inverted=inverted))
+                break
+    known = {one.name for one in found}
+    return found, [one.name for one in wanted if one.name not in known]
+
+
+def _values(traced: TracedModel, names: Collection[str]) -> dict[str, np.ndarray]:
+    """The values of tensors that follow from the variables."""
+    fetches = sorted(names)
+    return dict(zip(fetches, map(np.asarray, traced.function([], fetches)(*traced.rest())), strict=True)) if names else {}
+
+
+def _inverted(values: np.ndarray) -> np.ndarray:
+    return np.divide(1.0, values, out=np.zeros_like(values), where=values != 0)

@@ -46,8 +46,9 @@ class RoundedConstant:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Places:
-    """All that one file rounds."""
+    """All that one file rounds; `slim` says that scales of kernels have few bits."""
 
     tensors: tuple[RoundedTensors, ...]
     kernels: tuple[RoundedKernel, ...]
     constants: tuple[RoundedConstant, ...] = ()
+    slim: bool = False

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.formats.tflite.scales import CANDIDATES, MANTISSA_BITS
 from edgeprune.maker.keras.graphs import functional_of
 from edgeprune.maker.keras.models import input_specs, keras_module
 from edgeprune.maker.keras.types import Tensor
@@ -75,7 +76,7 @@ def _layer_class() -> type:
             self.largest.assign(start[:, 1])
             self.step = self.add_weight(shape=(), dtype="int32", name="step", trainable=False, initializer="zeros")
             learns = [bool(nodes) and not g.fixed for g, nodes in zip(places.tensors, match.tensors, strict=True)]
-            vars(self).update(graph=_RoundedFunction(traced, match), learns=np.array(learns))
+            vars(self).update(graph=_RoundedFunction(traced, match, slim=places.slim), learns=np.array(learns))
 
         def call(self, inputs: Sequence[Tensor], training: bool = False) -> list[Tensor]:
             """The model's outputs, flat and in order."""
@@ -106,10 +107,10 @@ def _layer_class() -> type:
 class _RoundedFunction:
     """The graph with rounding: (inputs, ranges) -> (outputs, (least, largest value of each group before rounding))."""
 
-    def __init__(self, traced: TracedModel, match: Match) -> None:
-        self.traced, self.match = traced, match
+    def __init__(self, traced: TracedModel, match: Match, *, slim: bool) -> None:
+        self.traced, self.match, self.slim = traced, match, slim
         self.weights = list(dict.fromkeys(n for k in match.kernels for n in (k.kernel, *k.factors)))
-        self.weights += [name for name in dict.fromkeys(name for _, name in match.constants) if name not in self.weights]
+        self.weights += [one.constant for one in match.constants if one.constant not in self.weights]
         self.before = traced.function([], self.weights) if self.weights else None
         definition, feeds, tapped = _rounded_definition(traced, match)
         self.groups = [[tapped.index(name) for name in nodes] for nodes in match.tensors]
@@ -123,8 +124,8 @@ class _RoundedFunction:
 
         rest = self.traced.rest()
         values = dict(zip(self.weights, self.before(*rest), strict=True)) if self.before else {}
-        kernels = [_rounded_kernel(kernel, values) for kernel in self.match.kernels]
-        constants = [_rounded_constant(values[name]) for _, name in self.match.constants]
+        kernels = [_rounded_kernel(kernel, values, slim=self.slim) for kernel in self.match.kernels]
+        constants = [_rounded_constant(values[one.constant], one.inverted) for one in self.match.constants]
         ranges = [limit for pair in zip(tf.unstack(least), tf.unstack(largest), strict=True) for limit in pair]
         made = self.whole(*inputs, *kernels, *constants, *ranges, *rest)
         outputs, tapped = list(made[: self.count]), made[self.count :]
@@ -151,9 +152,9 @@ def _rounded_definition(traced: TracedModel, match: Match) -> tuple[Any, list[st
     for number, kernel in enumerate(match.kernels):
         feeds.append(_placeholder(definition, f"edgeprune/kernel{number}"))
         _read_instead(nodes[kernel.node], kernel.kernel, feeds[-1])
-    for number, (node, name) in enumerate(match.constants):
+    for number, one in enumerate(match.constants):
         feeds.append(_placeholder(definition, f"edgeprune/constant{number}"))
-        _read_instead(nodes[node], name, feeds[-1])
+        _read_instead(nodes[one.node], one.constant, feeds[-1])
     tapped: list[str] = []
     for number, group in enumerate(match.tensors):
         limits = [_placeholder(definition, f"edgeprune/{end}{number}") for end in ("least", "largest")]
@@ -187,7 +188,7 @@ def _read_instead(node: Any, name: str, other: str) -> None:
             node.input[place] = other
 
 
-def _rounded_kernel(kernel: FoundKernel, values: Mapping[str, Any]) -> Any:
+def _rounded_kernel(kernel: FoundKernel, values: Mapping[str, Any], *, slim: bool) -> Any:
     """The kernel of a node as if the file's were read: rounded with the factors behind it, and divided by them again."""
     import tensorflow as tf
 
@@ -197,17 +198,41 @@ def _rounded_kernel(kernel: FoundKernel, values: Mapping[str, Any]) -> Any:
     for name in kernel.factors:
         one = values[name]
         factor *= tf.reshape(one, shape if one.shape.num_elements() != 1 else [1] * len(shape))
+    factor *= kernel.times
     folded = own * factor
     axes = [axis for axis in range(len(shape)) if not kernel.per_channel or axis not in kernel.channels]
     scale = tf.reduce_max(tf.abs(folded), axis=axes, keepdims=True) / LEVELS
-    steps = tf.math.divide_no_nan(folded, scale)
-    back = tf.math.divide_no_nan(tf.round(steps) * scale, factor)
+    on_grid = _on_slim_grid(folded, scale, axes) if slim else _on_grid(folded, scale)
+    back = tf.math.divide_no_nan(on_grid, factor)
     return own + tf.stop_gradient(tf.where(factor == 0, tf.zeros_like(own), back - own))
 
 
-def _rounded_constant(values: Any) -> Any:
+def _on_grid(values: Any, scale: Any) -> Any:
     import tensorflow as tf
 
+    return tf.round(tf.math.divide_no_nan(values, scale)) * scale
+
+
+def _on_slim_grid(values: Any, scale: Any, axes: Sequence[int]) -> Any:
+    """The values on the grid of the slim scale that fits them best, as `converters.slim_scales.fitted` chooses it."""
+    import tensorflow as tf
+
+    rest = (1 << (23 - MANTISSA_BITS)) - 1
+    words = tf.bitwise.bitwise_and(tf.bitcast(scale, tf.int32) + rest, ~rest)
+    made = [_on_grid(values, tf.bitcast(words + place * (rest + 1), tf.float32)) for place in range(CANDIDATES)]
+    off = tf.stack([tf.reduce_sum(tf.square(one - values), axis=axes, keepdims=True) for one in made])
+    best = tf.reduce_min(off, axis=0)
+    chosen = made[-1]
+    for place in reversed(range(CANDIDATES - 1)):  # of equal ones the first
+        chosen = tf.where(off[place] <= best, made[place], chosen)
+    return chosen
+
+
+def _rounded_constant(own: Any, inverted: bool) -> Any:
+    import tensorflow as tf
+
+    values = tf.math.reciprocal_no_nan(own) if inverted else own
     least, largest = tf.minimum(tf.reduce_min(values), 0.0), tf.maximum(tf.reduce_max(values), 0.0)
     made = tf.quantization.fake_quant_with_min_max_vars(values, least, largest)
-    return values + tf.stop_gradient(made - values)
+    back = tf.math.reciprocal_no_nan(made) if inverted else made
+    return own + tf.stop_gradient(back - own)

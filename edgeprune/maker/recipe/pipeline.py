@@ -161,6 +161,7 @@ class _Run:
                 calibration=calibration,
                 float_fallback=step.float_fallback,
                 per_tensor=step.per_tensor,
+                slim=step.slim.without_search,
                 keep_start=True,
             )
             trial = {name: np.asarray(values[:TRIALS]) for name, values in calibration.items()}
