@@ -16,7 +16,7 @@ from edgeprune.converters.objects import as_objects, file_bytes
 from edgeprune.converters.types import Generated
 from edgeprune.errors import ConversionError
 
-__all__ = ["Ranges", "integer_file", "ranges_of", "with_ranges", "without_ranges"]
+__all__ = ["Ranges", "integer_file", "moved_ranges", "ranges_of", "with_ranges", "without_ranges"]
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -28,6 +28,20 @@ def ranges_of(calibrated: bytes) -> dict[str, tuple[float, float]]:
         for tensor in _tensors(as_objects(calibrated))
         if _has_range(tensor)
     }
+
+
+def moved_ranges(ranges: Ranges, before: bytes, after: bytes) -> dict[str, tuple[float, float]]:
+    """Ranges of tensors of one float file by the names of another one, of the same model with other weights.
+
+    A name says what was folded into an operation, a bias of zeros not. Raises ConversionError for files of other
+    tensors.
+    """
+    pairs = [[t for t in _tensors(as_objects(content)) if _has_range(t)] for content in (before, after)]
+    shapes = [[tuple(map(int, tensor.shape)) for tensor in tensors] for tensors in pairs]
+    if shapes[0] != shapes[1]:
+        raise ConversionError("the trained model became a file of other operations: its ranges fit no more")
+    names = {_text(old): _text(new) for old, new in zip(*pairs, strict=True)}
+    return {names[name]: found for name, found in ranges.items()}
 
 
 def with_ranges(calibrated: bytes, ranges: Ranges) -> bytes:
@@ -42,7 +56,9 @@ def with_ranges(calibrated: bytes, ranges: Ranges) -> bytes:
     known = {_text(tensor): tensor for tensor in _tensors(model) if _has_range(tensor)}
     for name, (least, largest) in ranges.items():
         if name not in known:
-            raise ConversionError(f"no tensor {name!r} that is rounded is in the float file, but a range of it is given")
+            raise ConversionError(
+                f"no tensor {name!r} that is rounded is in the float file, but a range of it is given"
+            )
         quantization = known[name].quantization
         quantization.min = np.array([min(least, 0.0)], np.float32)
         quantization.max = np.array([max(largest, 0.0)], np.float32)

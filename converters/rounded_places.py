@@ -6,29 +6,68 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from edgeprune.converters.integer_graph import for_integers
 from edgeprune.converters.kernels import float_constants, kernels_of
 from edgeprune.converters.objects import as_objects, operator_kinds, scales_of
 from edgeprune.converters.quantizer import without_ranges
 from edgeprune.converters.session import Exported
 from edgeprune.converters.types import Generated
+from edgeprune.converters.unrolling import unrolled
 from edgeprune.formats.tflite.scales import are_slim
 from edgeprune.host.scratch import scratch_folder
 from edgeprune.maker.quantization.places import Places, RoundedConstant, RoundedKernel, RoundedTensors
+from edgeprune.maker.quantization.traced import Preparation
 from edgeprune.runtime.session import installed_runtimes, trace_tflite
 
-__all__ = ["rounded_places"]
+__all__ = ["PREPARATION", "rounded_places"]
 
 # Operations whose output has the scale of their inputs (tensorflow.org/lite, "8-bit quantization specification",
 # "Restriction: input and outputs must all have same scale/zero_point").
 SAME_SCALE = frozenset(
-    """AVERAGE_POOL_2D BATCH_TO_SPACE_ND BROADCAST_TO CONCATENATION DEPTH_TO_SPACE DYNAMIC_UPDATE_SLICE EXPAND_DIMS GATHER
-    GATHER_ND MAXIMUM MAX_POOL_2D MINIMUM MIRROR_PAD PACK PAD PADV2 REDUCE_MAX REDUCE_MIN RELU RESHAPE RESIZE_BILINEAR
-    RESIZE_NEAREST_NEIGHBOR REVERSE_V2 SELECT_V2 SLICE SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPLIT SPLIT_V SQUEEZE
-    STRIDED_SLICE TILE TOPK_V2 TRANSPOSE UNPACK""".split()
+    [
+        "AVERAGE_POOL_2D",
+        "BATCH_TO_SPACE_ND",
+        "BROADCAST_TO",
+        "CONCATENATION",
+        "DEPTH_TO_SPACE",
+        "DYNAMIC_UPDATE_SLICE",
+        "EXPAND_DIMS",
+        "GATHER",
+        "GATHER_ND",
+        "MAXIMUM",
+        "MAX_POOL_2D",
+        "MINIMUM",
+        "MIRROR_PAD",
+        "PACK",
+        "PAD",
+        "PADV2",
+        "REDUCE_MAX",
+        "REDUCE_MIN",
+        "RELU",
+        "RESHAPE",
+        "RESIZE_BILINEAR",
+        "RESIZE_NEAREST_NEIGHBOR",
+        "REVERSE_V2",
+        "SELECT_V2",
+        "SLICE",
+        "SPACE_TO_BATCH_ND",
+        "SPACE_TO_DEPTH",
+        "SPLIT",
+        "SPLIT_V",
+        "SQUEEZE",
+        "STRIDED_SLICE",
+        "TILE",
+        "TOPK_V2",
+        "TRANSPOSE",
+        "UNPACK",
+    ]
 )
 PRESCRIBED = frozenset({"L2_NORMALIZATION", "LOGISTIC", "LOG_SOFTMAX", "SOFTMAX", "TANH"})  # their output's scale
 PAIRS = frozenset({"ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "SQUARED_DIFFERENCE", "SUB"})
 _LEAST, _LARGEST = -128, 127
+
+
+PREPARATION = Preparation(context=unrolled, rewrite=for_integers)  # of a model that becomes an int8 file
 
 
 def rounded_places(made: Exported, inputs: Mapping[str, np.ndarray]) -> Places:
@@ -53,7 +92,9 @@ def rounded_places(made: Exported, inputs: Mapping[str, np.ndarray]) -> Places:
     floats = float_constants(made.start)
     known = kernels_of(model, floats).known
     kernels = (
-        RoundedKernel(name=k.name, values=k.values, axis=k.axis if len(k.scales) > 1 else None) for k in known if k.exact
+        RoundedKernel(name=k.name, values=k.values, axis=k.axis if len(k.scales) > 1 else None)
+        for k in known
+        if k.exact
     )
     constants = (RoundedConstant(name=name, values=floats[name]) for name in groups.constants() if name in floats)
     slim = all(are_slim(kernel.scales) for kernel in known if kernel.exact)

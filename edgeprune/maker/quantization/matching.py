@@ -26,6 +26,8 @@ KERNELS: dict[str, tuple[int, tuple[int, ...], tuple[tuple[int, ...], ...]]] = {
     "DepthwiseConv2dNative": (1, (2, 3), ((0, 1, 2, 3),)),
     "Conv2DBackpropInput": (1, (2,), ((2, 0, 1, 3),)),
     "MatMul": (1, (1,), ((1, 0),)),
+    "BatchMatMulV2": (1, (1,), ((1, 0),)),
+    "Einsum": (1, (), ()),  # as its equation says
 }
 _QUOTIENTS = ("Div", "RealDiv")
 _PAIRS = ("Add", "AddV2", "Maximum", "Minimum", "Mul", "Sub", *_QUOTIENTS)
@@ -76,12 +78,13 @@ def match_places(traced: TracedModel, places: Places, inputs: Sequence[np.ndarra
     by_size: dict[int, list[str]] = {}
     for name, values in known.items():
         by_size.setdefault(values.size, []).append(name)
-    groups, missing, taken = [], [], set[str]()
+    groups, missing, taken, alike = [], [], set[str](), set[str]()
     for group in places.tensors:
         nodes: list[str] = []
         for name, values in zip(group.names, group.values, strict=True):
             wanted = _sorted(values)
             same = [node for node in by_size.get(wanted.size, ()) if _same(known[node], wanted)]
+            alike.update(same)
             fit = [node for node in same if not _passes_on(traced, node, same)]
             if not fit:
                 missing.append(name)
@@ -89,7 +92,7 @@ def match_places(traced: TracedModel, places: Places, inputs: Sequence[np.ndarra
             taken.update(fit)
         groups.append(tuple(node for node in nodes if not _only_laid_out(traced, node, nodes)))
     kernels, unknown = _kernels(traced, places.kernels)
-    constants, unread = _constants(traced, places.constants, {node for group in groups for node in group})
+    constants, unread = _constants(traced, places.constants, alike)
     return Match(
         tensors=tuple(groups),
         kernels=tuple(kernels),
@@ -154,7 +157,22 @@ def _kernel_of(node: Any) -> str:
 
 
 def _channels(node: Any) -> tuple[int, ...]:
-    return (0,) if node.op == "MatMul" and node.attr["transpose_b"].b else KERNELS[node.op][1]
+    """The axes of a node's kernel that number its output channels."""
+    if node.op == "Einsum":
+        given, made = node.attr["equation"].s.decode().split("->")
+        return tuple(place for place, letter in enumerate(given.split(",")[1]) if letter in made)
+    # Asking a node for an attribute that it has not would give it an empty one.
+    turned = any(name in node.attr and node.attr[name].b for name in ("transpose_b", "adj_y"))
+    return (0,) if turned else KERNELS[node.op][1]
+
+
+def _layouts(node: Any, rank: int) -> Sequence[tuple[int, ...]]:
+    """The orders in which a file may have the axes of a node's kernel."""
+    channels = _channels(node)
+    if node.op == "Einsum":
+        return [(*channels, *(axis for axis in range(rank) if axis not in channels))]
+    orders = [(0, 1)] if channels == (0,) else KERNELS[node.op][2]
+    return [axes for axes in orders if len(axes) == rank]
 
 
 def _by_variables(traced: TracedModel, node: Any) -> bool:
@@ -183,6 +201,8 @@ def _factors(traced: TracedModel, node: Any) -> list[tuple[str, ...]]:
 def _folded(node: Any, kernel: np.ndarray, factors: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The kernel in the layouts that a file may have; none where the factors are not one for each channel."""
     channels = _channels(node)
+    if not _layouts(node, kernel.ndim):
+        return []
     count = int(np.prod([kernel.shape[axis] for axis in channels]))
     scale = np.ones(count)
     for factor in factors:
@@ -191,9 +211,7 @@ def _folded(node: Any, kernel: np.ndarray, factors: Sequence[np.ndarray]) -> lis
         scale = scale * factor.reshape(-1)
     shape = [size if axis in channels else 1 for axis, size in enumerate(kernel.shape)]
     folded = kernel.astype(np.float64) * scale.reshape(shape)
-    if channels == (0,):
-        return [folded]
-    return [np.transpose(folded, axes) for axes in KERNELS[node.op][2]]
+    return [np.transpose(folded, axes) for axes in _layouts(node, kernel.ndim)]
 
 
 def _ratio(values: np.ndarray, wanted: np.ndarray) -> float | None:
@@ -208,8 +226,12 @@ def _ratio(values: np.ndarray, wanted: np.ndarray) -> float | None:
     return factor if fits else None
 
 
+def _is_one(ratio: float | None) -> bool:
+    return ratio is not None and abs(ratio - 1) <= _CLOSE
+
+
 def _constants(
-    traced: TracedModel, wanted: Sequence[RoundedConstant], rounded: set[str]
+    traced: TracedModel, wanted: Sequence[RoundedConstant], rounded: Collection[str]
 ) -> tuple[list[FoundConstant], list[str]]:
     """(The constants that the file rounds, the names of those that no node has)."""
     if not wanted:
@@ -226,7 +248,7 @@ def _constants(
     for node, name in candidates:
         for inverted in (False, True) if node.op in _QUOTIENTS else (False,):
             own = _inverted(values[name]) if inverted else values[name]
-            place = next((one for one in wanted if _ratio(own, one.values) is not None), None)
+            place = next((one for one in wanted if _is_one(_ratio(own, one.values))), None)
             if place is not None:
                 found.append(FoundConstant(name=place.name, node=node.name, constant=name, inverted=inverted))
                 break
@@ -237,7 +259,9 @@ def _constants(
 def _values(traced: TracedModel, names: Collection[str]) -> dict[str, np.ndarray]:
     """The values of tensors that follow from the variables."""
     fetches = sorted(names)
-    return dict(zip(fetches, map(np.asarray, traced.function([], fetches)(*traced.rest())), strict=True)) if names else {}
+    return (
+        dict(zip(fetches, map(np.asarray, traced.function([], fetches)(*traced.rest())), strict=True)) if names else {}
+    )
 
 
 def _inverted(values: np.ndarray) -> np.ndarray:

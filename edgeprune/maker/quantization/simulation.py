@@ -30,7 +30,7 @@ MOMENTUM = 0.9  # of a range: how much of it stays at a step
 class Simulation:
     """The model `rounded`, whose weights are those of the traced one, and the ranges that it learns.
 
-    Ranges follow the batches of the first `settle_step` steps, then stay.    """
+    Ranges follow the batches of the first `settle_step` steps, then stay."""
 
     def __init__(self, traced: TracedModel, places: Places, match: Match, *, settle_step: int) -> None:
         keras, own = keras_module(), traced.own
@@ -76,7 +76,7 @@ def _layer_class() -> type:
             self.largest.assign(start[:, 1])
             self.step = self.add_weight(shape=(), dtype="int32", name="step", trainable=False, initializer="zeros")
             learns = [bool(nodes) and not g.fixed for g, nodes in zip(places.tensors, match.tensors, strict=True)]
-            vars(self).update(graph=_RoundedFunction(traced, match, slim=places.slim), learns=np.array(learns))
+            self.learns, self.graph = np.array(learns), _RoundedFunction(traced, match, slim=places.slim)
 
         def call(self, inputs: Sequence[Tensor], training: bool = False) -> list[Tensor]:
             """The model's outputs, flat and in order."""
@@ -88,7 +88,7 @@ def _layer_class() -> type:
                 self._follow(seen, least, largest)
             return outputs
 
-        def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:
+        def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:  # noqa: ARG002  (as Keras asks)
             """Those of the model."""
             return [keras.KerasTensor(t.shape, dtype=t.dtype) for t in self.stands_for.outputs]
 
@@ -119,7 +119,9 @@ class _RoundedFunction:
         captured = [name for name, _ in traced.captured]
         self.whole = function_of(definition, [*traced.inputs, *feeds, *traced.variables, *captured], [*ends, *tapped])
 
-    def __call__(self, inputs: Sequence[Tensor], least: Any, largest: Any) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
+    def __call__(
+        self, inputs: Sequence[Tensor], least: Any, largest: Any
+    ) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
         import tensorflow as tf
 
         rest = self.traced.rest()
@@ -131,12 +133,7 @@ class _RoundedFunction:
         outputs, tapped = list(made[: self.count]), made[self.count :]
         zero = tf.zeros(())
         seen = [
-            tf.stack(
-                [
-                    reduce_all([zero, *(reduce_one(tapped[n]) for n in numbers)])
-                    for numbers in self.groups
-                ]
-            )
+            tf.stack([reduce_all([zero, *(reduce_one(tapped[n]) for n in numbers)]) for numbers in self.groups])
             for reduce_one, reduce_all in ((tf.reduce_min, tf.reduce_min), (tf.reduce_max, tf.reduce_max))
         ]
         return outputs, (tf.stop_gradient(seen[0]), tf.stop_gradient(seen[1]))
@@ -162,9 +159,7 @@ def _rounded_definition(traced: TracedModel, match: Match) -> tuple[Any, list[st
         for name in group:
             for reader in traced.readers.get(name, ()):
                 _read_instead(nodes[reader.name], name, _rounded(name, [name]))
-            node = definition.node.add(
-                name=_rounded(name, [name]), op="FakeQuantWithMinMaxVars", input=[name, *limits]
-            )
+            node = definition.node.add(name=_rounded(name, [name]), op="FakeQuantWithMinMaxVars", input=[name, *limits])
             node.attr["num_bits"].i, node.attr["narrow_range"].b = 8, False
             tapped.append(name)
     return definition, feeds, tapped
@@ -189,7 +184,8 @@ def _read_instead(node: Any, name: str, other: str) -> None:
 
 
 def _rounded_kernel(kernel: FoundKernel, values: Mapping[str, Any], *, slim: bool) -> Any:
-    """The kernel of a node as if the file's were read: rounded with the factors behind it, and divided by them again."""
+    """The kernel of a node as if the file's were read: rounded together with the factors behind it, then without them
+    again."""
     import tensorflow as tf
 
     own = values[kernel.kernel]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,7 +15,7 @@ from edgeprune.maker.keras.layouts import computed_channels_last
 from edgeprune.maker.keras.models import as_called, input_specs, keras_module
 from edgeprune.maker.keras.types import Model, Tensor
 
-__all__ = ["TracedModel", "source_of", "trace_model"]
+__all__ = ["Preparation", "TracedModel", "computed", "function_of", "source_of", "trace_model"]
 
 
 def source_of(name: str) -> str:
@@ -53,10 +55,16 @@ class TracedModel:
     @cached_property
     def of_samples(self) -> frozenset[str]:
         """The nodes whose values depend on the samples; all others follow from the variables."""
-        found = {name.split(":")[0] for name in self.inputs}
-        for node in self.definition.node:  # in the order of execution
-            if any(name.lstrip("^").split(":")[0] in found for name in node.input):
-                found.add(node.name)
+        readers: dict[str, list[str]] = {}
+        for node in self.definition.node:
+            for name in node.input:
+                readers.setdefault(name.lstrip("^").split(":")[0], []).append(node.name)
+        waiting = [name.split(":")[0] for name in self.inputs]
+        found = set(waiting)
+        while waiting:
+            more = {name for name in readers.get(waiting.pop(), ()) if name not in found}
+            found |= more
+            waiting.extend(more)
         return frozenset(found)
 
     def values(self) -> list[Tensor]:
@@ -97,7 +105,16 @@ def function_of(definition: Any, feeds: Sequence[str], fetches: Sequence[str]) -
     return whole.prune(*ends)
 
 
-def trace_model(model: Model) -> TracedModel:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """What a converter does to a model before it reads it, and so what is to be trained: a context in which layers are
+    traced as they are converted, and a change of the GraphDef in place."""
+
+    context: Callable[[Model], AbstractContextManager[object]] = contextlib.nullcontext
+    rewrite: Callable[[Any], None] = lambda _: None
+
+
+def trace_model(model: Model, preparation: Preparation | None = None) -> TracedModel:
     """The graph of a model in inference mode, with its variables as inputs."""
     import tensorflow as tf
 
@@ -116,16 +133,19 @@ def trace_model(model: Model) -> TracedModel:
         *(tf.TensorSpec(shape, dtype) for shape, dtype in input_specs(model).values()),
         *(tf.TensorSpec(variable.shape, variable.dtype) for variable in variables),
     ]
-    with computed_channels_last(keras, model):
+    prepare = preparation or Preparation()
+    with computed_channels_last(keras, model), prepare.context(model):
         made = tf.function(call, autograph=False).get_concrete_function(*specs)
+    definition = made.graph.as_graph_def()
+    prepare.rewrite(definition)
     names = [source_of(tensor.name) for tensor in made.inputs]
-    ends = (count, count + len(variables))
+    whole = count + len(variables)
     return TracedModel(
-        definition=made.graph.as_graph_def(),
-        inputs=tuple(names[: ends[0]]),
-        variables=tuple(names[ends[0] : ends[1]]),
+        definition=definition,
+        inputs=tuple(names[:count]),
+        variables=tuple(names[count:whole]),
         outputs=tuple(source_of(tensor.name) for tensor in made.outputs),
-        captured=tuple(zip(names[ends[1] :], made.captured_inputs, strict=True)),
+        captured=tuple(zip(names[whole:], made.captured_inputs, strict=True)),
         own=model,
     )
 

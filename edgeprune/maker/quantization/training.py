@@ -17,7 +17,7 @@ from edgeprune.maker.pruning.sparse_optimizer import make_sparse
 from edgeprune.maker.quantization.matching import match_places
 from edgeprune.maker.quantization.places import Places
 from edgeprune.maker.quantization.simulation import Simulation
-from edgeprune.maker.quantization.traced import trace_model
+from edgeprune.maker.quantization.traced import Preparation, trace_model
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.loop import OnProgress, steps_per_epoch, train
 from edgeprune.maker.training.options import QatOptions
@@ -50,17 +50,19 @@ def train_quantized(
     options: QatOptions,
     *,
     teacher: Model | None = None,
+    preparation: Preparation | None = None,
     on_progress: OnProgress | None = None,
 ) -> Quantized:
     """A copy of the model that was trained as its int8 file computes; zeros of kernels stay zeros.
 
-    `places` is what that file rounds, found with the samples `trial`. With `options.distill` the `teacher` gives that
+    `places` is what that file rounds, found with the samples `trial`; `preparation` is what its converter does to a
+    model. With `options.distill` the `teacher` gives that
     share of the loss. Raises Unsupported for a model that is no graph of layers.
     """
     if graph_of(model) is None:
         raise Unsupported(f"{model.name}: quantization-aware training needs a Functional or Sequential model")
     tuned = clone(model)
-    traced = trace_model(tuned)
+    traced = trace_model(tuned, preparation)
     inputs = [np.asarray(trial[name], dtype) for name, (_, dtype) in input_specs(tuned).items()]
     match = match_places(traced, places, inputs)
     steps = options.epochs * steps_per_epoch(len(samples), options.batch_size)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeprune.checker.latency.latency_targets import target_profile
+from edgeprune.converters.rounded_places import PREPARATION
 from edgeprune.converters.session import Converter
 from edgeprune.host.progress import Progress
 from edgeprune.ledger import ChannelReport, PruneReport, TrainLog
@@ -18,10 +19,10 @@ from edgeprune.maker.pruning.channel.rounds import Train, prune_in_rounds
 from edgeprune.maker.pruning.magnitude import PruneResult, prune_magnitude
 from edgeprune.maker.pruning.masked_training import finetune, prune_while_training
 from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
-from edgeprune.maker.recipe.latency_search import prune_to_latency
-from edgeprune.maker.recipe.prepare import Prepared, through_norms
 from edgeprune.maker.quantization.places import Places
 from edgeprune.maker.quantization.training import Quantized, train_quantized
+from edgeprune.maker.recipe.latency_search import prune_to_latency
+from edgeprune.maker.recipe.prepare import Prepared, through_norms
 from edgeprune.maker.recipe.recipe import ChannelStep, FinetuneStep, PruneStep, QatStep
 from edgeprune.maker.training.frozen import frozen_note
 from edgeprune.maker.training.loop import steps_per_epoch
@@ -75,6 +76,7 @@ class ModelSteps:
             self.prepared.task,
             step.training,
             teacher=self.prepared.model,
+            preparation=PREPARATION,
             on_progress=self.progress.advance,
         )
         self.progress.end(f"{len(done.ranges)} ranges learned")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from edgeprune.converters.exported import entry_at, measure_export
 from edgeprune.converters.exports import INTEGER
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.probabilities import classified
+from edgeprune.converters.quantizer import moved_ranges
 from edgeprune.converters.rounded_places import rounded_places
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.spending import Judge, coarser
@@ -47,7 +49,15 @@ from edgeprune.maker.recipe.entries import asked_of, export_name, metric_kind, m
 from edgeprune.maker.recipe.latency_search import covered_estimate
 from edgeprune.maker.recipe.model_steps import ModelSteps, StepResult
 from edgeprune.maker.recipe.prepare import Prepared, app_options, file_part
-from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QatStep, QuantizeStep, devices_of
+from edgeprune.maker.recipe.recipe import (
+    ChannelStep,
+    ExportSpec,
+    FinetuneStep,
+    PruneStep,
+    QatStep,
+    QuantizeStep,
+    devices_of,
+)
 from edgeprune.maker.training.data.loading import calibration_set
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.report.summary import summary_sentences
@@ -147,10 +157,12 @@ class _Run:
         begun = time.monotonic()
         done = self._quantized(step) if isinstance(step, QatStep) else None
         entry = self._tflite(step.name, Precision(step.precision), step, done)
-        self._add(step.name, step.kind, [entry], begun, StepResult(model=done.model, training=done.log) if done else None)
+        result = StepResult(model=done[0].model, training=done[0].log) if done else None
+        self._add(step.name, step.kind, [entry], begun, result)
 
-    def _quantized(self, step: QatStep) -> Quantized:
-        """Train the current model as its int8 file computes; it takes the place of that model."""
+    def _quantized(self, step: QatStep) -> tuple[Quantized, bytes]:
+        """Train the current model as its int8 file computes; it takes the place of that model. (What came of it, the
+        float file whose tensors have the ranges)."""
         calibration = self._calibration(step)
         with scratch_folder() as folder:
             made = self.converter.export(
@@ -168,7 +180,7 @@ class _Run:
             places = rounded_places(made, trial)
         done = self.steps.quantized(self.model, step, places, trial)
         self._now(done.model)
-        return done
+        return done, made.start
 
     def _now(self, model: Model) -> None:
         """This is the current model from now on."""
@@ -181,7 +193,7 @@ class _Run:
         stage: str,
         precision: Precision,
         quantize: QuantizeStep | None = None,
-        trained: Quantized | None = None,
+        trained: tuple[Quantized, bytes] | None = None,
     ) -> ArtifactEntry:
         """Export the current model, run the file over the test split, and account for it.
 
@@ -192,25 +204,29 @@ class _Run:
         export = self._ships_as(stage, precision)
         app = app_options(self.recipe, export) if export else AppOptions()
         model, said = self._classified(app)
-        made = self.converter.export(
+        export_as = functools.partial(
+            self.converter.export,
             model,
             path,
             Format.TFLITE,
             precision,
             io_type=quantize.io_type if quantize else "float32",
-            calibration=self._calibration(quantize) if quantize else None,
             app=app,
             float_fallback=quantize.float_fallback if quantize else False,
             per_tensor=quantize.per_tensor if quantize else False,
             slim=quantize.slim if quantize else None,
-            ranges=trained.ranges if trained else None,
         )
+        calibration = self._calibration(quantize) if quantize else None
+        made = export_as(calibration=calibration, keep_start=trained is not None)
+        if trained:
+            ranges = moved_ranges(trained[0].ranges, trained[1], made.start)
+            made = export_as(start=made.start, ranges=ranges)
         if made.note:
             self.progress.note(made.note)
         if quantize and quantize.slim.searches:
             made, more = self._coarser(made, model, app, quantize)
             said = (*said, *more)
-        expected = trained.simulated(self.prepared.test.inputs) if trained and model is self.model else None
+        expected = trained[0].simulated(self.prepared.test.inputs) if trained and model is self.model else None
         entry = self._evaluated(made, model, every_runtime=export is not None, expected=expected)
         self.progress.end(_metric_note(entry))
         return replace(entry, warnings=said)

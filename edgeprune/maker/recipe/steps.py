@@ -158,7 +158,9 @@ def read_step(path: Path, number: int, raw: object, *, seed: int = 0) -> Step:
     if kind == "prune" and check_word(path, where, "style", raw.get("style", "magnitude"), STYLES) == "channel":
         return _channel_step(path, where, raw, seed)
     step: Step = read_table(path, where, raw, STEPS[kind], seed=seed)
-    return replace(step, name=step.precision) if kind == "quantize" and "name" not in raw else step
+    if isinstance(step, QuantizeStep) and kind == "quantize" and "name" not in raw:
+        return replace(step, name=step.precision)
+    return step
 
 
 def _channel_step(path: Path, where: str, raw: Mapping[str, object], seed: int) -> ChannelStep:
