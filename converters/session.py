@@ -25,11 +25,11 @@ from typing import cast
 import numpy as np
 
 from edgeprune.artifact import Artifact, Format, Precision, files_of, sha256_of
-from edgeprune.converters.exports import INTEGER, SIGNATURE, check_export, check_io_type
+from edgeprune.converters.exports import INTEGER, SIGNATURE, calibrated, check_export, check_io_type
 from edgeprune.converters.file_checks import refuse_fallback, refuse_lost_package_weights, refuse_lost_weights
 from edgeprune.converters.frozen import FrozenGraph, freeze
 from edgeprune.converters.packaging import AppOptions
-from edgeprune.converters.pictures import scaled_outside
+from edgeprune.converters.pictures import pixels_of, scaled_outside
 from edgeprune.converters.refusals import one_line
 from edgeprune.converters.slim_options import SlimOptions
 from edgeprune.converters.unrolling import rolled_layers
@@ -129,12 +129,15 @@ class Converter:
         float_fallback: bool = False,
         per_tensor: bool = False,
         slim: SlimOptions | None = None,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
     ) -> Exported:
         """Write `out` and return what it is.
 
         `sizes` are those of inputs that `model` leaves open; `signature` is the name of a .tflite file's signature.
         Where `slim` searches for grids, the file is the one that the search begins with: with names, without what it
         tells the app.
+        Of a Core ML package with int8 activations, `ranges` by the names of the float16 program's values take the place
+        of calibrated ones.
         Raises ConversionError with the converter's reason, for an integer file that computes in float somewhere
         (unless `float_fallback` allows it) and for one without its weights; nothing is left at `out` then.
         """
@@ -143,6 +146,9 @@ class Converter:
         check_io_type(model_format, precision, io_type)
         stored = slim or SlimOptions()
         if model_format is Format.COREML and options.image is not None:
+            name = options.image.name
+            if calibration:
+                calibration = {**calibration, name: pixels_of(calibration[name], options.image)}
             model, image = self._scaled_outside(model, options.image)
             options = replace(options, image=image)
         what, integer = f"{model_format} {precision}", model_format is Format.TFLITE and precision in INTEGER
@@ -168,8 +174,9 @@ class Converter:
             "scales": str(stored.scales),
             "drop_names": stored.drop_names and not stored.searches,
             "start": str(start) if integer and stored.searches else None,
+            "ranges": dict(ranges or {}),
         }
-        if integer:
+        if calibrated(model_format, precision):
             job["calibration"] = str(self._write_calibration(calibration, precision))
         reply = self._ask(job, what)
         if not made.exists():

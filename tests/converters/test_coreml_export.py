@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 
 from edgeprune.artifact import Artifact, Format, Precision
 from edgeprune.converters import evaluation
-from edgeprune.converters.evaluation import evaluate_file, pixels_of
+from edgeprune.converters.evaluation import evaluate_file
 from edgeprune.converters.evaluator import program
 from edgeprune.converters.packaging import AppOptions, check_words, read_labels
+from edgeprune.converters.pictures import pixels_of
 from edgeprune.errors import ConversionError, InputError, UsageError
 from edgeprune.formats import read_contents
 from edgeprune.formats.coreml.mil_reader import read_coreml
@@ -32,11 +34,14 @@ PRECISIONS = {
     Precision.FLOAT32: 100,
     Precision.FLOAT16: 50,
     Precision.INT8: 30,
+    Precision.INT4: 15,
+    Precision.W8A8: 30,
     Precision.PALETTE2: 3,
     Precision.PALETTE4: 15,
     Precision.PALETTE6: 30,
     Precision.SPARSE: 50,
     Precision.SPARSE_INT8: 30,
+    Precision.SPARSE_W8A8: 30,
     Precision.SPARSE_PALETTE4: 15,
 }
 
@@ -85,7 +90,8 @@ def judged(artifact: Artifact, model: Any, samples: Samples | None = None, **mor
 def test_every_precision(converter: Any, pruned: Any, tmp_path: Path, precision: Precision) -> None:
     """The package computes what the model computes, keeps its zeros and its names, and is compressed throughout."""
     package = tmp_path / "m.mlpackage"
-    artifact = converter.export(pruned, package, Format.COREML, precision, app=AppOptions(target="iOS18"))
+    app, given = AppOptions(target="iOS18"), samples_for(pruned, 20).inputs
+    artifact = converter.export(pruned, package, Format.COREML, precision, app=app, calibration=given)
     (parity,) = judged(artifact, pruned).parity
     assert parity.output == "scores"
     assert parity.sqnr_db is not None
@@ -94,13 +100,16 @@ def test_every_precision(converter: Any, pruned: Any, tmp_path: Path, precision:
     assert storage.elements == 3 * 9 * 24 + 9 * 24 + 24 * 64 + 64 * 256 + 256 * 5
     if "palette" not in precision:
         assert storage.zeros >= 0.75 * (storage.elements - 9 * 24) - 2
-    wanted = str(precision).replace("palette2", "palette").replace("palette4", "palette").replace("palette6", "palette")
+    wanted = re.sub(r"palette\d", "palette", str(precision)).replace("w8a8", "int8")
     # The depthwise kernel is not pruned, and so not stored sparsely.
     dense = {"sparse": {"sparse": 4, "float16": 1}}.get(precision)
     assert storage.encodings == dense or set(storage.encodings) <= {
         wanted.replace("-", "+"),
         wanted.removeprefix("sparse-"),
+        *(["int8"] if precision is Precision.INT4 else []),  # kernels that are no whole blocks
     }
+    quantized = any(op.kind == "quantize" for op in read_coreml(package).program.operations)
+    assert quantized == ("w8a8" in precision)
     assert sorted(p.name for p in package.iterdir()) == ["Data", "Manifest.json"]
     assert [p.name for p in tmp_path.iterdir()] == ["m.mlpackage"]
     for bits in float_blobs(package):
@@ -246,7 +255,9 @@ def test_targets(converter: Any, pruned: Any, tmp_path: Path) -> None:
     for precision, target, word in (
         (Precision.INT8, "iOS15", "iOS 16 or newer"),
         (Precision.PALETTE4, "iOS15", "iOS 16 or newer"),
-        (Precision.SPARSE_INT8, "iOS17", "need iOS 18"),
+        (Precision.W8A8, "iOS16", "needs iOS 17 or newer .* iOS17 or newer, or export int8"),
+        (Precision.INT4, "iOS17", "needs iOS 18 .* iOS18, or export int8 or palette4"),
+        (Precision.SPARSE_INT8, "iOS17", "needs iOS 18 .* iOS18, or export int8 or sparse"),
         (Precision.FLOAT16, "iOS14", "unknown deployment target"),
     ):
         with pytest.raises(UsageError, match=word):

@@ -20,7 +20,7 @@ from edgeprune.checker.latency.profiles import find_profile
 from edgeprune.checker.size.baseline import Baseline
 from edgeprune.checker.size.codecs import BASE_CODEC
 from edgeprune.converters.exported import entry_at, measure_export
-from edgeprune.converters.exports import INTEGER
+from edgeprune.converters.exports import INTEGER, calibrated
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.probabilities import classified
 from edgeprune.converters.session import Converter, Exported
@@ -44,7 +44,15 @@ from edgeprune.maker.recipe.entries import asked_of, export_name, metric_kind, m
 from edgeprune.maker.recipe.latency_search import covered_estimate
 from edgeprune.maker.recipe.model_steps import ModelSteps, StepResult
 from edgeprune.maker.recipe.prepare import Prepared, app_options, file_part
-from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, devices_of
+from edgeprune.maker.recipe.recipe import (
+    ChannelStep,
+    ExportSpec,
+    FinetuneStep,
+    PruneStep,
+    QuantizeStep,
+    calibrating,
+    devices_of,
+)
 from edgeprune.maker.training.data.loading import calibration_set
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.report.summary import summary_sentences
@@ -200,6 +208,7 @@ class _Run:
         )
 
     def _calibration(self, step: QuantizeStep) -> Mapping[str, np.ndarray]:
+        """Training samples that set the scales: as many as the step says."""
         assert self.prepared.train is not None
         return calibration_set(self.prepared.train, input_specs(self.model), step.samples, self.recipe.seed)
 
@@ -323,7 +332,8 @@ class _Run:
     def _export_new(self, export: ExportSpec, path: Path) -> ArtifactEntry:
         options = app_options(self.recipe, export)
         model, said = self._classified(options)
-        made = self.converter.export(model, path, export.format, export.precision, app=options)
+        learns = self._calibration(calibrating(self.recipe)) if calibrated(export.format, export.precision) else None
+        made = self.converter.export(model, path, export.format, export.precision, calibration=learns, app=options)
         entry = self._evaluated(made, model, every_runtime=True, exported=True, image=options.image)
         return replace(entry, warnings=said)
 
