@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 
@@ -50,7 +49,6 @@ def with_integer_activations(model: Generated, ranges: Ranges) -> Generated:
     that holds NaN.
     """
     import coremltools.optimize.coreml as cto
-    from coremltools.optimize.coreml import _post_training_quantization as activations
     from coremltools.optimize.coreml.experimental import _post_training_quantization as statistics
     from coremltools.optimize.coreml.experimental._model_debugger import ModelDebugger
 
@@ -62,9 +60,21 @@ def with_integer_activations(model: Generated, ranges: Ranges) -> Generated:
     config = cto.OptimizationConfig(global_config=cto.OpLinearQuantizerConfig(mode="linear_symmetric"))
     for name in _integer_sums(_package(model)):
         config.set_op_name(name, None)
-    # The only part of coremltools' function that needs a Mac.
-    with patch.object(activations, "_get_activation_calibration_stats", lambda *_: told):
-        return cto.linear_quantize_activations(model, config, [])
+    return _passed(model, {"config": config, "activation_stats": told})
+
+
+def _passed(model: Generated, told: Mapping[str, object]) -> Generated:
+    """The program behind the passes of coremltools' `linear_quantize_activations`, which itself predicts first."""
+    from coremltools import _SPECIFICATION_VERSION_IOS_17
+    from coremltools.converters.mil.mil.passes.graph_pass import PassOption
+    from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+    from coremltools.models.utils import _apply_graph_pass
+
+    pairs = [PASS_REGISTRY[f"compression::insert_{place}_quantize_dequantize_pair"] for place in ("prefix", "suffix")]
+    for each in pairs:
+        each.set_options([PassOption(name, value) for name, value in told.items()])
+    merge = PASS_REGISTRY["common::dequantize_quantize_pair_elimination"]
+    return _apply_graph_pass(model, [*pairs, merge], spec_version=_SPECIFICATION_VERSION_IOS_17, skip_model_load=True)
 
 
 def _package(model: Generated) -> Package:
