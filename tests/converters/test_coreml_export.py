@@ -20,7 +20,7 @@ from edgeprune.converters.pictures import pixels_of
 from edgeprune.errors import ConversionError, InputError, UsageError
 from edgeprune.formats import read_contents
 from edgeprune.formats.coreml.mil_reader import read_coreml
-from edgeprune.formats.coreml.storage import storage_of
+from edgeprune.formats.coreml.storage import constants_of, storage_of
 from edgeprune.formats.metadata import ImageInput, check_ends
 from edgeprune.maker.keras.models import input_specs, output_shapes, predict
 from edgeprune.maker.pruning.magnitude import prune_magnitude
@@ -114,6 +114,22 @@ def test_every_precision(converter: Any, pruned: Any, tmp_path: Path, precision:
     assert [p.name for p in tmp_path.iterdir()] == ["m.mlpackage"]
     for bits in float_blobs(package):
         assert not (bits == 1 << (8 * bits.itemsize - 1)).any()
+
+
+def test_ranges_by_name(converter: Any, pruned: Any, tmp_path: Path) -> None:
+    """Ranges that were trained, say, reach the package; those of all other values come from the calibration set."""
+    place, given = tmp_path / "m.mlpackage", {"transpose_1_cast_fp16": (-2.0, 25.4)}  # the picture, channels first
+    app, samples = AppOptions(target="iOS17"), samples_for(pruned).inputs
+    made = converter.export(
+        pruned, place, Format.COREML, Precision.W8A8, app=app, calibration=samples, ranges=given
+    ).contents.package
+    constants = constants_of(made)
+    scales = [constants[op.inputs["scale"][0]] for op in made.program.operations if op.kind == "quantize"]
+    assert scales[0] == pytest.approx(0.2, rel=1e-3)
+    assert len(scales) > 4
+    assert max(scales[1:]) < 0.19
+    with pytest.raises(UsageError, match="w8a8 needs a calibration set"):
+        converter.export(pruned, place, Format.COREML, Precision.W8A8, app=app)
 
 
 def float_blobs(package: Path) -> list[np.ndarray]:
