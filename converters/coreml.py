@@ -71,7 +71,7 @@ def convert_coreml(
     if precision in INTEGER_ACTIVATIONS:
         if not calibration:
             raise ValueError(f"{precision} needs a calibration set")
-        model = with_integer_activations(model, {**found_ranges(model, calibration), **(ranges or {})})
+        model = with_integer_activations(model, found_ranges(model, calibration, ranges or {}))
     _write(_compressed(model, precision), out, graph, function, options)
     plain = sparse_counterpart(precision)
     if plain is not None:

@@ -25,20 +25,27 @@ LARGEST_BOUND = float(np.finfo(np.float16).max) / 2
 STEPS = 254  # from -127 to 127
 
 
-def found_ranges(model: Generated, calibration: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
-    """The range of every value of a float program over the calibration samples (image inputs: pixels).
+def found_ranges(
+    model: Generated, calibration: Mapping[str, np.ndarray], known: Ranges | None = None
+) -> dict[str, tuple[float, float]]:
+    """The range of every value of a float program over the calibration samples (image inputs: pixels), but for those
+    that are known otherwise.
 
-    Raises ValueError for an operation that the evaluator does not know.
+    Raises ValueError for an operation that the evaluator does not know, and for a range of what is no value.
     """
     from edgeprune.converters.evaluator.program import Evaluator
 
     try:
-        return Evaluator(_package(model)).ranges(calibration)
+        found = Evaluator(_package(model)).ranges(calibration)
     except UnknownOperationError as cause:
         raise ValueError(
             f"activations are not calibrated: op {cause} is not known to the evaluator; use --precision int8, whose "
             "activations stay float16"
         ) from cause
+    strange = [name for name in known or {} if name not in found]
+    if strange:
+        raise ValueError(f"a range for {strange[0]!r}, which is no value of the program")
+    return {**found, **(known or {})}
 
 
 def with_integer_activations(model: Generated, ranges: Ranges) -> Generated:

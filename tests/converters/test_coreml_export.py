@@ -128,6 +128,10 @@ def test_ranges_by_name(converter: Any, pruned: Any, tmp_path: Path) -> None:
     assert scales[0] == pytest.approx(0.2, rel=1e-3)
     assert len(scales) > 4
     assert max(scales[1:]) < 0.19
+    with pytest.raises(ConversionError, match="a range for 'x', which is no value of the program"):
+        converter.export(
+            pruned, place, Format.COREML, Precision.W8A8, app=app, calibration=samples, ranges={"x": (0.0, 1.0)}
+        )
     with pytest.raises(UsageError, match="w8a8 needs a calibration set"):
         converter.export(pruned, place, Format.COREML, Precision.W8A8, app=app)
 
