@@ -12,7 +12,16 @@ import numpy as np
 from edgeprune.artifact import Format, IoType, Precision
 from edgeprune.converters.end_samples import end_trials, fed, fed_samples
 from edgeprune.converters.exported import entry_at, measure_export, refuse_departure
-from edgeprune.converters.exports import INTEGER, SIGNATURE, SUFFIXES, USUAL, check_export, check_io_type, format_of
+from edgeprune.converters.exports import (
+    INTEGER,
+    SIGNATURE,
+    SUFFIXES,
+    USUAL,
+    calibrated,
+    check_export,
+    check_io_type,
+    format_of,
+)
 from edgeprune.converters.packaging import AppOptions, check_words
 from edgeprune.converters.parity import check_tolerance
 from edgeprune.converters.probabilities import classified
@@ -49,11 +58,12 @@ class ConvertOptions:
 
     Of integer .tflite files: `io_type` is what inputs and outputs of int8 (float32, int8, uint8) and int16x8 (float32,
     int16) are; with `float_fallback` operations without an integer kernel stay in float; with `per_tensor` a kernel has
-    one scale in place of one per channel; `calibration_samples` of the calibration set, drawn with `seed`, set the
-    scales; `slim` says how their numbers are stored. `ends` are the inputs and outputs that the file should have,
-    `signature` the name of its signature (.tflite); `app` is what it tells the app, of either format. `tolerance` is
-    the largest difference allowed, as a share of the output range (None: by precision); with `bisect` the error of a
-    file that departs names the first layer that does. The file is compressed by the quick codecs and by `codecs`.
+    one scale in place of one per channel; `slim` says how their numbers are stored. `calibration_samples` of the
+    calibration set, drawn with `seed`, set the scales, those of a Core ML w8a8 package too. `ends` are the inputs and
+    outputs that the file should have, `signature` the name of its signature (.tflite); `app` is what it tells the app,
+    of either format. `tolerance` is the largest difference allowed, as a share of the output range (None: by
+    precision); with `bisect` the error of a file that departs names the first layer that does. The file is compressed
+    by the quick codecs and by `codecs`.
     """
 
     io_type: IoType | str = IoType.FLOAT32
@@ -87,15 +97,15 @@ def convert(
     """Write the .tflite file or .mlpackage folder `path` made from a Keras model (or the model file at a path), and
     return its record: size, zeros, parity with the model, what ran it, and the score.
 
-    `precision` is float32 for .tflite and float16 for .mlpackage unless given; int8 and int16x8 of .tflite need
-    `calibration`: training samples, or arrays [samples, ...] by input name. The file is held against the model on
-    `samples`, and scored by `metric` where they have targets; else on calibration samples that are held back for that,
-    else on a few random ones. What `options.slim` may spend is measured by `metric` on `validation`, other samples than
-    those. A `converter` serves several calls. Raises UsageError for what cannot be asked,
-    ConversionError for a file that departs from its model; nothing is left at `path` then.
+    `precision` is float32 for .tflite and float16 for .mlpackage unless given; int8 and int16x8 of .tflite, w8a8 and
+    sparse-w8a8 of .mlpackage need `calibration`: training samples, or arrays [samples, ...] by input name. The file is
+    held against the model on `samples`, and scored by `metric` where they have targets; else on calibration samples
+    that are held back for that, else on a few random ones. What `options.slim` may spend is measured by `metric` on
+    `validation`, other samples than those. A `converter` serves several calls. Raises UsageError for what cannot be
+    asked, ConversionError for a file that departs from its model; nothing is left at `path` then.
     """
     wanted, out, shown = options or ConvertOptions(), Path(path), progress or Progress(quiet=True)
-    model_format, chosen = check_conversion(out, precision, wanted, calibrated=calibration is not None)
+    model_format, chosen = check_conversion(out, precision, wanted, has_calibration=calibration is not None)
     check_output_file(out, overwrite=overwrite, suffix=SUFFIXES[model_format])
     source = load_convertible(Path(model)) if isinstance(model, str | Path) else model
     if model_format is Format.TFLITE:
@@ -167,7 +177,7 @@ def _renamed(app: AppOptions, ends: EndOptions) -> AppOptions:
 
 
 def check_conversion(
-    path: Path, precision: Precision | str | None, options: ConvertOptions, *, calibrated: bool
+    path: Path, precision: Precision | str | None, options: ConvertOptions, *, has_calibration: bool
 ) -> tuple[Format, Precision]:
     """The format by the ending of `path`, and the precision. Raises UsageError for what cannot be made."""
     model_format = format_of(path)
@@ -183,10 +193,11 @@ def check_conversion(
         raise UsageError(f"--signature {options.signature}: a name has letters, digits and _, and begins with a letter")
     if options.per_tensor and not (model_format is Format.TFLITE and chosen in INTEGER):
         raise UsageError(f"--per-tensor is for tflite int8 and int16x8; got {model_format} {chosen}")
-    if model_format is Format.TFLITE and chosen in INTEGER and not calibrated:
+    if calibrated(model_format, chosen) and not has_calibration:
+        other = "dynamic" if model_format is Format.TFLITE else "int8"
         raise UsageError(
             f"{chosen} needs samples to learn the ranges of the activations: add --calibration TRAIN.npz, "
-            "or use --precision dynamic, which needs no data"
+            f"or use --precision {other}, which needs no data"
         )
     if options.calibration_samples < 1:
         raise UsageError(f"--samples is at least 1; got {options.calibration_samples}")

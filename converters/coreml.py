@@ -6,13 +6,15 @@ import json
 import shutil
 import struct
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from edgeprune.artifact import files_of
 from edgeprune.checker.size.codecs import CODECS
+from edgeprune.converters.coreml_activations import Ranges, found_ranges, with_integer_activations
+from edgeprune.converters.exports import INTEGER_ACTIVATIONS
 from edgeprune.converters.frozen import FrozenGraph, FrozenTensor, thaw
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.types import Generated, GraphDef
@@ -20,12 +22,13 @@ from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.coreml.storage import storage_of
 from edgeprune.formats.metadata import labelled_output
 
-__all__ = ["PREDICTED", "convert_coreml", "sparse_counterpart"]
+__all__ = ["PREDICTED", "convert_coreml", "float_program", "sparse_counterpart"]
 
 # The name that Core ML's own classifiers give to the predicted class.
 PREDICTED = "classLabel"
 # coremltools skips tensors below 2048 elements without a word; a table or a scale pays from about this size on.
 SMALLEST_TENSOR = 64
+BLOCK = 32  # weights of 4 bits that share a scale (the usual size of OpLinearQuantizerConfig)
 
 # A sparse encoding must be at least this much smaller than the same weights without it.
 LEAST_GAIN = 0.995
@@ -44,20 +47,45 @@ def sparse_counterpart(precision: str) -> str | None:
     return precision.removeprefix("sparse-") if precision.startswith("sparse-") else None
 
 
-def convert_coreml(graph: FrozenGraph, out: Path, *, precision: str, options: AppOptions) -> None:
+def convert_coreml(
+    graph: FrozenGraph,
+    out: Path,
+    *,
+    precision: str,
+    options: AppOptions,
+    calibration: Mapping[str, np.ndarray] | None = None,
+    ranges: Ranges | None = None,
+) -> None:
     """Write the package `out`. Inputs and outputs keep their names; arrays are float32 or int32.
 
     float32 and float16 compute and store in that type. All others compute in float16: int8 stores one symmetric scale
-    for each output channel (zeros stay zeros), paletteN a table of 2^N values for each tensor (k-means), sparse a bit
-    mask and the non-zeros, and sparse-X a bit mask and the non-zeros as X.
+    for each output channel (zeros stay zeros), int4 one for each 32 inputs of it, paletteN a table of 2^N values for
+    each tensor (k-means), sparse a bit mask and the non-zeros, and sparse-X a bit mask and the non-zeros as X. w8a8 has
+    the weights of int8 and int8 activations, whose ranges come from `calibration` (arrays [samples, ...] by input name,
+    pixels of an image input), but for values of the float16 program that `ranges` names.
 
     Raises ValueError when a sparse encoding makes the download larger than the same weights without the mask.
     """
+    _, function = thaw(graph, prepare=None if precision == "float32" else _weaken_masks)
+    model = float_program(graph, function, precision, options)
+    if precision in INTEGER_ACTIVATIONS:
+        if not calibration:
+            raise ValueError(f"{precision} needs a calibration set")
+        model = with_integer_activations(model, found_ranges(model, calibration, ranges or {}))
+    _write(_compressed(model, precision), out, graph, function, options)
+    plain = sparse_counterpart(precision)
+    if plain is not None:
+        _refuse_larger(
+            out, precision, plain, lambda to: _write(_compressed(model, plain), to, graph, function, options)
+        )
+
+
+def float_program(graph: FrozenGraph, function: Generated, precision: str, options: AppOptions) -> Generated:
+    """The model before anything is compressed, in float32 for that precision and in float16 for all others."""
     import coremltools as ct
 
     register_missing_operations()
-    _, function = thaw(graph, prepare=None if precision == "float32" else _weaken_masks)
-    model = ct.convert(
+    return ct.convert(
         [function],
         source="tensorflow",
         convert_to="mlprogram",
@@ -70,12 +98,6 @@ def convert_coreml(graph: FrozenGraph, out: Path, *, precision: str, options: Ap
         pass_pipeline=_pipeline(ct),
         skip_model_load=True,
     )
-    _write(_compressed(model, precision), out, graph, function, options)
-    plain = sparse_counterpart(precision)
-    if plain is not None:
-        _refuse_larger(
-            out, precision, plain, lambda to: _write(_compressed(model, plain), to, graph, function, options)
-        )
 
 
 def register_missing_operations() -> None:
@@ -253,7 +275,16 @@ def _compressed(model: Generated, precision: str) -> Generated:
         )
         model = cto.prune_weights(model, everywhere(keep))
     inner = precision.removeprefix("sparse-")
-    if inner == "int8":
+    if inner == "int4":
+        keep = cto.OpLinearQuantizerConfig(
+            mode="linear_symmetric",
+            dtype="int4",
+            granularity="per_block",
+            block_size=BLOCK,
+            weight_threshold=SMALLEST_TENSOR,
+        )
+        model = cto.linear_quantize_weights(model, everywhere(keep))
+    if inner in ("int8", "w8a8", "int4"):  # of int4: kernels whose inputs are no multiple of a block
         keep = cto.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", weight_threshold=SMALLEST_TENSOR)
         return cto.linear_quantize_weights(model, everywhere(keep), joint_compression=joint)
     if inner.startswith("palette"):

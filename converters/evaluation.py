@@ -18,6 +18,7 @@ import numpy as np
 from edgeprune.artifact import Artifact, Format
 from edgeprune.converters.evaluator.arguments import UnknownOperationError
 from edgeprune.converters.parity import compare_outputs, refuse_senseless, sqnr_db
+from edgeprune.converters.pictures import pixels_of
 from edgeprune.converters.session import Exported
 from edgeprune.errors import ConversionError, RuntimeFailure
 from edgeprune.formats.coreml.mil import Package
@@ -31,7 +32,7 @@ from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.task import Task
 from edgeprune.runtime.session import RunResult, installed_runtimes, run_tflite
 
-__all__ = ["EVALUATOR", "Evaluated", "evaluate_file", "pixels_of", "run_on_runtimes", "run_package", "strays"]
+__all__ = ["EVALUATOR", "Evaluated", "evaluate_file", "run_on_runtimes", "run_package", "strays"]
 
 # int8 on tflite-runtime 2.14 takes 15 times as long as on LiteRT 2.3 (x86); this many tell whether it agrees.
 OLDER_RUNTIME_SAMPLES = 1000
@@ -221,12 +222,6 @@ def _evaluate_package(
         runs=(RuntimeRun(name=runtime, version=version, ran=True, samples=count, value=value),),
         note=None if metrics else "not measured: no targets",
     )
-
-
-def pixels_of(values: np.ndarray, image: ImageInput) -> np.ndarray:
-    """The pixels that an image input turns into `values`, not rounded."""
-    pixels = np.divide(np.subtract(values, np.asarray(image.bias, np.float32)), np.asarray(image.scale, np.float32))
-    return np.asarray(pixels, np.float32)
 
 
 def run_package(

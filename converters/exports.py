@@ -13,11 +13,13 @@ from edgeprune.host.toml_values import check_choice
 __all__ = [
     "EXPORTS",
     "INTEGER",
+    "INTEGER_ACTIVATIONS",
     "IO_TYPES",
     "SIGNATURE",
     "SUFFIXES",
     "TARGETS",
     "USUAL",
+    "calibrated",
     "check_export",
     "check_io_type",
     "format_of",
@@ -29,12 +31,15 @@ EXPORTS: Mapping[Format, tuple[Precision, ...]] = {
         Precision.FLOAT32,
         Precision.FLOAT16,
         Precision.INT8,
+        Precision.INT4,
+        Precision.W8A8,
         Precision.PALETTE2,
         Precision.PALETTE4,
         Precision.PALETTE6,
         Precision.PALETTE8,
         Precision.SPARSE,
         Precision.SPARSE_INT8,
+        Precision.SPARSE_W8A8,
         Precision.SPARSE_PALETTE4,
         Precision.SPARSE_PALETTE6,
         Precision.SPARSE_PALETTE8,
@@ -44,18 +49,36 @@ USUAL = {Format.TFLITE: Precision.FLOAT32, Format.COREML: Precision.FLOAT16}  # 
 SIGNATURE = "serving_default"  # of a .tflite file, as TensorFlow names it
 SUFFIXES = {Format.TFLITE: ".tflite", Format.COREML: ".mlpackage"}
 INTEGER = (Precision.INT8, Precision.INT16X8)  # of TFLite: both weights and activations are integers
+INTEGER_ACTIVATIONS = (Precision.W8A8, Precision.SPARSE_W8A8)  # of Core ML
 IO_TYPES = {
     Precision.INT8: (IoType.FLOAT32, IoType.INT8, IoType.UINT8),
     Precision.INT16X8: (IoType.FLOAT32, IoType.INT16),
 }
-# Deployment target -> what its weights can be: constexpr operations came with iOS 16, two of them in a row with iOS 18
-# (coremltools 9 guide, "Optimization overview").
-TARGETS = {
-    DeploymentTarget.IOS15: "plain",
-    DeploymentTarget.IOS16: "compressed",
-    DeploymentTarget.IOS17: "compressed",
-    DeploymentTarget.IOS18: "joint",
+# Deployment target -> the precisions that it brought: constexpr operations came with iOS 16, `quantize` of activations
+# with iOS 17, two constexpr operations in a row and weights of 4 bits with iOS 18 (coremltools 9 guide, "Optimization
+# overview").
+TARGETS: Mapping[DeploymentTarget, tuple[Precision, ...]] = {
+    DeploymentTarget.IOS15: (Precision.FLOAT32, Precision.FLOAT16),
+    DeploymentTarget.IOS16: (
+        Precision.INT8,
+        Precision.PALETTE2,
+        Precision.PALETTE4,
+        Precision.PALETTE6,
+        Precision.PALETTE8,
+        Precision.SPARSE,
+    ),
+    DeploymentTarget.IOS17: (Precision.W8A8,),
+    DeploymentTarget.IOS18: (
+        Precision.INT4,
+        Precision.SPARSE_INT8,
+        Precision.SPARSE_W8A8,
+        Precision.SPARSE_PALETTE4,
+        Precision.SPARSE_PALETTE6,
+        Precision.SPARSE_PALETTE8,
+    ),
 }
+# What to export for an older target in place of a precision; of those with a mask and something more, either.
+_OLDER = {Precision.INT4: "int8 or palette4", Precision.W8A8: "int8"}
 
 
 def format_of(path: Path) -> Format:
@@ -64,6 +87,11 @@ def format_of(path: Path) -> Format:
     if path.suffix not in known:
         raise UsageError(f"{path}: an exported file ends in {' or '.join(known)}")
     return known[path.suffix]
+
+
+def calibrated(model_format: Format, precision: Precision) -> bool:
+    """Whether the scales of a file's activations are learnt from samples."""
+    return precision in (INTEGER if model_format is Format.TFLITE else INTEGER_ACTIVATIONS)
 
 
 def check_export(model_format: Format, precision: Precision, target: str = DeploymentTarget.IOS16) -> None:
@@ -80,17 +108,15 @@ def check_export(model_format: Format, precision: Precision, target: str = Deplo
 
 def _check_target(precision: Precision, named: str) -> None:
     check_choice("deployment target", named, DeploymentTarget)
-    target = DeploymentTarget(named)
-    joint, compressed = precision.startswith("sparse-"), precision not in (Precision.FLOAT32, Precision.FLOAT16)
-    if joint and TARGETS[target] != "joint":
+    target, known = DeploymentTarget(named), list(DeploymentTarget)
+    least = next(each for each, brought in TARGETS.items() if precision in brought)
+    if known.index(target) < known.index(least):
+        newer = "" if least is known[-1] else " or newer"
+        mask = precision.startswith("sparse-")
+        older = f"{precision.removeprefix('sparse-')} or sparse" if mask else _OLDER.get(precision, "float16")
         raise UsageError(
-            f"Core ML {precision} weights need iOS 18 and the deployment target is {target}; "
-            f"choose the deployment target iOS18, or export {precision.removeprefix('sparse-')} or sparse"
-        )
-    if compressed and TARGETS[target] == "plain":
-        raise UsageError(
-            f"Core ML {precision} weights need iOS 16 or newer and the deployment target is {target}; "
-            "choose the deployment target iOS16 or newer, or export float16"
+            f"Core ML {precision} needs {least.replace('iOS', 'iOS ')}{newer} and the deployment target is {target}; "
+            f"choose the deployment target {least}{newer}, or export {older}"
         )
     if precision.endswith(("palette2", "palette4", "palette6", "palette8")) and not importlib.util.find_spec("sklearn"):
         raise MissingExtra("scikit-learn", "convert", "a palette of weights")

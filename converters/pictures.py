@@ -17,7 +17,7 @@ from edgeprune.maker.keras.models import input_specs, keras_module, output_names
 from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel, Graph, Layer, Model, Node
 
-__all__ = ["scaled_outside"]
+__all__ = ["pixels_of", "scaled_outside"]
 
 # What float32 loses where two scalings become one; share of an output's range.
 _EQUAL = 1e-5
@@ -39,6 +39,12 @@ class _Scaling:
             scale=self.scale * scale,
             bias=tuple(one * scale + other for one, other in zip(first, second, strict=True)),
         )
+
+
+def pixels_of(values: np.ndarray, image: ImageInput) -> np.ndarray:
+    """The pixels that an image input turns into `values`, not rounded."""
+    pixels = np.divide(np.subtract(values, np.asarray(image.bias, np.float32)), np.asarray(image.scale, np.float32))
+    return np.asarray(pixels, np.float32)
 
 
 def scaled_outside(model: AnyModel, image: ImageInput) -> tuple[AnyModel, ImageInput]:

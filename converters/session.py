@@ -25,11 +25,11 @@ from typing import cast
 import numpy as np
 
 from edgeprune.artifact import Artifact, Format, Precision, files_of, sha256_of
-from edgeprune.converters.exports import INTEGER, SIGNATURE, check_export, check_io_type
+from edgeprune.converters.exports import INTEGER, SIGNATURE, calibrated, check_export, check_io_type
 from edgeprune.converters.file_checks import refuse_fallback, refuse_lost_package_weights, refuse_lost_weights
 from edgeprune.converters.frozen import FrozenGraph, freeze
 from edgeprune.converters.packaging import AppOptions
-from edgeprune.converters.pictures import scaled_outside
+from edgeprune.converters.pictures import pixels_of, scaled_outside
 from edgeprune.converters.quantizer import Ranges
 from edgeprune.converters.refusals import one_line
 from edgeprune.converters.slim_options import SlimOptions
@@ -144,6 +144,7 @@ class Converter:
         Of a tflite int8 file: `ranges` by tensor name take the place of calibrated ones, the operations that make
         `float_nodes` stay in float; `keep_start` keeps the `start` of what is made, and an export with that one
         quantizes it again, which takes a hundredth of the time.
+        Of a Core ML package with int8 activations `ranges` go by the names of the float16 program's values.
         Raises ConversionError with the converter's reason, for an integer file that computes in float somewhere
         (unless `float_fallback` allows it) and for one without its weights; nothing is left at `out` then.
         """
@@ -152,6 +153,9 @@ class Converter:
         check_io_type(model_format, precision, io_type)
         stored = slim or SlimOptions()
         if model_format is Format.COREML and options.image is not None:
+            name = options.image.name
+            if calibration:
+                calibration = {**calibration, name: pixels_of(calibration[name], options.image)}
             model, image = self._scaled_outside(model, options.image)
             options = replace(options, image=image)
         what, integer = f"{model_format} {precision}", model_format is Format.TFLITE and precision in INTEGER
@@ -184,7 +188,7 @@ class Converter:
         if integer and start:
             (self._folder / "begin.tflite").write_bytes(start)
             job["begin"] = str(self._folder / "begin.tflite")
-        elif integer:
+        elif calibrated(model_format, precision):
             job["calibration"] = str(self._write_calibration(calibration, precision))
         reply = self._ask(job, what)
         if not made.exists():

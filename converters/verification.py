@@ -13,7 +13,7 @@ from edgeprune.checker.agreement import Agreement, Departure, ScorePair
 from edgeprune.converters.bisect import find_departure, layer_outputs, match_layers
 from edgeprune.converters.channel_parity import joined_axes
 from edgeprune.converters.end_samples import end_trials, fed_samples
-from edgeprune.converters.evaluation import pixels_of, run_on_runtimes, run_package
+from edgeprune.converters.evaluation import run_on_runtimes, run_package
 from edgeprune.converters.evaluator.arguments import UnknownOperationError
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.pairing import pair_inputs, pair_outputs
@@ -24,6 +24,7 @@ from edgeprune.converters.parity import (
     shows_nothing,
     spread_sqnr_db,
 )
+from edgeprune.converters.pictures import pixels_of
 from edgeprune.converters.probabilities import classified
 from edgeprune.converters.session import Exported
 from edgeprune.converters.trial_inputs import trial_count, trial_samples

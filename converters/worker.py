@@ -31,25 +31,26 @@ def _convert(job: dict[str, Any]) -> dict[str, Any]:
         return _write_tflite(job, graph, out, options)
     from edgeprune.converters.coreml import convert_coreml
 
-    convert_coreml(graph, out, precision=job["precision"], options=options)
+    convert_coreml(
+        graph,
+        out,
+        precision=job["precision"],
+        options=options,
+        calibration=_calibration(job),
+        ranges={name: (least, most) for name, (least, most) in job["ranges"].items()},
+    )
     return {}
 
 
 def _write_tflite(job: dict[str, Any], graph: FrozenGraph, out: Path, options: AppOptions) -> dict[str, Any]:
-    import numpy as np
-
     from edgeprune.converters.tflite import convert_tflite
     from edgeprune.formats.tflite.metadata import with_metadata
 
-    calibration = None
-    if job.get("calibration"):
-        with np.load(job["calibration"], allow_pickle=False) as arrays:
-            calibration = {name: arrays[name] for name in arrays.files}
     made = convert_tflite(
         graph,
         precision=job["precision"],
         io_type=job.get("io_type", "float32"),
-        calibration=calibration,
+        calibration=_calibration(job),
         float_fallback=job.get("float_fallback", False),
         per_tensor=job.get("per_tensor", False),
         signature=job["signature"],
@@ -63,6 +64,15 @@ def _write_tflite(job: dict[str, Any], graph: FrozenGraph, out: Path, options: A
         Path(job["start"]).write_bytes(made.start)
     out.write_bytes(with_metadata(Path(out.name), made.content, options) if options.told else made.content)
     return {"left": made.left}
+
+
+def _calibration(job: dict[str, Any]) -> dict[str, Any] | None:
+    import numpy as np
+
+    if not job.get("calibration"):
+        return None
+    with np.load(job["calibration"], allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def _answer(job: dict[str, Any]) -> dict[str, Any]:

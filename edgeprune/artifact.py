@@ -33,7 +33,7 @@ class Format(enum.StrEnum):
 
 
 class Precision(enum.StrEnum):
-    """Number format of the weights (and, for int8 and int16x8, of the activations)."""
+    """Number format of the weights (and, for int8, int16x8 and w8a8, of the activations)."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -41,11 +41,14 @@ class Precision(enum.StrEnum):
     INT8 = "int8"  # full integer for TFLite; weight-only, per channel for Core ML
     INT16X8 = "int16x8"  # TFLite: int16 activations, int8 weights
     SPARSE = "sparse"  # Core ML: float16 non-zeros and a bit mask
+    INT4 = "int4"  # Core ML, from iOS 18: weight-only, a scale for each 32 inputs of an output channel
+    W8A8 = "w8a8"  # Core ML, from iOS 17: int8 weights per channel, int8 activations per tensor
     PALETTE2 = "palette2"  # Core ML: a table of 4 float16 values for each tensor, 2-bit indexes; likewise below
     PALETTE4 = "palette4"
     PALETTE6 = "palette6"
     PALETTE8 = "palette8"
     SPARSE_INT8 = "sparse-int8"  # Core ML, from iOS 18: a bit mask, and the non-zeros as int8
+    SPARSE_W8A8 = "sparse-w8a8"  # Core ML, from iOS 18: sparse-int8 with int8 activations
     SPARSE_PALETTE4 = "sparse-palette4"  # Core ML, from iOS 18: a bit mask, and the non-zeros as indexes into a table
     SPARSE_PALETTE6 = "sparse-palette6"
     SPARSE_PALETTE8 = "sparse-palette8"

@@ -132,6 +132,31 @@ class Evaluator:
             if len(values) >= count
         ]
 
+    def ranges(self, inputs: Mapping[str, Array]) -> dict[str, tuple[float, float]]:
+        """(Smallest, largest) number of every input and value of the main function that holds floats, by name."""
+        count, batch = self._check(inputs), self._batch(inputs)
+        call = self._extents if count <= EAGER_SAMPLES else tf.function(self._extents, autograph=False)
+        found: dict[str, Array] = {}
+        for index in range(0, count, batch):
+            for name, extent in call(self._fed(inputs, index, batch, count)).items():
+                least, most = np.asarray(extent, np.float32)
+                known = found.setdefault(name, np.array([least, most]))
+                known[:] = np.minimum(known[0], least), np.maximum(known[1], most)
+        return {name: (float(least), float(most)) for name, (least, most) in found.items()}
+
+    def _extents(self, fed: Mapping[str, Value]) -> dict[str, Value]:
+        found: dict[str, Value] = {}
+
+        def note(_: Operation | None, name: str, value: Value) -> None:
+            if isinstance(value, tf.Tensor) and value.dtype.is_floating:
+                wide = tf.cast(value, tf.float32)
+                found[name] = tf.stack([tf.reduce_min(wide), tf.reduce_max(wide)])
+
+        for name, value in fed.items():
+            note(None, name, value)
+        self._once(fed, note)
+        return found
+
     def _check(self, inputs: Mapping[str, Array]) -> int:
         wanted = [port.name for port in self.ports]
         if set(wanted) != set(inputs):

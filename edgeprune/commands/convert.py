@@ -91,14 +91,15 @@ class _Wanted:
     type=click.Choice([word.value for word in Precision]),
     metavar="NAME",
     help="tflite: float32 (default), float16, dynamic, int8, int16x8. coreml: float32, float16 (default), int8, "
-    "palette2, palette4, palette6, palette8, sparse; from iOS18 sparse-int8, sparse-palette4, -palette6, -palette8.",
+    "palette2, palette4, palette6, palette8, sparse; from iOS17 w8a8; from iOS18 int4, sparse-int8, sparse-w8a8, "
+    "sparse-palette4, -palette6, -palette8.",
 )
 @click.option("-o", "--output", type=PATH, required=True, help="A .tflite file or .mlpackage folder.")
 @click.option(
     "--calibration",
     type=PATH,
     metavar="DATA",
-    help="Training samples, for tflite int8 and int16x8: their ranges set the scales.",
+    help="Training samples, for tflite int8 and int16x8 and coreml w8a8: their ranges set the scales.",
 )
 @click.option("--samples", type=int, default=200, show_default=True, help="How many calibration samples to use.")
 @click.option(
@@ -202,13 +203,15 @@ def convert(model: Path, output: Path, **options: object) -> int:
 
     Every file is run and compared with the Keras model before it is written: a .tflite by the installed interpreters,
     a Core ML package by Core ML on a Mac and by the evaluator elsewhere. The samples are those of --data, else some of
-    --calibration that are held back for it, else 8 random ones (2 of a large model). Only tflite int8 and int16x8 need
-    data (--calibration).
+    --calibration that are held back for it, else 8 random ones (2 of a large model). Only tflite int8 and int16x8
+    and coreml w8a8 and sparse-w8a8 need data (--calibration).
 
     \b
     Examples:
       edgeprune convert model.keras --to tflite --precision int8 --calibration train.npz --data test.npz -o model.tflite
       edgeprune convert model.keras --to coreml --precision palette4 -o Model.mlpackage
+      edgeprune convert model.keras --to coreml --precision w8a8 --deployment-target iOS17 \\
+          --calibration train.npz -o Integer.mlpackage
       edgeprune convert model.keras --to coreml --image-input image --scale 0.00784314 --offset -1 \\
           --class-labels labels.txt -o Photo.mlpackage
       edgeprune convert detector.keras --to coreml --outputs boxes,scores \\
@@ -270,7 +273,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
         codecs=wanted.codecs,
     )
     check_output_file(output, overwrite=wanted.overwrite, suffix=SUFFIXES[Format(wanted.to)])
-    check_conversion(output, wanted.precision, options, calibrated=wanted.calibration is not None)
+    check_conversion(output, wanted.precision, options, has_calibration=wanted.calibration is not None)
     if options.slim.searches != (wanted.validation is not None):
         raise UsageError(
             "--validation DATA goes with --spend or --download-target: coarser weights are measured on it; add "

@@ -6,7 +6,7 @@ from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.coreml.storage import weights_of
 from edgeprune.formats.graph import Graph
 
-__all__ = ["coreml_precision", "tflite_precision"]
+__all__ = ["computed_precision", "coreml_precision", "tflite_precision"]
 
 _SMALL = frozenset({"int8", "uint8", "int4", "uint4", "int2"})
 
@@ -23,11 +23,19 @@ def tflite_precision(graph: Graph) -> str:
 
 
 def coreml_precision(package: Package) -> str:
-    """float32, float16, or how the weights are compressed: int8, palette, sparse, or two of these joined by "-"."""
+    """float32, float16, or how the weights are compressed: int8, int4, palette, sparse, or two of these joined by "-";
+    w8a8 stands for int8 where activations are quantized too."""
     encodings = {weight.encoding for weight in weights_of(package)}
-    compressed = sorted(encodings - {"float32", "float16"}, key=len)
-    if compressed:
-        return compressed[-1].replace("+", "-")
+    compressed = sorted(encodings - {"float32", "float16"}, key=lambda word: (len(word), "int4" in word))
     operations = package.program.operations if package.program else ()
+    if compressed:
+        told = compressed[-1].replace("+", "-")
+        return told.replace("int8", "w8a8") if any(operation.kind == "quantize" for operation in operations) else told
     half = any(port.dtype == "float16" for operation in operations for port in operation.outputs)
     return "float16" if half else "float32"
+
+
+def computed_precision(stored: str) -> str:
+    """What a Core ML program of this precision computes in: compressed weights are decompressed to float16 before they
+    are multiplied, but where activations are integers too."""
+    return "float32" if stored == "float32" else "w8a8" if stored.endswith("w8a8") else "float16"

@@ -218,6 +218,8 @@ def test_core_ml_packages_are_ranked() -> None:
     assert ranks[0].relative is not None
     assert [(found.total_ms, found.given) for found in ranks] == [(None, True)] * 3
     assert {op.ms for op in latency_breakdown(read_contents(FILES / "half.mlpackage"), profile).ops} == {None}
+    with pytest.raises(Unsupported, match="is w8a8; profile iphone12-coreml-float16 covers float16"):
+        latency_breakdown(read_contents(FILES / "w8a8.mlpackage"), profile)
     with pytest.raises(Unsupported, match="does not run this format"):
         latency_breakdown(read_contents(FILES / "half.mlpackage"), find_profile(PIXEL3))
     with pytest.raises(Unsupported, match="does not run this format"):

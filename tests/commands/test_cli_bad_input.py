@@ -387,6 +387,11 @@ class TestRecipes:
         path = recipe('[[steps]]\nkind = "finetune"\nepochs = 1\n', **replaced)
         run(call, path).error(code, part)
 
+    def test_ranges_need_training_data(self, call: Any, recipe: Any) -> None:
+        """An export whose scales are learnt has something to learn them from."""
+        export = '[[exports]]\nformat = "coreml"\nprecision = "w8a8"\ndeployment_target = "iOS17"\n'
+        run(call, recipe(export, train="")).error(2, "set train in [data]")
+
     def test_missing(self, call: Any, tmp_path: Path) -> None:
         """A missing recipe is exit code 4."""
         run(call, tmp_path / "recipe.toml").error(4, "does not exist")

@@ -113,15 +113,17 @@ class TestVerify:
         path = recipe(
             '[[exports]]\nformat = "coreml"\nprecision = "palette6"\nclass_labels = "labels.txt"\nauthor = "A"\n'
             '[[exports]]\nformat = "tflite"\nprecision = "float32"\nclass_labels = "labels.txt"\nauthor = "A"\n'
+            '[[exports]]\nformat = "coreml"\nprecision = "w8a8"\ndeployment_target = "iOS17"\n'
         )
         done = call("run", path, "-o", work / "out", "-q")
         assert done.code == 0
         ledger = json.loads((work / "out" / "ledger.json").read_text())
-        tflite, entry = [e for s in ledger["stages"] for e in s["artifacts"] if e["exported"]]
+        tflite, entry, integer = [e for s in ledger["stages"] for e in s["artifacts"] if e["exported"]]
         assert read_metadata(work / "out" / tflite["path"]).files == {"labels.txt": b"a\nb\nc\n"}
         assert entry["metric"]["runtime"].startswith("edgeprune evaluator")
         assert entry["metric"]["samples"] == 48
         assert entry["parity"][0]["sqnr_db"] > 15
+        assert (integer["precision"], integer["metric"]["samples"]) == ("w8a8", 48)
         assert "Apple's own kernels may round otherwise" in done.out
 
     def test_published_files(self, call: Callable[..., Any]) -> None:
@@ -186,7 +188,9 @@ def test_bad_input(
         (("--to", "coreml", "--image-input", "image", "--image-bias", "a"), 2, ("--image-bias is one number",)),
         (("--to", "coreml", "--class-labels", "labels.txt"), 2, ("2 labels, the model's output 3 classes",)),
         (("--to", "coreml", "--class-labels", "missing.txt"), 4, ("missing.txt",)),
-        (("--to", "coreml", "--precision", "sparse-int8"), 2, ("need iOS 18",)),
+        (("--to", "coreml", "--precision", "sparse-int8"), 2, ("needs iOS 18",)),
+        (("--to", "coreml", "--precision", "w8a8"), 2, ("needs iOS 17 or newer", "or export int8")),
+        (("--to", "coreml", "--precision", "w8a8", "--deployment-target", "iOS17"), 2, ("add --calibration", "int8")),
         (("--to", "coreml", "--precision", "dynamic"), 2, ("coreml has no precision 'dynamic'",)),
         (("--to", "coreml", "--tolerance", "2"), 2, ("--tolerance",)),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,14 @@ import pytest
 
 from edgeprune.artifact import Artifact, Format, Precision
 from edgeprune.converters import evaluation
-from edgeprune.converters.evaluation import evaluate_file, pixels_of
+from edgeprune.converters.evaluation import evaluate_file
 from edgeprune.converters.evaluator import program
 from edgeprune.converters.packaging import AppOptions, check_words, read_labels
+from edgeprune.converters.pictures import pixels_of
 from edgeprune.errors import ConversionError, InputError, UsageError
 from edgeprune.formats import read_contents
 from edgeprune.formats.coreml.mil_reader import read_coreml
-from edgeprune.formats.coreml.storage import storage_of
+from edgeprune.formats.coreml.storage import constants_of, storage_of
 from edgeprune.formats.metadata import ImageInput, check_ends
 from edgeprune.maker.keras.models import input_specs, output_shapes, predict
 from edgeprune.maker.pruning.magnitude import prune_magnitude
@@ -32,11 +34,14 @@ PRECISIONS = {
     Precision.FLOAT32: 100,
     Precision.FLOAT16: 50,
     Precision.INT8: 30,
+    Precision.INT4: 15,
+    Precision.W8A8: 30,
     Precision.PALETTE2: 3,
     Precision.PALETTE4: 15,
     Precision.PALETTE6: 30,
     Precision.SPARSE: 50,
     Precision.SPARSE_INT8: 30,
+    Precision.SPARSE_W8A8: 30,
     Precision.SPARSE_PALETTE4: 15,
 }
 
@@ -85,7 +90,8 @@ def judged(artifact: Artifact, model: Any, samples: Samples | None = None, **mor
 def test_every_precision(converter: Any, pruned: Any, tmp_path: Path, precision: Precision) -> None:
     """The package computes what the model computes, keeps its zeros and its names, and is compressed throughout."""
     package = tmp_path / "m.mlpackage"
-    artifact = converter.export(pruned, package, Format.COREML, precision, app=AppOptions(target="iOS18"))
+    app, given = AppOptions(target="iOS18"), samples_for(pruned, 20).inputs
+    artifact = converter.export(pruned, package, Format.COREML, precision, app=app, calibration=given)
     (parity,) = judged(artifact, pruned).parity
     assert parity.output == "scores"
     assert parity.sqnr_db is not None
@@ -94,17 +100,40 @@ def test_every_precision(converter: Any, pruned: Any, tmp_path: Path, precision:
     assert storage.elements == 3 * 9 * 24 + 9 * 24 + 24 * 64 + 64 * 256 + 256 * 5
     if "palette" not in precision:
         assert storage.zeros >= 0.75 * (storage.elements - 9 * 24) - 2
-    wanted = str(precision).replace("palette2", "palette").replace("palette4", "palette").replace("palette6", "palette")
+    wanted = re.sub(r"palette\d", "palette", str(precision)).replace("w8a8", "int8")
     # The depthwise kernel is not pruned, and so not stored sparsely.
     dense = {"sparse": {"sparse": 4, "float16": 1}}.get(precision)
     assert storage.encodings == dense or set(storage.encodings) <= {
         wanted.replace("-", "+"),
         wanted.removeprefix("sparse-"),
+        *(["int8"] if precision is Precision.INT4 else []),  # kernels that are no whole blocks
     }
+    quantized = any(op.kind == "quantize" for op in read_coreml(package).program.operations)
+    assert quantized == ("w8a8" in precision)
     assert sorted(p.name for p in package.iterdir()) == ["Data", "Manifest.json"]
     assert [p.name for p in tmp_path.iterdir()] == ["m.mlpackage"]
     for bits in float_blobs(package):
         assert not (bits == 1 << (8 * bits.itemsize - 1)).any()
+
+
+def test_ranges_by_name(converter: Any, pruned: Any, tmp_path: Path) -> None:
+    """Ranges that were trained, say, reach the package; those of all other values come from the calibration set."""
+    place, given = tmp_path / "m.mlpackage", {"transpose_1_cast_fp16": (-2.0, 25.4)}  # the picture, channels first
+    app, samples = AppOptions(target="iOS17"), samples_for(pruned).inputs
+    made = converter.export(
+        pruned, place, Format.COREML, Precision.W8A8, app=app, calibration=samples, ranges=given
+    ).contents.package
+    constants = constants_of(made)
+    scales = [constants[op.inputs["scale"][0]] for op in made.program.operations if op.kind == "quantize"]
+    assert scales[0] == pytest.approx(0.2, rel=1e-3)
+    assert len(scales) > 4
+    assert max(scales[1:]) < 0.19
+    with pytest.raises(ConversionError, match="a range for 'x', which is no value of the program"):
+        converter.export(
+            pruned, place, Format.COREML, Precision.W8A8, app=app, calibration=samples, ranges={"x": (0.0, 1.0)}
+        )
+    with pytest.raises(UsageError, match="w8a8 needs a calibration set"):
+        converter.export(pruned, place, Format.COREML, Precision.W8A8, app=app)
 
 
 def float_blobs(package: Path) -> list[np.ndarray]:
@@ -246,7 +275,9 @@ def test_targets(converter: Any, pruned: Any, tmp_path: Path) -> None:
     for precision, target, word in (
         (Precision.INT8, "iOS15", "iOS 16 or newer"),
         (Precision.PALETTE4, "iOS15", "iOS 16 or newer"),
-        (Precision.SPARSE_INT8, "iOS17", "need iOS 18"),
+        (Precision.W8A8, "iOS16", "needs iOS 17 or newer .* iOS17 or newer, or export int8"),
+        (Precision.INT4, "iOS17", "needs iOS 18 .* iOS18, or export int8 or palette4"),
+        (Precision.SPARSE_INT8, "iOS17", "needs iOS 18 .* iOS18, or export int8 or sparse"),
         (Precision.FLOAT16, "iOS14", "unknown deployment target"),
     ):
         with pytest.raises(UsageError, match=word):

@@ -59,6 +59,7 @@ def test_tables_of_exports() -> None:
     assert EXPORTS.keys() == SUFFIXES.keys() == USUAL.keys()
     assert all(USUAL[known] in precisions for known, precisions in EXPORTS.items())
     assert list(TARGETS) == list(DeploymentTarget)
+    assert sorted(each for brought in TARGETS.values() for each in brought) == sorted(EXPORTS[Format.COREML])
     assert [format_of(Path(f"m{ending}")) for ending in SUFFIXES.values()] == list(SUFFIXES)
     with pytest.raises(UsageError, match=r"m\.onnx: an exported file ends in \.tflite or \.mlpackage"):
         format_of(Path("m.onnx"))

@@ -1,6 +1,6 @@
 """Write the small .mlpackage folders beside this script: `python make_packages.py` (needs edgeprune[convert]).
 
-One Keras network, three encodings. Zeros are set by hand, before conversion:
+One Keras network, five encodings. Zeros are set by hand, before conversion:
 
     layer     kernel          elements  zeros
     Conv2D    (3, 3, 2, 8)    144       108
@@ -11,6 +11,8 @@ One Keras network, three encodings. Zeros are set by hand, before conversion:
     half               iOS16   float16
     palette4           iOS16   tables of 16 values
     sparse_int8        iOS18   a bit mask, and int8 for the rest
+    int4               iOS18   int4 in blocks of 32 inputs; the convolution has two and stays int8
+    w8a8               iOS17   int8, and int8 activations
 
 Biases: 8 of 0.5 and 12 of 0.125. Values that are not zero are in [0.5, 1).
 """
@@ -23,7 +25,13 @@ from typing import Any
 import numpy as np
 
 FOLDER = Path(__file__).parent
-PACKAGES = {"half": ("float16", "iOS16"), "palette4": ("palette4", "iOS16"), "sparse_int8": ("sparse-int8", "iOS18")}
+PACKAGES = {
+    "half": ("float16", "iOS16"),
+    "palette4": ("palette4", "iOS16"),
+    "sparse_int8": ("sparse-int8", "iOS18"),
+    "int4": ("int4", "iOS18"),
+    "w8a8": ("w8a8", "iOS17"),
+}
 
 
 def sparse_kernel(shape: tuple[int, ...], zeros: int, rng: np.random.Generator) -> np.ndarray:
@@ -49,7 +57,7 @@ def network() -> Any:
 
 
 def main() -> None:
-    """Convert and write all three, the sparse one too: so small a model does not gain by it."""
+    """Convert and write all five, the sparse one too: so small a model does not gain by it."""
     import math
     import shutil
     import tempfile
@@ -60,12 +68,13 @@ def main() -> None:
 
     coreml.LEAST_GAIN = math.inf
     with tempfile.TemporaryDirectory() as scratch:
+        pixels = {"image": np.random.default_rng(1).uniform(0.0, 1.0, (8, 6, 6, 2)).astype(np.float32)}
         graph = freeze(network(), Path(scratch) / "graph.pb", unroll=True)
         for name, (precision, target) in PACKAGES.items():
             package = FOLDER / f"{name}.mlpackage"
             shutil.rmtree(package, ignore_errors=True)
             options = AppOptions(target=target, author="edgeprune", license="Apache-2.0", version="1")
-            coreml.convert_coreml(graph, package, precision=precision, options=options)
+            coreml.convert_coreml(graph, package, precision=precision, options=options, calibration=pixels)
 
 
 if __name__ == "__main__":

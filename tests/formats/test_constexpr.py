@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeprune.artifact import Format, Precision
+from edgeprune.artifact import Precision
 from edgeprune.converters import coreml
-from edgeprune.converters.exports import EXPORTS
+from edgeprune.converters.exports import TARGETS
 from edgeprune.converters.frozen import FrozenGraph, freeze
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.formats.coreml.constexpr import DECODERS, decode
@@ -266,7 +266,7 @@ def frozen(keras: Any, tmp_path_factory: pytest.TempPathFactory) -> FrozenGraph:
 
 
 CASES = [
-    *((precision, "iOS18" if precision.startswith("sparse-") else "iOS16") for precision in EXPORTS[Format.COREML]),
+    *((precision, str(least)) for least, brought in TARGETS.items() for precision in brought),
     (Precision.INT8, "iOS18"),
     (Precision.PALETTE6, "iOS18"),
 ]
@@ -285,7 +285,8 @@ def test_packages_as_coremltools_reads_them(
 
     package = tmp_path / "m.mlpackage"
     monkeypatch.setattr(coreml, "_refuse_larger", lambda *_: None)  # so small a model gains nothing by a mask
-    coreml.convert_coreml(frozen, package, precision=str(precision), options=AppOptions(target=target))
+    options, drawn = AppOptions(target=target), {"x": np.random.default_rng(7).normal(size=(4, 6, 6, 4))}
+    coreml.convert_coreml(frozen, package, precision=str(precision), options=options, calibration=drawn)
     ours = constants_of(read_coreml(package))
     folder = package / "Data/com.apple.CoreML"
     spec = Model_pb2.Model.FromString((folder / "model.mlmodel").read_bytes())
@@ -315,6 +316,6 @@ def test_packages_as_coremltools_reads_them(
     assert len(checked) > 10
     storage = storage_of(read_coreml(package))
     kinds = {part for encoding in storage.encodings for part in encoding.split("+")}
-    told = {"palette" if word.startswith("palette") else word for word in precision.split("-")}
+    told = {"palette" if word.startswith("palette") else word for word in precision.replace("w8a8", "int8").split("-")}
     assert told <= kinds
     assert storage.elements == 36 * 16 + 256 * 12 + 120

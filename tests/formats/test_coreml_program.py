@@ -48,25 +48,29 @@ def check_bytes(found: Contents) -> Contents:
 
 
 # Of the convolution's (8, 2, 3, 3) and the dense layer's (12, 128) kernel: float16 all; indexes of 4 bits and 16 values
-# of float16; bits of a mask, int8 non-zeros, and a float16 scale for each output.
+# of float16; bits of a mask, int8 non-zeros, and a float16 scale for each output; a scale for each 32 inputs of it.
 @pytest.mark.parametrize(
-    ("name", "precision", "conv_bytes", "dense_bytes"),
+    ("name", "conv_precision", "dense_precision", "conv_bytes", "dense_bytes"),
     [
-        ("half", "float16", 144 * 2, 1536 * 2),
-        ("palette4", "palette4", 144 // 2 + 32, 1536 // 2 + 32),
-        ("sparse_int8", "sparse+int8", 144 // 8 + 36 + 8 * 2, 1536 // 8 + 192 + 12 * 2),
+        ("half", "float16", "float16", 144 * 2, 1536 * 2),
+        ("palette4", "palette4", "palette4", 144 // 2 + 32, 1536 // 2 + 32),
+        ("sparse_int8", "sparse+int8", "sparse+int8", 144 // 8 + 36 + 8 * 2, 1536 // 8 + 192 + 12 * 2),
+        ("w8a8", "int8", "int8", 144 + 8 * 2, 1536 + 12 * (2 + 1)),  # of iOS 17: zero points too
+        ("int4", "int8", "int4", 144 + 8 * 2, 1536 // 2 + 12 * 4 * 2),
     ],
 )
-def test_layers_of_a_package(name: str, precision: str, conv_bytes: int, dense_bytes: int) -> None:
+def test_layers_of_a_package(
+    name: str, conv_precision: str, dense_precision: str, conv_bytes: int, dense_bytes: int
+) -> None:
     """The network of tests/files/make_packages.py: what each layer holds in each encoding."""
     found = check_bytes(read_contents(FILES / f"{name}.mlpackage"))
     assert (found.format, found.complete, found.macs) == ("mlpackage", True, 4 * 4 * 8 * 18 + 128 * 12)
     conv, dense = (next(layer for layer in found.layers if layer.kind == kind) for kind in ("conv", "linear"))
     bias, kernel = sorted(conv.arrays, key=lambda array: len(array.shape))
-    assert (kernel.shape, kernel.precision, kernel.zeros) == ((8, 2, 3, 3), precision, 108)
+    assert (kernel.shape, kernel.precision, kernel.zeros) == ((8, 2, 3, 3), conv_precision, 108)
     assert (bias.shape, bias.precision, bias.zeros, bias.stored_bytes) == ((8,), "float16", 0, 16)
     matrix = max(dense.arrays, key=lambda array: len(array.shape))
-    assert (matrix.shape, matrix.precision, matrix.zeros) == ((12, 128), precision, 1344)
+    assert (matrix.shape, matrix.precision, matrix.zeros) == ((12, 128), dense_precision, 1344)
     assert (kernel.stored_bytes, matrix.stored_bytes) == (conv_bytes, dense_bytes)
     assert all(array.parameter for array in (*conv.arrays, *dense.arrays))
     assert (conv.inputs, conv.outputs, conv.macs) == (((1, 2, 6, 6),), ((1, 8, 4, 4),), 2304)

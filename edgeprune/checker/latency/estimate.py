@@ -21,7 +21,7 @@ from edgeprune.errors import EdgepruneError, Unsupported
 from edgeprune.formats.contents import Contents, printable
 from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.graph import Graph, Op
-from edgeprune.formats.precision import coreml_precision, tflite_precision
+from edgeprune.formats.precision import computed_precision, coreml_precision, tflite_precision
 from edgeprune.verdict import Estimate
 
 __all__ = [
@@ -204,9 +204,8 @@ def _named(item: Kernel | Op) -> Kernel | str:
 
 
 def _stored_precision(package: Package) -> str:
-    """What a Core ML program computes in: compressed weights are decompressed to float16 before they are multiplied."""
-    precision = coreml_precision(package)
-    return precision if precision == "float32" else "float16"
+    """What a Core ML program computes in."""
+    return computed_precision(coreml_precision(package))
 
 
 def _others(format_: str, precision: str) -> str:

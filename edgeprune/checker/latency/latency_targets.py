@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgeprune.checker.latency.profiles import Profile, find_profile
 from edgeprune.errors import UsageError
+from edgeprune.formats.precision import computed_precision
 
 __all__ = ["target_profile", "why_never"]
 
@@ -28,7 +29,7 @@ def target_profile(share: float, device: str) -> Profile:
 
 def why_never(profile: Profile, format_: str, precision: str) -> str:
     """Why no file of this format and precision gets milliseconds from a profile; empty when one may."""
-    computed = precision if format_ == "tflite" or precision == "float32" else "float16"  # Core ML decompresses weights
+    computed = precision if format_ == "tflite" else computed_precision(precision)
     if profile.kind == "ranking-only":
         return "that profile ranks files and gives no milliseconds"
     if format_ not in profile.formats:

@@ -20,7 +20,7 @@ from edgeprune.formats.contents import Contents, Layer, Piece, StoredArray
 from edgeprune.formats.coreml.constexpr import count_decoded_zeros, decode
 from edgeprune.formats.coreml.mil import Block, Constant, Operation, Package, Port
 from edgeprune.formats.coreml.mil_macs import mil_macs
-from edgeprune.formats.coreml.storage import MIL_USES, is_constant
+from edgeprune.formats.coreml.storage import MIL_USES, compression_of, is_constant
 from edgeprune.formats.elements import Shape
 from edgeprune.formats.weights import Role
 from edgeprune.host.untrusted import is_folder, status_of
@@ -32,8 +32,6 @@ _MOST_PARTS = 8  # operations between a stored constant and its use; formats of 
 _GROUP_CHARS = 80  # of an operation's name in the name of its block: it stands in each layer of it
 _OUTPUT_FIRST = frozenset({"conv", "linear", "lstm", "gru", "rnn"})
 _STEERING = frozenset({"string", "list", "dictionary", "other"})
-# What the parts of a compressed constant are called, by word in the operation's name.
-_WORDS = (("sparse", "sparse"), ("lut", "palette"), ("scale", "int8"), ("affine", "int8"))
 
 
 def program_contents(path: Path, package: Package) -> Contents:
@@ -266,10 +264,10 @@ def _raw(constant: Constant, is_parameter: bool) -> np.ndarray | None:
 
 
 def _precision(parts: list[Operation], dtype: str) -> str:
-    words = [word for part, word in _WORDS if any(part in operation.kind for operation in parts)]
+    words = compression_of(parts)
     if "palette" in words:
         words[words.index("palette")] = f"palette{_palette_bits(parts)}"
-    return "+".join(dict.fromkeys(words)) or dtype
+    return "+".join(words) or dtype
 
 
 def _palette_bits(parts: list[Operation]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,16 @@ from edgeprune.formats.coreml.constexpr import DECODERS, decode
 from edgeprune.formats.coreml.mil import Constant, Operation, Package
 from edgeprune.formats.weights import Role, Uses
 
-__all__ = ["MIL_USES", "Storage", "StoredWeight", "constants_of", "is_constant", "storage_of", "weights_of"]
+__all__ = [
+    "MIL_USES",
+    "Storage",
+    "StoredWeight",
+    "compression_of",
+    "constants_of",
+    "is_constant",
+    "storage_of",
+    "weights_of",
+]
 
 Array = npt.NDArray[Any]
 
@@ -47,8 +56,8 @@ MIL_USES = Uses(weights=_WEIGHTS, biases=_BIASES, elementwise=_ELEMENTWISE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredWeight:
-    """A multiplied weight: its name, shape, zeros, and `encoding`: its dtype, or "sparse", "int8", "palette", joined by
-    "+" where two are combined. `stored_bytes` is what it takes in the weight file."""
+    """A multiplied weight: its name, shape, zeros, and `encoding`: its dtype, or "sparse", "int8", "int4", "palette",
+    joined by "+" where two are combined. `stored_bytes` is what it takes in the weight file."""
 
     name: str
     shape: tuple[int, ...]
@@ -143,8 +152,25 @@ def weights_of(package: Package) -> list[StoredWeight]:
     return list(found.values())
 
 
+def compression_of(parts: Iterable[Operation]) -> list[str]:
+    """How the operations behind a constant compress it: "sparse", "palette", "int8", "int4"; empty for a plain one."""
+    known = list(parts)
+    words = [word for part, word in (("sparse", "sparse"), ("lut", "palette")) if any(part in p.kind for p in known)]
+    scaled = [part for part in known if "scale" in part.kind or "affine" in part.kind]
+    return words + ["int4" if any(map(_four_bits, scaled)) else "int8"] * bool(scaled)
+
+
+def _four_bits(operation: Operation) -> bool:
+    given = [*operation.attributes.items(), *((name, bindings[0]) for name, bindings in operation.inputs.items())]
+    return any(
+        isinstance(part, Constant) and part.dtype in ("int4", "uint4")
+        for name, part in given
+        if name in ("quantized_data", "data", "nonzero_data")
+    )
+
+
 def _stored(name: str, array: Array, makers: Mapping[str, Operation]) -> StoredWeight:
-    kinds: list[str] = []
+    parts: list[Operation] = []
     stored = 0
     pending, seen = [makers[name]], set()
     while pending:
@@ -152,7 +178,7 @@ def _stored(name: str, array: Array, makers: Mapping[str, Operation]) -> StoredW
         if id(operation) in seen:
             continue
         seen.add(id(operation))
-        kinds.append(operation.kind)
+        parts.append(operation)
         stored += sum(constant.stored_bytes for constant in operation.attributes.values())
         for bindings in operation.inputs.values():
             for binding in bindings:
@@ -160,15 +186,10 @@ def _stored(name: str, array: Array, makers: Mapping[str, Operation]) -> StoredW
                     stored += binding.stored_bytes
                 elif binding in makers:
                     pending.append(makers[binding])
-    words = [
-        word
-        for part, word in (("sparse", "sparse"), ("lut", "palette"), ("scale", "int8"), ("affine", "int8"))
-        if any(part in kind for kind in kinds)
-    ]
     return StoredWeight(
         name=name,
         shape=array.shape,
         zeros=int(array.size - np.count_nonzero(array)),
-        encoding="+".join(dict.fromkeys(words)) or array.dtype.name,
+        encoding="+".join(compression_of(parts)) or array.dtype.name,
         stored_bytes=stored,
     )

@@ -21,7 +21,7 @@ from edgeprune.checker.latency.profiles import find_profile
 from edgeprune.checker.size.baseline import Baseline
 from edgeprune.checker.size.codecs import BASE_CODEC
 from edgeprune.converters.exported import entry_at, measure_export
-from edgeprune.converters.exports import INTEGER
+from edgeprune.converters.exports import INTEGER, calibrated
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.probabilities import classified
 from edgeprune.converters.quantizer import moved_ranges
@@ -56,6 +56,7 @@ from edgeprune.maker.recipe.recipe import (
     PruneStep,
     QatStep,
     QuantizeStep,
+    calibrating,
     devices_of,
 )
 from edgeprune.maker.training.data.loading import calibration_set
@@ -258,6 +259,7 @@ class _Run:
         )
 
     def _calibration(self, step: QuantizeStep) -> Mapping[str, np.ndarray]:
+        """Training samples that set the scales: as many as the step says."""
         assert self.prepared.train is not None
         return calibration_set(self.prepared.train, input_specs(self.model), step.samples, self.recipe.seed)
 
@@ -382,7 +384,8 @@ class _Run:
     def _export_new(self, export: ExportSpec, path: Path) -> ArtifactEntry:
         options = app_options(self.recipe, export)
         model, said = self._classified(options)
-        made = self.converter.export(model, path, export.format, export.precision, app=options)
+        learns = self._calibration(calibrating(self.recipe)) if calibrated(export.format, export.precision) else None
+        made = self.converter.export(model, path, export.format, export.precision, calibration=learns, app=options)
         entry = self._evaluated(made, model, every_runtime=True, exported=True, image=options.image)
         return replace(entry, warnings=said)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeprune.artifact import Format
 from edgeprune.checker.budget import asked_limits
 from edgeprune.checker.latency.latency_targets import target_profile
-from edgeprune.converters.exports import check_export
+from edgeprune.converters.exports import calibrated, check_export
 from edgeprune.converters.packaging import AppOptions, check_words
 from edgeprune.converters.probabilities import classified
 from edgeprune.errors import MissingExtra, RecipeError, UsageError
@@ -25,7 +25,16 @@ from edgeprune.maker.pruning.channel.plan import chosen_groups
 from edgeprune.maker.pruning.channel.pruner import analyse
 from edgeprune.maker.pruning.magnitude import NOTHING_TO_PRUNE, select_targets
 from edgeprune.maker.recipe.latency_search import latency_asked, refuse_unknown_macs
-from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, FinetuneStep, PruneStep, QuantizeStep, Recipe, Step
+from edgeprune.maker.recipe.recipe import (
+    ChannelStep,
+    ExportSpec,
+    FinetuneStep,
+    PruneStep,
+    QuantizeStep,
+    Recipe,
+    Step,
+    calibrating,
+)
 from edgeprune.maker.recipe.steps import QatStep, needs_training_data, training_of
 from edgeprune.maker.training.augmentation import Augmenter
 from edgeprune.maker.training.data.class_weights import weighted
@@ -255,7 +264,9 @@ def plan_lines(prepared: Prepared) -> list[str]:
         lines.append(f"step {number}  {step.name}: {_plan_of(prepared, step)}")
     for export in recipe.exports:
         target = f" for {export.package.deployment_target}" if export.format is Format.COREML else ""
-        lines.append(f"export  {export.format} {export.precision}{target}")
+        learns = export.format is Format.COREML and calibrated(export.format, export.precision)
+        drawn = f", calibrated on {calibrating(recipe).samples} training samples" if learns else ""
+        lines.append(f"export  {export.format} {export.precision}{target}{drawn}")
     if recipe.latency.measure:
         lines.append(
             f"latency {recipe.latency.processes} processes x {recipe.latency.pairs} pairs for each stage, on this host"

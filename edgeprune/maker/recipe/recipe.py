@@ -12,7 +12,7 @@ from edgeprune.artifact import Format, Precision
 from edgeprune.checker.budget import Budget, read_budget
 from edgeprune.checker.latency.latency_targets import why_never
 from edgeprune.checker.latency.profiles import find_profile, profile_place
-from edgeprune.converters.exports import INTEGER
+from edgeprune.converters.exports import INTEGER, calibrated
 from edgeprune.converters.packaging import PackageOptions
 from edgeprune.errors import EdgepruneError, RecipeError, UsageError
 from edgeprune.host.toml_values import known_keys, read_toml, typed
@@ -42,6 +42,7 @@ __all__ = [
     "QuantizeStep",
     "Recipe",
     "Step",
+    "calibrating",
     "devices_of",
     "load_recipe",
 ]
@@ -177,6 +178,11 @@ def _budget(path: Path, raw: object, latency: LatencySpec) -> Budget:
     return budget
 
 
+def calibrating(recipe: Recipe) -> QuantizeStep:
+    """The step that says how many training samples set scales; the usual one of a recipe without."""
+    return next((step for step in recipe.steps if isinstance(step, QuantizeStep)), QuantizeStep())
+
+
 def devices_of(recipe: Recipe) -> tuple[str, ...]:
     """The profiles that the exported files are estimated from: those of [latency] and of [budget]."""
     return tuple(dict.fromkeys([*recipe.latency.devices, *(recipe.budget.devices if recipe.budget else ())]))
@@ -257,6 +263,11 @@ def _check_exports(recipe: Recipe, quantized: str | None) -> None:
             also = "" if export.precision is Precision.INT8 else f' and precision = "{export.precision}"'
             raise RecipeError(
                 f'{path}: a tflite export of precision {export.precision} needs a step with kind = "quantize"{also}'
+            )
+        if calibrated(export.format, export.precision) and recipe.data.train is None:
+            raise RecipeError(
+                f"{path}: the {export.format} {export.precision} export learns its ranges from training data; "
+                "set train in [data]"
             )
     if len({(e.format, e.precision) for e in recipe.exports}) != len(recipe.exports):
         raise RecipeError(f"{path}: the same format and precision is exported twice")

@@ -114,7 +114,7 @@ class QuantizeStep:
     precision: str = "int8"
     """`"int8"`, or `"int16x8"`: int16 activations and int8 weights."""
     samples: int = 200
-    """How many training samples set the scales."""
+    """How many training samples set the scales; also those of a coreml export `w8a8`."""
     io_type: str = "float32"
     """Type of inputs and outputs: `"float32"`, or `"int8"` or `"uint8"` (`"int16"` of int16x8)."""
     float_fallback: bool = False
