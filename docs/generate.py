@@ -219,6 +219,7 @@ def tables_of_a_recipe() -> Mapping[str, Callable[[], str]]:
         "channel": steps.ChannelStep,
         "finetune": steps.FinetuneStep,
         "quantize": steps.QuantizeStep,
+        "qat": steps.QatStep,
         "exports": recipe.ExportSpec,
         "latency": recipe.LatencySpec,
     }

@@ -47,7 +47,7 @@ def test_every_key_has_a_text(generate: ModuleType) -> None:
     from edgeprune.maker.recipe import recipe, steps
 
     kinds: tuple[type, ...] = (recipe.DataSpec, recipe.ExportSpec, recipe.LatencySpec)
-    for kind in (*kinds, steps.PruneStep, steps.ChannelStep, steps.FinetuneStep, steps.QuantizeStep):
+    for kind in (*kinds, steps.PruneStep, steps.ChannelStep, steps.FinetuneStep, steps.QuantizeStep, steps.QatStep):
         assert generate.missing_texts(kind) == []
 
 

@@ -23,11 +23,12 @@ from edgeprune.maker.recipe.recipe import (
     FinetuneStep,
     LatencySpec,
     PruneStep,
+    QatStep,
     QuantizeStep,
     load_recipe,
 )
 from edgeprune.maker.recipe.steps import STEPS, ChannelStep
-from edgeprune.maker.training.options import TrainOptions
+from edgeprune.maker.training.options import QatOptions, TrainOptions
 
 SMALLEST = """
 model = "m.keras"
@@ -235,6 +236,39 @@ def test_coarser_weights_are_measured_on_validation_samples(tmp_path: Path) -> N
     path.write_text(text.replace("[data]", '[data]\nvalidation = "v.npz"'))
     (step,) = load_recipe(path).steps
     assert step == QuantizeStep(slim=SlimOptions(spend="1 %", drop_names=True))
+
+
+QAT = (
+    'model = "m.keras"\nmetric = "mse"\n[data]\ntest = "t.npz"\ntrain = "t.npz"\n'
+    '[[steps]]\nkind = "qat"\nepochs = 2\nper_tensor = true\n'
+)
+
+
+def test_a_step_of_quantization_aware_training(tmp_path: Path) -> None:
+    """It has the keys of a quantize step and of training, with gentler defaults."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(QAT)
+    (step,) = load_recipe(path).steps
+    assert step == QatStep(per_tensor=True, training=QatOptions(epochs=2))
+    assert (step.name, step.training.distill, step.training.learning_rate) == ("qat", 0.5, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("per_tensor = true", 'precision = "int16x8"', "quantization-aware training is for int8"),
+        ("per_tensor = true", "renew_norms = true", "folds batch normalization"),
+        ("epochs = 2", "", "lacks 'epochs'"),
+        ('train = "t.npz"', "", "the step 'qat' needs training data"),
+        ("per_tensor = true", '[[steps]]\nkind = "quantize"', "comes once and last"),
+    ],
+)
+def test_wrong_quantization_aware_training(tmp_path: Path, old: str, new: str, told: str) -> None:
+    """One line says what is wrong."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(QAT.replace(old, new))
+    with pytest.raises(RecipeError, match=told):
+        load_recipe(path)
 
 
 def test_a_channel_step_contains_its_options(tmp_path: Path) -> None:
