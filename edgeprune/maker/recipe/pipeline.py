@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,11 +22,13 @@ from edgeprune.checker.size.baseline import Baseline
 from edgeprune.checker.size.codecs import BASE_CODEC
 from edgeprune.converters.exported import entry_at, measure_export
 from edgeprune.converters.exports import INTEGER
+from edgeprune.converters.ladder_options import LadderOptions
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.probabilities import classified
+from edgeprune.converters.searched import judge_of, searched
 from edgeprune.converters.session import Converter, Exported
-from edgeprune.converters.spending import Judge, coarser
-from edgeprune.errors import Unsupported
+from edgeprune.converters.spending import Judge
+from edgeprune.errors import ConversionError, Unsupported
 from edgeprune.formats import read_contents
 from edgeprune.formats.metadata import ImageInput
 from edgeprune.host.progress import Progress
@@ -117,9 +120,18 @@ class _Run:
         quantize = next((s for s in self.recipe.steps if isinstance(s, QuantizeStep)), None)
         if quantize:
             # int8 is compared with int8: latency at equal precision, and what quantization alone would give.
-            plain = replace(quantize, slim=quantize.slim.without_search)
-            artifacts.append(self._tflite("dense", Precision(quantize.precision), plain))
+            artifacts.append(self._plain(replace(quantize, slim=quantize.slim.without_search)))
         self._add("dense", "dense", artifacts, begun)
+
+    def _plain(self, step: QuantizeStep) -> ArtifactEntry:
+        """The integer file of the dense model; with the ladder of the step where it computes nothing of use without."""
+        precision = Precision(step.precision)
+        try:
+            return self._tflite("dense", precision, replace(step, ladder=LadderOptions()))
+        except ConversionError:
+            if not step.ladder.asked:
+                raise
+            return self._tflite("dense", precision, step)
 
     def _check_latency_targets(self, path: Path) -> None:
         """Raise Unsupported before any training where a profile of a step does not cover the model's file."""
@@ -152,26 +164,33 @@ class _Run:
         export = self._ships_as(stage, precision)
         app = app_options(self.recipe, export) if export else AppOptions()
         model, said = self._classified(app)
-        made = self.converter.export(
-            model,
-            path,
-            Format.TFLITE,
-            precision,
-            io_type=quantize.io_type if quantize else "float32",
-            calibration=self._calibration(quantize) if quantize else None,
+        quantized = quantize or QuantizeStep()
+        calibration = self._calibration(quantize) if quantize else None
+        found = searched(
+            partial(
+                self.converter.export,
+                model,
+                path,
+                Format.TFLITE,
+                precision,
+                io_type=quantized.io_type,
+                calibration=calibration,
+                float_fallback=quantized.float_fallback,
+                per_tensor=quantized.per_tensor,
+            ),
+            quantized.slim,
+            quantized.ladder,
+            model=model,
             app=app,
-            float_fallback=quantize.float_fallback if quantize else False,
-            per_tensor=quantize.per_tensor if quantize else False,
-            slim=quantize.slim if quantize else None,
+            io_type=quantized.io_type,
+            calibration=calibration,
+            judge=self._judge(model, quantized),
+            progress=self.progress,
+            dense_bytes=self.stages[0].artifacts[0].download_bytes[BASE_CODEC] if self.stages else None,
         )
-        if made.note:
-            self.progress.note(made.note)
-        if quantize and quantize.slim.searches:
-            made, more = self._coarser(made, model, app, quantize)
-            said = (*said, *more)
-        entry = self._evaluated(made, model, every_runtime=export is not None)
+        entry = self._evaluated(found.made, model, every_runtime=export is not None)
         self.progress.end(_metric_note(entry))
-        return replace(entry, warnings=said)
+        return replace(entry, warnings=(*said, *found.said), ladder=found.report)
 
     def _classified(self, app: AppOptions) -> tuple[AnyModel, tuple[str, ...]]:
         """The current model as a file is made from it, and what is to be said of that; the same for the same labels."""
@@ -182,22 +201,11 @@ class _Run:
             self._shipped[key] = classified(self.model, app)
         return self._shipped[key]
 
-    def _coarser(
-        self, made: Exported, model: AnyModel, app: AppOptions, step: QuantizeStep
-    ) -> tuple[Exported, tuple[str, ...]]:
-        """The file with coarser weights, and what is to be said of it."""
+    def _judge(self, model: AnyModel, step: QuantizeStep) -> Judge | None:
+        if not step.searches:
+            return None
         assert self.prepared.validation is not None
-        judge = Judge.of(model, self.prepared.validation, self.task.main)
-        dense = self.stages[0].artifacts[0].download_bytes[BASE_CODEC]
-        return coarser(
-            made,
-            step.slim,
-            app=app,
-            calibration=self._calibration(step),
-            judge=judge,
-            dense_bytes=dense,
-            on_progress=self.progress.advance,
-        )
+        return judge_of(model, self.prepared.validation, self.task, step.slim, step.ladder)
 
     def _calibration(self, step: QuantizeStep) -> Mapping[str, np.ndarray]:
         assert self.prepared.train is not None

@@ -1,0 +1,194 @@
+"""int8 that holds its accuracy: the rungs on numbers alone, and on a small network that int8 breaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeprune.artifact import Format, Precision
+from edgeprune.converters.activation_ranges import NARROWED, sketched
+from edgeprune.converters.conversion import ConvertOptions, convert
+from edgeprune.converters.float_start import FloatStart, layer_of
+from edgeprune.converters.ladder import noise_of
+from edgeprune.converters.ladder_options import LadderOptions, check_ladder
+from edgeprune.converters.session import Converter
+from edgeprune.errors import UsageError
+from edgeprune.ledger import ArtifactEntry
+from edgeprune.maker.keras.models import predict
+from edgeprune.maker.training.data.samples import Samples
+from edgeprune.report.ladder_report import ladder_text
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"max_drop": "lots"},
+        {"max_drop": "120 %"},
+        {"keep_float": ("auto",)},
+        {"max_drop": "1 %", "keep_float": ("auto", "conv*")},
+        {"max_drop": "1 %", "max_float_macs": "5 %"},
+        {"max_drop": "1 %", "keep_float": ("auto",), "max_float_macs": "150 %"},
+    ],
+)
+def test_bad_options(bad: dict[str, Any]) -> None:
+    """What cannot be done is one line."""
+    with pytest.raises(UsageError):
+        LadderOptions(**bad)
+
+
+def test_options_are_for_int8() -> None:
+    """Other files are not made from calibrated ranges."""
+    check_ladder(Format.TFLITE, Precision.INT8, LadderOptions(max_drop="1 %"))
+    with pytest.raises(UsageError, match="for tflite int8"):
+        check_ladder(Format.TFLITE, Precision.INT16X8, LadderOptions(max_drop="1 %"))
+
+
+def test_narrower_ranges() -> None:
+    """A value in 50,000 far out is left out of the percentiles; the range of the least error is no worse than the whole
+    one."""
+    rng = np.random.default_rng(0)
+    values = (np.abs(rng.normal(size=(50, 1000))) ** 3).astype(np.float32)
+    values[3, 7] = 500.0
+    sketch = sketched([{"t": values[:20]}, {"t": values[20:]}], 50)["t"]
+    (least, most), (low, high) = (narrow(sketch) for narrow in NARROWED.values())
+    assert (least, low) == (0.0, 0.0)
+    assert 20 < most < 100
+
+    def off(largest: float) -> float:
+        return float(np.square(np.rint(np.clip(values, 0, largest) * 255 / largest) * largest / 255 - values).sum())
+
+    assert off(high) <= 1.1 * off(500.0)
+
+
+def test_small_channels_count_beside_large_ones() -> None:
+    """A lost channel of small numbers is noise, whatever large numbers lie beside it."""
+    rng = np.random.default_rng(0)
+    before = rng.normal(size=(100, 2)) * (300.0, 0.5)
+    lost = before * (1.0, 0.0) + before.mean(0) * (0.0, 1.0)
+    assert noise_of({"y": before}, {"y": before}) == 0.0
+    assert noise_of({"y": before}, {"y": lost}) == pytest.approx(0.5)
+
+
+def test_layers_in_names_of_tensors() -> None:
+    """Keras numbers scopes and the converter numbers tensors."""
+    known = {"conv", "conv_2", "head"}
+    assert layer_of("functional_1/conv_1/Relu", known) == "conv"
+    assert layer_of("functional_1/conv_2_1/convolution1", known) == "conv_2"
+    assert layer_of("head", known) == "head"
+    assert layer_of("functional_1/other/Add", known) is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """A network that int8 breaks in two of its layers, samples, and its own answers as targets."""
+
+    model: Any
+    calibration: dict[str, np.ndarray]
+    validation: Samples
+
+
+@pytest.fixture(scope="module")
+def broken(keras: Any) -> Broken:
+    """Some channels between `wide` and `narrow` are a hundred times as large as the others, and their weights behind
+    that a hundredth: the same function."""
+    keras.utils.set_random_seed(3)
+    layers = keras.layers
+    x = keras.Input((8, 8, 3), name="image")
+    y = layers.Conv2D(4, 3, activation="relu", name="wide")(x)
+    y = layers.Conv2D(16, 1, activation="relu", name="narrow")(y)
+    y = layers.Dense(6, name="scores")(layers.Flatten(name="flat")(y))
+    model = keras.Model(x, y)
+    kernel, bias = model.get_layer("wide").get_weights()
+    scales = np.array([100.0, 1.0, 1.0, 1.0])
+    model.get_layer("wide").set_weights([kernel * scales, bias * scales])
+    kernel, bias = model.get_layer("narrow").get_weights()
+    model.get_layer("narrow").set_weights([kernel / scales[:, None], bias])
+    rng = np.random.default_rng(0)
+    pictures = rng.normal(size=(500, 8, 8, 3)).astype(np.float32)
+    answers = predict(model, {"image": pictures})["scores"].argmax(-1)
+    return Broken(
+        model=model,
+        calibration={"image": pictures[:100]},
+        validation=Samples(path=Path("held.npz"), inputs={"image": pictures[100:]}, targets=answers[100:]),
+    )
+
+
+def made(broken: Broken, out: Path, converter: Converter, **options: Any) -> ArtifactEntry:
+    return convert(
+        broken.model,
+        out,
+        precision="int8",
+        calibration=broken.calibration,
+        validation=broken.validation,
+        metric="accuracy",
+        options=ConvertOptions(ladder=LadderOptions(**options)),
+        converter=converter,
+        overwrite=True,
+    )
+
+
+@pytest.mark.slow
+def test_the_ladder_ends_with_the_fewest_float_operations(broken: Broken, converter: Converter, tmp_path: Path) -> None:
+    """What breaks in integers is found and kept in float, nothing else, and that is said."""
+    entry = made(broken, tmp_path / "m.tflite", converter, max_drop="2 %", keep_float=("auto",), max_float_macs="90 %")
+    report = entry.ladder
+    assert report is not None
+    assert report.rungs[0].name == "int8"
+    assert report.rungs[0].lost > 0.05
+    assert report.reached
+    assert report.lost is not None
+    assert report.lost <= 0.02
+    assert set(report.float_layers) <= {"wide", "narrow"}
+    assert 0 < report.float_macs <= 0.9
+    assert report.rungs[-1].kept
+    assert any("stay in float" in line for line in entry.warnings)
+    assert entry.float_ops
+    assert "within max_drop of 2 %" in ladder_text(report)
+
+
+@pytest.mark.slow
+def test_a_drop_that_is_not_reached_is_said(broken: Broken, converter: Converter, tmp_path: Path) -> None:
+    """Without float operations the file is there, all rungs were tried, and the best ones are in it."""
+    entry = made(broken, tmp_path / "m.tflite", converter, max_drop="0.1 %")
+    report = entry.ladder
+    assert report is not None
+    assert not report.reached
+    assert report.float_layers == entry.float_ops == ()
+    assert [rung.name for rung in report.rungs] == ["int8", "bias correction", *NARROWED]
+    assert report.lost == min(rung.lost for rung in report.rungs)
+    assert "max_drop of 0.1 % is not reached" in entry.warnings[0]
+
+
+@pytest.mark.slow
+def test_named_layers_stay_in_float(broken: Broken, converter: Converter, tmp_path: Path) -> None:
+    """Without a search too; a name that fits nothing is an error with the nearest one."""
+    entry = made(broken, tmp_path / "m.tflite", converter, keep_float=("nar*",))
+    assert entry.ladder is not None
+    assert entry.ladder.float_layers == ("narrow",)
+    assert len(entry.float_ops) == 1
+    assert entry.ladder.reached
+    with pytest.raises(UsageError, match="fits no layer of the file; did you mean 'narrow'"):
+        made(broken, tmp_path / "n.tflite", converter, keep_float=("narow",))
+
+
+@pytest.mark.slow
+def test_the_float_file_is_read_with_its_layers(broken: Broken, converter: Converter, tmp_path: Path) -> None:
+    """Operations in order with their layers and MACs; it runs by the names of the model."""
+    exported = converter.export(
+        broken.model,
+        tmp_path / "m.tflite",
+        Format.TFLITE,
+        Precision.INT8,
+        calibration=broken.calibration,
+        keep_start=True,
+    )
+    start = FloatStart.of(exported, [layer.name for layer in broken.model.layers])
+    assert [op.layer for op in start.operations] == ["wide", "narrow", "flat", "scores"]
+    few = {"image": broken.calibration["image"][:10]}
+    found = start.outputs(start.content, few)["scores"]
+    assert np.allclose(found, predict(broken.model, few)["scores"], atol=1e-3)
+    assert start.share([start.operations[0].node]) == pytest.approx(36 * 27 * 4 / start.macs)
