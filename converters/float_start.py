@@ -17,11 +17,12 @@ from edgeprune.converters.objects import as_objects, file_bytes
 from edgeprune.converters.quantizer import ranges_of, without_ranges
 from edgeprune.converters.session import Exported
 from edgeprune.converters.types import Generated
+from edgeprune.errors import RuntimeFailure
 from edgeprune.formats import Graph, Op, read_contents
 from edgeprune.host.scratch import scratch_folder
 from edgeprune.runtime.session import Rows, installed_runtimes, run_tflite, trace_tflite
 
-__all__ = ["FloatStart", "Operation", "layer_of", "run_content"]
+__all__ = ["FloatStart", "Operation", "layer_of", "noise_of", "run_content"]
 
 _PART_BYTES = 256_000_000  # of what a trace keeps at once
 _ENDINGS = frozenset({"LOGISTIC", "SOFTMAX"})  # they squeeze differences of what comes in
@@ -113,6 +114,27 @@ class FloatStart:
     def outputs(self, content: bytes, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What a file computes before the softmax or sigmoid at its end, where differences are not squeezed."""
         return run_content(_tapped(content, self.ends), inputs)
+
+    def noise(self, content: bytes, before: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]) -> float:
+        """How far the outputs of a file are from what they were `before` (`noise_of`); all of it is noise where the
+        runtime refuses the file."""
+        try:
+            return noise_of(before, self.outputs(content, inputs))
+        except RuntimeFailure:
+            return 1.0
+
+
+def noise_of(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
+    """The mean squared error of the outputs: of each channel in units of its own variance and at most 1, so that large
+    numbers do not hide what becomes of small ones beside them."""
+    parts = []
+    for name, values in before.items():
+        rows = values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1).astype(np.float64)
+        error = np.square(rows - after[name].reshape(rows.shape)).mean(0)
+        spread = rows.var(0)
+        told = spread > 1e-12 * max(float(np.square(rows).mean()), 1e-30)
+        parts.append(float(np.minimum(error[told] / spread[told], 1.0).mean()) if told.any() else 0.0)
+    return float(np.mean(parts)) if parts else 0.0
 
 
 def run_content(content: bytes, inputs: Mapping[str, Rows]) -> dict[str, np.ndarray]:

@@ -7,7 +7,9 @@ needed is the last one that is tried. Test samples are never looked at.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,11 +22,11 @@ from edgeprune.converters.ladder_options import LadderOptions
 from edgeprune.converters.quantizer import Ranges
 from edgeprune.converters.session import Exported
 from edgeprune.converters.spending import Judge
-from edgeprune.errors import UsageError
+from edgeprune.errors import RuntimeFailure, UsageError
 from edgeprune.host.toml_values import near
 from edgeprune.ledger import LadderReport, Rung
 
-__all__ = ["Climbed", "climb", "grouped", "noise_of"]
+__all__ = ["Climbed", "climb", "grouped"]
 
 TRACED = 100  # calibration samples whose tensors are looked at
 COMPARED = 50  # of those on which an operation is tried alone
@@ -53,7 +55,7 @@ class _State:
     nodes: frozenset[str] = frozenset()
     corrects: bool = False
     content: bytes = field(default=b"", repr=False)
-    value: float = 0.0
+    value: float | None = None
     lost: float = 0.0
 
 
@@ -94,19 +96,6 @@ def grouped(operations: Sequence[Operation]) -> dict[str, tuple[str, ...]]:
         name = name if by_layer or name not in found else f"{name} {op.node}"
         found[name] = (*found.get(name, ()), op.node)
     return found
-
-
-def noise_of(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
-    """The mean squared error of the outputs: of each channel in units of its own variance and at most 1, so that large
-    numbers do not hide what becomes of small ones beside them."""
-    parts = []
-    for name, values in before.items():
-        rows = values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1).astype(np.float64)
-        error = np.square(rows - after[name].reshape(rows.shape)).mean(0)
-        spread = rows.var(0)
-        told = spread > 1e-12 * max(float(np.square(rows).mean()), 1e-30)
-        parts.append(float(np.minimum(error[told] / spread[told], 1.0).mean()) if told.any() else 0.0)
-    return float(np.mean(parts)) if parts else 0.0
 
 
 class _Ladder:
@@ -215,7 +204,7 @@ class _Ladder:
         for nodes in groups:
             others = frozenset(op.node for op in self.start.operations) - set(nodes)
             content = self.again(best.ranges, others).path.read_bytes()
-            costs.append(noise_of(before, self.start.outputs(content, few)))
+            costs.append(self.start.noise(content, before, few))
             self.step()
         found: list[tuple[str, ...]] = []
         taken = set(best.nodes)
@@ -231,7 +220,7 @@ class _Ladder:
 
     def _kept(self, best: _State, name: str, state: _State) -> _State:
         better = state.lost < best.lost
-        self.rungs.append(Rung(name=name, value=state.value, lost=state.lost, kept=better))
+        self.rungs.append(Rung(name=name, value=state.value, lost=_finite(state.lost), kept=better))
         if better and name in NARROWED:  # one set of ranges takes the place of the other
             self.rungs = [replace(r, kept=r.kept and (r.name == name or r.name not in NARROWED)) for r in self.rungs]
         return state if better else best
@@ -252,10 +241,12 @@ class _Ladder:
     def scored(self, state: _State, name: str = "") -> _State:
         """The state with what its file scored."""
         assert self.judge is not None
-        value = self.judge.score(state.content)
-        lost = self.judge.lost(self.before, value)
+        value, lost = None, math.inf
+        with contextlib.suppress(RuntimeFailure):  # scales that XNNPACK refuses
+            value = self.judge.score(state.content)
+            lost = self.judge.lost(self.before, value)
         if name:
-            self.rungs.append(Rung(name=name, value=value, lost=lost, kept=True))
+            self.rungs.append(Rung(name=name, value=value, lost=_finite(lost), kept=True))
         self.step()
         return replace(state, value=value, lost=lost)
 
@@ -275,13 +266,17 @@ class _Ladder:
         return LadderReport(
             metric=self.judge.main.name if scored and self.judge is not None else None,
             max_drop=self.options.allowed if scored else None,
-            lost=best.lost if scored else None,
-            change=self.judge.change(best.content) if scored and self.judge is not None else None,
+            lost=_finite(best.lost) if scored else None,
+            change=self.judge.change(best.content) if scored and self.judge and best.value is not None else None,
             samples=len(self.judge.samples) if scored and self.judge is not None else 0,
             rungs=tuple(self.rungs),
             float_layers=tuple(dict.fromkeys(op.layer for op in kept)),
             float_macs=self.start.share(best.nodes),
         )
+
+
+def _finite(lost: float) -> float | None:
+    return lost if math.isfinite(lost) else None
 
 
 def _named(start: FloatStart, patterns: Sequence[str], layers: Sequence[str]) -> frozenset[str]:

@@ -77,6 +77,10 @@ class Judge:
         """Raise UsageError for samples without targets, and MissingExtra where no runtime is installed."""
         if not self.samples.told:
             raise UsageError(f"{self.samples.path}: {keys} need targets there; add them")
+        self.check_runtime(doing)
+
+    def check_runtime(self, doing: str) -> None:
+        """Raise MissingExtra where no runtime is installed."""
         if not installed_runtimes():
             raise MissingExtra("a TFLite runtime", "litert", doing)
 

@@ -138,11 +138,12 @@ def oldest_runtime(runs: Sequence[RuntimeRun], installed: Iterable[str]) -> str 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
     """Something that was tried to win accuracy of int8 back: the metric of the file on the validation samples, what it
-    loses against the float model there, and whether it is part of the file."""
+    loses against the float model there (both None where the runtime refuses the file), and whether it is part of the
+    file."""
 
     name: str
-    value: float
-    lost: float
+    value: float | None
+    lost: float | None
     kept: bool
 
 

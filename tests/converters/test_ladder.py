@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Outcome
 
 from edgeprune.artifact import Format, Precision
 from edgeprune.converters.activation_ranges import NARROWED, sketched
 from edgeprune.converters.conversion import ConvertOptions, convert
-from edgeprune.converters.float_start import FloatStart, layer_of
-from edgeprune.converters.ladder import noise_of
+from edgeprune.converters.float_start import FloatStart, layer_of, noise_of
 from edgeprune.converters.ladder_options import LadderOptions, check_ladder
+from edgeprune.converters.sensitivity import sensitivity
 from edgeprune.converters.session import Converter
 from edgeprune.errors import UsageError
 from edgeprune.ledger import ArtifactEntry
@@ -192,3 +195,37 @@ def test_the_float_file_is_read_with_its_layers(broken: Broken, converter: Conve
     found = start.outputs(start.content, few)["scores"]
     assert np.allclose(found, predict(broken.model, few)["scores"], atol=1e-3)
     assert start.share([start.operations[0].node]) == pytest.approx(36 * 27 * 4 / start.macs)
+
+
+@pytest.mark.slow
+def test_planted_bad_layers_are_first(
+    broken: Broken, tmp_path: Path, call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both layers that the planted scales are between come first, and the result is kept: the second call neither loads
+    nor runs anything."""
+    pictures, answers = broken.validation.inputs["image"], broken.validation.told[""]
+    np.savez(tmp_path / "d.npz", x=pictures, y=answers)
+    broken.model.save(tmp_path / "m.keras")
+    told = (tmp_path / "m.keras", "--data", tmp_path / "d.npz", "--rows", "100", "--cache", tmp_path / "kept", "-q")
+    found = json.loads(call("sensitivity", *told, "--json").out)
+    assert found["schema_version"] == 1
+    assert {layer["layer"] for layer in found["layers"][:2]} == {"wide", "narrow"}
+    assert found["layers"][0]["sqnr_db"] < found["layers"][2]["sqnr_db"]
+    assert found["before"] == 1.0
+    assert found["after"] < 0.95
+    assert found["samples"] == 100
+    monkeypatch.setattr("edgeprune.converters.sensitivity.sensitivity", None)
+    again = call("sensitivity", *told)
+    assert again.code == 0
+    assert "int8 of all of them" in again.out
+    assert again.out.splitlines()[2].split()[0] in ("wide", "narrow")
+
+
+@pytest.mark.slow
+def test_what_zeros_cost(broken: Broken) -> None:
+    """Each layer pruned alone: a share of its weights, of no other layer's."""
+    found = sensitivity(broken.model, broken.validation, metric="accuracy", sparsity=0.5)
+    assert {cost.layer for cost in found.layers} == {"wide", "narrow", "scores"}
+    assert found.before == 1.0
+    assert all(cost.lost is not None and cost.lost >= 0 for cost in found.layers)
+    assert [cost.sqnr_db for cost in found.layers] == sorted(cost.sqnr_db or 0 for cost in found.layers)
