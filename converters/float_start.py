@@ -25,6 +25,7 @@ from edgeprune.runtime.session import Rows, installed_runtimes, run_tflite, trac
 __all__ = ["FloatStart", "Operation", "layer_of", "noise_of", "run_content"]
 
 _PART_BYTES = 256_000_000  # of what a trace keeps at once
+_JOINT = "CONCATENATION"
 _ENDINGS = frozenset({"LOGISTIC", "SOFTMAX"})  # they squeeze differences of what comes in
 
 
@@ -57,7 +58,7 @@ def layer_of(part: str, known: Collection[str]) -> str | None:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FloatStart:
     """A float file that can be run: `content` with the signature of the int8 file; `operations` in order; `moved` are
-    the nodes behind the last arithmetic, which only join and move numbers, `joined` the tensors that they join."""
+    the nodes behind the last arithmetic that join numbers and move them, `joined` the tensors that they join."""
 
     content: bytes
     operations: tuple[Operation, ...]
@@ -84,7 +85,12 @@ class FloatStart:
             operations=tuple(_operation(graph, op, known) for op in computed),
             ends=_before_endings(graph),
             moved=tuple(graph.tensors[op.outputs[0]].name for op in moved),
-            joined=tuple(graph.tensors[n].name for op in moved[:1] for n in op.inputs if not graph.tensors[n].constant),
+            joined=tuple(
+                graph.tensors[n].name
+                for op in [op for op in moved if op.kind == _JOINT][:1]
+                for n in op.inputs
+                if not graph.tensors[n].constant
+            ),
             sample_bytes=sum(4 * graph.tensors[n].elements for op in graph.ops for n in op.outputs),
             ranges=ranges_of(made.start),
         )
@@ -185,7 +191,8 @@ def _before_endings(graph: Graph) -> tuple[str, ...]:
 
 
 def _moved(graph: Graph) -> list[Op]:
-    """What joins and moves numbers on their way out, from the first joint on; empty where nothing is joined there."""
+    """What joins and moves numbers on their way out, from the first joint on and what moves them right before it;
+    empty where nothing is joined there."""
     readers: dict[int, list[int]] = {}
     for number, op in enumerate(graph.ops):
         for tensor in op.inputs:
@@ -195,8 +202,14 @@ def _moved(graph: Graph) -> list[Op]:
         op = graph.ops[number]
         if op.kind in MOVES and all(reader in behind for tensor in op.outputs for reader in readers.get(tensor, ())):
             behind.add(number)
-    joint = next((number for number in sorted(behind) if graph.ops[number].kind == "CONCATENATION"), None)
-    return [graph.ops[number] for number in sorted(behind) if joint is not None and number >= joint]
+    joint = next((number for number in sorted(behind) if graph.ops[number].kind == _JOINT), None)
+    if joint is None:
+        return []
+    feeds = set(graph.ops[joint].inputs)  # the quantizer gives a RESHAPE before the joint the joint's range
+    for number in reversed(range(joint)):
+        if number in behind and feeds & set(graph.ops[number].outputs):
+            feeds |= set(graph.ops[number].inputs)
+    return [graph.ops[n] for n in sorted(behind) if n >= joint or feeds & set(graph.ops[n].outputs)]
 
 
 def _tapped(content: bytes, names: Sequence[str]) -> bytes:

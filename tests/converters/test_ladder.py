@@ -23,6 +23,7 @@ from edgeprune.errors import UsageError
 from edgeprune.ledger import ArtifactEntry
 from edgeprune.maker.keras.models import predict
 from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.metrics import Metric
 from edgeprune.report.ladder_report import ladder_text
 
 
@@ -229,3 +230,42 @@ def test_what_zeros_cost(broken: Broken) -> None:
     assert found.before == 1.0
     assert all(cost.lost is not None and cost.lost >= 0 for cost in found.layers)
     assert [cost.sqnr_db for cost in found.layers] == sorted(cost.sqnr_db or 0 for cost in found.layers)
+
+
+@pytest.mark.slow
+def test_joined_outputs_get_a_range_each(keras: Any, converter: Converter, tmp_path: Path) -> None:
+    """Scores beside boxes in pixels are lost in integers of one scale, and come back where floats are joined."""
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    x = keras.Input((6, 6, 3), name="image")
+    y = layers.Conv2D(16, 3, activation="relu", name="body")(x)
+    boxes = layers.Reshape((16, 4))(layers.Rescaling(300.0)(layers.Conv2D(4, 1, activation="relu")(y)))
+    scores = layers.Reshape((16, 5), name="scores")(layers.Conv2D(5, 1, activation="sigmoid")(y))
+    model = keras.Model(x, layers.Concatenate(name="joint")([boxes, scores]))
+    pictures = np.random.default_rng(0).normal(size=(160, 6, 6, 3)).astype(np.float32)
+    answers = predict(model, {"image": pictures})["joint"]
+    same = Metric(
+        name="same_class",
+        higher_is_better=True,
+        is_share=True,
+        whole=lambda made, told: (made[..., 4:].argmax(-1) == told[..., 4:].argmax(-1)).mean(-1),
+    )
+    entry = convert(
+        model,
+        tmp_path / "m.tflite",
+        precision="int8",
+        calibration={"image": pictures[:60]},
+        validation=Samples(path=Path("held.npz"), inputs={"image": pictures[60:]}, targets=answers[60:]),
+        metric=same,
+        options=ConvertOptions(ladder=LadderOptions(max_drop="10 %", keep_float=("auto",))),
+        converter=converter,
+    )
+    assert entry.ladder is not None
+    last = entry.ladder.rungs[-1]
+    assert last.name == "a range for each of the joined outputs"
+    assert last.kept
+    assert entry.ladder.rungs[0].lost is not None
+    assert entry.ladder.rungs[0].lost > 0.5
+    assert entry.ladder.reached
+    assert entry.ladder.float_macs == 0
+    assert {"scores", "joint"} <= set(entry.ladder.float_layers)
