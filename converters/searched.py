@@ -136,8 +136,8 @@ def _said(report: LadderReport, judge: Judge | None) -> tuple[str, ...]:
         )
     if report.float_layers:
         said.append(
-            f"{', '.join(report.float_layers)} stay in float ({100 * report.float_macs:.1f} % of the MACs): "
-            "accelerators for integers refuse them or hand them to the CPU"
+            f"in float: {', '.join(report.float_layers)} ({100 * report.float_macs:.1f} % of the MACs); "
+            "accelerators for integers refuse that or leave it to the CPU"
         )
     return tuple(said)
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Outcome
 
 from edgeprune.artifact import Format, Precision
 from edgeprune.converters.activation_ranges import NARROWED, sketched
@@ -149,22 +148,35 @@ def test_the_ladder_ends_with_the_fewest_float_operations(broken: Broken, conver
     assert set(report.float_layers) <= {"wide", "narrow"}
     assert 0 < report.float_macs <= 0.9
     assert report.rungs[-1].kept
-    assert any("stay in float" in line for line in entry.warnings)
+    assert any("in float: " in line for line in entry.warnings)
     assert entry.float_ops
     assert "within max_drop of 2 %" in ladder_text(report)
 
 
+@pytest.fixture
+def files(broken: Broken, tmp_path: Path) -> Path:
+    """A folder with the model, its calibration samples and its validation samples."""
+    broken.model.save(tmp_path / "m.keras")
+    np.savez(tmp_path / "c.npz", x=broken.calibration["image"])
+    np.savez(tmp_path / "v.npz", x=broken.validation.inputs["image"], y=broken.validation.told[""])
+    return tmp_path
+
+
 @pytest.mark.slow
-def test_a_drop_that_is_not_reached_is_said(broken: Broken, converter: Converter, tmp_path: Path) -> None:
+def test_a_drop_that_is_not_reached_is_exit_code_1(files: Path, call: Callable[..., Any]) -> None:
     """Without float operations the file is there, all rungs were tried, and the best ones are in it."""
-    entry = made(broken, tmp_path / "m.tflite", converter, max_drop="0.1 %")
-    report = entry.ladder
-    assert report is not None
-    assert not report.reached
-    assert report.float_layers == entry.float_ops == ()
-    assert [rung.name for rung in report.rungs] == ["int8", "bias correction", *NARROWED]
-    assert report.lost == min(rung.lost for rung in report.rungs)
-    assert "max_drop of 0.1 % is not reached" in entry.warnings[0]
+    options = ("--calibration", files / "c.npz", "--validation", files / "v.npz", "--max-drop", "0.1 %", "-q", "--json")
+    done = call(
+        "convert", files / "m.keras", "--to", "tflite", "--precision", "int8", "-o", files / "m.tflite", *options
+    )
+    assert done.code == 1
+    assert "max_drop of 0.1 % is not reached" in done.err
+    assert (files / "m.tflite").is_file()
+    output = json.loads(done.out)["output"]
+    report = output["ladder"]
+    assert report["float_layers"] == output["float_ops"] == []
+    assert [rung["name"] for rung in report["rungs"]] == ["int8", "bias correction", *NARROWED]
+    assert report["lost"] == min(rung["lost"] for rung in report["rungs"])
 
 
 @pytest.mark.slow
@@ -199,15 +211,10 @@ def test_the_float_file_is_read_with_its_layers(broken: Broken, converter: Conve
 
 
 @pytest.mark.slow
-def test_planted_bad_layers_are_first(
-    broken: Broken, tmp_path: Path, call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_planted_bad_layers_are_first(files: Path, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Both layers that the planted scales are between come first, and the result is kept: the second call neither loads
     nor runs anything."""
-    pictures, answers = broken.validation.inputs["image"], broken.validation.told[""]
-    np.savez(tmp_path / "d.npz", x=pictures, y=answers)
-    broken.model.save(tmp_path / "m.keras")
-    told = (tmp_path / "m.keras", "--data", tmp_path / "d.npz", "--rows", "100", "--cache", tmp_path / "kept", "-q")
+    told = (files / "m.keras", "--data", files / "v.npz", "--rows", "100", "--cache", files / "kept", "-q")
     found = json.loads(call("sensitivity", *told, "--json").out)
     assert found["schema_version"] == 1
     assert {layer["layer"] for layer in found["layers"][:2]} == {"wide", "narrow"}
