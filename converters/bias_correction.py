@@ -18,7 +18,7 @@ from edgeprune.converters.types import Generated
 
 __all__ = ["PASSES", "channel_means", "corrected"]
 
-PASSES = 8  # at most: neighbours of a deep network are corrected together
+PASSES = 4  # at most: neighbours of a deep network are corrected together
 
 Traced = Callable[[bytes], Iterable[Mapping[str, np.ndarray]]]
 

@@ -28,8 +28,8 @@ from edgeprune.ledger import LadderReport, Rung
 
 __all__ = ["Climbed", "climb", "grouped"]
 
-TRACED = 100  # calibration samples whose tensors are looked at
-COMPARED = 50  # of those on which an operation is tried alone
+TRACED = 50  # calibration samples whose tensors are looked at
+COMPARED = 30  # of those on which an operation is tried alone
 UNALIKE = 2.0  # ranges of joined outputs that differ by more lose something by one scale
 MOST_GROUPS = 60  # operations that are tried one by one; of more, those of a layer together
 _REFINED = 12  # float operations that are tried without, one after the other
