@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,14 @@ from edgeprune.converters.exports import (
     check_io_type,
     format_of,
 )
+from edgeprune.converters.ladder_options import LadderOptions, check_ladder
 from edgeprune.converters.packaging import AppOptions, check_words
 from edgeprune.converters.parity import check_tolerance
 from edgeprune.converters.probabilities import classified
+from edgeprune.converters.searched import judge_of, searched
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.slim_options import SlimOptions, check_slim
-from edgeprune.converters.spending import Judge, coarser
+from edgeprune.converters.spending import Judge
 from edgeprune.converters.trial_inputs import TRIALS, trial_count, trial_samples
 from edgeprune.converters.verification import BISECTED, bisect_file, opened
 from edgeprune.errors import UsageError
@@ -58,12 +61,12 @@ class ConvertOptions:
 
     Of integer .tflite files: `io_type` is what inputs and outputs of int8 (float32, int8, uint8) and int16x8 (float32,
     int16) are; with `float_fallback` operations without an integer kernel stay in float; with `per_tensor` a kernel has
-    one scale in place of one per channel; `slim` says how their numbers are stored. `calibration_samples` of the
-    calibration set, drawn with `seed`, set the scales, those of a Core ML w8a8 package too. `ends` are the inputs and
-    outputs that the file should have, `signature` the name of its signature (.tflite); `app` is what it tells the app,
-    of either format. `tolerance` is the largest difference allowed, as a share of the output range (None: by
-    precision); with `bisect` the error of a file that departs names the first layer that does. The file is compressed
-    by the quick codecs and by `codecs`.
+    one scale in place of one per channel; `slim` says how their numbers are stored, `ladder` how much int8 may
+    lose. `calibration_samples` of the calibration set, drawn with `seed`, set the scales, also those of a Core ML
+    w8a8 package. `ends` are the inputs and outputs that the file should have, `signature` the name of its signature
+    (.tflite); `app` is what it tells the app, of either format. `tolerance` is the largest difference allowed, as a
+    share of the output range (None: by precision); with `bisect` the error of a file that departs names the first
+    layer that does. The file is compressed by the quick codecs and by `codecs`.
     """
 
     io_type: IoType | str = IoType.FLOAT32
@@ -75,6 +78,7 @@ class ConvertOptions:
     signature: str = SIGNATURE
     app: AppOptions = field(default_factory=AppOptions)
     slim: SlimOptions = field(default_factory=SlimOptions)
+    ladder: LadderOptions = field(default_factory=LadderOptions)
     tolerance: float | None = None
     bisect: bool = False
     codecs: tuple[str, ...] = ()
@@ -101,8 +105,9 @@ def convert(
     sparse-w8a8 of .mlpackage need `calibration`: training samples, or arrays [samples, ...] by input name. The file is
     held against the model on `samples`, and scored by `metric` where they have targets; else on calibration samples
     that are held back for that, else on a few random ones. What `options.slim` may spend is measured by `metric` on
-    `validation`, other samples than those. A `converter` serves several calls. Raises UsageError for what cannot be
-    asked, ConversionError for a file that departs from its model; nothing is left at `path` then.
+    `validation`, other samples than those, and so is what `options.ladder` may lose. A `converter` serves several
+    calls. Raises UsageError for what cannot be asked, ConversionError for a file that departs from its model; nothing
+    is left at `path` then.
     """
     wanted, out, shown = options or ConvertOptions(), Path(path), progress or Progress(quiet=True)
     model_format, chosen = check_conversion(out, precision, wanted, has_calibration=calibration is not None)
@@ -128,45 +133,47 @@ def convert(
     own = contextlib.nullcontext(converter) if converter else Converter()
     with own as working, output_file(out, overwrite=overwrite) as place:
         shown.begin(f"convert to {model_format} {chosen}")
-        made = working.export(
+        export = partial(
+            working.export,
             source,
             place,
             model_format,
             chosen,
             io_type=str(wanted.io_type),
             calibration=arrays,
-            app=wanted.app,
             sizes={name: sizes for name, sizes in wanted.ends.sizes_of(source).items() if not sizes.fixed},
             signature=wanted.signature,
             float_fallback=wanted.float_fallback,
             per_tensor=wanted.per_tensor,
-            slim=wanted.slim,
         )
+        found = searched(
+            export,
+            wanted.slim,
+            wanted.ladder,
+            model=source,
+            app=wanted.app,
+            io_type=str(wanted.io_type),
+            calibration=arrays,
+            judge=judge,
+            progress=shown,
+        )
+        made, said = found.made, (*said, *found.said)
         shown.end()
-        if made.note:
-            shown.note(made.note)
-        if judge is not None and arrays is not None:
-            shown.begin("look for coarser weights")
-            made, more = coarser(
-                made, wanted.slim, app=wanted.app, calibration=arrays, judge=judge, on_progress=shown.advance
-            )
-            said = (*said, *more)
-            shown.end()
         shown.begin("run the file")
         entry = _judged(made, source, samples, held, task, wanted, shown)
         shown.end()
-    return entry_at(entry, str(out), warnings=said)
+    return entry_at(entry, str(out), warnings=said, ladder=found.report)
 
 
 def _judge(model: AnyModel, validation: Samples | None, task: Task | None, options: ConvertOptions) -> Judge | None:
-    """What scores files while coarser weights are looked for; None where they are not. Raises UsageError."""
-    if not options.slim.searches:
+    """What scores files while something is looked for; None where nothing is. Raises UsageError."""
+    if not options.slim.searches and not options.ladder.searches:
         return None
     if validation is None or not validation.told or task is None:
         raise UsageError(
-            "--spend and --download-target need validation samples with targets: add --validation DATA.npz"
+            "--max-drop, --spend and --download-target need validation samples with targets: add --validation DATA.npz"
         )
-    return Judge.of(model, fed_samples(validation, model, options.ends), task.main)
+    return judge_of(model, fed_samples(validation, model, options.ends), task, options.slim, options.ladder)
 
 
 def _renamed(app: AppOptions, ends: EndOptions) -> AppOptions:
@@ -187,6 +194,7 @@ def check_conversion(
     check_io_type(model_format, chosen, str(options.io_type))
     check_tolerance(options.tolerance)
     check_slim(model_format, chosen, options.slim)
+    check_ladder(model_format, chosen, options.ladder)
     if options.signature != SIGNATURE and model_format is not Format.TFLITE:
         raise UsageError(f"--signature is for tflite; a Core ML package has none; got {options.signature!r}")
     if not NAME.fullmatch(options.signature):

@@ -45,12 +45,14 @@ EVALUATOR = "edgeprune evaluator"  # of graph and weights; it does not reproduce
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
-    """What running a file told. `metrics` is empty with the reason in `note` when nothing was scored."""
+    """What running a file told. `metrics` is empty with the reason in `note` when nothing was scored; `departs` says
+    how a file departs that may."""
 
     metrics: tuple[MetricValue, ...] = ()
     parity: tuple[OutputParity, ...] = ()
     runs: tuple[RuntimeRun, ...] = ()
     note: str | None = None
+    departs: str | None = None
 
 
 def evaluate_file(
@@ -65,6 +67,7 @@ def evaluate_file(
     tolerance: float | None = None,
     joined: Mapping[str, int] | None = None,
     dense: Mapping[str, np.ndarray] | None = None,
+    may_depart: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluated:
     """Run a .tflite file over all samples with the newest installed runtime and, if asked, over the first
@@ -74,7 +77,8 @@ def evaluate_file(
     `expected` are the Keras model's outputs for the same samples. Without a task (no targets) only parity is computed.
     `dense` are the outputs of the dense model, which metrics are held against. `image` is the package's image input:
     its pixels are (value - bias) / scale; `joined` names the axes of joined outputs (`joined_axes`). Raises
-    ConversionError when no installed runtime runs the file or when its outputs make no sense (`refuse_senseless`).
+    ConversionError when no installed runtime runs the file or when its outputs make no sense (`refuse_senseless`),
+    unless a .tflite file `may_depart`.
     """
     if artifact.format is Format.COREML:
         known = artifact.contents.package if isinstance(artifact, Exported) else None
@@ -91,13 +95,22 @@ def evaluate_file(
     )
     runs = [item if isinstance(item, RuntimeRun) else _scored(item, expected, samples, task) for item in tried]
     parity = compare_outputs(expected, newest.outputs, joined)
-    refuse_senseless(artifact.path.name, str(artifact.precision), expected, newest.outputs, parity, tolerance=tolerance)
+    departs = None
+    try:
+        refuse_senseless(
+            artifact.path.name, str(artifact.precision), expected, newest.outputs, parity, tolerance=tolerance
+        )
+    except ConversionError as error:
+        if not may_depart:
+            raise
+        departs = str(error)
     metrics = _metrics(artifact, expected, newest.outputs, samples, task, dense, f"{newest.runtime} {newest.version}")
     return Evaluated(
         metrics=metrics,
         parity=parity,
         runs=tuple(reversed(runs)),
         note=None if metrics else "not measured: no targets",
+        departs=departs,
     )
 
 

@@ -44,6 +44,7 @@ def measure_export(
     dense: Mapping[str, np.ndarray] | None = None,
     image: ImageInput | None = None,
     tolerance: float | None = None,
+    may_depart: bool = False,
     where: Callable[[], str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ArtifactEntry:
@@ -52,7 +53,7 @@ def measure_export(
 
     It is compressed by the quick codecs and by `codecs`. `expected` are the model's outputs for the samples, where they
     are known, `dense` those of the dense model; `where` adds to the reason of a file that departs from its model.
-    Raises ConversionError for a file that departs or has lost the zeros of its model.
+    Raises ConversionError for a file that departs, unless it may, or has lost the zeros of its model.
     """
     known = predict(model, samples.inputs) if expected is None else expected
     try:
@@ -67,6 +68,7 @@ def measure_export(
             tolerance=tolerance,
             joined=joined_axes(model),
             dense=dense,
+            may_depart=may_depart,
             on_progress=on_progress,
         )
     except ConversionError as error:
@@ -74,7 +76,7 @@ def measure_export(
     weighed = account(made.contents, with_quick(codecs), shares=False, bounds=False)
     entry = artifact_entry(made, weighed, found, name, samples_are if found.parity else None, exported)
     refuse_lost_sparsity(made, weighed, model)
-    return entry
+    return replace(entry, warnings=(found.departs,)) if found.departs else entry
 
 
 def entry_at(entry: ArtifactEntry, path: str, **more: Any) -> ArtifactEntry:

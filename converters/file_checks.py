@@ -20,6 +20,7 @@ from edgeprune.maker.keras.types import AnyModel
 
 __all__ = [
     "FALLBACK_ADVICE",
+    "MOVES",
     "constant_elements",
     "float_ops",
     "kernel_zeros",
@@ -34,7 +35,7 @@ FALLBACK_ADVICE = "--float-fallback (in a recipe: float_fallback = true)"
 # They change what a number is stored as, or read only its shape.
 _CONVERSIONS = frozenset({"CAST", "DENSIFY", "DEQUANTIZE", "FAKE_QUANT", "QUANTIZE", "RANK", "SHAPE"})
 # They move numbers and compute none; on a float constant they would still keep a float table in the file.
-_MOVES = frozenset(
+MOVES = frozenset(
     {
         "BATCH_TO_SPACE_ND",
         "BROADCAST_TO",
@@ -80,7 +81,7 @@ def _computes_in_float(graph: Graph, op: Op) -> bool:
         return False
     read = [graph.tensors[i] for i in op.inputs if i >= 0]
     made = [graph.tensors[i] for i in op.outputs if i >= 0]
-    if op.kind in _MOVES:
+    if op.kind in MOVES:
         return any(t.dtype in _FLOATS and t.constant and t.elements > 1 for t in read)
     return any(t.dtype in _FLOATS for t in (*read, *made))
 

@@ -241,6 +241,10 @@ class Converter:
             known = self._frozen[key] = (model, freeze(model, path, unroll=key[1], sizes=sizes))
         return known[1]
 
+    def scratch(self, name: str) -> Path:
+        """A place for a file that is looked at and not kept: it goes when the converter is closed."""
+        return self._folder / name
+
     def _place_for(self, name: str) -> Path:
         """Where the child, which may write nowhere else, writes a file of that name; nothing is there yet."""
         place = self._folder / "made"

@@ -16,7 +16,7 @@ from edgeprune.converters.objects import as_objects, file_bytes, schema_classes
 from edgeprune.converters.types import Generated
 from edgeprune.formats.tflite.scales import CANDIDATES, round_up
 
-__all__ = ["fitted", "levels", "requantize", "with_slim_scales", "without_names"]
+__all__ = ["fitted", "levels", "requantize", "store", "with_slim_scales", "without_names"]
 
 LARGEST = 127  # of a stored weight: symmetric, as runtimes ask
 
@@ -67,7 +67,7 @@ def requantize(model: Generated, kernel: Kernel, scales: np.ndarray, *, dead: fl
         wide = tensor.type == schema_classes().TensorType.INT64
         limits = np.iinfo(np.int64 if wide else np.int32)
         values = np.clip(np.rint(bias.values / unit.astype(np.float64)), limits.min, limits.max)
-        _store(model, tensor, _bytes(values.astype("<i8" if wide else "<i4")))
+        store(model, tensor, _bytes(values.astype("<i8" if wide else "<i4")))
         tensor.quantization.scale = unit
 
 
@@ -78,7 +78,7 @@ def levels(kernel: Kernel, scales: np.ndarray, *, dead: float = 0.5) -> np.ndarr
     return np.asarray(np.copysign(np.minimum(found, LARGEST), kernel.values), np.int8)
 
 
-def _store(model: Generated, tensor: Generated, data: np.ndarray) -> None:
+def store(model: Generated, tensor: Generated, data: np.ndarray) -> None:
     """Give a tensor a constant, and a buffer of its own where others show the one that it had: biases of zeros do."""
     buffer = model.buffers[tensor.buffer]
     if sum(other.buffer == tensor.buffer for other in model.subgraphs[0].tensors) > 1:

@@ -7,13 +7,14 @@ as many as the metric on the validation samples bears or the download asks for. 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from edgeprune.artifact import sha256_of
 from edgeprune.checker.size.codecs import BASE_CODEC, CODECS
+from edgeprune.converters.float_start import run_content
 from edgeprune.converters.grids import PROBED, Grid, Move, floored, grids_of, moves
 from edgeprune.converters.kernels import float_constants, kernels_of
 from edgeprune.converters.objects import as_objects, file_bytes, operator_kinds, scales_of
@@ -25,17 +26,18 @@ from edgeprune.converters.slim_scales import requantize, without_names
 from edgeprune.errors import MissingExtra, UsageError
 from edgeprune.formats import read_contents
 from edgeprune.formats.tflite.metadata import with_metadata
-from edgeprune.host.scratch import scratch_folder
-from edgeprune.maker.keras.models import input_specs, output_names
+from edgeprune.ledger import MetricChange
+from edgeprune.maker.keras.models import input_specs, output_names, predict
 from edgeprune.maker.keras.types import AnyModel
-from edgeprune.maker.training.data.columns import Column, as_type
+from edgeprune.maker.training.bootstrap import compared
+from edgeprune.maker.training.data.columns import as_type
 from edgeprune.maker.training.data.loading import InputSpecs
 from edgeprune.maker.training.data.samples import Samples
-from edgeprune.maker.training.task import Score
-from edgeprune.runtime.session import installed_runtimes, run_tflite
+from edgeprune.maker.training.task import Arrays, Score
+from edgeprune.runtime.session import installed_runtimes
 from edgeprune.units import format_bytes, parse_share
 
-__all__ = ["Judge", "coarser"]
+__all__ = ["USUAL_SPEND", "Judge", "coarser", "rewritten"]
 
 USUAL_SPEND = "1 %"  # of a download target that names none
 TRIALS = 200  # calibration samples of a trial
@@ -47,23 +49,48 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge:
-    """What scores a file: the main metric on validation samples; `specs` and `outputs` are the model's."""
+    """What scores a file: the main metric on validation samples; `specs` and `outputs` are the model's, `floats` what
+    it computes there itself, where files are held against that."""
 
     samples: Samples
     main: Score
     specs: InputSpecs
     outputs: tuple[str, ...]
+    floats: Arrays = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: AnyModel, samples: Samples, main: Score) -> Judge:
         """That of the files of a model."""
         return cls(samples=samples, main=main, specs=input_specs(model), outputs=tuple(output_names(model)))
 
-    def score(self, content: bytes) -> float:
-        """The metric of a file, by the newest runtime that is installed."""
+    def against(self, model: AnyModel) -> Judge:
+        """One that holds files against this model."""
+        return replace(self, floats=predict(model, self.samples.inputs))
+
+    def made(self, content: bytes) -> dict[str, np.ndarray]:
+        """What a file makes of the samples, by the newest runtime that is installed."""
         inputs = {name: as_type(self.samples.inputs[name], dtype) for name, (_, dtype) in self.specs.items()}
-        outputs = _outputs(content, inputs)
-        return self.main.of({name: outputs[name] for name in self.outputs}, self.samples.told)
+        outputs = run_content(content, inputs)
+        return {name: outputs[name] for name in self.outputs}
+
+    def check(self, keys: str, doing: str) -> None:
+        """Raise UsageError for samples without targets, and MissingExtra where no runtime is installed."""
+        if not self.samples.told:
+            raise UsageError(f"{self.samples.path}: {keys} need targets there; add them")
+        self.check_runtime(doing)
+
+    def check_runtime(self, doing: str) -> None:
+        """Raise MissingExtra where no runtime is installed."""
+        if not installed_runtimes():
+            raise MissingExtra("a TFLite runtime", "litert", doing)
+
+    def score(self, content: bytes) -> float:
+        """The metric of a file."""
+        return self.main.of(self.made(content), self.samples.told)
+
+    def change(self, content: bytes) -> MetricChange:
+        """What a file changes of the metric, and how sure that is."""
+        return compared(self.main, self.floats, self.made(content), self.samples.told)[1]
 
     def lost(self, before: float, after: float) -> float:
         """How much worse `after` is: of a share in its own unit, else as a part of `before`."""
@@ -87,16 +114,17 @@ def coarser(
     where it is None. Raises UsageError for samples without
     targets and MissingExtra where no runtime is installed.
     """
-    if not judge.samples.told:
-        raise UsageError(f"{judge.samples.path}: spend and download_target need targets there; add them")
-    if not installed_runtimes():
-        raise MissingExtra("a TFLite runtime", "litert", "looking for coarser weights")
+    judge.check("spend and download_target", "looking for coarser weights")
     search = _Search(made.path.read_bytes(), float_constants(made.start), judge, on_progress or (lambda _, __: None))
     target_bytes = options.target_bytes(_deflated(without_ranges(made.start)) if dense_bytes is None else dense_bytes)
     content, said = search.found(calibration, options, target_bytes)
+    return rewritten(made, content, app), said
+
+
+def rewritten(made: Exported, content: bytes, app: AppOptions) -> Exported:
+    """A file with other content, and with what it tells the app."""
     made.path.write_bytes(with_metadata(Path(made.path.name), content, app) if app.told else content)
-    again = replace(made, sha256=sha256_of(made.path), contents=read_contents(made.path), start=b"")
-    return again, said
+    return replace(made, sha256=sha256_of(made.path), contents=read_contents(made.path), start=b"")
 
 
 class _Search:
@@ -160,11 +188,11 @@ class _Search:
         """What a unit of the squared error of each kernel does to the outputs: their mean squared change, each output
         in units of its own variance."""
         inputs = {name: np.asarray(array)[:TRIALS] for name, array in calibration.items()}
-        before = _outputs(_tapped(self.start), inputs)
+        before = run_content(_tapped(self.start), inputs)
         found = []
         for number, known in enumerate(grids):
             content = self.content([Move(kernel=number, floor=PROBED, distortion=0.0, price=0.0)])
-            changed = _changed(before, _outputs(_tapped(content), inputs))
+            changed = _changed(before, run_content(_tapped(content), inputs))
             own, probed = (next(grid for grid in known if grid.floor == floor).error for floor in (0.0, PROBED))
             found.append(changed / max(probed - own, 1e-30))
             self.step()
@@ -216,14 +244,6 @@ def _first(most: int, fits: Callable[[int], bool]) -> int:
 
 def _deflated(content: bytes) -> int:
     return CODECS[BASE_CODEC].compressed_bytes(content)
-
-
-def _outputs(content: bytes, inputs: Mapping[str, Column]) -> dict[str, np.ndarray]:
-    """What a file computes on the newest runtime."""
-    with scratch_folder() as folder:
-        path = folder / "trial.tflite"
-        path.write_bytes(content)
-        return run_tflite(path, inputs, runtime=list(installed_runtimes())[-1]).outputs
 
 
 def _changed(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:

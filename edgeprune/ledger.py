@@ -39,6 +39,7 @@ __all__ = [
     "EpochLog",
     "Estimate",
     "Host",
+    "LadderReport",
     "LatencyComparison",
     "LatencyReached",
     "LayerSparsity",
@@ -52,6 +53,7 @@ __all__ = [
     "OutputParity",
     "PruneReport",
     "RecipeOrigin",
+    "Rung",
     "RuntimeRun",
     "SkippedGroup",
     "SkippedLayer",
@@ -134,13 +136,50 @@ def oldest_runtime(runs: Sequence[RuntimeRun], installed: Iterable[str]) -> str 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """Something that was tried to win accuracy of int8 back: the metric of the file on the validation samples, what it
+    loses against the float model there (both None where the runtime refuses the file), and whether it is part of the
+    file."""
+
+    name: str
+    value: float | None
+    lost: float | None
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LadderReport:
+    """What was tried until an int8 file lost no more of the main `metric` than `max_drop`.
+
+    `change` is that of the last rung that was kept, on `samples` validation samples and against the float model;
+    `lost` of a share in its own unit, else as a part. `float_layers` stay in float and have the share `float_macs` of
+    the MACs. Without `max_drop` nothing was scored.
+    """
+
+    metric: str | None
+    max_drop: float | None
+    lost: float | None
+    change: MetricChange | None
+    samples: int
+    rungs: tuple[Rung, ...]
+    float_layers: tuple[str, ...]
+    float_macs: float
+
+    @property
+    def reached(self) -> bool:
+        """Whether the file loses no more than it may."""
+        return self.max_drop is None or self.lost is None or self.lost <= self.max_drop + 1e-12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactEntry:
     """A file that was made. `sparsity` is that of the weights in the file, read back from it; `exported` files ship.
 
     `parity_on` names the samples of `parity`; `weights` is how many weight tensors a Core ML package stores in each
     encoding, `parameters` how many the file has (None where its reader does not count). `float_ops` are the operations
     of an integer file that compute in float, because that was allowed; `estimates` the latencies on devices;
-    `warnings` what an app would take wrongly. `metric` is the main one of `metrics`.
+    `warnings` what an app would take wrongly. `metric` is the main one of `metrics`; `ladder` tells what was done so
+    that int8 loses little.
     """
 
     path: str
@@ -164,6 +203,7 @@ class ArtifactEntry:
     parameters: int | None = None
     warnings: tuple[str, ...] = ()
     metrics: tuple[MetricValue, ...] = ()
+    ladder: LadderReport | None = None
 
     def scored(self, name: str) -> MetricValue | None:
         """Its value of the metric of that name."""

@@ -42,6 +42,7 @@ VERBS = {
     "run": "edgeprune.commands.run",
     "prune": "edgeprune.commands.prune",
     "groups": "edgeprune.commands.groups",
+    "sensitivity": "edgeprune.commands.sensitivity",
     "finetune": "edgeprune.commands.finetune",
     "convert": "edgeprune.commands.convert",
     "verify": "edgeprune.commands.verify",

@@ -14,6 +14,7 @@ import click
 from edgeprune.artifact import Color, DeploymentTarget, Format, IoType, Precision, Scales, sha256_of
 from edgeprune.commands.ends import EndWords, end_options
 from edgeprune.commands.options import (
+    EXIT_CODES,
     JOB,
     PATH,
     TOLERANCE,
@@ -49,6 +50,9 @@ class _Wanted:
     float_fallback: bool
     scales: str
     drop_names: bool
+    max_drop: str | None
+    keep_float: tuple[str, ...]
+    max_float_macs: str | None
     spend: str | None
     download_target: str | None
     validation: Path | None
@@ -126,6 +130,24 @@ class _Wanted:
 )
 @click.option("--drop-names", is_flag=True, help="tflite int8, int16x8: leave out names that no runtime reads.")
 @click.option(
+    "--max-drop",
+    metavar="SHARE",
+    help="tflite int8: what it may lose of the metric on --validation, such as '0.5 %'; biases, ranges and, with "
+    "--keep-float auto, float operations are tried until it loses no more. Exit code 1 where that is not reached.",
+)
+@click.option(
+    "--keep-float",
+    multiple=True,
+    metavar="LAYER",
+    help="tflite int8: layers that stay in float, by names such as 'block1*', or auto: the fewest that --max-drop "
+    "needs. Repeatable.",
+)
+@click.option(
+    "--max-float-macs",
+    metavar="SHARE",
+    help="tflite int8: the largest share of the MACs that --keep-float auto may keep in float.  [default: 5 %]",
+)
+@click.option(
     "--spend",
     metavar="SHARE",
     help="tflite int8, int16x8: coarser weights, as far as they cost no more of the metric than this on --validation, "
@@ -141,7 +163,7 @@ class _Wanted:
     "--validation",
     type=PATH,
     metavar="DATA",
-    help="Samples for --spend and --download-target; neither those of --calibration nor those of --data.",
+    help="Samples for --max-drop, --spend and --download-target; neither those of --calibration nor those of --data.",
 )
 @click.option(
     "--deployment-target",
@@ -236,13 +258,14 @@ def convert(model: Path, output: Path, **options: object) -> int:
         echo_json(body)
     else:
         click.echo(export_text(entry))
-    return 0
+    return EXIT_CODES[entry.ladder is None or entry.ladder.reached]
 
 
 def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     """What can be known first is checked before TensorFlow starts."""
     from edgeprune.converters.conversion import ConvertOptions, check_conversion, convert
     from edgeprune.converters.exports import SUFFIXES
+    from edgeprune.converters.ladder_options import LadderOptions
     from edgeprune.converters.slim_options import SlimOptions
     from edgeprune.host.outputs import check_output_file
     from edgeprune.host.progress import Progress
@@ -261,6 +284,9 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
         seed=wanted.seed,
         ends=wanted.ends.options(),
         signature=wanted.signature,
+        ladder=LadderOptions(
+            max_drop=wanted.max_drop, keep_float=wanted.keep_float, max_float_macs=wanted.max_float_macs
+        ),
         slim=SlimOptions(
             scales=Scales(wanted.scales),
             drop_names=wanted.drop_names,
@@ -274,10 +300,11 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     )
     check_output_file(output, overwrite=wanted.overwrite, suffix=SUFFIXES[Format(wanted.to)])
     check_conversion(output, wanted.precision, options, has_calibration=wanted.calibration is not None)
-    if options.slim.searches != (wanted.validation is not None):
+    searches = options.slim.searches or options.ladder.searches
+    if searches != (wanted.validation is not None):
         raise UsageError(
-            "--validation DATA goes with --spend or --download-target: coarser weights are measured on it; add "
-            f"{'--validation' if options.slim.searches else 'one of them'}"
+            "--validation DATA goes with --max-drop, --spend or --download-target, which are measured on it; add "
+            f"{'--validation' if searches else 'one of them'}"
         )
     beside = output.with_suffix(".preprocessing.json")
     if wanted.cut_preprocessing:

@@ -31,8 +31,8 @@ __all__ = ["run"]
 def run(recipe: Path, output: Path | None, baseline: Path | None, dry_run: bool, **options: Any) -> int:
     """Run the steps of RECIPE (TOML) and leave models, ledger.json and report.md in the output folder.
 
-    Everything that can be checked is checked before any training. Exit code 1 when the recipe's budget is exceeded, 3
-    when a limit of it cannot be checked.
+    Everything that can be checked is checked before any training. Exit code 1 when the recipe's budget is exceeded or
+    int8 loses more than max_drop, 3 when a limit cannot be checked.
 
     Steps are prune (to a sparsity; with style = "channel" to a ratio of channels, or a share of the MACs, parameters or
     latency, estimated for a device), finetune and quantize. docs/recipe-keys.md lists their keys.
@@ -59,7 +59,8 @@ def run(recipe: Path, output: Path | None, baseline: Path | None, dry_run: bool,
         for line in entry.warnings:
             click.echo(f"edgeprune: warning: {entry.path}: {line}", err=True)
     click.echo(json_text(ledger.to_json()) if options["as_json"] else _text(ledger, output))
-    return EXIT_CODES[all_passed(ledger.verdicts)]
+    missed = any(e.ladder is not None and not e.ladder.reached for stage in ledger.stages for e in stage.artifacts)
+    return EXIT_CODES[False if missed else all_passed(ledger.verdicts)]
 
 
 def _plan(recipe: Recipe, trust: Trust) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from edgeprune.checker.agreement import Agreement, Departure
 from edgeprune.ledger import POOR_SQNR_DB, ArtifactEntry, OutputParity
+from edgeprune.report.ladder_report import ladder_text
 from edgeprune.units import format_bytes
 
 __all__ = ["agreement_text", "channel_lines", "departure_lines", "export_text"]
@@ -23,6 +24,7 @@ def export_text(entry: ArtifactEntry) -> str:
         f"{found.name} of the exported file: {found.value:.4f} on {found.samples:,} samples, by {found.runtime}"
         for found in entry.metrics
     ]
+    lines += [ladder_text(entry.ladder)] if entry.ladder is not None else []
     if not entry.metrics:
         note = entry.metric_note or "not measured"
         lines.append(f"quality {note.replace('no targets', 'add --data TEST.npz with targets in y')}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgeprune.artifact import Format
 from edgeprune.ledger import ArtifactEntry, LatencyReached, Ledger, MetricKind, MetricValue, Outcome, Stage
 from edgeprune.report.agreement_report import channel_lines
+from edgeprune.report.ladder_report import ladder_text
 from edgeprune.report.verdicts import band_text, latency_text
 from edgeprune.units import format_bytes, format_ms
 from edgeprune.verdict import Limit, Unknown
@@ -34,6 +35,7 @@ def summary_sentences(ledger: Ledger) -> list[str]:
             sentences.append(_sparsity(stage))
         if stage.channels:
             sentences.append(_channels(ledger, stage))
+        sentences += [f"{e.path}: {ladder_text(e.ladder)}." for e in stage.artifacts if e.ladder is not None]
     return sentences + _lost_channels(ledger) + _refused(ledger) + _unknown(ledger) + _not_judged(ledger)
 
 

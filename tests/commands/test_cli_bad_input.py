@@ -556,7 +556,7 @@ class TestUsage:
                 ("convert", "m", "--to", "tflite", "-o", "o.tflite", "--scales", "float32"),
                 "for tflite int8 and int16x8",
             ),
-            (("convert", *INT8, "--validation", "v.npz"), "--validation DATA goes with --spend"),
+            (("convert", *INT8, "--validation", "v.npz"), "--validation DATA goes with --max-drop, --spend"),
             (("convert", *INT8, "--spend", "0.2 %"), "add --validation"),
             (("convert", *INT8, "--spend", "much"), "'much' is not a percentage"),
         ],

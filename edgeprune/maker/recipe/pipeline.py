@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,12 +23,14 @@ from edgeprune.checker.size.baseline import Baseline
 from edgeprune.checker.size.codecs import BASE_CODEC
 from edgeprune.converters.exported import entry_at, measure_export
 from edgeprune.converters.exports import INTEGER, calibrated
+from edgeprune.converters.ladder_options import LadderOptions
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.probabilities import classified
-from edgeprune.converters.quantizer import moved_ranges
+from edgeprune.converters.quantizer import Ranges, moved_ranges
 from edgeprune.converters.rounded_places import rounded_places
+from edgeprune.converters.searched import judge_of, searched
 from edgeprune.converters.session import Converter, Exported
-from edgeprune.converters.spending import Judge, coarser
+from edgeprune.converters.spending import Judge
 from edgeprune.errors import Unsupported
 from edgeprune.formats import read_contents
 from edgeprune.formats.metadata import ImageInput
@@ -133,8 +136,8 @@ class _Run:
         quantize = next((s for s in self.recipe.steps if isinstance(s, QuantizeStep)), None)
         if quantize:
             # int8 is compared with int8: latency at equal precision, and what quantization alone would give.
-            plain = replace(quantize, slim=quantize.slim.without_search)
-            artifacts.append(self._tflite("dense", Precision(quantize.precision), plain))
+            plain = replace(quantize, slim=quantize.slim.without_search, ladder=LadderOptions())
+            artifacts.append(self._tflite("dense", Precision(quantize.precision), plain, may_depart=True))
         self._add("dense", "dense", artifacts, begun)
 
     def _check_latency_targets(self, path: Path) -> None:
@@ -195,6 +198,8 @@ class _Run:
         precision: Precision,
         quantize: QuantizeStep | None = None,
         trained: tuple[Quantized, bytes] | None = None,
+        *,
+        may_depart: bool = False,
     ) -> ArtifactEntry:
         """Export the current model, run the file over the test split, and account for it.
 
@@ -205,32 +210,40 @@ class _Run:
         export = self._ships_as(stage, precision)
         app = app_options(self.recipe, export) if export else AppOptions()
         model, said = self._classified(app)
-        export_as = functools.partial(
+        quantized = quantize or QuantizeStep()
+        calibration = self._calibration(quantize) if quantize else None
+        export_as: Callable[..., Exported] = partial(
             self.converter.export,
             model,
             path,
             Format.TFLITE,
             precision,
-            io_type=quantize.io_type if quantize else "float32",
-            app=app,
-            float_fallback=quantize.float_fallback if quantize else False,
-            per_tensor=quantize.per_tensor if quantize else False,
-            slim=quantize.slim if quantize else None,
+            io_type=quantized.io_type,
+            calibration=calibration,
+            float_fallback=quantized.float_fallback,
+            per_tensor=quantized.per_tensor,
         )
-        calibration = self._calibration(quantize) if quantize else None
-        made = export_as(calibration=calibration, keep_start=trained is not None)
+        expected = None
         if trained:
-            ranges = moved_ranges(trained[0].ranges, trained[1], made.start)
-            made = export_as(start=made.start, ranges=ranges)
-        if made.note:
-            self.progress.note(made.note)
-        if quantize and quantize.slim.searches:
-            made, more = self._coarser(made, model, app, quantize)
-            said = (*said, *more)
-        expected = trained[0].simulated(self.prepared.test.inputs) if trained and model is self.model else None
-        entry = self._evaluated(made, model, every_runtime=export is not None, expected=expected)
+            export_as = _with_learned(export_as, *trained)
+            expected = trained[0].simulated(self.prepared.test.inputs) if model is self.model else None
+        found = searched(
+            export_as,
+            quantized.slim,
+            quantized.ladder,
+            model=model,
+            app=app,
+            io_type=quantized.io_type,
+            calibration=calibration,
+            judge=self._judge(model, quantized),
+            progress=self.progress,
+            dense_bytes=self.stages[0].artifacts[0].download_bytes[BASE_CODEC] if self.stages else None,
+        )
+        entry = self._evaluated(
+            found.made, model, every_runtime=export is not None, expected=expected, may_depart=may_depart
+        )
         self.progress.end(_metric_note(entry))
-        return replace(entry, warnings=said)
+        return replace(entry, warnings=(*entry.warnings, *said, *found.said), ladder=found.report)
 
     def _classified(self, app: AppOptions) -> tuple[AnyModel, tuple[str, ...]]:
         """The current model as a file is made from it, and what is to be said of that; the same for the same labels."""
@@ -241,22 +254,11 @@ class _Run:
             self._shipped[key] = classified(self.model, app)
         return self._shipped[key]
 
-    def _coarser(
-        self, made: Exported, model: AnyModel, app: AppOptions, step: QuantizeStep
-    ) -> tuple[Exported, tuple[str, ...]]:
-        """The file with coarser weights, and what is to be said of it."""
+    def _judge(self, model: AnyModel, step: QuantizeStep) -> Judge | None:
+        if not step.searches:
+            return None
         assert self.prepared.validation is not None
-        judge = Judge.of(model, self.prepared.validation, self.task.main)
-        dense = self.stages[0].artifacts[0].download_bytes[BASE_CODEC]
-        return coarser(
-            made,
-            step.slim,
-            app=app,
-            calibration=self._calibration(step),
-            judge=judge,
-            dense_bytes=dense,
-            on_progress=self.progress.advance,
-        )
+        return judge_of(model, self.prepared.validation, self.task, step.slim, step.ladder)
 
     def _calibration(self, step: QuantizeStep) -> Mapping[str, np.ndarray]:
         """Training samples that set the scales: as many as the step says."""
@@ -272,6 +274,7 @@ class _Run:
         exported: bool = False,
         image: ImageInput | None = None,
         expected: Mapping[str, np.ndarray] | None = None,
+        may_depart: bool = False,
     ) -> ArtifactEntry:
         return measure_export(
             made,
@@ -286,6 +289,7 @@ class _Run:
             expected=self._keras_outputs(model) if expected is None else expected,
             dense=self._dense_outputs or None,
             image=image,
+            may_depart=may_depart,
             on_progress=self.progress.advance,
         )
 
@@ -388,6 +392,17 @@ class _Run:
         made = self.converter.export(model, path, export.format, export.precision, calibration=learns, app=options)
         entry = self._evaluated(made, model, every_runtime=True, exported=True, image=options.image)
         return replace(entry, warnings=said)
+
+
+def _with_learned(export_as: Callable[..., Exported], done: Quantized, before: bytes) -> Callable[..., Exported]:
+    """Exports of a trained model with the ranges that it learned, by the names of the float file `before`."""
+    start = export_as(keep_start=True).start
+    learned = moved_ranges(done.ranges, before, start)
+
+    def again(*, ranges: Ranges | None = None, **more: Any) -> Exported:
+        return export_as(**{**more, "start": start, "ranges": {**learned, **(ranges or {})}})
+
+    return again
 
 
 def _with_export(stage: Stage, entry: ArtifactEntry, *, in_place_of: ArtifactEntry | None) -> Stage:

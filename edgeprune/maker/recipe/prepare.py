@@ -281,6 +281,8 @@ def _plan_of(prepared: Prepared, step: Step) -> str:
     if isinstance(step, QuantizeStep):
         ends = f"{step.io_type} inputs and outputs{', floats where no kernel is' if step.float_fallback else ''}"
         ends += ", one scale for each kernel" if step.per_tensor else ""
+        ends += f", at most {step.ladder.max_drop} of the metric lost" if step.ladder.max_drop else ""
+        ends += f", in float: {', '.join(step.ladder.keep_float)}" if step.ladder.keep_float else ""
         ends += f", coarser weights to {step.slim.download_target}" if step.slim.download_target else ""
         ends += f", coarser weights for {step.slim.spend} of the metric" if step.slim.spend else ""
         trained = isinstance(step, QatStep)

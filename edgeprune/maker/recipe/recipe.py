@@ -249,9 +249,9 @@ def _check_steps(recipe: Recipe) -> str | None:
         except EdgepruneError as cause:
             raise RecipeError(f"{path}: step {step.name!r}: {cause}") from cause
     last = recipe.steps[-1] if recipe.steps else None
-    if isinstance(last, QuantizeStep) and last.slim.searches and recipe.data.validation is None:
+    if isinstance(last, QuantizeStep) and last.searches and recipe.data.validation is None:
         raise RecipeError(
-            f"{path}: spend and download_target are measured on validation samples; set validation in [data]"
+            f"{path}: max_drop, spend and download_target are measured on validation samples; set validation in [data]"
         )
     return last.precision if isinstance(last, QuantizeStep) else None
 

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from edgeprune.artifact import Precision
+from edgeprune.artifact import Format, Precision
 from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.checker.latency.profiles import profile_place
 from edgeprune.converters.exports import INTEGER, IO_TYPES
+from edgeprune.converters.ladder_options import LadderOptions, check_ladder
 from edgeprune.converters.slim_options import SlimOptions
 from edgeprune.errors import RecipeError, UsageError
 from edgeprune.host.toml_values import check_choice, check_word, near
@@ -105,7 +106,7 @@ class QuantizeStep:
 
     `samples` of the training split calibrate the activation ranges; `io_type` is the type of inputs and outputs;
     `float_fallback` lets operations without an integer kernel compute in float; `per_tensor` gives each kernel one
-    scale; `slim` says how numbers are stored. Its name is its precision.
+    scale; `ladder` says how much int8 may lose, `slim` how numbers are stored. Its name is its precision.
     """
 
     kind: str = "quantize"
@@ -121,7 +122,13 @@ class QuantizeStep:
     """Operations without an integer kernel stay in float instead of being an error."""
     per_tensor: bool = False
     """One scale for each kernel instead of one for each of its channels, for what refuses those (some NPUs)."""
+    ladder: LadderOptions = field(default_factory=LadderOptions)
     slim: SlimOptions = field(default_factory=SlimOptions)
+
+    @property
+    def searches(self) -> bool:
+        """Whether files are scored on validation samples."""
+        return self.ladder.searches or self.slim.searches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +213,7 @@ def _check_quantize(step: QuantizeStep) -> None:
         raise UsageError(f"io_type of {step.precision} is {' or '.join(known)}; got {step.io_type!r}")
     if step.samples < 1:
         raise UsageError(f"samples is at least 1; got {step.samples}")
+    check_ladder(Format.TFLITE, Precision(step.precision), step.ladder)
 
 
 def _check_channel(step: ChannelStep) -> None:
