@@ -6,6 +6,7 @@ from edgeprune.artifact import Format
 from edgeprune.ledger import ArtifactEntry, LatencyReached, Ledger, MetricKind, MetricValue, Outcome, Stage
 from edgeprune.report.agreement_report import channel_lines
 from edgeprune.report.ladder_report import ladder_text
+from edgeprune.report.shipping import shipping_sentences
 from edgeprune.report.verdicts import band_text, latency_text
 from edgeprune.units import format_bytes, format_ms
 from edgeprune.verdict import Limit, Unknown
@@ -24,7 +25,7 @@ def summary_sentences(ledger: Ledger) -> list[str]:
     sentences = _download(ledger) + _quality(ledger)
     for stage in ledger.stages[1:]:
         sentences += _latency(stage)
-    sentences += _estimates(ledger)
+    sentences += _estimates(ledger) + shipping_sentences(ledger)
     sentences += [
         _target(stage, stage.channels.estimated_latency)
         for stage in ledger.stages

@@ -332,7 +332,7 @@ RECIPES = [
     (PRUNE + 'include = ["nothing*"]\n', 2, "matches no layer"),
     (PRUNE + 'exclude = ["*"]\n', 2, "nothing to prune"),
     ("", 2, "nothing to do"),
-    ('[[steps]]\nkind = "quantize"\n' + PRUNE, 2, "'quantize' comes once and last"),
+    ('[[steps]]\nkind = "quantize"\n' + PRUNE, 2, "'quantize' or 'qat' comes once and last"),
     ('[[exports]]\nformat = "tflite"\nprecision = "int8"\n', 2, 'needs a step with kind = "quantize"'),
     ('[[exports]]\nformat = "tflite"\nprecision = "int16x8"\n', 2, 'kind = "quantize" and precision = "int16x8"'),
     ('[[steps]]\nkind = "quantize"\nprecision = "int16"\n', 2, "precision is int8 or int16x8; got 'int16'"),

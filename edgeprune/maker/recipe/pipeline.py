@@ -324,11 +324,15 @@ class _Run:
 
     def _latency(self, name: str, entry: ArtifactEntry) -> LatencyComparison | None:
         reference = next(e for e in self.stages[0].artifacts if e.precision == entry.precision)
+        return self._compared(name, reference, entry)
+
+    def _compared(self, name: str, reference: ArtifactEntry, entry: ArtifactEntry) -> LatencyComparison | None:
+        """A file against one of the dense model, where the recipe measures and a runtime runs both."""
         refused = {run.name for e in (entry, reference) for run in e.runtimes if not run.ran}
         usable = [name for name in installed_runtimes() if name not in refused]
         if not self.recipe.latency.measure or not usable:
             return None
-        self.progress.begin(f"{name}: latency against dense {entry.precision}")
+        self.progress.begin(f"{name}: latency against dense {reference.precision}")
         found = compare_latency(
             self.folder / reference.path,
             self.folder / entry.path,
@@ -351,6 +355,21 @@ class _Run:
             entry = replace(entry, estimates=self._estimates(path))
             self.stages[number] = _with_export(self.stages[number], entry, in_place_of=same)
             self.progress.end(_metric_note(entry))
+        self._rivals()
+
+    def _rivals(self) -> None:
+        """Where several .tflite files are exported, the time of each beside that of the dense float32 one."""
+        if sum(export.format is Format.TFLITE for export in self.recipe.exports) < 2:
+            return
+        dense = self.stages[0].artifacts[0]
+        for number, stage in enumerate(self.stages):
+            entries = []
+            for entry in stage.artifacts:
+                rival = entry.exported and entry.format == Format.TFLITE
+                known = stage.latency if number and entry.precision == dense.precision else None
+                found = (known or self._compared(entry.path, dense, entry)) if rival else None
+                entries.append(replace(entry, latency=found))
+            self.stages[number] = replace(stage, artifacts=tuple(entries))
 
     def _moved(self, same: ArtifactEntry, path: Path) -> ArtifactEntry:
         """The file of a stage as an export: it was run on every runtime when it was made."""
