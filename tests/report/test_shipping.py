@@ -14,7 +14,7 @@ from edgeprune.report.shipping import shipping_sentences
 def run_with(*exported: ArtifactEntry) -> Ledger:
     """A run that exported these files."""
     made = made_ledger()
-    return replace(made, stages=(*made.stages[:-1], replace(made.stages[-1], artifacts=exported)))
+    return replace(made, stages=(made.stages[0], replace(made.stages[-1], artifacts=exported)))
 
 
 def file(name: str, size: int, ratio: float, ms: float) -> ArtifactEntry:
