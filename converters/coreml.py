@@ -13,10 +13,11 @@ import numpy as np
 
 from edgeprune.artifact import files_of
 from edgeprune.checker.size.codecs import CODECS
-from edgeprune.converters.coreml_activations import Ranges, found_ranges, with_integer_activations
+from edgeprune.converters.coreml_activations import found_ranges, with_integer_activations
 from edgeprune.converters.exports import INTEGER_ACTIVATIONS
 from edgeprune.converters.frozen import FrozenGraph, FrozenTensor, thaw
 from edgeprune.converters.packaging import AppOptions
+from edgeprune.converters.quantizer import Ranges
 from edgeprune.converters.types import Generated, GraphDef
 from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.coreml.storage import storage_of

@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.converters.evaluator.arguments import UnknownOperationError
+from edgeprune.converters.quantizer import Ranges
 from edgeprune.converters.types import Generated
 from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.coreml.mil_reader import read_coreml
 
-__all__ = ["Ranges", "found_ranges", "with_integer_activations"]
-
-Ranges = Mapping[str, tuple[float, float]]  # by the name of a value of the program
+__all__ = ["found_ranges", "with_integer_activations"]
 
 # Scales are float16, and the pass takes the width of the range in float16 too.
 LARGEST_BOUND = float(np.finfo(np.float16).max) / 2

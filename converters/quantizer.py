@@ -18,7 +18,7 @@ from edgeprune.errors import ConversionError
 
 __all__ = ["Ranges", "integer_file", "moved_ranges", "ranges_of", "with_ranges", "without_ranges"]
 
-Ranges = Mapping[str, tuple[float, float]]
+Ranges = Mapping[str, tuple[float, float]]  # name of a tensor, or of a value of a Core ML program -> least, largest
 
 
 def ranges_of(calibrated: bytes) -> dict[str, tuple[float, float]]:

@@ -9,17 +9,18 @@ import numpy as np
 from edgeprune.converters.integer_graph import for_integers
 from edgeprune.converters.kernels import float_constants, kernels_of
 from edgeprune.converters.objects import as_objects, operator_kinds, scales_of
-from edgeprune.converters.quantizer import without_ranges
+from edgeprune.converters.quantizer import Ranges, without_ranges
 from edgeprune.converters.session import Exported
 from edgeprune.converters.types import Generated
 from edgeprune.converters.unrolling import unrolled
+from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.tflite.scales import are_slim
 from edgeprune.host.scratch import scratch_folder
 from edgeprune.maker.quantization.places import Places, RoundedConstant, RoundedKernel, RoundedTensors
 from edgeprune.maker.quantization.traced import Preparation
 from edgeprune.runtime.session import installed_runtimes, trace_tflite
 
-__all__ = ["PREPARATION", "rounded_places"]
+__all__ = ["PREPARATION", "ranges_in_package", "rounded_places"]
 
 # Operations whose output has the scale of their inputs (tensorflow.org/lite, "8-bit quantization specification",
 # "Restriction: input and outputs must all have same scale/zero_point").
@@ -65,6 +66,7 @@ SAME_SCALE = frozenset(
 PRESCRIBED = frozenset({"L2_NORMALIZATION", "LOGISTIC", "LOG_SOFTMAX", "SOFTMAX", "TANH"})  # their output's scale
 PAIRS = frozenset({"ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "SQUARED_DIFFERENCE", "SUB"})
 _LEAST, _LARGEST = -128, 127
+_HALF_PRECISION = 1e-2  # of the largest number: what float16 may lose on the way to a value
 
 
 PREPARATION = Preparation(context=unrolled, rewrite=for_integers)  # of a model that becomes an int8 file
@@ -99,6 +101,30 @@ def rounded_places(made: Exported, inputs: Mapping[str, np.ndarray]) -> Places:
     constants = (RoundedConstant(name=name, values=floats[name]) for name in groups.constants() if name in floats)
     slim = all(are_slim(kernel.scales) for kernel in known if kernel.exact)
     return Places(tensors=tuple(tensors), kernels=tuple(kernels), constants=tuple(constants), slim=slim)
+
+
+def ranges_in_package(places: Places, package: Package, inputs: Mapping[str, np.ndarray]) -> Ranges:
+    """Value of a float16 Core ML program -> the range that the same numbers have in the int8 file; `inputs` are the
+    samples that `places` was found with. A value that is nowhere in the file is left out."""
+    from edgeprune.converters.evaluator.program import Evaluator
+
+    known = [(group, np.sort(values, axis=None)) for group in places.tensors for values in group.values]
+    ends = {end.name for end in package.outputs}  # names of float32 values, which the float16 program has not yet
+    found = {}
+    for step in Evaluator(package).trace(inputs):
+        if step.name in ends:
+            continue
+        values = np.sort(step.values, axis=None)
+        offs = [(_off(values, other), number) for number, (_, other) in enumerate(known) if other.size == values.size]
+        off, number = min(offs, default=(np.inf, 0))
+        if off <= _HALF_PRECISION:
+            found[step.name] = (known[number][0].least, known[number][0].largest)
+    return found
+
+
+def _off(values: np.ndarray, other: np.ndarray) -> float:
+    """The largest difference of sorted numbers, as a part of the largest number."""
+    return float(np.abs(values - other).max() / max(float(np.abs(other).max()), 1e-30))
 
 
 def _float_values(made: Exported, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -18,6 +18,8 @@ from edgeprune.converters.rounded_places import PREPARATION, rounded_places
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.slim_options import SlimOptions
 from edgeprune.errors import ConversionError, UsageError
+from edgeprune.formats.coreml.mil_reader import read_coreml
+from edgeprune.ledger import Ledger
 from edgeprune.maker.keras.models import predict
 from edgeprune.maker.quantization.matching import match_places
 from edgeprune.maker.quantization.simulation import Simulation
@@ -266,6 +268,84 @@ def test_a_file_is_quantized_again_to_the_same_bytes(converter: Converter, train
         done.model, tmp_path / "f.tflite", Format.TFLITE, Precision.INT8, start=made.start, float_nodes=[name]
     )
     assert floats.sha256 != made.sha256
+
+
+RECIPE = """
+model = "m.keras"
+metric = "accuracy"
+[data]
+train = "d.npz"
+test = "d.npz"
+[[steps]]
+kind = "prune"
+sparsity = 0.5
+[[steps]]
+kind = "qat"
+epochs = 1
+learning_rate = 5e-3
+samples = 40
+[[exports]]
+format = "tflite"
+precision = "int8"
+[[exports]]
+format = "tflite"
+precision = "float32"
+[[exports]]
+format = "coreml"
+precision = "w8a8"
+deployment_target = "iOS17"
+[latency]
+measure = false
+"""
+
+
+def test_a_recipe(keras: Any, call: Callable[..., Any], tmp_path: Path) -> None:
+    """The stage has its training and the file that was trained; all exports are of the trained weights, zeros are kept
+    in each, and the package's activations have the scales that were learned."""
+    keras.utils.set_random_seed(5)
+    model = mobile(keras)
+    model.save(tmp_path / "m.keras")
+    x = samples_for(model, 192)
+    np.savez(tmp_path / "d.npz", x=x, y=np.random.default_rng(2).integers(0, 5, 192))
+    (tmp_path / "r.toml").write_text(RECIPE)
+    made = call("run", tmp_path / "r.toml", "-o", tmp_path / "out", "--quiet")
+    assert made.code == 0, made.err
+    ledger = Ledger.from_json((tmp_path / "out" / "ledger.json").read_bytes())
+    stage = ledger.stages[-1]
+    assert (stage.name, stage.kind, stage.training is not None) == ("qat", "qat", True)
+    integer, floats, package = stage.artifacts
+    assert [entry.path for entry in stage.artifacts] == ["m.int8.tflite", "m.float32.tflite", "m.w8a8.mlpackage"]
+    pruned = ledger.stages[1].artifacts[0]
+    assert pruned.sparsity is not None
+    assert all(entry.sparsity is not None and entry.sparsity >= pruned.sparsity - 1e-9 for entry in stage.artifacts)
+    assert floats.sha256 != pruned.sha256
+    assert integer.parity is not None
+    assert integer.parity[0].agreement is not None
+    assert integer.parity[0].agreement >= 0.98
+    scales = scales_of_package(tmp_path / "out" / package.path)
+    learned = as_objects((tmp_path / "out" / integer.path).read_bytes()).subgraphs[0].tensors
+    sides = [
+        max((127 - zero) * scale, (128 + zero) * scale)
+        for tensor in learned
+        if len(scales_of(tensor)) == 1
+        for scale, zero in [(float(scales_of(tensor)[0]), int(tensor.quantization.zeroPoint[0]))]
+    ]
+    assert len(scales) >= 5
+    assert sum(bool(np.isclose(scale * 127, sides, rtol=3e-3).any()) for scale in scales) >= len(scales) - 1
+
+
+def scales_of_package(path: Path) -> set[float]:
+    """The scales of the activations of a package."""
+    package = read_coreml(path)
+    assert package.program is not None
+    found = set()
+    known = {op.outputs[0].name: op.attributes["val"] for op in package.program.operations if op.kind == "const"}
+    for op in package.program.operations:
+        if op.kind == "quantize":
+            (binding,) = op.inputs["scale"]
+            constant = known[binding] if isinstance(binding, str) else binding
+            found.add(float(np.asarray(constant.array()).reshape(-1)[0]))
+    return found
 
 
 @pytest.mark.parametrize("options", [{"renew_norms": True}, {"distill": 1.5}])

@@ -133,8 +133,8 @@ class _RoundedFunction:
         outputs, tapped = list(made[: self.count]), made[self.count :]
         zero = tf.zeros(())
         seen = [
-            tf.stack([reduce_all([zero, *(reduce_one(tapped[n]) for n in numbers)]) for numbers in self.groups])
-            for reduce_one, reduce_all in ((tf.reduce_min, tf.reduce_min), (tf.reduce_max, tf.reduce_max))
+            tf.stack([end([zero, *(end(tapped[number]) for number in numbers)]) for numbers in self.groups])
+            for end in (tf.reduce_min, tf.reduce_max)
         ]
         return outputs, (tf.stop_gradient(seen[0]), tf.stop_gradient(seen[1]))
 

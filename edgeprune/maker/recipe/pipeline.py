@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,8 +25,6 @@ from edgeprune.converters.exports import INTEGER, calibrated
 from edgeprune.converters.ladder_options import LadderOptions
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.probabilities import classified
-from edgeprune.converters.quantizer import Ranges, moved_ranges
-from edgeprune.converters.rounded_places import rounded_places
 from edgeprune.converters.searched import judge_of, searched
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.spending import Judge
@@ -35,7 +32,6 @@ from edgeprune.errors import Unsupported
 from edgeprune.formats import read_contents
 from edgeprune.formats.metadata import ImageInput
 from edgeprune.host.progress import Progress
-from edgeprune.host.scratch import scratch_folder
 from edgeprune.ledger import (
     ArtifactEntry,
     Estimate,
@@ -47,7 +43,6 @@ from edgeprune.ledger import (
 )
 from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, input_specs, predict, save_model
 from edgeprune.maker.keras.types import AnyModel, Model
-from edgeprune.maker.quantization.training import Quantized
 from edgeprune.maker.recipe.entries import asked_of, export_name, metric_kind, model_origin, split_origin
 from edgeprune.maker.recipe.latency_search import covered_estimate
 from edgeprune.maker.recipe.model_steps import ModelSteps, StepResult
@@ -62,14 +57,13 @@ from edgeprune.maker.recipe.recipe import (
     calibrating,
     devices_of,
 )
+from edgeprune.maker.recipe.trained_int8 import TrainedInt8
 from edgeprune.maker.training.data.loading import calibration_set
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.report.summary import summary_sentences
 from edgeprune.runtime.session import installed_runtimes
 
 __all__ = ["run_recipe"]
-
-TRIALS = 3  # samples by which tensors of a file are found in the model
 
 
 def run_recipe(prepared: Prepared, folder: Path, progress: Progress, baseline: Baseline | None = None) -> Ledger:
@@ -95,6 +89,7 @@ class _Run:
         self._predicted: dict[int, tuple[AnyModel, dict[str, np.ndarray]]] = {}  # by the model's id
         self._shipped: dict[tuple[str, ...], tuple[AnyModel, tuple[str, ...]]] = {}
         self._dense_outputs: dict[str, np.ndarray] = {}
+        self._trained: TrainedInt8 | None = None
         # Now, not when the run ends: the files may be others by then.
         self.input = model_origin(self.recipe.model)
         self.data = {name: split_origin(samples) for name, samples in self._splits().items()}
@@ -159,32 +154,16 @@ class _Run:
 
     def _quantize(self, step: QuantizeStep) -> None:
         begun = time.monotonic()
-        done = self._quantized(step) if isinstance(step, QatStep) else None
-        entry = self._tflite(step.name, Precision(step.precision), step, done)
-        result = StepResult(model=done[0].model, training=done[0].log) if done else None
-        self._add(step.name, step.kind, [entry], begun, result)
-
-    def _quantized(self, step: QatStep) -> tuple[Quantized, bytes]:
-        """Train the current model as its int8 file computes; it takes the place of that model. (What came of it, the
-        float file whose tensors have the ranges)."""
-        calibration = self._calibration(step)
-        with scratch_folder() as folder:
-            made = self.converter.export(
-                self.model,
-                folder / "int8.tflite",
-                Format.TFLITE,
-                Precision(step.precision),
-                calibration=calibration,
-                float_fallback=step.float_fallback,
-                per_tensor=step.per_tensor,
-                slim=step.slim.without_search,
-                keep_start=True,
+        done = None
+        if isinstance(step, QatStep):
+            calibration = self._calibration(step)
+            self._trained = TrainedInt8.of(
+                self.model, step, steps=self.steps, converter=self.converter, calibration=calibration
             )
-            trial = {name: np.asarray(values[:TRIALS]) for name, values in calibration.items()}
-            places = rounded_places(made, trial)
-        done = self.steps.quantized(self.model, step, places, trial)
-        self._now(done.model)
-        return done, made.start
+            done = StepResult(model=self._trained.result.model, training=self._trained.result.log)
+            self._now(done.model)
+        entry = self._tflite(step.name, Precision(step.precision), step)
+        self._add(step.name, step.kind, [entry], begun, done)
 
     def _now(self, model: Model) -> None:
         """This is the current model from now on."""
@@ -197,14 +176,13 @@ class _Run:
         stage: str,
         precision: Precision,
         quantize: QuantizeStep | None = None,
-        trained: tuple[Quantized, bytes] | None = None,
         *,
         may_depart: bool = False,
     ) -> ArtifactEntry:
         """Export the current model, run the file over the test split, and account for it.
 
-        A file of a model that was trained for int8 has the ranges that it learned, and is held against what it computed
-        in training."""
+        An integer file of a model that was trained for it has the ranges that it learned, and is held against what it
+        computed in training."""
         path = self.folder / "stages" / f"{self.stem}.{file_part(stage)}.{precision}.tflite"
         self.progress.begin(f"{stage}: tflite {precision}")
         export = self._ships_as(stage, precision)
@@ -223,10 +201,10 @@ class _Run:
             float_fallback=quantized.float_fallback,
             per_tensor=quantized.per_tensor,
         )
-        expected = None
+        trained, expected = self._trained if quantize else None, None
         if trained:
-            export_as = _with_learned(export_as, *trained)
-            expected = trained[0].simulated(self.prepared.test.inputs) if model is self.model else None
+            export_as = trained.exporting(export_as)
+            expected = trained.result.simulated(self.prepared.test.inputs) if model is self.model else None
         found = searched(
             export_as,
             quantized.slim,
@@ -242,6 +220,8 @@ class _Run:
         entry = self._evaluated(
             found.made, model, every_runtime=export is not None, expected=expected, may_depart=may_depart
         )
+        if trained and any(export.format is Format.COREML for export in self.recipe.exports):
+            trained.keep(found.made)
         self.progress.end(_metric_note(entry))
         return replace(entry, warnings=(*entry.warnings, *said, *found.said), ladder=found.report)
 
@@ -385,9 +365,10 @@ class _Run:
         return tuple(estimate_latency(contents, profile) for profile in profiles)
 
     def _origin(self, export: ExportSpec) -> str:
-        """The stage of an export: an integer .tflite belongs to the quantize stage, all others to the last one before
-        it."""
-        names = ["dense", *(step.name for step in self.recipe.steps if not isinstance(step, QuantizeStep))]
+        """The stage of an export: an integer .tflite belongs to the quantize stage, all others to the last one that
+        changed the model."""
+        steps = self.recipe.steps
+        names = ["dense", *(s.name for s in steps if isinstance(s, QatStep) or not isinstance(s, QuantizeStep))]
         quantized = [step.name for step in self.recipe.steps if isinstance(step, QuantizeStep)]
         integer = export.format is Format.TFLITE and export.precision in INTEGER
         return quantized[-1] if integer and quantized else names[-1]
@@ -408,20 +389,18 @@ class _Run:
         options = app_options(self.recipe, export)
         model, said = self._classified(options)
         learns = self._calibration(calibrating(self.recipe)) if calibrated(export.format, export.precision) else None
-        made = self.converter.export(model, path, export.format, export.precision, calibration=learns, app=options)
+        learned = learns is not None and export.format is Format.COREML and model is self.model
+        made = self.converter.export(
+            model,
+            path,
+            export.format,
+            export.precision,
+            calibration=learns,
+            app=options,
+            ranges=self._trained.package_ranges(self.converter, options) if self._trained and learned else None,
+        )
         entry = self._evaluated(made, model, every_runtime=True, exported=True, image=options.image)
         return replace(entry, warnings=said)
-
-
-def _with_learned(export_as: Callable[..., Exported], done: Quantized, before: bytes) -> Callable[..., Exported]:
-    """Exports of a trained model with the ranges that it learned, by the names of the float file `before`."""
-    start = export_as(keep_start=True).start
-    learned = moved_ranges(done.ranges, before, start)
-
-    def again(*, ranges: Ranges | None = None, **more: Any) -> Exported:
-        return export_as(**{**more, "start": start, "ranges": {**learned, **(ranges or {})}})
-
-    return again
 
 
 def _with_export(stage: Stage, entry: ArtifactEntry, *, in_place_of: ArtifactEntry | None) -> Stage:
