@@ -230,6 +230,29 @@ def test_ranges_settle(keras: Any, converter: Converter, tmp_path: Path) -> None
     assert "probs" not in seen[0]
 
 
+def test_tensors_of_the_same_numbers(keras: Any, converter: Converter, tmp_path: Path) -> None:
+    """Two activations that are dead on the trial samples are told apart by their names; each has its range."""
+    layers = keras.layers
+    x = keras.Input((6,), name="x")
+    ends = {"one": x, "other": layers.Dense(6)(x)}
+    sides = [layers.Dense(5, activation="relu", name=name)(end) for name, end in ends.items()]
+    last = [layers.Dense(3)(layers.Concatenate()([layers.Dense(4)(x), layers.Dense(4)(side)])) for side in sides]
+    model = keras.Model(x, dict(zip("pq", last, strict=True)))
+    for layer, bias in ((model.get_layer("one"), -2.0), (model.get_layer("other"), -4.0)):
+        layer.bias.assign(np.full(5, bias, np.float32))
+    values = samples_for(model, 80) * 9
+    values[:3] /= 100
+    made = int8(converter, model, tmp_path / "m.tflite", values)
+    places, traced = rounded_places(made, {"x": values[:3]}), trace_model(model, PREPARATION)
+    match = match_places(traced, places, [values[:3]])
+    found = {n: (g.least, g.largest) for g, nodes in zip(places.tensors, match.tensors, strict=True) for n in nodes}
+    relus = [(name, found[f"{name}_1/Relu"]) for name in ("one", "other")]
+    inner = {name: predict(keras.Model(x, model.get_layer(name).output), {"x": values[:24]}) for name in ends}
+    for name, (_, largest) in relus:
+        (numbers,) = inner[name].values()
+        assert largest == pytest.approx(numbers.max(), rel=1e-3)
+
+
 def test_rounding_is_not_compiled_by_xla(keras: Any, converter: Converter, tmp_path: Path) -> None:
     """XLA gets fake quantization wrong (tensorflow #119411): what trains has it switched off."""
     from edgeprune.maker.training.loop import compile_model

@@ -7,6 +7,7 @@ multiplies by: the converter folds that in, and so does the training.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,7 @@ def match_places(traced: TracedModel, places: Places, inputs: Sequence[np.ndarra
             wanted = _sorted(values)
             same = [node for node in by_size.get(wanted.size, ()) if _same(known[node], wanted)]
             alike.update(same)
-            fit = [node for node in same if not _passes_on(traced, node, same)]
+            fit = _fitting(traced, name, same, constant=bool(wanted.size and wanted[0] == wanted[-1]))
             if not fit:
                 missing.append(name)
             nodes += [node for node in fit if node not in taken]
@@ -109,6 +110,30 @@ def _sorted(values: np.ndarray) -> np.ndarray:
 def _same(values: np.ndarray, wanted: np.ndarray) -> bool:
     reach = float(max(abs(wanted[0]), abs(wanted[-1]))) if wanted.size else 0.0
     return bool(np.abs(values - wanted).max(initial=0.0) <= _ALIKE * reach)
+
+
+def _fitting(traced: TracedModel, name: str, same: Sequence[str], *, constant: bool) -> list[str]:
+    """The nodes, of those with the same numbers, that a tensor of the file is.
+
+    Other tensors may happen to hold the same numbers: where nodes have the tensor's name it is these, and by one number
+    alone no tensor is known.
+    """
+    own = [node for node in same if _has_name(node, name)]
+    chosen = own or ([] if constant else same)
+    return list(dict.fromkeys(_passed_on(traced, node, same) for node in chosen))
+
+
+def _has_name(node: str, tensor: str) -> bool:
+    """A tensor is called after the operations that are fused in it, and numbered where others are called so."""
+    parts = [name for part in tensor.split(";") for name in (part, re.sub(r"\d+$", "", part))]
+    return any(part == node or part.endswith(f"/{node}") for part in parts)
+
+
+def _passed_on(traced: TracedModel, name: str, others: Sequence[str]) -> str:
+    """The last node that makes the same numbers here of what this one computes."""
+    while _passes_on(traced, name, others):
+        name = traced.readers[name][0].name
+    return name
 
 
 def _passes_on(traced: TracedModel, name: str, others: Sequence[str]) -> bool:
