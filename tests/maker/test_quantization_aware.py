@@ -72,6 +72,20 @@ def nested(keras: Any) -> Any:
     return randomised(keras.Model(x, {"kind": kind, "marks": marks}))
 
 
+def sequential(keras: Any) -> Any:
+    """Layers in a row: normalization that nothing folds, a function with a gradient of its own, dropout."""
+    layers = keras.layers
+    rows = [
+        keras.Input((8, 8, 2), name="x"),
+        layers.Conv2D(6, 3, activation="silu"),
+        layers.BatchNormalization(),
+        layers.Dropout(0.2),
+        layers.Flatten(),
+        layers.Dense(5, activation="softmax", name="probs"),
+    ]
+    return randomised(keras.Sequential(rows))
+
+
 def recurrent(keras: Any) -> Any:
     """An LSTM, which is written out step by step in the file."""
     x = keras.Input((6, 5), name="x")
@@ -100,6 +114,7 @@ def one_dimension(keras: Any) -> Any:
 MODELS: dict[str, Callable[[Any], Any]] = {
     "mobile": mobile,
     "nested": nested,
+    "sequential": sequential,
     "recurrent": recurrent,
     "attention": attention,
     "one_dimension": one_dimension,
@@ -326,7 +341,7 @@ def test_a_recipe(keras: Any, call: Callable[..., Any], tmp_path: Path) -> None:
     """The stage has its training and the file that was trained; all exports are of the trained weights, zeros are kept
     in each, and the package's activations have the scales that were learned."""
     keras.utils.set_random_seed(5)
-    model = mobile(keras)
+    model = sequential(keras)
     model.save(tmp_path / "m.keras")
     x = samples_for(model, 192)
     np.savez(tmp_path / "d.npz", x=x, y=np.random.default_rng(2).integers(0, 5, 192))
@@ -353,7 +368,7 @@ def test_a_recipe(keras: Any, call: Callable[..., Any], tmp_path: Path) -> None:
         if len(scales_of(tensor)) == 1
         for scale, zero in [(float(scales_of(tensor)[0]), int(tensor.quantization.zeroPoint[0]))]
     ]
-    assert len(scales) >= 5
+    assert scales
     assert sum(bool(np.isclose(scale * 127, sides, rtol=3e-3).any()) for scale in scales) >= len(scales) - 1
 
 

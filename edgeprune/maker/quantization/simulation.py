@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeprune.formats.tflite.scales import CANDIDATES, MANTISSA_BITS
 from edgeprune.maker.keras.graphs import functional_of
-from edgeprune.maker.keras.models import input_specs, keras_module
+from edgeprune.maker.keras.models import input_specs, keras_module, output_names
 from edgeprune.maker.keras.types import Tensor
 from edgeprune.maker.quantization.matching import FoundKernel, Match
 from edgeprune.maker.quantization.places import Places
@@ -43,7 +43,7 @@ class Simulation:
         made, pack = self.layer(inputs), keras.tree.pack_sequence_as
         ends = pack(graph._inputs_struct, inputs), pack(graph._outputs_struct, made)
         self.rounded: Any = keras.Model(*ends, name=own.name)
-        self.rounded.output_names = list(own.output_names)
+        self.rounded.output_names = output_names(own)
 
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Tensor of the float file -> (least, largest value) that was learned; those that nothing computes are left

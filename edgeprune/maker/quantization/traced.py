@@ -137,6 +137,9 @@ def trace_model(model: Model, preparation: Preparation | None = None) -> TracedM
     with computed_channels_last(keras, model), prepare.context(model):
         made = tf.function(call, autograph=False).get_concrete_function(*specs)
     definition = made.graph.as_graph_def()
+    for node in (*definition.node, *(node for function in definition.library.function for node in function.node_def)):
+        # A gradient of a function's own (of silu, say) holds on to this graph; that of its operations is the same.
+        node.attr.pop("_gradient_op_type", None)
     prepare.rewrite(definition)
     names = [source_of(tensor.name) for tensor in made.inputs]
     whole = count + len(variables)
