@@ -205,6 +205,27 @@ def trained(keras: Any, converter: Converter, tmp_path_factory: pytest.TempPathF
     return model, done, int8(converter, done.model, folder / "after.tflite", x, ranges=ranges), x
 
 
+def test_a_training_that_spoils_the_model_is_not_kept(keras: Any, converter: Converter, tmp_path: Path) -> None:
+    """Where no epoch is better on the validation samples, weights and ranges are those of the beginning."""
+    model = sequential(keras)
+    x = samples_for(model, 96)
+    made = int8(converter, model, tmp_path / "m.tflite", x)
+    (outputs,) = predict(model, {"x": x}).values()
+    answers = outputs.argmax(-1)
+    samples = [Samples(path=Path("d"), inputs={"x": x}, targets=t) for t in ((answers + 1) % 5, answers)]
+    done = train_quantized(
+        model,
+        rounded_places(made, {"x": x[:3]}),
+        {"x": x[:3]},
+        *samples,
+        find_task(model, "accuracy", trains=True),
+        QatOptions(epochs=2, batch_size=32, learning_rate=0.1, distill=0.0),
+        preparation=PREPARATION,
+    )
+    assert done.log.kept_epoch == 0
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), done.model.get_weights(), strict=True))
+
+
 def test_the_file_takes_what_was_learned(trained: Any) -> None:
     """Ranges have moved, each of the file is the learned one, and the file computes what was trained."""
     _, done, made, x = trained

@@ -250,7 +250,7 @@ def test_a_step_of_quantization_aware_training(tmp_path: Path) -> None:
     path.write_text(QAT)
     (step,) = load_recipe(path).steps
     assert step == QatStep(per_tensor=True, training=QatOptions(epochs=2))
-    assert (step.name, step.training.distill, step.training.learning_rate) == ("qat", 0.5, 1e-4)
+    assert (step.name, step.training.distill, step.training.learning_rate) == ("qat", 0.5, 1e-5)
 
 
 @pytest.mark.parametrize(

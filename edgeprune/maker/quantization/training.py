@@ -56,8 +56,9 @@ def train_quantized(
     """A copy of the model that was trained as its int8 file computes; zeros of kernels stay zeros.
 
     `places` is what that file rounds, found with the samples `trial`; `preparation` is what its converter does to a
-    model. With `options.distill` the `teacher` gives that
-    share of the loss. Raises Unsupported for a model that is no graph of layers.
+    model. With `options.distill` the `teacher` gives that share of the loss. Where no epoch is better on
+    `validation` than the beginning, that is kept (epoch 0). Raises Unsupported for a model that is no graph of
+    layers.
     """
     if graph_of(model) is None:
         raise Unsupported(f"{model.name}: quantization-aware training needs a Functional or Sequential model")
@@ -75,6 +76,7 @@ def train_quantized(
         options,
         teacher=teacher,
         sparsify=lambda optimizer: make_sparse(optimizer, HOLD, tuned),
+        may_keep_start=True,
         on_progress=on_progress,
     )
     return Quantized(

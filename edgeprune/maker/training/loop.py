@@ -140,18 +140,31 @@ def train(
     teacher: Model | None = None,
     sparsify: Sparsify | None = None,
     keep_best_from_step: int = 0,
+    may_keep_start: bool = False,
     on_progress: OnProgress | None = None,
 ) -> TrainLog:
     """Train `model` in place (hand in a copy) and leave the best weights in it.
 
     `sparsify` makes the optimizer one that prunes. Weights of epochs that end before `keep_best_from_step` are never
-    kept, for a model that is still being pruned is not a candidate.
+    kept, for a model that is still being pruned is not a candidate; with `may_keep_start` those from before the
+    training are one, as epoch 0.
     Without validation the last weights stay. `teacher` is the model that `options.distill` asks. Raises EdgepruneError
     when the loss is not finite.
     """
     samples = weighted(samples, options.class_weight, task)
     with thawed(model) if options.thaw else contextlib.nullcontext():
-        return _trained(model, samples, validation, task, options, teacher, sparsify, keep_best_from_step, on_progress)
+        return _trained(
+            model,
+            samples,
+            validation,
+            task,
+            options,
+            teacher,
+            sparsify,
+            keep_best_from_step,
+            may_keep_start,
+            on_progress,
+        )
 
 
 def _trained(
@@ -163,6 +176,7 @@ def _trained(
     teacher: Model | None,
     sparsify: Sparsify | None,
     keep_best_from_step: int,
+    may_keep_start: bool,
     on_progress: OnProgress | None,
 ) -> TrainLog:
     keras = keras_module()
@@ -178,6 +192,8 @@ def _trained(
     best, outputs_of = BestWeights(task.main.metric, options.patience), predictor(model)
     norms = NormStatistics(model, samples, seed=options.seed) if options.renew_norms else None
     logs: list[EpochLog] = []
+    if may_keep_start and validation is not None:
+        best.offer(model, 0, evaluate(model, validation, task, outputs_of=outputs_of)[0], eligible=True)
     step = 0
     for _ in range(options.epochs):
         losses = []
@@ -197,7 +213,10 @@ def _trained(
     best.restore(model)
     model.compiled = False  # its optimizer is ours: a file must open without it
     return TrainLog(
-        epochs=tuple(logs), kept_epoch=best.epoch or len(logs), stopped_early=len(logs) < options.epochs, steps=step
+        epochs=tuple(logs),
+        kept_epoch=len(logs) if best.epoch is None else best.epoch,
+        stopped_early=len(logs) < options.epochs,
+        steps=step,
     )
 
 

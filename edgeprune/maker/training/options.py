@@ -79,7 +79,7 @@ class QatOptions(TrainOptions):
     """How to train a model that computes in int8: gently, and by the answers of the dense model. Batch normalization
     is folded as in the file, so its statistics stay."""
 
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-5
     """At the start, above 0 and below 10."""
     distill: float = 0.5
     """Share of the loss that the dense model's answers have, 0 to 1."""
