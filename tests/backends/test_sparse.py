@@ -77,6 +77,18 @@ def test_masks_in_the_step_are_those_of_numpy(keras: Any, scope: str, sparsity: 
         assert (keras.ops.convert_to_numpy(mask) == wanted).all()
 
 
+def test_a_layer_that_could_not_be_made(keras: Any) -> None:
+    """It is still in memory, without the weights that it promises, and hinders nothing."""
+
+    class Failed(keras.layers.Layer):  # type: ignore[name-defined, misc]
+        @property
+        def trainable_weights(self) -> Any:
+            raise AttributeError("student")
+
+    failed = Failed()
+    assert edgeprune.finalize(trained(keras, pruning(keras, keras.optimizers.SGD(0.01)), epochs=1)) is not failed
+
+
 @pytest.mark.parametrize("name", ["Adam", "SGD", "Adafactor"])
 def test_every_optimizer_gives_what_was_asked(keras: Any, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """To an element, in each kernel, and the model's file opens with Keras alone afterwards."""

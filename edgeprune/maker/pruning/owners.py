@@ -22,7 +22,8 @@ def owner_of(variables: Sequence[Variable], optimizer: Optimizer) -> Model:
     found: list[tuple[bool, bool, int, int, Model]] = []
     model_class = keras_module(any_backend=True).Model
     for order, layer in enumerate(_living_layers()):
-        own = [variable for variable in layer.trainable_weights if wanted & _keys(variable)]
+        # One whose making failed half-way may still be there, without the weights that it promises.
+        own = [variable for variable in getattr(layer, "trainable_weights", ()) if wanted & _keys(variable)]
         if len(own) >= len(variables):
             compiled = getattr(layer, "optimizer", None)
             ours = optimizer in (compiled, getattr(compiled, "inner_optimizer", None))
