@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeprune.converters.kernels import KINDS
-from edgeprune.converters.objects import as_objects, constant, file_bytes, operator_kinds, scales_of, schema_classes
+from edgeprune.converters.objects import (
+    as_objects,
+    constant,
+    file_bytes,
+    operator_kinds,
+    scales_of,
+    schema_classes,
+    tensor_name,
+)
 from edgeprune.converters.slim_scales import store
 from edgeprune.converters.types import Generated
 
@@ -79,7 +87,7 @@ def _biased(model: Generated) -> list[_Biased]:
             continue
         tensor = graph.tensors[number]
         if tensor.type == types.INT32 and len(scales_of(tensor)) and constant(model, tensor, "<i4") is not None:
-            node = bytes(graph.tensors[op.outputs[0]].name or b"").decode("utf-8", "backslashreplace")
+            node = tensor_name(graph.tensors[op.outputs[0]])
             found.append(_Biased(node=node, bias=number))
     return found
 

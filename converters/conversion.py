@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeprune.artifact import Format, IoType, Precision
+from edgeprune.artifact import SUFFIXES, Format, IoType, Precision
 from edgeprune.converters.end_samples import end_trials, fed, fed_samples
 from edgeprune.converters.exported import entry_at, measure_export, refuse_departure
 from edgeprune.converters.exports import (
     INTEGER,
     SIGNATURE,
-    SUFFIXES,
     USUAL,
     calibrated,
     check_export,

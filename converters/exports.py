@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgeprune.artifact import DeploymentTarget, Format, IoType, Precision
+from edgeprune.artifact import SUFFIXES, DeploymentTarget, Format, IoType, Precision
 from edgeprune.errors import MissingExtra, UsageError
 from edgeprune.host.toml_values import check_choice
 
@@ -16,7 +16,6 @@ __all__ = [
     "INTEGER_ACTIVATIONS",
     "IO_TYPES",
     "SIGNATURE",
-    "SUFFIXES",
     "TARGETS",
     "USUAL",
     "calibrated",
@@ -47,7 +46,6 @@ EXPORTS: Mapping[Format, tuple[Precision, ...]] = {
 }
 USUAL = {Format.TFLITE: Precision.FLOAT32, Format.COREML: Precision.FLOAT16}  # when none is asked for
 SIGNATURE = "serving_default"  # of a .tflite file, as TensorFlow names it
-SUFFIXES = {Format.TFLITE: ".tflite", Format.COREML: ".mlpackage"}
 INTEGER = (Precision.INT8, Precision.INT16X8)  # of TFLite: both weights and activations are integers
 INTEGER_ACTIVATIONS = (Precision.W8A8, Precision.SPARSE_W8A8)  # of Core ML
 IO_TYPES = {

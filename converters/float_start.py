@@ -6,23 +6,24 @@ in integers there or in float.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from edgeprune.converters.file_checks import MOVES
-from edgeprune.converters.objects import as_objects, file_bytes
+from edgeprune.converters.objects import as_objects, file_bytes, tensor_name, with_outputs
 from edgeprune.converters.quantizer import ranges_of, without_ranges
 from edgeprune.converters.session import Exported
-from edgeprune.converters.types import Generated
 from edgeprune.errors import RuntimeFailure
 from edgeprune.formats import Graph, Op, read_contents
 from edgeprune.host.scratch import scratch_folder
-from edgeprune.runtime.session import Rows, installed_runtimes, run_tflite, trace_tflite
+from edgeprune.runtime.session import Rows, newest_runtime, run_tflite, trace_tflite
 
-__all__ = ["FloatStart", "Operation", "layer_of", "noise_of", "run_content"]
+__all__ = ["FloatStart", "Operation", "layer_of", "noise_of", "on_disk", "run_content"]
 
 _PART_BYTES = 256_000_000  # of what a trace keeps at once
 _JOINT = "CONCATENATION"
@@ -72,9 +73,7 @@ class FloatStart:
     def of(cls, made: Exported, layers: Sequence[str]) -> FloatStart:
         """That of an int8 file which was made with `keep_start`, of a model with these layers."""
         content = _signed(without_ranges(made.start), made.path.read_bytes())
-        with scratch_folder() as folder:
-            path = folder / "start.tflite"
-            path.write_bytes(content)
+        with on_disk(content) as path:
             graph = read_contents(path).graph
         assert graph is not None
         known = frozenset(layers)
@@ -109,12 +108,10 @@ class FloatStart:
         time."""
         count = min(len(values) for values in inputs.values())
         step = max(1, _PART_BYTES // max(1, self.sample_bytes))
-        with scratch_folder() as folder:
-            path = folder / "traced.tflite"
-            path.write_bytes(content)
+        with on_disk(content) as path:
             for begin in range(0, count, step):
                 some = {name: values[begin : begin + step] for name, values in inputs.items()}
-                found = trace_tflite(path, some, runtime=_newest(), threads=2, limit_bytes=_PART_BYTES)
+                found = trace_tflite(path, some, runtime=newest_runtime(), threads=2, limit_bytes=_PART_BYTES)
                 yield {t.name: t.values for t in found.tensors if t.values is not None}
 
     def outputs(self, content: bytes, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -145,14 +142,17 @@ def noise_of(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) 
 
 def run_content(content: bytes, inputs: Mapping[str, Rows]) -> dict[str, np.ndarray]:
     """The outputs of a file on the newest runtime."""
+    with on_disk(content) as path:
+        return run_tflite(path, inputs, runtime=newest_runtime()).outputs
+
+
+@contextlib.contextmanager
+def on_disk(content: bytes) -> Iterator[Path]:
+    """The content of a .tflite file as a file, while this is open."""
     with scratch_folder() as folder:
         path = folder / "trial.tflite"
         path.write_bytes(content)
-        return run_tflite(path, inputs, runtime=_newest()).outputs
-
-
-def _newest() -> str:
-    return list(installed_runtimes())[-1]
+        yield path
 
 
 def _operation(graph: Graph, op: Op, known: Collection[str]) -> Operation:
@@ -216,16 +216,8 @@ def _tapped(content: bytes, names: Sequence[str]) -> bytes:
     """The file with these tensors as outputs."""
     model = as_objects(content)
     graph = model.subgraphs[0]
-    place = {_text(tensor): number for number, tensor in reversed(list(enumerate(graph.tensors)))}
+    place = {tensor_name(tensor): number for number, tensor in reversed(list(enumerate(graph.tensors)))}
     if any(name not in place for name in names):
         return content
     before = {int(number): place[name] for number, name in zip(graph.outputs, names, strict=True)}
-    graph.outputs = np.array(list(before.values()), np.int32)
-    for signature in model.signatureDefs or ():
-        for item in signature.outputs:
-            item.tensorIndex = before[int(item.tensorIndex)]
-    return file_bytes(model)
-
-
-def _text(tensor: Generated) -> str:
-    return bytes(tensor.name or b"").decode("utf-8", "backslashreplace")
+    return with_outputs(model, before)

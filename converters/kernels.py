@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edgeprune.converters.objects import as_objects, constant, operator_kinds, scales_of, schema_classes
+from edgeprune.converters.objects import as_objects, constant, operator_kinds, scales_of, schema_classes, tensor_name
 from edgeprune.converters.types import Generated
 
 __all__ = ["Bias", "Kernel", "Kernels", "float_constants", "kernels_of"]
@@ -86,7 +86,7 @@ def float_constants(content: bytes) -> dict[str, np.ndarray]:
         for tensor in subgraph.tensors:
             values = constant(model, tensor, "<f4") if tensor.type == schema_classes().TensorType.FLOAT32 else None
             if values is not None:
-                found[_text(tensor)] = values
+                found[tensor_name(tensor)] = values
     return found
 
 
@@ -103,12 +103,8 @@ def kernels_of(model: Generated, floats: Mapping[str, np.ndarray]) -> Kernels:
         try:
             known.append(reading.kernel(buffer, kind, floats))
         except _CannotChangeError as reason:
-            left.append(f"{kind} {_text(reading.tensors[reading.shown[buffer][0]])!r}: {reason}")
+            left.append(f"{kind} {tensor_name(reading.tensors[reading.shown[buffer][0]])!r}: {reason}")
     return Kernels(known=tuple(known), left=tuple(left))
-
-
-def _text(tensor: Generated) -> str:
-    return bytes(tensor.name or b"").decode("utf-8", "backslashreplace")
 
 
 class _Reading:
@@ -151,7 +147,7 @@ class _Reading:
         self._check(numbers, first, scales)
         axis = int(first.quantization.quantizedDimension)
         known = Kernel(
-            name=_text(first),
+            name=tensor_name(first),
             kind=kind,
             buffer=buffer,
             tensors=numbers,
@@ -225,7 +221,7 @@ class _Reading:
         found = scales_of(tensor)
         if len(found) != len(scales) or not np.allclose(found, unit * scales, rtol=1e-5, atol=0.0):
             raise _CannotChangeError("its bias has another unit")
-        values, _ = _behind(stored, found.astype(np.float64), floats.get(_text(tensor)))
+        values, _ = _behind(stored, found.astype(np.float64), floats.get(tensor_name(tensor)))
         return Bias(tensor=number, values=values, unit=unit)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -16,7 +16,17 @@ import numpy as np
 
 from edgeprune.converters.types import Generated
 
-__all__ = ["as_objects", "constant", "file_bytes", "operator_kinds", "operator_number", "scales_of", "schema_classes"]
+__all__ = [
+    "as_objects",
+    "constant",
+    "file_bytes",
+    "operator_kinds",
+    "operator_number",
+    "scales_of",
+    "schema_classes",
+    "tensor_name",
+    "with_outputs",
+]
 
 _LITERT, _TENSORFLOW = "ai_edge_litert.schema_py_generated", "tensorflow.lite.python.schema_py_generated"
 _ALIGNMENT = 16  # of constants, as the schema asks (schema.fbs, Buffer)
@@ -57,6 +67,21 @@ def constant(model: Generated, tensor: Generated, dtype: str) -> np.ndarray | No
     if data is None or not len(data):
         return None
     return np.asarray(data, np.uint8).view(dtype).reshape(tensor.shape if tensor.shape is not None else ())
+
+
+def tensor_name(tensor: Generated) -> str:
+    """The name of a tensor as text, whatever bytes it has."""
+    return bytes(tensor.name or b"").decode("utf-8", "backslashreplace")
+
+
+def with_outputs(model: Generated, before: Mapping[int, int]) -> bytes:
+    """The file of a model, which is changed, with other tensors in place of its outputs, both by their numbers."""
+    graph = model.subgraphs[0]
+    graph.outputs = np.array([before[int(number)] for number in graph.outputs], np.int32)
+    for signature in model.signatureDefs or ():
+        for item in signature.outputs:
+            item.tensorIndex = before[int(item.tensorIndex)]
+    return file_bytes(model)
 
 
 def scales_of(tensor: Generated) -> np.ndarray:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from edgeprune.converters.objects import as_objects, file_bytes
+from edgeprune.converters.objects import as_objects, file_bytes, tensor_name
 from edgeprune.converters.types import Generated
 from edgeprune.errors import ConversionError
 
@@ -24,7 +24,7 @@ Ranges = Mapping[str, tuple[float, float]]  # name of a tensor, or of a value of
 def ranges_of(calibrated: bytes) -> dict[str, tuple[float, float]]:
     """Tensor name -> (least, largest value) of a float file with the ranges of its tensors."""
     return {
-        _text(tensor): (float(tensor.quantization.min[0]), float(tensor.quantization.max[0]))
+        tensor_name(tensor): (float(tensor.quantization.min[0]), float(tensor.quantization.max[0]))
         for tensor in _tensors(as_objects(calibrated))
         if _has_range(tensor)
     }
@@ -40,7 +40,7 @@ def moved_ranges(ranges: Ranges, before: bytes, after: bytes) -> dict[str, tuple
     shapes = [[tuple(map(int, tensor.shape)) for tensor in tensors] for tensors in pairs]
     if shapes[0] != shapes[1]:
         raise ConversionError("the trained model became a file of other operations: its ranges fit no more")
-    names = {_text(old): _text(new) for old, new in zip(*pairs, strict=True)}
+    names = {tensor_name(old): tensor_name(new) for old, new in zip(*pairs, strict=True)}
     return {names[name]: found for name, found in ranges.items()}
 
 
@@ -53,7 +53,7 @@ def with_ranges(calibrated: bytes, ranges: Ranges) -> bytes:
     if not ranges:
         return calibrated
     model = as_objects(calibrated)
-    known = {_text(tensor): tensor for tensor in _tensors(model) if _has_range(tensor)}
+    known = {tensor_name(tensor): tensor for tensor in _tensors(model) if _has_range(tensor)}
     for name, (least, largest) in ranges.items():
         if name not in known:
             raise ConversionError(
@@ -101,7 +101,3 @@ def _tensors(model: Generated) -> list[Generated]:
 def _has_range(tensor: Generated) -> bool:
     quantization = tensor.quantization
     return quantization is not None and quantization.min is not None and len(quantization.min) == 1
-
-
-def _text(tensor: Generated) -> str:
-    return bytes(tensor.name or b"").decode("utf-8", "backslashreplace")

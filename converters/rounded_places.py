@@ -6,63 +6,49 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from edgeprune.converters.file_checks import MOVES
+from edgeprune.converters.float_start import on_disk
 from edgeprune.converters.integer_graph import for_integers
 from edgeprune.converters.kernels import float_constants, kernels_of
-from edgeprune.converters.objects import as_objects, operator_kinds, scales_of
+from edgeprune.converters.objects import as_objects, operator_kinds, scales_of, tensor_name
 from edgeprune.converters.quantizer import Ranges, without_ranges
 from edgeprune.converters.session import Exported
 from edgeprune.converters.types import Generated
 from edgeprune.converters.unrolling import unrolled
 from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.tflite.scales import are_slim
-from edgeprune.host.scratch import scratch_folder
-from edgeprune.maker.quantization.places import Places, RoundedConstant, RoundedKernel, RoundedTensors
+from edgeprune.maker.quantization.places import (
+    Places,
+    RoundedConstant,
+    RoundedKernel,
+    RoundedTensors,
+    apart,
+    in_order,
+)
 from edgeprune.maker.quantization.traced import Preparation
-from edgeprune.runtime.session import installed_runtimes, trace_tflite
+from edgeprune.runtime.session import newest_runtime, trace_tflite
 
 __all__ = ["PREPARATION", "ranges_in_package", "rounded_places"]
 
 # Operations whose output has the scale of their inputs (tensorflow.org/lite, "8-bit quantization specification",
 # "Restriction: input and outputs must all have same scale/zero_point").
-SAME_SCALE = frozenset(
-    [
-        "AVERAGE_POOL_2D",
-        "BATCH_TO_SPACE_ND",
-        "BROADCAST_TO",
-        "CONCATENATION",
-        "DEPTH_TO_SPACE",
-        "DYNAMIC_UPDATE_SLICE",
-        "EXPAND_DIMS",
-        "GATHER",
-        "GATHER_ND",
-        "MAXIMUM",
-        "MAX_POOL_2D",
-        "MINIMUM",
-        "MIRROR_PAD",
-        "PACK",
-        "PAD",
-        "PADV2",
-        "REDUCE_MAX",
-        "REDUCE_MIN",
-        "RELU",
-        "RESHAPE",
-        "RESIZE_BILINEAR",
-        "RESIZE_NEAREST_NEIGHBOR",
-        "REVERSE_V2",
-        "SELECT_V2",
-        "SLICE",
-        "SPACE_TO_BATCH_ND",
-        "SPACE_TO_DEPTH",
-        "SPLIT",
-        "SPLIT_V",
-        "SQUEEZE",
-        "STRIDED_SLICE",
-        "TILE",
-        "TOPK_V2",
-        "TRANSPOSE",
-        "UNPACK",
-    ]
-)
+SAME_SCALE = MOVES | {
+    "AVERAGE_POOL_2D",
+    "DYNAMIC_UPDATE_SLICE",
+    "MAXIMUM",
+    "MAX_POOL_2D",
+    "MINIMUM",
+    "MIRROR_PAD",
+    "PAD",
+    "PADV2",
+    "REDUCE_MAX",
+    "REDUCE_MIN",
+    "RELU",
+    "RESIZE_BILINEAR",
+    "RESIZE_NEAREST_NEIGHBOR",
+    "SELECT_V2",
+    "TOPK_V2",
+}
 PRESCRIBED = frozenset({"L2_NORMALIZATION", "LOGISTIC", "LOG_SOFTMAX", "SOFTMAX", "TANH"})  # their output's scale
 PAIRS = frozenset({"ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "SQUARED_DIFFERENCE", "SUB"})
 _LEAST, _LARGEST = -128, 127
@@ -108,31 +94,24 @@ def ranges_in_package(places: Places, package: Package, inputs: Mapping[str, np.
     samples that `places` was found with. A value that is nowhere in the file is left out."""
     from edgeprune.converters.evaluator.program import Evaluator
 
-    known = [(group, np.sort(values, axis=None)) for group in places.tensors for values in group.values]
+    known = [(group, in_order(values)) for group in places.tensors for values in group.values]
     ends = {end.name for end in package.outputs}  # names of float32 values, which the float16 program has not yet
     found = {}
     for step in Evaluator(package).trace(inputs):
         if step.name in ends:
             continue
-        values = np.sort(step.values, axis=None)
-        offs = [(_off(values, other), number) for number, (_, other) in enumerate(known) if other.size == values.size]
+        values = in_order(step.values)
+        offs = [(apart(values, other), number) for number, (_, other) in enumerate(known) if other.size == values.size]
         off, number = min(offs, default=(np.inf, 0))
         if off <= _HALF_PRECISION:
             found[step.name] = (known[number][0].least, known[number][0].largest)
     return found
 
 
-def _off(values: np.ndarray, other: np.ndarray) -> float:
-    """The largest difference of sorted numbers, as a part of the largest number."""
-    return float(np.abs(values - other).max() / max(float(np.abs(other).max()), 1e-30))
-
-
 def _float_values(made: Exported, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What each tensor of the float file is for the samples, the inputs among them."""
-    with scratch_folder() as folder:
-        path = folder / "start.tflite"
-        path.write_bytes(without_ranges(made.start))
-        traced = trace_tflite(path, inputs, runtime=list(installed_runtimes())[-1]).tensors
+    with on_disk(without_ranges(made.start)) as path:
+        traced = trace_tflite(path, inputs, runtime=newest_runtime()).tensors
     inner = {tensor.name: tensor.values for tensor in traced if tensor.values is not None}
     return {**{name: np.asarray(array, np.float32) for name, array in inputs.items()}, **inner}
 
@@ -184,7 +163,7 @@ class _Groups:
 
     def name(self, number: int) -> str:
         """The name of a tensor in the float file."""
-        return bytes(self.tensors[self.stands_for.get(number, number)].name).decode("utf-8", "backslashreplace")
+        return tensor_name(self.tensors[self.stands_for.get(number, number)])
 
     def range(self, number: int) -> tuple[float, float]:
         """The least and the largest number that a tensor can hold."""

@@ -17,7 +17,7 @@ from edgeprune.checker.size.codecs import BASE_CODEC, CODECS
 from edgeprune.converters.float_start import run_content
 from edgeprune.converters.grids import PROBED, Grid, Move, floored, grids_of, moves
 from edgeprune.converters.kernels import float_constants, kernels_of
-from edgeprune.converters.objects import as_objects, file_bytes, operator_kinds, scales_of
+from edgeprune.converters.objects import as_objects, file_bytes, operator_kinds, scales_of, with_outputs
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.quantizer import without_ranges
 from edgeprune.converters.session import Exported
@@ -268,8 +268,4 @@ def _tapped(content: bytes) -> bytes:
         before[number] = at
     if len(set(before.values())) < len(before):
         return content
-    graph.outputs = np.array([before[int(number)] for number in graph.outputs], np.int32)
-    for signature in model.signatureDefs or ():
-        for item in signature.outputs:
-            item.tensorIndex = before[int(item.tensorIndex)]
-    return file_bytes(model)
+    return with_outputs(model, before)

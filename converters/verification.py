@@ -45,7 +45,7 @@ from edgeprune.maker.training.data.targets import fitting_targets
 from edgeprune.maker.training.goals import Asked, find_task
 from edgeprune.maker.training.task import Task
 from edgeprune.report.agreement_report import channel_lines
-from edgeprune.runtime.session import installed_runtimes, trace_tflite
+from edgeprune.runtime.session import newest_runtime, trace_tflite
 
 __all__ = ["BISECTED", "ExportedFile", "bisect_file", "check_scale", "open_exported", "opened", "verify"]
 
@@ -353,7 +353,6 @@ def _bisected(exported: ExportedFile, model: AnyModel, inputs: Arrays, fed: Arra
         steps = Evaluator(exported.package).trace(fed)
         tensors = [(step.name, step.values) for step in steps]
     else:
-        newest = list(installed_runtimes())[-1]
-        traced = trace_tflite(exported.path, fed, runtime=newest).tensors
+        traced = trace_tflite(exported.path, fed, runtime=newest_runtime()).tensors
         tensors = [(tensor.name, tensor.values) for tensor in traced if tensor.values is not None]
     return find_departure(played, match_layers(played, tensors, exported.precision))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 __all__ = [
     "GIT_LFS_POINTER",
+    "SUFFIXES",
     "Artifact",
     "Color",
     "DeploymentTarget",
@@ -30,6 +31,9 @@ class Format(enum.StrEnum):
     KERAS = "keras"
     TFLITE = "tflite"
     COREML = "coreml"
+
+
+SUFFIXES = {Format.TFLITE: ".tflite", Format.COREML: ".mlpackage"}  # of the files that are made
 
 
 class Precision(enum.StrEnum):

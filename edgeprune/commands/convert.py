@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.artifact import Color, DeploymentTarget, Format, IoType, Precision, Scales, sha256_of
+from edgeprune.artifact import SUFFIXES, Color, DeploymentTarget, Format, IoType, Precision, Scales, sha256_of
 from edgeprune.commands.ends import EndWords, end_options
 from edgeprune.commands.options import (
     EXIT_CODES,
@@ -264,7 +264,6 @@ def convert(model: Path, output: Path, **options: object) -> int:
 def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     """What can be known first is checked before TensorFlow starts."""
     from edgeprune.converters.conversion import ConvertOptions, check_conversion, convert
-    from edgeprune.converters.exports import SUFFIXES
     from edgeprune.converters.ladder_options import LadderOptions
     from edgeprune.converters.slim_options import SlimOptions
     from edgeprune.host.outputs import check_output_file

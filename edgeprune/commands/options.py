@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -158,8 +158,10 @@ class Scoring:
     offset: float
     on_bad_sample: str
 
-    def split(self, path: Path | None, model: Model, task: Task, trust: Trust) -> Samples | None:
-        """The samples of a file, None without one."""
+    def split(
+        self, path: Path | None, model: Model, task: Task | None, trust: Trust, *, other: Sequence[str] = ()
+    ) -> Samples | None:
+        """The samples of a file, None without one; `other` are arrays of it that are known and not read."""
         from edgeprune.maker.training.data.loading import load_split
 
         if path is None:
@@ -173,6 +175,7 @@ class Scoring:
                 offset=self.offset,
                 trust_code=trust.trust_code,
                 on_bad_sample=self.on_bad_sample,
+                other=other,
             )
         )
 

@@ -20,9 +20,9 @@ from edgeprune.commands.options import (
     json_text,
     taken,
     taken_goal,
-    with_note,
 )
 from edgeprune.errors import InputError, UsageError
+from edgeprune.units import format_percent
 
 if TYPE_CHECKING:
     from edgeprune.converters.sensitivity import Sensitivity
@@ -156,18 +156,13 @@ def _measured(job: _Job) -> Sensitivity:
     from edgeprune.converters.sensitivity import sensitivity as measured
     from edgeprune.host.progress import Progress
     from edgeprune.maker.keras.models import output_names
-    from edgeprune.maker.training.data.loading import load_split
 
     model = job.trust.load(job.model)
     task = job.scoring.task(model, job.trust)
     samples = job.scoring.split(job.data, model, task, job.trust)
     assert samples is not None
     some = samples if len(samples) <= job.rows else samples.some(job.rows, np.random.default_rng(job.seed))
-    calibration = None
-    if job.train is not None:
-        more: dict[str, Any] = {"scale": job.scoring.scale, "offset": job.scoring.offset, "other": output_names(model)}
-        more |= {"on_bad_sample": job.scoring.on_bad_sample, "trust_code": job.trust.trust_code}
-        calibration = with_note(load_split(job.train, model, None, **more))
+    calibration = job.scoring.split(job.train, model, None, job.trust, other=output_names(model))
     return measured(
         model,
         some,
@@ -214,4 +209,4 @@ def _number(value: float | None) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f} %"
+    return "-" if value is None else format_percent(value, 2)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from edgeprune.artifact import SUFFIXES, Format
 from edgeprune.checker.latency.estimate import Breakdown, OpEstimate, how_of
 from edgeprune.checker.latency.profiles import Profile
 from edgeprune.checker.latency.sparsity import TWO_OF_FOUR, Condition, Refusal, SparsityAdvice
@@ -25,7 +26,6 @@ __all__ = [
     "zero_lines",
 ]
 
-_SUFFIXES = {"tflite": "tflite", "coreml": "mlpackage"}
 SHOWN = 12  # operations, the slowest first
 
 
@@ -137,7 +137,7 @@ def _profile_row(profile: Profile) -> tuple[str, ...]:
         profile.name,
         profile.device,
         profile.runtime + threads,
-        f"{', '.join(f'.{_SUFFIXES[name]}' for name in profile.formats)} {', '.join(profile.accepts)}",
+        f"{', '.join(SUFFIXES[Format(name)] for name in profile.formats)} {', '.join(profile.accepts)}",
         profile.kind,
         format_percent(accuracy.median) if accuracy.median is not None else "not known",
         f"±{100 * (accuracy.band_factor - 1):.0f} %",

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeprune.artifact import Format
+from edgeprune.artifact import SUFFIXES, Format
 from edgeprune.ledger import ArtifactEntry, Ledger
 from edgeprune.report.verdicts import latency_text
 from edgeprune.units import format_bytes
 from edgeprune.verdict import Estimate
 
 __all__ = ["shipping_sentences"]
-
-_STORES = {Format.TFLITE: ".tflite", Format.COREML: ".mlpackage"}
 
 
 def shipping_sentences(ledger: Ledger) -> list[str]:
@@ -31,7 +29,7 @@ def _smallest(rivals: Sequence[ArtifactEntry]) -> str:
     first, *others = sorted(rivals, key=lambda entry: entry.download_bytes["deflate"])
     beside = ", ".join(f"{entry.path} {format_bytes(entry.download_bytes['deflate'])}" for entry in others)
     return (
-        f"Ship {first.path} for the smallest download of the {_STORES[Format(first.format)]} files: "
+        f"Ship {first.path} for the smallest download of the {SUFFIXES[Format(first.format)]} files: "
         f"{format_bytes(first.download_bytes['deflate'])} zipped ({beside})."
     )
 

@@ -98,6 +98,11 @@ def installed_runtimes() -> dict[str, str]:
     return found
 
 
+def newest_runtime() -> str:
+    """The name of the newest of the installed runtimes; there is one."""
+    return list(installed_runtimes())[-1]
+
+
 def run_tflite(
     path: Path,
     inputs: Mapping[str, Rows],

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from places import TESTS
 
-from edgeprune.artifact import Artifact, DeploymentTarget, Format, Precision
+from edgeprune.artifact import SUFFIXES, Artifact, DeploymentTarget, Format, Precision
 from edgeprune.checker.size.account import account
 from edgeprune.converters import evaluation
-from edgeprune.converters.exports import EXPORTS, SUFFIXES, TARGETS, USUAL, format_of
+from edgeprune.converters.exports import EXPORTS, TARGETS, USUAL, format_of
 from edgeprune.converters.file_checks import kernel_zeros, refuse_lost_sparsity
 from edgeprune.converters.packaging import AppOptions, PackageOptions
 from edgeprune.errors import ConversionError, UsageError

@@ -30,7 +30,7 @@ from edgeprune.host.scratch import scratch_folder
 from edgeprune.host.untrusted import check_file
 from edgeprune.ledger import LatencyComparison, Outcome
 from edgeprune.runtime.runtimes import RUNTIMES
-from edgeprune.runtime.session import ask_worker, installed_runtimes
+from edgeprune.runtime.session import ask_worker, installed_runtimes, newest_runtime
 
 __all__ = ["ProcessTimes", "compare_latency", "judge"]
 
@@ -91,11 +91,10 @@ def compare_latency(
 
 
 def _newest() -> str:
-    installed = installed_runtimes()
-    if not installed:
+    if not installed_runtimes():
         newest = RUNTIMES[list(RUNTIMES)[-1]]
         raise MissingExtra(newest.distribution, newest.extra, "measuring latency")
-    return list(installed)[-1]
+    return newest_runtime()
 
 
 def _copy(baseline: Path, folder: Path) -> Path:

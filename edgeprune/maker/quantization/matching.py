@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.maker.quantization.places import Places, RoundedConstant, RoundedKernel
+from edgeprune.maker.quantization.places import Places, RoundedConstant, RoundedKernel, apart, in_order
 from edgeprune.maker.quantization.traced import TracedModel, computed, source_of
 
 __all__ = ["KERNELS", "FoundConstant", "FoundKernel", "Match", "match_places"]
@@ -76,7 +76,7 @@ class Match:
 def match_places(traced: TracedModel, places: Places, inputs: Sequence[np.ndarray]) -> Match:
     """Find what the file rounds in a traced model; `inputs` are the trial samples."""
     names = list(traced.floats())
-    known = dict(zip(names, map(_sorted, computed(traced, inputs, names)), strict=True))
+    known = dict(zip(names, map(in_order, computed(traced, names, inputs)), strict=True))
     by_size: dict[int, list[str]] = {}
     for name, values in known.items():
         by_size.setdefault(values.size, []).append(name)
@@ -84,8 +84,8 @@ def match_places(traced: TracedModel, places: Places, inputs: Sequence[np.ndarra
     for group in places.tensors:
         nodes: list[str] = []
         for name, values in zip(group.names, group.values, strict=True):
-            wanted = _sorted(values)
-            same = [node for node in by_size.get(wanted.size, ()) if _same(known[node], wanted)]
+            wanted = in_order(values)
+            same = [node for node in by_size.get(wanted.size, ()) if apart(known[node], wanted) <= _ALIKE]
             alike.update(same)
             fit = _fitting(traced, name, same, constant=bool(wanted.size and wanted[0] == wanted[-1]))
             if not fit:
@@ -101,15 +101,6 @@ def match_places(traced: TracedModel, places: Places, inputs: Sequence[np.ndarra
         constants=tuple(constants),
         missing=(*missing, *unknown, *unread),
     )
-
-
-def _sorted(values: np.ndarray) -> np.ndarray:
-    return np.sort(np.asarray(values, np.float32), axis=None)
-
-
-def _same(values: np.ndarray, wanted: np.ndarray) -> bool:
-    reach = float(max(abs(wanted[0]), abs(wanted[-1]))) if wanted.size else 0.0
-    return bool(np.abs(values - wanted).max(initial=0.0) <= _ALIKE * reach)
 
 
 def _fitting(traced: TracedModel, name: str, same: Sequence[str], *, constant: bool) -> list[str]:
@@ -285,9 +276,7 @@ def _constants(
 def _values(traced: TracedModel, names: Collection[str]) -> dict[str, np.ndarray]:
     """The values of tensors that follow from the variables."""
     fetches = sorted(names)
-    return (
-        dict(zip(fetches, map(np.asarray, traced.function([], fetches)(*traced.rest())), strict=True)) if names else {}
-    )
+    return dict(zip(fetches, computed(traced, fetches), strict=True))
 
 
 def _inverted(values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Places", "RoundedConstant", "RoundedKernel", "RoundedTensors"]
+__all__ = ["Places", "RoundedConstant", "RoundedKernel", "RoundedTensors", "apart", "in_order"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,3 +52,14 @@ class Places:
     kernels: tuple[RoundedKernel, ...]
     constants: tuple[RoundedConstant, ...] = ()
     slim: bool = False
+
+
+def in_order(values: np.ndarray) -> np.ndarray:
+    """The numbers of a tensor, float32, in the order of their size: whatever layout it has, they are the same."""
+    return np.sort(np.asarray(values, np.float32), axis=None)
+
+
+def apart(values: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest difference of as many numbers `in_order`, as a part of the largest of `wanted`."""
+    reach = float(max(abs(wanted[0]), abs(wanted[-1]))) if wanted.size else 0.0
+    return float(np.abs(values - wanted).max(initial=0.0)) / max(reach, 1e-30)

@@ -153,11 +153,13 @@ def trace_model(model: Model, preparation: Preparation | None = None) -> TracedM
     )
 
 
-def computed(traced: TracedModel, inputs: Sequence[np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
-    """The values of tensors for samples."""
+def computed(traced: TracedModel, fetches: Sequence[str], inputs: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
+    """The values of tensors for samples; of those that follow from the variables alone without any."""
     import tensorflow as tf
 
-    function = traced.function(traced.inputs, fetches)
+    if not fetches:
+        return []
+    function = traced.function(traced.inputs if inputs else (), fetches)
     return [np.asarray(value) for value in function(*map(tf.constant, inputs), *traced.rest())]
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeprune.artifact import Format, files_of, sha256_of
+from edgeprune.artifact import SUFFIXES, Format, files_of, sha256_of
 from edgeprune.checker.budget import asked_limits
 from edgeprune.checker.check import estimator_for
 from edgeprune.checker.size.baseline import Baseline, load_baseline
 from edgeprune.checker.size.codecs import with_quick
-from edgeprune.converters.exports import SUFFIXES
 from edgeprune.errors import UsageError
 from edgeprune.ledger import MetricKind, ModelOrigin, SplitOrigin
 from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, Recipe, Step

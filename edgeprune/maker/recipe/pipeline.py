@@ -220,7 +220,8 @@ class _Run:
         entry = self._evaluated(
             found.made, model, every_runtime=export is not None, expected=expected, may_depart=may_depart
         )
-        if trained and any(export.format is Format.COREML for export in self.recipe.exports):
+        packages = [export for export in self.recipe.exports if export.format is Format.COREML]
+        if trained and any(calibrated(export.format, export.precision) for export in packages):
             trained.keep(found.made)
         self.progress.end(_metric_note(entry))
         return replace(entry, warnings=(*entry.warnings, *said, *found.said), ladder=found.report)
