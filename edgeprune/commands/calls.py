@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from edgeprune.checker.budget import Budget
     from edgeprune.checker.comparison import Comparison
-    from edgeprune.checker.latency.accelerators.placement import Placement
+    from edgeprune.checker.latency.accelerators.placement_records import Placement
     from edgeprune.checker.latency.profiles import Profile
     from edgeprune.checker.size.records import FileAccount
     from edgeprune.formats.metadata import MetadataOptions
