@@ -44,7 +44,8 @@ class KeptPattern:
 
     `inputs` and `outputs` are the sizes of these axes (of a grouped convolution, the inputs of one group), 0 where they
     are not known. `groups` of M inputs were counted, `violations` of them have more than N non-zeros. Where nothing was
-    counted, `skipped` says why and `groups` is 0. `layer` and `kind` are those of the layer that is the first to use
+    counted, `skipped` says why, and `eligible` is False where the array cannot be of the pattern, None where that is
+    not known. `layer` and `kind` are those of the layer that is the first to use
     the array.
     """
 
@@ -57,6 +58,7 @@ class KeptPattern:
     groups: int = 0
     violations: int = 0
     skipped: str = ""
+    eligible: bool | None = True
 
     @property
     def kept(self) -> bool | None:
@@ -76,20 +78,20 @@ def kept_patterns(contents: Contents, pattern: Pattern) -> tuple[KeptPattern, ..
 def _kept(decoder: _Plain, layer: Layer, array: StoredArray, pattern: Pattern) -> KeptPattern:
     told: dict[str, Any] = {"layer": layer.name, "kind": layer.kind, "array": array.name, "shape": array.shape}
     if layer.kind in _TABLES:
-        return KeptPattern(**told, skipped=_TABLE)
+        return KeptPattern(**told, skipped=_TABLE, eligible=False)
     if "depthwise" in layer.kind.lower() or array.name.endswith("depthwise_kernel"):
-        return KeptPattern(**told, skipped=_DEPTHWISE)
+        return KeptPattern(**told, skipped=_DEPTHWISE, eligible=False)
     axes = decoder.axes(layer, array)
     if axes is None:
-        return KeptPattern(**told, skipped=_NO_AXIS)
+        return KeptPattern(**told, skipped=_NO_AXIS, eligible=None)
     told |= {"inputs": array.shape[axes[0]], "outputs": array.shape[axes[1]]}
     if told["inputs"] == 1 and len(array.shape) > 2:
-        return KeptPattern(**told, skipped=_SINGLE)
+        return KeptPattern(**told, skipped=_SINGLE, eligible=False)
     if not math.prod(array.shape) or told["inputs"] % pattern.m:
-        return KeptPattern(**told, skipped=f"{told['inputs']} inputs are no multiple of {pattern.m}")
+        return KeptPattern(**told, skipped=f"{told['inputs']} inputs are no multiple of {pattern.m}", eligible=False)
     nonzero = decoder.nonzero(array)
     if isinstance(nonzero, str):
-        return KeptPattern(**told, skipped=nonzero)
+        return KeptPattern(**told, skipped=nonzero, eligible=None)
     violations = pattern.violations(np.moveaxis(nonzero, axes, (-2, -1)))
     return KeptPattern(**told, groups=nonzero.size // pattern.m, violations=violations)
 
