@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import written_onnx as onnx
-from places import TESTS
+from places import ROOT, TESTS
 from wire import number, piece
 
 from edgeprune.checker.latency.accelerators.placement import place_operations
@@ -168,3 +171,55 @@ def test_a_table_is_of_this_target_only(call: Any, tmp_path: Path) -> None:
         "estimate", TESTS / "files" / "int8.tflite", "--target", "edgetpu", "--measured", tmp_path / "table.toml"
     )
     assert (told.code, told.err.count("\n")) == (2, 1)
+
+
+# --- the script that measures a table, as far as it goes without a GPU
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    """benchmarks/two_four_gpu.py"""
+    spec = importlib.util.spec_from_file_location("two_four_gpu", ROOT / "benchmarks" / "two_four_gpu.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_without_a_gpu_one_line(script: ModuleType, capsys: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    """Exit code 3 and no table, with no PyTorch and with one that sees no GPU."""
+    blind = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False))
+    for torch, told in ((None, "no PyTorch here"), (blind, "no NVIDIA GPU here")):
+        monkeypatch.setitem(sys.modules, "torch", torch)
+        assert script.main(["-o", str(tmp_path / "t.toml")]) == 3
+        err = capsys.readouterr().err
+        assert told in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "t.toml").exists()
+
+
+def test_what_the_script_writes_is_what_is_read(script: ModuleType, tmp_path: Path) -> None:
+    row = script.Row("int8", 512, 256, 16, 30.0, 20.0, 0.0)
+    path = tmp_path / "t.toml"
+    path.write_text(script.to_toml([row], {"card": 'a "card" of the tests', "date": "2026-01-01"}))
+    table = read_table(path)
+    assert table.card == 'a "card" of the tests'
+    assert table.factor(MatrixShape(outputs=512, inputs=256, columns=16), "int8") == 1.5
+    assert "1.50" in script.to_text([row])
+
+
+def test_the_shapes_that_it_measures(script: ModuleType, call: Any, tmp_path: Path) -> None:
+    """ResNet-50's, or those of an estimate; aligned weights and padded columns only, each product once."""
+    shapes = script.resnet50()
+    assert script.Shape(512, 2048, 49) in shapes
+    assert len(shapes) == len(set(shapes))
+    for dtype, (rows, columns) in script.MULTIPLES.items():
+        made = list(script.products(shapes, script.BATCHES, dtype))
+        assert made
+        assert len(made) == len(set(made))
+        assert all(s.outputs % rows == s.inputs % columns == s.columns % script.PAD == 0 for s in made)
+    printed = call("estimate", network(tmp_path / "m.onnx"), "--target", TARGET, "--json").out
+    assert script.Shape(512, 256, 16) in script.shapes_of(printed)
+    with pytest.raises(ValueError, match="not what"):
+        script.shapes_of("{}")
