@@ -25,7 +25,7 @@ __all__ = ["estimate"]
     "--target",
     metavar="NAME",
     help="Say which operations map to an accelerator: edgetpu, ethos-u55, ethos-u65, hexagon; or whether 2:4 would "
-    "pay: tensorrt-sparse-ampere.",
+    "pay: tensorrt-sparse-ampere; or what an installed Vela estimates: ethos-u85 (ethos-u85-128 to -2048).",
 )
 @click.option(
     "--measured",
@@ -49,7 +49,8 @@ def estimate(
     With --target, which operations of an int8 .tflite file an accelerator takes, which stay on the CPU and why, by the
     published rules of the target and not by its compiler. Of tensorrt-sparse-ampere (a file of any format), which share
     of the multiplications 2:4 sparsity could speed up, and by how much at most: an estimate from documents, with the
-    commands that measure it.
+    commands that measure it. Of ethos-u85 (256 MACs a cycle; or -128, -512, -1024, -2048), what Arm's compiler Vela
+    estimates, where it is installed: pip install ethos-u-vela.
 
     \b
     Examples:
@@ -105,6 +106,12 @@ def _placement(
     file: Path, contents: Contents, target: str, every: bool, *, table: SparseTable | None
 ) -> tuple[dict[str, object], str, bool]:
     """Which operations map, for programs and for people."""
+    from edgeprune.checker.latency.accelerators.vela import VELA_TARGETS, vela_estimate
+    from edgeprune.report.placement_report import vela_json, vela_text
+
+    if target in VELA_TARGETS:
+        estimated = vela_estimate(contents, target)
+        return {"vela": vela_json(estimated)}, vela_text(file, estimated), True
     from edgeprune.checker.latency.accelerators.placement import place_operations
     from edgeprune.report.placement_report import placement_json, placement_text
 

@@ -8,11 +8,12 @@ from itertools import groupby
 from pathlib import Path
 
 from edgeprune.checker.latency.accelerators.placement_records import Gain, Maps, OpPlacement, Placement
+from edgeprune.checker.latency.accelerators.vela import VelaEstimate
 from edgeprune.report.cells import shown
 from edgeprune.report.table import Table, to_text
-from edgeprune.units import format_percent
+from edgeprune.units import format_bytes, format_ms, format_percent
 
-__all__ = ["gain_sentence", "placement_json", "placement_text"]
+__all__ = ["gain_sentence", "placement_json", "placement_text", "vela_json", "vela_text"]
 
 _WORTH = 1.1  # times as fast: what a change of the model and of its training is held against here
 
@@ -20,6 +21,27 @@ _WORTH = 1.1  # times as fast: what a change of the model and of its training is
 def placement_json(found: Placement) -> dict[str, object]:
     """A placement for programs; conditions are those that fail (false) or could not be evaluated (null)."""
     return asdict(found) | {"measured": False, "macs_share": found.macs_share}
+
+
+def vela_json(found: VelaEstimate) -> dict[str, object]:
+    """Vela's estimate for programs."""
+    return asdict(found) | {"measured": False, "estimated_by": f"Vela {found.version}"}
+
+
+def vela_text(path: Path, found: VelaEstimate) -> str:
+    """Vela's estimate, called Vela's."""
+    share = found.encoded_weight_bytes / found.original_weights if found.original_weights else 0
+    return (
+        f"{shown(str(path))} on {found.target} ({shown(found.accelerator)}): Vela {shown(found.version)} estimates "
+        f"{format_ms(found.total_ms)} for one inference, {found.cycles:,} cycles\n"
+        f"{found.npu_cycles:,} of the cycles are multiplications (2:4 halves those of dense weights); {found.kept} of "
+        f"{found.eligible} weights with inputs in groups of 4 keep it\n"
+        f"with Vela's defaults for the system ({shown(found.system_config)}, {shown(found.memory_mode)}); operations "
+        "on the CPU are not in it\n"
+        f"{found.original_weights:,} weights take {format_bytes(found.encoded_weight_bytes)} as Vela encodes them "
+        f"({share:.2f} bytes each)\n"
+        "an estimate of Arm's compiler: nothing was measured"
+    )
 
 
 def placement_text(path: Path, found: Placement, *, every: bool) -> str:
