@@ -6,14 +6,16 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.checker.size.codecs import BASE_CODEC, FULL
 from edgeprune.checker.written import LIMITS, is_kind, option_value, read_limit
 from edgeprune.errors import RecipeError, UsageError
-from edgeprune.formats.pattern import Pattern
 from edgeprune.host.toml_values import check_choice, known_keys
 from edgeprune.verdict import Limit, Unit
+
+if TYPE_CHECKING:
+    from edgeprune.formats.pattern import Pattern
 
 __all__ = ["Budget", "asked_limits", "given_budget", "read_budget"]
 

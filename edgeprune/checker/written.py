@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeprune.errors import UsageError
-from edgeprune.formats.pattern import Pattern
 from edgeprune.units import parse_bytes, parse_growth, parse_share
 from edgeprune.verdict import Limit
 
@@ -59,6 +58,12 @@ def _drops(value: Scalar | Mapping[str, Scalar]) -> Fields:
 
 def _number(name: str) -> Callable[[Scalar], Fields]:
     return lambda value: {name: value}
+
+
+def _pattern(value: str) -> Fields:
+    from edgeprune.formats.pattern import Pattern  # numpy, which the help does without
+
+    return {"pattern": Pattern.parse(value)}
 
 
 def _asked(value: Scalar) -> Fields:
@@ -119,7 +124,7 @@ LIMITS: Mapping[Limit, Written] = {
     ),
     Limit.PATTERN: Written(
         kinds=(str,),
-        read=lambda value: {"pattern": Pattern.parse(value)},
+        read=_pattern,
         metavar="N:M",
         help='What every weight keeps that can: "2:4", at most 2 non-zeros of 4 consecutive inputs of an output.',
     ),
