@@ -228,13 +228,19 @@ def tables_of_a_recipe() -> Mapping[str, Callable[[], str]]:
 
 def budget() -> str:
     """The limits of a budget, which have the same keys in a recipe and in edgeprune.toml."""
-    from edgeprune.checker.budget import LIMITS
     from edgeprune.checker.size.codecs import FULL
+    from edgeprune.checker.written import LIMITS
 
-    rows = [(f"`{limit}`", re.sub(r"--(ledger|device)", r"`\1`", written.help)) for limit, written in LIMITS.items()]
+    rows = [
+        (f"`{limit}`", re.sub(r"--(ledger|device|target)", r"`\1`", written.help)) for limit, written in LIMITS.items()
+    ]
     codec = ("`codec`", f"What `download` and `growth` are about: {', '.join(FULL)}.")
     device = ("`device`", "The profile that limits on latency are of (in a recipe: else those of `[latency]`).")
-    return table(("key", "meaning"), [*rows, codec, device])
+    target = (
+        "`target`",
+        "The accelerator that `min_eligible` is of, one of [those there are rules for](latency.md#accelerators).",
+    )
+    return table(("key", "meaning"), [*rows, codec, device, target])
 
 
 def parts() -> dict[str, Callable[[], str]]:

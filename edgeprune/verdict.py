@@ -22,6 +22,11 @@ class Limit(enum.StrEnum):
     MAX_METRIC_DROP = "max_metric_drop"
     MAX_LATENCY_MS = "max_latency_ms"
     MAX_LATENCY_GROWTH = "max_latency_growth"
+    MIN_ELIGIBLE = "min_eligible"
+    PATTERN = "pattern"
+    MAX_FLOAT_OPS = "max_float_ops"
+    CHANNEL_MULTIPLE = "channel_multiple"
+    SPARSE_KERNELS = "sparse_kernels"
 
     @property
     def of_codec(self) -> bool:
@@ -38,6 +43,23 @@ class Limit(enum.StrEnum):
         """Whether it is of an estimate for a device."""
         return self in (Limit.MAX_LATENCY_MS, Limit.MAX_LATENCY_GROWTH)
 
+    @property
+    def of_target(self) -> bool:
+        """Whether it is of an accelerator."""
+        return self is Limit.MIN_ELIGIBLE
+
+    @property
+    def of_structure(self) -> bool:
+        """Whether it is of the operations and weights of the file, and not of its account."""
+        return self in (Limit.PATTERN, Limit.MAX_FLOAT_OPS, Limit.CHANNEL_MULTIPLE, Limit.SPARSE_KERNELS) or (
+            self.of_target
+        )
+
+    @property
+    def is_least(self) -> bool:
+        """Whether more is better."""
+        return self in (Limit.MIN_SPARSITY, Limit.MIN_ELIGIBLE)
+
 
 class Unit(enum.StrEnum):
     """What the numbers of a verdict count; `metric` is in the metric's own."""
@@ -47,6 +69,9 @@ class Unit(enum.StrEnum):
     FRACTION = "fraction"
     MS = "ms"
     METRIC = "metric"
+    LAYERS = "layers"
+    OPERATIONS = "operations"
+    CONDITIONS = "conditions"
 
 
 class Unknown(enum.StrEnum):
@@ -109,8 +134,10 @@ class Band:
 class Verdict:
     """One limit held against one file; `passed` is None when it could not be judged: `unknown` says why.
 
-    `codec`, `device` and `metric` are set where the limit is of one. Of a latency, `now` is the file's estimate and
-    `before` the baseline's. `detail` is what the reader of the file or the estimate says about it.
+    `codec`, `device`, `metric` and `target` (an accelerator) are set where the limit is of one, `asked` where it is
+    more than its number: the pattern, the multiple. Of a latency, `now` is the file's estimate and `before` the
+    baseline's. `layers` names what breaks the limit, `detail` is what the reader of the file or the estimate says about
+    it.
     """
 
     kind: Limit
@@ -126,6 +153,9 @@ class Verdict:
     before: Band | None = None
     unknown: Unknown | None = None
     detail: str = ""
+    target: str | None = None
+    asked: str | None = None
+    layers: tuple[str, ...] = ()
 
 
 def all_passed(verdicts: Iterable[Verdict]) -> bool | None:

@@ -6,20 +6,20 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.checker.size.codecs import BASE_CODEC, FULL
+from edgeprune.checker.written import LIMITS, is_kind, option_value, read_limit
 from edgeprune.errors import RecipeError, UsageError
 from edgeprune.host.toml_values import check_choice, known_keys
-from edgeprune.units import parse_bytes, parse_growth, parse_share
 from edgeprune.verdict import Limit, Unit
 
-__all__ = ["LIMITS", "Budget", "Written", "asked_limits", "given_budget", "read_budget"]
+if TYPE_CHECKING:
+    from edgeprune.formats.pattern import Pattern
+
+__all__ = ["Budget", "asked_limits", "given_budget", "read_budget"]
 
 _DEVICE = "pixel3-tflite-4t-float32"  # an example
-
-Scalar = str | int | float
-Fields = dict[str, Any]  # of a Budget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,10 @@ class Budget:
     `growth_bytes` and `growth_share` limit how much the download may grow against the baseline, `max_metric_drop` what
     the main metric (or each of several, by its name) may lose against the dense model in the ledger at `ledger`,
     `max_latency_ms` the latency estimated from the profiles of `devices`, and `max_latency_growth` the fraction by
-    which that estimate may be above the one for the baseline. `where` names the table for messages.
+    which that estimate may be above the one for the baseline. `min_eligible` is the share of the MACs that the
+    accelerator `target` must take, `pattern` what every weight must keep that can, `max_float_ops` the most operations
+    in floating point, `channel_multiple` what the channels between layers must be a multiple of; `sparse_kernels` asks
+    that XNNPACK's run on Arm. `where` names the table for messages.
     """
 
     path: str = "*"
@@ -46,6 +49,12 @@ class Budget:
     max_latency_ms: float | None = None
     max_latency_growth: float | None = None
     devices: tuple[str, ...] = ()
+    min_eligible: float | None = None
+    target: str | None = None
+    pattern: Pattern | None = None
+    max_float_ops: int | None = None
+    channel_multiple: int | None = None
+    sparse_kernels: bool = False
 
     def __post_init__(self) -> None:
         """Raise UsageError for what no file can be held against."""
@@ -56,6 +65,13 @@ class Budget:
         for limit, value, unit in self.limits:
             if not _in_bounds(limit, value, unit):
                 raise UsageError(f"{limit} is {_bounds(limit, unit)}; got {value!r}")
+        multiple = self.channel_multiple
+        if multiple is not None and (not is_kind(multiple, int) or multiple < 2):
+            raise UsageError(f"{Limit.CHANNEL_MULTIPLE} is a whole number of channels, at least 2; got {multiple!r}")
+        if self.target is not None:
+            from edgeprune.checker.latency.accelerators.rules import find_accelerator  # only where one is named
+
+            find_accelerator(self.target)
 
     @property
     def limits(self) -> tuple[tuple[Limit, float, Unit], ...]:
@@ -70,6 +86,11 @@ class Budget:
             *((Limit.MAX_METRIC_DROP, drop, Unit.METRIC) for drop in self.metric_drops.values()),
             (Limit.MAX_LATENCY_MS, self.max_latency_ms, Unit.MS),
             (Limit.MAX_LATENCY_GROWTH, self.max_latency_growth, Unit.FRACTION),
+            (Limit.MIN_ELIGIBLE, self.min_eligible, Unit.FRACTION),
+            (Limit.PATTERN, None if self.pattern is None else 0, Unit.LAYERS),
+            (Limit.MAX_FLOAT_OPS, self.max_float_ops, Unit.OPERATIONS),
+            (Limit.CHANNEL_MULTIPLE, None if self.channel_multiple is None else 0, Unit.LAYERS),
+            (Limit.SPARSE_KERNELS, 0 if self.sparse_kernels else None, Unit.CONDITIONS),
         )
         return tuple((kind, value, unit) for kind, value, unit in every if value is not None)
 
@@ -78,6 +99,17 @@ class Budget:
         """What each metric may lose, by its name; "" is the main one."""
         found = self.max_metric_drop
         return {} if found is None else found if isinstance(found, Mapping) else {"": found}
+
+    @property
+    def asked(self) -> Mapping[Limit, str]:
+        """What limits ask for that are more than their number."""
+        found = {Limit.PATTERN: self.pattern, Limit.CHANNEL_MULTIPLE: self.channel_multiple}
+        return {limit: str(value) for limit, value in found.items() if value is not None}
+
+    @property
+    def limits_structure(self) -> bool:
+        """Whether it limits what only the file itself tells, and no account of it."""
+        return any(kind.of_structure for kind, _, _ in self.limits)
 
     @property
     def limits_growth(self) -> bool:
@@ -90,146 +122,19 @@ class Budget:
         return any(kind.of_latency for kind, _, _ in self.limits)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """How people write a limit: `kinds` of TOML value, `read` into fields of a Budget, and its words for the command
-    line. `read` raises UsageError."""
-
-    kinds: tuple[type, ...]
-    read: Callable[[Any], Fields]
-    metavar: str
-    help: str
-
-
-def _size(name: str) -> Callable[[Scalar], Fields]:
-    return lambda value: {name: parse_bytes(str(value))}
-
-
-def _growth(value: Scalar) -> Fields:
-    in_bytes, share = parse_growth(str(value))
-    return {"growth_bytes": in_bytes} if in_bytes is not None else {"growth_share": share or 0.0}
-
-
-def _share(name: str) -> Callable[[Scalar], Fields]:
-    return lambda value: {name: _fraction(value)}
-
-
-def _fraction(value: Scalar) -> float:
-    return parse_share(value) if isinstance(value, str) else float(value)
-
-
-def _drops(value: Scalar | Mapping[str, Scalar]) -> Fields:
-    """One limit, or one for each metric that is named."""
-    if not isinstance(value, Mapping):
-        return {"max_metric_drop": _fraction(value)}
-    if not value:
-        raise UsageError('max_metric_drop names no metric; write { NAME = "1 %" }')
-    for name, limit in value.items():
-        if not (_is(limit, float) or isinstance(limit, str)):
-            raise UsageError(f"max_metric_drop of {name!r} must be a number or a text in quotes, got {limit!r}")
-    return {"max_metric_drop": {name: _fraction(limit) for name, limit in value.items()}}
-
-
-def _number(name: str) -> Callable[[Scalar], Fields]:
-    return lambda value: {name: value}
-
-
-LIMITS: Mapping[Limit, Written] = {
-    Limit.DOWNLOAD: Written(
-        kinds=(str,),
-        read=_size("download_bytes"),
-        metavar="SIZE",
-        help='Largest download of each file, for example "350 kB" or "350 KiB".',
-    ),
-    Limit.INSTALL: Written(
-        kinds=(str,), read=_size("install_bytes"), metavar="SIZE", help="Largest size of each file on the device."
-    ),
-    Limit.GROWTH: Written(
-        kinds=(str,),
-        read=_growth,
-        metavar="CHANGE",
-        help='Largest growth of each download against --baseline: "2 %" or "50 kB".',
-    ),
-    Limit.PARAMETERS: Written(
-        kinds=(int,), read=_number("parameters"), metavar="COUNT", help="Most parameters of each file."
-    ),
-    Limit.MIN_SPARSITY: Written(
-        kinds=(float, str),
-        read=_share("min_sparsity"),
-        metavar="SHARE",
-        help='Least share of zeros among the weights: "75 %" or 0.75.',
-    ),
-    Limit.MAX_METRIC_DROP: Written(
-        kinds=(float, str, dict),
-        read=_drops,
-        metavar="SHARE",
-        help='Most that the metric may lose against the dense model in --ledger: "1 %" or 0.01; of several '
-        '"NAME=1 %,NAME=0.02".',
-    ),
-    Limit.MAX_LATENCY_MS: Written(
-        kinds=(float,),
-        read=_number("max_latency_ms"),
-        metavar="MS",
-        help="Longest latency estimated for --device, milliseconds.",
-    ),
-    Limit.MAX_LATENCY_GROWTH: Written(
-        kinds=(float, str),
-        read=_share("max_latency_growth"),
-        metavar="SHARE",
-        help='Largest growth of that estimate against --baseline: "5 %" or 0.05.',
-    ),
-}
-_NEEDS = {dict: "a table of limits by metric", str: "a text in quotes", int: "a whole number", float: "a number"}
-
-
 def _in_bounds(limit: Limit, value: float, unit: Unit) -> bool:
-    if not _is(value, int if unit in (Unit.BYTES, Unit.PARAMETERS) else float) or not 0 <= value < math.inf:
+    whole = unit not in (Unit.FRACTION, Unit.METRIC, Unit.MS)
+    if not is_kind(value, int if whole else float) or not 0 <= value < math.inf:
         return False
-    return value > 0 if unit is Unit.MS else value <= 1 or limit is not Limit.MIN_SPARSITY
+    return value > 0 if unit is Unit.MS else value <= 1 or not limit.is_least
 
 
 def _bounds(limit: Limit, unit: Unit) -> str:
     """What a limit may be, in words."""
     if unit is Unit.FRACTION or unit is Unit.METRIC:
-        most = "0 to 1" if limit is Limit.MIN_SPARSITY else "at least 0 and finite"
+        most = "0 to 1" if limit.is_least else "at least 0 and finite"
         return f"a fraction, {most}, or a percentage such as '5 %'"
     return "a number of milliseconds above 0" if unit is Unit.MS else f"a whole number of {unit}, at least 0"
-
-
-def _is(value: object, kind: type) -> bool:
-    if isinstance(value, bool):
-        return False
-    return isinstance(value, (int, float) if kind is float else kind)
-
-
-def _limit(limit: Limit, value: object) -> Fields:
-    """The fields of a Budget in the TOML value of a limit. Raises UsageError."""
-    written = LIMITS[limit]
-    if not any(_is(value, kind) for kind in written.kinds):
-        raise UsageError(f"{limit} must be {' or '.join(_NEEDS[kind] for kind in written.kinds)}, got {value!r}")
-    assert isinstance(value, Scalar | Mapping)
-    return written.read(value)
-
-
-def _value(limit: Limit, text: str) -> Scalar | Mapping[str, Scalar]:
-    """What the text of an option would be in TOML."""
-    if dict in LIMITS[limit].kinds and "=" in text:
-        pairs = [part.rpartition("=") for part in text.split(",")]
-        return {name.strip(): _number_or_text(word.strip()) for name, _, word in pairs}
-    for kind in (int, float):
-        if kind in LIMITS[limit].kinds:
-            try:
-                return kind(text)
-            except ValueError:
-                pass
-    return text
-
-
-def _number_or_text(word: str) -> float | str:
-    try:
-        return float(word)
-    except ValueError:
-        return word
 
 
 def read_budget(path: Path, where: str, raw: Any, *, of_run: bool = False) -> Budget:
@@ -238,15 +143,15 @@ def read_budget(path: Path, where: str, raw: Any, *, of_run: bool = False) -> Bu
 
     `of_run`: in a recipe, whose files and ledger are those of the run. Raises RecipeError for what is wrong.
     """
-    own = ("codec", "device") if of_run else ("path", "codec", "ledger", "device")
+    own = ("codec", "device", "target") if of_run else ("path", "codec", "ledger", "device", "target")
     found = known_keys(path, where, raw, (*own, *map(str, LIMITS)))
     try:
         others = {key: _text(key, found[key]) for key in own if key in found}
         limits = [Limit(key) for key in found if key in LIMITS]
         _check(others, limits, _in_toml, of_run=of_run)
-        fields: Fields = {}
+        fields: dict[str, Any] = {}
         for limit in limits:
-            fields |= _limit(limit, found[limit])
+            fields |= read_limit(limit, found[limit])
         device, ledger = others.get("device"), others.get("ledger")
         return Budget(
             **fields,
@@ -254,6 +159,7 @@ def read_budget(path: Path, where: str, raw: Any, *, of_run: bool = False) -> Bu
             where=where,
             codec=others.get("codec", BASE_CODEC),
             devices=() if device is None else (_profile(path, device),),
+            target=others.get("target"),
             ledger=path.parent / ledger if ledger is not None else None,
         )
     except UsageError as cause:
@@ -273,22 +179,30 @@ def _text(key: str, value: object) -> str:
 
 
 def given_budget(
-    texts: Mapping[Limit, str], *, codec: str = BASE_CODEC, devices: Sequence[str] = (), ledger: Path | None = None
+    texts: Mapping[Limit, str],
+    *,
+    codec: str = BASE_CODEC,
+    devices: Sequence[str] = (),
+    ledger: Path | None = None,
+    target: str | None = None,
 ) -> Budget | None:
     """The budget of the command line, None without a limit. Raises UsageError for what is wrong."""
     others = {
         "codec": codec,
         **({"ledger": str(ledger)} if ledger else {}),
         **({"device": devices[0]} if devices else {}),
+        **({"target": target} if target else {}),
     }
-    if not texts and ledger is None:
+    if not texts and ledger is None and target is None:
         return None
     _check(others, list(texts), _as_option, of_run=False, shows=True)
     fields = {
-        name: value for limit, text in texts.items() for name, value in _limit(limit, _value(limit, text)).items()
+        name: value
+        for limit, text in texts.items()
+        for name, value in read_limit(limit, option_value(limit, text)).items()
     }
     limited = devices if any(limit.of_latency for limit in texts) else ()
-    return Budget(**fields, where="the command line", codec=codec, ledger=ledger, devices=tuple(limited))
+    return Budget(**fields, where="the command line", codec=codec, ledger=ledger, devices=tuple(limited), target=target)
 
 
 def asked_limits(budget: Budget) -> dict[str, object]:
@@ -296,8 +210,10 @@ def asked_limits(budget: Budget) -> dict[str, object]:
     asked: dict[str, object] = {str(kind): value for kind, value, _ in budget.limits}
     if isinstance(budget.max_metric_drop, Mapping):
         asked[str(Limit.MAX_METRIC_DROP)] = dict(budget.max_metric_drop)
+    asked |= {str(kind): text for kind, text in budget.asked.items()}
     devices = [Path(device).name for device in budget.devices]
-    return {**asked, "codec": budget.codec, **({"devices": devices} if devices else {})}
+    target = {"target": budget.target} if budget.target else {}
+    return {**asked, "codec": budget.codec, **({"devices": devices} if devices else {}), **target}
 
 
 def _in_toml(key: str, value: str = "") -> str:
@@ -326,6 +242,11 @@ def _check(
     drop = Limit.MAX_METRIC_DROP
     if "ledger" in others and drop not in limits:
         raise UsageError(f"{spelled('ledger')} without a limit read from it; add {spelled(drop)}")
+    if "target" in others and not any(limit.of_target for limit in limits):
+        raise UsageError(f"{spelled('target')} without a limit on it; add {spelled(Limit.MIN_ELIGIBLE)}")
+    eligible = Limit.MIN_ELIGIBLE
+    if eligible in limits and "target" not in others:
+        raise UsageError(f"{spelled(eligible)} is of an accelerator; add {spelled('target', 'edgetpu')}")
     if "device" in others and not shows and not any(limit.of_latency for limit in limits):
         limits_of_it = ", ".join(spelled(limit) for limit in Limit if limit.of_latency)
         raise UsageError(f"{spelled('device')} without a limit on it; add one of {limits_of_it}")

@@ -202,7 +202,8 @@ def _verdicts(found: Sequence[tuple[Wanted, Sources]], before: Mapping[str, File
     for item, behind in found:
         for source in behind.models:
             record = source.record
-            yield from budget_verdicts(record, item.budgets, before.get(record.path), file=source.file)
+            earlier = before.get(record.path)
+            yield from budget_verdicts(record, item.budgets, earlier, file=source.file, contents=source.contents)
     for item, behind in found:
         for refused in behind.refused:
             yield from unread_verdicts(refused.path, item.budgets, refused.reason)

@@ -12,6 +12,7 @@ from edgeprune.checker.budget import Budget
 from edgeprune.checker.size.baseline import Baseline, entry_record
 from edgeprune.checker.size.records import FileAccount
 from edgeprune.errors import UsageError
+from edgeprune.formats import Contents, read_contents
 from edgeprune.host.untrusted import read_whole
 from edgeprune.verdict import Band, Estimate, Limit, Unit, Unknown, Verdict
 
@@ -38,32 +39,40 @@ def budget_verdicts(
     *,
     file: Path | None = None,
     ledger: Ledger | None = None,
+    contents: Contents | None = None,
 ) -> list[Verdict]:
     """Each limit of the budgets against one file. What cannot be measured has `passed` None.
 
     `before` is the file's record in the baseline; without one, growth is not judged (the file is new), but a file that
     has no other limit cannot be checked. Limits on latency are held against the estimates in the records, and those on
     the metric against the ledger of the run, or the one that a budget names: there the file is the one at `file`, None
-    for a model inside an archive.
+    for a model inside an archive. Limits on its structure are held against `contents`.
     """
     found = [
         verdict
         for budget in budgets
-        for verdict in _verdicts(_Case(record=record, budget=budget, before=before), file, ledger)
+        for verdict in _verdicts(_Case(record=record, budget=budget, before=before, contents=contents), file, ledger)
     ]
     return found or [verdict for budget in budgets for verdict in _open(record.path, budget, Unknown.NO_BASELINE)]
 
 
-def run_verdicts(ledger: Ledger, budget: Budget | None, baseline: Baseline | None = None) -> tuple[Verdict, ...]:
-    """The budget of a run against every file that it exported; growth is against `baseline`."""
+def run_verdicts(
+    ledger: Ledger, budget: Budget | None, baseline: Baseline | None = None, folder: Path | None = None
+) -> tuple[Verdict, ...]:
+    """The budget of a run against every file that it exported, which lie in `folder`; growth is against `baseline`."""
     if budget is None:
         return ()
+    reads = budget.limits_structure and folder is not None
     exported = [entry for stage in ledger.stages for entry in stage.artifacts if entry.exported]
     return tuple(
         verdict
         for entry in exported
         for verdict in budget_verdicts(
-            entry_record(entry), [budget], baseline.find(entry.path) if baseline else None, ledger=ledger
+            entry_record(entry),
+            [budget],
+            baseline.find(entry.path) if baseline else None,
+            ledger=ledger,
+            contents=read_contents(folder / entry.path) if reads and folder is not None else None,
         )
     )
 
@@ -78,6 +87,7 @@ class _Case:
     record: FileAccount
     budget: Budget
     before: FileAccount | None
+    contents: Contents | None = None
 
     def held(
         self,
@@ -90,7 +100,7 @@ class _Case:
         detail: str = "",
     ) -> Verdict:
         """`unknown` and `detail` tell why `actual` is None."""
-        kept = None if actual is None else actual >= limit if kind is Limit.MIN_SPARSITY else actual <= limit
+        kept = None if actual is None else actual >= limit if kind.is_least else actual <= limit
         return Verdict(
             kind=kind,
             path=self.record.path,
@@ -114,6 +124,31 @@ def _verdicts(case: _Case, file: Path | None, ledger: Ledger | None) -> Iterator
             raise UsageError("a limit on latency is of a device: name it among the budget's devices")
         for device in case.budget.devices:
             yield from _latency(case, device)
+    if case.budget.limits_structure:
+        yield from _structure(case)
+
+
+def _structure(case: _Case) -> Iterator[Verdict]:
+    """What only the file itself tells."""
+    from edgeprune.checker.structure import COUNTS, Counted
+
+    budget = case.budget
+    if budget.min_eligible is not None and budget.target is None:
+        raise UsageError("min_eligible is of an accelerator: name it as the budget's target")
+    for kind, limit, unit in budget.limits:
+        if not kind.of_structure:
+            continue
+        found = Counted() if case.contents is None else COUNTS[kind](case.contents, budget)
+        verdict = case.held(
+            kind, found.actual, limit, unit, unknown=found.unknown or Unknown.NOT_COUNTED, detail=found.detail
+        )
+        yield replace(
+            verdict,
+            target=budget.target if kind.of_target else None,
+            asked=budget.asked.get(kind),
+            layers=found.layers if verdict.passed is False else (),
+            detail=found.detail,
+        )
 
 
 def _sizes(case: _Case) -> Iterator[Verdict]:
@@ -270,6 +305,8 @@ def _open(path: str, budget: Budget, unknown: Unknown, detail: str = "") -> Iter
                 codec=budget.codec if kind.of_codec else None,
                 device=device,
                 metric=metric,
+                target=budget.target if kind.of_target else None,
+                asked=budget.asked.get(kind),
                 unknown=unknown,
                 detail=detail,
             )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from edgeprune.checker.budget import Budget
     from edgeprune.checker.comparison import Comparison
-    from edgeprune.checker.latency.accelerators.placement import Placement
+    from edgeprune.checker.latency.accelerators.placement_records import Placement
     from edgeprune.checker.latency.profiles import Profile
     from edgeprune.checker.size.records import FileAccount
     from edgeprune.formats.metadata import MetadataOptions
@@ -125,7 +125,8 @@ def estimate_latency(path: StrPath, device: str | Profile) -> Estimate:
 
 def place_operations(path: StrPath, target: str) -> Placement:
     """Which operations of a .tflite file an accelerator takes (edgetpu, ethos-u55, ethos-u65, hexagon), and which
-    condition keeps the others on the CPU: by published rules, each with its source; nothing is compiled or measured."""
+    condition keeps the others on the CPU; of a file of any format, where 2:4 would pay (tensorrt-sparse-ampere). By
+    published rules, each with its source; nothing is compiled or measured."""
     from edgeprune.checker.latency.accelerators.placement import place_operations as placed
     from edgeprune.formats import read_contents
 

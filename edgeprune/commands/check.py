@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from edgeprune.checker.budget import LIMITS, given_budget
+from edgeprune.checker.budget import given_budget
 from edgeprune.checker.config import CONFIG, Config, find_config, load_config, sample_config
 from edgeprune.checker.size.codecs import BASE_CODEC, FULL, QUICK
+from edgeprune.checker.written import LIMITS
 from edgeprune.commands.options import EXIT_CODES, PATH, chosen_format, common_options
 from edgeprune.errors import UsageError
 from edgeprune.host.untrusted import real_place
@@ -28,7 +29,11 @@ Command = TypeVar("Command", bound=Callable[..., int])
 def _limit_options(command: Command) -> Command:
     """An option for each limit of a budget, by its key."""
     for limit, written in reversed(list(LIMITS.items())):
-        option = click.option(f"--{limit.replace('_', '-')}", str(limit), metavar=written.metavar, help=written.help)
+        name = f"--{limit.replace('_', '-')}"
+        if written.kinds == (bool,):
+            option = click.option(name, str(limit), flag_value="true", help=written.help)
+        else:
+            option = click.option(name, str(limit), metavar=written.metavar, help=written.help)
         command = option(command)
     return command
 
@@ -64,6 +69,7 @@ def _limit_options(command: Command) -> Command:
     metavar="NAME",
     help="Also estimate the latency on a device ('edgeprune devices', or a .toml of your own); repeatable.",
 )
+@click.option("--target", metavar="NAME", help="The accelerator that --min-eligible is about, as for 'estimate'.")
 @click.option("--show", is_flag=True, help="Only show the FILES: no limit is held, exit code 0.")
 @common_options("json")
 def check(
@@ -77,6 +83,7 @@ def check(
     why: bool,
     fast: bool,
     devices: tuple[str, ...],
+    target: str | None,
     show: bool,
     as_json: bool,
     **limits: str | None,
@@ -99,6 +106,11 @@ def check(
       max_metric_drop = "1 %"      read from ledger = "out/ledger.json"
       max_latency_ms = 12          estimated for device = "pixel3-tflite-4t-float32"
       max_latency_growth = "5 %"   of that estimate against --baseline
+      min_eligible = "80 %"        of the MACs on target = "edgetpu"
+      pattern = "2:4"              kept by every weight that can
+      max_float_ops = 0            of an integer .tflite file
+      channel_multiple = 8         of the channels between layers
+      sparse_kernels = true        XNNPACK's on Arm would run
 
     \b
     Examples:
@@ -110,7 +122,7 @@ def check(
     from edgeprune.checker.check import CheckOptions, check_files, wanted_files
 
     texts = {Limit(key): text for key, text in limits.items() if text is not None}
-    given = given_budget(texts, codec=codec, devices=devices, ledger=ledger)
+    given = given_budget(texts, codec=codec, devices=devices, ledger=ledger, target=target)
     _refuse_contradictions(files, config, texts, baseline, show=show, fast=fast, codec=codec)
     settings = None if show else _settings(files, config, limited=given is not None)
     wanted = wanted_files(files, settings, given)

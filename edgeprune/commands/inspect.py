@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgeprune.commands.options import PATH, chosen_format, common_options
 from edgeprune.errors import UsageError
 
+if TYPE_CHECKING:
+    from edgeprune.checker.size.models_behind import Source
+
 __all__ = ["inspect"]
+
+_SPARSE = "tensorrt-sparse-ampere"
 
 
 @click.command()
@@ -20,7 +26,9 @@ __all__ = ["inspect"]
     type=click.Choice(["text", "json", "markdown", "csv"]),
     help="[default: text]",
 )
-@click.option("--why", is_flag=True, help="Say where the bytes are and what would make them fewer.")
+@click.option(
+    "--why", is_flag=True, help="Say where the bytes are, what would make them fewer, and whether 2:4 would pay."
+)
 @click.option(
     "--snippet",
     "language",
@@ -58,11 +66,30 @@ def inspect(
     for refused in found.refused:
         click.echo(f"not read: {shown(refused.path)}: {shown(refused.reason)}", err=True)
     if why:
-        told = [sentence for source in found.models for sentence in reasons(source.contents, source.record)]
+        told = [
+            sentence
+            for source in found.models
+            for sentence in (*reasons(source.contents, source.record), *_two_of_four(source))
+        ]
         click.echo("\n".join(f"- {shown(sentence)}" for sentence in told), err=form != "text")
     if found.error is not None:
         raise found.error
     return 0
+
+
+def _two_of_four(source: Source) -> list[str]:
+    """Whether 2:4 would pay on a GPU that computes with it; nothing where the file does not tell."""
+    from edgeprune.checker.latency.accelerators.placement import place_operations
+    from edgeprune.report.placement_report import gain_sentence
+
+    if not source.contents.complete:
+        return []
+    gain = place_operations(source.contents, _SPARSE).gain
+    if gain is None or gain.wide_share is None:
+        return []
+    return [
+        f"Does 2:4 pay in TensorRT, by its documents (edgeprune estimate --target {_SPARSE})? {gain_sentence(gain)}."
+    ]
 
 
 def _snippet(file: Path, language: str, units: str | None, *, alone: bool) -> int:

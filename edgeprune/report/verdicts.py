@@ -14,7 +14,13 @@ _NAMES = {
     Limit.MAX_METRIC_DROP: "metric drop",
     Limit.MAX_LATENCY_MS: "latency estimate",
     Limit.MAX_LATENCY_GROWTH: "growth of latency estimate",
+    Limit.MIN_ELIGIBLE: "share of the MACs",
+    Limit.PATTERN: "fuller than",
+    Limit.MAX_FLOAT_OPS: "floating point",
+    Limit.CHANNEL_MULTIPLE: "channels off a multiple of",
+    Limit.SPARSE_KERNELS: "sparse kernels, broken",
 }
+_NAMED = 3  # layers in a sentence
 
 
 def band_text(found: Band | Estimate) -> str:
@@ -37,6 +43,10 @@ def limit_name(verdict: Verdict) -> str:
         return f"{name} ({verdict.codec})"
     if verdict.kind is Limit.MAX_METRIC_DROP and verdict.metric is not None:
         return f"{name} ({verdict.metric})"
+    if verdict.asked is not None:
+        return f"{name} {verdict.asked}"
+    if verdict.target is not None:
+        return f"{name} on {verdict.target}"
     return f"{name}, {verdict.device}" if verdict.device is not None else name
 
 
@@ -50,6 +60,8 @@ def amount(value: float | None, unit: Unit) -> str:
         return format_count(round(value))
     if unit is Unit.FRACTION:
         return format_percent(value, 2)
+    if unit in (Unit.LAYERS, Unit.OPERATIONS, Unit.CONDITIONS):
+        return f"{round(value)} {str(unit).removesuffix('s') if round(value) == 1 else unit}"
     return format_ms(value) if unit is Unit.MS else f"{value:.4f}"
 
 
@@ -59,14 +71,14 @@ def outcome_word(verdict: Verdict) -> str:
         return "cannot be checked"
     if verdict.passed:
         return "ok"
-    return "TOO LOW" if verdict.kind is Limit.MIN_SPARSITY else "OVER"
+    return "TOO LOW" if verdict.kind.is_least else "OVER"
 
 
 def verdict_line(verdict: Verdict) -> str:
     """One verdict as a sentence."""
     note = reason(verdict) if verdict.passed is None else _aside(verdict)
     held = f"{shown(verdict.path)}: {limit_name(verdict)} {amount(verdict.actual, verdict.unit)}"
-    wanted = "wanted at least" if verdict.kind is Limit.MIN_SPARSITY else "limit"
+    wanted = "wanted at least" if verdict.kind.is_least else "limit"
     limit = f"{wanted} {amount(verdict.limit, verdict.unit)}"
     if verdict.passed is None:
         return f"{held}, {limit}: CANNOT BE CHECKED ({shown(note)})"
@@ -82,6 +94,9 @@ def _aside(verdict: Verdict) -> str:
     now, before = verdict.now, verdict.before
     if verdict.kind is Limit.MAX_LATENCY_GROWTH:
         return f"from {latency_text(before)} to {latency_text(now)}" if now and before else ""
+    if verdict.kind.of_structure:
+        more = f" and {len(verdict.layers) - _NAMED} more" if len(verdict.layers) > _NAMED else ""
+        return "; ".join(verdict.layers[:_NAMED]) + more or verdict.detail
     if now is None:
         return ""
     within = now.low_ms <= verdict.limit <= now.high_ms
@@ -96,7 +111,7 @@ def reason(verdict: Verdict) -> str:
         Unknown.UNREAD: f"not read: {detail}",
         Unknown.NOT_COUNTED: detail or "not known of this file",
         Unknown.NOT_MEASURED: "not measured",
-        Unknown.NO_WEIGHTS: "it has no weights",
+        Unknown.NO_WEIGHTS: detail or "it has no weights",
         Unknown.NO_BASELINE: "it is in no baseline, and growth is its only limit; give it a limit of its own as well",
         Unknown.NOT_IN_BASELINE: _not_in_baseline(verdict),
         Unknown.OTHER_BASIS: "the baseline was estimated with another state of the profile, or version of edgeprune; "

@@ -390,11 +390,21 @@ def test_the_fixed_cost_has_a_row(covered: Path, tmp_path: Path, capsys: pytest.
     """The rows add up to the total also where every inference costs something by itself."""
     path = tmp_path / "fixed.toml"
     path.write_text(covered.read_text().replace("fixed_ms = 0.0", "fixed_ms = 2.0"))
-    assert estimate.callback(FILES / "float32.tflite", device=str(path), target=None, every=True, as_json=True) == 0
+    assert (
+        estimate.callback(
+            FILES / "float32.tflite", device=str(path), target=None, measured=None, every=True, as_json=True
+        )
+        == 0
+    )
     told = json.loads(capsys.readouterr().out)
     assert told["fixed_ms"] == 2.0
     assert sum(op["ms"] for op in told["ops"]) + 2.0 == pytest.approx(told["total_ms"])
-    assert estimate.callback(FILES / "float32.tflite", device=str(path), target=None, every=True, as_json=False) == 0
+    assert (
+        estimate.callback(
+            FILES / "float32.tflite", device=str(path), target=None, measured=None, every=True, as_json=False
+        )
+        == 0
+    )
     assert "(each inference)" in capsys.readouterr().out
 
 
@@ -404,7 +414,7 @@ def test_the_fixed_cost_has_a_row(covered: Path, tmp_path: Path, capsys: pytest.
 def test_the_verb_as_json(covered: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Keys that others read, and every number with how it was obtained."""
     code = estimate.callback(
-        FILES / "eligible_sparse.tflite", device=str(covered), target=None, every=False, as_json=True
+        FILES / "eligible_sparse.tflite", device=str(covered), target=None, measured=None, every=False, as_json=True
     )
     told = json.loads(capsys.readouterr().out)
     assert code == 0
@@ -420,7 +430,9 @@ def test_the_verb_as_json(covered: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_the_verb_as_text(covered: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The total with its band, the operations with what binds them, and whether zeros pay."""
     assert (
-        estimate.callback(FILES / "eligible_sparse.tflite", device=str(covered), target=None, every=True, as_json=False)
+        estimate.callback(
+            FILES / "eligible_sparse.tflite", device=str(covered), target=None, measured=None, every=True, as_json=False
+        )
         == 0
     )
     text = capsys.readouterr().out
@@ -437,7 +449,7 @@ def test_the_verb_ends_with_3_without_a_total(tmp_path: Path, capsys: pytest.Cap
         dense_graph(TensorSpec(shape=(3, 4), buffer=1)),
         buffers=(b"", np.ones(12, np.float32).tobytes()),
     )
-    assert estimate.callback(path, device=PIXEL3, target=None, every=False, as_json=False) == 3
+    assert estimate.callback(path, device=PIXEL3, target=None, measured=None, every=False, as_json=False) == 3
     assert "not estimated: fully connected" in capsys.readouterr().out
 
 

@@ -12,7 +12,8 @@ import pytest
 from places import TESTS
 
 from edgeprune.checker.latency.accelerators.checks import CHECKS
-from edgeprune.checker.latency.accelerators.placement import Maps, Placement, place_operations
+from edgeprune.checker.latency.accelerators.placement import place_operations
+from edgeprune.checker.latency.accelerators.placement_records import Maps, Placement
 from edgeprune.checker.latency.accelerators.rules import find_accelerator, target_names
 from edgeprune.commands.estimate import estimate
 from edgeprune.errors import InputError, UsageError

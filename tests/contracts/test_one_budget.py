@@ -14,13 +14,15 @@ from made_ledgers import entry, estimate, ledger, score, stage
 from places import ROOT, TESTS
 
 from edgeprune.artifact import sha256_of
-from edgeprune.checker.budget import LIMITS, Budget, given_budget, read_budget
+from edgeprune.checker.budget import Budget, given_budget, read_budget
 from edgeprune.checker.config import load_config
 from edgeprune.checker.judge import budget_verdicts, run_verdicts
 from edgeprune.checker.latency.estimate import basis_of
 from edgeprune.checker.latency.profiles import find_profile
 from edgeprune.checker.size.baseline import Baseline, entry_record
+from edgeprune.checker.written import LIMITS
 from edgeprune.errors import RecipeError, UsageError
+from edgeprune.formats import read_contents
 from edgeprune.host.toml_values import read_toml
 from edgeprune.ledger import Ledger
 from edgeprune.maker.recipe.entries import run_baseline
@@ -39,6 +41,19 @@ WRITTEN: dict[Limit, tuple[str, str]] = {
     Limit.MAX_METRIC_DROP: ("0.03", '"1 %"'),
     Limit.MAX_LATENCY_MS: ("5.5", "5"),
     Limit.MAX_LATENCY_GROWTH: ("0.11", '"9 %"'),
+    Limit.MIN_ELIGIBLE: ('"50 %"', "1.0"),
+    Limit.PATTERN: ('"127:128"', '"1:2"'),
+    Limit.MAX_FLOAT_OPS: ("1", "0"),
+    Limit.CHANNEL_MULTIPLE: ("128", "256"),
+    Limit.SPARSE_KERNELS: ("true", "true"),
+}
+# Limits that are of the file itself: one that keeps them and one that does not.
+HELD: dict[Limit, tuple[str, str]] = {
+    Limit.MIN_ELIGIBLE: ("int8", "int8"),
+    Limit.PATTERN: ("int8", "int8"),
+    Limit.CHANNEL_MULTIPLE: ("int8", "int8"),
+    Limit.MAX_FLOAT_OPS: ("int8", "float32"),
+    Limit.SPARSE_KERNELS: ("eligible_sparse", "float32_sparse"),
 }
 
 
@@ -69,7 +84,8 @@ def run(tmp_path: Path) -> tuple[Ledger, Baseline, Path]:
 def table(limit: Limit, text: str) -> str:
     """The lines of a table with the limit."""
     of_device = limit in (Limit.MAX_LATENCY_MS, Limit.MAX_LATENCY_GROWTH)
-    return f"{limit} = {text}\n" + (f'device = "{DEVICE}"\n' if of_device else "")
+    more = f'device = "{DEVICE}"\n' if of_device else 'target = "edgetpu"\n' if limit is Limit.MIN_ELIGIBLE else ""
+    return f"{limit} = {text}\n{more}"
 
 
 def in_recipe(folder: Path, limit: Limit, text: str) -> Budget:
@@ -100,6 +116,7 @@ def on_command_line(folder: Path, limit: Limit, text: str) -> Budget:
         {limit: text.strip('"')},
         devices=(DEVICE,) if of_device else (),
         ledger=folder / "ledger.json" if limit is Limit.MAX_METRIC_DROP else None,
+        target="edgetpu" if limit is Limit.MIN_ELIGIBLE else None,
     )
     assert budget is not None
     return budget
@@ -109,11 +126,15 @@ def judged(run: tuple[Ledger, Baseline, Path], budget: Budget, *, of_run: bool) 
     """The one verdict on the file: of the run itself, or of a check with its ledger."""
     made, baseline, folder = run
     if of_run:
-        (verdict,) = run_verdicts(made, budget, baseline)
+        (verdict,) = run_verdicts(made, budget, baseline, folder)
     else:
         (shipped,) = made.stages[-1].artifacts
         (verdict,) = budget_verdicts(
-            entry_record(shipped), [budget], baseline.find("m.tflite"), file=folder / "m.tflite"
+            entry_record(shipped),
+            [budget],
+            baseline.find("m.tflite"),
+            file=folder / "m.tflite",
+            contents=read_contents(folder / "m.tflite") if budget.limits_structure else None,
         )
     return verdict
 
@@ -123,6 +144,8 @@ def judged(run: tuple[Ledger, Baseline, Path], budget: Budget, *, of_run: bool) 
 def test_each_limit_from_each_place(run: tuple[Ledger, Baseline, Path], limit: Limit, kept: bool) -> None:
     """Kept and broken alike, with the same number on both sides."""
     folder, text = run[2], WRITTEN[limit][not kept]
+    if limit in HELD:
+        shutil.copy(FILES / f"{HELD[limit][not kept]}.tflite", folder / "m.tflite")
     verdicts = [
         judged(run, in_recipe(folder, limit, text), of_run=True),
         judged(run, in_configuration(folder, limit, text), of_run=False),
@@ -159,10 +182,13 @@ BEYOND: dict[Limit, tuple[str, tuple[float, ...]]] = {
     Limit.MAX_METRIC_DROP: ("max_metric_drop", (-0.1, math.inf)),
     Limit.MAX_LATENCY_MS: ("max_latency_ms", (-1, 0, math.inf)),
     Limit.MAX_LATENCY_GROWTH: ("max_latency_growth", (-0.1, math.nan)),
+    Limit.MIN_ELIGIBLE: ("min_eligible", (-0.1, 1.1, math.nan)),
+    Limit.MAX_FLOAT_OPS: ("max_float_ops", (-1, 1.5)),
+    Limit.CHANNEL_MULTIPLE: ("channel_multiple", (-8, 1, 8.5)),
 }
 
 
-@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("limit", BEYOND)
 def test_bounds_are_the_same_everywhere(tmp_path: Path, limit: Limit) -> None:
     """What a Budget made in Python refuses, no recipe, configuration or option brings in."""
     field, values = BEYOND[limit]

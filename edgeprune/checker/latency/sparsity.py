@@ -240,7 +240,8 @@ def _ethos(graph: Graph) -> SparsityAdvice:
         target="Ethos-U (compiled by Vela)",
         pays=Pays.UNKNOWN if good else Pays.NO,
         rule="weights are compressed without loss and decoded on the way in: zeros shorten that stream, so only "
-        "operations bound by weight traffic gain; multiplications are not skipped",
+        "operations bound by weight traffic gain; multiplications are skipped by Ethos-U85 alone, where 2 of 4 inputs "
+        "are zero (edgeprune estimate FILE --target ethos-u85)",
         conditions=conditions,
         change="compile it with Vela with and without pruning and compare its cycle estimates"
         if good
@@ -258,7 +259,8 @@ def _two_of_four() -> SparsityAdvice:
         rule="two of four consecutive weights zero is a format of NVIDIA tensor cores (Ampere and later) through "
         "TensorRT; no phone runtime of this format uses it",
         conditions=(Condition(rule="a sparse tensor core", met=False, found="no processor that runs this format"),),
-        change="export to ONNX for TensorRT if that is the target; otherwise fewer channels make it faster",
+        change="edgeprune estimate FILE --target tensorrt-sparse-ampere tells whether it would pay in TensorRT; "
+        "otherwise fewer channels make it faster",
         source="NVIDIA, TensorRT developer guide, structured sparsity",
     )
 

@@ -115,7 +115,7 @@ class _Run:
             seed=self.recipe.seed,
             stages=tuple(self.stages),
         )
-        ledger = replace(ledger, verdicts=run_verdicts(ledger, self.recipe.budget, self.baseline))
+        ledger = replace(ledger, verdicts=run_verdicts(ledger, self.recipe.budget, self.baseline, self.folder))
         return replace(ledger, summary=tuple(summary_sentences(ledger)))
 
     def _splits(self) -> dict[str, Samples]:

@@ -1,4 +1,4 @@
-"""The checks that rules of accelerators are made of: each looks at one operation of a .tflite file.
+"""The checks that rules of accelerators are made of: each looks at one operation of a .tflite file, or at its weights.
 
 A check says "" where it is met, what was found where it is not, and None where the file or the rule does not tell. The
 rules themselves, with their figures and sources, are data (the .toml files here).
@@ -12,6 +12,7 @@ from typing import Any
 
 from edgeprune.checker.latency.accelerators.option_checks import OPTION_CHECKS
 from edgeprune.checker.latency.accelerators.view import OpView, listed, shape_text
+from edgeprune.checker.latency.accelerators.weight_checks import WEIGHT_CHECKS
 
 __all__ = ["CHECKS"]
 
@@ -181,7 +182,7 @@ def _not_read(_: OpView, __: Any) -> None:
     """A rule that is published without a figure, or that is about what is not read here."""
 
 
-CHECKS: Mapping[str, Callable[[OpView, Any], str | None]] = {
+CHECKS: Mapping[str, Callable[[Any, Any], str | None]] = {
     check.__name__.lstrip("_"): check
     for check in (
         *(_activation_types, _constant_types, _types_of_inputs, _type_of_input, _fixed_sizes),
@@ -191,4 +192,4 @@ CHECKS: Mapping[str, Callable[[OpView, Any], str | None]] = {
         *(_same_types, _weight_sum, _not_read, _one_scale_of_input, _weights_least),
         _axes_most,
     )
-} | dict(OPTION_CHECKS)
+} | {**OPTION_CHECKS, **WEIGHT_CHECKS}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
-from edgeprune.checker.latency.accelerators.rules import Accelerator, Source, find_accelerator
+from edgeprune.checker.latency.accelerators.placement_records import Maps, OpPlacement, Placement
+from edgeprune.checker.latency.accelerators.rules import Accelerator, find_accelerator
+from edgeprune.checker.latency.accelerators.sparse_cores import place_weights
+from edgeprune.checker.latency.accelerators.sparse_table import SparseTable
 from edgeprune.checker.latency.accelerators.view import OpView
 from edgeprune.checker.latency.sparsity import Condition
 from edgeprune.errors import InputError
@@ -14,68 +16,20 @@ from edgeprune.formats.contents import Contents
 from edgeprune.formats.graph import Graph
 from edgeprune.formats.precision import tflite_precision
 
-__all__ = ["Maps", "OpPlacement", "Placement", "place_operations"]
+__all__ = ["place_operations"]
 
 _UNLISTED = "in the list of operations"
 
 
-class Maps(enum.StrEnum):
-    """Whether the accelerator takes an operation, or every one of a file."""
+def place_operations(contents: Contents, target: str, table: SparseTable | None = None) -> Placement:
+    """Hold each operation of a file against the rules of a target; `table` is what a GPU with sparse tensor cores
+    measured.
 
-    YES = "yes"
-    NO = "no"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpPlacement:
-    """An operation, whether it maps, and the conditions that fail or that could not be evaluated, each with its source.
-
-    `output` is the name of what it computes.
-    """
-
-    index: int
-    op: str
-    output: str
-    macs: int
-    maps: Maps
-    conditions: tuple[Condition, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """Where the operations of a file run on a target with an accelerator, by its published rules: nothing was compiled
-    and nothing measured.
-
-    `refused` says why nothing maps where the whole file is of a kind that the target cannot run; `ops` are then empty.
-    """
-
-    target: str
-    title: str
-    compiler: str
-    maps: Maps
-    ops: tuple[OpPlacement, ...]
-    sources: tuple[Source, ...]
-    refused: str = ""
-    note: str = ""
-
-    def of(self, maps: Maps) -> tuple[OpPlacement, ...]:
-        """The operations with this answer, in order."""
-        return tuple(op for op in self.ops if op.maps is maps)
-
-    @property
-    def macs_share(self) -> float | None:
-        """Share of the multiplications in operations that map; None where there are none."""
-        macs = sum(op.macs for op in self.ops)
-        return sum(op.macs for op in self.of(Maps.YES)) / macs if macs else None
-
-
-def place_operations(contents: Contents, target: str) -> Placement:
-    """Hold each operation of a .tflite file against the rules of a target.
-
-    Raises UsageError for an unknown target, InputError for a file of another format.
+    Raises UsageError for an unknown target, InputError for a file of a format that the target's rules do not read.
     """
     accelerator = find_accelerator(target)
+    if accelerator.pattern:
+        return _of_weights(contents, accelerator, table)
     graph = contents.graph
     if graph is None:
         raise InputError(
@@ -91,11 +45,22 @@ def place_operations(contents: Contents, target: str) -> Placement:
             "edgeprune convert --precision int8 --io-type int8 makes one",
         )
     ops = tuple(_in_parts(graph, accelerator))
-    answers = {op.maps for op in ops}
-    maps = Maps.NO if Maps.NO in answers else Maps.UNKNOWN if Maps.UNKNOWN in answers or not ops else Maps.YES
     others = len({op.subgraph for op in graph.ops} - {0})
     note = f"{others} other subgraphs of the file are not looked at" if others else ""
-    return _placement(accelerator, maps, ops, note=note)
+    return _placement(accelerator, _together(ops), ops, note=note)
+
+
+def _together(ops: tuple[OpPlacement, ...]) -> Maps:
+    answers = {op.maps for op in ops}
+    return Maps.NO if Maps.NO in answers else Maps.UNKNOWN if Maps.UNKNOWN in answers or not ops else Maps.YES
+
+
+def _of_weights(contents: Contents, accelerator: Accelerator, table: SparseTable | None) -> Placement:
+    if not contents.complete:
+        raise InputError(f"{contents.path}: {contents.note}; {accelerator.target} needs the weights: export it to ONNX")
+    ops, gain = place_weights(contents, accelerator, table)
+    note = "" if ops else "nothing in the file multiplies stored weights"
+    return replace(_placement(accelerator, _together(ops), ops, note=note), gain=gain)
 
 
 def _placement(

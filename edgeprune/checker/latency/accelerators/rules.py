@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.checker.latency.accelerators.checks import CHECKS
-from edgeprune.checker.latency.accelerators.view import OpView
+from edgeprune.checker.latency.accelerators.view import View
 from edgeprune.checker.latency.sparsity import Condition
 from edgeprune.errors import UsageError
 
@@ -48,9 +48,9 @@ class Rule:
     when: Mapping[str, list[int]] = field(default_factory=dict)
     unless: Mapping[str, list[int]] = field(default_factory=dict)
 
-    def applies(self, view: OpView) -> bool:
+    def applies(self, view: View) -> bool:
         """Whether it is about this operation."""
-        kind = view.op.kind
+        kind = view.kind
         if kind in self.excepted or not ("*" in self.ops or kind in self.ops):
             return False
         attributes = view.attributes
@@ -58,7 +58,7 @@ class Rule:
             return False
         return not self.unless or not all(attributes.get(name) in among for name, among in self.unless.items())
 
-    def condition(self, view: OpView) -> Condition:
+    def condition(self, view: View) -> Condition:
         """How it stands with an operation that it is about."""
         found = CHECKS[self.check](view, self.value)
         met = None if found is None or (found and self.otherwise == "unknown") else not found
@@ -72,6 +72,8 @@ class Accelerator:
 
     `operations` are those that it lists. `parts` is "first" where only the operations up to the first that stays on the
     CPU are taken, "any" where each stands for itself; a kind in `passes` ends no part where it reads a float input.
+    `pattern` ("2:4") is what weights must keep where the rules are about the weights of a file of any format; then
+    `operations` are "convolution" and "matmul".
     """
 
     target: str
@@ -86,6 +88,7 @@ class Accelerator:
     parts_source: Source
     rules: tuple[Rule, ...]
     sources: tuple[Source, ...]
+    pattern: str = ""
 
 
 @cache
@@ -124,6 +127,7 @@ def find_accelerator(target: str) -> Accelerator:
         parts_source=sources[part["source"]],
         rules=tuple(_rule(row, sources) for row in table["rules"]),
         sources=tuple(sources.values()),
+        pattern=table.get("pattern", ""),
     )
 
 

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from edgeprune.formats.graph import Graph, Op, Quantization, Tensor
 
-__all__ = ["OpView", "listed", "shape_text"]
+__all__ = ["OpView", "View", "listed", "shape_text"]
+
+
+class View(Protocol):
+    """What a rule asks of any operation; its check looks at the rest."""
+
+    @property
+    def kind(self) -> str:
+        """As the document lists it."""
+        ...
+
+    @property
+    def attributes(self) -> Mapping[str, int]:
+        """Version and options."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +32,11 @@ class OpView:
     graph: Graph
     op: Op
     index: int
+
+    @property
+    def kind(self) -> str:
+        """As the schema spells it."""
+        return self.op.kind
 
     @property
     def attributes(self) -> Mapping[str, int]:
