@@ -17,7 +17,7 @@ import numpy as np
 from edgeprune.maker.quantization.places import Places, RoundedConstant, RoundedKernel, apart, in_order
 from edgeprune.maker.quantization.traced import TracedModel, computed, source_of
 
-__all__ = ["KERNELS", "FoundConstant", "FoundKernel", "Match", "match_places"]
+__all__ = ["KERNELS", "LAYOUTS", "PADS", "FoundConstant", "FoundKernel", "Match", "Shift", "match_places"]
 
 # Operation -> (the place of its kernel among its inputs, the axes of the kernel that number its output channels, the
 # kernel's axes in the orders in which a file may have them). TensorFlow API: HWIO, HWIM, HWOI, IO; TFLite: OHWI,
@@ -33,20 +33,34 @@ KERNELS: dict[str, tuple[int, tuple[int, ...], tuple[tuple[int, ...], ...]]] = {
 _QUOTIENTS = ("Div", "RealDiv")
 _PAIRS = ("Add", "AddV2", "Maximum", "Minimum", "Mul", "Sub", *_QUOTIENTS)
 _SUMS = ("BiasAdd", "Add", "AddV2", "Sub")
-_LAYOUTS = ("ExpandDims", "Identity", "Reshape", "Squeeze", "Transpose")
+LAYOUTS = ("ExpandDims", "Identity", "Reshape", "Squeeze", "Transpose")
+PADS = ("BatchToSpaceND", "MirrorPad", "Pad", "PadV2", "SpaceToBatchND")
 _CLOSE = 2e-5  # of the largest number of a kernel: what float32 loses on another way
 _ALIKE = 2e-4  # of the largest value of a tensor: the same, behind dozens of layers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shift:
+    """A node that adds the tensor `added` (or subtracts it) to what a kernel made, `factors` multiplications behind
+    it."""
+
+    node: str
+    added: str
+    factors: int
+    subtracted: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FoundKernel:
     """The kernel that one node reads, the tensors that multiply its output channels behind it, and whether each channel
-    has a scale of its own; `name` is the file's, which has `times` the numbers."""
+    has a scale of its own; `name` is the file's, which has `times` the numbers. `shifts` are the sums behind it that
+    the file has as one bias, each with the number of factors before it."""
 
     name: str
     node: str
     kernel: str
     factors: tuple[str, ...]
+    shifts: tuple[Shift, ...]
     channels: tuple[int, ...]
     per_channel: bool
     times: float
@@ -131,26 +145,26 @@ def _passes_on(traced: TracedModel, name: str, others: Sequence[str]) -> bool:
     """Whether all that reads the node makes the same numbers of it here, a bias of zeros say: the tensor is what that
     makes."""
     readers = traced.readers.get(name, [])
-    return len(readers) == 1 and readers[0].name in others and readers[0].op not in _LAYOUTS
+    return len(readers) == 1 and readers[0].name in others and readers[0].op not in LAYOUTS
 
 
 def _only_laid_out(traced: TracedModel, name: str, others: Sequence[str]) -> bool:
     """Whether the node only lays out anew what another node of the group computes: that is rounded already."""
     node = traced.nodes[name.split(":")[0]]
-    return node.op in _LAYOUTS and source_of(node.input[0]) in others
+    return node.op in LAYOUTS and source_of(node.input[0]) in others
 
 
 def _kernels(traced: TracedModel, wanted: Sequence[RoundedKernel]) -> tuple[list[FoundKernel], list[str]]:
     """(The kernels that the file rounds, the names of those that no node has)."""
     candidates = [
-        (node, factors)
+        (node, factors, shifts)
         for node in traced.definition.node
         if node.op in KERNELS and node.name in traced.of_samples and _by_variables(traced, node)
-        for factors in _factors(traced, node)
+        for factors, shifts in _behind(traced, node)
     ]
-    values = _values(traced, {name for node, factors in candidates for name in (_kernel_of(node), *factors)})
+    values = _values(traced, {name for node, factors, _ in candidates for name in (_kernel_of(node), *factors)})
     found: dict[str, list[FoundKernel]] = {}
-    for node, factors in candidates:
+    for node, factors, shifts in candidates:
         folded = _folded(node, values[_kernel_of(node)], [values[name] for name in factors])
         fits = ((kernel, _ratio(one, kernel.values)) for kernel in wanted for one in folded)
         place, times = next(((kernel, ratio) for kernel, ratio in fits if ratio is not None), (None, 0.0))
@@ -160,6 +174,7 @@ def _kernels(traced: TracedModel, wanted: Sequence[RoundedKernel]) -> tuple[list
                 node=node.name,
                 kernel=_kernel_of(node),
                 factors=factors,
+                shifts=shifts,
                 channels=_channels(node),
                 per_channel=place.axis is not None,
                 times=times,
@@ -196,21 +211,25 @@ def _by_variables(traced: TracedModel, node: Any) -> bool:
     return _kernel_of(node).split(":")[0] not in traced.of_samples
 
 
-def _factors(traced: TracedModel, node: Any) -> list[tuple[str, ...]]:
-    """The tensors that multiply a node's channels one after the other, the most of them first: what a converter may
-    have folded into its kernel."""
-    found: list[tuple[str, ...]] = [()]
+def _behind(traced: TracedModel, node: Any) -> list[tuple[tuple[str, ...], tuple[Shift, ...]]]:
+    """What a converter may have folded into a node's kernel and bias, the most of it first: the tensors that multiply
+    its channels one after the other, and what is added to them up to the next multiplication."""
+    found: list[tuple[tuple[str, ...], tuple[Shift, ...]]] = [((), ())]
     at = node.name
     while True:
         readers = traced.readers.get(at, [])
         if len(readers) != 1 or at in traced.outputs:
             return found[::-1]
-        reader = readers[0]
-        others = [source_of(name) for name in reader.input if source_of(name) != at and not name.startswith("^")]
+        reader, (factors, shifts) = readers[0], found[-1]
+        sides = [source_of(name) for name in reader.input if not name.startswith("^")]
+        others = [name for name in sides if name != at]
         fixed = all(name.split(":")[0] not in traced.of_samples for name in others)
         if reader.op == "Mul" and len(others) == 1 and fixed:
-            found.append((*found[-1], others[0]))
-        elif not ((reader.op in _SUMS and fixed) or reader.op in _LAYOUTS):
+            found.append(((*factors, others[0]), shifts))
+        elif reader.op in _SUMS and len(others) == 1 and fixed and sides[0] == at:
+            shift = Shift(node=reader.name, added=others[0], factors=len(factors), subtracted=reader.op == "Sub")
+            found[-1] = factors, (*shifts, shift)
+        elif not ((reader.op in _SUMS and fixed) or reader.op in LAYOUTS):
             return found[::-1]
         at = reader.name
 

@@ -17,13 +17,14 @@ from edgeprune.formats.tflite.scales import CANDIDATES, MANTISSA_BITS
 from edgeprune.maker.keras.graphs import functional_of
 from edgeprune.maker.keras.models import input_specs, keras_module, output_names
 from edgeprune.maker.keras.types import Tensor
-from edgeprune.maker.quantization.matching import FoundKernel, Match
+from edgeprune.maker.quantization.matching import LAYOUTS, PADS, FoundKernel, Match
 from edgeprune.maker.quantization.places import Places
 from edgeprune.maker.quantization.traced import TracedModel, function_of, source_of
 
 __all__ = ["Simulation"]
 
 LEVELS = 127.0  # of a kernel, on each side of zero
+STEPS = 255.0  # of a tensor, between the ends of its range
 MOMENTUM = 0.9  # of a range: how much of it stays at a step
 
 
@@ -109,10 +110,12 @@ class _RoundedFunction:
 
     def __init__(self, traced: TracedModel, match: Match, *, slim: bool) -> None:
         self.traced, self.match, self.slim = traced, match, slim
-        self.weights = list(dict.fromkeys(n for k in match.kernels for n in (k.kernel, *k.factors)))
-        self.weights += [one.constant for one in match.constants if one.constant not in self.weights]
+        self.read = {name: number for number, nodes in enumerate(match.tensors) for name in nodes}
+        self.biases = [(k, at) for k in match.kernels if k.shifts and (at := self._range_of(k)) is not None]
+        weights = [name for k in match.kernels for name in (k.kernel, *k.factors, *(shift.added for shift in k.shifts))]
+        self.weights = list(dict.fromkeys([*weights, *(one.constant for one in match.constants)]))
         self.before = traced.function([], self.weights) if self.weights else None
-        definition, feeds, tapped = _rounded_definition(traced, match)
+        definition, feeds, tapped = _rounded_definition(traced, match, [kernel for kernel, _ in self.biases])
         self.groups = [[tapped.index(name) for name in nodes] for nodes in match.tensors]
         ends = [_rounded(name, tapped) for name in traced.outputs]
         self.count = len(ends)
@@ -126,10 +129,13 @@ class _RoundedFunction:
 
         rest = self.traced.rest()
         values = dict(zip(self.weights, self.before(*rest), strict=True)) if self.before else {}
-        kernels = [_rounded_kernel(kernel, values, slim=self.slim) for kernel in self.match.kernels]
+        rounded = {k.node: _rounded_kernel(k, values, slim=self.slim) for k in self.match.kernels}
+        kernels = [kernel for kernel, _ in rounded.values()]
+        scales = (tf.maximum(largest, 0.0) - tf.minimum(least, 0.0)) / STEPS
+        biases = [_rounded_bias(k, values, rounded[k.node][1] * scales[at]) for k, at in self.biases]
         constants = [_rounded_constant(values[one.constant], one.inverted) for one in self.match.constants]
         ranges = [limit for pair in zip(tf.unstack(least), tf.unstack(largest), strict=True) for limit in pair]
-        made = self.whole(*inputs, *kernels, *constants, *ranges, *rest)
+        made = self.whole(*self._as_read(inputs, least, largest), *kernels, *biases, *constants, *ranges, *rest)
         outputs, tapped = list(made[: self.count]), made[self.count :]
         zero = tf.zeros(())
         seen = [
@@ -138,10 +144,46 @@ class _RoundedFunction:
         ]
         return outputs, (tf.stop_gradient(seen[0]), tf.stop_gradient(seen[1]))
 
+    def _range_of(self, kernel: FoundKernel) -> int | None:
+        """The number of the range of what a kernel is multiplied with."""
+        at = kernel.node
+        while True:
+            node = self.traced.nodes[at]
+            reads = [n for n in map(source_of, node.input) if n.split(":")[0] in self.traced.of_samples]
+            if len(reads) != 1 or (at != kernel.node and node.op not in (*LAYOUTS, *PADS)):
+                return None
+            if reads[0] in self.read:
+                return self.read[reads[0]]
+            at = reads[0].split(":")[0]
 
-def _rounded_definition(traced: TracedModel, match: Match) -> tuple[Any, list[str], list[str]]:
-    """(The graph with places to feed kernels, constants and ranges and with rounding behind tensors; the names to feed,
-    in this order; the tensors that are rounded)."""
+    def _as_read(self, inputs: Sequence[Tensor], least: Any, largest: Any) -> list[Tensor]:
+        """The inputs as the file's first operations round them.
+
+        Pixels that were scaled to -1..1 lie halfway between two steps, all of them, so that an error of a float32's
+        last bit decides: what the runtime does is done here, and not only what it means.
+        """
+        groups = [self.read.get(name) for name in self.traced.inputs]
+        pairs = zip(inputs, groups, strict=True)
+        return [one if at is None else _read_input(one, least[at], largest[at]) for one, at in pairs]
+
+
+def _read_input(values: Any, least: Any, largest: Any) -> Any:
+    """An input on the grid of its range, by the reciprocal of the scale and to even, as XNNPACK's conversion from
+    float32 to int8 does."""
+    import tensorflow as tf
+
+    ends = [tf.cast(end, tf.float64) for end in (tf.minimum(least, 0.0), tf.maximum(largest, 0.0))]
+    exact = (ends[1] - ends[0]) / STEPS
+    scale, lowest = tf.cast(exact, tf.float32), tf.cast(tf.round(tf.math.divide_no_nan(ends[0], exact)), tf.float32)
+    numbers = tf.round(values * tf.math.reciprocal_no_nan(scale))
+    return tf.clip_by_value(numbers, lowest, lowest + STEPS) * scale
+
+
+def _rounded_definition(
+    traced: TracedModel, match: Match, biased: Sequence[FoundKernel]
+) -> tuple[Any, list[str], list[str]]:
+    """(The graph with places to feed kernels, the last sums behind those of `biased`, constants and ranges and with
+    rounding behind tensors; the names to feed, in this order; the tensors that are rounded)."""
     definition = type(traced.definition)()
     definition.CopyFrom(traced.definition)
     nodes = {node.name: node for node in definition.node}
@@ -149,6 +191,9 @@ def _rounded_definition(traced: TracedModel, match: Match) -> tuple[Any, list[st
     for number, kernel in enumerate(match.kernels):
         feeds.append(_placeholder(definition, f"edgeprune/kernel{number}"))
         _read_instead(nodes[kernel.node], kernel.kernel, feeds[-1])
+    for number, kernel in enumerate(biased):
+        feeds.append(_placeholder(definition, f"edgeprune/bias{number}"))
+        _read_instead(nodes[kernel.shifts[-1].node], kernel.shifts[-1].added, feeds[-1])
     for number, one in enumerate(match.constants):
         feeds.append(_placeholder(definition, f"edgeprune/constant{number}"))
         _read_instead(nodes[one.node], one.constant, feeds[-1])
@@ -183,9 +228,9 @@ def _read_instead(node: Any, name: str, other: str) -> None:
             node.input[place] = other
 
 
-def _rounded_kernel(kernel: FoundKernel, values: Mapping[str, Any], *, slim: bool) -> Any:
-    """The kernel of a node as if the file's were read: rounded together with the factors behind it, then without them
-    again."""
+def _rounded_kernel(kernel: FoundKernel, values: Mapping[str, Any], *, slim: bool) -> tuple[Any, Any]:
+    """(The kernel of a node as if the file's were read: rounded together with the factors behind it, then without them
+    again; the scale of each channel, or of all, in the file)."""
     import tensorflow as tf
 
     own = values[kernel.kernel]
@@ -198,9 +243,11 @@ def _rounded_kernel(kernel: FoundKernel, values: Mapping[str, Any], *, slim: boo
     folded = own * factor
     axes = [axis for axis in range(len(shape)) if not kernel.per_channel or axis not in kernel.channels]
     scale = tf.reduce_max(tf.abs(folded), axis=axes, keepdims=True) / LEVELS
-    on_grid = _on_slim_grid(folded, scale, axes) if slim else _on_grid(folded, scale)
-    back = tf.math.divide_no_nan(on_grid, factor)
-    return own + tf.stop_gradient(tf.where(factor == 0, tf.zeros_like(own), back - own))
+    if slim:
+        scale = _slim_scale(folded, scale, axes)
+    back = tf.math.divide_no_nan(_on_grid(folded, scale), factor)
+    made = own + tf.stop_gradient(tf.where(factor == 0, tf.zeros_like(own), back - own))
+    return made, tf.stop_gradient(tf.reshape(scale, [-1]))
 
 
 def _on_grid(values: Any, scale: Any) -> Any:
@@ -209,19 +256,35 @@ def _on_grid(values: Any, scale: Any) -> Any:
     return tf.round(tf.math.divide_no_nan(values, scale)) * scale
 
 
-def _on_slim_grid(values: Any, scale: Any, axes: Sequence[int]) -> Any:
-    """The values on the grid of the slim scale that fits them best, as `converters.slim_scales.fitted` chooses it."""
+def _slim_scale(values: Any, scale: Any, axes: Sequence[int]) -> Any:
+    """The slim scale whose grid fits the values best, as `converters.slim_scales.fitted` chooses it."""
     import tensorflow as tf
 
     rest = (1 << (23 - MANTISSA_BITS)) - 1
     words = tf.bitwise.bitwise_and(tf.bitcast(scale, tf.int32) + rest, ~rest)
-    made = [_on_grid(values, tf.bitcast(words + place * (rest + 1), tf.float32)) for place in range(CANDIDATES)]
-    off = tf.stack([tf.reduce_sum(tf.square(one - values), axis=axes, keepdims=True) for one in made])
-    best = tf.reduce_min(off, axis=0)
-    chosen = made[-1]
+    slim = [tf.bitcast(words + place * (rest + 1), tf.float32) for place in range(CANDIDATES)]
+    off = [tf.reduce_sum(tf.square(_on_grid(values, one) - values), axis=axes, keepdims=True) for one in slim]
+    best = functools.reduce(tf.minimum, off)
+    chosen = slim[-1]
     for place in reversed(range(CANDIDATES - 1)):  # of equal ones the first
-        chosen = tf.where(off[place] <= best, made[place], chosen)
+        chosen = tf.where(off[place] <= best, slim[place], chosen)
     return chosen
+
+
+def _rounded_bias(kernel: FoundKernel, values: Mapping[str, Any], scale: Any) -> Any:
+    """What the last sum behind a kernel adds, so that all sums together are a multiple of `scale`, the product of the
+    scales of kernel and input: the file has them as one int32 number a channel."""
+    import tensorflow as tf
+
+    def behind(first: int) -> Any:
+        factors = [tf.reshape(values[name], [-1]) for name in kernel.factors[first:]]
+        return functools.reduce(tf.multiply, factors, tf.ones(()))
+
+    parts = [tf.reshape(values[s.added], [-1]) * behind(s.factors) * (-1 if s.subtracted else 1) for s in kernel.shifts]
+    total, last = functools.reduce(tf.add, parts), kernel.shifts[-1]
+    own = values[last.added]
+    off = tf.math.divide_no_nan(_on_grid(total, scale) - total, behind(last.factors) * (-1 if last.subtracted else 1))
+    return own + tf.stop_gradient(tf.where(tf.math.is_finite(off), off, 0.0))
 
 
 def _rounded_constant(own: Any, inverted: bool) -> Any:
