@@ -105,8 +105,8 @@ class _Done:
     "--sparsity",
     metavar="FRACTION|N:M",
     callback=lambda _, __, text: None if text is None else sparsity_of(text),
-    help="magnitude: fraction of weights to remove, for example 0.8; or a pattern, for example 2:4: at most 2 non-zeros "
-    "of 4 consecutive inputs of an output.",
+    help="magnitude: fraction of weights to remove, for example 0.8; or a pattern, for example 2:4: at most 2 "
+    "non-zeros of 4 consecutive inputs of an output.",
 )
 @click.option("--ratio", type=float, help="channel: fraction of channels to remove, for example 0.4.")
 @click.option("--macs", type=float, help="channel: share of the MACs to keep, for example 0.5.")
@@ -174,7 +174,8 @@ def prune(
 
     --style magnitude sets the smallest weights to zero: the file keeps its size on disk and its speed, the download
     shrinks. With --sparsity 2:4 they lie in the pattern that sparse tensor cores want. --style channel removes whole
-    channels with everything that is tied to them: a smaller and faster model of the same layers. With --data the model is scored before and after. To recover accuracy: edgeprune finetune.
+    channels with everything that is tied to them: a smaller and faster model of the same layers. With --data the model
+    is scored before and after. To recover accuracy: edgeprune finetune.
 
     \b
     Examples:

@@ -293,10 +293,9 @@ def report_sparsity(
     layers = []
     zeros = elements = 0
     for target in targets:
-        weights, layout = np.asarray(target.variable), target.layout
+        weights = np.asarray(target.variable)
         count = int(weights.size - np.count_nonzero(weights))
         zeros, elements = zeros + count, elements + weights.size
-        counted = options.pattern is not None and isinstance(layout, Layout)
         layers.append(
             LayerSparsity(
                 layer=target.layer,
@@ -305,7 +304,7 @@ def report_sparsity(
                 elements=weights.size,
                 asked=options.fraction if options.scope == "layer" else None,
                 got=count / weights.size,
-                violations=violations_of(weights, layout, options.pattern) if counted else None,
+                violations=_violations(weights, target.layout, options.pattern),
             )
         )
     return PruneReport(
@@ -316,6 +315,10 @@ def report_sparsity(
         pattern=str(options.pattern) if options.pattern else None,
         reordering=reordering,
     )
+
+
+def _violations(weights: Floats, layout: Layout | str, pattern: Pattern | None) -> int | None:
+    return violations_of(weights, layout, pattern) if pattern is not None and isinstance(layout, Layout) else None
 
 
 def prune_magnitude(model: Model, options: MagnitudeOptions, *, samples: Samples | None = None) -> PruneResult:

@@ -129,7 +129,7 @@ class Masks:
         """The weights behind the zeros back in place for the update, and gradients that draw them to zero."""
         ops, made = self._keras.ops, list(grads)
         places = {id(variable): place for place, variable in enumerate(variables)}
-        going = self.step() < (self.plan.schedule.end_step if self.plan.schedule else 0)
+        going = ops.less(self.step(), self.plan.schedule.end_step if self.plan.schedule else 0)
         for target in self.targets:
             place = places.get(id(target.variable))
             if target.key not in self.behind or place is None or made[place] is None:
