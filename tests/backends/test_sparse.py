@@ -147,6 +147,7 @@ def test_a_pattern_is_refused_where_it_cannot_be(keras: Any) -> None:
         ({"sparsity": "2:4", "permute": True}, "reorder_channels"),
         ({"sparsity": 0.5, "score": "wanda"}, "prune_magnitude"),
         ({"sparsity": 0.5, "sr_ste": 0.1}, "sr_ste is for a pattern"),
+        ({"sparsity": "2:4", "sr_ste": 0.1, "schedule": "constant", "end": None}, "until the schedule's end"),
     ):
         with pytest.raises(UsageError, match=told):
             pruning(keras, **choice)

@@ -77,6 +77,8 @@ def sparse(
     if wanted is not None and wanted.final_sparsity != options.fraction:
         raise UsageError(f"the schedule ends at {wanted.final_sparsity:g}, {options.pattern} at {options.fraction:g}")
     check_sr_ste(sr_ste, options)
+    if sr_ste and (wanted is None or wanted.end_step <= wanted.begin_step):
+        raise UsageError("with sr_ste removed weights train until the schedule's end: edgeprune.sparse(..., end=2000)")
     since = int(np.asarray(plain.iterations)) if plain.built else 0
     made = make_sparse(plain, SparsePlan(options=options, schedule=wanted, since=since, sr_ste=sr_ste), model)
     return copy_state(plain, made) if plain.built else made

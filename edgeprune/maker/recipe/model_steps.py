@@ -173,9 +173,13 @@ class ModelSteps:
 
 def _schedule(step: PruneStep, steps: int) -> tuple[ConstantSparsity | PolynomialDecay, int]:
     """The step's schedule over so many steps of training, and the one from which its final sparsity holds."""
-    if step.schedule == "constant":
-        return ConstantSparsity(final_sparsity=step.options.fraction), 0
     settled = max(1, round(steps * step.ramp))
+    if step.schedule == "constant" and not step.sr_ste:
+        return ConstantSparsity(final_sparsity=step.options.fraction), 0
+    if step.schedule == "constant":
+        return ConstantSparsity(
+            final_sparsity=step.options.fraction, end_step=settled, frequency=step.frequency
+        ), settled
     decay = PolynomialDecay(
         initial_sparsity=step.initial_sparsity,
         final_sparsity=step.options.fraction,
