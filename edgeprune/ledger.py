@@ -14,6 +14,7 @@ from edgeprune.errors import InputError
 from edgeprune.host.json_values import check_counts, check_shares, decode, record_of
 from edgeprune.step_reports import (
     POOR_SQNR_DB,
+    ChannelOrder,
     ChannelParity,
     ChannelReport,
     EpochLog,
@@ -34,6 +35,7 @@ __all__ = [
     "POOR_SQNR_DB",
     "SCHEMA_VERSION",
     "ArtifactEntry",
+    "ChannelOrder",
     "ChannelParity",
     "ChannelReport",
     "EpochLog",

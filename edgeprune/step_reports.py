@@ -10,6 +10,7 @@ from edgeprune.verdict import Estimate
 
 __all__ = [
     "POOR_SQNR_DB",
+    "ChannelOrder",
     "ChannelParity",
     "ChannelReport",
     "EpochLog",
@@ -126,7 +127,10 @@ class SkippedLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSparsity:
-    """Asked and got for one kernel. `asked` is None under scope "global", where only the total is asked for."""
+    """Asked and got for one kernel. `asked` is None under scope "global", where only the total is asked for.
+
+    `violations` are the groups of inputs with more non-zeros than the pattern allows; None where none was asked for.
+    """
 
     layer: str
     kind: str
@@ -134,16 +138,39 @@ class LayerSparsity:
     elements: int
     asked: float | None
     got: float
+    violations: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelOrder:
+    """Channels of `groups` dependency groups in another order, for a pattern to keep more.
+
+    `kept_before` and `kept_after` are the shares that the pattern keeps of the kernels' summed `score`: "magnitude", or
+    what was asked for. `verified` is the largest relative error of the outputs against the model as it was; None where
+    not checked (`note`).
+    """
+
+    groups: int
+    score: str
+    kept_before: float
+    kept_after: float
+    verified: float | None
+    note: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneReport:
-    """What pruning did: asked and got over all pruned kernels, each kernel, and each layer left dense."""
+    """What pruning did: asked and got over all pruned kernels, each kernel, and each layer left dense.
+
+    `pattern` is N:M as asked for, "2:4"; None for a fraction.
+    """
 
     asked: float
     got: float
     layers: tuple[LayerSparsity, ...]
     skipped: tuple[SkippedLayer, ...]
+    pattern: str | None = None
+    reordering: ChannelOrder | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

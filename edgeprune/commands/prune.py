@@ -23,7 +23,15 @@ from edgeprune.commands.options import (
 )
 from edgeprune.errors import UsageError
 from edgeprune.maker.pruning.channel.criteria import CRITERIA
-from edgeprune.maker.pruning.options import COMPENSATIONS, SCOPES, STYLES, ChannelOptions, MagnitudeOptions
+from edgeprune.maker.pruning.options import (
+    COMPENSATIONS,
+    SCOPES,
+    SCORES,
+    STYLES,
+    ChannelOptions,
+    MagnitudeOptions,
+    sparsity_of,
+)
 
 if TYPE_CHECKING:
     from edgeprune.checker.latency.profiles import Profile
@@ -93,7 +101,13 @@ class _Done:
     show_default=True,
     help="Zeros in the kernels (a smaller download), or fewer channels (smaller and faster).",
 )
-@click.option("--sparsity", type=float, help="magnitude: fraction of weights to remove, for example 0.8.")
+@click.option(
+    "--sparsity",
+    metavar="FRACTION|N:M",
+    callback=lambda _, __, text: None if text is None else sparsity_of(text),
+    help="magnitude: fraction of weights to remove, for example 0.8; or a pattern, for example 2:4: at most 2 "
+    "non-zeros of 4 consecutive inputs of an output.",
+)
 @click.option("--ratio", type=float, help="channel: fraction of channels to remove, for example 0.4.")
 @click.option("--macs", type=float, help="channel: share of the MACs to keep, for example 0.5.")
 @click.option("--parameters", type=float, help="channel: share of the parameters to keep.")
@@ -105,6 +119,16 @@ class _Done:
     "scope",
     type=click.Choice(SCOPES),
     help="The same fraction in each layer, or one threshold through all of them.",
+)
+@field_option(
+    MagnitudeOptions,
+    "score",
+    type=click.Choice(SCORES),
+    help="magnitude: how weights are ranked; wanda: by magnitude times the norm of the input, within each output "
+    "(needs --train).",
+)
+@click.option(
+    "--permute", is_flag=True, help="magnitude: reorder channels first so that N:M keeps more (the outputs stay)."
 )
 @field_option(
     ChannelOptions,
@@ -136,7 +160,7 @@ class _Done:
     help="channel: estimate batch-norm statistics again where there is --train (norms), or move the mean of removed "
     "channels into the next bias (mean, needs --train).",
 )
-@click.option("--train", type=PATH, metavar="DATA", help="channel: training samples to look at.")
+@click.option("--train", type=PATH, metavar="DATA", help="channel, and --score wanda: training samples to look at.")
 @click.option(
     "--verify/--no-verify", default=True, help="channel: check the new model on random inputs.  [default: verify]"
 )
@@ -149,12 +173,14 @@ def prune(
     """Prune MODEL (.keras or .h5) in one shot; most ways need no data.
 
     --style magnitude sets the smallest weights to zero: the file keeps its size on disk and its speed, the download
-    shrinks. --style channel removes whole channels with everything that is tied to them: a smaller and faster model of
-    the same layers. With --data the model is scored before and after. To recover accuracy: edgeprune finetune.
+    shrinks. With --sparsity 2:4 they lie in the pattern that sparse tensor cores want. --style channel removes whole
+    channels with everything that is tied to them: a smaller and faster model of the same layers. With --data the model
+    is scored before and after. To recover accuracy: edgeprune finetune.
 
     \b
     Examples:
       edgeprune prune model.keras --sparsity 0.8 -o sparse.keras
+      edgeprune prune model.keras --sparsity 2:4 --permute -o pattern.keras
       edgeprune prune model.keras --style channel --ratio 0.4 -o narrow.keras
       edgeprune prune model.keras --style channel --macs 0.5 --importance taylor --train train.npz -o half.keras
       edgeprune prune model.keras --style channel --latency 0.6 --device pixel3-tflite-4t-float32 -o fast.keras
@@ -167,7 +193,8 @@ def prune(
         _refuse_pointless(context, values)
     job = _job(style, values)
     check_output_file(job.output, overwrite=overwrite, suffix=".keras")
-    done = _pruned(job, overwrite=overwrite, quiet=quiet or as_json or style == "magnitude")
+    slow = not isinstance(job.options, MagnitudeOptions) or job.options.permute or job.options.needs_data
+    done = _pruned(job, overwrite=overwrite, quiet=quiet or as_json or not slow)
     if as_json:
         _echo_facts(done)
     else:
@@ -183,12 +210,15 @@ def _given(context: click.Context, names: Iterable[str]) -> str | None:
 
 
 def _refuse_strangers(context: click.Context, style: str) -> None:
-    flag = _given(context, MAGNITUDE_ONLY if style == "channel" else CHANNEL_ONLY)
+    strange = MAGNITUDE_ONLY if style == "channel" else CHANNEL_ONLY
+    if style == "magnitude" and context.params["score"] == "wanda":
+        strange = tuple(name for name in strange if name != "train")
+    flag = _given(context, strange)
     if flag is not None:
         hint = "; add --style channel" if style == "magnitude" else ""
         raise UsageError(f"{flag} does not belong to --style {style}{hint}")
     if style == "magnitude" and context.params["sparsity"] is None:
-        raise UsageError("Missing option '--sparsity': the fraction of weights to remove, for example 0.8")
+        raise UsageError("Missing option '--sparsity': the fraction of weights to remove, 0.8, or a pattern, 2:4")
 
 
 def _refuse_pointless(context: click.Context, values: dict[str, Any]) -> None:
@@ -209,6 +239,7 @@ def _job(style: str, values: dict[str, Any]) -> _Job:
     profile = None
     if style == "magnitude":
         options = taken(MagnitudeOptions, values)
+        _refuse_blind(options, values["train"])
     elif not lossless:
         options = taken(ChannelOptions, values)
         _refuse_without_samples(options, values["train"])
@@ -222,6 +253,11 @@ def _job(style: str, values: dict[str, Any]) -> _Job:
         trust=taken(Trust, values),
         **mine,
     )
+
+
+def _refuse_blind(options: MagnitudeOptions, train: Path | None) -> None:
+    if options.needs_data and train is None:
+        raise UsageError("--score wanda looks at training samples: add --train TRAIN.npz")
 
 
 def _refuse_without_samples(options: ChannelOptions, train: Path | None) -> None:
@@ -281,7 +317,7 @@ def _result(
     if job.options is None:
         return prune_dead(model)
     if isinstance(job.options, MagnitudeOptions):
-        return prune_magnitude(model, job.options)
+        return prune_magnitude(model, job.options, samples=samples)
     if job.profile is None:
         return prune_channels(model, job.options, samples=samples, task=task, verify=job.verify)
     from edgeprune.converters.session import Converter

@@ -1,17 +1,19 @@
 """N:M: at most N non-zero weights among M consecutive inputs of one output.
 
 The pattern that sparse tensor cores compute with (2:4; Mishra et al. 2021, arXiv:2104.08378). One type for what is
-asked of a pruning, what a file is counted for and what a budget holds.
+asked of a pruning, what a file is counted for and what a budget holds. Light, for the command line reads it.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from edgeprune.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["Pattern"]
 
@@ -51,6 +53,8 @@ class Pattern:
         `nonzero` (bool) has shape (..., inputs, outputs), consecutive inputs along the axis before the last. Raises
         ValueError where `m` does not divide the inputs.
         """
+        import numpy as np
+
         inputs, outputs = nonzero.shape[-2:]
         if inputs % self.m:
             raise ValueError(f"{inputs} inputs are no multiple of {self.m}")

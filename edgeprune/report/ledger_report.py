@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edgeprune.checker.size.codecs import CODECS
 from edgeprune.ledger import ArtifactEntry, ChannelReport, Ledger, MetricValue, Stage
+from edgeprune.report.pruning import pattern_kept
 from edgeprune.report.table import Table, to_markdown, to_terminal, to_text
 from edgeprune.report.verdicts import latency_text, verdict_line
 from edgeprune.units import format_bytes, format_count, format_percent, format_seconds
@@ -159,7 +160,7 @@ def _pruning_section(stage: Stage) -> list[str]:
             item.layer,
             item.kind,
             f"{item.elements:,}",
-            format_percent(item.asked) if item.asked is not None else "global",
+            stage.pruning.pattern or (format_percent(item.asked) if item.asked is not None else "global"),
             format_percent(item.got),
         )
         for item in stage.pruning.layers
@@ -168,7 +169,8 @@ def _pruning_section(stage: Stage) -> list[str]:
     left = tuple((i.layer, i.kind, f"{i.parameters:,}", i.reason) for i in stage.pruning.skipped)
     dense = Table(heads=("layer", "type", "parameters", "why it stays dense"), rows=left, left=frozenset({0, 1, 3}))
     kept = [to_markdown(dense), ""] if left else []
-    return [f"## Sparsity of stage {stage.name}", "", to_markdown(table), "", *kept]
+    pattern = [f"{pattern_kept(stage.pruning)}.", ""] if stage.pruning.pattern else []
+    return [f"## Sparsity of stage {stage.name}", "", *pattern, to_markdown(table), "", *kept]
 
 
 def _channel_section(stage: Stage) -> list[str]:

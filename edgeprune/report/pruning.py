@@ -2,24 +2,58 @@
 
 from __future__ import annotations
 
-from edgeprune.ledger import ChannelReport, LatencyReached, PruneReport
+from edgeprune.ledger import ChannelOrder, ChannelReport, LatencyReached, PruneReport
 from edgeprune.report.table import Table, reason_lines, to_text
 from edgeprune.units import format_count
 
-__all__ = ["channel_lines", "zeros_lines"]
+__all__ = ["channel_lines", "pattern_kept", "zeros_lines"]
 
 
 def zeros_lines(report: PruneReport, *, every: bool = False) -> list[str]:
     """Magnitude pruning, a line each; each layer with `every`."""
-    lines = [f"sparsity: asked {report.asked:.2%}, got {report.got:.2%} of the weights of {len(report.layers)} kernels"]
+    asked = f"{report.pattern} ({report.asked:.2%})" if report.pattern else f"{report.asked:.2%}"
+    lines = [f"sparsity: asked {asked}, got {report.got:.2%} of the weights of {len(report.layers)} kernels"]
+    if report.pattern:
+        lines.append(pattern_kept(report))
+    if report.reordering:
+        lines.append(_reordering(report.reordering))
     if every:
-        rows = tuple(
-            (i.layer, i.kind, f"{i.elements:,}", "global" if i.asked is None else f"{i.asked:.2%}", f"{i.got:.2%}")
-            for i in report.layers
-        )
-        heads = ("layer", "type", "weights", "asked", "got")
-        lines.append(to_text(Table(heads=heads, rows=rows, left=frozenset({0, 1}))))
+        lines.append(_kernels(report))
     return lines + reason_lines("left dense", ((item.layer, item.reason) for item in report.skipped), every=every)
+
+
+def pattern_kept(report: PruneReport) -> str:
+    """How the kernels keep the pattern that was asked for, counted."""
+    broken = [row for row in report.layers if row.violations]
+    if not broken:
+        return f"pattern: every group of inputs keeps {report.pattern} in all {len(report.layers)} kernels"
+    groups = sum(row.violations or 0 for row in broken)
+    return f"pattern: {groups:,} groups of inputs break {report.pattern}, in {', '.join(row.key for row in broken[:4])}"
+
+
+def _reordering(order: ChannelOrder) -> str:
+    gain = order.kept_after / order.kept_before - 1 if order.kept_before else 0.0
+    checked = order.note if order.verified is None else f"outputs checked on random inputs to {order.verified:.0e}"
+    return (
+        f"channels: {order.groups} groups reordered, the pattern keeps {order.kept_after:.2%} of the {order.score}, "
+        f"{order.kept_before:.2%} before ({gain:+.1%}); {checked}"
+    )
+
+
+def _kernels(report: PruneReport) -> str:
+    asked = report.pattern
+    rows = tuple(
+        (
+            i.layer,
+            i.kind,
+            f"{i.elements:,}",
+            asked or ("global" if i.asked is None else f"{i.asked:.2%}"),
+            f"{i.got:.2%}",
+        )
+        for i in report.layers
+    )
+    heads = ("layer", "type", "weights", "asked", "got")
+    return to_text(Table(heads=heads, rows=rows, left=frozenset({0, 1})))
 
 
 def channel_lines(report: ChannelReport, *, every: bool = False) -> list[str]:

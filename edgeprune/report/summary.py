@@ -6,6 +6,7 @@ from edgeprune.artifact import Format
 from edgeprune.ledger import ArtifactEntry, LatencyReached, Ledger, MetricKind, MetricValue, Outcome, Stage
 from edgeprune.report.agreement_report import channel_lines
 from edgeprune.report.ladder_report import ladder_text
+from edgeprune.report.pruning import pattern_kept
 from edgeprune.report.shipping import shipping_sentences
 from edgeprune.report.verdicts import band_text, latency_text
 from edgeprune.units import format_bytes, format_ms
@@ -145,12 +146,28 @@ def _sparsity(stage: Stage) -> str:
         f"{100 * in_file:.2f} % of all weights in {stage.main.path}" if in_file is not None and stage.main else ""
     )
     asked, got = 100 * stage.pruning.asked, 100 * stage.pruning.got
-    dense = len(stage.pruning.skipped)
+    dense, pattern = len(stage.pruning.skipped), stage.pruning.pattern
+    told = f"{pattern} ({asked:.2f} %)" if pattern else f"{asked:.2f} %"
     return (
-        f"Sparsity of stage {stage.name}: asked {asked:.2f} %, got {got:.2f} % of the pruned kernels"
+        f"Sparsity of stage {stage.name}: asked {told}, got {got:.2f} % of the pruned kernels"
         f"{', ' + read_back if read_back else ''}; {dense} layer{'' if dense == 1 else 's'} with weights stayed "
         "dense, each with its reason in the report."
+        f"{_pattern(stage) if pattern else ''}"
     )
+
+
+def _pattern(stage: Stage) -> str:
+    """Whether the pattern was kept where it was counted, and what reordering channels gave."""
+    assert stage.pruning is not None
+    order = stage.pruning.reordering
+    kept = pattern_kept(stage.pruning)
+    text = f" {kept[0].upper()}{kept[1:]} of the Keras model."
+    if order is not None:
+        text += (
+            f" {order.groups} groups of channels were reordered first: {100 * order.kept_after:.2f} % of the "
+            f"{order.score} kept, {100 * order.kept_before:.2f} % without."
+        )
+    return text
 
 
 def _channels(ledger: Ledger, stage: Stage) -> str:

@@ -12,9 +12,12 @@ import pytest
 
 import edgeprune
 from edgeprune.errors import EdgepruneError, UsageError
+from edgeprune.formats.pattern import Pattern
 from edgeprune.maker.keras.models import keras_module
 from edgeprune.maker.pruning.graph_masks import largest_masks
+from edgeprune.maker.pruning.layouts import Layout
 from edgeprune.maker.pruning.magnitude import kept_count, masks_for
+from edgeprune.maker.pruning.pattern_masks import groups_kept, pattern_mask
 
 pytestmark = pytest.mark.slow
 RNG = np.random.default_rng(0)
@@ -75,6 +78,91 @@ def test_masks_in_the_step_are_those_of_numpy(keras: Any, scope: str, sparsity: 
     masks = largest_masks(keras, tensors, keras.ops.convert_to_tensor(removed), together=scope == "global")
     for mask, wanted in zip(masks, masks_for(kernels, sparsity, scope).values(), strict=True):
         assert (keras.ops.convert_to_numpy(mask) == wanted).all()
+
+
+@pytest.mark.parametrize("written", ["2:4", "14:16", "3:64"])
+def test_patterns_in_the_step_are_those_of_numpy(keras: Any, written: str) -> None:
+    """To a weight, ties too, along the last axis but one and the last; groups of 64 are sorted, smaller ones ranked."""
+    pattern = Pattern.parse(written)
+    for shape, order, sizes in (((3, 64, 5), (0, 1, 2), (3, 64, 5)), ((2, 3, 128), (0, 2, 1), (2, 128, 3))):
+        layout = Layout(shape=shape, order=order, sizes=sizes)
+        for values in (RNG.normal(size=shape), RNG.integers(0, 3, size=shape)):
+            kernel = np.abs(values).astype(np.float32)
+            mask = groups_kept(keras, keras.ops.convert_to_tensor(kernel), layout, pattern)
+            assert (keras.ops.convert_to_numpy(mask) == pattern_mask(kernel, layout, pattern)).all()
+
+
+def groups_of(model: Any) -> dict[str, list[int]]:
+    """The most non-zeros in four consecutive inputs of an output, and the number of zeros, by layer."""
+    ops = keras_module(any_backend=True).ops
+    kernels = {layer.name: np.asarray(ops.convert_to_numpy(layer.kernel)) for layer in model.layers if layer.weights}
+    return {
+        name: [int((k.reshape(-1, 4, k.shape[1]) != 0).sum(1).max()), int((k == 0).sum())]
+        for name, k in kernels.items()
+    }
+
+
+@pytest.mark.parametrize("sr_ste", [0.0, 2e-4])
+def test_a_pattern_grows_and_holds(keras: Any, sr_ste: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """Along the schedule the sparsity grows, at its end the pattern is whole and holds, with SR-STE too."""
+    model = network(keras, seed=3)
+    choice = {"sparsity": "2:4", "frequency": 2, "initial_sparsity": 0.1, "sr_ste": sr_ste}
+    compiled(keras, model, pruning(keras, **choice))
+    model.fit(X, Y, batch_size=16, epochs=1, verbose=0)  # half of the schedule
+    half = groups_of(model)
+    assert half["hidden"][0] > 2
+    assert 16 < half["hidden"][1] < 80
+    model.fit(X, Y, batch_size=16, epochs=2, verbose=0)
+    assert groups_of(model) == {"hidden": [2, 80], "scores": [2, 30]}
+    edgeprune.finalize(model)
+    assert capsys.readouterr().out.splitlines() == [
+        "sparsity: asked 2:4 (50.00%), got 50.00% of the weights of 2 kernels",
+        "pattern: every group of inputs keeps 2:4 in all 2 kernels",
+    ]
+
+
+def test_what_a_pattern_removes_can_come_back(keras: Any) -> None:
+    """With SR-STE a weight behind its zero trains on, drawn to zero by the decay; without it the zero is final."""
+    kept = {}
+    for sr_ste in (0.0, 0.25):
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, use_bias=False)])
+        model.layers[0].kernel.assign(np.array([[4.0], [3.0], [-2.0], [1.0]]))
+        optimizer = pruning(
+            keras, keras.optimizers.SGD(1.0), sparsity="2:4", schedule="constant", end=2, frequency=1, sr_ste=sr_ste
+        )
+        optimizer.build(model.trainable_variables)
+        gradients = [np.array([[0.0], [2.5], [0.5], [-3.0]], np.float32)] + [np.zeros((4, 1), np.float32)] * 2
+        for gradient in gradients:
+            optimizer.apply([keras.ops.convert_to_tensor(gradient)], model.trainable_variables)
+        kept[sr_ste] = np.asarray(keras.ops.convert_to_numpy(model.layers[0].kernel))[:, 0].tolist()
+    # Step 1: 4, 3 - 2.5, and behind zeros -2 - 0.5 + 0.25 * 2 = -2, 1 + 3 - 0.25 = 3.75; kept are 4 and 3.75.
+    assert kept[0.25] == [4.0, 0.0, 0.0, 3.75]
+    assert kept[0.0] == [4.0, 0.0, 0.0, 3.0]
+
+
+def test_a_pattern_is_refused_where_it_cannot_be(keras: Any) -> None:
+    """Before any training, in a line that says what to do."""
+    for choice, told in (
+        ({"sparsity": "2:4", "scope": "global"}, "leave out scope"),
+        ({"sparsity": "2:4", "permute": True}, "reorder_channels"),
+        ({"sparsity": 0.5, "score": "wanda"}, "prune_magnitude"),
+        ({"sparsity": 0.5, "sr_ste": 0.1}, "sr_ste is for a pattern"),
+        ({"sparsity": "2:4", "sr_ste": 0.1, "schedule": "constant", "end": None}, "until the schedule's end"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            pruning(keras, **choice)
+
+
+def test_a_plan_with_a_pattern_is_saved(keras: Any, tmp_path: Path) -> None:
+    """Masks, the weights behind them and the pattern come back from a file, and training goes on."""
+    model = network(keras, seed=3)
+    compiled(keras, model, pruning(keras, sparsity="2:4", frequency=1, sr_ste=1e-3))
+    model.fit(X, Y, batch_size=16, epochs=1, verbose=0)
+    model.save(tmp_path / "half.keras")
+    loaded = keras.saving.load_model(tmp_path / "half.keras")
+    assert loaded.optimizer.plan == model.optimizer.plan
+    loaded.fit(X, Y, batch_size=16, epochs=2, verbose=0)
+    assert groups_of(loaded) == {"hidden": [2, 80], "scores": [2, 30]}
 
 
 def test_a_layer_that_could_not_be_made(keras: Any) -> None:

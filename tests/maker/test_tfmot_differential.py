@@ -18,12 +18,15 @@ import pytest
 from places import ROOT
 
 from edgeprune.errors import EdgepruneError, MissingExtra, Unsupported, UsageError
+from edgeprune.formats.pattern import Pattern
 from edgeprune.ledger import TrainLog
 from edgeprune.maker.keras.models import clone, input_specs, keras_module
 from edgeprune.maker.pruning import tfmot_backend, tfmot_worker
+from edgeprune.maker.pruning.layouts import Layout
 from edgeprune.maker.pruning.magnitude import PruneResult, keep_largest
 from edgeprune.maker.pruning.masked_training import prune_while_training
 from edgeprune.maker.pruning.options import MagnitudeOptions
+from edgeprune.maker.pruning.pattern_masks import pattern_mask
 from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
 from edgeprune.maker.pruning.tfmot_backend import prune_with_tfmot, schedule_arguments
 from edgeprune.maker.pruning.tfmot_description import CARRIED, describe
@@ -47,6 +50,8 @@ SCHEDULES: list[ConstantSparsity | PolynomialDecay] = [
     PolynomialDecay(final_sparsity=0.6, initial_sparsity=0.6, begin_step=1, end_step=2, power=2.0),
 ]
 STEPS = range(70)
+PATTERNS = ("2:4", "1:4", "4:8", "14:16")
+PATTERN_SHAPES = {"dense": (32, 5), "conv": (3, 3, 16, 6)}  # tfmot takes these two ranks
 
 # Runs where Keras is tf_keras; asks tfmot itself and writes its answers.
 ASK_TFMOT = """
@@ -63,6 +68,12 @@ with np.load(given, allow_pickle=False) as kernels:
             schedule = pruning_schedule.ConstantSparsity(sparsity, 0)
             pruning = pruning_impl.Pruning(lambda: tf.constant(0, tf.int64), [], schedule, (1, 1), "AVG")
             answers[f"mask {name} {sparsity}"] = pruning._update_mask(tf.constant(kernels[name]))[1].numpy() != 0
+for written, shape in asked["patterns"]:
+    kept, size = map(int, written.split(":"))
+    kernel = tf.constant(np.load(f"{asked['folder']}/pattern.{shape}.npy"))
+    schedule = pruning_schedule.ConstantSparsity(0.5, 0)
+    pruning = pruning_impl.Pruning(lambda: tf.constant(0, tf.int64), [], schedule, (1, 1), "AVG", (size - kept, size))
+    answers[f"pattern {written} {shape}"] = pruning._update_mask(kernel)[1].numpy() != 0
 for index, options in enumerate(asked["schedules"]):
     schedule = getattr(pruning_schedule, options.pop("name"))(**options)
     told = [schedule(tf.constant(step, tf.int64)) for step in range(asked["steps"])]
@@ -88,7 +99,11 @@ def tfmot_answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Array]:
     kernels["ties"] = np.array([3, -1, 1, 1, -1, 2], np.float32)
     np.savez(folder / "kernels.npz", **kernels)
     schedules = [tfmot_names(schedule) for schedule in SCHEDULES]
+    for name, shape in PATTERN_SHAPES.items():
+        np.save(folder / f"pattern.{name}.npy", untied(shape, 7))
+    patterns = [(written, name) for written in PATTERNS for name in PATTERN_SHAPES]
     asked = {"sparsities": SPARSITIES, "schedules": schedules, "steps": len(STEPS)}
+    asked |= {"patterns": patterns, "folder": str(folder)}
     subprocess.run(
         [sys.executable, "-c", ASK_TFMOT, str(folder / "kernels.npz"), json.dumps(asked), str(folder / "out.npz")],
         env={**os.environ, "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"},
@@ -116,6 +131,18 @@ def test_masks_equal_those_of_tfmot(tfmot_answers: dict[str, Array], name: str, 
     """Without ties keep_largest and tfmot keep exactly the same weights."""
     weights = untied(SHAPES[name], list(SHAPES).index(name))
     np.testing.assert_array_equal(keep_largest(weights, sparsity), tfmot_answers[f"mask {name} {sparsity}"])
+
+
+@needs_tfmot
+@pytest.mark.slow
+@pytest.mark.parametrize("written", PATTERNS)
+@pytest.mark.parametrize("name", PATTERN_SHAPES)
+def test_patterns_equal_those_of_tfmot(tfmot_answers: dict[str, Array], name: str, written: str) -> None:
+    """tfmot counts zeros first (2:4 is (2, 4), 14:16 is (2, 16)), along the same axis."""
+    shape, rank = PATTERN_SHAPES[name], len(PATTERN_SHAPES[name])
+    layout = Layout(shape=shape, order=tuple(range(rank)), sizes=(int(np.prod(shape[:-2])), *shape[-2:]))
+    ours = pattern_mask(untied(shape, 7), layout, Pattern.parse(written))
+    np.testing.assert_array_equal(ours, tfmot_answers[f"pattern {written} {name}"])
 
 
 @needs_tfmot

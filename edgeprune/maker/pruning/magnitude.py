@@ -9,16 +9,22 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import UsageError
-from edgeprune.ledger import LayerSparsity, PruneReport, SkippedLayer
+from edgeprune.ledger import ChannelOrder, LayerSparsity, PruneReport, SkippedLayer
 from edgeprune.maker.keras.models import Leaf, clone, leaf_layers, own_weights, weight_of
 from edgeprune.maker.keras.types import Layer, Model, Variable
-from edgeprune.maker.pruning.options import MagnitudeOptions
+from edgeprune.maker.pruning.layouts import Layout, layout_of
+from edgeprune.maker.pruning.options import MagnitudeOptions, sparsity_of
+from edgeprune.maker.pruning.pattern_masks import pattern_mask, violations_of
+
+if TYPE_CHECKING:
+    from edgeprune.formats.pattern import Pattern
+    from edgeprune.maker.training.data.samples import Samples
 
 __all__ = [
     "NOTHING_TO_PRUNE",
@@ -29,7 +35,11 @@ __all__ = [
     "kept_count",
     "kernels_of",
     "masks_for",
+    "masks_of",
+    "nothing_to_prune",
     "prune_magnitude",
+    "reorder_channels",
+    "reordered",
     "report_sparsity",
     "select_targets",
 ]
@@ -69,12 +79,15 @@ DEPTHWISE: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One kernel that will be pruned. `layer` is the path of its layer; `key` names the kernel and is unique."""
+    """One kernel that will be pruned. `layer` is the path of its layer; `key` names the kernel and is unique; `owner`
+    is the layer itself. `layout` is the reason where no inputs of an output are to be told (embeddings, depthwise)."""
 
     layer: str
     kind: str
     key: str
     variable: Variable
+    owner: Layer
+    layout: Layout | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +135,41 @@ def masks_for(kernels: Mapping[str, Floats], sparsity: float, scope: str) -> dic
     if scope == "global":
         return keep_largest_of(kernels, sparsity)
     return {key: keep_largest(w, sparsity) for key, w in kernels.items()}
+
+
+def masks_of(
+    targets: Sequence[Target], importance: Mapping[str, Floats], options: MagnitudeOptions, sparsity: float
+) -> dict[str, Mask]:
+    """The masks (True = kept) of these kernels by what the options ask for, at a sparsity on the way there.
+
+    `importance` is by kernel, in its shape; negative numbers count by their magnitude. Under a pattern the least
+    important of those that it removes go first.
+    """
+    if options.pattern is None and not options.needs_data:
+        return masks_for({t.key: importance[t.key] for t in targets}, sparsity, options.scope)
+    masks = {}
+    for target in targets:
+        values, layout = importance[target.key], target.layout
+        if options.pattern is None:
+            masks[target.key] = _of_each_output(values, layout, sparsity)
+            continue
+        assert isinstance(layout, Layout)
+        kept = masks[target.key] = pattern_mask(values, layout, options.pattern)
+        if sparsity < options.fraction:
+            masks[target.key] = keep_largest(np.where(kept, np.inf, np.abs(values)), sparsity)
+    return masks
+
+
+def _of_each_output(importance: Floats, layout: Layout | str, sparsity: float) -> Mask:
+    """The same sparsity in the inputs of each output; in a table of no known outputs over all of it."""
+    if isinstance(layout, str):
+        return keep_largest(importance, sparsity)
+    rows = layout.rows(np, np.abs(importance))
+    gone = layout.inputs - kept_count(layout.inputs, sparsity)
+    kept = np.ones(rows.shape, bool)
+    np.put_along_axis(kept, np.argsort(rows, axis=1, kind="stable")[:, :gone], values=False, axis=1)
+    mask: Mask = layout.kernel(np, kept)
+    return mask
 
 
 def matches(leaf: Leaf, patterns: Sequence[str]) -> bool:
@@ -176,7 +224,30 @@ def select_targets(model: Model, options: MagnitudeOptions) -> tuple[list[Target
         skipped.append(_skip(candidates.pop(0)[0], "first layer (keep_first)"))
     if candidates and options.keep_last:
         skipped.append(_skip(candidates.pop()[0], "last layer (keep_last)"))
-    return list(_targets(candidates)), skipped
+    return _of_pattern(list(_targets(candidates)), skipped, options)
+
+
+def _of_pattern(
+    targets: list[Target], skipped: list[SkippedLayer], options: MagnitudeOptions
+) -> tuple[list[Target], list[SkippedLayer]]:
+    """The kernels that a pattern can be asked of; the others join those that stay dense."""
+    if options.pattern is None:
+        return targets, skipped
+    fit = []
+    for target in targets:
+        layout = target.layout
+        if isinstance(layout, str):
+            reason = layout
+        elif layout.inputs % options.pattern.m:
+            reason = f"{target.variable.name}: {layout.inputs} inputs are no multiple of {options.pattern.m}"
+        else:
+            reason = ""
+        if reason:
+            size = int(np.prod(target.variable.shape))
+            skipped.append(SkippedLayer(layer=target.layer, kind=target.kind, parameters=size, reason=reason))
+        else:
+            fit.append(target)
+    return fit, skipped
 
 
 def _skip(leaf: Leaf, reason: str) -> SkippedLayer:
@@ -193,7 +264,15 @@ def _targets(candidates: Sequence[tuple[Leaf, list[str]]]) -> Iterator[Target]:
             while key in keys:
                 key = f"{stem}#{len(keys)}"
             keys.add(key)
-            yield Target(layer=leaf.path, kind=type(leaf.layer).__name__, key=key, variable=weight_of(leaf.layer, name))
+            variable = weight_of(leaf.layer, name)
+            yield Target(
+                layer=leaf.path,
+                kind=type(leaf.layer).__name__,
+                key=key,
+                variable=variable,
+                owner=leaf.layer,
+                layout=layout_of(leaf.layer, name, variable.shape),
+            )
 
 
 def apply_masks(targets: Sequence[Target], masks: Mapping[str, Mask]) -> None:
@@ -205,35 +284,107 @@ def apply_masks(targets: Sequence[Target], masks: Mapping[str, Mask]) -> None:
 
 
 def report_sparsity(
-    targets: Sequence[Target], skipped: Sequence[SkippedLayer], options: MagnitudeOptions
+    targets: Sequence[Target],
+    skipped: Sequence[SkippedLayer],
+    options: MagnitudeOptions,
+    reordering: ChannelOrder | None = None,
 ) -> PruneReport:
-    """Count the zeros that are really there."""
+    """Count the zeros that are really there, and under a pattern the groups that break it."""
     layers = []
     zeros = elements = 0
     for target in targets:
         weights = np.asarray(target.variable)
         count = int(weights.size - np.count_nonzero(weights))
         zeros, elements = zeros + count, elements + weights.size
-        asked = options.sparsity if options.scope == "layer" else None
-        got = count / weights.size
         layers.append(
             LayerSparsity(
-                layer=target.layer, kind=target.kind, key=target.key, elements=weights.size, asked=asked, got=got
+                layer=target.layer,
+                kind=target.kind,
+                key=target.key,
+                elements=weights.size,
+                asked=options.fraction if options.scope == "layer" else None,
+                got=count / weights.size,
+                violations=_violations(weights, target.layout, options.pattern),
             )
         )
-    got = zeros / elements if elements else 0.0
-    return PruneReport(asked=options.sparsity, got=got, layers=tuple(layers), skipped=tuple(skipped))
+    return PruneReport(
+        asked=options.fraction,
+        got=zeros / elements if elements else 0.0,
+        layers=tuple(layers),
+        skipped=tuple(skipped),
+        pattern=str(options.pattern) if options.pattern else None,
+        reordering=reordering,
+    )
 
 
-def prune_magnitude(model: Model, options: MagnitudeOptions) -> PruneResult:
-    """A pruned copy of a Keras 3 model, in one shot and without data. The argument is left alone.
+def _violations(weights: Floats, layout: Layout | str, pattern: Pattern | None) -> int | None:
+    return violations_of(weights, layout, pattern) if pattern is not None and isinstance(layout, Layout) else None
 
-    Raises UsageError when nothing is left to prune or a pattern matches nothing.
+
+def prune_magnitude(model: Model, options: MagnitudeOptions, *, samples: Samples | None = None) -> PruneResult:
+    """A pruned copy of a Keras 3 model, in one shot. The argument is left alone.
+
+    `samples` of the training split are looked at with score "wanda" only. Raises UsageError when nothing is left to
+    prune or include or exclude matches nothing, and Unsupported where channels cannot be reordered (`permute`).
     """
-    pruned = clone(model)
+    pruned, reordering = clone(model), None
+    if options.permute:
+        pruned, reordering = reordered(pruned, options, samples)
     targets, skipped = select_targets(pruned, options)
     if not targets:
-        raise UsageError(NOTHING_TO_PRUNE)
-    masks = masks_for({t.key: np.asarray(t.variable) for t in targets}, options.sparsity, options.scope)
+        raise UsageError(nothing_to_prune(skipped, options))
+    masks = masks_of(targets, importance_of(pruned, targets, options, samples), options, options.fraction)
     apply_masks(targets, masks)
-    return PruneResult(model=pruned, masks=masks, report=report_sparsity(targets, skipped, options))
+    return PruneResult(model=pruned, masks=masks, report=report_sparsity(targets, skipped, options, reordering))
+
+
+def reordered(model: Model, options: MagnitudeOptions, samples: Samples | None = None) -> tuple[Model, ChannelOrder]:
+    """A model with its channels in the order that keeps most of the pattern of the options; the same outputs."""
+    from edgeprune.maker.pruning.channel.reordering import reorder
+
+    targets, skipped = select_targets(model, options)
+    if not targets:
+        raise UsageError(nothing_to_prune(skipped, options))
+    assert options.pattern is not None
+    kernels = {id(t.variable): t.layout for t in targets if isinstance(t.layout, Layout)}
+    importance = importance_of(model, targets, options, samples)
+    scores = {id(t.variable): importance[t.key] for t in targets}
+    return reorder(model, kernels, scores, options.pattern, score=options.score)
+
+
+def reorder_channels(model: Model, pattern: Pattern | str) -> tuple[Model, ChannelOrder]:
+    """A copy of a Functional or Sequential model with its channels in the order that keeps most of a pattern, "2:4".
+
+    It computes the same outputs. The argument is left alone; the record says what is gained. Raises Unsupported for
+    other models.
+    """
+    return reordered(model, MagnitudeOptions(sparsity=sparsity_of(pattern), permute=True))
+
+
+def importance_of(
+    model: Model, targets: Sequence[Target], options: MagnitudeOptions, samples: Samples | None = None
+) -> dict[str, Floats]:
+    """How much each weight matters, by kernel, in its shape."""
+    kernels = {t.key: np.asarray(t.variable) for t in targets}
+    if not options.needs_data:
+        return kernels
+    from edgeprune.maker.pruning.wanda import input_norms
+
+    if samples is None:
+        raise UsageError('score = "wanda" looks at training samples: give some (--train), or leave it out')
+    norms = input_norms(model, targets, samples)
+    return {
+        t.key: t.layout.kernel(np, t.layout.rows(np, np.abs(kernels[t.key])) * norms[t.key])
+        if isinstance(t.layout, Layout)
+        else kernels[t.key]
+        for t in targets
+    }
+
+
+def nothing_to_prune(skipped: Sequence[SkippedLayer], options: MagnitudeOptions) -> str:
+    """Why nothing is left to prune."""
+    if options.pattern is None:
+        return NOTHING_TO_PRUNE
+    reasons = [f"{item.layer}: {item.reason}" for item in skipped if "normalisation" not in item.reason]
+    told = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+    return f"nothing to prune to {options.pattern}{': ' if told else ''}{told}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgeprune.errors import UsageError
 from edgeprune.ledger import TrainLog
 from edgeprune.maker.keras.models import clone, output_shapes
 from edgeprune.maker.keras.types import Model, Optimizer
-from edgeprune.maker.pruning.magnitude import PruneResult, report_sparsity
-from edgeprune.maker.pruning.options import MagnitudeOptions
+from edgeprune.maker.pruning.magnitude import PruneResult, reordered, report_sparsity
+from edgeprune.maker.pruning.options import MagnitudeOptions, check_sr_ste
 from edgeprune.maker.pruning.schedule import Schedule
 from edgeprune.maker.pruning.sparse_masks import HOLD, SparsePlan
 from edgeprune.maker.pruning.sparse_optimizer import make_sparse, masks_of
@@ -60,20 +61,27 @@ def prune_while_training(
     options: TrainOptions,
     *,
     settled_step: int,
+    sr_ste: float = 0.0,
     teacher: Model | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[PruneResult, TrainLog]:
     """A copy whose sparsity follows `schedule` while it trains; the argument is left alone.
 
+    Under a pattern the least of what it removes goes first, and at the schedule's end it is whole; with a decay
+    `sr_ste` what is removed trains on until then and may come back.
+
     `metric` is as for `finetune`. `settled_step` is the step from which the final sparsity holds; only weights from
     then on are kept as best.
     """
+    if pruning.needs_data:
+        raise UsageError("wanda scores in one shot: prune_magnitude(model, options, samples=...), then finetune")
+    check_sr_ste(sr_ste, pruning)
     task = find_task(model, metric, trains=True)
     shapes = output_shapes(model)
     samples = fitting_targets(samples, shapes, task)
     validation = None if validation is None else fitting_targets(validation, shapes, task)
-    pruned = clone(model)
-    plan = SparsePlan(options=pruning, schedule=schedule, prune_frozen=True)
+    pruned, reordering = reordered(model, pruning) if pruning.permute else (clone(model), None)
+    plan = SparsePlan(options=pruning, schedule=schedule, prune_frozen=True, sr_ste=sr_ste)
     made: list[Optimizer] = []  # where a teacher helps it is no optimizer of the model's own
 
     def sparsify(optimizer: Optimizer) -> Optimizer:
@@ -92,6 +100,6 @@ def prune_while_training(
         on_progress=on_progress,
     )
     masks = masks_of(made[-1])
-    report = report_sparsity(masks.targets, masks.skipped, pruning)
+    report = report_sparsity(masks.targets, masks.skipped, pruning, reordering)
     kept = {key: np.asarray(variable) for key, variable in masks.variables.items()}
     return PruneResult(model=pruned, masks=kept, report=report), log

@@ -8,15 +8,40 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgeprune.errors import UsageError
+from edgeprune.formats.pattern import Pattern
 from edgeprune.host.toml_values import check_choice
 from edgeprune.maker.pruning.channel.criteria import CRITERIA
 from edgeprune.maker.pruning.schedule import check_sparsity
 
-__all__ = ["COMPENSATIONS", "SCOPES", "STYLES", "ChannelOptions", "MagnitudeOptions"]
+__all__ = [
+    "COMPENSATIONS",
+    "SCOPES",
+    "SCORES",
+    "STYLES",
+    "ChannelOptions",
+    "MagnitudeOptions",
+    "check_sr_ste",
+    "sparsity_of",
+]
 
 COMPENSATIONS = ("norms", "mean", "none")
 SCOPES = ("layer", "global")
+SCORES = ("magnitude", "wanda")
 TARGETS = ("ratio", "macs", "parameters", "latency")
+
+
+def sparsity_of(written: str | float | Pattern) -> float | Pattern:
+    """A fraction, or the pattern of "2:4". Raises UsageError for a text that is neither."""
+    if not isinstance(written, str):
+        return written
+    if ":" in written:
+        return Pattern.parse(written)
+    try:
+        return float(written)
+    except ValueError:
+        raise UsageError(
+            f"sparsity is the fraction of weights to remove, 0.8, or a pattern N:M, 2:4; got {written[:40]!r}"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +51,19 @@ class MagnitudeOptions:
     `include` and `exclude` are shell patterns matched against the name and the class of a layer and of the models and
     wrappers that hold it ("block*", "Dense", "LSTM").
     `keep_first` and `keep_last` leave the first and the last of the chosen layers dense, in the model's own order.
+    Under a pattern, kernels whose inputs it does not divide stay dense too, as do embeddings and depthwise kernels.
     """
 
-    sparsity: float
-    """Fraction of the weights to remove, at least 0 and below 1."""
+    sparsity: float | Pattern
+    """Fraction of the weights to remove, at least 0 and below 1; or a pattern `"N:M"`, such as `"2:4"`: at most N
+    non-zeros of M consecutive inputs of an output."""
     scope: str = "layer"
     """`"layer"`: the same sparsity in every layer; `"global"`: one threshold through all."""
+    score: str = "magnitude"
+    """`"magnitude"`; `"wanda"`: magnitude times the norm of the input over training samples, compared within each
+    output, in one shot."""
+    permute: bool = False
+    """Of a pattern: reorder channels first, all layers alike, so that more magnitude is kept; outputs stay the same."""
     include: tuple[str, ...] = ("*",)
     """Prune only layers whose name or type matches one of these patterns."""
     exclude: tuple[str, ...] = ()
@@ -44,8 +76,33 @@ class MagnitudeOptions:
     """Leave the last prunable layer dense."""
 
     def __post_init__(self) -> None:
-        check_sparsity(self.sparsity)
         check_choice("scope", self.scope, SCOPES)
+        check_choice("score", self.score, SCORES)
+        if self.pattern is None:
+            check_sparsity(self.fraction)
+        elif self.scope != "layer":
+            raise UsageError(f"{self.pattern} is the same in every layer: leave out scope, or give a fraction")
+        elif self.prune_depthwise:
+            raise UsageError(f"a depthwise kernel has one input for each output, so no {self.pattern}: leave it dense")
+        if self.permute and self.pattern is None:
+            raise UsageError('permute puts channels in the order that keeps most of a pattern: give sparsity = "2:4"')
+        if self.needs_data and self.scope != "layer":
+            raise UsageError("wanda compares weights within each output: leave out scope, or score")
+
+    @property
+    def pattern(self) -> Pattern | None:
+        """The pattern that is asked for, None for a fraction."""
+        return self.sparsity if isinstance(self.sparsity, Pattern) else None
+
+    @property
+    def fraction(self) -> float:
+        """The fraction of the weights to remove."""
+        return self.sparsity.sparsity if isinstance(self.sparsity, Pattern) else self.sparsity
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether training samples are looked at."""
+        return self.score == "wanda"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +170,14 @@ class ChannelOptions:
     def needs_data(self) -> bool:
         """Whether training samples are looked at."""
         return CRITERIA[self.importance].needs_data or self.compensate == "mean"
+
+
+def check_sr_ste(decay: float, options: MagnitudeOptions) -> None:
+    """Raise UsageError for a decay of SR-STE that is none, or that is not of a pattern."""
+    if not 0 <= decay < 1:
+        raise UsageError(f"sr_ste is a decay, at least 0 and below 1 (2e-4 in the paper); got {decay:g}")
+    if decay and options.pattern is None:
+        raise UsageError('sr_ste is for a pattern: give sparsity = "2:4", or leave it out')
 
 
 def _check_target(name: str, value: float) -> None:

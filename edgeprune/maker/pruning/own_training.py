@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import EdgepruneError, UsageError
+from edgeprune.formats.pattern import Pattern
 from edgeprune.host.toml_values import check_choice, near
 from edgeprune.ledger import PruneReport
 from edgeprune.maker.keras.models import keras_module
 from edgeprune.maker.keras.types import Model, Optimizer
 from edgeprune.maker.pruning.magnitude import report_sparsity, select_targets
-from edgeprune.maker.pruning.options import MagnitudeOptions
+from edgeprune.maker.pruning.options import MagnitudeOptions, check_sr_ste, sparsity_of
 from edgeprune.maker.pruning.schedule import SCHEDULES, ConstantSparsity, PolynomialDecay, Schedule
 from edgeprune.maker.pruning.sparse_masks import Masks, SparsePlan
 from edgeprune.maker.pruning.sparse_optimizer import (
@@ -29,11 +30,16 @@ from edgeprune.report.pruning import zeros_lines
 
 __all__ = ["SparsityLogger", "finalize", "sparse", "sparsity_report"]
 
+BEFORE_TRAINING = {
+    "permute": "reorder_channels(model, '2:4') gives a model that computes the same",
+    "score": "prune_magnitude(model, options, samples=...) scores in one shot",
+}
+
 
 def sparse(
     optimizer: Optimizer | str,
     *,
-    sparsity: float | None = None,
+    sparsity: float | str | Pattern | None = None,
     begin: int = 0,
     end: int | None = None,
     schedule: str | Schedule = "polynomial",
@@ -41,14 +47,17 @@ def sparse(
     power: float = 3.0,
     frequency: int = 10,
     hold: bool = False,
+    sr_ste: float = 0.0,
     model: Model | None = None,
     **choice: Any,
 ) -> Optimizer:
     """An optimizer like this one that also prunes what it trains; the argument is left alone.
 
     Sparsity grows from step `begin` on and is whole at step `end`, counted in updates from now; `schedule` is
-    "polynomial", "constant" or a schedule with steps of its own. With `hold` the zeros that are there stay, and
-    nothing else is pruned. `choice` takes what MagnitudeOptions takes (scope, include, exclude, keep_first, ...).
+    "polynomial", "constant" or a schedule with steps of its own. `sparsity` is a fraction or a pattern, "2:4": of what
+    a pattern removes the smallest weights go first, and at `end` it is whole; with a decay `sr_ste` (2e-4, say) they
+    train on behind their zeros until then and may come back. With `hold` the zeros that are there stay, and nothing
+    else is pruned. `choice` takes what MagnitudeOptions takes (scope, include, exclude, keep_first, ...).
     `model` is whose kernels are pruned: the one that is compiled with the optimizer, or whose variables it is given.
     """
     plain = keras_module(any_backend=True).optimizers.get(optimizer)
@@ -60,17 +69,26 @@ def sparse(
         raise UsageError(
             "sparsity is the fraction of weights to remove: edgeprune.sparse(optimizer, sparsity=0.8, ...)"
         )
-    wanted = None if hold else _schedule(schedule, sparsity or 0.0, begin, end, initial_sparsity, power, frequency)
+    asked = None if sparsity is None else sparsity_of(sparsity)
+    fraction = asked.sparsity if isinstance(asked, Pattern) else asked or 0.0
+    wanted = None if hold else _schedule(schedule, fraction, begin, end, initial_sparsity, power, frequency)
     choice = {"prune_depthwise": True, **choice} if hold else choice
-    options = _options(wanted.final_sparsity if wanted else 0.0, choice)
+    options = _options(asked if isinstance(asked, Pattern) else wanted.final_sparsity if wanted else 0.0, choice)
+    if wanted is not None and wanted.final_sparsity != options.fraction:
+        raise UsageError(f"the schedule ends at {wanted.final_sparsity:g}, {options.pattern} at {options.fraction:g}")
+    check_sr_ste(sr_ste, options)
+    if sr_ste and (wanted is None or wanted.end_step <= wanted.begin_step):
+        raise UsageError("with sr_ste removed weights train until the schedule's end: edgeprune.sparse(..., end=2000)")
     since = int(np.asarray(plain.iterations)) if plain.built else 0
-    made = make_sparse(plain, SparsePlan(options=options, schedule=wanted, since=since), model)
+    made = make_sparse(plain, SparsePlan(options=options, schedule=wanted, since=since, sr_ste=sr_ste), model)
     return copy_state(plain, made) if plain.built else made
 
 
-def _options(sparsity: float, choice: dict[str, Any]) -> MagnitudeOptions:
-    known = [name for name in MagnitudeOptions.__slots__ if name != "sparsity"]
+def _options(sparsity: float | Pattern, choice: dict[str, Any]) -> MagnitudeOptions:
+    known = [name for name in MagnitudeOptions.__slots__ if name not in ("sparsity", *BEFORE_TRAINING)]
     for name in choice:
+        if name in BEFORE_TRAINING:
+            raise UsageError(f"{name} is for before the training: {BEFORE_TRAINING[name]}, then edgeprune.sparse")
         if name not in known:
             raise UsageError(f"edgeprune.sparse has no option {name!r}{near(name, known)}")
     choice |= {name: tuple(choice[name]) for name in ("include", "exclude") if name in choice}

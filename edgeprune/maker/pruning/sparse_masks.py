@@ -13,8 +13,10 @@ from edgeprune.ledger import SkippedLayer
 from edgeprune.maker.keras.models import keras_module
 from edgeprune.maker.keras.types import Model, Optimizer, Tensor, Variable
 from edgeprune.maker.pruning.graph_masks import largest_masks
-from edgeprune.maker.pruning.magnitude import NOTHING_TO_PRUNE, Target, kept_count, masks_for, select_targets
-from edgeprune.maker.pruning.options import MagnitudeOptions
+from edgeprune.maker.pruning.layouts import Layout
+from edgeprune.maker.pruning.magnitude import Target, kept_count, masks_of, nothing_to_prune, select_targets
+from edgeprune.maker.pruning.options import MagnitudeOptions, sparsity_of
+from edgeprune.maker.pruning.pattern_masks import protected
 from edgeprune.maker.pruning.schedule import SCHEDULES, Schedule
 
 __all__ = ["HOLD", "Masks", "SparsePlan"]
@@ -28,13 +30,15 @@ class SparsePlan:
     """What an optimizer prunes. Without a schedule it holds the zeros that are there at the first step.
 
     `since` is the optimizer's count of steps when the plan began. `prune_frozen` prunes kernels too that the optimizer
-    does not train.
+    does not train. With a decay `sr_ste` the weights behind the zeros of a pattern train on until the schedule's end,
+    by the gradients at the masked weights plus this share of themselves (Zhou et al. 2021, arXiv:2102.04010).
     """
 
     options: MagnitudeOptions
     schedule: Schedule | None
     since: int = 0
     prune_frozen: bool = False
+    sr_ste: float = 0.0
 
     @property
     def starts_sparse(self) -> bool:
@@ -46,23 +50,27 @@ class SparsePlan:
         """The plan in JSON."""
         names = {kind: name for name, kind in SCHEDULES.items()}
         schedule = self.schedule and {"kind": names[type(self.schedule)], **asdict(self.schedule)}
+        asked = self.options.sparsity
         return {
-            "options": asdict(self.options),
+            "options": {**asdict(self.options), "sparsity": str(asked) if self.options.pattern else asked},
             "schedule": schedule,
             "since": self.since,
             "prune_frozen": self.prune_frozen,
+            "sr_ste": self.sr_ste,
         }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> SparsePlan:
         """The plan that `as_config` wrote."""
         options, schedule = dict(config["options"]), config["schedule"] and dict(config["schedule"])
-        patterns = {name: tuple(options[name]) for name in ("include", "exclude")}
+        options |= {name: tuple(options[name]) for name in ("include", "exclude")}
+        options["sparsity"] = sparsity_of(options["sparsity"])
         return cls(
-            options=MagnitudeOptions(**{**options, **patterns}),
+            options=MagnitudeOptions(**options),
             schedule=SCHEDULES[schedule.pop("kind")](**schedule) if schedule else None,
             since=config["since"],
             prune_frozen=config["prune_frozen"],
+            sr_ste=config.get("sr_ste", 0.0),  # files of earlier versions have none
         )
 
 
@@ -77,8 +85,10 @@ class Masks:
         self.plan, self._keras, self._optimizer = plan, keras_module(any_backend=True), optimizer
         self.targets, self.skipped = _select(optimizer, plan, model)
         if not self.targets and plan.schedule is not None:
-            raise UsageError(NOTHING_TO_PRUNE)
+            raise UsageError(nothing_to_prune(self.skipped, plan.options))
         self.variables = {t.key: _mask_variable(optimizer, t) for t in self.targets}
+        behind = self.targets if plan.sr_ste else ()
+        self.behind = {t.key: _variable_behind(optimizer, t) for t in behind if optimizer.trains(t.variable)}
         self._renewed = optimizer.add_variable(
             (), initializer="zeros", dtype="int32", aggregation="only_first_replica", name="masks_renewed"
         )  # how many renewals of the schedule are done
@@ -89,7 +99,7 @@ class Masks:
     @property
     def state(self) -> list[Variable]:
         """The variables of the optimizer that are these masks'."""
-        return [*self.variables.values(), self._renewed]
+        return [*self.variables.values(), *self.behind.values(), self._renewed]
 
     def completed(self) -> int:
         """Completed steps since the plan began; outside of any graph."""
@@ -101,17 +111,36 @@ class Masks:
         if not self.targets or not plan.starts_sparse:
             return
         kernels = {t.key: np.asarray(t.variable) for t in self.targets}
-        masks = masks_for(kernels, plan.schedule.sparsity_at(0), plan.options.scope) if plan.schedule else None
+        masks = masks_of(self.targets, kernels, plan.options, plan.schedule.sparsity_at(0)) if plan.schedule else None
         for target in self.targets:
             weights = kernels[target.key]
             mask = weights != 0 if masks is None else masks[target.key]
             self.variables[target.key].assign(mask)
+            if target.key in self.behind:
+                self.behind[target.key].assign(weights)
             target.variable.assign(np.where(mask, weights, np.zeros((), weights.dtype)))
 
     def before_update(self) -> None:
         """Masks of step 0 again, from the weights that are there now: some may have been loaded since `begin`."""
         if self.targets and self.plan.starts_sparse:
             self._assign(self._keras.ops.equal(self.step(), 0), lambda: self._masks_of(0))
+
+    def straight_through(self, grads: Sequence[Any], variables: Sequence[Variable]) -> list[Any]:
+        """The weights behind the zeros back in place for the update, and gradients that draw them to zero."""
+        ops, made = self._keras.ops, list(grads)
+        places = {id(variable): place for place, variable in enumerate(variables)}
+        going = ops.less(self.step(), self.plan.schedule.end_step if self.plan.schedule else 0)
+        for target in self.targets:
+            place = places.get(id(target.variable))
+            if target.key not in self.behind or place is None or made[place] is None:
+                continue
+            value = ops.convert_to_tensor(target.variable.value)
+            hidden = ops.logical_and(going, ops.logical_not(self.variables[target.key].value))
+            whole = ops.where(hidden, ops.cast(self.behind[target.key].value, value.dtype), value)
+            pull = ops.where(hidden, whole * self.plan.sr_ste, ops.zeros_like(whole))
+            made[place] = ops.add(made[place], ops.cast(pull, made[place].dtype))
+            target.variable.assign(whole)
+        return made
 
     def after_update(self) -> None:
         """Renew the masks if they are due after this step, and write +0.0 where they are False."""
@@ -123,6 +152,9 @@ class Masks:
             due = ops.logical_and(reached > self._renewed.value, self._is_updated())
             self._assign(due, lambda: self._masks_of(ops.maximum(reached - 1, 0)))
             self._renewed.assign(ops.where(due, reached, self._renewed.value))
+        for target in self.targets:
+            if target.key in self.behind:
+                self.behind[target.key].assign(ops.convert_to_tensor(target.variable.value))
         self.write_zeros()
 
     def write_zeros(self) -> None:
@@ -160,15 +192,18 @@ class Masks:
         kernels = [ops.stop_gradient(ops.convert_to_tensor(t.variable.value)) for t in self.targets]
         if self.plan.schedule is None:
             return [ops.not_equal(kernel, 0) for kernel in kernels]
-        together = self.plan.options.scope == "global"
+        options = self.plan.options
         if self._keras.backend.backend() == "torch":  # runs step by step, and its histograms are slow
             sparsity = self.plan.schedule.sparsity_at(int(self._steps[int(row)]))
-            arrays = {str(i): ops.convert_to_numpy(kernel) for i, kernel in enumerate(kernels)}
-            return [
-                ops.convert_to_tensor(mask) for mask in masks_for(arrays, sparsity, self.plan.options.scope).values()
-            ]
+            arrays = {t.key: ops.convert_to_numpy(kernel) for t, kernel in zip(self.targets, kernels, strict=True)}
+            masks = masks_of(self.targets, arrays, options, sparsity)
+            return [ops.convert_to_tensor(masks[target.key]) for target in self.targets]
+        if options.pattern is not None:
+            layouts = [target.layout for target in self.targets if isinstance(target.layout, Layout)]
+            pairs = zip(kernels, layouts, strict=True)
+            kernels = [protected(self._keras, kernel, layout, options.pattern) for kernel, layout in pairs]
         removed = ops.take(ops.convert_to_tensor(self._removed), row, axis=0)
-        return largest_masks(self._keras, kernels, removed, together=together)
+        return largest_masks(self._keras, kernels, removed, together=options.scope == "global")
 
 
 def _select(optimizer: Optimizer, plan: SparsePlan, model: Model) -> tuple[list[Target], list[SkippedLayer]]:
@@ -192,6 +227,12 @@ def _mask_variable(optimizer: Optimizer, target: Target) -> Variable:
         aggregation="only_first_replica",
         name=f"{target.key.replace('/', '_').replace('#', '_')}_mask",
     )
+
+
+def _variable_behind(optimizer: Optimizer, target: Target) -> Variable:
+    """The weights of a kernel as they would be without the mask."""
+    made: Variable = optimizer.add_variable_from_reference(target.variable, name="behind_mask")
+    return made
 
 
 def _removed_counts(plan: SparsePlan, kernels: Sequence[Variable], steps: Sequence[int]) -> np.ndarray:

@@ -57,6 +57,9 @@ class SparseOptimizer:
         """The optimizer's update; then the masks that are due, and zeros where they are False."""
         if self.masks is not None:
             self.masks.before_update()
+            if self.masks.behind:
+                own = self._trainable_variables if trainable_variables is None else trainable_variables
+                grads = self.masks.straight_through(grads, own)
         super().apply(grads, trainable_variables)  # type: ignore[misc]
         if len(grads):
             self.masks.after_update()

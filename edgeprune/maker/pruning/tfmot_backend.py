@@ -100,7 +100,7 @@ def prune_with_tfmot(
     _bring_back(pruned, graph, weights)
     masks = {target.key: np.asarray(target.variable) != 0 for target in targets}
     apply_masks(targets, masks)  # tfmot multiplies its masks in, which leaves -0.0
-    _check_reached(targets, before, pruning.sparsity)
+    _check_reached(targets, before, pruning.fraction)
     report = report_sparsity(targets, skipped, pruning)
     name = task.main.name
     epochs = tuple(
@@ -122,6 +122,8 @@ def _require_tfmot() -> None:
 def _check_request(pruning: MagnitudeOptions, schedule: ConstantSparsity | PolynomialDecay, steps: int) -> None:
     if pruning.prune_depthwise:
         raise UsageError(f"tfmot does not prune depthwise kernels: set prune_depthwise = false or {NATIVE}")
+    if pruning.pattern is not None:
+        raise UsageError(f"tfmot prunes to fractions here, not to {pruning.pattern}: {NATIVE}")
     if pruning.scope != "layer":
         raise UsageError(f'tfmot prunes each kernel by itself: set scope = "layer" or {NATIVE}')
     last = schedule.end_step if isinstance(schedule, PolynomialDecay) else schedule.begin_step

@@ -151,9 +151,9 @@ class ModelSteps:
 
     def _zeros(self, model: Model, step: PruneStep) -> tuple[PruneResult, TrainLog | None]:
         """Zeros in the kernels, in one shot or while training."""
-        if step.training is None:
-            return prune_magnitude(model, step.options), None
         train = self.prepared.train
+        if step.training is None:
+            return prune_magnitude(model, step.options, samples=train), None
         assert train is not None
         steps = step.training.epochs * steps_per_epoch(len(train), step.training.batch_size)
         schedule, settled = _schedule(step, steps)
@@ -163,18 +163,26 @@ class ModelSteps:
 
             return prune_with_tfmot(*asked, settled_step=settled, on_progress=self.progress.advance)
         return prune_while_training(
-            *asked, settled_step=settled, teacher=self.prepared.model, on_progress=self.progress.advance
+            *asked,
+            settled_step=settled,
+            sr_ste=step.sr_ste,
+            teacher=self.prepared.model,
+            on_progress=self.progress.advance,
         )
 
 
 def _schedule(step: PruneStep, steps: int) -> tuple[ConstantSparsity | PolynomialDecay, int]:
     """The step's schedule over so many steps of training, and the one from which its final sparsity holds."""
-    if step.schedule == "constant":
-        return ConstantSparsity(final_sparsity=step.options.sparsity), 0
     settled = max(1, round(steps * step.ramp))
+    if step.schedule == "constant" and not step.sr_ste:
+        return ConstantSparsity(final_sparsity=step.options.fraction), 0
+    if step.schedule == "constant":
+        return ConstantSparsity(
+            final_sparsity=step.options.fraction, end_step=settled, frequency=step.frequency
+        ), settled
     decay = PolynomialDecay(
         initial_sparsity=step.initial_sparsity,
-        final_sparsity=step.options.sparsity,
+        final_sparsity=step.options.fraction,
         end_step=settled,
         power=step.power,
         frequency=step.frequency,

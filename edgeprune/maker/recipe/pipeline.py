@@ -31,6 +31,7 @@ from edgeprune.converters.spending import Judge
 from edgeprune.errors import Unsupported
 from edgeprune.formats import read_contents
 from edgeprune.formats.metadata import ImageInput
+from edgeprune.formats.pattern import Pattern
 from edgeprune.host.progress import Progress
 from edgeprune.ledger import (
     ArtifactEntry,
@@ -46,6 +47,7 @@ from edgeprune.maker.keras.types import AnyModel, Model
 from edgeprune.maker.recipe.entries import asked_of, export_name, metric_kind, model_origin, split_origin
 from edgeprune.maker.recipe.latency_search import covered_estimate
 from edgeprune.maker.recipe.model_steps import ModelSteps, StepResult
+from edgeprune.maker.recipe.pattern_check import check_file, pattern_after
 from edgeprune.maker.recipe.prepare import Prepared, app_options, file_part
 from edgeprune.maker.recipe.recipe import (
     ChannelStep,
@@ -90,6 +92,7 @@ class _Run:
         self._shipped: dict[tuple[str, ...], tuple[AnyModel, tuple[str, ...]]] = {}
         self._dense_outputs: dict[str, np.ndarray] = {}
         self._trained: TrainedInt8 | None = None
+        self._pattern: Pattern | None = None  # that the model keeps
         # Now, not when the run ends: the files may be others by then.
         self.input = model_origin(self.recipe.model)
         self.data = {name: split_origin(samples) for name, samples in self._splits().items()}
@@ -148,6 +151,7 @@ class _Run:
     def _train_step(self, step: PruneStep | ChannelStep | FinetuneStep) -> None:
         begun = time.monotonic()
         done = self.steps.run(self.model, step)
+        self._pattern = pattern_after(step, self._pattern)
         self._now(done.model)
         main = self._tflite(step.name, Precision.FLOAT32)
         self._add(step.name, step.kind, [main], begun, done)
@@ -257,6 +261,8 @@ class _Run:
         expected: Mapping[str, np.ndarray] | None = None,
         may_depart: bool = False,
     ) -> ArtifactEntry:
+        if self._pattern is not None:
+            check_file(made.path, self.model, self._pattern)
         return measure_export(
             made,
             model,

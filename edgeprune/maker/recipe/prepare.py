@@ -23,7 +23,7 @@ from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.channel.groups import Structure
 from edgeprune.maker.pruning.channel.plan import chosen_groups
 from edgeprune.maker.pruning.channel.pruner import analyse
-from edgeprune.maker.pruning.magnitude import NOTHING_TO_PRUNE, select_targets
+from edgeprune.maker.pruning.magnitude import nothing_to_prune, select_targets
 from edgeprune.maker.recipe.latency_search import latency_asked, refuse_unknown_macs
 from edgeprune.maker.recipe.recipe import (
     ChannelStep,
@@ -218,9 +218,11 @@ def _check_training(options: TrainOptions, model: Model) -> None:
 
 
 def _check_kernels(step: PruneStep, model: Model) -> None:
-    chosen, _ = select_targets(model, step.options)
+    chosen, skipped = select_targets(model, step.options)
     if not chosen:
-        raise UsageError(NOTHING_TO_PRUNE)
+        raise UsageError(nothing_to_prune(skipped, step.options))
+    if step.options.permute:
+        analyse(model, through_norms=True)  # raises for a model whose channels cannot be followed
 
 
 def _check_tfmot(model: Model, task: Task) -> None:
@@ -294,10 +296,14 @@ def _plan_of(prepared: Prepared, step: Step) -> str:
     if isinstance(step, ChannelStep):
         return _channel_plan(prepared, step, training)
     chosen, skipped = select_targets(prepared.model, step.options)
+    options = step.options
+    asked = f"{options.fraction:.0%}" if options.pattern is None else f"{options.pattern}"
+    how = f"{options.scope} scope{', by wanda' if options.needs_data else ''}"
+    how += ", channels reordered first" if options.permute else ""
     return (
-        f"{step.style} pruning to {step.options.sparsity:.0%} of {len(chosen)} kernels ({step.options.scope} scope, "
+        f"{step.style} pruning to {asked} of {len(chosen)} kernels ({how}, "
         f"{len(skipped)} layers stay dense), {training}{', ' + step.schedule if step.training else ''}, "
-        f"{step.backend} backend"
+        f"{f'SR-STE {step.sr_ste:g}, ' if step.sr_ste else ''}{step.backend} backend"
     )
 
 

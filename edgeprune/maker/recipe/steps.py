@@ -18,7 +18,7 @@ from edgeprune.converters.ladder_options import LadderOptions, check_ladder
 from edgeprune.converters.slim_options import SlimOptions
 from edgeprune.errors import RecipeError, UsageError
 from edgeprune.host.toml_values import check_choice, check_word, near
-from edgeprune.maker.pruning.options import STYLES, ChannelOptions, MagnitudeOptions
+from edgeprune.maker.pruning.options import STYLES, ChannelOptions, MagnitudeOptions, check_sr_ste
 from edgeprune.maker.pruning.schedule import SCHEDULES, check_sparsity
 from edgeprune.maker.recipe.tables import keys_of, read_table
 from edgeprune.maker.training.options import QatOptions, TrainOptions
@@ -65,6 +65,9 @@ class PruneStep:
     """Share of the steps after which the whole sparsity is reached."""
     backend: str = "native"
     """`"tfmot"` trains with tensorflow-model-optimization's wrappers."""
+    sr_ste: float = 0.0
+    """Of a pattern: weights that it removes train on behind their zeros until the share `ramp` of the steps, drawn to
+    zero by this decay, and may come back (SR-STE, arXiv:2102.04010; 2e-4 there)."""
     training: TrainOptions | None = None
 
 
@@ -185,7 +188,8 @@ def training_of(step: Step) -> TrainOptions | None:
 
 def needs_training_data(step: Step) -> bool:
     """Whether the step trains or looks at training samples, those of a calibration aside."""
-    looks = isinstance(step, ChannelStep) and step.options is not None and step.options.needs_data
+    pruning = step.options if isinstance(step, PruneStep | ChannelStep) else None
+    looks = pruning is not None and pruning.needs_data
     return looks or training_of(step) is not None
 
 
@@ -242,9 +246,18 @@ def _check_prune(step: PruneStep) -> None:
     check_choice("backend", step.backend, BACKENDS)
     if step.frequency < 1 or not 0 < step.ramp <= 1 or not 0 < step.power < math.inf:
         raise UsageError("frequency is at least 1, ramp above 0 and at most 1, power above 0")
-    if step.initial_sparsity > step.options.sparsity:
-        raise UsageError(f"initial_sparsity {step.initial_sparsity:g} is above sparsity {step.options.sparsity:g}")
+    if step.initial_sparsity > step.options.fraction:
+        raise UsageError(f"initial_sparsity {step.initial_sparsity:g} is above sparsity {step.options.fraction:g}")
+    if step.options.needs_data and step.training is not None:
+        raise UsageError("wanda scores in one shot: leave out epochs, and let a step of kind finetune follow")
+    if step.sr_ste and step.training is None:
+        raise UsageError("sr_ste is for training: set epochs, or leave it out")
+    check_sr_ste(step.sr_ste, step.options)
     if step.backend == "tfmot" and step.training is not None and step.training.distill:
         raise UsageError('the tfmot backend does not distil: drop distill or use backend = "native"')
     if step.backend == "tfmot" and (step.training is None or step.options.scope != "layer"):
         raise UsageError('the tfmot backend prunes while training and layer by layer: set epochs and scope = "layer"')
+    if step.backend == "tfmot" and step.options.pattern is not None:
+        raise UsageError(
+            f'the tfmot backend prunes to fractions only, not to {step.options.pattern}: backend = "native"'
+        )

@@ -15,6 +15,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from edgeprune.errors import RecipeError, UsageError
+from edgeprune.formats.pattern import Pattern
 from edgeprune.host.toml_values import check_word, known_keys, typed
 
 if TYPE_CHECKING:
@@ -38,11 +39,21 @@ def _word_or_table(path: Path, key: str, value: object) -> str | Mapping[str, fl
     return typed(path, key, value, str)
 
 
+def _fraction_or_pattern(path: Path, key: str, value: object) -> float | Pattern:
+    if not isinstance(value, str):
+        return typed(path, key, value, float)
+    try:
+        return Pattern.parse(value)
+    except UsageError as cause:
+        raise RecipeError(f"{path}: '{key}': {cause}") from cause
+
+
 # Type of a field -> how its TOML value is read; enums are read by the words they hold.
 READERS: dict[object, Callable[[Path, str, object], object]] = {
     Path: lambda path, key, value: Path(typed(path, key, value, str)),
     bool: lambda path, key, value: typed(path, key, value, bool),
     float: lambda path, key, value: typed(path, key, value, float),
+    float | Pattern: _fraction_or_pattern,
     int: lambda path, key, value: typed(path, key, value, int),
     str: lambda path, key, value: typed(path, key, value, str),
     tuple[str, ...]: _patterns,
@@ -78,10 +89,11 @@ def keys_of(kind: type[DataclassInstance], *, without: Iterable[str] = ()) -> di
 
 
 def flat(record: DataclassInstance) -> dict[str, object]:
-    """The keys of a record and their values, those of contained records among them."""
+    """The keys of a record and their values as a recipe writes them, those of contained records among them."""
     found: dict[str, object] = {}
     for field in fields(record):
         value = getattr(record, field.name)
+        value = str(value) if isinstance(value, Pattern) else value
         found |= flat(value) if is_dataclass(value) and not isinstance(value, type) else {field.name: value}
     return found
 

@@ -18,7 +18,7 @@ from edgeprune.maker.pruning.channel.groups import Structure
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.task import Task
 
-__all__ = ["channel_magnitudes", "channel_means", "play", "weight_gradients"]
+__all__ = ["channel_magnitudes", "channel_means", "play", "sample_batches", "weight_gradients"]
 
 BATCH = 64
 Seen = Callable[[Node, Sequence[Tensor], Sequence[Tensor]], None]
@@ -46,7 +46,8 @@ def play(graph: Graph, values: Sequence[Tensor], seen: Seen) -> list[Tensor]:
     return [known[id(t)] for t in graph.outputs]
 
 
-def _batches(model: Model, samples: Samples) -> Iterator[list[Tensor]]:
+def sample_batches(model: Model, samples: Samples) -> Iterator[list[Tensor]]:
+    """Samples in batches, a tensor for each input of the model. Raises Unsupported where Keras is not on TensorFlow."""
     if not on_tensorflow():
         raise Unsupported(
             "importance and compensation that look at samples need Keras on TensorFlow: use l1, l2, fpgm, lamp, "
@@ -77,7 +78,7 @@ def channel_magnitudes(structure: Structure, samples: Samples) -> list[tuple[Lab
             mean = values.mean(tuple(a for a in range(values.ndim) if a != axis))
             sums[id(node.operation)] = sums.get(id(node.operation), 0.0) + mean
 
-    for batch in _batches(trace.model, samples):
+    for batch in sample_batches(trace.model, samples):
         play(functional_of(trace.model), batch, seen)
     return [(trace.makers[key][1], total) for key, total in sums.items()]
 
@@ -98,7 +99,7 @@ def channel_means(structure: Structure, samples: Samples) -> dict[int, Floats]:
                 entry[0] = entry[0] + array.mean(axes) * len(array)
                 entry[1] += len(array)
 
-    for batch in _batches(trace.model, samples):
+    for batch in sample_batches(trace.model, samples):
         play(functional_of(trace.model), batch, seen)
     return {key: total / count for key, (total, count) in sums.items()}
 
@@ -109,7 +110,7 @@ def weight_gradients(model: Model, samples: Samples, task: Task) -> Mapping[int,
 
     variables = [v for v in model.weights if v.dtype.startswith("float")]
     totals: list[Any] = [0.0] * len(variables)
-    for number, batch in enumerate(_batches(model, samples)):
+    for number, batch in enumerate(sample_batches(model, samples)):
         import tensorflow as tf
 
         rows = slice(number * BATCH, (number + 1) * BATCH)

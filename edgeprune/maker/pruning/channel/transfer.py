@@ -98,8 +98,13 @@ class _Transfer:
         if old is None or new is None:
             return
         for target in new.masks.targets:
-            mask = np.array(old.masks.variables[target.key])
-            new.masks.variables[target.key].assign(part(mask, self.places[id(target.variable)]))
+            for before_cut, after_cut in (
+                (old.masks.variables, new.masks.variables),
+                (old.masks.behind, new.masks.behind),
+            ):
+                if target.key in before_cut and target.key in after_cut:  # a pattern may fit one of the two only
+                    values = np.array(before_cut[target.key])
+                    after_cut[target.key].assign(part(values, self.places[id(target.variable)]))
         new.masks._renewed.assign(np.array(old.masks._renewed))
 
 
