@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.converters.frozen import FrozenGraph, FrozenTensor, read_graph_def
+from edgeprune.converters.onnx_repairs import number_einsums, repair_tf2onnx, restart_names
 from edgeprune.converters.onnx_scales import fold_scales
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.tflite import named_outputs
@@ -44,6 +45,7 @@ def convert_onnx(
     model = _converted(graph, opset)
     _refuse_unknown(model)
     fold_scales(model)
+    number_einsums(model.graph, list(nodes_of(model.graph)))
     _name_sizes(model, graph)
     model = _with_shapes(model)
     if precision == "float16":
@@ -62,8 +64,8 @@ def convert_onnx(
 
 def _converted(graph: FrozenGraph, opset: int) -> Generated:
     """What tf2onnx makes of a frozen graph, its ends renamed."""
-    _guard_scalars()
-    definition = read_graph_def(graph, prepare=_known_operations)
+    repair_tf2onnx()
+    definition = read_graph_def(graph, prepare=_prepare)
     names = named_outputs(definition, graph)
     renamed = {t.node: t.name for t in graph.inputs}
     renamed.update((made, t.name) for made, t in zip(names, graph.outputs, strict=True))
@@ -76,29 +78,28 @@ def _converted(graph: FrozenGraph, opset: int) -> Generated:
 
 def _from_graph(definition: GraphDef, skips_failures: str, **asked: object) -> Generated:
     import tf2onnx.convert
-    import tf2onnx.utils
 
     os.environ["TF2ONNX_CATCH_ERRORS"] = skips_failures
-    tf2onnx.utils.INTERNAL_NAME = 1  # it counts the names that it makes up: same model, same bytes
+    restart_names()
     model, _ = tf2onnx.convert.from_graph_def(definition, name="model", **asked)
     return model
 
 
-def _guard_scalars() -> None:
-    """tf2onnx 1.17 looks for the size of what is added behind a convolution, and fails where that is a scalar."""
-    from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
+def _prepare(definition: GraphDef) -> None:
+    _known_operations(definition)
+    _name_functions(definition)
 
-    known = TransposeOptimizer._add_handler
-    if known.__name__ != "_add_handler":
-        return
 
-    def guarded(self: Generated, transposition: Generated, node: Generated) -> bool:
-        added = node.inputs[1]
-        if added.is_const() and added.get_tensor_value(as_list=False).ndim == 0:
-            return self._handle_node_having_branches(transposition, node)
-        return known(self, transposition, node)
-
-    TransposeOptimizer._add_handler = guarded
+def _name_functions(definition: GraphDef) -> None:
+    """Give the bodies of loops names that do not count what this process has traced before: nodes go by name."""
+    functions = {function.signature.name: function for function in definition.library.function}
+    nodes = [*definition.node, *(node for function in functions.values() for node in function.node_def)]
+    told = [value.func for node in nodes for _, value in sorted(node.attr.items()) if value.HasField("func")]
+    names = {name: f"body_{count}" for count, name in enumerate(dict.fromkeys(func.name for func in told))}
+    for func in told:
+        func.name = names[func.name]
+    for name, function in functions.items():
+        function.signature.name = names.get(name, name)
 
 
 def _known_operations(definition: GraphDef) -> None:

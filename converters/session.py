@@ -225,6 +225,7 @@ class Converter:
                 writable=[self._folder],
                 stdin=subprocess.PIPE,
                 stderr=self._log,
+                settings={"PYTHONHASHSEED": "0"},  # tf2onnx goes through sets of names
             )
             self._child = self._life.enter_context(worker)
             self._pending = b""
