@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 __all__ = ["Interpreter", "OpResolverType"]
 
@@ -31,6 +30,8 @@ class Interpreter:
     def __init__(
         self, *, model_path: str, num_threads: int, experimental_preserve_all_tensors: bool = False, **_: object
     ) -> None:
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
