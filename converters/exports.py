@@ -100,7 +100,7 @@ def format_of(path: Path) -> Format:
 def calibrated(model_format: Format, precision: Precision) -> bool:
     """Whether the scales of a file's activations are learnt from samples."""
     learning = {Format.TFLITE: INTEGER, Format.COREML: INTEGER_ACTIVATIONS, Format.ONNX: (Precision.INT8,)}
-    return precision in learning[model_format]
+    return precision in learning.get(model_format, ())
 
 
 def check_export(model_format: Format, precision: Precision, target: str = DeploymentTarget.IOS16) -> None:
