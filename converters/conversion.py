@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeprune.artifact import SUFFIXES, Format, IoType, Precision
 from edgeprune.converters.end_samples import end_trials, fed, fed_samples
-from edgeprune.converters.exported import entry_at, measure_export, refuse_departure
+from edgeprune.converters.exported import entry_at, measure_export, refuse_departure, said_of
 from edgeprune.converters.exports import (
     INTEGER,
     SIGNATURE,
@@ -20,6 +20,7 @@ from edgeprune.converters.exports import (
     calibrated,
     check_export,
     check_io_type,
+    check_opset,
     format_of,
 )
 from edgeprune.converters.ladder_options import LadderOptions, check_ladder
@@ -64,8 +65,9 @@ class ConvertOptions:
     lose. `calibration_samples` of the calibration set, drawn with `seed`, set the scales, also those of a Core ML
     w8a8 package. `ends` are the inputs and outputs that the file should have, `signature` the name of its signature
     (.tflite); `app` is what it tells the app, of either format. `tolerance` is the largest difference allowed, as a
-    share of the output range (None: by precision); with `bisect` the error of a file that departs names the first
-    layer that does. The file is compressed by the quick codecs and by `codecs`.
+    share of the output range (None: by precision); `opset` is that of an .onnx file (None: OPSET); with `bisect` the
+    error of a file that departs names the first layer that does. The file is compressed by the quick codecs and by
+    `codecs`.
     """
 
     io_type: IoType | str = IoType.FLOAT32
@@ -81,6 +83,7 @@ class ConvertOptions:
     tolerance: float | None = None
     bisect: bool = False
     codecs: tuple[str, ...] = ()
+    opset: int | None = None
 
 
 def convert(
@@ -97,16 +100,16 @@ def convert(
     converter: Converter | None = None,
     progress: Progress | None = None,
 ) -> ArtifactEntry:
-    """Write the .tflite file or .mlpackage folder `path` made from a Keras model (or the model file at a path), and
-    return its record: size, zeros, parity with the model, what ran it, and the score.
+    """Write the .tflite or .onnx file or .mlpackage folder `path` made from a Keras model (or the model file at a
+    path), and return its record: size, zeros, parity with the model, what ran it, and the score.
 
-    `precision` is float32 for .tflite and float16 for .mlpackage unless given; int8 and int16x8 of .tflite, w8a8 and
-    sparse-w8a8 of .mlpackage need `calibration`: training samples, or arrays [samples, ...] by input name. The file is
-    held against the model on `samples`, and scored by `metric` where they have targets; else on calibration samples
-    that are held back for that, else on a few random ones. What `options.slim` may spend is measured by `metric` on
-    `validation`, other samples than those, and so is what `options.ladder` may lose. A `converter` serves several
-    calls. Raises UsageError for what cannot be asked, ConversionError for a file that departs from its model; nothing
-    is left at `path` then.
+    `precision` is float32 for .tflite and .onnx and float16 for .mlpackage unless given; int8 and int16x8 of .tflite,
+    int8 of .onnx, w8a8 and sparse-w8a8 of .mlpackage need `calibration`: training samples, or arrays [samples, ...] by
+    input name. The file is held against the model on `samples`, and scored by `metric` where they have targets; else on
+    calibration samples that are held back for that, else on a few random ones. What `options.slim` may spend is
+    measured by `metric` on `validation`, other samples than those, and so is what `options.ladder` may lose. A
+    `converter` serves several calls. Raises UsageError for what cannot be asked, ConversionError for a file that
+    departs from its model; nothing is left at `path` then.
     """
     wanted, out, shown = options or ConvertOptions(), Path(path), progress or Progress(quiet=True)
     model_format, chosen = check_conversion(out, precision, wanted, has_calibration=calibration is not None)
@@ -144,6 +147,7 @@ def convert(
             signature=wanted.signature,
             float_fallback=wanted.float_fallback,
             per_tensor=wanted.per_tensor,
+            opset=wanted.opset,
         )
         found = searched(
             export,
@@ -161,7 +165,7 @@ def convert(
         shown.begin("run the file")
         entry = _judged(made, source, samples, held, task, wanted, shown)
         shown.end()
-    return entry_at(entry, str(out), warnings=said, ladder=found.report)
+    return entry_at(entry, str(out), warnings=(*said, *said_of(found.made, source)), ladder=found.report)
 
 
 def _judge(model: AnyModel, validation: Samples | None, task: Task | None, options: ConvertOptions) -> Judge | None:
@@ -191,17 +195,18 @@ def check_conversion(
     check_export(model_format, chosen, options.app.target)
     check_words(model_format, options.app)
     check_io_type(model_format, chosen, str(options.io_type))
+    check_opset(model_format, options.opset)
     check_tolerance(options.tolerance)
     check_slim(model_format, chosen, options.slim)
     check_ladder(model_format, chosen, options.ladder)
     if options.signature != SIGNATURE and model_format is not Format.TFLITE:
-        raise UsageError(f"--signature is for tflite; a Core ML package has none; got {options.signature!r}")
+        raise UsageError(f"--signature is for tflite; other files have none; got {options.signature!r}")
     if not NAME.fullmatch(options.signature):
         raise UsageError(f"--signature {options.signature}: a name has letters, digits and _, and begins with a letter")
     if options.per_tensor and not (model_format is Format.TFLITE and chosen in INTEGER):
         raise UsageError(f"--per-tensor is for tflite int8 and int16x8; got {model_format} {chosen}")
     if calibrated(model_format, chosen) and not has_calibration:
-        other = "dynamic" if model_format is Format.TFLITE else "int8"
+        other = {Format.TFLITE: "dynamic", Format.COREML: "int8"}.get(model_format, "float16")
         raise UsageError(
             f"{chosen} needs samples to learn the ranges of the activations: add --calibration TRAIN.npz, "
             f"or use --precision {other}, which needs no data"

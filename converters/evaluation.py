@@ -1,7 +1,7 @@
 """Judge an exported file: run it, score it, compare it with the Keras model.
 
-A .tflite file runs in a real interpreter. A Core ML package runs in Core ML itself on macOS, elsewhere in the reference
-evaluator, and says so.
+A .tflite file runs in a real interpreter, an .onnx file in ONNX Runtime. A Core ML package runs in Core ML itself on
+macOS, elsewhere in the reference evaluator, and says so.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edgeprune.maker.training.data.columns import Column, as_type, taken
 from edgeprune.maker.training.data.loading import InputSpecs
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.task import Task
-from edgeprune.runtime.session import RunResult, installed_runtimes, run_tflite
+from edgeprune.runtime.session import RunResult, installed_runtimes, run_onnx, run_tflite
 
 __all__ = ["EVALUATOR", "Evaluated", "evaluate_file", "run_on_runtimes", "run_package", "strays"]
 
@@ -40,6 +40,10 @@ OLDER_RUNTIME_UNSCORED = 2  # without targets: enough to tell whether it compute
 EVALUATOR_SAMPLES = 5000
 # Two runtimes differ by a step or two of int8; tflite-runtime 2.14 runs some files and is 20 to 90 % of the range off.
 LEAST_AGREEMENT_DB = 15.0
+_INSTALL = {
+    Format.TFLITE: "no TFLite runtime is installed (pip install 'edgeprune[litert]')",
+    Format.ONNX: "ONNX Runtime is not installed (pip install 'edgeprune[onnx]')",
+}
 EVALUATOR = "edgeprune evaluator"  # of graph and weights; it does not reproduce Apple's float16 kernels
 
 
@@ -70,7 +74,7 @@ def evaluate_file(
     may_depart: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluated:
-    """Run a .tflite file over all samples with the newest installed runtime and, if asked, over the first
+    """Run a .tflite or .onnx file over all samples with the newest installed runtime and, if asked, over the first
     OLDER_RUNTIME_SAMPLES (OLDER_RUNTIME_UNSCORED without targets) with each older one; run a Core ML package over the
     first EVALUATOR_SAMPLES.
 
@@ -87,11 +91,16 @@ def evaluate_file(
             artifact, package, samples, specs, expected, task, image, tolerance, joined, dense, on_progress
         )
     inputs = {name: as_type(samples.inputs[name], dtype) for name, (_, dtype) in specs.items()}
-    if not installed_runtimes():
-        return Evaluated(note="not measured: no TFLite runtime is installed (pip install 'edgeprune[litert]')")
+    if not installed_runtimes(artifact.format):
+        return Evaluated(note=f"not measured: {_INSTALL[artifact.format]}")
     older = OLDER_RUNTIME_SAMPLES if samples.told else OLDER_RUNTIME_UNSCORED
     newest, tried = run_on_runtimes(
-        artifact.path, inputs, every_runtime=every_runtime, older_samples=older, on_progress=on_progress
+        artifact.path,
+        inputs,
+        model_format=artifact.format,
+        every_runtime=every_runtime,
+        older_samples=older,
+        on_progress=on_progress,
     )
     runs = [item if isinstance(item, RuntimeRun) else _scored(item, expected, samples, task) for item in tried]
     parity = compare_outputs(expected, newest.outputs, joined)
@@ -158,6 +167,7 @@ def run_on_runtimes(
     path: Path,
     inputs: Mapping[str, Column],
     *,
+    model_format: Format = Format.TFLITE,
     every_runtime: bool = True,
     older_samples: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -167,14 +177,15 @@ def run_on_runtimes(
     A runtime that refuses the file or strays from the newest is a RuntimeRun with the reason. Older ones get the first
     `older_samples`, and are tried only with `every_runtime`. Raises ConversionError when no runtime runs the file.
     """
+    run = run_onnx if model_format is Format.ONNX else run_tflite
     newest: RunResult | None = None
     tried: list[RunResult | RuntimeRun] = []
-    for name, version in reversed(installed_runtimes().items()):
+    for name, version in reversed(installed_runtimes(model_format).items()):
         if newest is not None and not every_runtime:
             break
         some = inputs if newest is None else {key: array[:older_samples] for key, array in inputs.items()}
         try:
-            found = run_tflite(path, some, runtime=name, on_progress=on_progress)
+            found = run(path, some, runtime=name, on_progress=on_progress)
         except RuntimeFailure as cause:
             reason = str(cause).replace(str(path), path.name)
             tried.append(RuntimeRun(name=name, version=version, ran=False, reason=reason))
@@ -184,7 +195,7 @@ def run_on_runtimes(
         newest = newest or found
     if newest is None:
         refusals = [item.reason for item in tried if isinstance(item, RuntimeRun)]
-        why = refusals[0] if refusals else "no TFLite runtime is installed (pip install 'edgeprune[litert]')"
+        why = refusals[0] if refusals else _INSTALL[model_format]
         raise ConversionError(f"{path.name}: no installed runtime runs the file; {why}")
     return newest, tried
 

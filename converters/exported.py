@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.artifact import Format, Precision
 from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import with_quick
 from edgeprune.checker.size.records import FileAccount
 from edgeprune.converters.channel_parity import joined_axes
 from edgeprune.converters.evaluation import Evaluated, evaluate_file
 from edgeprune.converters.exports import INTEGER
-from edgeprune.converters.file_checks import float_ops, refuse_lost_sparsity
+from edgeprune.converters.file_checks import float_nodes, float_ops, is_sparse, refuse_lost_sparsity
 from edgeprune.converters.session import Exported
 from edgeprune.errors import ConversionError
 from edgeprune.formats.coreml.storage import storage_of
@@ -26,7 +27,7 @@ from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.task import Task
 from edgeprune.runtime.session import installed_runtimes
 
-__all__ = ["artifact_entry", "entry_at", "measure_export", "refuse_departure"]
+__all__ = ["artifact_entry", "entry_at", "measure_export", "refuse_departure", "said_of"]
 
 
 def measure_export(
@@ -79,6 +80,16 @@ def measure_export(
     return replace(entry, warnings=(found.departs,)) if found.departs else entry
 
 
+def said_of(made: Exported, model: AnyModel) -> tuple[str, ...]:
+    """What is to be said of a file of this kind beside its numbers."""
+    if made.format is not Format.ONNX or made.precision is not Precision.INT8 or not is_sparse(model):
+        return ()
+    return (
+        "TensorRT has no sparse tactics for a graph with Q/DQ pairs (NVIDIA/TensorRT #4694): N:M zeros make this file "
+        "no faster there; for those export float16",
+    )
+
+
 def entry_at(entry: ArtifactEntry, path: str, **more: Any) -> ArtifactEntry:
     """The record of a file that has another path now."""
     metrics = tuple(replace(metric, file=path) for metric in entry.metrics)
@@ -114,7 +125,7 @@ def artifact_entry(
     exported: bool,
 ) -> ArtifactEntry:
     """The entry of a file in a ledger: its account, and what came of running it."""
-    graph, package = made.contents.graph, made.contents.package
+    package = made.contents.package
     storage = storage_of(package) if package else None
     metrics = tuple(replace(metric, file=name) for metric in found.metrics)
     return ArtifactEntry(
@@ -133,8 +144,15 @@ def artifact_entry(
         parity_on=samples_are,
         runtimes=found.runs,
         exported=exported,
-        oldest_runtime=oldest_runtime(found.runs, installed_runtimes()),
-        float_ops=float_ops(graph) if graph and made.precision in INTEGER else (),
+        oldest_runtime=oldest_runtime(found.runs, installed_runtimes(made.format)),
+        float_ops=_float_ops(made),
         weights=storage.encodings if storage else None,
         parameters=weighed.parameters,
     )
+
+
+def _float_ops(made: Exported) -> tuple[str, ...]:
+    """The operations of an integer file that compute in float."""
+    if made.contents.graph is not None:
+        return float_ops(made.contents.graph) if made.precision in INTEGER else ()
+    return float_nodes(made.contents) if made.format is Format.ONNX and made.precision is Precision.INT8 else ()

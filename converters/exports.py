@@ -15,12 +15,15 @@ __all__ = [
     "INTEGER",
     "INTEGER_ACTIVATIONS",
     "IO_TYPES",
+    "OPSET",
+    "OPSETS",
     "SIGNATURE",
     "TARGETS",
     "USUAL",
     "calibrated",
     "check_export",
     "check_io_type",
+    "check_opset",
     "format_of",
 ]
 
@@ -43,8 +46,15 @@ EXPORTS: Mapping[Format, tuple[Precision, ...]] = {
         Precision.SPARSE_PALETTE6,
         Precision.SPARSE_PALETTE8,
     ),
+    Format.ONNX: (Precision.FLOAT32, Precision.FLOAT16, Precision.INT8),
 }
-USUAL = {Format.TFLITE: Precision.FLOAT32, Format.COREML: Precision.FLOAT16}  # when none is asked for
+USUAL = {  # when none is asked for
+    Format.TFLITE: Precision.FLOAT32,
+    Format.COREML: Precision.FLOAT16,
+    Format.ONNX: Precision.FLOAT32,
+}
+OPSETS = (13, 18)  # of an .onnx file, from the first that has scales per channel to the last that tf2onnx writes
+OPSET = 17  # when none is asked for
 SIGNATURE = "serving_default"  # of a .tflite file, as TensorFlow names it
 INTEGER = (Precision.INT8, Precision.INT16X8)  # of TFLite: both weights and activations are integers
 INTEGER_ACTIVATIONS = (Precision.W8A8, Precision.SPARSE_W8A8)  # of Core ML
@@ -89,7 +99,8 @@ def format_of(path: Path) -> Format:
 
 def calibrated(model_format: Format, precision: Precision) -> bool:
     """Whether the scales of a file's activations are learnt from samples."""
-    return precision in (INTEGER if model_format is Format.TFLITE else INTEGER_ACTIVATIONS)
+    learning = {Format.TFLITE: INTEGER, Format.COREML: INTEGER_ACTIVATIONS, Format.ONNX: (Precision.INT8,)}
+    return precision in learning.get(model_format, ())
 
 
 def check_export(model_format: Format, precision: Precision, target: str = DeploymentTarget.IOS16) -> None:
@@ -102,6 +113,10 @@ def check_export(model_format: Format, precision: Precision, target: str = Deplo
         if importlib.util.find_spec("coremltools") is None:
             raise MissingExtra("coremltools", "convert", "a Core ML export")
         _check_target(precision, target)
+    if model_format is Format.ONNX:
+        lacking = [module for module in ("tf2onnx", "onnx", "onnxruntime") if importlib.util.find_spec(module) is None]
+        if lacking:
+            raise MissingExtra(" and ".join(lacking), "onnx", "an ONNX export")
 
 
 def _check_target(precision: Precision, named: str) -> None:
@@ -118,6 +133,15 @@ def _check_target(precision: Precision, named: str) -> None:
         )
     if precision.endswith(("palette2", "palette4", "palette6", "palette8")) and not importlib.util.find_spec("sklearn"):
         raise MissingExtra("scikit-learn", "convert", "a palette of weights")
+
+
+def check_opset(model_format: Format, opset: int | None) -> None:
+    """Raise UsageError for an opset that no file here can have."""
+    least, most = OPSETS
+    if opset is not None and model_format is not Format.ONNX:
+        raise UsageError(f"--opset is for onnx; got {model_format}")
+    if opset is not None and not least <= opset <= most:
+        raise UsageError(f"--opset is a number from {least} to {most}; got {opset}")
 
 
 def check_io_type(model_format: Format, precision: Precision, io_type: str) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 from edgeprune.artifact import Artifact, Precision
 from edgeprune.checker.size.records import FileAccount
 from edgeprune.errors import ConversionError
-from edgeprune.formats import Graph, Op
+from edgeprune.formats import Contents, Graph, Op
 from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.coreml.storage import constants_of
+from edgeprune.formats.weights import Role
 from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel
 
@@ -22,9 +23,12 @@ __all__ = [
     "FALLBACK_ADVICE",
     "MOVES",
     "constant_elements",
+    "float_nodes",
     "float_ops",
+    "is_sparse",
     "kernel_zeros",
     "refuse_fallback",
+    "refuse_lost_arrays",
     "refuse_lost_package_weights",
     "refuse_lost_sparsity",
     "refuse_lost_weights",
@@ -76,6 +80,15 @@ def float_ops(graph: Graph) -> tuple[str, ...]:
     return tuple(f"{op.kind} {_name(graph, op)!r}" for op in graph.ops if _computes_in_float(graph, op))
 
 
+def float_nodes(contents: Contents) -> tuple[str, ...]:
+    """The nodes of an .onnx file with float weights in an int8 model, as "KIND 'name'"."""
+    return tuple(
+        f"{layer.kind} {layer.name!r}"
+        for layer in contents.layers
+        if any(array.role is Role.WEIGHT and array.precision in _FLOATS for array in layer.arrays)
+    )
+
+
 def _computes_in_float(graph: Graph, op: Op) -> bool:
     if op.kind in _CONVERSIONS:
         return False
@@ -114,6 +127,11 @@ def refuse_lost_weights(graph: Graph, expected: int) -> None:
     _refuse_few(graph.path, constant_elements(graph), expected)
 
 
+def refuse_lost_arrays(contents: Contents, expected: int) -> None:
+    """The same for an .onnx file."""
+    _refuse_few(contents.path, sum(array.elements for layer in contents.layers for array in layer.arrays), expected)
+
+
 def refuse_lost_package_weights(package: Package, expected: int) -> None:
     """The same for a Core ML package, its compressed constants counted as what they stand for."""
     constants = constants_of(package).values()
@@ -137,6 +155,12 @@ def refuse_lost_sparsity(artifact: Artifact, weighed: FileAccount, model: AnyMod
             f"{artifact.path.name}: sparsity was lost in the conversion to {artifact.precision}: {had:.1%} of the "
             f"model's weights are zero, {weighed.sparsity:.1%} of the file's; the download gains nothing from pruning"
         )
+
+
+def is_sparse(model: AnyModel) -> bool:
+    """Whether the kernels of a model have as many zeros as only pruning makes."""
+    elements, zeros = kernel_zeros(model)
+    return zeros > _SPARSE * elements
 
 
 def kernel_zeros(model: AnyModel) -> tuple[int, int]:

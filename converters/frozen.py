@@ -1,9 +1,9 @@
-"""One frozen batch-1 function feeds both exporters.
+"""One frozen function feeds the exporters.
 
-The model is traced once with a batch of one, its variables become constants, and the graph goes to the child process as
-a GraphDef. There it is wrapped again with named inputs and outputs. (Handing the converter the Keras model beside its
-concrete function, as its documentation recommends, silently drops the weights; conversion through a SavedModel costs
-several times the CPU time.)
+The model is traced once with a batch of one (for ONNX with its own, which may be open), its variables become constants,
+and the graph goes to the child process as a GraphDef. There it is wrapped again with named inputs and outputs. (Handing
+the converter the Keras model beside its concrete function, as its documentation recommends, silently drops the weights;
+conversion through a SavedModel costs several times the CPU time.)
 """
 
 from __future__ import annotations
@@ -89,8 +89,10 @@ class FrozenGraph:
         )
 
 
-def _shapes(model: AnyModel, sizes: Mapping[str, InputSizes]) -> dict[str, tuple[tuple[int | None, ...], str]]:
-    """Input name -> shape with a batch of one where it is open, dtype. Raises Unsupported for sizes left open."""
+def _shapes(
+    model: AnyModel, sizes: Mapping[str, InputSizes], batch: int | None
+) -> dict[str, tuple[tuple[int | None, ...], str]]:
+    """Input name -> shape with that `batch` where it is open, dtype. Raises Unsupported for sizes left open."""
     shapes = {}
     for name, (shape, dtype) in input_specs(model).items():
         if name not in sizes and any(size is None for size in shape[1:]):
@@ -98,15 +100,21 @@ def _shapes(model: AnyModel, sizes: Mapping[str, InputSizes]) -> dict[str, tuple
                 f"input {name!r} has the open shape {tuple(shape[1:])}; a phone needs sizes: add --input-shape "
                 f"{name}=1,{','.join('...' if size is None else str(size) for size in shape[1:])}"
             )
-        shapes[name] = ((shape[0] or 1, *shape[1:]), dtype)
+        shapes[name] = ((shape[0] or (1 if name in sizes else batch), *shape[1:]), dtype)
     return shapes
 
 
 def freeze(
-    model: AnyModel, path: Path, *, unroll: bool = False, sizes: Mapping[str, InputSizes] | None = None
+    model: AnyModel,
+    path: Path,
+    *,
+    unroll: bool = False,
+    sizes: Mapping[str, InputSizes] | None = None,
+    as_written: bool = False,
 ) -> FrozenGraph:
     """Trace `model` in inference mode, with its batch or one, make its variables constants, write the GraphDef to
-    `path`; with `unroll`, recurrent layers are written out step by step. `sizes` are those of inputs with open ones."""
+    `path`; with `unroll`, recurrent layers are written out step by step. `sizes` are those of inputs with open ones.
+    `as_written` leaves a batch open that is open in the model, and loops as functions of the graph (While)."""
     keras_module()
     import tensorflow as tf
 
@@ -114,18 +122,19 @@ def freeze(
     refuse_quantized(model)
     refuse_preprocessing(model)
     refuse_states(model)
-    shapes = _shapes(model, sizes or {})
+    shapes = _shapes(model, sizes or {}, None if as_written else 1)
     specs = [tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in shapes.items()]
     call = tf.function(lambda *tensors: call_model(model, tensors, as_written=True), autograph=False)
     with contextlib.ExitStack() as changes:
-        if any(None in shape for shape, _ in shapes.values()):
+        if any(None in shape[1:] for shape, _ in shapes.values()):
             changes.enter_context(sizes_left_open(model))
         if unroll:
             changes.enter_context(unrolled(model))
         traced = call.get_concrete_function(*specs)
     fed = [tensor.name for tensor in traced.inputs[: len(shapes)]]  # variables and captured constants follow
     made = [tensor.name for tensor in traced.outputs]
-    definition = channels_last(without_signed_zeros(_inlined(_constant_graph(traced), fed, made)))
+    frozen = _inlined(_constant_graph(traced, lower=not as_written), fed, made, lower=not as_written)
+    definition = channels_last(without_signed_zeros(frozen))
     left = sum(node.op == "Placeholder" and f"{node.name}:0" not in fed for node in definition.node)
     if left:
         raise ConversionError(f"model {model.name!r}: {left} of its variables did not become constants")
@@ -160,8 +169,9 @@ def _refuse_names(model: AnyModel) -> None:
             )
 
 
-def _constant_graph(function: Generated) -> GraphDef:
-    """The GraphDef of a concrete function with its variables as constants and its calls inlined.
+def _constant_graph(function: Generated, *, lower: bool) -> GraphDef:
+    """The GraphDef of a concrete function with its variables as constants and its calls inlined; `lower` writes loops
+    as nodes of the graph itself (Enter, Merge, ...).
 
     `convert_variables_to_constants_v2` without its last step, which makes a function of the GraphDef again and costs
     more than all others.
@@ -170,13 +180,13 @@ def _constant_graph(function: Generated) -> GraphDef:
 
     definition, _ = steps._replace_variables_by_constants(
         converter_data=steps._FunctionConverterDataInEager(
-            func=function, lower_control_flow=True, aggressive_inlining=False
+            func=function, lower_control_flow=lower, aggressive_inlining=False
         )
     )
     return definition
 
 
-def _inlined(definition: GraphDef, fed: list[str], made: list[str]) -> GraphDef:
+def _inlined(definition: GraphDef, fed: list[str], made: list[str], *, lower: bool) -> GraphDef:
     """The GraphDef without calls of functions.
 
     Keras compiles a grouped convolution by XLA, which marks it as a function of its own; coremltools knows no calls.
@@ -197,7 +207,7 @@ def _inlined(definition: GraphDef, fed: list[str], made: list[str]) -> GraphDef:
                 value.func.name += "_unmarked"
     imported = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(definition, name=""), [])
     feeds, fetches = ([imported.graph.as_graph_element(name) for name in ends] for ends in (fed, made))
-    return _constant_graph(imported.prune(feeds, fetches))
+    return _constant_graph(imported.prune(feeds, fetches), lower=lower)
 
 
 def _known(shape: Generated) -> tuple[int, ...]:

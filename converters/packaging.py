@@ -50,7 +50,7 @@ class PackageOptions:
     `image_input` names the input that takes pictures, `color` is the order of their channels; `class_labels` is a text
     file with one label a line, which makes a Core ML package a classifier and goes into a .tflite file; `softmax` makes
     logits probabilities. `author`, `license`, `description` and `version` are shown by Xcode, and stand in the metadata
-    of a .tflite file.
+    of a .tflite or .onnx file.
     """
 
     deployment_target: DeploymentTarget = DeploymentTarget.IOS16
@@ -64,13 +64,13 @@ class PackageOptions:
     softmax: bool = False
     """A softmax behind the output that the labels name (the only one without labels), for models that give logits."""
     author: str = ""
-    """Shown by Xcode; in the metadata of a .tflite file."""
+    """Shown by Xcode; in the metadata of a .tflite or .onnx file."""
     license: str = ""
-    """Shown by Xcode; in the metadata of a .tflite file."""
+    """Shown by Xcode; in the metadata of a .tflite or .onnx file."""
     description: str = ""
-    """Shown by Xcode; in the metadata of a .tflite file."""
+    """Shown by Xcode; in the metadata of a .tflite or .onnx file."""
     version: str = ""
-    """Shown by Xcode; in the metadata of a .tflite file."""
+    """Shown by Xcode; in the metadata of a .tflite or .onnx file."""
 
     def below(self, folder: Path) -> PackageOptions:
         """The same with its file counted from `folder`."""
@@ -114,12 +114,18 @@ def numbers_of(option: str, text: str) -> tuple[float, ...]:
     return found
 
 
+_NAMES = ("name", "input_names", "input_descriptions", "output_names", "output_descriptions")
+
+
 def check_words(model_format: Format, options: AppOptions) -> None:
     """Raise UsageError for what a format has no place for."""
     image = options.image
     if model_format is Format.TFLITE:
         if image is not None and image.color == Color.BGR:
             raise UsageError("--color BGR is for coreml; in a .tflite file pictures are RGB or GRAYSCALE")
+        return
+    if model_format is Format.ONNX:
+        _check_onnx(options)
         return
     labels = options.class_labels
     if len(set(labels)) != len(labels):
@@ -129,10 +135,23 @@ def check_words(model_format: Format, options: AppOptions) -> None:
         )
     if image is not None and isinstance(image.scale, tuple):
         raise UsageError("a Core ML package has one scale for all channels; give --std (or the scale) one number")
-    names = ("name", "input_names", "input_descriptions", "output_names", "output_descriptions")
-    for name in names:
+    for name in _NAMES:
         if getattr(options, name):
             raise UsageError(f"{name} is for a .tflite file; a Core ML package takes the names of the model")
+
+
+def _check_onnx(options: AppOptions) -> None:
+    """An .onnx file has room for its author, licence, description and version."""
+    if options.image is not None:
+        raise UsageError(
+            "--image-input, --mean and --std are for tflite and coreml: an .onnx file takes what the model takes; "
+            "scale in the app, and data with --scale and --offset"
+        )
+    if options.class_labels:
+        raise UsageError("--class-labels is for tflite and coreml: an .onnx file has no place for labels; leave it out")
+    for name in _NAMES:
+        if getattr(options, name):
+            raise UsageError(f"{name} is for a .tflite file; an .onnx file takes the names of the model")
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ _LENGTH = 300
 
 def one_line(kind: str, reason: str, precision: str = "") -> str:
     """The cause named where it is known, else the telling line of the complaint."""
+    if kind == "ConversionError":  # a line of our own
+        return reason
     unknown = re.search(r"(?:TF Select|Custom) ops: ([\w, ]+)", reason)
     if unknown:
         return f"TFLite has no operation for {unknown.group(1).strip()} in any precision: replace it in the model"

@@ -25,8 +25,13 @@ from typing import cast
 import numpy as np
 
 from edgeprune.artifact import Artifact, Format, Precision, files_of, sha256_of
-from edgeprune.converters.exports import INTEGER, SIGNATURE, calibrated, check_export, check_io_type
-from edgeprune.converters.file_checks import refuse_fallback, refuse_lost_package_weights, refuse_lost_weights
+from edgeprune.converters.exports import INTEGER, OPSET, SIGNATURE, calibrated, check_export, check_io_type, check_opset
+from edgeprune.converters.file_checks import (
+    refuse_fallback,
+    refuse_lost_arrays,
+    refuse_lost_package_weights,
+    refuse_lost_weights,
+)
 from edgeprune.converters.frozen import FrozenGraph, freeze
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.pictures import pixels_of, scaled_outside
@@ -135,6 +140,7 @@ class Converter:
         ranges: Ranges | None = None,
         float_nodes: Collection[str] = (),
         keep_start: bool = False,
+        opset: int | None = None,
     ) -> Exported:
         """Write `out` and return what it is.
 
@@ -145,12 +151,14 @@ class Converter:
         `float_nodes` stay in float; `keep_start` keeps the `start` of what is made, and an export with that one
         quantizes it again, which takes a hundredth of the time.
         Of a Core ML package with int8 activations `ranges` go by the names of the float16 program's values.
+        `opset` is that of an .onnx file, whose batch is open where the model's is.
         Raises ConversionError with the converter's reason, for an integer file that computes in float somewhere
         (unless `float_fallback` allows it) and for one without its weights; nothing is left at `out` then.
         """
         options = app or AppOptions()
         check_export(model_format, precision, options.target)
         check_io_type(model_format, precision, io_type)
+        check_opset(model_format, opset)
         stored = slim or SlimOptions()
         if model_format is Format.COREML and options.image is not None:
             name = options.image.name
@@ -159,7 +167,8 @@ class Converter:
             model, image = self._scaled_outside(model, options.image)
             options = replace(options, image=image)
         what, integer = f"{model_format} {precision}", model_format is Format.TFLITE and precision in INTEGER
-        graph = self._freeze(model, unroll=model_format is Format.COREML or precision in UNROLLED, sizes=sizes or {})
+        unrolls = model_format is Format.COREML or (model_format is Format.TFLITE and precision in UNROLLED)
+        graph = self._freeze(model, unroll=unrolls, sizes=sizes or {}, as_written=model_format is Format.ONNX)
         if graph.loops and (integer or model_format is Format.COREML):
             reader, advice = ("the quantizer", "use --precision dynamic, or ") if integer else ("coremltools", "")
             loops = ", ".join(repr(name) for name in graph.loops)
@@ -184,6 +193,7 @@ class Converter:
             "start": str(kept) if keeps else None,
             "ranges": dict(ranges or {}),
             "float_nodes": list(float_nodes),
+            "opset": opset or OPSET,
         }
         if integer and start:
             (self._folder / "begin.tflite").write_bytes(start)
@@ -215,6 +225,7 @@ class Converter:
                 writable=[self._folder],
                 stdin=subprocess.PIPE,
                 stderr=self._log,
+                settings={"PYTHONHASHSEED": "0"},  # tf2onnx goes through sets of names
             )
             self._child = self._life.enter_context(worker)
             self._pending = b""
@@ -232,13 +243,15 @@ class Converter:
             known = self._scaled[id(model), image] = (model, *scaled_outside(model, image))
         return known[1:]
 
-    def _freeze(self, model: AnyModel, *, unroll: bool, sizes: Mapping[str, InputSizes]) -> FrozenGraph:
-        key = (id(model), unroll and bool(rolled_layers(model)), tuple(sizes.items()))
+    def _freeze(
+        self, model: AnyModel, *, unroll: bool, sizes: Mapping[str, InputSizes], as_written: bool = False
+    ) -> FrozenGraph:
+        key = (id(model), unroll and bool(rolled_layers(model)), (as_written, *sizes.items()))
         known = self._frozen.get(key)
         if known is None:
             self._graphs += 1
             path = self._folder / f"graph{self._graphs}.pb"
-            known = self._frozen[key] = (model, freeze(model, path, unroll=key[1], sizes=sizes))
+            known = self._frozen[key] = (model, freeze(model, path, unroll=key[1], sizes=sizes, as_written=as_written))
         return known[1]
 
     def scratch(self, name: str) -> Path:
@@ -347,6 +360,8 @@ def _checked(path: Path, graph: FrozenGraph, precision: Precision, *, float_fall
             refuse_lost_weights(contents.graph, graph.constants)
             if not float_fallback:
                 refuse_fallback(contents.graph, precision)
+        else:
+            refuse_lost_arrays(contents, graph.constants)
     except BaseException:
         if path.is_dir():
             shutil.rmtree(path)

@@ -23,7 +23,7 @@ from edgeprune.converters.rewriting import (
 from edgeprune.converters.slim_scales import with_slim_scales, without_names
 from edgeprune.converters.types import Generated, GraphDef, Prepare
 
-__all__ = ["PRECISIONS", "Converted", "convert_tflite"]
+__all__ = ["PRECISIONS", "Converted", "convert_tflite", "named_outputs"]
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
 
@@ -159,7 +159,7 @@ def _directly(graph: FrozenGraph, prepare: Prepare | None) -> Generated:
         [SimpleNamespace(name=name, shape=tf.TensorShape(t.shape), dtype=tf.as_dtype(t.dtype)) for name, t in named]
         for named in (
             [(t.node, t) for t in graph.inputs],
-            list(zip(_named_outputs(definition, graph), graph.outputs, strict=True)),
+            list(zip(named_outputs(definition, graph), graph.outputs, strict=True)),
         )
     ]
     converter = TFLiteConverterBaseV2()
@@ -186,7 +186,7 @@ def _in_two_steps(converter: Generated, kept: list[bytes], integers: Callable[[b
     converter._quantize = quantizing
 
 
-def _named_outputs(definition: GraphDef, graph: FrozenGraph) -> list[str]:
+def named_outputs(definition: GraphDef, graph: FrozenGraph) -> list[str]:
     """Give each output a node of its own, under its own name where that is free."""
     taken = {node.name for node in definition.node}
     names = []

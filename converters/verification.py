@@ -32,7 +32,8 @@ from edgeprune.errors import ConversionError, InputError, Unsupported, UsageErro
 from edgeprune.formats import Contents, Graph, read_contents
 from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.metadata import ImageInput
-from edgeprune.formats.precision import coreml_precision, tflite_precision
+from edgeprune.formats.onnx.ends import OnnxEnds
+from edgeprune.formats.precision import coreml_precision, onnx_precision, tflite_precision
 from edgeprune.host.untrusted import status_of
 from edgeprune.ledger import POOR_SQNR_DB, OutputParity, RuntimeRun
 from edgeprune.maker.keras.ends import EndOptions, with_ends
@@ -76,8 +77,8 @@ class ExportedFile:
 def open_exported(path: Path) -> ExportedFile:
     """Read what a file is. Raises InputError for what is missing or broken, UsageError for other kinds of file."""
     status_of(path)
-    if path.suffix not in (".tflite", ".mlpackage", ".mlmodel"):
-        raise UsageError(f"{path}: verify reads .tflite, .mlpackage and .mlmodel; give one of these")
+    if path.suffix not in (".tflite", ".onnx", ".mlpackage", ".mlmodel"):
+        raise UsageError(f"{path}: verify reads .tflite, .onnx, .mlpackage and .mlmodel; give one of these")
     return _opened(read_contents(path))
 
 
@@ -91,7 +92,19 @@ def _opened(contents: Contents) -> ExportedFile:
         return replace(_opened_package(contents.path, contents.package), macs=contents.macs)
     if contents.graph is not None:
         return replace(_opened_graph(contents.path, contents.graph), macs=contents.macs)
+    if contents.onnx is not None:
+        return _opened_onnx(contents, contents.onnx)
     raise InputError(f"{contents.path}: holds no model that verify can run")
+
+
+def _opened_onnx(contents: Contents, ends: OnnxEnds) -> ExportedFile:
+    return ExportedFile(
+        path=contents.path,
+        format=Format.ONNX,
+        precision=onnx_precision(contents),
+        inputs={end.name: end.shape or () for end in ends.inputs},
+        macs=contents.macs,
+    )
 
 
 def _opened_package(path: Path, package: Package) -> ExportedFile:
@@ -139,8 +152,8 @@ def verify(
     bisect: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Agreement:
-    """Run a .tflite file, .mlpackage or .mlmodel made by anyone, and a Keras model (or the model file at a path), over
-    the same samples, and say whether they agree.
+    """Run a .tflite or .onnx file, .mlpackage or .mlmodel made by anyone, and a Keras model (or the model file at a
+    path), over the same samples, and say whether they agree.
 
     At most MOST_SAMPLES of `samples` are taken, else a few random ones; `metric` scores both. An image input of a
     package is fed with the pixels that `scale` and `bias` (one number, or one for each channel) turn into the model's
@@ -254,7 +267,9 @@ class _Comparison:
         if self.exported.package is not None:
             outputs, name, version = run_package(self.exported.package, self.fed, on_progress)
             return outputs, (RuntimeRun(name=name, version=version, ran=True, samples=self.count),)
-        newest, tried = run_on_runtimes(self.exported.path, self.fed, on_progress=on_progress)
+        newest, tried = run_on_runtimes(
+            self.exported.path, self.fed, model_format=self.exported.format, on_progress=on_progress
+        )
         runs = [
             item
             if isinstance(item, RuntimeRun)
@@ -353,6 +368,6 @@ def _bisected(exported: ExportedFile, model: AnyModel, inputs: Arrays, fed: Arra
         steps = Evaluator(exported.package).trace(fed)
         tensors = [(step.name, step.values) for step in steps]
     else:
-        traced = trace_tflite(exported.path, fed, runtime=newest_runtime()).tensors
+        traced = trace_tflite(exported.path, fed, runtime=newest_runtime(exported.format)).tensors
         tensors = [(tensor.name, tensor.values) for tensor in traced if tensor.values is not None]
     return find_departure(played, match_layers(played, tensors, exported.precision))

@@ -29,6 +29,12 @@ def _convert(job: dict[str, Any]) -> dict[str, Any]:
     options = AppOptions.from_json(job["app"])
     if job["format"] == "tflite":
         return _write_tflite(job, graph, out, options)
+    if job["format"] == "onnx":
+        from edgeprune.converters.onnx import convert_onnx
+
+        asked = {name: job[name] for name in ("precision", "opset")}
+        convert_onnx(graph, out, options=options, calibration=_calibration(job), **asked)
+        return {}
     from edgeprune.converters.coreml import convert_coreml
 
     convert_coreml(

@@ -31,9 +31,10 @@ class Format(enum.StrEnum):
     KERAS = "keras"
     TFLITE = "tflite"
     COREML = "coreml"
+    ONNX = "onnx"
 
 
-SUFFIXES = {Format.TFLITE: ".tflite", Format.COREML: ".mlpackage"}  # of the files that are made
+SUFFIXES = {Format.TFLITE: ".tflite", Format.COREML: ".mlpackage", Format.ONNX: ".onnx"}  # of the files that are made
 
 
 class Precision(enum.StrEnum):
@@ -42,7 +43,7 @@ class Precision(enum.StrEnum):
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     DYNAMIC = "dynamic"  # dynamic range: int8 weights, float32 activations
-    INT8 = "int8"  # full integer for TFLite; weight-only, per channel for Core ML
+    INT8 = "int8"  # full integer for TFLite; weight-only, per channel for Core ML; Q/DQ pairs for ONNX
     INT16X8 = "int16x8"  # TFLite: int16 activations, int8 weights
     SPARSE = "sparse"  # Core ML: float16 non-zeros and a bit mask
     INT4 = "int4"  # Core ML, from iOS 18: weight-only, a scale for each 32 inputs of an output channel

@@ -10,7 +10,7 @@ import click
 from edgeprune.checker.arm.cpus import CPUS
 from edgeprune.commands.options import PATH, common_options, echo_json
 from edgeprune.errors import UsageError
-from edgeprune.runtime.runtimes import RUNTIMES
+from edgeprune.runtime.runtimes import ONNX_RUNTIMES, RUNTIMES
 
 __all__ = ["bench"]
 
@@ -18,7 +18,9 @@ __all__ = ["bench"]
 @click.command()
 @click.argument("file", type=PATH)
 @click.option("--against", type=PATH, metavar="OTHER", help="The file it is compared with, for example the dense one.")
-@click.option("--runtime", type=click.Choice(list(RUNTIMES)), help="[default: the newest installed]")
+@click.option(
+    "--runtime", type=click.Choice([*RUNTIMES, *ONNX_RUNTIMES]), help="[default: the newest installed for the file]"
+)
 @click.option("--processes", type=click.IntRange(1, 50), default=5, show_default=True, help="Each loads both anew.")
 @click.option(
     "--pairs", type=click.IntRange(1, 10000), default=30, show_default=True, help="At least, in each process."
@@ -39,7 +41,7 @@ def bench(
     quiet: bool,
     **timing: Any,
 ) -> int:
-    """Time a .tflite FILE on this host; with --against, tell whether it is faster than another.
+    """Time a .tflite or .onnx FILE on this host; with --against, tell whether it is faster than another.
 
     Thread CPU time on one thread, batch 1: several processes load the files in changing order and time them in mirrored
     pairs; the 95 % interval comes from a bootstrap, the tolerance from the file against its own copy. Verdicts:
@@ -92,6 +94,9 @@ def _counted(files: tuple[Path, ...], cpu: str, timeout_s: float, *, as_json: bo
     from edgeprune.host.progress import Progress
     from edgeprune.report.count_report import CountedFiles, counts_json, counts_text
 
+    for file in files:
+        if file.suffix.lower() == ".onnx":
+            raise UsageError(f"{file}: --arm counts what LiteRT executes, and takes .tflite files; leave out --arm")
     emulated, root, precisions = find_cpu(cpu), arm_root(), _precisions(files)
     progress = Progress(quiet=quiet)
     progress.begin(f"count instructions on an emulated {cpu}")
@@ -112,14 +117,20 @@ def _counted(files: tuple[Path, ...], cpu: str, timeout_s: float, *, as_json: bo
 
 
 def _precisions(files: tuple[Path, ...]) -> tuple[str, ...]:
-    """The precision of each .tflite file. Raises UsageError for a Core ML model, which no runtime here runs."""
-    from edgeprune.formats import read_graph
-    from edgeprune.formats.precision import tflite_precision
+    """The precision of each file, which is read before a runtime gets it. Raises UsageError for a Core ML model, which
+    no runtime here runs, and for files of two formats."""
+    from edgeprune.formats import read_contents, read_graph
+    from edgeprune.formats.precision import onnx_precision, tflite_precision
 
     for file in files:
         if file.suffix.lower() in (".mlpackage", ".mlmodel", ".mlmodelc"):
             raise UsageError(
-                f"{file}: bench times .tflite files; Core ML runs on macOS and iOS only; for an estimate: "
+                f"{file}: bench times .tflite and .onnx files; Core ML runs on macOS and iOS only; for an estimate: "
                 f"edgeprune estimate {file} --device iphone12-coreml-float16"
             )
-    return tuple(tflite_precision(read_graph(file)) for file in files)
+    if len({file.suffix.lower() == ".onnx" for file in files}) > 1:
+        raise UsageError(f"{files[0]} and {files[1]} run on different runtimes; compare files of one format")
+    return tuple(
+        onnx_precision(read_contents(file)) if file.suffix.lower() == ".onnx" else tflite_precision(read_graph(file))
+        for file in files
+    )

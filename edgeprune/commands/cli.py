@@ -88,8 +88,8 @@ def _tell_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
 @click.option("--version", is_flag=True, expose_value=False, callback=_tell_version, help="Show the version and exit.")
 @click.option("--verbose", is_flag=True, is_eager=True, help="With --version: also what confines child processes here.")
 def cli(verbose: bool) -> None:
-    """Make a Keras model smaller and prove what that gains: prune, fine-tune, quantize, convert to TFLite and Core ML,
-    and see download size beside latency, each measured on the file that ships."""
+    """Make a Keras model smaller and prove what that gains: prune, fine-tune, quantize, convert to TFLite, Core ML
+    and ONNX, and see download size beside latency, each measured on the file that ships."""
     if verbose:
         raise click.UsageError("--verbose goes with --version here; the verbs have options of that name")
 

@@ -1,4 +1,4 @@
-"""`edgeprune convert`: a TFLite file or a Core ML package, held against its model."""
+"""`edgeprune convert`: a TFLite file, a Core ML package or an ONNX model, held against its model."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from edgeprune.commands.options import (
     taken_goal,
     with_note,
 )
+from edgeprune.converters.exports import OPSET, OPSETS
 from edgeprune.errors import UsageError
 from edgeprune.maker.training.goal import Goal
 
@@ -75,6 +76,7 @@ class _Wanted:
     on_bad_sample: str
     tolerance: float | None
     bisect: bool
+    opset: int | None
     cut_preprocessing: bool
     signature: str
     ends: EndWords
@@ -96,14 +98,14 @@ class _Wanted:
     metavar="NAME",
     help="tflite: float32 (default), float16, dynamic, int8, int16x8. coreml: float32, float16 (default), int8, "
     "palette2, palette4, palette6, palette8, sparse; from iOS17 w8a8; from iOS18 int4, sparse-int8, sparse-w8a8, "
-    "sparse-palette4, -palette6, -palette8.",
+    "sparse-palette4, -palette6, -palette8. onnx: float32 (default), float16, int8 (Q/DQ).",
 )
-@click.option("-o", "--output", type=PATH, required=True, help="A .tflite file or .mlpackage folder.")
+@click.option("-o", "--output", type=PATH, required=True, help="A .tflite or .onnx file or .mlpackage folder.")
 @click.option(
     "--calibration",
     type=PATH,
     metavar="DATA",
-    help="Training samples, for tflite int8 and int16x8 and coreml w8a8: their ranges set the scales.",
+    help="Training samples, for tflite int8 and int16x8, onnx int8 and coreml w8a8: their ranges set the scales.",
 )
 @click.option("--samples", type=int, default=200, show_default=True, help="How many calibration samples to use.")
 @click.option(
@@ -212,6 +214,12 @@ class _Wanted:
     "--signature", default="serving_default", show_default=True, help="tflite: the name of the file's signature."
 )
 @TOLERANCE
+@click.option(
+    "--opset",
+    type=int,
+    metavar="N",
+    help=f"onnx: the version of the set of operators, {OPSETS[0]} to {OPSETS[1]}.  [default: {OPSET}]",
+)
 @click.option("--bisect", is_flag=True, help="Where the file departs from the model, name the first layer that does.")
 @click.option(
     "--cut-preprocessing",
@@ -221,12 +229,12 @@ class _Wanted:
 )
 @common_options("codecs", "data", "metric", *JOB)
 def convert(model: Path, output: Path, **options: object) -> int:
-    """Convert MODEL (.keras, .h5 or a SavedModel folder) to TFLite or Core ML and check the file against it.
+    """Convert MODEL (.keras, .h5 or a SavedModel folder) to TFLite, Core ML or ONNX and check the file against it.
 
     Every file is run and compared with the Keras model before it is written: a .tflite by the installed interpreters,
-    a Core ML package by Core ML on a Mac and by the evaluator elsewhere. The samples are those of --data, else some of
-    --calibration that are held back for it, else 8 random ones (2 of a large model). Only tflite int8 and int16x8
-    and coreml w8a8 and sparse-w8a8 need data (--calibration).
+    an .onnx file by ONNX Runtime, a Core ML package by Core ML on a Mac and by the evaluator elsewhere. The samples are
+    those of --data, else some of --calibration that are held back for it, else 8 random ones (2 of a large model). Only
+    tflite int8 and int16x8, onnx int8 and coreml w8a8 and sparse-w8a8 need data (--calibration).
 
     \b
     Examples:
@@ -238,6 +246,7 @@ def convert(model: Path, output: Path, **options: object) -> int:
           --class-labels labels.txt -o Photo.mlpackage
       edgeprune convert detector.keras --to coreml --outputs boxes,scores \\
           --input-shape 1,320..640,320..640,3 -o D.mlpackage
+      edgeprune convert model.keras --to onnx --opset 17 -o model.onnx
       edgeprune convert model.keras --to tflite --mean 127.5 --std 127.5 --labels labels.txt -o photo.tflite
     """
     wanted = taken(_Wanted, options, goal=taken_goal(options), ends=taken(EndWords, options))
@@ -295,6 +304,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
         app=app,
         tolerance=wanted.tolerance,
         bisect=wanted.bisect,
+        opset=wanted.opset,
         codecs=wanted.codecs,
     )
     check_output_file(output, overwrite=wanted.overwrite, suffix=SUFFIXES[Format(wanted.to)])

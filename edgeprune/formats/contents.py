@@ -17,6 +17,7 @@ from edgeprune.formats.weights import Role
 if TYPE_CHECKING:
     from edgeprune.formats.coreml.mil import Package
     from edgeprune.formats.graph import Graph
+    from edgeprune.formats.onnx.ends import OnnxEnds
 
 __all__ = ["Contents", "Layer", "Piece", "StoredArray", "printable"]
 
@@ -109,7 +110,8 @@ class Contents:
     (structure), "metadata" (labels, descriptions, versions), "padding" (alignment), and where they occur "optimizer"
     and "other". `files` are the files of a package with their sizes, by path inside it. `complete` is False where the
     layers are not known though the bytes are (a format that is only sized), and `note` says why. `graph` is what
-    else a .tflite file tells, `package` what a Core ML model does; both None for other formats. Of a .tflite file
+    else a .tflite file tells, `package` what a Core ML model does, `onnx` the ends of an ONNX model; all None for other
+    formats. Of a .tflite file
     `scales` are those of its tensors by their places in `graph`, `zero_point_bytes` what its zero points take.
     """
 
@@ -125,6 +127,7 @@ class Contents:
     scales: Mapping[int, npt.NDArray[np.float32]] = field(default_factory=dict)
     zero_point_bytes: int = 0
     package: Package | None = None
+    onnx: OnnxEnds | None = None
 
     @property
     def macs(self) -> int | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from edgeprune.formats.contents import Contents
 from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.coreml.storage import weights_of
 from edgeprune.formats.graph import Graph
+from edgeprune.formats.weights import Role
 
-__all__ = ["computed_precision", "coreml_precision", "tflite_precision"]
+__all__ = ["computed_precision", "coreml_precision", "onnx_precision", "tflite_precision"]
 
 _SMALL = frozenset({"int8", "uint8", "int4", "uint4", "int2"})
 
@@ -33,6 +35,16 @@ def coreml_precision(package: Package) -> str:
         return told.replace("int8", "w8a8") if any(operation.kind == "quantize" for operation in operations) else told
     half = any(port.dtype == "float16" for operation in operations for port in operation.outputs)
     return "float16" if half else "float32"
+
+
+def onnx_precision(contents: Contents) -> str:
+    """float32, float16, int8 (activations too) or dynamic (weights alone): by the types of the weights and by what
+    quantizes activations."""
+    weights = {array.precision for layer in contents.layers for array in layer.arrays if array.role is Role.WEIGHT}
+    if weights & _SMALL:
+        kinds = {layer.kind for layer in contents.layers}
+        return "int8" if kinds & {"QuantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm"} else "dynamic"
+    return "float16" if "float16" in weights else "float32"
 
 
 def computed_precision(stored: str) -> str:

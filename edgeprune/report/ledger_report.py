@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgeprune.artifact import SUFFIXES, Format
 from edgeprune.checker.size.codecs import CODECS
 from edgeprune.ledger import ArtifactEntry, ChannelReport, Ledger, MetricValue, Stage
 from edgeprune.report.pruning import pattern_kept
@@ -221,11 +222,19 @@ def _interval_lines(ledger: Ledger) -> list[str]:
     ]
 
 
+def _run_here(ledger: Ledger) -> str:
+    """The endings of the files that an interpreter ran."""
+    made = {entry.format for stage in ledger.stages for entry in stage.artifacts}
+    return " and ".join(
+        SUFFIXES[each] for each in (Format.TFLITE, Format.ONNX) if each is Format.TFLITE or each in made
+    )
+
+
 def _methods(ledger: Ledger) -> list[str]:
     runtimes = ", ".join(f"{k} {v}" for k, v in ledger.host.runtimes.items()) or "none installed"
     lines = [
-        f"{', '.join(kind.name for kind in ledger.kinds)}: each .tflite file run over the test split by a real "
-        f"interpreter ({runtimes}).",
+        f"{', '.join(kind.name for kind in ledger.kinds)}: each {_run_here(ledger)} file run over the test split by a "
+        f"real interpreter ({runtimes}).",
         *_interval_lines(ledger),
         "oldest runtime: the oldest installed one that ran the file; what ships is tried on all of them, because apps "
         "ship old ones.",

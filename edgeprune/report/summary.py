@@ -206,9 +206,15 @@ def _lost_channels(ledger: Ledger) -> list[str]:
     ]
 
 
+_UNTIMED = {
+    Format.COREML: "Core ML runs on macOS and iOS only",
+    Format.ONNX: "edgeprune bench FILE times it with ONNX Runtime on one thread",
+}
+
+
 def _unknown(ledger: Ledger) -> list[str]:
     """What was not measured, and what was by the evaluator only."""
-    packages = [entry for entry in _exported(ledger) if entry.format == Format.COREML]
+    others = [entry for entry in _exported(ledger) if entry.format != Format.TFLITE]
     lines = [
         f"{ledger.metric.name} of {entry.path}: {entry.metric_note}."
         for entry in _exported(ledger)
@@ -217,13 +223,15 @@ def _unknown(ledger: Ledger) -> list[str]:
     lines += [
         f"{kind.name} of {entry.path}: {_value(kind, found)}"
         + ("; Apple's own kernels may round otherwise." if "evaluator" in found.runtime else ".")
-        for entry in packages
+        for entry in others
         for kind in ledger.kinds
         if (found := entry.scored(kind.name)) is not None
     ]
-    if packages:
-        files = ", ".join(entry.path for entry in packages)
-        lines.append(f"Not measured: latency of {files}; Core ML runs on macOS and iOS only.")
+    lines += [
+        f"Not measured: latency of {', '.join(files)}; {why}."
+        for model_format, why in _UNTIMED.items()
+        if (files := [entry.path for entry in others if entry.format == model_format])
+    ]
     return lines
 
 

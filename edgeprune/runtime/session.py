@@ -24,11 +24,12 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeprune.artifact import Format
 from edgeprune.errors import MissingExtra, OutputError, RuntimeFailure, UsageError
 from edgeprune.host.children import child_process, kill
 from edgeprune.host.scratch import scratch_folder
 from edgeprune.host.untrusted import check_file
-from edgeprune.runtime.runtimes import RUNTIMES, RuntimeSpec
+from edgeprune.runtime.runtimes import ONNX_RUNTIMES, RUNTIMES, RuntimeSpec, runtimes_of
 
 __all__ = [
     "RunResult",
@@ -36,6 +37,8 @@ __all__ = [
     "TracedTensor",
     "ask_worker",
     "installed_runtimes",
+    "newest_runtime",
+    "run_onnx",
     "run_tflite",
     "trace_tflite",
 ]
@@ -44,6 +47,7 @@ Progress = Callable[[int, int], None]
 Lines = queue.SimpleQueue[bytes | None]
 Rows = Any  # a NumPy array [samples, ...], or what gives slices of one
 
+ONNX_BATCH = 16  # samples at once, where an .onnx file takes any number
 PART_BYTES = 128_000_000  # of the samples that one process gets
 
 WORKER = "edgeprune.runtime.worker"
@@ -89,18 +93,34 @@ class TraceResult:
     samples: int
 
 
-def installed_runtimes() -> dict[str, str]:
-    """Name -> version of every installed runtime, oldest runtime first; nothing is imported."""
+def installed_runtimes(model_format: Format = Format.TFLITE) -> dict[str, str]:
+    """Name -> version of every installed runtime of a format, oldest runtime first; nothing is imported."""
     found = {}
-    for name, spec in RUNTIMES.items():
+    for name, spec in runtimes_of(model_format).items():
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(spec.distribution)
     return found
 
 
-def newest_runtime() -> str:
-    """The name of the newest of the installed runtimes; there is one."""
-    return list(installed_runtimes())[-1]
+def newest_runtime(model_format: Format = Format.TFLITE) -> str:
+    """The name of the newest of the installed runtimes of a format; there is one."""
+    return list(installed_runtimes(model_format))[-1]
+
+
+def run_onnx(
+    path: Path,
+    inputs: Mapping[str, Rows],
+    *,
+    runtime: str = "onnxruntime",
+    threads: int = 2,
+    timeout_s: float = 600,
+    on_progress: Progress | None = None,
+) -> RunResult:
+    """Run an .onnx file over N samples: as `run_tflite` does, but where the batch of all its inputs and outputs is free
+    the first sample goes alone and the others ONNX_BATCH at once, so that outputs tell of both."""
+    return _run_parts(
+        path, inputs, runtime=runtime, threads=threads, timeout_s=timeout_s, on_progress=on_progress, batch=ONNX_BATCH
+    )
 
 
 def run_tflite(
@@ -123,6 +143,22 @@ def run_tflite(
     Raises MissingExtra, UsageError (unknown runtime), InputError (no such file), OutputError (no room for the
     samples) and RuntimeFailure (refused file, wrong names or shapes, NaN, crash, or no end within `timeout_s`).
     """
+    return _run_parts(
+        path, inputs, runtime=runtime, threads=threads, timeout_s=timeout_s, on_progress=on_progress, batch=1
+    )
+
+
+def _run_parts(
+    path: Path,
+    inputs: Mapping[str, Rows],
+    *,
+    runtime: str,
+    threads: int,
+    timeout_s: float,
+    on_progress: Progress | None,
+    batch: int,
+) -> RunResult:
+    """Samples that are more than one process gets, one process after the other."""
     count = min((len(rows) for rows in inputs.values()), default=0)
     row_bytes = sum(_row_bytes(rows) for rows in inputs.values())
     step = max(1, PART_BYTES // max(1, row_bytes))
@@ -134,7 +170,9 @@ def run_tflite(
                 on_progress(start + done, count)
 
         some = {name: rows[start : start + step] for name, rows in inputs.items()} if count > step else inputs
-        parts.append(_run_part(path, some, runtime=runtime, threads=threads, timeout_s=timeout_s, on_progress=told))
+        parts.append(
+            _run_part(path, some, runtime=runtime, threads=threads, timeout_s=timeout_s, on_progress=told, batch=batch)
+        )
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -154,6 +192,7 @@ def _run_part(
     threads: int,
     timeout_s: float,
     on_progress: Progress,
+    batch: int,
 ) -> RunResult:
     """`run_tflite` of samples that fit into memory, in one process."""
     with scratch_folder() as folder:
@@ -164,6 +203,7 @@ def _run_part(
             "names": list(inputs),
             "inputs": str(folder),
             "outputs": str(folder / "outputs.npz"),
+            "batch": batch,
         }
         _write_samples(folder, path, inputs)
         result = ask_worker(job, [path], runtime=runtime, timeout_s=timeout_s, on_progress=on_progress)
@@ -172,7 +212,7 @@ def _run_part(
     return RunResult(
         outputs=outputs,
         runtime=runtime,
-        version=installed_runtimes()[runtime],
+        version=_installed(runtime)[1],
         samples=result["samples"],
         input_dtypes=result["input_dtypes"],
         output_dtypes=result["output_dtypes"],
@@ -212,7 +252,7 @@ def trace_tflite(
         for n, told in enumerate(result["tensors"])
     )
     return TraceResult(
-        tensors=tuple(traced), runtime=runtime, version=installed_runtimes()[runtime], samples=result["samples"]
+        tensors=tuple(traced), runtime=runtime, version=_installed(runtime)[1], samples=result["samples"]
     )
 
 
@@ -236,7 +276,7 @@ def ask_worker(
     """
     spec, version = _installed(runtime)
     for path in paths:
-        check_file(path, "a .tflite file")
+        check_file(path, "an .onnx file" if runtime in ONNX_RUNTIMES else "a .tflite file")
     subject = f"{' or '.join(str(path) for path in paths)} on {runtime} {version}"
     with tempfile.TemporaryFile() as chatter, _worker(_writable(job), chatter) as (child, lines):
         _give(child, {**job, "module": spec.module})
@@ -255,12 +295,14 @@ def ask_worker(
 
 
 def _installed(runtime: str) -> tuple[RuntimeSpec, str]:
-    if runtime not in RUNTIMES:
-        raise UsageError(f"{runtime!r} is not a runtime; choose one of {', '.join(RUNTIMES)}")
-    spec = RUNTIMES[runtime]
-    version = installed_runtimes().get(runtime)
+    model_format = Format.ONNX if runtime in ONNX_RUNTIMES else Format.TFLITE
+    known = runtimes_of(model_format)
+    if runtime not in known:
+        raise UsageError(f"{runtime!r} is not a runtime; choose one of {', '.join(known)}")
+    spec = known[runtime]
+    version = installed_runtimes(model_format).get(runtime)
     if version is None:
-        raise MissingExtra(spec.distribution, spec.extra, f"running a .tflite file on {runtime}")
+        raise MissingExtra(spec.distribution, spec.extra, f"running a .{model_format} file on {runtime}")
     return spec, version
 
 

@@ -6,8 +6,9 @@ One JSON object on the first line of stdin is the job; JSON lines on stdout are 
 always names of files.
 Whatever the interpreter prints goes to stderr, which the parent keeps for its error messages.
 
-Jobs (both also hold "module", the module that has the class `Interpreter`):
-    run   {"path", "threads", "names", "inputs", "outputs"}: a file over N samples, one per invoke
+Jobs (all also hold "module", the module that has the class `Interpreter`):
+    run   {"path", "threads", "names", "inputs", "outputs", "batch"}: a file over N samples, one per invoke; where its
+          batch is free the first alone and the others by `batch` (1 when left out)
     trace {"path", "threads", "names", "inputs", "outputs", "limit_bytes"}: the same, keeping what every op writes
     time  {"paths", "warmups", "pairs", "seed"}: CPU and wall time of several files in turn, one thread
 """
@@ -242,7 +243,7 @@ def run(job: dict[str, Any], report: Report) -> dict[str, Any]:
         invoke(interpreter)
         for tensor, rows in zip(results, collected, strict=True):
             rows += counted.rows(tensor, decode(tensor, interpreter.get_tensor(tensor.index), sample=k), k)
-        done = min(samples, k + counted.batch)
+        done = min(samples, k + counted.size(k))
         if time.monotonic() - last_report_s > REPORT_EVERY_S or done == samples:
             last_report_s = time.monotonic()
             report(done, samples)
@@ -262,29 +263,38 @@ class Counted:
 
     samples: int
     batch: int
+    free: bool = False  # it takes any number: the first sample goes alone, so that a batch of one is tried as well
 
     @property
-    def starts(self) -> range:
+    def starts(self) -> list[int]:
         """The first sample of each invoke."""
-        return range(0, self.samples, self.batch)
+        first = int(self.free)
+        return [*range(first), *range(first, self.samples, self.batch)]
+
+    def size(self, start: int) -> int:
+        """How many samples an invoke gets."""
+        if not self.free:
+            return self.batch
+        return min(self.batch, self.samples - start) if start else 1
 
     def rows(self, tensor: Tensor, value: Array, start: int) -> list[Array]:
         """What an invoke made of each of its samples, the batch taken off."""
-        if self.batch == 1:
+        size = self.size(start)
+        if size == 1:
             return [value[0] if value.ndim and value.shape[0] == 1 else value]
-        if not value.ndim or value.shape[0] != self.batch:
-            raise JobError(
-                f"{tensor.name!r} of shape {list(value.shape)} has no value for each of {self.batch} samples"
-            )
+        if not value.ndim or value.shape[0] != size:
+            raise JobError(f"{tensor.name!r} of shape {list(value.shape)} has no value for each of {size} samples")
         return list(value[: self.samples - start])
 
 
 def prepare(interpreter: Any, job: dict[str, Any]) -> tuple[list[Tensor], Counted, Callable[[int], None]]:
     """Size the inputs for the job's samples and allocate; the inputs, the samples, and what sets those from k on."""
     stored = [np.load(f"{job['inputs']}/{i}.npy", mmap_mode="r", allow_pickle=False) for i in range(len(job["names"]))]
-    wanted, _ = tensors(interpreter)
+    wanted, results = tensors(interpreter)
     fed = match_inputs(wanted, dict(zip(job["names"], stored, strict=True)))
-    samples, batch = count_samples(wanted, fed), fixed_batch(wanted, fed)
+    free = job.get("batch", 1) > 1 and all(tensor.signature[:1] == (-1,) for tensor in (*wanted, *results))
+    samples, batch = count_samples(wanted, fed), job["batch"] if free else fixed_batch(wanted, fed)
+    counted = Counted(samples=samples, batch=batch, free=free)
     shapes = [sample_shape(tensor, array, batch) for tensor, array in zip(wanted, fed, strict=True)]
     for tensor, shape in zip(wanted, shapes, strict=True):
         if shape != tensor.shape:
@@ -292,11 +302,13 @@ def prepare(interpreter: Any, job: dict[str, Any]) -> tuple[list[Tensor], Counte
     allocate(interpreter)
 
     def feed(start: int) -> None:
-        rows = np.minimum(np.arange(start, start + batch), samples - 1)  # the last sample again where some are missing
+        taken = np.arange(start, start + counted.size(start))
+        rows = np.minimum(taken, samples - 1)  # the last sample again where some are missing
         for tensor, array, shape in zip(wanted, fed, shapes, strict=True):
-            interpreter.set_tensor(tensor.index, encode(tensor, array[rows]).reshape(shape))
+            sized = (len(rows), *shape[1:]) if free else shape
+            interpreter.set_tensor(tensor.index, encode(tensor, array[rows]).reshape(sized))
 
-    return wanted, Counted(samples=samples, batch=batch), feed
+    return wanted, counted, feed
 
 
 def count_samples(wanted: Sequence[Tensor], fed: Sequence[Array]) -> int:
@@ -344,7 +356,7 @@ def trace(job: dict[str, Any], report: Report) -> dict[str, Any]:
                 collected[n] += counted.rows(tensor, real_values(tensor, interpreter.get_tensor(tensor.index)), k)
             except JobError as error:
                 notes[n] = str(error)
-        report(min(samples, k + counted.batch), samples)
+        report(min(samples, k + counted.size(k)), samples)
     for n, rows in enumerate(collected):
         if notes[n] is None and len({row.shape for row in rows}) > 1:
             notes[n] = "its shape changes from sample to sample"

@@ -45,7 +45,7 @@ def pruned(image_model: Any) -> Any:
     [
         (Format.TFLITE, Precision.SPARSE, "iOS16", "tflite has no precision 'sparse'"),
         (Format.COREML, Precision.DYNAMIC, "iOS16", "coreml has no precision 'dynamic'"),
-        (Format.KERAS, Precision.FLOAT32, "iOS16", "unknown export format 'keras'; known: tflite, coreml"),
+        (Format.KERAS, Precision.FLOAT32, "iOS16", "unknown export format 'keras'; known: tflite, coreml, onnx"),
         (Format.COREML, Precision.INT8, "iOS15", "iOS 16 or newer"),
         (Format.COREML, Precision.SPARSE, "iOS15", "iOS 16 or newer"),
         (Format.COREML, Precision.FLOAT16, "iOS14", "unknown deployment target"),

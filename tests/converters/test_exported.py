@@ -61,8 +61,8 @@ def test_tables_of_exports() -> None:
     assert list(TARGETS) == list(DeploymentTarget)
     assert sorted(each for brought in TARGETS.values() for each in brought) == sorted(EXPORTS[Format.COREML])
     assert [format_of(Path(f"m{ending}")) for ending in SUFFIXES.values()] == list(SUFFIXES)
-    with pytest.raises(UsageError, match=r"m\.onnx: an exported file ends in \.tflite or \.mlpackage"):
-        format_of(Path("m.onnx"))
+    with pytest.raises(UsageError, match=r"m\.pb: an exported file ends in \.tflite or \.mlpackage or \.onnx"):
+        format_of(Path("m.pb"))
 
 
 def test_one_mapping_of_package_options(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeprune.artifact import SUFFIXES, Format
 from edgeprune.checker.latency.statistics import (
     Interval,
     outcome_of,
@@ -29,7 +30,7 @@ from edgeprune.errors import MissingExtra, OutputError, RuntimeFailure, UsageErr
 from edgeprune.host.scratch import scratch_folder
 from edgeprune.host.untrusted import check_file
 from edgeprune.ledger import LatencyComparison, Outcome
-from edgeprune.runtime.runtimes import RUNTIMES
+from edgeprune.runtime.runtimes import runtimes_of
 from edgeprune.runtime.session import ask_worker, installed_runtimes, newest_runtime
 
 __all__ = ["ProcessTimes", "compare_latency", "judge"]
@@ -62,7 +63,7 @@ def compare_latency(
     timeout_s: float = 600,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LatencyComparison:
-    """Compare the latency of two .tflite files on this host, one thread, batch 1, made-up inputs.
+    """Compare the latency of two .tflite files, or two .onnx files, on this host, one thread, batch 1, made-up inputs.
 
     `processes` is how many are started at first; while the verdict is inconclusive as many more follow, three times as
     many in all. `pairs` is the least number of pairs per process (a fast model gets more), `timeout_s` the limit for
@@ -73,7 +74,11 @@ def compare_latency(
     Raises MissingExtra, UsageError, InputError (no such file), OutputError (no room for the copy) and RuntimeFailure
     (a file that is refused, crashes or does not end).
     """
-    chosen = runtime or _newest()
+    model_format = Format.ONNX if baseline.suffix.lower() == SUFFIXES[Format.ONNX] else Format.TFLITE
+    chosen = runtime or _newest(model_format)
+    other = Format.TFLITE if model_format is Format.ONNX else Format.ONNX
+    if chosen in runtimes_of(other):
+        raise UsageError(f"{baseline}: {chosen} runs {SUFFIXES[other]} files; leave out --runtime")
     if min(processes, pairs) < 1 or warmups < 0:
         raise UsageError(f"processes and pairs must be at least 1 and warmups 0; got {processes}, {pairs}, {warmups}")
     times: list[ProcessTimes] = []
@@ -84,23 +89,23 @@ def compare_latency(
             for k in range(len(times), planned):
                 step = _steps(on_progress, k, planned, pairs)
                 times.append(_time_process(files, LOAD_ORDERS[k % len(LOAD_ORDERS)], job, chosen, timeout_s, step))
-            found = judge(times, runtime=chosen, runtime_version=installed_runtimes()[chosen], seed=seed)
+            found = judge(times, runtime=chosen, runtime_version=installed_runtimes(model_format)[chosen], seed=seed)
             if found.verdict is not Outcome.INCONCLUSIVE:
                 break
     return found
 
 
-def _newest() -> str:
-    if not installed_runtimes():
-        newest = RUNTIMES[list(RUNTIMES)[-1]]
+def _newest(model_format: Format) -> str:
+    if not installed_runtimes(model_format):
+        newest = list(runtimes_of(model_format).values())[-1]
         raise MissingExtra(newest.distribution, newest.extra, "measuring latency")
-    return newest_runtime()
+    return newest_runtime(model_format)
 
 
 def _copy(baseline: Path, folder: Path) -> Path:
-    check_file(baseline, "a .tflite file")
+    check_file(baseline, f"a {baseline.suffix} file")
     try:
-        return Path(shutil.copyfile(baseline, folder / "copy.tflite"))
+        return Path(shutil.copyfile(baseline, folder / f"copy{baseline.suffix}"))
     except OSError as error:
         raise OutputError(f"{folder}: no room for a copy of {baseline} ({error}); set TMPDIR") from error
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from edgeprune.errors import InputError
 from edgeprune.formats.contents import Contents, Layer, StoredArray, printable
 from edgeprune.formats.elements import Shape, count_zeros
+from edgeprune.formats.onnx.ends import read_ends
 from edgeprune.formats.onnx.operators import (
     MULTIPLIERS,
     QUANTIZED_INPUTS,
@@ -81,6 +82,7 @@ def _contents(path: Path, model_bytes: int, model: Message, reader: _Reader, out
         sections={name: size for name, size in sections.items() if size or name in ("weights", "graph", "metadata")},
         layers=layers,
         files=files if beside else {},
+        onnx=read_ends(model, model.child(_GRAPH)),
     )
 
 

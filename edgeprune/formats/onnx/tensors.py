@@ -19,10 +19,10 @@ from edgeprune.formats.protobuf import BrokenMessageError, Message, count_varint
 from edgeprune.formats.weights import Role
 from edgeprune.host.untrusted import read_whole
 
-__all__ = ["OutsideFiles", "Tensor", "integers_of", "read_sparse", "read_tensor"]
+__all__ = ["DTYPES", "OutsideFiles", "Tensor", "integers_of", "read_sparse", "read_tensor"]
 
 # onnx.proto3, TensorProto.DataType.
-_DTYPES: Mapping[int, str] = {
+DTYPES: Mapping[int, str] = {
     1: "float32",
     2: "uint8",
     3: "int8",
@@ -140,9 +140,9 @@ class OutsideFiles:
 def read_tensor(message: Message, outside: OutsideFiles) -> Tensor:
     """A TensorProto. Raises BrokenMessageError when its numbers do not fill its shape, InputError as OutsideFiles."""
     code = message.number(2)
-    if code not in _DTYPES:
+    if code not in DTYPES:
         raise BrokenMessageError(f"the tensor {message.text(8)!r} has the unknown element type {code}")
-    name, dtype, shape = message.text(8), _DTYPES[code], _shape(message.integers(1))
+    name, dtype, shape = message.text(8), DTYPES[code], _shape(message.integers(1))
     if message.number(_LOCATION) == _EXTERNAL:
         raw, stored_bytes = outside.take({item.text(1): item.text(2) for item in message.children(_OUTSIDE)})
     elif dtype == "string":

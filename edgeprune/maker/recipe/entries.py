@@ -40,7 +40,7 @@ def _asked_step(step: Step) -> dict[str, object]:
 
 def _asked_export(export: ExportSpec) -> dict[str, object]:
     """Of a .tflite file what follows the precision is left out, but for what changes its numbers."""
-    asked = flat(export)
+    asked = {key: value for key, value in flat(export).items() if value is not None or key != "opset"}
     if export.format is Format.COREML:
         labels = export.package.class_labels
         return {**asked, "class_labels": labels.name if labels else None}

@@ -20,7 +20,7 @@ from edgeprune.checker.latency.measure import compare_latency
 from edgeprune.checker.latency.profiles import find_profile
 from edgeprune.checker.size.baseline import Baseline
 from edgeprune.checker.size.codecs import BASE_CODEC
-from edgeprune.converters.exported import entry_at, measure_export
+from edgeprune.converters.exported import entry_at, measure_export, said_of
 from edgeprune.converters.exports import INTEGER, calibrated
 from edgeprune.converters.ladder_options import LadderOptions
 from edgeprune.converters.packaging import AppOptions
@@ -114,12 +114,17 @@ class _Run:
             data=self.data,
             metric=metric_kind(self.task.main),
             metrics=tuple(metric_kind(score) for score in self.task.scores),
-            host=Host(machine=platform.machine(), system=platform.system(), runtimes=installed_runtimes()),
+            host=Host(machine=platform.machine(), system=platform.system(), runtimes=self._runtimes()),
             seed=self.recipe.seed,
             stages=tuple(self.stages),
         )
         ledger = replace(ledger, verdicts=run_verdicts(ledger, self.recipe.budget, self.baseline, self.folder))
         return replace(ledger, summary=tuple(summary_sentences(ledger)))
+
+    def _runtimes(self) -> dict[str, str]:
+        """What ran files: the runtimes of .tflite, and those of the formats that are exported."""
+        formats = dict.fromkeys((Format.TFLITE, *(export.format for export in self.recipe.exports)))
+        return {name: version for each in formats for name, version in installed_runtimes(each).items()}
 
     def _splits(self) -> dict[str, Samples]:
         splits = {"train": self.prepared.train, "validation": self.prepared.validation, "test": self.prepared.test}
@@ -404,10 +409,11 @@ class _Run:
             export.precision,
             calibration=learns,
             app=options,
+            opset=export.opset,
             ranges=self._trained.package_ranges(self.converter, options) if self._trained and learned else None,
         )
         entry = self._evaluated(made, model, every_runtime=True, exported=True, image=options.image)
-        return replace(entry, warnings=said)
+        return replace(entry, warnings=(*said, *said_of(made, model)))
 
 
 def _with_export(stage: Stage, entry: ArtifactEntry, *, in_place_of: ArtifactEntry | None) -> Stage:

@@ -266,7 +266,7 @@ def plan_lines(prepared: Prepared) -> list[str]:
         lines.append(f"step {number}  {step.name}: {_plan_of(prepared, step)}")
     for export in recipe.exports:
         target = f" for {export.package.deployment_target}" if export.format is Format.COREML else ""
-        learns = export.format is Format.COREML and calibrated(export.format, export.precision)
+        learns = export.format is not Format.TFLITE and calibrated(export.format, export.precision)
         drawn = f", calibrated on {calibrating(recipe).samples} training samples" if learns else ""
         lines.append(f"export  {export.format} {export.precision}{target}{drawn}")
     if recipe.latency.measure:

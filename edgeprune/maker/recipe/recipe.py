@@ -12,7 +12,7 @@ from edgeprune.artifact import Format, Precision
 from edgeprune.checker.budget import Budget, read_budget
 from edgeprune.checker.latency.latency_targets import why_never
 from edgeprune.checker.latency.profiles import find_profile, profile_place
-from edgeprune.converters.exports import INTEGER, calibrated
+from edgeprune.converters.exports import INTEGER, calibrated, check_opset
 from edgeprune.converters.packaging import PackageOptions
 from edgeprune.errors import EdgepruneError, RecipeError, UsageError
 from edgeprune.host.toml_values import known_keys, read_toml, typed
@@ -76,9 +76,12 @@ class ExportSpec:
     """
 
     format: Format
-    """`"tflite"` or `"coreml"`."""
+    """`"tflite"`, `"coreml"` or `"onnx"`."""
     precision: Precision
-    """tflite: `float32`, `float16`, `dynamic`, `int8`, `int16x8`; coreml: those of the page on Core ML."""
+    """tflite: `float32`, `float16`, `dynamic`, `int8`, `int16x8`; onnx: `float32`, `float16`, `int8`; coreml: those of
+    the page on Core ML."""
+    opset: int | None = None
+    """onnx: the version of the set of operators, 13 to 18; left out, 17."""
     package: PackageOptions = field(default_factory=PackageOptions)
 
 
@@ -264,6 +267,7 @@ def _check_exports(recipe: Recipe, quantized: str | None) -> None:
             raise RecipeError(
                 f'{path}: a tflite export of precision {export.precision} needs a step with kind = "quantize"{also}'
             )
+        check_opset(export.format, export.opset)
         if calibrated(export.format, export.precision) and recipe.data.train is None:
             raise RecipeError(
                 f"{path}: the {export.format} {export.precision} export learns its ranges from training data; "
