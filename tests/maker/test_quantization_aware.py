@@ -18,7 +18,10 @@ from edgeprune.converters.rounded_places import PREPARATION, rounded_places
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.slim_options import SlimOptions
 from edgeprune.errors import ConversionError, UsageError
+from edgeprune.formats import read_contents
 from edgeprune.formats.coreml.mil_reader import read_coreml
+from edgeprune.formats.kept_patterns import kept_patterns
+from edgeprune.formats.pattern import Pattern
 from edgeprune.ledger import Ledger
 from edgeprune.maker.keras.models import predict
 from edgeprune.maker.quantization.matching import match_places
@@ -173,6 +176,26 @@ def test_what_is_trained_is_the_file(
         off = np.abs(trained[output] - file[output])
         assert off.mean() <= (0.4 if wide else 0.12) * np.abs(values - file[output]).mean()
         assert off.max() <= 0.025 * span
+
+
+def test_numbers_between_two_steps(keras: Any, converter: Converter, tmp_path: Path) -> None:
+    """Pixels at -1..1 lie halfway between two steps, and a channel that hardly varied in training has a scale so coarse
+    that its bias is rounded: both are trained as the file has them."""
+    keras.utils.set_random_seed(3)
+    layers = keras.layers
+    x = keras.Input((12, 12, 3), name="x")
+    h = layers.BatchNormalization(name="norm")(layers.Conv2D(8, 3, use_bias=False)(layers.ZeroPadding2D()(x)))
+    model = randomised(keras.Model(x, layers.Conv2D(4, 1, name="p")(layers.ReLU(6.0)(h))))
+    norm = model.get_layer("norm")
+    norm.moving_variance.assign(np.array([1, 1e-20, 1, 1e-20, 1, 1, 1, 1], np.float32))
+    pixels = np.random.default_rng(1).integers(0, 256, (64, 12, 12, 3))
+    values = (pixels / 127.5 - 1).astype(np.float32)
+    made = int8(converter, model, tmp_path / "m.tflite", values)
+    simulated, missing = simulation(model, made, values)
+    assert not missing
+    file, trained = run(made, values)["p"], predict(simulated.rounded, {"x": values})["p"]
+    floats = predict(model, {"x": values})["p"]
+    assert np.abs(trained - file).mean() <= 0.01 * np.abs(floats - file).mean()
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +360,7 @@ train = "d.npz"
 test = "d.npz"
 [[steps]]
 kind = "prune"
-sparsity = 0.5
+sparsity = "2:4"
 [[steps]]
 kind = "qat"
 epochs = 1
@@ -359,8 +382,8 @@ measure = false
 
 
 def test_a_recipe(keras: Any, call: Callable[..., Any], tmp_path: Path) -> None:
-    """The stage has its training and the file that was trained; all exports are of the trained weights, zeros are kept
-    in each, and the package's activations have the scales that were learned."""
+    """The stage has its training and the file that was trained; all exports are of the trained weights, zeros and their
+    pattern are kept in each, and the package's activations have the scales that were learned."""
     keras.utils.set_random_seed(5)
     model = sequential(keras)
     model.save(tmp_path / "m.keras")
@@ -378,6 +401,9 @@ def test_a_recipe(keras: Any, call: Callable[..., Any], tmp_path: Path) -> None:
     assert pruned.sparsity is not None
     assert all(entry.sparsity is not None and entry.sparsity >= pruned.sparsity - 1e-9 for entry in stage.artifacts)
     assert floats.sha256 != pruned.sha256
+    for entry in stage.artifacts:
+        rows = kept_patterns(read_contents(tmp_path / "out" / entry.path), Pattern(n=2, m=4))
+        assert [row.violations for row in rows if row.groups] == [0]
     assert integer.parity is not None
     assert integer.parity[0].agreement is not None
     assert integer.parity[0].agreement >= 0.98
