@@ -42,7 +42,7 @@ def contained(kind: type) -> dict[str, tuple[type, bool]]:
     for name, hint in get_type_hints(kind).items():
         parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
         records = [part for part in parts if isinstance(part, type) and is_dataclass(part)]
-        if records:
+        if records and all(part in (records[0], NoneType) for part in parts):
             found[name] = (records[0], NoneType in parts)
     return found
 

@@ -538,7 +538,7 @@ class TestUsage:
             (("prune", "m.keras", "-o", "o.keras"), "Missing option '--sparsity'"),
             (("prune", "m.keras", "-o", "o.keras", "--sparsity", "80"), "did you mean 0.8?"),
             (("prune", "m.keras", "-o", "o.keras", "--sparsity", "1.2"), "below 1"),
-            (("prune", "m.keras", "-o", "o.keras", "--sparsity", "much"), "not a valid float"),
+            (("prune", "m.keras", "-o", "o.keras", "--sparsity", "much"), "or a pattern N:M, 2:4; got 'much'"),
             (("prune", "m.keras", "-o", "o.keras", "--sparsty", "1"), "No such option"),
             (("inspect",), "Missing argument"),
             (("check", "m.tflite", "--download", "350"), "'350' is not a size"),

@@ -143,7 +143,7 @@ class TestVerify:
     ("arguments", "code", "words"),
     [
         (("missing.tflite", "--against", "model.keras"), 4, ("missing.tflite does not exist",)),
-        (("train.npz", "--against", "model.keras"), 2, ("verify reads .tflite, .mlpackage and .mlmodel",)),
+        (("train.npz", "--against", "model.keras"), 2, ("verify reads .tflite, .onnx, .mlpackage and .mlmodel",)),
         (("empty.tflite", "--against", "model.keras"), 4, ("empty.tflite",)),
         (("empty.mlmodel", "--against", "model.keras"), 4, ("empty.mlmodel", "is empty")),
         (("empty.mlpackage", "--against", "model.keras"), 4, ("no Manifest.json",)),

@@ -47,7 +47,9 @@ NOT_RUN = {
     ("convert-and-verify.md", "makes two files of each layer"),
     ("convert-and-verify.md", "scores a dozen files"),
     ("getting-started.md", "pip install"),
+    ("latency.md", "needs an NVIDIA GPU"),
     ("latency.md", "needs an emulated Arm system"),
+    ("latency.md", "needs Vela"),
 }
 
 

@@ -57,7 +57,7 @@ def many_kinds(keras: Any) -> Any:
     y = layers.Conv1D(6, 3, name="makes_six")(y)
     y = layers.Conv1D(8, 1, name="six_inputs")(y)
     y = layers.MultiHeadAttention(2, 4, name="attention")(y, y)
-    y = layers.Bidirectional(layers.GRU(4, name="gru"))(y)
+    y = layers.Bidirectional(layers.GRU(4, name="gru"), name="bidirectional")(y)
     model = keras.Model(x, layers.Dense(5, name="scores")(y))
     model.optimizer = None
     return model
@@ -328,7 +328,7 @@ def test_a_recipe_asks_for_a_pattern(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("step", "told"),
     [
-        ('sparsity = "2-4"', "write N:M"),
+        ('sparsity = "2-4"', "a pattern N:M in quotes"),
         ('sparsity = "2:4"\nscope = "global"', "leave out scope"),
         ('sparsity = "2:4"\nepochs = 2\nbackend = "tfmot"', "tfmot backend prunes to fractions only, not to 2:4"),
         ('sparsity = "2:4"\nscore = "wanda"\nepochs = 2', "wanda scores in one shot"),

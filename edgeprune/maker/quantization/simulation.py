@@ -230,7 +230,7 @@ def _read_instead(node: Any, name: str, other: str) -> None:
 
 def _rounded_kernel(kernel: FoundKernel, values: Mapping[str, Any], *, slim: bool) -> tuple[Any, Any]:
     """(The kernel of a node as if the file's were read: rounded together with the factors behind it, then without them
-    again; the scale of each channel, or of all, in the file)."""
+    again; the scale of each channel in the file)."""
     import tensorflow as tf
 
     own = values[kernel.kernel]
@@ -247,7 +247,7 @@ def _rounded_kernel(kernel: FoundKernel, values: Mapping[str, Any], *, slim: boo
         scale = _slim_scale(folded, scale, axes)
     back = tf.math.divide_no_nan(_on_grid(folded, scale), factor)
     made = own + tf.stop_gradient(tf.where(factor == 0, tf.zeros_like(own), back - own))
-    return made, tf.stop_gradient(tf.reshape(scale, [-1]))
+    return made, tf.stop_gradient(tf.reshape(scale * tf.ones(shape), [-1]))
 
 
 def _on_grid(values: Any, scale: Any) -> Any:
@@ -273,18 +273,24 @@ def _slim_scale(values: Any, scale: Any, axes: Sequence[int]) -> Any:
 
 def _rounded_bias(kernel: FoundKernel, values: Mapping[str, Any], scale: Any) -> Any:
     """What the last sum behind a kernel adds, so that all sums together are a multiple of `scale`, the product of the
-    scales of kernel and input: the file has them as one int32 number a channel."""
+    scales of kernel and input: the file has them as one int32 number a channel. A sum of another form is no bias."""
     import tensorflow as tf
+
+    last, count = kernel.shifts[-1], scale.shape[0]
+    own = values[last.added]
+    if own.shape.num_elements() != count or any(
+        values[s.added].shape.num_elements() not in (1, count) for s in kernel.shifts
+    ):
+        return own
 
     def behind(first: int) -> Any:
         factors = [tf.reshape(values[name], [-1]) for name in kernel.factors[first:]]
         return functools.reduce(tf.multiply, factors, tf.ones(()))
 
     parts = [tf.reshape(values[s.added], [-1]) * behind(s.factors) * (-1 if s.subtracted else 1) for s in kernel.shifts]
-    total, last = functools.reduce(tf.add, parts), kernel.shifts[-1]
-    own = values[last.added]
+    total = functools.reduce(tf.add, parts)
     off = tf.math.divide_no_nan(_on_grid(total, scale) - total, behind(last.factors) * (-1 if last.subtracted else 1))
-    return own + tf.stop_gradient(tf.where(tf.math.is_finite(off), off, 0.0))
+    return own + tf.stop_gradient(tf.reshape(tf.where(tf.math.is_finite(off), off, 0.0), own.shape))
 
 
 def _rounded_constant(own: Any, inverted: bool) -> Any:

@@ -42,6 +42,10 @@ def _word_or_table(path: Path, key: str, value: object) -> str | Mapping[str, fl
 def _fraction_or_pattern(path: Path, key: str, value: object) -> float | Pattern:
     if not isinstance(value, str):
         return typed(path, key, value, float)
+    if ":" not in value:
+        raise RecipeError(
+            f"{path}: '{key}' must be a number, or a pattern N:M in quotes such as \"2:4\"; got {value!r}"
+        )
     try:
         return Pattern.parse(value)
     except UsageError as cause:
