@@ -15,6 +15,7 @@ __all__ = [
     "INTEGER",
     "INTEGER_ACTIVATIONS",
     "IO_TYPES",
+    "PALETTES",
     "SIGNATURE",
     "TARGETS",
     "USUAL",
@@ -47,6 +48,7 @@ EXPORTS: Mapping[Format, tuple[Precision, ...]] = {
 USUAL = {Format.TFLITE: Precision.FLOAT32, Format.COREML: Precision.FLOAT16}  # when none is asked for
 SIGNATURE = "serving_default"  # of a .tflite file, as TensorFlow names it
 INTEGER = (Precision.INT8, Precision.INT16X8)  # of TFLite: both weights and activations are integers
+PALETTES = (Precision.PALETTE2, Precision.PALETTE4, Precision.PALETTE6, Precision.PALETTE8)  # of Core ML
 INTEGER_ACTIVATIONS = (Precision.W8A8, Precision.SPARSE_W8A8)  # of Core ML
 IO_TYPES = {
     Precision.INT8: (IoType.FLOAT32, IoType.INT8, IoType.UINT8),

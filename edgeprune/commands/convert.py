@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.artifact import SUFFIXES, Color, DeploymentTarget, Format, IoType, Precision, Scales, sha256_of
+from edgeprune.artifact import SUFFIXES, Color, DeploymentTarget, Format, IoType, Precision, Rounding, Scales, sha256_of
 from edgeprune.commands.ends import EndWords, end_options
 from edgeprune.commands.options import (
     EXIT_CODES,
@@ -49,6 +49,7 @@ class _Wanted:
     per_tensor: bool
     float_fallback: bool
     scales: str
+    rounding: str
     drop_names: bool
     max_drop: str | None
     keep_float: tuple[str, ...]
@@ -127,6 +128,14 @@ class _Wanted:
     default=Scales.SLIM.value,
     show_default=True,
     help="tflite int8, int16x8: scales of few bits, which compress well, or those that TensorFlow gives.",
+)
+@click.option(
+    "--rounding",
+    type=click.Choice([word.value for word in Rounding]),
+    default=Rounding.AUTO.value,
+    show_default=True,
+    help="tflite int8, int16x8: each weight to the nearest step, or reconstructed: to steps that keep the outputs of "
+    "its layer on --calibration. auto: reconstructed with --spend and --download-target, tried with --max-drop.",
 )
 @click.option("--drop-names", is_flag=True, help="tflite int8, int16x8: leave out names that no runtime reads.")
 @click.option(
@@ -288,6 +297,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
         ),
         slim=SlimOptions(
             scales=Scales(wanted.scales),
+            rounding=Rounding(wanted.rounding),
             drop_names=wanted.drop_names,
             spend=wanted.spend,
             download_target=wanted.download_target,

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from places import ROOT
 
 from edgeprune.artifact import Format, Precision, Scales
+from edgeprune.converters.coarse_kernels import FLOORS, floored
 from edgeprune.converters.conversion import ConvertOptions, convert
-from edgeprune.converters.grids import FLOORS, Grid, floored, moves
+from edgeprune.converters.grids import Grid, moves
 from edgeprune.converters.kernels import Kernel, Kernels, float_constants, kernels_of
 from edgeprune.converters.objects import as_objects, file_bytes, scales_of
 from edgeprune.converters.packaging import AppOptions
@@ -107,13 +108,13 @@ def test_moves_go_from_the_cheapest_byte_to_the_dearest() -> None:
     """Prices grow, each kernel's grids grow coarser, and a grid that saves nothing is none."""
     grids = [
         [
-            Grid(floor=f, stream_bytes=b, error=e)
+            Grid(choice=f, stream_bytes=b, error=e)
             for f, b, e in [(0, 100, 0.0), (1, 80, 1.0), (2, 81, 3.0), (4, 50, 9.0)]
         ],
-        [Grid(floor=f, stream_bytes=b, error=e) for f, b, e in [(0, 100, 0.0), (1, 90, 0.1)]],
+        [Grid(choice=f, stream_bytes=b, error=e) for f, b, e in [(0, 100, 0.0), (1, 90, 0.1)]],
     ]
     path = moves(grids, [1.0, 1.0])
-    assert [(move.kernel, move.floor) for move in path] == [(1, 1), (0, 1), (0, 4)]
+    assert [(move.layer, move.choice) for move in path] == [(1, 1), (0, 1), (0, 4)]
     assert [round(move.distortion, 6) for move in path] == [0.1, 1.0, 8.0]
     assert [move.price for move in path] == sorted(move.price for move in path)
 
