@@ -141,4 +141,5 @@ def _tapped(package: Package) -> Package:
         found.append(at)
     if len(set(found)) < len(found) or package.predicted:
         return package
-    return replace(package, program=Block(inputs=program.inputs, outputs=tuple(found), operations=program.operations))
+    inner = Block(inputs=program.inputs, outputs=tuple(found), operations=program.operations)
+    return replace(package, outputs=(), program=inner)

@@ -28,7 +28,8 @@ def table_of(values: np.ndarray, count: int) -> np.ndarray:
     ends = np.concatenate([[0.0], np.cumsum(weights)])
     sums = np.concatenate([[0.0], np.cumsum(weights * points)])
     free = count - has_zeros
-    spread = np.cumsum(weights ** (1 / 3))  # what k-means of many values comes to: more of them where there is less
+    # Many values of k-means lie as dense as the cube root of the density (Panter and Dite 1951).
+    spread = np.cumsum(weights ** (1 / 3) * np.gradient(points) ** (2 / 3))
     centres = points[np.searchsorted(spread, (np.arange(free) + 0.5) / free * spread[-1])]
     for _ in range(ROUNDS):
         cuts = np.concatenate([[0], np.searchsorted(points, (centres[1:] + centres[:-1]) / 2), [len(points)]])

@@ -1,4 +1,7 @@
-"""What may be done to the bytes of an integer .tflite file. Light: no NumPy, no TensorFlow."""
+"""What may be done to the bytes of an integer .tflite file, and to tables of a Core ML package.
+
+Light: no NumPy, no TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ _TIMES = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*x\s*")
 class SlimOptions:
     """How the numbers of an integer .tflite file are stored.
 
-    With `spend` or `download_target` weights go to coarser grids, layer by layer, where a saved byte costs least.
+    With `spend` or `download_target` weights go to coarser grids, layer by layer, where a saved byte costs least; those
+    two are for Core ML packages of tables too.
     """
 
     scales: Scales = Scales.SLIM

@@ -141,8 +141,8 @@ class _Wanted:
 @click.option(
     "--max-drop",
     metavar="SHARE",
-    help="tflite int8: what it may lose of the metric on --validation, such as '0.5 %'; biases, ranges and, with "
-    "--keep-float auto, float operations are tried until it loses no more. Exit code 1 where that is not reached.",
+    help="tflite int8: what it may lose of the metric on --validation, such as '0.5 %'; biases, rounding, ranges and, "
+    "with --keep-float auto, float operations are tried until it loses no more. Exit code 1 where that is not reached.",
 )
 @click.option(
     "--keep-float",
@@ -159,13 +159,13 @@ class _Wanted:
 @click.option(
     "--spend",
     metavar="SHARE",
-    help="tflite int8, int16x8: coarser weights, as far as they cost no more of the metric than this on --validation, "
-    "such as '0.2 %'.",
+    help="tflite int8, int16x8; coreml palette2 to palette8: coarser weights (smaller tables), as far as they cost no "
+    "more of the metric than this on --validation, such as '0.2 %'.",
 )
 @click.option(
     "--download-target",
     metavar="SIZE",
-    help="tflite int8, int16x8: coarser weights until the download is '80 kB', or '0.1x' of the model's float32 file; "
+    help="The same until the download is '80 kB', or '0.1x' of the model's float32 file (coreml: float16 package); "
     "they may cost --spend, or 1 %.",
 )
 @click.option(

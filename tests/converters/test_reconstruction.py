@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeprune.converters.kernels import Kernel
-from edgeprune.converters.layer_inputs import patches
+from edgeprune.converters.layer_inputs import _spread_out, patches
 from edgeprune.converters.reconstruction import (
     DAMPING,
     Moments,
@@ -159,3 +159,14 @@ def test_patches_are_what_a_convolution_sees() -> None:
                 assert np.array_equal(seen[place, a, b], x[sample, at[0], at[1]] if inside else np.zeros(3))
         few = patches(x, (3, 2), told, 5, rng)
         assert len(few) == 5
+
+
+def test_a_transposed_convolution_sees_data_with_zeros_between_them() -> None:
+    """What it sees times its kernel is what its data, put down one by one, add up to."""
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(1, 3, 4, 2)), rng.normal(size=(5, 3, 2, 2))  # outputs, height, width, inputs
+    whole = np.zeros((2 * 2 + 3, 3 * 1 + 2, 5))
+    for i, j, a, b in itertools.product(range(3), range(4), range(3), range(2)):
+        whole[2 * i + a, j + b] += kernel[:, a, b] @ x[0, i, j]
+    seen = _spread_out(x, (3, 2), SimpleNamespace(strideH=2, strideW=1), 10**6, rng)
+    assert np.allclose(seen[0] @ kernel.reshape(5, -1).T, whole.reshape(-1, 5), atol=1e-5)
