@@ -25,14 +25,19 @@ _SEED = 0  # of the places that are looked at
 
 @dataclass(slots=True, kw_only=True)
 class _Sums:
-    """Sums over rows [groups, rows, inputs] so far."""
+    """Sums over rows [groups, rows, inputs] so far, less `origin`, the mean of the first ones: the sums of squares of
+    large numbers that hardly change would leave nothing of their changes."""
 
     centred: bool
+    origin: np.ndarray = field(default_factory=lambda: np.zeros(()))
     count: int = 0
     first: np.ndarray = field(default_factory=lambda: np.zeros(()))
     second: np.ndarray = field(default_factory=lambda: np.zeros(()))
 
     def add(self, rows: np.ndarray) -> None:
+        if self.centred:
+            self.origin = self.origin if self.count else rows.mean(1)
+            rows = rows - self.origin[:, None]
         self.count += rows.shape[1]
         self.first = self.first + rows.sum(1, dtype=np.float64)
         self.second = self.second + np.swapaxes(rows, 1, 2) @ rows
@@ -40,7 +45,7 @@ class _Sums:
     def moments(self) -> Moments:
         mean = (self.first if self.centred else 0 * self.first) / self.count
         spread = self.second / np.float32(self.count) - (mean[:, :, None] * mean[:, None, :]).astype(np.float32)
-        return Moments(spread=spread, mean=mean)
+        return Moments(spread=spread, mean=mean + self.origin)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
