@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -153,6 +154,7 @@ def _coarse_package(
     target_bytes = slim.target_bytes(package_bytes(made))
     for _ in range(PACKAGES):
         chosen, said = search.found(calibration, slim, target_bytes)
+        shutil.rmtree(made.path)  # a folder is not replaced
         written = export(app=app, tables=search.layers.tables(chosen))
         search.layers.correct(chosen, written)
         if said or target_bytes is None or package_bytes(written) <= target_bytes:

@@ -181,6 +181,7 @@ class Search(Generic[Choosing]):
         counts = sorted({within(total[-1] * 2.0**-n) for n in range(MEASURED)} - {0})
         lost = np.array([0.0, *(self.lost(path, n) for n in counts)])
         luck, price = _trend(total[[0, *counts]], lost)
+        luck = min(luck, spend)  # where most is lost at once, the trend takes that for luck
         most = within(spend / price) if price > 0 else len(path)
         for share in (1.0, 0.84, 0.7, 0.5, 0.25, 0.125):
             count = within(share * total[most])

@@ -12,18 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeprune.artifact import Format, Precision
-from edgeprune.converters.coarse_palettes import PLAIN, CoarsePalettes, package_bytes
+from edgeprune.converters.coarse_palettes import package_bytes
 from edgeprune.converters.conversion import ConvertOptions, convert
 from edgeprune.converters.evaluator.program import Evaluator
+from edgeprune.converters.ladder_options import LadderOptions
+from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.palettes import STORED_BITS, indexes, stored_bits, table_of
-from edgeprune.converters.session import Converter
+from edgeprune.converters.searched import searched
+from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.slim_options import SlimOptions
+from edgeprune.converters.spending import Judge
 from edgeprune.errors import UsageError
-from edgeprune.formats import read_contents
 from edgeprune.formats.coreml.storage import constants_of
 from edgeprune.formats.elements import pack_bits, unpack_bits
+from edgeprune.host.progress import Progress
 from edgeprune.maker.keras.models import predict
 from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.metrics import METRICS
+from edgeprune.maker.training.task import Score
 
 
 @settings(max_examples=25)
@@ -70,46 +76,40 @@ def test_a_search_needs_samples_for_trials(tmp_path: Path, vector_model: Any) ->
 
 @pytest.mark.slow
 def test_each_constant_gets_the_table_that_pays(image_model: Any, converter: Converter, tmp_path: Path) -> None:
-    """Against answers of the model itself: the package is smaller than float16 and than the largest table for all, it
-    loses no more than it may, and what was scored in memory is what was written."""
-    rng = np.random.default_rng(0)
-    rows = image_arrays(500, 3)["x"]
+    """Against answers of the model itself: the package is smaller than float16 by far, it loses no more than it may,
+    and each constant has the table that was chosen for it, as the evaluator read it in the trials."""
+    rows = image_arrays(160, 3)["x"]
     answers = predict(image_model, {"image": rows})["scores"]
-    calibration = {"image": rows[400:]}
-    entry = convert(
-        image_model,
-        tmp_path / "spent.mlpackage",
-        precision="palette8",
-        calibration=calibration,
-        validation=Samples(path=Path("held.npz"), inputs={"image": rows[:400]}, targets=answers[:400].argmax(-1)),
-        metric="accuracy",
-        options=ConvertOptions(slim=SlimOptions(spend="2 %"), tolerance=0.9),
-        converter=converter,
+    held = Samples(path=Path("held.npz"), inputs={"image": rows[:120]}, targets=answers[:120].argmax(-1))
+    calls: list[tuple[Exported, int, dict[str, np.ndarray]]] = []
+
+    def export(**more: Any) -> Exported:
+        made = converter.export(image_model, tmp_path / "m.mlpackage", Format.COREML, Precision.PALETTE8, **more)
+        calls.append((made, package_bytes(made), more.get("tables") or {}))
+        return made
+
+    found = searched(
+        export,
+        SlimOptions(spend="5 %"),
+        LadderOptions(),
+        model=image_model,
+        app=AppOptions(),
+        io_type="float32",
+        calibration={"image": rows[120:]},
+        judge=Judge.of(image_model, held, Score(name="accuracy", metric=METRICS["accuracy"], output="scores", place=0)),
+        progress=Progress(quiet=True),
     )
-    made = converter.export(
-        image_model,
-        tmp_path / "plain.mlpackage",
-        Format.COREML,
-        Precision.PALETTE8,
-        slim=SlimOptions(spend="2 %"),
-        calibration=calibration,
-    )
-    plain = package_bytes(made)
-    assert entry.download_bytes["deflate"] < 0.95 * plain
-    spent = read_contents(tmp_path / "spent.mlpackage").package
-    assert spent is not None
-    scores = Evaluator(spent).run({"image": rows[:400]})["scores"]
-    assert (scores.argmax(-1) == answers[:400].argmax(-1)).mean() >= 0.97
-    layers = CoarsePalettes(made, 8, None)
-    chosen = {number: float(rng.choice([16, 2])) for number in range(len(layers.names))}
-    written = converter.export(
-        image_model, tmp_path / "b.mlpackage", Format.COREML, Precision.PALETTE8, tables=layers.tables(chosen)
-    )
-    assert written.contents.package is not None
-    known = constants_of(written.contents.package)
-    for number, name in enumerate(layers.names):
-        stored = next(values for key, values in known.items() if key.startswith(name) and np.size(values) > 64)
-        assert len(np.unique(np.asarray(stored))) <= chosen[number] < PLAIN
-    found = Evaluator(written.contents.package).run({"image": rows[:20]})["scores"]
-    assert np.allclose(layers.run(chosen, {"image": rows[:20]})["scores"], found, atol=1e-3)
-    assert abs(layers.download_bytes(chosen) - package_bytes(written)) < 0.25 * plain
+    (_, plain, none), (written, size, tables) = calls
+    assert not none
+    assert tables
+    assert found.made is written
+    assert size < 0.98 * plain
+    package = written.contents.package
+    assert package is not None
+    scores = Evaluator(package).run({"image": rows[:120]})["scores"]
+    assert (scores.argmax(-1) == held.told[""]).mean() >= 0.9
+    known = constants_of(package)
+    for name, table in tables.items():
+        stored = np.unique(np.asarray(known[f"{name}_palettized"]))
+        assert len(stored) <= len(table)
+        assert np.isin(stored, table).all()

@@ -329,7 +329,7 @@ def test_coarse_weights_that_keep_outputs(pair: Pair, tmp_path: Path) -> None:
         sizes.append(len(zlib.compress(content, 9)))
     assert len(kernels.rounded) > len(kernels.kernels) == 5
     assert off[1] < 0.6 * off[0]
-    assert sizes[1] < 1.02 * sizes[0]
+    assert sizes[1] < 1.05 * sizes[0]
     assert (tmp_path / "1.tflite").read_bytes() == (tmp_path / "2.tflite").read_bytes()
 
 
