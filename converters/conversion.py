@@ -131,7 +131,7 @@ def convert(
     wanted = replace(wanted, app=settled(_renamed(wanted.app, wanted.ends), list(specs)))
     check_ends(specs, output_shapes(source), wanted.app)
     source, said = classified(source, wanted.app)
-    judge = _judge(source, validation, task, wanted)
+    judge = _judge(source, validation, task, wanted, model_format)
     own = contextlib.nullcontext(converter) if converter else Converter()
     with own as working, output_file(out, overwrite=overwrite) as place:
         shown.begin(f"convert to {model_format} {chosen}")
@@ -168,7 +168,9 @@ def convert(
     return entry_at(entry, str(out), warnings=(*said, *said_of(found.made, source)), ladder=found.report)
 
 
-def _judge(model: AnyModel, validation: Samples | None, task: Task | None, options: ConvertOptions) -> Judge | None:
+def _judge(
+    model: AnyModel, validation: Samples | None, task: Task | None, options: ConvertOptions, model_format: Format
+) -> Judge | None:
     """What scores files while something is looked for; None where nothing is. Raises UsageError."""
     if not options.slim.searches and not options.ladder.searches:
         return None
@@ -176,7 +178,8 @@ def _judge(model: AnyModel, validation: Samples | None, task: Task | None, optio
         raise UsageError(
             "--max-drop, --spend and --download-target need validation samples with targets: add --validation DATA.npz"
         )
-    return judge_of(model, fed_samples(validation, model, options.ends), task, options.slim, options.ladder)
+    samples = fed_samples(validation, model, options.ends)
+    return judge_of(model, samples, task, options.slim, options.ladder, model_format)
 
 
 def _renamed(app: AppOptions, ends: EndOptions) -> AppOptions:
@@ -210,6 +213,11 @@ def check_conversion(
         raise UsageError(
             f"{chosen} needs samples to learn the ranges of the activations: add --calibration TRAIN.npz, "
             f"or use --precision {other}, which needs no data"
+        )
+    if options.slim.searches and not has_calibration:
+        raise UsageError(
+            f"--spend and --download-target of {chosen} need samples that tell what each layer costs: add "
+            "--calibration TRAIN.npz"
         )
     if options.calibration_samples < 1:
         raise UsageError(f"--samples is at least 1; got {options.calibration_samples}")

@@ -17,6 +17,7 @@ from edgeprune.converters.coreml_activations import found_ranges, with_integer_a
 from edgeprune.converters.exports import INTEGER_ACTIVATIONS
 from edgeprune.converters.frozen import FrozenGraph, FrozenTensor, thaw
 from edgeprune.converters.packaging import AppOptions
+from edgeprune.converters.palettes import with_tables
 from edgeprune.converters.quantizer import Ranges
 from edgeprune.converters.types import Generated, GraphDef
 from edgeprune.formats.coreml.mil_reader import read_coreml
@@ -56,6 +57,7 @@ def convert_coreml(
     options: AppOptions,
     calibration: Mapping[str, np.ndarray] | None = None,
     ranges: Ranges | None = None,
+    tables: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Write the package `out`. Inputs and outputs keep their names; arrays are float32 or int32.
 
@@ -63,7 +65,8 @@ def convert_coreml(
     for each output channel (zeros stay zeros), int4 one for each 32 inputs of it, paletteN a table of 2^N values for
     each tensor (k-means), sparse a bit mask and the non-zeros, and sparse-X a bit mask and the non-zeros as X. w8a8 has
     the weights of int8 and int8 activations, whose ranges come from `calibration` (arrays [samples, ...] by input name,
-    pixels of an image input), but for values of the float16 program that `ranges` names.
+    pixels of an image input), but for values of the float16 program that `ranges` names. With `tables`, float16 values
+    by the names of constants, those constants are stored as indexes into them and all others as they are.
 
     Raises ValueError when a sparse encoding makes the download larger than the same weights without the mask.
     """
@@ -73,7 +76,8 @@ def convert_coreml(
         if not calibration:
             raise ValueError(f"{precision} needs a calibration set")
         model = with_integer_activations(model, found_ranges(model, calibration, ranges or {}))
-    _write(_compressed(model, precision), out, graph, function, options)
+    stored = _compressed(model, precision) if tables is None else with_tables(model, tables)
+    _write(stored, out, graph, function, options)
     plain = sparse_counterpart(precision)
     if plain is not None:
         _refuse_larger(

@@ -17,6 +17,7 @@ __all__ = [
     "IO_TYPES",
     "OPSET",
     "OPSETS",
+    "PALETTES",
     "SIGNATURE",
     "TARGETS",
     "USUAL",
@@ -57,6 +58,7 @@ OPSETS = (13, 18)  # of an .onnx file, from the first that has scales per channe
 OPSET = 17  # when none is asked for
 SIGNATURE = "serving_default"  # of a .tflite file, as TensorFlow names it
 INTEGER = (Precision.INT8, Precision.INT16X8)  # of TFLite: both weights and activations are integers
+PALETTES = (Precision.PALETTE2, Precision.PALETTE4, Precision.PALETTE6, Precision.PALETTE8)  # of Core ML
 INTEGER_ACTIVATIONS = (Precision.W8A8, Precision.SPARSE_W8A8)  # of Core ML
 IO_TYPES = {
     Precision.INT8: (IoType.FLOAT32, IoType.INT8, IoType.UINT8),

@@ -1,8 +1,8 @@
 """An int8 file that loses no more of its metric than it may: what costs least is tried first.
 
-The rungs: biases that give channels the float model's means; narrower ranges; joined outputs with a range for each; the
-fewest operations in float that do. A rung stays where it helps on the validation samples, and the last one that is
-needed is the last one that is tried. Test samples are never looked at.
+The rungs: biases that give channels the float model's means; weights rounded by what their layers compute; narrower
+ranges; joined outputs with a range for each; the fewest operations in float that do. A rung stays where it helps on the
+validation samples, and the last one that is needed is the last one that is tried. Test samples are never looked at.
 """
 
 from __future__ import annotations
@@ -15,11 +15,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from edgeprune.artifact import Rounding
 from edgeprune.converters.activation_ranges import NARROWED, sketched
 from edgeprune.converters.bias_correction import PASSES, channel_means, corrected
 from edgeprune.converters.float_start import FloatStart, Operation
+from edgeprune.converters.kernels import float_constants, kernels_of
 from edgeprune.converters.ladder_options import LadderOptions
+from edgeprune.converters.layer_inputs import moments_of
+from edgeprune.converters.objects import as_objects
 from edgeprune.converters.quantizer import Ranges
+from edgeprune.converters.reconstruction import Moments, with_outputs_kept
 from edgeprune.converters.session import Exported
 from edgeprune.converters.spending import Judge
 from edgeprune.errors import RuntimeFailure, UsageError
@@ -40,10 +45,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Climbed:
-    """The file as it became, its content with the names of its tensors, and how it came to that."""
+    """The file as it became, its content with the names of its tensors, and how it came to that; `nearest` is the
+    content before weights were rounded otherwise, where coarser ones may be looked for."""
 
     made: Exported
     content: bytes = field(repr=False)
+    nearest: bytes = field(repr=False)
     report: LadderReport
 
 
@@ -54,6 +61,7 @@ class _State:
     ranges: Ranges = field(default_factory=dict)
     nodes: frozenset[str] = frozenset()
     corrects: bool = False
+    rounds: bool = False
     content: bytes = field(default=b"", repr=False)
     value: float | None = None
     lost: float = 0.0
@@ -68,22 +76,25 @@ def climb(
     calibration: Mapping[str, np.ndarray],
     judge: Judge | None,
     joins: bool = True,
+    rounding: Rounding = Rounding.AUTO,
     on_progress: Progress | None = None,
 ) -> Climbed:
     """The int8 file that `options` ask for, beginning with `made` and its `start`.
 
     `again` makes it anew with other ranges and float operations; `layers` are the names of the model's. With `joins`
-    its outputs are floats, so that joined ones may have a range each. Raises UsageError for patterns that name nothing.
+    its outputs are floats, so that joined ones may have a range each. `rounding` is that of the weights: with AUTO what
+    scores better. Raises UsageError for patterns that name nothing.
     """
     start = FloatStart.of(made, layers)
     nodes = _named(start, options.patterns, layers)
     ladder = _Ladder(start, again, options, calibration, judge, on_progress or (lambda _, __: None))
-    best = ladder.begun(made.path.read_bytes() if not nodes else None, nodes)
+    best = ladder.begun(made.path.read_bytes() if not nodes else None, nodes, rounds=rounding is Rounding.RECONSTRUCTED)
     if judge is not None and options.searches:
-        best = ladder.climbed(best, joins=joins)
+        best = ladder.climbed(best, joins=joins, rounds=rounding is Rounding.AUTO)
     report = ladder.report(best)
     last = again(best.ranges, best.nodes)
-    return Climbed(made=replace(last, start=made.start), content=best.content, report=report)
+    nearest = last.path.read_bytes() if best.rounds else best.content
+    return Climbed(made=replace(last, start=made.start), content=best.content, nearest=nearest, report=report)
 
 
 def grouped(operations: Sequence[Operation]) -> dict[str, tuple[str, ...]]:
@@ -111,23 +122,26 @@ class _Ladder:
         told: Progress,
     ) -> None:
         self.start, self.again, self.options, self.judge, self.told = start, again, options, judge, told
+        self.whole_calibration = calibration
         self.calibration = {name: np.asarray(values)[:TRACED] for name, values in calibration.items()}
         self.rungs: list[Rung] = []
         self.means: dict[str, np.ndarray] = {}
+        self.moments: dict[str, Moments] = {}
         self.before = judge.main.of(judge.floats, judge.samples.told) if judge is not None and judge.floats else 0.0
-        self.done, self.whole = 0, 3 * PASSES + len(NARROWED) + 3
+        self.done, self.whole = 0, 3 * PASSES + len(NARROWED) + 4
 
-    def begun(self, content: bytes | None, nodes: frozenset[str]) -> _State:
+    def begun(self, content: bytes | None, nodes: frozenset[str], *, rounds: bool) -> _State:
         """The plain file, with what is in float whatever it gains."""
         if content is None:
             content = self.again({}, nodes).path.read_bytes()
-        state = _State(content=content, nodes=nodes)
+        state = _State(content=self.kept_outputs(content) if rounds else content, nodes=nodes, rounds=rounds)
         return self.scored(state, "int8") if self.judge is not None and self.options.searches else state
 
-    def climbed(self, best: _State, *, joins: bool) -> _State:
+    def climbed(self, best: _State, *, joins: bool, rounds: bool) -> _State:
         """The state of the last rung that is needed."""
         self.keep("int8")
-        for rung in (self._biases, self._narrowed, self._unjoined if joins else None, self._in_float):
+        rounding = self._rounding if rounds else None
+        for rung in (self._biases, rounding, self._narrowed, self._unjoined if joins else None, self._in_float):
             if self.enough(best):
                 break
             best = rung(best) if rung is not None else best
@@ -139,6 +153,17 @@ class _Ladder:
 
     def _biases(self, best: _State) -> _State:
         return self.tried(best, "bias correction", replace(best, corrects=True))
+
+    def _rounding(self, best: _State) -> _State:
+        return self.tried(best, "reconstructed weights", replace(best, rounds=True))
+
+    def kept_outputs(self, content: bytes) -> bytes:
+        """The file with weights that are rounded by what their layers compute."""
+        floats = float_constants(self.start.content)
+        if not self.moments:
+            known = kernels_of(as_objects(content), floats).known
+            self.moments = moments_of(self.start, known, self.whole_calibration, self.step)
+        return with_outputs_kept(content, floats, self.moments)
 
     def _narrowed(self, best: _State) -> _State:
         found = sketched(self.traced(self.start.content), len(next(iter(self.calibration.values()))))
@@ -232,6 +257,8 @@ class _Ladder:
     def built(self, state: _State) -> _State:
         """The file of a state, scored."""
         content = self.again(state.ranges, state.nodes).path.read_bytes()
+        if state.rounds:
+            content = self.kept_outputs(content)
         if state.corrects:
             if not self.means:
                 self.means = channel_means(self.traced(self.start.content))

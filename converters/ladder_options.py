@@ -16,12 +16,13 @@ USUAL_FLOAT_MACS = "5 %"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LadderOptions:
-    """What an int8 file is held to: with `max_drop` biases, ranges and float operations are tried, the cheapest first,
-    until the file loses no more."""
+    """What an int8 file is held to: with `max_drop` biases, rounding, ranges and float operations are tried, the
+    cheapest first, until the file loses no more."""
 
     max_drop: str | None = None
     """How much of the metric int8 may lose on the validation samples, such as `"0.5 %"`: of a share in points, of other
-    metrics of its value. Biases, ranges and, with `keep_float`, float operations are tried until it loses no more."""
+    metrics of its value. Biases, rounding, ranges and, with `keep_float`, float operations are tried until it loses
+    no more."""
     keep_float: tuple[str, ...] = ()
     """Layers that stay in float, by patterns of names; `"auto"`: the fewest that `max_drop` needs. Accelerators for
     integers refuse them."""

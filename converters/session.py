@@ -141,17 +141,19 @@ class Converter:
         float_nodes: Collection[str] = (),
         keep_start: bool = False,
         opset: int | None = None,
+        tables: Mapping[str, np.ndarray] | None = None,
     ) -> Exported:
         """Write `out` and return what it is.
 
         `sizes` are those of inputs that `model` leaves open; `signature` is the name of a .tflite file's signature.
-        Where `slim` searches for grids, the file is the one that the search begins with: with names, without what it
+        Where `slim` asks for other weights, the file is the one that they are made of: with names, without what it
         tells the app.
         Of a tflite int8 file: `ranges` by tensor name take the place of calibrated ones, the operations that make
         `float_nodes` stay in float; `keep_start` keeps the `start` of what is made, and an export with that one
         quantizes it again, which takes a hundredth of the time.
-        Of a Core ML package with int8 activations `ranges` go by the names of the float16 program's values.
         `opset` is that of an .onnx file, whose batch is open where the model's is.
+        Of a Core ML package with int8 activations `ranges` go by the names of the float16 program's values; `tables`
+        are the values that constants of that program may have, by their names: no other constant has a table then.
         Raises ConversionError with the converter's reason, for an integer file that computes in float somewhere
         (unless `float_fallback` allows it) and for one without its weights; nothing is left at `out` then.
         """
@@ -177,24 +179,28 @@ class Converter:
                 f"{advice}build the layer without a while_loop"
             )
         made, kept = self._place_for(out.name), self._folder / "start.tflite"
-        keeps = integer and (keep_start or stored.searches)
+        keeps = integer and (keep_start or stored.rewrites)
         job: dict[str, object] = {
             "graph": graph.to_json(),
             "format": str(model_format),
             "precision": str(precision),
-            "app": (AppOptions() if stored.searches else options).to_json(),
+            "app": (AppOptions() if integer and stored.rewrites else options).to_json(),
             "signature": signature,
             "io_type": io_type,
             "out": str(made),
             "float_fallback": float_fallback,
             "per_tensor": per_tensor,
             "scales": str(stored.scales),
-            "drop_names": stored.drop_names and not stored.searches,
+            "drop_names": stored.drop_names and not stored.rewrites,
             "start": str(kept) if keeps else None,
             "ranges": dict(ranges or {}),
             "float_nodes": list(float_nodes),
             "opset": opset or OPSET,
+            "tables": None,
         }
+        if tables is not None or (stored.searches and not integer):
+            job["tables"] = str(self._folder / "tables.npz")
+            np.savez(self._folder / "tables.npz", **dict(tables or {}))
         if integer and start:
             (self._folder / "begin.tflite").write_bytes(start)
             job["begin"] = str(self._folder / "begin.tflite")

@@ -8,6 +8,7 @@ clipped; the weights and biases are then quantized anew from the float ones, so 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,9 +17,18 @@ from edgeprune.converters.objects import as_objects, file_bytes, schema_classes
 from edgeprune.converters.types import Generated
 from edgeprune.formats.tflite.scales import CANDIDATES, round_up
 
-__all__ = ["fitted", "levels", "requantize", "store", "with_slim_scales", "without_names"]
+__all__ = ["LARGEST", "Rounded", "fitted", "levels", "requantize", "store", "with_slim_scales", "without_names"]
 
 LARGEST = 127  # of a stored weight: symmetric, as runtimes ask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rounded:
+    """Numbers of a kernel on a grid, int8, and how far they move the mean of each output, float64 [channels], which its
+    biases take back."""
+
+    stored: np.ndarray
+    shift: np.ndarray
 
 
 def with_slim_scales(content: bytes, floats: Mapping[str, np.ndarray]) -> tuple[bytes, Kernels]:
@@ -53,12 +63,16 @@ def fitted(kernel: Kernel) -> np.ndarray:
     return np.asarray(np.choose(best, candidates), np.float32)
 
 
-def requantize(model: Generated, kernel: Kernel, scales: np.ndarray, *, dead: float = 0.5) -> None:
+def requantize(
+    model: Generated, kernel: Kernel, scales: np.ndarray, *, dead: float = 0.5, rounded: Rounded | None = None
+) -> None:
     """Give a kernel of `model` other scales, and its biases the units that go with them.
 
-    A weight becomes the nearest number of the new grid, and 0 up to `dead` of a step from it; zeros stay zeros.
+    A weight becomes the nearest number of the new grid, and 0 up to `dead` of a step from it, or what is `rounded`
+    already; zeros stay zeros.
     """
-    model.buffers[kernel.buffer].data = _bytes(levels(kernel, scales, dead=dead))
+    stored = levels(kernel, scales, dead=dead) if rounded is None else rounded.stored
+    model.buffers[kernel.buffer].data = _bytes(stored)
     for number in kernel.tensors:
         model.subgraphs[0].tensors[number].quantization.scale = np.asarray(scales, np.float32)
     for bias in kernel.biases:
@@ -66,7 +80,8 @@ def requantize(model: Generated, kernel: Kernel, scales: np.ndarray, *, dead: fl
         unit = bias.unit * np.asarray(scales, np.float32)  # in float32, as runtimes multiply
         wide = tensor.type == schema_classes().TensorType.INT64
         limits = np.iinfo(np.int64 if wide else np.int32)
-        values = np.clip(np.rint(bias.values / unit.astype(np.float64)), limits.min, limits.max)
+        meant = bias.values if rounded is None else bias.values - rounded.shift.reshape(bias.values.shape)
+        values = np.clip(np.rint(meant / unit.astype(np.float64)), limits.min, limits.max)
         store(model, tensor, _bytes(values.astype("<i8" if wide else "<i4")))
         tensor.quantization.scale = unit
 

@@ -1,7 +1,8 @@
-"""Make an integer .tflite file smaller by coarser grids, as far as its accuracy on validation samples allows.
+"""Make a file smaller by coarser weights, as far as its accuracy on validation samples allows.
 
-First the price of every grid (`grids`), with one trial for each kernel on calibration samples; then the cheapest moves,
-as many as the metric on the validation samples bears or the download asks for. Test samples are never looked at.
+First the price of every choice that a layer has (`grids`), with one trial for each layer on calibration samples; then
+the cheapest moves, as many as the metric on the validation samples bears or the download asks for. Test samples are
+never looked at. What the choices are depends on the format (`coarse_kernels`, `coarse_palettes`).
 """
 
 from __future__ import annotations
@@ -9,20 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from edgeprune.artifact import sha256_of
-from edgeprune.checker.size.codecs import BASE_CODEC, CODECS
 from edgeprune.converters.float_start import run_content
-from edgeprune.converters.grids import PROBED, Grid, Move, floored, grids_of, moves
-from edgeprune.converters.kernels import float_constants, kernels_of
-from edgeprune.converters.objects import as_objects, file_bytes, operator_kinds, scales_of, with_outputs
+from edgeprune.converters.grids import Grid, Move, moves
 from edgeprune.converters.packaging import AppOptions
-from edgeprune.converters.quantizer import without_ranges
 from edgeprune.converters.session import Exported
 from edgeprune.converters.slim_options import SlimOptions
-from edgeprune.converters.slim_scales import requantize, without_names
 from edgeprune.errors import MissingExtra, UsageError
 from edgeprune.formats import read_contents
 from edgeprune.formats.tflite.metadata import with_metadata
@@ -30,19 +27,18 @@ from edgeprune.ledger import MetricChange
 from edgeprune.maker.keras.models import input_specs, output_names, predict
 from edgeprune.maker.keras.types import AnyModel
 from edgeprune.maker.training.bootstrap import compared
-from edgeprune.maker.training.data.columns import as_type
+from edgeprune.maker.training.data.columns import Column, as_type
 from edgeprune.maker.training.data.loading import InputSpecs
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.task import Arrays, Score
 from edgeprune.runtime.session import installed_runtimes
 from edgeprune.units import format_bytes, parse_share
 
-__all__ = ["USUAL_SPEND", "Judge", "coarser", "rewritten"]
+__all__ = ["USUAL_SPEND", "Judge", "Layers", "Search", "rewritten"]
 
 USUAL_SPEND = "1 %"  # of a download target that names none
 TRIALS = 200  # calibration samples of a trial
 MEASURED = 7  # files that tell what distortion costs, each of half the distortion of the one before
-_ENDINGS = frozenset({"DEQUANTIZE", "LOGISTIC", "QUANTIZE", "SOFTMAX"})  # what squeezes differences of the outputs
 
 Progress = Callable[[int, int], None]
 
@@ -67,17 +63,27 @@ class Judge:
         """One that holds files against this model."""
         return replace(self, floats=predict(model, self.samples.inputs))
 
-    def made(self, content: bytes) -> dict[str, np.ndarray]:
-        """What a file makes of the samples, by the newest runtime that is installed."""
-        inputs = {name: as_type(self.samples.inputs[name], dtype) for name, (_, dtype) in self.specs.items()}
-        outputs = run_content(content, inputs)
+    @property
+    def inputs(self) -> dict[str, Column]:
+        """The samples as the file takes them."""
+        return {name: as_type(self.samples.inputs[name], dtype) for name, (_, dtype) in self.specs.items()}
+
+    def value(self, outputs: Mapping[str, np.ndarray]) -> float:
+        """The metric of what a file computed."""
+        return self.main.of(self._own(outputs), self.samples.told)
+
+    def _own(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The model's outputs in its order."""
         return {name: outputs[name] for name in self.outputs}
 
-    def check(self, keys: str, doing: str) -> None:
-        """Raise UsageError for samples without targets, and MissingExtra where no runtime is installed."""
+    def made(self, content: bytes) -> dict[str, np.ndarray]:
+        """What a file makes of the samples, by the newest runtime that is installed."""
+        return run_content(content, self.inputs)
+
+    def check(self, keys: str) -> None:
+        """Raise UsageError for samples without targets."""
         if not self.samples.told:
             raise UsageError(f"{self.samples.path}: {keys} need targets there; add them")
-        self.check_runtime(doing)
 
     def check_runtime(self, doing: str) -> None:
         """Raise MissingExtra where no runtime is installed."""
@@ -86,11 +92,11 @@ class Judge:
 
     def score(self, content: bytes) -> float:
         """The metric of a file."""
-        return self.main.of(self.made(content), self.samples.told)
+        return self.value(self.made(content))
 
     def change(self, content: bytes) -> MetricChange:
         """What a file changes of the metric, and how sure that is."""
-        return compared(self.main, self.floats, self.made(content), self.samples.told)[1]
+        return compared(self.main, self.floats, self._own(self.made(content)), self.samples.told)[1]
 
     def lost(self, before: float, after: float) -> float:
         """How much worse `after` is: of a share in its own unit, else as a part of `before`."""
@@ -98,27 +104,28 @@ class Judge:
         return worse if self.main.metric.is_share else worse / max(abs(before), 1e-12)
 
 
-def coarser(
-    made: Exported,
-    options: SlimOptions,
-    *,
-    app: AppOptions,
-    calibration: Mapping[str, np.ndarray],
-    judge: Judge,
-    dense_bytes: int | None = None,
-    on_progress: Progress | None = None,
-) -> tuple[Exported, tuple[str, ...]]:
-    """(The file anew, with coarser weights; what is to be said of it).
+class Layers(Protocol):
+    """A file whose layers have choices. `chosen` are choices of some of them; all others have their finest."""
 
-    `dense_bytes` is the download that a target such as "0.09x" is a part of, that of the float file behind this one
-    where it is None. Raises UsageError for samples without
-    targets and MissingExtra where no runtime is installed.
-    """
-    judge.check("spend and download_target", "looking for coarser weights")
-    search = _Search(made.path.read_bytes(), float_constants(made.start), judge, on_progress or (lambda _, __: None))
-    target_bytes = options.target_bytes(_deflated(without_ranges(made.start)) if dense_bytes is None else dense_bytes)
-    content, said = search.found(calibration, options, target_bytes)
-    return rewritten(made, content, app), said
+    @property
+    def grids(self) -> Sequence[Sequence[Grid]]:
+        """The choices of each layer, finest first."""
+
+    @property
+    def probed(self) -> float:
+        """The choice of a trial."""
+
+    def run(self, chosen: Mapping[int, float], inputs: Mapping[str, Column]) -> dict[str, np.ndarray]:
+        """The outputs of the file for samples."""
+
+    def inner(self, chosen: Mapping[int, float], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The same from before a softmax or sigmoid."""
+
+    def download_bytes(self, chosen: Mapping[int, float]) -> int:
+        """Bytes of the file as deflate stores it."""
+
+
+Choosing = TypeVar("Choosing", bound=Layers)
 
 
 def rewritten(made: Exported, content: bytes, app: AppOptions) -> Exported:
@@ -127,37 +134,34 @@ def rewritten(made: Exported, content: bytes, app: AppOptions) -> Exported:
     return replace(made, sha256=sha256_of(made.path), contents=read_contents(made.path), start=b"")
 
 
-class _Search:
-    """One file whose kernels change; `start` is its content, `kernels` those that may."""
+class Search(Generic[Choosing]):
+    """One file whose layers change: the cheapest of their choices. `layers` makes them, and calls its argument after
+    each part of that work."""
 
-    def __init__(self, start: bytes, floats: Mapping[str, np.ndarray], judge: Judge, told: Progress) -> None:
-        self.start, self.floats, self.judge, self.told = start, floats, judge, told
-        known = kernels_of(as_objects(start), floats).known
-        self.kernels = [kernel for kernel in known if kernel.exact]
-        self.done, self.whole = 0, len(self.kernels) + MEASURED + 2  # one for the start, one for what is taken
+    def __init__(self, layers: Callable[[Callable[[], None]], Choosing], judge: Judge, told: Progress) -> None:
+        self.judge, self.told = judge, told
+        self.done, self.whole = 0, 100
+        self.layers = layers(self.step)
+        self.whole = self.done + len(self.layers.grids) + MEASURED + 2  # one for the start, one for what is taken
         self.scores: dict[int, float] = {}
+        self.path: list[Move] = []
 
     def found(
         self, calibration: Mapping[str, np.ndarray], options: SlimOptions, target_bytes: int | None
-    ) -> tuple[bytes, tuple[str, ...]]:
-        """(The smallest file that loses no more than may be spent, or the first one that is small enough; why not)."""
-        grids = [grids_of(kernel) for kernel in self.kernels]
-        path = moves(grids, self.weights(grids, calibration))
+    ) -> tuple[dict[int, float], tuple[str, ...]]:
+        """(Choices for the smallest file that loses no more than may be spent, or the first one that is small enough;
+        why not)."""
+        path = self.path = self.path or moves(self.layers.grids, self.weights(calibration))
         may = options.spend or USUAL_SPEND
         count = self.affordable(path, parse_share(may))
-
-        def made(moves_made: int) -> bytes:
-            content = self.content(path[:moves_made])
-            return without_names(content) if options.drop_names else content
-
         if target_bytes is not None:
-            count = _first(count, lambda n: _deflated(made(n)) <= target_bytes)
-        content = made(count)
-        size = _deflated(content)
+            count = _first(count, lambda n: self.layers.download_bytes(_chosen(path[:n])) <= target_bytes)
+        chosen = _chosen(path[:count])
+        size = self.layers.download_bytes(chosen)
         if target_bytes is None or size <= target_bytes:
-            return content, ()
+            return chosen, ()
         bound = f"of {self.judge.main.name} on {self.judge.samples.path.name} no more than {may} may be spent"
-        return content, (
+        return chosen, (
             f"the download target of {format_bytes(target_bytes)} is not reached: {format_bytes(size)}, as "
             f"{'no grid is coarser' if count == len(path) else bound}",
         )
@@ -177,6 +181,7 @@ class _Search:
         counts = sorted({within(total[-1] * 2.0**-n) for n in range(MEASURED)} - {0})
         lost = np.array([0.0, *(self.lost(path, n) for n in counts)])
         luck, price = _trend(total[[0, *counts]], lost)
+        luck = min(luck, spend)  # where most is lost at once, the trend takes that for luck
         most = within(spend / price) if price > 0 else len(path)
         for share in (1.0, 0.84, 0.7, 0.5, 0.25, 0.125):
             count = within(share * total[most])
@@ -184,38 +189,36 @@ class _Search:
                 return count
         return 0
 
-    def weights(self, grids: Sequence[Sequence[Grid]], calibration: Mapping[str, np.ndarray]) -> list[float]:
-        """What a unit of the squared error of each kernel does to the outputs: their mean squared change, each output
-        in units of its own variance."""
+    def weights(self, calibration: Mapping[str, np.ndarray]) -> list[float]:
+        """What a unit of the error of each layer does to the outputs: their mean squared change, each output in units
+        of its own variance."""
+        layers = self.layers
         inputs = {name: np.asarray(array)[:TRIALS] for name, array in calibration.items()}
-        before = run_content(_tapped(self.start), inputs)
+        before = layers.inner({}, inputs)
         found = []
-        for number, known in enumerate(grids):
-            content = self.content([Move(kernel=number, floor=PROBED, distortion=0.0, price=0.0)])
-            changed = _changed(before, run_content(_tapped(content), inputs))
-            own, probed = (next(grid for grid in known if grid.floor == floor).error for floor in (0.0, PROBED))
-            found.append(changed / max(probed - own, 1e-30))
+        for number, known in enumerate(layers.grids):
+            probed = next((grid for grid in known if grid.choice == layers.probed), known[-1])
+            changed = _changed(before, layers.inner({number: probed.choice}, inputs))
+            found.append(changed / max(probed.error - known[0].error, 1e-30))
             self.step()
         return found
-
-    def content(self, path: Sequence[Move]) -> bytes:
-        """The file after some moves."""
-        model = as_objects(self.start)
-        for number, floor in {move.kernel: move.floor for move in path}.items():
-            requantize(model, self.kernels[number], floored(self.kernels[number], floor))
-        return file_bytes(model)
 
     def lost(self, path: Sequence[Move], count: int) -> float:
         """What the first moves cost on the validation samples."""
         for n in (0, count):
             if n not in self.scores:
-                self.scores[n] = self.judge.score(self.content(path[:n]))
+                self.scores[n] = self.judge.value(self.layers.run(_chosen(path[:n]), self.judge.inputs))
                 self.step()
         return self.judge.lost(self.scores[0], self.scores[count])
 
     def step(self) -> None:
         self.done += 1
         self.told(min(self.done, self.whole), self.whole)
+
+
+def _chosen(path: Sequence[Move]) -> dict[int, float]:
+    """What some moves come to."""
+    return {move.layer: move.choice for move in path}
 
 
 def _trend(distortion: np.ndarray, lost: np.ndarray) -> tuple[float, float]:
@@ -242,10 +245,6 @@ def _first(most: int, fits: Callable[[int], bool]) -> int:
     return low
 
 
-def _deflated(content: bytes) -> int:
-    return CODECS[BASE_CODEC].compressed_bytes(content)
-
-
 def _changed(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
     parts = []
     for name, values in before.items():
@@ -253,19 +252,3 @@ def _changed(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) 
         if spread > 0:
             parts.append(float(np.square(values.astype(np.float64) - after[name]).mean()) / spread)
     return float(np.mean(parts)) if parts else 0.0
-
-
-def _tapped(content: bytes) -> bytes:
-    """The file with outputs from before a softmax or sigmoid, where differences are not squeezed."""
-    model = as_objects(content)
-    graph, kinds = model.subgraphs[0], operator_kinds(model)
-    made_by = {int(n): op for op in graph.operators for n in op.outputs if kinds[op.opcodeIndex] in _ENDINGS}
-    before: dict[int, int] = {}  # output -> the tensor that stands for it
-    for number in map(int, graph.outputs):
-        at = number
-        while at in made_by and len(scales_of(graph.tensors[made_by[at].inputs[0]])):
-            at = int(made_by[at].inputs[0])
-        before[number] = at
-    if len(set(before.values())) < len(before):
-        return content
-    return with_outputs(model, before)

@@ -42,8 +42,9 @@ def _convert(job: dict[str, Any]) -> dict[str, Any]:
         out,
         precision=job["precision"],
         options=options,
-        calibration=_calibration(job),
+        calibration=_arrays(job, "calibration"),
         ranges={name: (least, most) for name, (least, most) in job["ranges"].items()},
+        tables=_arrays(job, "tables"),
     )
     return {}
 
@@ -56,7 +57,7 @@ def _write_tflite(job: dict[str, Any], graph: FrozenGraph, out: Path, options: A
         graph,
         precision=job["precision"],
         io_type=job.get("io_type", "float32"),
-        calibration=_calibration(job),
+        calibration=_arrays(job, "calibration"),
         float_fallback=job.get("float_fallback", False),
         per_tensor=job.get("per_tensor", False),
         signature=job["signature"],
@@ -72,12 +73,12 @@ def _write_tflite(job: dict[str, Any], graph: FrozenGraph, out: Path, options: A
     return {"left": made.left}
 
 
-def _calibration(job: dict[str, Any]) -> dict[str, Any] | None:
+def _arrays(job: dict[str, Any], key: str) -> dict[str, Any] | None:
     import numpy as np
 
-    if not job.get("calibration"):
+    if not job.get(key):
         return None
-    with np.load(job["calibration"], allow_pickle=False) as arrays:
+    with np.load(job[key], allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 

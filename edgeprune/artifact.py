@@ -16,6 +16,7 @@ __all__ = [
     "Format",
     "IoType",
     "Precision",
+    "Rounding",
     "Scales",
     "files_of",
     "sha256_of",
@@ -73,6 +74,14 @@ class Scales(enum.StrEnum):
 
     SLIM = "slim"  # rounded up to a few bits
     FLOAT32 = "float32"
+
+
+class Rounding(enum.StrEnum):
+    """How the weights of an integer .tflite file are rounded."""
+
+    AUTO = "auto"  # reconstructed where weights get coarser, or where that keeps max_drop; else nearest
+    NEAREST = "nearest"
+    RECONSTRUCTED = "reconstructed"  # so that each layer keeps its outputs
 
 
 class DeploymentTarget(enum.StrEnum):

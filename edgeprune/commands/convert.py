@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.artifact import SUFFIXES, Color, DeploymentTarget, Format, IoType, Precision, Scales, sha256_of
+from edgeprune.artifact import SUFFIXES, Color, DeploymentTarget, Format, IoType, Precision, Rounding, Scales, sha256_of
 from edgeprune.commands.ends import EndWords, end_options
 from edgeprune.commands.options import (
     EXIT_CODES,
@@ -50,6 +50,7 @@ class _Wanted:
     per_tensor: bool
     float_fallback: bool
     scales: str
+    rounding: str
     drop_names: bool
     max_drop: str | None
     keep_float: tuple[str, ...]
@@ -130,12 +131,20 @@ class _Wanted:
     show_default=True,
     help="tflite int8, int16x8: scales of few bits, which compress well, or those that TensorFlow gives.",
 )
+@click.option(
+    "--rounding",
+    type=click.Choice([word.value for word in Rounding]),
+    default=Rounding.AUTO.value,
+    show_default=True,
+    help="tflite int8, int16x8: each weight to the nearest step, or reconstructed: to steps that keep the outputs of "
+    "its layer on --calibration. auto: reconstructed with --spend and --download-target, tried with --max-drop.",
+)
 @click.option("--drop-names", is_flag=True, help="tflite int8, int16x8: leave out names that no runtime reads.")
 @click.option(
     "--max-drop",
     metavar="SHARE",
-    help="tflite int8: what it may lose of the metric on --validation, such as '0.5 %'; biases, ranges and, with "
-    "--keep-float auto, float operations are tried until it loses no more. Exit code 1 where that is not reached.",
+    help="tflite int8: what it may lose of the metric on --validation, such as '0.5 %'; biases, rounding, ranges and, "
+    "with --keep-float auto, float operations are tried until it loses no more. Exit code 1 where that is not reached.",
 )
 @click.option(
     "--keep-float",
@@ -152,13 +161,13 @@ class _Wanted:
 @click.option(
     "--spend",
     metavar="SHARE",
-    help="tflite int8, int16x8: coarser weights, as far as they cost no more of the metric than this on --validation, "
-    "such as '0.2 %'.",
+    help="tflite int8, int16x8; coreml palette2 to palette8: coarser weights (smaller tables), as far as they cost no "
+    "more of the metric than this on --validation, such as '0.2 %'.",
 )
 @click.option(
     "--download-target",
     metavar="SIZE",
-    help="tflite int8, int16x8: coarser weights until the download is '80 kB', or '0.1x' of the model's float32 file; "
+    help="The same until the download is '80 kB', or '0.1x' of the model's float32 file (coreml: float16 package); "
     "they may cost --spend, or 1 %.",
 )
 @click.option(
@@ -297,6 +306,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
         ),
         slim=SlimOptions(
             scales=Scales(wanted.scales),
+            rounding=Rounding(wanted.rounding),
             drop_names=wanted.drop_names,
             spend=wanted.spend,
             download_target=wanted.download_target,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PACKED_BITS", "code_counts", "count_zeros", "dense_values", "element_bits", "unpack_bits"]
+__all__ = ["PACKED_BITS", "code_counts", "count_zeros", "dense_values", "element_bits", "pack_bits", "unpack_bits"]
 
 Shape = tuple[int, ...]
 Bytes = npt.NDArray[np.uint8]
@@ -59,6 +59,13 @@ def element_bits(dtype: str) -> int:
     if digits not in ("8", "16", "32", "64"):
         raise KeyError(dtype)
     return int(digits)
+
+
+def pack_bits(values: Bytes, bits: int) -> Bytes:
+    """Integers below 2^`bits` [count], at most 8 bits each, the first in the lowest bits of the first byte."""
+    if bits == 8:
+        return values
+    return np.packbits(np.unpackbits(values[:, None], axis=1, bitorder="little")[:, :bits], bitorder="little")
 
 
 def unpack_bits(raw: Bytes, bits: int, count: int, signed: bool = False) -> npt.NDArray[np.uint8 | np.int8]:

@@ -175,7 +175,7 @@ def test_a_drop_that_is_not_reached_is_exit_code_1(files: Path, call: Callable[.
     output = json.loads(done.out)["output"]
     report = output["ladder"]
     assert report["float_layers"] == output["float_ops"] == []
-    assert [rung["name"] for rung in report["rungs"]] == ["int8", "bias correction", *NARROWED]
+    assert [rung["name"] for rung in report["rungs"]] == ["int8", "bias correction", "reconstructed weights", *NARROWED]
     assert report["lost"] == min(rung["lost"] for rung in report["rungs"])
 
 

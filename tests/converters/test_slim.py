@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import ROOT
 
-from edgeprune.artifact import Format, Precision, Scales
+from edgeprune.artifact import Format, Precision, Rounding, Scales
+from edgeprune.converters.coarse_kernels import FLOORS, CoarseKernels, floored
 from edgeprune.converters.conversion import ConvertOptions, convert
-from edgeprune.converters.grids import FLOORS, Grid, floored, moves
+from edgeprune.converters.grids import Grid, moves
 from edgeprune.converters.kernels import Kernel, Kernels, float_constants, kernels_of
 from edgeprune.converters.objects import as_objects, file_bytes, scales_of
 from edgeprune.converters.packaging import AppOptions
@@ -107,13 +108,13 @@ def test_moves_go_from_the_cheapest_byte_to_the_dearest() -> None:
     """Prices grow, each kernel's grids grow coarser, and a grid that saves nothing is none."""
     grids = [
         [
-            Grid(floor=f, stream_bytes=b, error=e)
+            Grid(choice=f, stream_bytes=b, error=e)
             for f, b, e in [(0, 100, 0.0), (1, 80, 1.0), (2, 81, 3.0), (4, 50, 9.0)]
         ],
-        [Grid(floor=f, stream_bytes=b, error=e) for f, b, e in [(0, 100, 0.0), (1, 90, 0.1)]],
+        [Grid(choice=f, stream_bytes=b, error=e) for f, b, e in [(0, 100, 0.0), (1, 90, 0.1)]],
     ]
     path = moves(grids, [1.0, 1.0])
-    assert [(move.kernel, move.floor) for move in path] == [(1, 1), (0, 1), (0, 4)]
+    assert [(move.layer, move.choice) for move in path] == [(1, 1), (0, 1), (0, 4)]
     assert [round(move.distortion, 6) for move in path] == [0.1, 1.0, 8.0]
     assert [move.price for move in path] == sorted(move.price for move in path)
 
@@ -126,6 +127,7 @@ def test_moves_go_from_the_cheapest_byte_to_the_dearest() -> None:
         {"download_target": "1.2x"},
         {"download_target": "small"},
         {"scales": "round"},
+        {"rounding": "up"},
         {"scales": Scales.FLOAT32, "spend": "1 %"},
     ],
 )
@@ -142,6 +144,11 @@ def test_options_are_for_integer_files() -> None:
     check_slim(Format.TFLITE, Precision.FLOAT32, SlimOptions())
     with pytest.raises(UsageError, match="for tflite int8"):
         check_slim(Format.TFLITE, Precision.DYNAMIC, SlimOptions(drop_names=True))
+    check_slim(Format.COREML, Precision.PALETTE6, SlimOptions(spend="1 %"))
+    with pytest.raises(UsageError, match="for tflite int8 and int16x8 and coreml palette2"):
+        check_slim(Format.COREML, Precision.INT8, SlimOptions(spend="1 %"))
+    with pytest.raises(UsageError, match="--rounding are for tflite int8"):
+        check_slim(Format.COREML, Precision.PALETTE6, SlimOptions(rounding=Rounding.NEAREST))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,6 +306,61 @@ def test_a_kernel_that_another_operation_reads_is_left(pair: Pair) -> None:
     graph.outputs = graph.outputs[:-1]
     graph.operators[-1].inputs = np.append(graph.operators[-1].inputs, twin.inputs[2]).astype(np.int32)
     assert "bias" in kernels_of(model, floats).left[0]
+
+
+@pytest.mark.slow
+def test_coarse_weights_that_keep_outputs(pair: Pair, tmp_path: Path) -> None:
+    """On a coarse grid, on pictures that it has not seen, the file whose weights are reconstructed is nearer to the
+    model by far, in as many bytes; the same again is the same file, and zeros are where they were."""
+    from edgeprune.maker.keras.models import predict
+
+    expected = predict(pair.model, {"image": pair.pictures})["scores"]
+    with np.load(ROOT / "sample_models" / "fashion" / "train.npz") as file:
+        calibration = {"image": file["x"][:100].astype(np.float32)}
+    off, sizes = [], []
+    for rounding in (Rounding.NEAREST, Rounding.AUTO, Rounding.AUTO):
+        kernels = CoarseKernels(pair.slim, SlimOptions(spend="1 %", rounding=rounding), calibration)
+        content = kernels.content(dict.fromkeys(range(len(kernels.kernels)), 8.0))
+        (tmp_path / f"{len(off)}.tflite").write_bytes(content)
+        for kernel, found in zip(kernels.kernels, _stored(content), strict=True):
+            assert not found[kernel.values == 0].any()
+        found = run_tflite(tmp_path / f"{len(off)}.tflite", {"image": pair.pictures}, runtime=RUNTIMES[-1]).outputs
+        off.append(float(np.square(found["scores"] - expected).mean()))
+        sizes.append(len(zlib.compress(content, 9)))
+    assert len(kernels.rounded) > len(kernels.kernels) == 5
+    assert off[1] < 0.6 * off[0]
+    assert sizes[1] < 1.05 * sizes[0]
+    assert (tmp_path / "1.tflite").read_bytes() == (tmp_path / "2.tflite").read_bytes()
+
+
+def _stored(content: bytes) -> list[np.ndarray]:
+    """The numbers of the kernels of a file."""
+    return [kernel.stored for kernel in kernels_of(as_objects(content), {}).known]
+
+
+@pytest.mark.slow
+def test_weights_that_keep_outputs_on_their_own_grid(pair: Pair, converter: Converter, tmp_path: Path) -> None:
+    """`rounding` alone: other numbers on the same scales, no farther from the model."""
+    from edgeprune.maker.keras.models import predict
+
+    entry = convert(
+        pair.model,
+        tmp_path / "kept.tflite",
+        precision="int8",
+        calibration={"image": pair.pictures},
+        options=ConvertOptions(slim=SlimOptions(rounding=Rounding.RECONSTRUCTED), calibration_samples=100),
+        converter=converter,
+    )
+    assert entry.parity is not None
+    plain, kept = (kernels_of(as_objects(p.read_bytes()), {}).known for p in (pair.slim.path, tmp_path / "kept.tflite"))
+    assert all(np.array_equal(a.scales, b.scales) for a, b in zip(plain, kept, strict=True))
+    assert any(not np.array_equal(a.stored, b.stored) for a, b in zip(plain, kept, strict=True))
+    expected = predict(pair.model, {"image": pair.pictures})["scores"]
+    off = [
+        np.square(run_tflite(p, {"image": pair.pictures}, runtime=RUNTIMES[-1]).outputs["scores"] - expected).mean()
+        for p in (pair.slim.path, tmp_path / "kept.tflite")
+    ]
+    assert off[1] < 1.1 * off[0]
 
 
 @pytest.mark.slow
