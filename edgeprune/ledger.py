@@ -17,6 +17,7 @@ from edgeprune.step_reports import (
     ChannelParity,
     ChannelReport,
     EpochLog,
+    KeptReport,
     LatencyComparison,
     LatencyReached,
     LayerSparsity,
@@ -26,6 +27,7 @@ from edgeprune.step_reports import (
     PruneReport,
     SkippedGroup,
     SkippedLayer,
+    StudentReport,
     TrainLog,
 )
 from edgeprune.verdict import Estimate, Verdict
@@ -39,6 +41,7 @@ __all__ = [
     "EpochLog",
     "Estimate",
     "Host",
+    "KeptReport",
     "LadderReport",
     "LatencyComparison",
     "LatencyReached",
@@ -59,6 +62,7 @@ __all__ = [
     "SkippedLayer",
     "SplitOrigin",
     "Stage",
+    "StudentReport",
     "TrainLog",
     "oldest_runtime",
     "schema_path",
@@ -218,7 +222,10 @@ class ArtifactEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A row of the ledger: the model after a step. `kind` is dense, prune, finetune or quantize."""
+    """A row of the ledger: the model after a step. `kind` is dense, prune, finetune or quantize.
+
+    `kept` is what it keeps of earlier stages; `student` tells of a smaller dense model that began here.
+    """
 
     name: str
     kind: str
@@ -233,6 +240,8 @@ class Stage:
     seconds: float
     channels: ChannelReport | None = None
     metrics: tuple[MetricValue, ...] = ()
+    kept: tuple[KeptReport, ...] = ()
+    student: StudentReport | None = None
 
     def __post_init__(self) -> None:
         check_counts(parameters=self.parameters, nonzero_parameters=self.nonzero_parameters, macs=self.macs)

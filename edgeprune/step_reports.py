@@ -13,6 +13,7 @@ __all__ = [
     "ChannelParity",
     "ChannelReport",
     "EpochLog",
+    "KeptReport",
     "LatencyComparison",
     "LatencyReached",
     "LayerSparsity",
@@ -22,6 +23,7 @@ __all__ = [
     "PruneReport",
     "SkippedGroup",
     "SkippedLayer",
+    "StudentReport",
     "TrainLog",
 ]
 
@@ -199,6 +201,29 @@ class ChannelReport:
     verified: float | None
     note: str | None
     estimated_latency: LatencyReached | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptReport:
+    """What a later stage keeps of what the stage `of` won. `what` is "zeros" (weights of kernels that were zero behind
+    it and are still there), "widths" (layers that it made narrower), or "zeros in the file" (the same zeros in the
+    stage's .tflite file, of kernels that are found there). `got` below `asked` ends a run with an error."""
+
+    of: str
+    what: str
+    asked: int
+    got: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentReport:
+    """A smaller dense model that took the place of the one before: the `width` or the file that was asked for, and the
+    parameters of the recipe's model and of the student."""
+
+    width: float | None
+    model: str | None
+    parameters_before: int
+    parameters_after: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

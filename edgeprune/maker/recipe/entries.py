@@ -11,13 +11,23 @@ from edgeprune.checker.size.baseline import Baseline, load_baseline
 from edgeprune.checker.size.codecs import with_quick
 from edgeprune.errors import UsageError
 from edgeprune.ledger import MetricKind, ModelOrigin, SplitOrigin
-from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, Recipe, Step
+from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, Recipe, Step, StudentSpec
+from edgeprune.maker.recipe.steps import teacher_file, teacher_of
 from edgeprune.maker.recipe.tables import flat
 from edgeprune.maker.training.data.loading import stored_at
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.task import Score
 
-__all__ = ["asked_of", "export_name", "metric_kind", "model_origin", "run_baseline", "split_origin"]
+__all__ = [
+    "asked_of",
+    "export_name",
+    "file_part",
+    "metric_kind",
+    "model_origin",
+    "run_baseline",
+    "split_origin",
+    "stage_model",
+]
 
 
 def asked_of(recipe: Recipe) -> dict[str, object]:
@@ -26,6 +36,7 @@ def asked_of(recipe: Recipe) -> dict[str, object]:
         "steps": [_asked_step(step) for step in recipe.steps],
         "exports": [_asked_export(export) for export in recipe.exports],
         "budget": asked_limits(recipe.budget) if recipe.budget else None,
+        **({"student": _asked_student(recipe.student)} if recipe.student else {}),
     }
 
 
@@ -33,9 +44,16 @@ def _asked_step(step: Step) -> dict[str, object]:
     """The keys of a step as in the recipe, without the seed, which is the recipe's; of a profile of the project's own
     its file's name."""
     asked = {key: value for key, value in flat(step).items() if key != "seed"}
+    teacher = teacher_of(step)
+    if teacher is not None:
+        asked["teacher"] = Path(teacher).name if teacher_file(teacher) else teacher
     if isinstance(step, ChannelStep) and step.device is not None and step.device.endswith(".toml"):
         return {**asked, "device": Path(step.device).name}
     return asked
+
+
+def _asked_student(student: StudentSpec) -> dict[str, object]:
+    return {"width": student.width, "model": student.model.name if student.model else None}
 
 
 def _asked_export(export: ExportSpec) -> dict[str, object]:
@@ -86,3 +104,13 @@ def run_baseline(recipe: Recipe, path: Path) -> Baseline:
     names = [export_name(recipe, export) for export in recipe.exports]
     estimator = estimator_for(recipe.budget.devices)
     return load_baseline(path, names, with_quick([recipe.budget.codec]), estimator=estimator)
+
+
+def stage_model(folder: Path, recipe: Recipe, stage: str) -> Path:
+    """Where a run with `keep_stages` leaves the Keras model of a stage."""
+    return folder / "stages" / f"{recipe.model.stem}.{file_part(stage)}.keras"
+
+
+def file_part(text: str) -> str:
+    """A stage's name as part of a file name."""
+    return "-".join("".join(ch if ch.isalnum() else " " for ch in text).split()) or "stage"

@@ -23,7 +23,8 @@ from edgeprune.maker.quantization.places import Places
 from edgeprune.maker.quantization.training import Quantized, train_quantized
 from edgeprune.maker.recipe.latency_search import prune_to_latency
 from edgeprune.maker.recipe.prepare import Prepared, through_norms
-from edgeprune.maker.recipe.recipe import ChannelStep, FinetuneStep, PruneStep, QatStep
+from edgeprune.maker.recipe.recipe import ChannelStep, FinetuneStep, PruneStep, QatStep, Step
+from edgeprune.maker.recipe.steps import teacher_file, teacher_of
 from edgeprune.maker.training.frozen import frozen_note
 from edgeprune.maker.training.loop import steps_per_epoch
 from edgeprune.maker.training.options import TrainOptions
@@ -42,17 +43,28 @@ class StepResult:
 
 
 class ModelSteps:
-    """Carries out the steps of a recipe on the data that were read for it; the recipe's own model is the teacher."""
+    """Carries out the steps of a recipe on the data that were read for it.
+
+    The recipe's own model is the teacher, where a step names no other: `models` are those of the stages so far by name.
+    """
 
     def __init__(self, prepared: Prepared, progress: Progress, converter: Converter) -> None:
         self.prepared, self.progress, self.converter = prepared, progress, converter
+        self.models: dict[str, Model] = {"dense": prepared.model}
+
+    def teacher(self, step: Step) -> Model:
+        """Who teaches in a step that distills."""
+        name = teacher_of(step)
+        if name is None:
+            return self.prepared.model
+        return self.prepared.teachers[name] if teacher_file(name) else self.models[name]
 
     def run(self, model: Model, step: PruneStep | ChannelStep | FinetuneStep) -> StepResult:
         """One step, with its progress; the model that goes in is left alone."""
         self._tell_frozen(model, step.name, step.training)
         self.progress.begin(f"{step.name}: {'prune' if step.kind == 'prune' else 'fine-tune'}")
         if isinstance(step, FinetuneStep):
-            tuned, log = self._finetuned(model, step.training)
+            tuned, log = self._finetuned(model, step, step.training)
             done = StepResult(model=tuned, training=log)
         elif isinstance(step, ChannelStep):
             done = self._channels(model, step)
@@ -75,7 +87,7 @@ class ModelSteps:
             self.prepared.validation,
             self.prepared.task,
             step.training,
-            teacher=self.prepared.model,
+            teacher=self.teacher(step),
             preparation=PREPARATION,
             on_progress=self.progress.advance,
         )
@@ -89,7 +101,7 @@ class ModelSteps:
         if frozen is not None:
             self.progress.note(f"{name}: {frozen}")
 
-    def _finetuned(self, model: Model, options: TrainOptions) -> tuple[Model, TrainLog]:
+    def _finetuned(self, model: Model, step: Step, options: TrainOptions) -> tuple[Model, TrainLog]:
         """A copy of the model, trained on."""
         assert self.prepared.train is not None
         return finetune(
@@ -98,7 +110,7 @@ class ModelSteps:
             self.prepared.validation,
             self.prepared.task,
             options,
-            teacher=self.prepared.model,
+            teacher=self.teacher(step),
             on_progress=self.progress.advance,
         )
 
@@ -136,7 +148,7 @@ class ModelSteps:
 
         def trained(model: Model, number: int) -> Model:
             self.progress.begin(f"{step.name}: train, round {number} of {step.rounds}")
-            tuned, log = self._finetuned(model, options)
+            tuned, log = self._finetuned(model, step, options)
             logs.append(log)
             self.progress.end()
             if number < step.rounds:
@@ -163,7 +175,7 @@ class ModelSteps:
 
             return prune_with_tfmot(*asked, settled_step=settled, on_progress=self.progress.advance)
         return prune_while_training(
-            *asked, settled_step=settled, teacher=self.prepared.model, on_progress=self.progress.advance
+            *asked, settled_step=settled, teacher=self.teacher(step), on_progress=self.progress.advance
         )
 
 

@@ -40,13 +40,22 @@ from edgeprune.ledger import (
     Ledger,
     RecipeOrigin,
     Stage,
+    StudentReport,
 )
 from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, input_specs, predict, save_model
 from edgeprune.maker.keras.types import AnyModel, Model
-from edgeprune.maker.recipe.entries import asked_of, export_name, metric_kind, model_origin, split_origin
+from edgeprune.maker.recipe.entries import (
+    asked_of,
+    export_name,
+    file_part,
+    metric_kind,
+    model_origin,
+    split_origin,
+    stage_model,
+)
 from edgeprune.maker.recipe.latency_search import covered_estimate
 from edgeprune.maker.recipe.model_steps import ModelSteps, StepResult
-from edgeprune.maker.recipe.prepare import Prepared, app_options, file_part
+from edgeprune.maker.recipe.prepare import Prepared, app_options
 from edgeprune.maker.recipe.recipe import (
     ChannelStep,
     ExportSpec,
@@ -54,9 +63,12 @@ from edgeprune.maker.recipe.recipe import (
     PruneStep,
     QatStep,
     QuantizeStep,
+    Step,
     calibrating,
     devices_of,
+    student_step,
 )
+from edgeprune.maker.recipe.student import student_report
 from edgeprune.maker.recipe.trained_int8 import TrainedInt8
 from edgeprune.maker.training.data.loading import calibration_set
 from edgeprune.maker.training.data.samples import Samples
@@ -90,6 +102,7 @@ class _Run:
         self._shipped: dict[tuple[str, ...], tuple[AnyModel, tuple[str, ...]]] = {}
         self._dense_outputs: dict[str, np.ndarray] = {}
         self._trained: TrainedInt8 | None = None
+        self._student: StudentReport | None = None  # of the step that runs
         # Now, not when the run ends: the files may be others by then.
         self.input = model_origin(self.recipe.model)
         self.data = {name: split_origin(samples) for name, samples in self._splits().items()}
@@ -147,10 +160,24 @@ class _Run:
 
     def _train_step(self, step: PruneStep | ChannelStep | FinetuneStep) -> None:
         begun = time.monotonic()
+        if step is student_step(self.recipe):
+            self._begin_student(step)
         done = self.steps.run(self.model, step)
         self._now(done.model)
         main = self._tflite(step.name, Precision.FLOAT32)
         self._add(step.name, step.kind, [main], begun, done)
+
+    def _begin_student(self, step: Step) -> None:
+        """The smaller dense model is the current one from now on."""
+        asked, student = self.recipe.student, self.prepared.student
+        assert asked is not None
+        assert student is not None
+        self._student = student_report(asked, self.prepared.model, student)
+        self.progress.note(
+            f"{step.name}: the student has {self._student.parameters_after:,} parameters, "
+            f"the model {self._student.parameters_before:,}"
+        )
+        self._now(student)
 
     def _quantize(self, step: QuantizeStep) -> None:
         begun = time.monotonic()
@@ -300,8 +327,18 @@ class _Run:
                 channels=done.channels if done else None,
                 training=done.training if done else None,
                 seconds=round(time.monotonic() - begun, 3),
+                student=self._student,
             )
         )
+        self._student = None
+        if self.steps.models.get(self.stages[-2].name if len(self.stages) > 1 else "") is not self.model:
+            self._keep(name)
+        self.steps.models[name] = self.model
+
+    def _keep(self, name: str) -> None:
+        """Leave the model of a stage on disk, if the recipe says so."""
+        if self.recipe.keep_stages:
+            save_model(self.model, stage_model(self.folder, self.recipe, name))
 
     def _latency(self, name: str, entry: ArtifactEntry) -> LatencyComparison | None:
         reference = next(e for e in self.stages[0].artifacts if e.precision == entry.precision)

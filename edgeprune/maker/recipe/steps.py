@@ -34,6 +34,8 @@ __all__ = [
     "check_step",
     "needs_training_data",
     "read_step",
+    "teacher_file",
+    "teacher_of",
     "training_of",
 ]
 
@@ -65,6 +67,9 @@ class PruneStep:
     """Share of the steps after which the whole sparsity is reached."""
     backend: str = "native"
     """`"tfmot"` trains with tensorflow-model-optimization's wrappers."""
+    teacher: str | None = None
+    """For `distill`: the model that teaches, the name of an earlier stage or a .keras file; left out, the dense
+    model."""
     training: TrainOptions | None = None
 
 
@@ -87,6 +92,9 @@ class ChannelStep:
     """Remove dead channels only; the outputs stay the same."""
     rounds: int = 1
     """Cut in so many rounds, with `epochs` of training after each."""
+    teacher: str | None = None
+    """For `distill`: the model that teaches, the name of an earlier stage or a .keras file; left out, the dense
+    model."""
     training: TrainOptions | None = None
 
 
@@ -97,6 +105,9 @@ class FinetuneStep:
     kind: str = "finetune"
     name: str = "fine-tuned"
     """Names the stage in the ledger."""
+    teacher: str | None = None
+    """For `distill`: the model that teaches, the name of an earlier stage or a .keras file; left out, the dense
+    model."""
     training: TrainOptions
 
 
@@ -142,6 +153,9 @@ class QatStep(QuantizeStep):
     kind: str = "qat"
     name: str = "qat"
     """Names the stage in the ledger."""
+    teacher: str | None = None
+    """For `distill`: the model that teaches, the name of an earlier stage or a .keras file; left out, the dense
+    model."""
     training: QatOptions
 
 
@@ -183,6 +197,16 @@ def training_of(step: Step) -> TrainOptions | None:
     return None if isinstance(step, QuantizeStep) and not isinstance(step, QatStep) else step.training
 
 
+def teacher_of(step: Step) -> str | None:
+    """Who teaches in the step's training, as the recipe names it; None for the dense model."""
+    return None if isinstance(step, QuantizeStep) and not isinstance(step, QatStep) else step.teacher
+
+
+def teacher_file(name: str) -> bool:
+    """Whether a teacher is a file and no stage."""
+    return name.endswith((".keras", ".h5"))
+
+
 def needs_training_data(step: Step) -> bool:
     """Whether the step trains or looks at training samples, those of a calibration aside."""
     looks = isinstance(step, ChannelStep) and step.options is not None and step.options.needs_data
@@ -193,6 +217,9 @@ def check_step(step: Step) -> None:
     """Raise UsageError for values that no model could make right."""
     if any(ch in step.name for ch in "/\\") or not step.name.strip() or step.name.startswith("."):
         raise UsageError(f"the name {step.name!r} cannot be part of a file name")
+    training = training_of(step)
+    if teacher_of(step) is not None and (training is None or not training.distill):
+        raise UsageError("teacher is who answers for distill: set epochs and distill = 0.5, or leave teacher out")
     if isinstance(step, QuantizeStep):
         _check_quantize(step)
     elif isinstance(step, PruneStep):
