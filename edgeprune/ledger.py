@@ -36,6 +36,7 @@ __all__ = [
     "POOR_SQNR_DB",
     "SCHEMA_VERSION",
     "ArtifactEntry",
+    "Blame",
     "ChannelParity",
     "ChannelReport",
     "EpochLog",
@@ -64,6 +65,7 @@ __all__ = [
     "Stage",
     "StudentReport",
     "TrainLog",
+    "Undone",
     "oldest_runtime",
     "schema_path",
 ]
@@ -90,6 +92,53 @@ class MetricChange:
     def is_noise(self) -> bool:
         """Whether the interval holds 0: as many samples drawn again could show no change, or the other one."""
         return self.low is not None and self.high is not None and self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricKind:
+    """How outputs were scored; a metric that `is_share` is told in percent."""
+
+    name: str
+    higher_is_better: bool
+    is_share: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undone:
+    """One thing undone at the end of a run, all else left as it is: the whole `step`, or one `layer` of it.
+
+    `what` is "skipped" (the step), "dense" (the layer's zeros) or "float" (the layer's integers), `how` tells in words
+    how that was done. `change` is that of the metric, `before` being the stack's; None where it cannot be undone, and
+    `reason` says why. `alone` is the metric's loss where of all steps that can be undone only this one stays.
+    """
+
+    step: str
+    layer: str | None
+    what: str
+    how: str
+    change: MetricChange | None
+    reason: str | None = None
+    alone: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blame:
+    """Who did the damage: what comes back of a metric when one thing is undone, on the same `samples` of `data`.
+
+    `stack` is the change from the dense model to the end of the run. `rest` is the loss that stays when all is undone
+    that can be (training, widths), `compounding` the stack's loss minus `rest` and the losses of each step alone; None
+    where no step can be undone. Losses are positive where the metric is worse. `layers` begin with the worst.
+    """
+
+    metric: MetricKind
+    data: str
+    samples: int
+    stack: MetricChange
+    steps: tuple[Undone, ...]
+    layers: tuple[Undone, ...]
+    rest: float | None
+    compounding: float | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,15 +334,6 @@ class SplitOrigin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MetricKind:
-    """How outputs were scored; a metric that `is_share` is told in percent."""
-
-    name: str
-    higher_is_better: bool
-    is_share: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """The machine of a run, and the versions of its runtimes, oldest first."""
 
@@ -304,7 +344,10 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """All stages of a run and where they came from. `metric` is the main one of `metrics`: it chose among epochs."""
+    """All stages of a run and where they came from. `metric` is the main one of `metrics`: it chose among epochs.
+
+    `blame` is what undoing steps and layers brings back, where the recipe asks for it.
+    """
 
     tool_version: str
     recipe: RecipeOrigin
@@ -317,6 +360,7 @@ class Ledger:
     verdicts: tuple[Verdict, ...] = ()
     summary: tuple[str, ...] = ()
     metrics: tuple[MetricKind, ...] = ()
+    blame: Blame | None = None
 
     def __post_init__(self) -> None:
         if not self.stages:

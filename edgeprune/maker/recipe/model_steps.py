@@ -16,6 +16,7 @@ from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.channel.groups import Structure
 from edgeprune.maker.pruning.channel.pruner import ChannelResult
 from edgeprune.maker.pruning.channel.rounds import Train, prune_in_rounds
+from edgeprune.maker.pruning.channel.surgery import Places as KeptPlaces
 from edgeprune.maker.pruning.magnitude import PruneResult, prune_magnitude
 from edgeprune.maker.pruning.masked_training import finetune, prune_while_training
 from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
@@ -34,12 +35,14 @@ __all__ = ["ModelSteps", "StepResult"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """The model after a step, and what was done to it; None stands for what the step does not do."""
+    """The model after a step, and what was done to it; None stands for what the step does not do. `kept` is what is
+    left of each weight of the model before, where channels were removed."""
 
     model: Model
     pruning: PruneReport | None = None
     channels: ChannelReport | None = None
     training: TrainLog | None = None
+    kept: tuple[KeptPlaces, ...] | None = None
 
 
 class ModelSteps:
@@ -119,7 +122,9 @@ class ModelSteps:
         logs: list[TrainLog] = []
         train = self._round_training(step, step.training, logs) if step.training else None
         result = self._cut(model, step, train)
-        done = StepResult(model=result.model, channels=result.report, training=logs[-1] if logs else None)
+        done = StepResult(
+            model=result.model, channels=result.report, training=logs[-1] if logs else None, kept=result.kept
+        )
         if logs:
             self.progress.note(f"{step.name}: {_note(done)}")
         return done

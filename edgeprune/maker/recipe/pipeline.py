@@ -34,8 +34,10 @@ from edgeprune.formats.metadata import ImageInput
 from edgeprune.host.progress import Progress
 from edgeprune.ledger import (
     ArtifactEntry,
+    Blame,
     Estimate,
     Host,
+    KeptReport,
     LatencyComparison,
     Ledger,
     RecipeOrigin,
@@ -44,6 +46,7 @@ from edgeprune.ledger import (
 )
 from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, input_specs, predict, save_model
 from edgeprune.maker.keras.types import AnyModel, Model
+from edgeprune.maker.recipe.blame import blamed
 from edgeprune.maker.recipe.entries import (
     asked_of,
     export_name,
@@ -53,6 +56,7 @@ from edgeprune.maker.recipe.entries import (
     split_origin,
     stage_model,
 )
+from edgeprune.maker.recipe.kept import Holdings
 from edgeprune.maker.recipe.latency_search import covered_estimate
 from edgeprune.maker.recipe.model_steps import ModelSteps, StepResult
 from edgeprune.maker.recipe.prepare import Prepared, app_options
@@ -102,6 +106,7 @@ class _Run:
         self._shipped: dict[tuple[str, ...], tuple[AnyModel, tuple[str, ...]]] = {}
         self._dense_outputs: dict[str, np.ndarray] = {}
         self._trained: TrainedInt8 | None = None
+        self._holdings = Holdings()
         self._student: StudentReport | None = None  # of the step that runs
         # Now, not when the run ends: the files may be others by then.
         self.input = model_origin(self.recipe.model)
@@ -127,9 +132,17 @@ class _Run:
             host=Host(machine=platform.machine(), system=platform.system(), runtimes=installed_runtimes()),
             seed=self.recipe.seed,
             stages=tuple(self.stages),
+            blame=self._blame(),
         )
         ledger = replace(ledger, verdicts=run_verdicts(ledger, self.recipe.budget, self.baseline, self.folder))
         return replace(ledger, summary=tuple(summary_sentences(ledger)))
+
+    def _blame(self) -> Blame | None:
+        """What undoing each step brings back, on the samples that chose epochs, if the recipe asks."""
+        if not self.recipe.blame:
+            return None
+        samples = self.prepared.validation or self.prepared.test
+        return blamed(self.prepared, self.steps.models, self.converter, self.progress, samples)
 
     def _splits(self) -> dict[str, Samples]:
         splits = {"train": self.prepared.train, "validation": self.prepared.validation, "test": self.prepared.test}
@@ -163,9 +176,11 @@ class _Run:
         if step is student_step(self.recipe):
             self._begin_student(step)
         done = self.steps.run(self.model, step)
+        narrowed = [width.layer for width in done.channels.removed] if done.channels else []
+        kept = self._holdings.after(step, done.model, kept=done.kept, narrowed=narrowed)
         self._now(done.model)
         main = self._tflite(step.name, Precision.FLOAT32)
-        self._add(step.name, step.kind, [main], begun, done)
+        self._add(step.name, step.kind, [main], begun, done, kept)
 
     def _begin_student(self, step: Step) -> None:
         """The smaller dense model is the current one from now on."""
@@ -177,20 +192,23 @@ class _Run:
             f"{step.name}: the student has {self._student.parameters_after:,} parameters, "
             f"the model {self._student.parameters_before:,}"
         )
+        self._holdings.drop()
         self._now(student)
 
     def _quantize(self, step: QuantizeStep) -> None:
         begun = time.monotonic()
-        done = None
+        done, kept = None, self._holdings.after(step, self.model)
         if isinstance(step, QatStep):
             calibration = self._calibration(step)
             self._trained = TrainedInt8.of(
                 self.model, step, steps=self.steps, converter=self.converter, calibration=calibration
             )
             done = StepResult(model=self._trained.result.model, training=self._trained.result.log)
+            kept = self._holdings.after(step, done.model)
             self._now(done.model)
         entry = self._tflite(step.name, Precision(step.precision), step)
-        self._add(step.name, step.kind, [entry], begun, done)
+        kept += self._holdings.in_file(self.folder / entry.path)
+        self._add(step.name, step.kind, [entry], begun, done, kept)
 
     def _now(self, model: Model) -> None:
         """This is the current model from now on."""
@@ -308,7 +326,13 @@ class _Run:
         return self._predicted[id(model)][1]
 
     def _add(
-        self, name: str, kind: str, artifacts: list[ArtifactEntry], begun: float, done: StepResult | None = None
+        self,
+        name: str,
+        kind: str,
+        artifacts: list[ArtifactEntry],
+        begun: float,
+        done: StepResult | None = None,
+        kept: tuple[KeptReport, ...] = (),
     ) -> None:
         main = artifacts[0]
         latency = None if kind == "dense" else self._latency(name, main)
@@ -327,6 +351,7 @@ class _Run:
                 channels=done.channels if done else None,
                 training=done.training if done else None,
                 seconds=round(time.monotonic() - begun, 3),
+                kept=kept,
                 student=self._student,
             )
         )

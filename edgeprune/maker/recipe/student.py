@@ -51,7 +51,7 @@ def narrower(model: Model, width: float, *, seed: int = 0) -> Model:
     Channels go by the dependency groups of channel pruning, so any model works whose channels can be removed. Raises
     Unsupported for others.
     """
-    options = ChannelOptions(ratio=1 - width, importance="magnitude", compensate="none", through_norms=True, seed=seed)
+    options = ChannelOptions(ratio=1 - width, importance="l1", compensate="none", through_norms=True, seed=seed)
     pruner = ChannelPruner(model, options)
     return fresh(pruner.cut(pruner.plan(options)), seed=seed)
 

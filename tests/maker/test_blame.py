@@ -1,0 +1,174 @@
+"""Blame: the one bad layer that was planted is found, for zeros and for int8."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from conftest import CLASSES
+
+from edgeprune.host.progress import Progress
+from edgeprune.ledger import Blame, schema_path
+from edgeprune.maker.keras.models import clone
+from edgeprune.maker.recipe.blame import blamed
+from edgeprune.maker.recipe.prepare import Prepared, prepare
+from edgeprune.maker.recipe.recipe import load_recipe
+from edgeprune.report.blame_report import blame_markdown, blame_text
+
+WIDTH, SAMPLES = 24, 150
+NAMES = [f"layer{n}" for n in range(4)]
+
+
+def chain(keras: Any, seed: int) -> Any:
+    """Rotations, ReLU between them, to classes: each layer matters alike, and no weight is small by chance."""
+    rng = np.random.default_rng(seed)
+    h = x = keras.Input((WIDTH,), name="x")
+    for name in NAMES:
+        h = keras.layers.Dense(WIDTH, activation="relu", name=name)(h)
+    model = keras.Model(x, keras.layers.Dense(CLASSES, name="scores")(h))
+    for name in NAMES:
+        turned = np.linalg.qr(rng.normal(size=(WIDTH, WIDTH)))[0] * 1.3
+        model.get_layer(name).set_weights([turned, rng.uniform(0.0, 0.2, WIDTH)])
+    model.get_layer("scores").set_weights([rng.normal(size=(WIDTH, CLASSES)), np.zeros(CLASSES)])
+    return model
+
+
+def written(keras: Any, folder: Path, seed: int, steps: str) -> tuple[Path, Any]:
+    """A recipe whose samples have the answers of the model itself, so that the dense model is always right."""
+    model = chain(keras, seed)
+    x = np.random.default_rng(seed + 100).normal(size=(SAMPLES, WIDTH)).astype(np.float32)
+    scores = np.asarray(model(x))
+    scores = scores - scores.mean(0)
+    bias = -np.asarray(model(x)).mean(0)
+    model.get_layer("scores").bias.assign(bias)
+    model.save(folder / "model.keras")
+    np.savez(folder / "data.npz", x=x, y=scores.argmax(-1))
+    text = 'model = "model.keras"\nmetric = "accuracy"\n[data]\ntrain = "data.npz"\nvalidation = "data.npz"\n'
+    (folder / "recipe.toml").write_text(text + 'test = "data.npz"\n[latency]\nmeasure = false\n' + steps)
+    return folder / "recipe.toml", model
+
+
+def spoilt(model: Any, bad: str) -> Any:
+    """A few zeros in each layer, and nearly nothing left of one."""
+    made = clone(model)
+    for name in NAMES:
+        kernel = made.get_layer(name).kernel
+        values = np.array(kernel)
+        share = 0.95 if name == bad else 0.3
+        values[np.abs(values) <= np.quantile(np.abs(values), share)] = 0
+        kernel.assign(values)
+    return made
+
+
+PRUNE = '[[steps]]\nkind = "prune"\nsparsity = 0.3\n'
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_badly_pruned_layer_is_named_first(keras: Any, tmp_path: Path, seed: int) -> None:
+    path, model = written(keras, tmp_path, seed, PRUNE)
+    bad = NAMES[seed % len(NAMES)]
+    prepared = prepare(load_recipe(path))
+    found = blame_of(prepared, {"dense": prepared.model, "pruned": spoilt(model, bad)}, None)
+    assert found.layers[0].layer == bad
+    first = found.layers[0].change
+    assert first is not None
+    assert first.low is not None
+    assert first.low > 0
+    # All of the loss is the step's, and undoing it brings the dense model back.
+    (step,) = found.steps
+    assert step.change is not None
+    assert step.change.difference == pytest.approx(-found.stack.difference)
+    assert (found.rest, found.compounding) == (pytest.approx(0), pytest.approx(0))
+
+
+def blame_of(prepared: Prepared, models: dict[str, Any], converter: Any) -> Blame:
+    assert prepared.validation is not None
+    return blamed(prepared, models, converter, Progress(quiet=True), prepared.validation)
+
+
+@pytest.mark.slow(minutes=0.4)
+def test_the_badly_quantized_layer_is_named_first(keras: Any, tmp_path: Path, converter: Any) -> None:
+    """A layer of one unit that is a thousand times the others, which int8 with one scale for all of them wipes out."""
+    for seed in range(10):
+        path, model = written(keras, tmp_path, seed, '[[steps]]\nkind = "quantize"\nper_tensor = true\n')
+        bad = NAMES[seed % len(NAMES)]
+        kernel = model.get_layer(bad).kernel
+        values = np.array(kernel)
+        values[0, 0] += 60.0  # one weight takes the whole grid
+        kernel.assign(values)
+        prepared = prepare(load_recipe(path))
+        answers = np.asarray(model(np.asarray(prepared.test.inputs["x"]))).argmax(-1)
+        samples = replace(prepared.test, targets=dict.fromkeys(prepared.test.told, answers))
+        prepared = replace(prepared, model=model, validation=samples, test=samples)
+        found = blame_of(prepared, {"dense": model, "int8": model}, converter)
+        assert found.layers[0].layer is not None
+        assert found.layers[0].layer.startswith(bad), [(row.layer, row.change) for row in found.layers]
+        assert found.layers[0].what == "float"
+
+
+STACK = """
+[[steps]]
+kind = "prune"
+name = "cut"
+style = "channel"
+ratio = 0.25
+round_to = 4
+
+[[steps]]
+kind = "prune"
+sparsity = 0.7
+
+[[steps]]
+kind = "finetune"
+epochs = 1
+
+[[steps]]
+kind = "quantize"
+"""
+
+
+@pytest.mark.slow(minutes=0.4)
+def test_blame_of_a_finished_run(
+    recipe: Callable[..., Path], call: Callable[..., Any], one_converter: None, tmp_path: Path
+) -> None:
+    """In the run and from its folder: the same numbers, in the ledger by its schema."""
+    path, out = recipe(STACK), tmp_path / "out"
+    path.write_text("keep_stages = true\nblame = true\n" + path.read_text())
+    assert call("run", path, "-o", out, "--quiet").code == 0
+    ledger = json.loads((out / "ledger.json").read_text())
+    jsonschema.validate(ledger, json.loads(schema_path().read_text()))
+    found = call("blame", out, "--json", "--quiet")
+    assert found.code == 0, found.err
+    body = json.loads(found.out)
+    assert {name: body[name] for name in ledger["blame"]} == ledger["blame"]
+    steps = {row["step"]: row for row in body["steps"]}
+    assert list(steps) == ["cut", "pruned", "fine-tuned", "int8"]
+    assert all(row["change"] is not None for row in steps.values())
+    alone = sum(row["alone"] for row in steps.values() if row["alone"] is not None)
+    assert body["compounding"] == pytest.approx(-body["stack"]["difference"] - body["rest"] - alone)
+    assert {row["what"] for row in body["layers"]} == {"dense", "float"}
+    assert "Who did the damage" in (out / "report.md").read_text()
+    shutil.rmtree(out / "stages")
+    call("blame", out).error(2, "keep_stages = true", "recipe.toml")
+    path.write_text(path.read_text() + "\n# changed\n")
+    call("blame", out).error(4, "--recipe")
+    call("blame", out, "--recipe", path).error(2, "is not the recipe of the run")
+
+
+def test_what_cannot_be_undone_says_why(keras: Any, tmp_path: Path) -> None:
+    text = "[student]\nwidth = 1.0\n" + PRUNE
+    text += '[[steps]]\nkind = "finetune"\nteacher = "pruned"\ndistill = 0.5\nepochs = 1\n'
+    path, model = written(keras, tmp_path, 1, text)
+    prepared = prepare(load_recipe(path))
+    found = blame_of(prepared, {"dense": prepared.model, "pruned": model, "fine-tuned": model}, None)
+    assert [row.change for row in found.steps] == [None, None]
+    assert (found.rest, found.compounding) == (None, None)
+    assert "student" in blame_text(found)
+    assert "not measured" in "\n".join(blame_markdown(found))
