@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from edgeprune.artifact import SUFFIXES, Format, files_of, sha256_of
+from edgeprune.artifact import SUFFIXES, Format, Precision, files_of, sha256_of
 from edgeprune.checker.budget import asked_limits
 from edgeprune.checker.check import estimator_for
 from edgeprune.checker.size.baseline import Baseline, load_baseline
 from edgeprune.checker.size.codecs import with_quick
+from edgeprune.converters.exports import INTEGER
 from edgeprune.errors import UsageError
-from edgeprune.ledger import MetricKind, ModelOrigin, SplitOrigin
-from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, Recipe, Step, StudentSpec
+from edgeprune.ledger import ArtifactEntry, MetricKind, ModelOrigin, SplitOrigin, Stage
+from edgeprune.maker.recipe.recipe import ChannelStep, ExportSpec, QatStep, QuantizeStep, Recipe, Step, StudentSpec
 from edgeprune.maker.recipe.steps import teacher_file, teacher_of
 from edgeprune.maker.recipe.tables import flat
 from edgeprune.maker.training.data.loading import stored_at
@@ -23,10 +25,14 @@ __all__ = [
     "export_name",
     "file_part",
     "metric_kind",
+    "metric_note",
     "model_origin",
+    "origin_of",
     "run_baseline",
+    "ships_as",
     "split_origin",
     "stage_model",
+    "with_export",
 ]
 
 
@@ -114,3 +120,37 @@ def stage_model(folder: Path, recipe: Recipe, stage: str) -> Path:
 def file_part(text: str) -> str:
     """A stage's name as part of a file name."""
     return "-".join("".join(ch if ch.isalnum() else " " for ch in text).split()) or "stage"
+
+
+def origin_of(recipe: Recipe, export: ExportSpec) -> str:
+    """The stage of an export: an integer .tflite belongs to the quantize stage, all others to the last one that changed
+    the model."""
+    steps = recipe.steps
+    names = ["dense", *(s.name for s in steps if isinstance(s, QatStep) or not isinstance(s, QuantizeStep))]
+    quantized = [step.name for step in steps if isinstance(step, QuantizeStep)]
+    integer = export.format is Format.TFLITE and export.precision in INTEGER
+    return quantized[-1] if integer and quantized else names[-1]
+
+
+def ships_as(recipe: Recipe, stage: str, precision: Precision) -> ExportSpec | None:
+    """The export that the .tflite file of a stage becomes: it gets its metadata, and every runtime is tried on it, at
+    once."""
+    exports = [export for export in recipe.exports if export.format is Format.TFLITE]
+    fit = (export for export in exports if export.precision is precision and origin_of(recipe, export) == stage)
+    return next(fit, None)
+
+
+def with_export(stage: Stage, entry: ArtifactEntry, *, in_place_of: ArtifactEntry | None) -> Stage:
+    """The stage with the record of an exported file, which may have been a file of the stage's own."""
+    if in_place_of is None:
+        return replace(stage, artifacts=(*stage.artifacts, entry))
+    artifacts = tuple(entry if known is in_place_of else known for known in stage.artifacts)
+    stands = stage.metric is not None and stage.metric.file == in_place_of.path
+    if not stands:
+        return replace(stage, artifacts=artifacts)
+    return replace(stage, artifacts=artifacts, metric=entry.metric, metrics=entry.metrics)
+
+
+def metric_note(entry: ArtifactEntry) -> str:
+    """Its scores, or why it has none, for a line of progress."""
+    return ", ".join(f"{found.name} {found.value:.4f}" for found in entry.metrics) or entry.metric_note or ""

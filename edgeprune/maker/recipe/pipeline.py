@@ -15,20 +15,18 @@ import numpy as np
 from edgeprune.artifact import Format, Precision
 from edgeprune.checker.judge import run_verdicts
 from edgeprune.checker.latency.estimate import estimate_latency
-from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.checker.latency.measure import compare_latency
 from edgeprune.checker.latency.profiles import find_profile
 from edgeprune.checker.size.baseline import Baseline
 from edgeprune.checker.size.codecs import BASE_CODEC
 from edgeprune.converters.exported import entry_at, measure_export
-from edgeprune.converters.exports import INTEGER, calibrated
+from edgeprune.converters.exports import calibrated
 from edgeprune.converters.ladder_options import LadderOptions
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.probabilities import classified
 from edgeprune.converters.searched import judge_of, searched
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.spending import Judge
-from edgeprune.errors import Unsupported
 from edgeprune.formats import read_contents
 from edgeprune.formats.metadata import ImageInput
 from edgeprune.host.progress import Progress
@@ -52,12 +50,16 @@ from edgeprune.maker.recipe.entries import (
     export_name,
     file_part,
     metric_kind,
+    metric_note,
     model_origin,
+    origin_of,
+    ships_as,
     split_origin,
     stage_model,
+    with_export,
 )
 from edgeprune.maker.recipe.kept import Holdings
-from edgeprune.maker.recipe.latency_search import covered_estimate
+from edgeprune.maker.recipe.latency_search import check_latency_targets
 from edgeprune.maker.recipe.model_steps import ModelSteps, StepResult
 from edgeprune.maker.recipe.prepare import Prepared, app_options
 from edgeprune.maker.recipe.recipe import (
@@ -152,7 +154,7 @@ class _Run:
         begun = time.monotonic()
         main = self._tflite("dense", Precision.FLOAT32)
         self._dense_outputs = self._keras_outputs(self.model)
-        self._check_latency_targets(self.folder / main.path)
+        check_latency_targets(self.recipe, self.folder / main.path)
         artifacts = [main]
         quantize = next((s for s in self.recipe.steps if isinstance(s, QuantizeStep)), None)
         if quantize:
@@ -160,16 +162,6 @@ class _Run:
             plain = replace(quantize, slim=quantize.slim.without_search, ladder=LadderOptions())
             artifacts.append(self._tflite("dense", Precision(quantize.precision), plain, may_depart=True))
         self._add("dense", "dense", artifacts, begun)
-
-    def _check_latency_targets(self, path: Path) -> None:
-        """Raise Unsupported before any training where a profile of a step does not cover the model's file."""
-        for step in self.recipe.steps:
-            latency = step.options.latency if isinstance(step, ChannelStep) and step.options else None
-            if isinstance(step, ChannelStep) and latency is not None and step.device is not None:
-                try:
-                    covered_estimate(path, target_profile(latency, step.device))
-                except Unsupported as cause:
-                    raise Unsupported(f"step {step.name!r}: {cause}") from cause
 
     def _train_step(self, step: PruneStep | ChannelStep | FinetuneStep) -> None:
         begun = time.monotonic()
@@ -230,7 +222,7 @@ class _Run:
         computed in training."""
         path = self.folder / "stages" / f"{self.stem}.{file_part(stage)}.{precision}.tflite"
         self.progress.begin(f"{stage}: tflite {precision}")
-        export = self._ships_as(stage, precision)
+        export = ships_as(self.recipe, stage, precision)
         app = app_options(self.recipe, export) if export else AppOptions()
         model, said = self._classified(app)
         quantized = quantize or QuantizeStep()
@@ -268,7 +260,7 @@ class _Run:
         packages = [export for export in self.recipe.exports if export.format is Format.COREML]
         if trained and any(calibrated(export.format, export.precision) for export in packages):
             trained.keep(found.made)
-        self.progress.end(_metric_note(entry))
+        self.progress.end(metric_note(entry))
         return replace(entry, warnings=(*entry.warnings, *said, *found.said), ladder=found.report)
 
     def _classified(self, app: AppOptions) -> tuple[AnyModel, tuple[str, ...]]:
@@ -392,12 +384,12 @@ class _Run:
         for export in self.recipe.exports:
             path = self.folder / export_name(self.recipe, export)
             self.progress.begin(f"export {path.name}")
-            number = next(n for n, stage in enumerate(self.stages) if stage.name == self._origin(export))
+            number = next(n for n, stage in enumerate(self.stages) if stage.name == origin_of(self.recipe, export))
             same = self._already_made(self.stages[number], export)
             entry = self._export_new(export, path) if same is None else self._moved(same, path)
             entry = replace(entry, estimates=self._estimates(path))
-            self.stages[number] = _with_export(self.stages[number], entry, in_place_of=same)
-            self.progress.end(_metric_note(entry))
+            self.stages[number] = with_export(self.stages[number], entry, in_place_of=same)
+            self.progress.end(metric_note(entry))
         self._rivals()
 
     def _rivals(self) -> None:
@@ -427,22 +419,6 @@ class _Run:
         contents = read_contents(path)
         return tuple(estimate_latency(contents, profile) for profile in profiles)
 
-    def _origin(self, export: ExportSpec) -> str:
-        """The stage of an export: an integer .tflite belongs to the quantize stage, all others to the last one that
-        changed the model."""
-        steps = self.recipe.steps
-        names = ["dense", *(s.name for s in steps if isinstance(s, QatStep) or not isinstance(s, QuantizeStep))]
-        quantized = [step.name for step in self.recipe.steps if isinstance(step, QuantizeStep)]
-        integer = export.format is Format.TFLITE and export.precision in INTEGER
-        return quantized[-1] if integer and quantized else names[-1]
-
-    def _ships_as(self, stage: str, precision: Precision) -> ExportSpec | None:
-        """The export that the .tflite file of a stage becomes: it gets its metadata, and every runtime is tried on it,
-        at once."""
-        exports = [export for export in self.recipe.exports if export.format is Format.TFLITE]
-        fit = (export for export in exports if export.precision is precision and self._origin(export) == stage)
-        return next(fit, None)
-
     def _already_made(self, stage: Stage, export: ExportSpec) -> ArtifactEntry | None:
         if export.format is not Format.TFLITE:
             return None
@@ -464,18 +440,3 @@ class _Run:
         )
         entry = self._evaluated(made, model, every_runtime=True, exported=True, image=options.image)
         return replace(entry, warnings=said)
-
-
-def _with_export(stage: Stage, entry: ArtifactEntry, *, in_place_of: ArtifactEntry | None) -> Stage:
-    """The stage with the record of an exported file, which may have been a file of the stage's own."""
-    if in_place_of is None:
-        return replace(stage, artifacts=(*stage.artifacts, entry))
-    artifacts = tuple(entry if known is in_place_of else known for known in stage.artifacts)
-    stands = stage.metric is not None and stage.metric.file == in_place_of.path
-    if not stands:
-        return replace(stage, artifacts=artifacts)
-    return replace(stage, artifacts=artifacts, metric=entry.metric, metrics=entry.metrics)
-
-
-def _metric_note(entry: ArtifactEntry) -> str:
-    return ", ".join(f"{found.name} {found.value:.4f}" for found in entry.metrics) or entry.metric_note or ""
