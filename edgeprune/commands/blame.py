@@ -51,7 +51,7 @@ def blame(output: Path, recipe: Path | None, data: Path | None, as_json: bool, *
         output,
         recipe=recipe,
         data=data,
-        metric=goal.metric or None,
+        metric=goal if goal.metric else None,
         trust_code=trust.trust_code,
         custom=trust.custom,
         progress=Progress(quiet=values["quiet"]),

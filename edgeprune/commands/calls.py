@@ -6,6 +6,7 @@ Paths may be texts, a metric or device its name. Nothing heavy is imported befor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,7 @@ def blame(
     *,
     recipe: StrPath | None = None,
     data: StrPath | None = None,
-    metric: Mapping[str, tuple[str, ...]] | None = None,
+    metric: Asked | None = None,
     trust_code: bool = False,
     custom: Sequence[StrPath] = (),
     progress: Progress | None = None,
@@ -82,18 +83,23 @@ def blame(
     left of a recipe with `keep_stages = true`.
 
     Scored on the recipe's validation samples (else its test samples), or on `data`. `metric` takes the place of the
-    recipe's: names by output, "" being the only one.
+    recipe's.
     """
     from edgeprune.converters.session import Converter
     from edgeprune.host.progress import Progress as Shown
     from edgeprune.maker.recipe.blame import blamed
     from edgeprune.maker.recipe.finished import recipe_of, stage_models
     from edgeprune.maker.recipe.prepare import prepare
+    from edgeprune.maker.training.goals import find_task
+    from edgeprune.maker.training.metrics import Metric
+    from edgeprune.maker.training.task import Task
 
     shown, files = progress or Shown(quiet=True), [Path(file) for file in custom]
     wanted = recipe_of(Path(folder), Path(recipe) if recipe else None, data=Path(data) if data else None, metric=metric)
     shown.begin("read recipe, models and data")
     prepared = prepare(wanted, trust_code=trust_code, custom=files)
+    if isinstance(metric, Metric | Task):
+        prepared = replace(prepared, task=find_task(prepared.model, metric, trains=True))
     models = stage_models(Path(folder), prepared, trust_code=trust_code, custom=files)
     shown.end()
     with Converter() as converter:

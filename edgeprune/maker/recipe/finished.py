@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,15 +16,19 @@ from edgeprune.maker.keras.types import Model
 from edgeprune.maker.recipe.entries import stage_model
 from edgeprune.maker.recipe.prepare import Prepared
 from edgeprune.maker.recipe.recipe import QatStep, QuantizeStep, Recipe, load_recipe
-from edgeprune.maker.training.goal import Goal
+from edgeprune.maker.training.goal import Goal, goal_of
+from edgeprune.maker.training.goals import Asked
+from edgeprune.maker.training.metrics import Metric
+from edgeprune.maker.training.task import Task
 
 __all__ = ["recipe_of", "stage_models"]
 
 
 def recipe_of(
-    folder: Path, recipe: Path | None = None, *, data: Path | None = None, metric: Mapping[str, tuple[str, ...]] | None
+    folder: Path, recipe: Path | None = None, *, data: Path | None = None, metric: Asked | None = None
 ) -> Recipe:
-    """The recipe of a finished run, with other samples in the place of its validation samples and another metric.
+    """The recipe of a finished run, with other samples in the place of its validation samples and another metric, if it
+    is told by names.
 
     Without `recipe` it is looked for by its name beside the folder and in the working folder. Raises InputError where
     there is no ledger or no such recipe, or the model is another by now, and UsageError for the recipe of another run.
@@ -41,14 +45,14 @@ def recipe_of(
         raise UsageError(f"{recipe} is not the recipe of the run in {folder}, or was changed since: run it again")
     found = load_recipe(recipe)
     _check_model(found.model, ledger.input)
-    if metric:
-        found = replace(found, goal=_with_metric(found, metric))
+    if metric and not isinstance(metric, Metric | Task):
+        asked = metric if isinstance(metric, Goal) else goal_of(metric)
+        found = replace(found, goal=_with_metric(found, asked))
     return found if data is None else replace(found, data=replace(found.data, validation=data))
 
 
-def _with_metric(recipe: Recipe, metric: Mapping[str, tuple[str, ...]]) -> Goal:
-    goal: Goal = replace(recipe.goal, metric=metric)
-    return goal
+def _with_metric(recipe: Recipe, asked: Goal) -> Goal:
+    return replace(recipe.goal, metric=asked.metric)
 
 
 def _hash(path: Path) -> str:
