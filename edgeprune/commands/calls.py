@@ -88,7 +88,7 @@ def blame(
     from edgeprune.converters.session import Converter
     from edgeprune.host.progress import Progress as Shown
     from edgeprune.maker.recipe.blame import blamed
-    from edgeprune.maker.recipe.finished import recipe_of, stage_models
+    from edgeprune.maker.recipe.finished import recipe_of, stage_files, stage_models
     from edgeprune.maker.recipe.prepare import prepare
     from edgeprune.maker.training.goals import find_task
     from edgeprune.maker.training.metrics import Metric
@@ -96,6 +96,7 @@ def blame(
 
     shown, files = progress or Shown(quiet=True), [Path(file) for file in custom]
     wanted = recipe_of(Path(folder), Path(recipe) if recipe else None, data=Path(data) if data else None, metric=metric)
+    stage_files(Path(folder), wanted)
     shown.begin("read recipe, models and data")
     prepared = prepare(wanted, trust_code=trust_code, custom=files)
     if isinstance(metric, Metric | Task):

@@ -164,7 +164,7 @@ kind = "quantize"
 
 @pytest.mark.slow(minutes=0.4)
 def test_blame_of_a_finished_run(
-    recipe: Callable[..., Path], call: Callable[..., Any], one_converter: None, tmp_path: Path
+    recipe: Callable[..., Path], call: Callable[..., Any], one_converter: None, here: None, tmp_path: Path
 ) -> None:
     """In the run and from its folder: the same numbers, in the ledger by its schema."""
     path, out = recipe(STACK), tmp_path / "out"

@@ -21,7 +21,7 @@ from edgeprune.maker.training.goals import Asked
 from edgeprune.maker.training.metrics import Metric
 from edgeprune.maker.training.task import Task
 
-__all__ = ["recipe_of", "stage_models"]
+__all__ = ["recipe_of", "stage_files", "stage_models"]
 
 
 def recipe_of(
@@ -64,20 +64,25 @@ def _check_model(path: Path, origin: ModelOrigin) -> None:
         raise InputError(f"{path} is not the model that the run began with, or is gone: run the recipe again")
 
 
-def stage_models(
-    folder: Path, prepared: Prepared, *, trust_code: bool = False, custom: Sequence[Path] = ()
-) -> dict[str, Model]:
-    """The Keras model of each stage by its name. Raises RecipeError for a run that did not keep them."""
-    recipe, models = prepared.recipe, {"dense": prepared.model}
-    for step in recipe.steps:
-        if isinstance(step, QuantizeStep) and not isinstance(step, QatStep):
-            models[step.name] = list(models.values())[-1]
-            continue
-        path = stage_model(folder, recipe, step.name)
+def stage_files(folder: Path, recipe: Recipe) -> dict[str, Path]:
+    """The file of each stage that changed the model, by its name. Raises RecipeError for a run that did not keep them."""
+    changed = [s for s in recipe.steps if isinstance(s, QatStep) or not isinstance(s, QuantizeStep)]
+    files = {step.name: stage_model(folder, recipe, step.name) for step in changed}
+    for path in files.values():
         if not path.is_file():
             raise RecipeError(
                 f"{path}: the model of this stage was not kept: put keep_stages = true on top of {recipe.path.name} "
                 "and run it again, or blame = true, which measures at the end of the run"
             )
-        models[step.name] = load_model(path, trust_code=trust_code, custom=custom)
+    return files
+
+
+def stage_models(
+    folder: Path, prepared: Prepared, *, trust_code: bool = False, custom: Sequence[Path] = ()
+) -> dict[str, Model]:
+    """The Keras model of each stage by its name; int8 has that of the stage before. Raises as `stage_files`."""
+    models, files = {"dense": prepared.model}, stage_files(folder, prepared.recipe)
+    for step in prepared.recipe.steps:
+        path, before = files.get(step.name), list(models.values())[-1]
+        models[step.name] = before if path is None else load_model(path, trust_code=trust_code, custom=custom)
     return models
