@@ -117,7 +117,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(float_start, "run_tflite", run)
 
 
-@pytest.mark.slow(minutes=0.3)
+@pytest.mark.slow(minutes=0.1)
 def test_the_badly_quantized_layer_is_named_first(keras: Any, tmp_path: Path, converter: Any, here: None) -> None:
     """A layer a weight of which takes the whole grid of int8, where one scale is for all of them: two of the ten
     seeds that the page on blame tells of: each makes a dozen files."""
@@ -162,12 +162,12 @@ kind = "quantize"
 """
 
 
-@pytest.mark.slow(minutes=0.4)
+@pytest.mark.slow(minutes=0.3)
 def test_blame_of_a_finished_run(
-    recipe: Callable[..., Path], call: Callable[..., Any], one_converter: None, here: None, tmp_path: Path
+    keras: Any, call: Callable[..., Any], one_converter: None, here: None, tmp_path: Path
 ) -> None:
     """In the run and from its folder: the same numbers, in the ledger by its schema."""
-    path, out = recipe(STACK), tmp_path / "out"
+    (path, _), out = written(keras, tmp_path, 1, STACK), tmp_path / "out"
     path.write_text("keep_stages = true\nblame = true\n" + path.read_text())
     assert call("run", path, "-o", out, "--quiet").code == 0
     ledger = json.loads((out / "ledger.json").read_text())

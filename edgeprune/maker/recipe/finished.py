@@ -65,7 +65,7 @@ def _check_model(path: Path, origin: ModelOrigin) -> None:
 
 
 def stage_files(folder: Path, recipe: Recipe) -> dict[str, Path]:
-    """The file of each stage that changed the model, by its name. Raises RecipeError for a run that did not keep them."""
+    """The file of each stage that changed the model, by its name. Raises RecipeError where a run did not keep them."""
     changed = [s for s in recipe.steps if isinstance(s, QatStep) or not isinstance(s, QuantizeStep)]
     files = {step.name: stage_model(folder, recipe, step.name) for step in changed}
     for path in files.values():
