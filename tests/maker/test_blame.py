@@ -158,6 +158,12 @@ kind = "finetune"
 epochs = 1
 
 [[steps]]
+kind = "prune"
+name = "again"
+sparsity = 0.3
+epochs = 1
+
+[[steps]]
 kind = "quantize"
 """
 
@@ -177,17 +183,29 @@ def test_blame_of_a_finished_run(
     body = json.loads(found.out)
     assert {name: body[name] for name in ledger["blame"]} == ledger["blame"]
     steps = {row["step"]: row for row in body["steps"]}
-    assert list(steps) == ["cut", "pruned", "fine-tuned", "int8"]
+    assert list(steps) == ["cut", "pruned", "fine-tuned", "again", "int8"]
     assert all(row["change"] is not None for row in steps.values())
     alone = sum(row["alone"] for row in steps.values() if row["alone"] is not None)
     assert body["compounding"] == pytest.approx(-body["stack"]["difference"] - body["rest"] - alone)
     assert {row["what"] for row in body["layers"]} == {"dense", "float"}
     assert "Who did the damage" in (out / "report.md").read_text()
+    check_kept(ledger["stages"], (out / "report.md").read_text())
     shutil.rmtree(out / "stages")
     call("blame", out).error(2, "keep_stages = true", "recipe.toml")
     path.write_text(path.read_text() + "\n# changed\n")
     call("blame", out).error(4, "--recipe")
     call("blame", out, "--recipe", path).error(2, "is not the recipe of the run")
+
+
+def check_kept(stages: list[dict[str, Any]], report: str) -> None:
+    """Every stage tells what it keeps of those before, and all of it is there."""
+    kept = [{(row["of"], row["what"]) for row in stage["kept"]} for stage in stages]
+    widths, zeros = ("cut", "widths"), ("pruned", "zeros")
+    assert kept[:4] == [set(), set(), {widths}, {widths, zeros}]
+    assert kept[4] == {widths, zeros}
+    assert kept[5] == {widths, zeros, ("again", "zeros"), ("again", "zeros in the file")}
+    assert all(row["asked"] == row["got"] > 0 for stage in stages for row in stage["kept"])
+    assert "What later stages keep" in report
 
 
 def test_what_cannot_be_undone_says_why(keras: Any, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,45 +98,3 @@ def test_zeros_are_followed_through_a_cut(image_model: Any) -> None:
     assert zeros.asked == kept.got
     with pytest.raises(EdgepruneError, match="loses what step"):
         holdings.after(tuning(), pruned)
-
-
-STACK = """
-[[steps]]
-kind = "prune"
-name = "cut"
-style = "channel"
-ratio = 0.5
-round_to = 4
-
-[[steps]]
-kind = "prune"
-sparsity = 0.6
-
-[[steps]]
-kind = "finetune"
-epochs = 1
-
-[[steps]]
-kind = "prune"
-name = "again"
-sparsity = 0.3
-epochs = 1
-
-[[steps]]
-kind = "quantize"
-"""
-
-
-@pytest.mark.slow(minutes=0.2)
-def test_every_stage_tells_what_it_keeps(
-    recipe: Callable[..., Path], call: Callable[..., Any], one_converter: None, tmp_path: Path
-) -> None:
-    assert call("run", recipe(STACK), "-o", tmp_path / "out", "--quiet").code == 0
-    stages = json.loads((tmp_path / "out" / "ledger.json").read_text())["stages"]
-    kept = [{(row["of"], row["what"]) for row in stage["kept"]} for stage in stages]
-    widths, zeros = ("cut", "widths"), ("pruned", "zeros")
-    assert kept[:4] == [set(), set(), {widths}, {widths, zeros}]
-    assert {widths, zeros} <= kept[4]
-    assert {widths, zeros, ("again", "zeros"), ("again", "zeros in the file")} == kept[5]
-    assert all(row["asked"] == row["got"] > 0 for stage in stages for row in stage["kept"])
-    assert "keeps" in (tmp_path / "out" / "report.md").read_text()
