@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +21,12 @@ from edgeprune.converters.session import Converter
 from edgeprune.converters.spending import Judge
 from edgeprune.errors import RuntimeFailure, UsageError
 from edgeprune.host.progress import Progress
+from edgeprune.ledger import MetricChange
 from edgeprune.maker.keras.models import input_specs, predict
 from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.magnitude import NOTHING_TO_PRUNE, prune_magnitude, select_targets
 from edgeprune.maker.pruning.options import MagnitudeOptions
+from edgeprune.maker.training.bootstrap import compared
 from edgeprune.maker.training.data.loading import calibration_set
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.goals import Asked, find_task
@@ -38,7 +41,8 @@ Arrays = Mapping[str, np.ndarray]
 class LayerCost:
     """Of a layer, or an operation of it: with only it compressed the `sqnr_db` of the outputs and the `metric`, which
     is `lost` less; with only it left alone `without_db` and `without_metric`, which is `gained` more than with all
-    compressed. `macs` is its share; None is unknown, of a decibel also infinite."""
+    compressed; `gain` is that difference with its interval. `macs` is its share; None is unknown, of a decibel also
+    infinite."""
 
     layer: str
     macs: float | None
@@ -48,6 +52,7 @@ class LayerCost:
     without_db: float | None
     without_metric: float | None
     gained: float | None
+    gain: MetricChange | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +75,7 @@ class _Tried:
 
     noise: float
     metric: float | None
+    made: Arrays | None = None
 
 
 def sensitivity(
@@ -101,12 +107,19 @@ def sensitivity(
 
 
 def cost_of_quantizing(
-    model: Model, converter: Converter, calibration: Arrays, judge: Judge, on_progress: Advance
+    model: Model,
+    converter: Converter,
+    calibration: Arrays,
+    judge: Judge,
+    on_progress: Advance,
+    *,
+    per_tensor: bool = False,
 ) -> Sensitivity:
     """What int8 costs, layer by layer; `calibration` sets the ranges, and the first samples of it the decibels."""
     path = converter.scratch("sensitivity.tflite")
+    how: Any = {"float_fallback": True, "per_tensor": per_tensor}
     first = converter.export(
-        model, path, Format.TFLITE, Precision.INT8, calibration=calibration, float_fallback=True, keep_start=True
+        model, path, Format.TFLITE, Precision.INT8, calibration=calibration, keep_start=True, **how
     )
     start = FloatStart.of(first, layer_names(model))
     groups = grouped(start.operations)
@@ -115,14 +128,12 @@ def cost_of_quantizing(
     before = start.outputs(start.content, few)
 
     def tried(in_float: frozenset[str]) -> _Tried:
-        converter.export(
-            model, path, Format.TFLITE, Precision.INT8, start=first.start, float_nodes=in_float, float_fallback=True
-        )
+        converter.export(model, path, Format.TFLITE, Precision.INT8, start=first.start, float_nodes=in_float, **how)
         content = path.read_bytes()
-        score = None
+        made = None
         with contextlib.suppress(RuntimeFailure):
-            score = judge.score(content) if judge.samples.told else None
-        return _Tried(noise=start.noise(content, before, few), metric=score)
+            made = judge.made(content) if judge.samples.told else None
+        return _tried(start.noise(content, before, few), made, judge)
 
     return _costs(
         "int8",
@@ -143,10 +154,14 @@ def cost_of_pruning(model: Model, sparsity: float, judge: Judge, on_progress: Ad
     def tried(names: Sequence[str]) -> _Tried:
         pruned = prune_magnitude(model, replace(options, include=tuple(map(_literal, names)))).model
         made = predict(pruned, judge.samples.inputs)
-        score = judge.main.of(made, judge.samples.told) if judge.samples.told else None
-        return _Tried(noise=noise_of(judge.floats, made), metric=score)
+        return _tried(noise_of(judge.floats, made), made if judge.samples.told else None, judge)
 
     return _costs(f"sparsity {sparsity:g}", dict.fromkeys(layers), tried, judge, on_progress)
+
+
+def _tried(noise: float, made: Arrays | None, judge: Judge) -> _Tried:
+    score = None if made is None else judge.main.of(made, judge.samples.told)
+    return _Tried(noise=noise, metric=score, made=made)
 
 
 def _literal(name: str) -> str:
@@ -173,7 +188,9 @@ def _costs(
     for number, name in enumerate(names, start=1):
         alone = tried([name])
         without = (
-            tried([other for other in names if other != name]) if len(names) > 1 else _Tried(noise=0.0, metric=before)
+            tried([other for other in names if other != name])
+            if len(names) > 1
+            else _Tried(noise=0.0, metric=before, made=judge.floats if told else None)
         )
         cost = LayerCost(
             layer=name,
@@ -184,6 +201,7 @@ def _costs(
             without_db=_decibels(without.noise),
             without_metric=without.metric,
             gained=change(without.metric, whole.metric),
+            gain=_gain(judge, whole, without),
         )
         found.append((alone.noise, cost))
         on_progress(number, len(names))
@@ -196,6 +214,12 @@ def _costs(
         after_db=_decibels(whole.noise),
         layers=tuple(cost for _, cost in sorted(found, key=lambda pair: -pair[0])),
     )
+
+
+def _gain(judge: Judge, whole: _Tried, without: _Tried) -> MetricChange | None:
+    if whole.made is None or without.made is None:
+        return None
+    return compared(judge.main, whole.made, without.made, judge.samples.told)[1]
 
 
 def _decibels(noise: float) -> float | None:

@@ -33,7 +33,7 @@ def _convert(job: dict[str, Any]) -> dict[str, Any]:
         from edgeprune.converters.onnx import convert_onnx
 
         asked = {name: job[name] for name in ("precision", "opset")}
-        convert_onnx(graph, out, options=options, calibration=_calibration(job), **asked)
+        convert_onnx(graph, out, options=options, calibration=_arrays(job, "calibration"), **asked)
         return {}
     from edgeprune.converters.coreml import convert_coreml
 

@@ -222,6 +222,7 @@ def tables_of_a_recipe() -> Mapping[str, Callable[[], str]]:
         "qat": steps.QatStep,
         "exports": recipe.ExportSpec,
         "latency": recipe.LatencySpec,
+        "student": recipe.StudentSpec,
     }
     return {f"recipe-{name}": (lambda kind=kind: key_table(kind)) for name, kind in kinds.items()}
 

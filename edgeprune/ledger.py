@@ -14,20 +14,26 @@ from edgeprune.errors import InputError
 from edgeprune.host.json_values import check_counts, check_shares, decode, record_of
 from edgeprune.step_reports import (
     POOR_SQNR_DB,
+    Blame,
     ChannelOrder,
     ChannelParity,
     ChannelReport,
     EpochLog,
+    KeptReport,
     LatencyComparison,
     LatencyReached,
     LayerSparsity,
     LayerWidth,
+    MetricChange,
+    MetricKind,
     Outcome,
     OutputParity,
     PruneReport,
     SkippedGroup,
     SkippedLayer,
+    StudentReport,
     TrainLog,
+    Undone,
 )
 from edgeprune.verdict import Estimate, Verdict
 
@@ -35,12 +41,14 @@ __all__ = [
     "POOR_SQNR_DB",
     "SCHEMA_VERSION",
     "ArtifactEntry",
+    "Blame",
     "ChannelOrder",
     "ChannelParity",
     "ChannelReport",
     "EpochLog",
     "Estimate",
     "Host",
+    "KeptReport",
     "LadderReport",
     "LatencyComparison",
     "LatencyReached",
@@ -61,33 +69,15 @@ __all__ = [
     "SkippedLayer",
     "SplitOrigin",
     "Stage",
+    "StudentReport",
     "TrainLog",
+    "Undone",
     "oldest_runtime",
     "schema_path",
 ]
 
 SCHEMA_VERSION = 3
 BASE_CODEC = "deflate"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetricChange:
-    """What a metric changed against the dense model, which scored `before` on the same samples.
-
-    `low` and `high` bound the difference with 95 % confidence: percentiles over `resamples` paired bootstrap samples
-    (Efron and Tibshirani 1993, chapter 13); None where the metric is only known of all samples together.
-    """
-
-    before: float
-    difference: float
-    low: float | None
-    high: float | None
-    resamples: int
-
-    @property
-    def is_noise(self) -> bool:
-        """Whether the interval holds 0: as many samples drawn again could show no change, or the other one."""
-        return self.low is not None and self.high is not None and self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +210,10 @@ class ArtifactEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A row of the ledger: the model after a step. `kind` is dense, prune, finetune or quantize."""
+    """A row of the ledger: the model after a step. `kind` is dense, prune, finetune or quantize.
+
+    `kept` is what it keeps of earlier stages; `student` tells of a smaller dense model that began here.
+    """
 
     name: str
     kind: str
@@ -235,6 +228,8 @@ class Stage:
     seconds: float
     channels: ChannelReport | None = None
     metrics: tuple[MetricValue, ...] = ()
+    kept: tuple[KeptReport, ...] = ()
+    student: StudentReport | None = None
 
     def __post_init__(self) -> None:
         check_counts(parameters=self.parameters, nonzero_parameters=self.nonzero_parameters, macs=self.macs)
@@ -278,15 +273,6 @@ class SplitOrigin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MetricKind:
-    """How outputs were scored; a metric that `is_share` is told in percent."""
-
-    name: str
-    higher_is_better: bool
-    is_share: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """The machine of a run, and the versions of its runtimes, oldest first."""
 
@@ -297,7 +283,10 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """All stages of a run and where they came from. `metric` is the main one of `metrics`: it chose among epochs."""
+    """All stages of a run and where they came from. `metric` is the main one of `metrics`: it chose among epochs.
+
+    `blame` is what undoing steps and layers brings back, where the recipe asks for it.
+    """
 
     tool_version: str
     recipe: RecipeOrigin
@@ -310,6 +299,7 @@ class Ledger:
     verdicts: tuple[Verdict, ...] = ()
     summary: tuple[str, ...] = ()
     metrics: tuple[MetricKind, ...] = ()
+    blame: Blame | None = None
 
     def __post_init__(self) -> None:
         if not self.stages:

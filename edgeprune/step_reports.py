@@ -10,20 +10,26 @@ from edgeprune.verdict import Estimate
 
 __all__ = [
     "POOR_SQNR_DB",
+    "Blame",
     "ChannelOrder",
     "ChannelParity",
     "ChannelReport",
     "EpochLog",
+    "KeptReport",
     "LatencyComparison",
     "LatencyReached",
     "LayerSparsity",
     "LayerWidth",
+    "MetricChange",
+    "MetricKind",
     "Outcome",
     "OutputParity",
     "PruneReport",
     "SkippedGroup",
     "SkippedLayer",
+    "StudentReport",
     "TrainLog",
+    "Undone",
 ]
 
 # A quantized file below this signal to noise ratio says little.
@@ -229,6 +235,29 @@ class ChannelReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptReport:
+    """What a later stage keeps of what the stage `of` won. `what` is "zeros" (weights of kernels that were zero behind
+    it and are still there), "widths" (layers that it made narrower), or "zeros in the file" (the same zeros in the
+    stage's .tflite file, of kernels that are found there). `got` below `asked` ends a run with an error."""
+
+    of: str
+    what: str
+    asked: int
+    got: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentReport:
+    """A smaller dense model that took the place of the one before: the `width` or the file that was asked for, and the
+    parameters of the recipe's model and of the student."""
+
+    width: float | None
+    model: str | None
+    parameters_before: int
+    parameters_after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EpochLog:
     """Mean training loss of an epoch and the validation metric after it (None without a validation split); `scores` are
     all metrics on the validation split, by name."""
@@ -246,3 +275,70 @@ class TrainLog:
     kept_epoch: int
     stopped_early: bool
     steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricChange:
+    """What a metric changed against the dense model, which scored `before` on the same samples.
+
+    `low` and `high` bound the difference with 95 % confidence: percentiles over `resamples` paired bootstrap samples
+    (Efron and Tibshirani 1993, chapter 13); None where the metric is only known of all samples together.
+    """
+
+    before: float
+    difference: float
+    low: float | None
+    high: float | None
+    resamples: int
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the interval holds 0: as many samples drawn again could show no change, or the other one."""
+        return self.low is not None and self.high is not None and self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricKind:
+    """How outputs were scored; a metric that `is_share` is told in percent."""
+
+    name: str
+    higher_is_better: bool
+    is_share: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undone:
+    """One thing undone at the end of a run, all else left as it is: the whole `step`, or one `layer` of it.
+
+    `what` is "skipped" (the step), "dense" (the layer's zeros) or "float" (the layer's integers), `how` tells in words
+    how that was done. `change` is that of the metric, `before` being the stack's; None where it cannot be undone, and
+    `reason` says why. `alone` is the metric's loss where of all steps that can be undone only this one stays.
+    """
+
+    step: str
+    layer: str | None
+    what: str
+    how: str
+    change: MetricChange | None
+    reason: str | None = None
+    alone: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blame:
+    """Who did the damage: what comes back of a metric when one thing is undone, on the same `samples` of `data`.
+
+    `stack` is the change from the dense model to the end of the run. `rest` is the loss that stays when all is undone
+    that can be (training, widths), `compounding` the stack's loss minus `rest` and the losses of each step alone; None
+    where no step can be undone. Losses are positive where the metric is worse. `layers` begin with the worst.
+    """
+
+    metric: MetricKind
+    data: str
+    samples: int
+    stack: MetricChange
+    steps: tuple[Undone, ...]
+    layers: tuple[Undone, ...]
+    rest: float | None
+    compounding: float | None
+    notes: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ Paths may be texts, a metric or device its name. Nothing heavy is imported befor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from edgeprune.checker.size.records import FileAccount
     from edgeprune.formats.metadata import MetadataOptions
     from edgeprune.host.progress import Progress
-    from edgeprune.ledger import Estimate, LatencyComparison, Ledger, TrainLog
+    from edgeprune.ledger import Blame, Estimate, LatencyComparison, Ledger, TrainLog
     from edgeprune.maker.keras.types import AnyModel, Model
     from edgeprune.maker.pruning.channel.pruner import ChannelResult
     from edgeprune.maker.pruning.options import ChannelOptions
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "account",
+    "blame",
     "check",
     "compare",
     "compare_latency",
@@ -65,6 +67,44 @@ def account(path: StrPath, *, codecs: Sequence[str] = ()) -> FileAccount:
     from edgeprune.checker.size.codecs import with_quick
 
     return accounted(Path(path), with_quick(codecs))
+
+
+def blame(
+    folder: StrPath,
+    *,
+    recipe: StrPath | None = None,
+    data: StrPath | None = None,
+    metric: Asked | None = None,
+    trust_code: bool = False,
+    custom: Sequence[StrPath] = (),
+    progress: Progress | None = None,
+) -> Blame:
+    """What comes back when a step or a layer of a finished run is undone, with nothing trained: `folder` is what `run`
+    left of a recipe with `keep_stages = true`.
+
+    Scored on the recipe's validation samples (else its test samples), or on `data`. `metric` takes the place of the
+    recipe's.
+    """
+    from edgeprune.converters.session import Converter
+    from edgeprune.host.progress import Progress as Shown
+    from edgeprune.maker.recipe.blame import blamed
+    from edgeprune.maker.recipe.finished import recipe_of, stage_files, stage_models
+    from edgeprune.maker.recipe.prepare import prepare
+    from edgeprune.maker.training.goals import find_task
+    from edgeprune.maker.training.metrics import Metric
+    from edgeprune.maker.training.task import Task
+
+    shown, files = progress or Shown(quiet=True), [Path(file) for file in custom]
+    wanted = recipe_of(Path(folder), Path(recipe) if recipe else None, data=Path(data) if data else None, metric=metric)
+    stage_files(Path(folder), wanted)
+    shown.begin("read recipe, models and data")
+    prepared = prepare(wanted, trust_code=trust_code, custom=files)
+    if isinstance(metric, Metric | Task):
+        prepared = replace(prepared, task=find_task(prepared.model, metric, trains=True))
+    models = stage_models(Path(folder), prepared, trust_code=trust_code, custom=files)
+    shown.end()
+    with Converter() as converter:
+        return blamed(prepared, models, converter, shown, prepared.validation or prepared.test)
 
 
 def check(path: StrPath, budget: Budget, *, baseline: StrPath | None = None) -> tuple[Verdict, ...]:

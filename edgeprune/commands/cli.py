@@ -40,6 +40,7 @@ Examples:
 # Verb -> the module that holds it, in the order in which they are told. A verb is imported when it is called.
 VERBS = {
     "run": "edgeprune.commands.run",
+    "blame": "edgeprune.commands.blame",
     "prune": "edgeprune.commands.prune",
     "groups": "edgeprune.commands.groups",
     "sensitivity": "edgeprune.commands.sensitivity",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from edgeprune.artifact import SUFFIXES, Format
 from edgeprune.checker.size.codecs import CODECS
 from edgeprune.ledger import ArtifactEntry, ChannelReport, Ledger, MetricValue, Stage
+from edgeprune.report.blame_report import blame_markdown, blame_text
 from edgeprune.report.pruning import pattern_kept
 from edgeprune.report.table import Table, to_markdown, to_terminal, to_text
 from edgeprune.report.verdicts import latency_text, verdict_line
@@ -122,6 +123,8 @@ def ledger_text(ledger: Ledger, *, width: int | None = None) -> str:
 
     parts = [shown(stages_table(ledger)), "", shown(files_table(ledger)), ""]
     parts += [f"* {sentence}" for sentence in ledger.summary]
+    if ledger.blame:
+        parts += ["", "Who did the damage:", blame_text(ledger.blame, width=width)]
     if ledger.verdicts:
         parts += ["", "Budget:", *(f"  {verdict_line(v)}" for v in ledger.verdicts)]
     return "\n".join(parts)
@@ -145,6 +148,9 @@ def ledger_markdown(ledger: Ledger) -> str:
     ]
     if ledger.verdicts:
         parts += ["## Budget", "", *(f"- {verdict_line(v)}" for v in ledger.verdicts), ""]
+    if ledger.blame:
+        parts += blame_markdown(ledger.blame)
+    parts += _kept_section(ledger)
     for stage in ledger.stages:
         if stage.pruning:
             parts += _pruning_section(stage)
@@ -152,6 +158,19 @@ def ledger_markdown(ledger: Ledger) -> str:
             parts += _channel_section(stage)
     parts += ["## How it was measured", "", *(f"- {line}" for line in _methods(ledger)), ""]
     return "\n".join(parts)
+
+
+def _kept_section(ledger: Ledger) -> list[str]:
+    """What each stage keeps of the earlier ones."""
+    rows = tuple(
+        (stage.name, item.what, item.of, f"{item.asked:,}", f"{item.got:,}")
+        for stage in ledger.stages
+        for item in stage.kept
+    )
+    if not rows:
+        return []
+    table = Table(heads=("stage", "keeps", "of stage", "asked", "got"), rows=rows, left=frozenset({0, 1, 2}))
+    return ["## What later stages keep", "", to_markdown(table), ""]
 
 
 def _pruning_section(stage: Stage) -> list[str]:

@@ -42,6 +42,7 @@ NOT_RUN = {
     ("README.md", "pip install"),
     ("CONTRIBUTING.md", "sets up an environment"),
     ("CONTRIBUTING.md", "writes into the repository"),
+    ("blame.md", "makes a file of each layer"),
     ("channel-pruning.md", "exports a network up to nine times"),
     ("ci.md", "pip install"),
     ("convert-and-verify.md", "makes two files of each layer"),

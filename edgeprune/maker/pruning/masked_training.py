@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 
 from edgeprune.errors import UsageError
 from edgeprune.ledger import TrainLog
-from edgeprune.maker.keras.models import clone, output_shapes
-from edgeprune.maker.keras.types import Model, Optimizer
-from edgeprune.maker.pruning.magnitude import PruneResult, reordered, report_sparsity
+from edgeprune.maker.keras.models import clone, keras_module, output_shapes
+from edgeprune.maker.keras.types import Model, Optimizer, Tensor
+from edgeprune.maker.pruning.magnitude import PruneResult, reordered, report_sparsity, select_targets
 from edgeprune.maker.pruning.options import MagnitudeOptions, check_sr_ste
 from edgeprune.maker.pruning.schedule import Schedule
 from edgeprune.maker.pruning.sparse_masks import HOLD, SparsePlan
@@ -65,7 +69,8 @@ def prune_while_training(
     teacher: Model | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[PruneResult, TrainLog]:
-    """A copy whose sparsity follows `schedule` while it trains; the argument is left alone.
+    """A copy whose sparsity follows `schedule` while it trains; the argument is left alone. Zeros that kernels have
+    before, also those that this does not prune, stay zeros.
 
     Under a pattern the least of what it removes goes first, and at the schedule's end it is whole; with a decay
     `sr_ste` what is removed trains on until then and may come back.
@@ -88,18 +93,50 @@ def prune_while_training(
         made.append(make_sparse(optimizer, plan, pruned))
         return made[-1]
 
-    log = train(
-        pruned,
-        samples,
-        validation,
-        task,
-        options,
-        teacher=teacher,
-        sparsify=sparsify,
-        keep_best_from_step=settled_step,
-        on_progress=on_progress,
-    )
+    with zeros_held(pruned):
+        log = train(
+            pruned,
+            samples,
+            validation,
+            task,
+            options,
+            teacher=teacher,
+            sparsify=sparsify,
+            keep_best_from_step=settled_step,
+            on_progress=on_progress,
+        )
     masks = masks_of(made[-1])
     report = report_sparsity(masks.targets, masks.skipped, pruning, reordering)
     kept = {key: np.asarray(variable) for key, variable in masks.variables.items()}
     return PruneResult(model=pruned, masks=kept, report=report), log
+
+
+@contextlib.contextmanager
+def zeros_held(model: Model) -> Iterator[None]:
+    """While this is open, an optimizer that updates the kernels of the model leaves their zeros as they are.
+
+    The masks of a schedule know only what it removed itself. On TensorFlow: each zero is part of the traced step.
+    """
+    targets, _ = select_targets(model, HOLD.options)
+    own = [(target.variable, target.variable.constraint) for target in targets]
+    for variable, constraint in own:
+        kept = np.asarray(variable) != 0
+        if not kept.all():
+            variable.constraint = _Held(kept, constraint)
+    try:
+        yield
+    finally:
+        for variable, constraint in own:
+            variable.constraint = constraint
+
+
+class _Held:
+    """A constraint of a variable: what its own one makes of the weights, and +0.0 where `kept` is False."""
+
+    def __init__(self, kept: np.ndarray, own: Any) -> None:
+        self.kept, self.own = kept, own
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        ops = keras_module(any_backend=True).ops
+        made = weights if self.own is None else self.own(weights)
+        return ops.where(self.kept, made, ops.zeros_like(made))

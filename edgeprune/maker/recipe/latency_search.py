@@ -13,6 +13,7 @@ import numpy as np
 
 from edgeprune.artifact import Format, Precision
 from edgeprune.checker.latency.estimate import estimate_latency
+from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.checker.latency.profiles import Profile
 from edgeprune.converters.session import Converter
 from edgeprune.errors import OutOfReach, Unsupported, UsageError
@@ -25,10 +26,11 @@ from edgeprune.maker.pruning.channel.plan import macs_unknown
 from edgeprune.maker.pruning.channel.pruner import ChannelPruner, ChannelResult
 from edgeprune.maker.pruning.channel.rounds import Train, in_rounds
 from edgeprune.maker.pruning.options import ChannelOptions
+from edgeprune.maker.recipe.recipe import ChannelStep, Recipe
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.task import Task
 
-__all__ = ["covered_estimate", "latency_asked", "prune_to_latency", "refuse_unknown_macs"]
+__all__ = ["check_latency_targets", "covered_estimate", "latency_asked", "prune_to_latency", "refuse_unknown_macs"]
 
 TRIALS = 9  # in each round
 CLOSE = 0.02  # a latency this much (of itself) below the one asked for is near enough
@@ -41,6 +43,17 @@ OnTrial = Callable[[int, int, str], None]  # trials done, at most to do, what th
 def latency_asked(options: ChannelOptions, profile: Profile) -> str:
     """The target in words: "latency 0.6 on pixel3-tflite-4t-float32"."""
     return f"{options.asked} on {profile.name}"
+
+
+def check_latency_targets(recipe: Recipe, path: Path) -> None:
+    """Raise Unsupported, before any training, where a profile of a step does not cover the model's file at `path`."""
+    for step in recipe.steps:
+        latency = step.options.latency if isinstance(step, ChannelStep) and step.options else None
+        if isinstance(step, ChannelStep) and latency is not None and step.device is not None:
+            try:
+                covered_estimate(path, target_profile(latency, step.device))
+            except Unsupported as cause:
+                raise Unsupported(f"step {step.name!r}: {cause}") from cause
 
 
 def refuse_unknown_macs(structure: Structure) -> None:

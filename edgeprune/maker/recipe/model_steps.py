@@ -16,6 +16,7 @@ from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.channel.groups import Structure
 from edgeprune.maker.pruning.channel.pruner import ChannelResult
 from edgeprune.maker.pruning.channel.rounds import Train, prune_in_rounds
+from edgeprune.maker.pruning.channel.surgery import Places as KeptPlaces
 from edgeprune.maker.pruning.magnitude import PruneResult, prune_magnitude
 from edgeprune.maker.pruning.masked_training import finetune, prune_while_training
 from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
@@ -23,7 +24,8 @@ from edgeprune.maker.quantization.places import Places
 from edgeprune.maker.quantization.training import Quantized, train_quantized
 from edgeprune.maker.recipe.latency_search import prune_to_latency
 from edgeprune.maker.recipe.prepare import Prepared, through_norms
-from edgeprune.maker.recipe.recipe import ChannelStep, FinetuneStep, PruneStep, QatStep
+from edgeprune.maker.recipe.recipe import ChannelStep, FinetuneStep, PruneStep, QatStep, Step
+from edgeprune.maker.recipe.steps import teacher_file, teacher_of
 from edgeprune.maker.training.frozen import frozen_note
 from edgeprune.maker.training.loop import steps_per_epoch
 from edgeprune.maker.training.options import TrainOptions
@@ -33,26 +35,39 @@ __all__ = ["ModelSteps", "StepResult"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """The model after a step, and what was done to it; None stands for what the step does not do."""
+    """The model after a step, and what was done to it; None stands for what the step does not do. `kept` is what is
+    left of each weight of the model before, where channels were removed."""
 
     model: Model
     pruning: PruneReport | None = None
     channels: ChannelReport | None = None
     training: TrainLog | None = None
+    kept: tuple[KeptPlaces, ...] | None = None
 
 
 class ModelSteps:
-    """Carries out the steps of a recipe on the data that were read for it; the recipe's own model is the teacher."""
+    """Carries out the steps of a recipe on the data that were read for it.
+
+    The recipe's own model is the teacher, where a step names no other: `models` are those of the stages so far by name.
+    """
 
     def __init__(self, prepared: Prepared, progress: Progress, converter: Converter) -> None:
         self.prepared, self.progress, self.converter = prepared, progress, converter
+        self.models: dict[str, Model] = {"dense": prepared.model}
+
+    def teacher(self, step: Step) -> Model:
+        """Who teaches in a step that distills."""
+        name = teacher_of(step)
+        if name is None:
+            return self.prepared.model
+        return self.prepared.teachers[name] if teacher_file(name) else self.models[name]
 
     def run(self, model: Model, step: PruneStep | ChannelStep | FinetuneStep) -> StepResult:
         """One step, with its progress; the model that goes in is left alone."""
         self._tell_frozen(model, step.name, step.training)
         self.progress.begin(f"{step.name}: {'prune' if step.kind == 'prune' else 'fine-tune'}")
         if isinstance(step, FinetuneStep):
-            tuned, log = self._finetuned(model, step.training)
+            tuned, log = self._finetuned(model, step, step.training)
             done = StepResult(model=tuned, training=log)
         elif isinstance(step, ChannelStep):
             done = self._channels(model, step)
@@ -75,7 +90,7 @@ class ModelSteps:
             self.prepared.validation,
             self.prepared.task,
             step.training,
-            teacher=self.prepared.model,
+            teacher=self.teacher(step),
             preparation=PREPARATION,
             on_progress=self.progress.advance,
         )
@@ -89,7 +104,7 @@ class ModelSteps:
         if frozen is not None:
             self.progress.note(f"{name}: {frozen}")
 
-    def _finetuned(self, model: Model, options: TrainOptions) -> tuple[Model, TrainLog]:
+    def _finetuned(self, model: Model, step: Step, options: TrainOptions) -> tuple[Model, TrainLog]:
         """A copy of the model, trained on."""
         assert self.prepared.train is not None
         return finetune(
@@ -98,7 +113,7 @@ class ModelSteps:
             self.prepared.validation,
             self.prepared.task,
             options,
-            teacher=self.prepared.model,
+            teacher=self.teacher(step),
             on_progress=self.progress.advance,
         )
 
@@ -107,7 +122,9 @@ class ModelSteps:
         logs: list[TrainLog] = []
         train = self._round_training(step, step.training, logs) if step.training else None
         result = self._cut(model, step, train)
-        done = StepResult(model=result.model, channels=result.report, training=logs[-1] if logs else None)
+        done = StepResult(
+            model=result.model, channels=result.report, training=logs[-1] if logs else None, kept=result.kept
+        )
         if logs:
             self.progress.note(f"{step.name}: {_note(done)}")
         return done
@@ -136,7 +153,7 @@ class ModelSteps:
 
         def trained(model: Model, number: int) -> Model:
             self.progress.begin(f"{step.name}: train, round {number} of {step.rounds}")
-            tuned, log = self._finetuned(model, options)
+            tuned, log = self._finetuned(model, step, options)
             logs.append(log)
             self.progress.end()
             if number < step.rounds:
@@ -166,7 +183,7 @@ class ModelSteps:
             *asked,
             settled_step=settled,
             sr_ste=step.sr_ste,
-            teacher=self.prepared.model,
+            teacher=self.teacher(step),
             on_progress=self.progress.advance,
         )
 

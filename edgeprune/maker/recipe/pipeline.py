@@ -15,40 +15,55 @@ import numpy as np
 from edgeprune.artifact import Format, Precision
 from edgeprune.checker.judge import run_verdicts
 from edgeprune.checker.latency.estimate import estimate_latency
-from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.checker.latency.measure import compare_latency
 from edgeprune.checker.latency.profiles import find_profile
 from edgeprune.checker.size.baseline import Baseline
 from edgeprune.checker.size.codecs import BASE_CODEC
 from edgeprune.converters.exported import entry_at, measure_export, said_of
-from edgeprune.converters.exports import INTEGER, calibrated
+from edgeprune.converters.exports import calibrated
 from edgeprune.converters.ladder_options import LadderOptions
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.probabilities import classified
 from edgeprune.converters.searched import judge_of, searched
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.spending import Judge
-from edgeprune.errors import Unsupported
 from edgeprune.formats import read_contents
 from edgeprune.formats.metadata import ImageInput
 from edgeprune.formats.pattern import Pattern
 from edgeprune.host.progress import Progress
 from edgeprune.ledger import (
     ArtifactEntry,
+    Blame,
     Estimate,
     Host,
+    KeptReport,
     LatencyComparison,
     Ledger,
     RecipeOrigin,
     Stage,
+    StudentReport,
 )
 from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, input_specs, predict, save_model
 from edgeprune.maker.keras.types import AnyModel, Model
-from edgeprune.maker.recipe.entries import asked_of, export_name, metric_kind, model_origin, split_origin
-from edgeprune.maker.recipe.latency_search import covered_estimate
+from edgeprune.maker.recipe.blame import blamed
+from edgeprune.maker.recipe.entries import (
+    asked_of,
+    export_name,
+    file_part,
+    metric_kind,
+    metric_note,
+    model_origin,
+    origin_of,
+    ships_as,
+    split_origin,
+    stage_model,
+    with_export,
+)
+from edgeprune.maker.recipe.kept import Holdings
+from edgeprune.maker.recipe.latency_search import check_latency_targets
 from edgeprune.maker.recipe.model_steps import ModelSteps, StepResult
 from edgeprune.maker.recipe.pattern_check import check_file, pattern_after
-from edgeprune.maker.recipe.prepare import Prepared, app_options, file_part
+from edgeprune.maker.recipe.prepare import Prepared, app_options
 from edgeprune.maker.recipe.recipe import (
     ChannelStep,
     ExportSpec,
@@ -56,9 +71,12 @@ from edgeprune.maker.recipe.recipe import (
     PruneStep,
     QatStep,
     QuantizeStep,
+    Step,
     calibrating,
     devices_of,
+    student_step,
 )
+from edgeprune.maker.recipe.student import student_report
 from edgeprune.maker.recipe.trained_int8 import TrainedInt8
 from edgeprune.maker.training.data.loading import calibration_set
 from edgeprune.maker.training.data.samples import Samples
@@ -93,6 +111,8 @@ class _Run:
         self._dense_outputs: dict[str, np.ndarray] = {}
         self._trained: TrainedInt8 | None = None
         self._pattern: Pattern | None = None  # that the model keeps
+        self._holdings = Holdings()
+        self._student: StudentReport | None = None  # of the step that runs
         # Now, not when the run ends: the files may be others by then.
         self.input = model_origin(self.recipe.model)
         self.data = {name: split_origin(samples) for name, samples in self._splits().items()}
@@ -117,6 +137,7 @@ class _Run:
             host=Host(machine=platform.machine(), system=platform.system(), runtimes=self._runtimes()),
             seed=self.recipe.seed,
             stages=tuple(self.stages),
+            blame=self._blame(),
         )
         ledger = replace(ledger, verdicts=run_verdicts(ledger, self.recipe.budget, self.baseline, self.folder))
         return replace(ledger, summary=tuple(summary_sentences(ledger)))
@@ -126,6 +147,13 @@ class _Run:
         formats = dict.fromkeys((Format.TFLITE, *(export.format for export in self.recipe.exports)))
         return {name: version for each in formats for name, version in installed_runtimes(each).items()}
 
+    def _blame(self) -> Blame | None:
+        """What undoing each step brings back, on the samples that chose epochs, if the recipe asks."""
+        if not self.recipe.blame:
+            return None
+        samples = self.prepared.validation or self.prepared.test
+        return blamed(self.prepared, self.steps.models, self.converter, self.progress, samples)
+
     def _splits(self) -> dict[str, Samples]:
         splits = {"train": self.prepared.train, "validation": self.prepared.validation, "test": self.prepared.test}
         return {name: samples for name, samples in splits.items() if samples is not None}
@@ -134,7 +162,7 @@ class _Run:
         begun = time.monotonic()
         main = self._tflite("dense", Precision.FLOAT32)
         self._dense_outputs = self._keras_outputs(self.model)
-        self._check_latency_targets(self.folder / main.path)
+        check_latency_targets(self.recipe, self.folder / main.path)
         artifacts = [main]
         quantize = next((s for s in self.recipe.steps if isinstance(s, QuantizeStep)), None)
         if quantize:
@@ -143,36 +171,45 @@ class _Run:
             artifacts.append(self._tflite("dense", Precision(quantize.precision), plain, may_depart=True))
         self._add("dense", "dense", artifacts, begun)
 
-    def _check_latency_targets(self, path: Path) -> None:
-        """Raise Unsupported before any training where a profile of a step does not cover the model's file."""
-        for step in self.recipe.steps:
-            latency = step.options.latency if isinstance(step, ChannelStep) and step.options else None
-            if isinstance(step, ChannelStep) and latency is not None and step.device is not None:
-                try:
-                    covered_estimate(path, target_profile(latency, step.device))
-                except Unsupported as cause:
-                    raise Unsupported(f"step {step.name!r}: {cause}") from cause
-
     def _train_step(self, step: PruneStep | ChannelStep | FinetuneStep) -> None:
         begun = time.monotonic()
+        if step is student_step(self.recipe):
+            self._begin_student(step)
         done = self.steps.run(self.model, step)
         self._pattern = pattern_after(step, self._pattern)
+        narrowed = [width.layer for width in done.channels.removed] if done.channels else []
+        kept = self._holdings.after(step, done.model, kept=done.kept, narrowed=narrowed)
         self._now(done.model)
         main = self._tflite(step.name, Precision.FLOAT32)
-        self._add(step.name, step.kind, [main], begun, done)
+        self._add(step.name, step.kind, [main], begun, done, kept)
+
+    def _begin_student(self, step: Step) -> None:
+        """The smaller dense model is the current one from now on."""
+        asked, student = self.recipe.student, self.prepared.student
+        assert asked is not None
+        assert student is not None
+        self._student = student_report(asked, self.prepared.model, student)
+        self.progress.note(
+            f"{step.name}: the student has {self._student.parameters_after:,} parameters, "
+            f"the model {self._student.parameters_before:,}"
+        )
+        self._holdings.drop()
+        self._now(student)
 
     def _quantize(self, step: QuantizeStep) -> None:
         begun = time.monotonic()
-        done = None
+        done, kept = None, self._holdings.after(step, self.model)
         if isinstance(step, QatStep):
             calibration = self._calibration(step)
             self._trained = TrainedInt8.of(
                 self.model, step, steps=self.steps, converter=self.converter, calibration=calibration
             )
             done = StepResult(model=self._trained.result.model, training=self._trained.result.log)
+            kept = self._holdings.after(step, done.model)
             self._now(done.model)
         entry = self._tflite(step.name, Precision(step.precision), step)
-        self._add(step.name, step.kind, [entry], begun, done)
+        kept += self._holdings.in_file(self.folder / entry.path)
+        self._add(step.name, step.kind, [entry], begun, done, kept)
 
     def _now(self, model: Model) -> None:
         """This is the current model from now on."""
@@ -194,7 +231,7 @@ class _Run:
         computed in training."""
         path = self.folder / "stages" / f"{self.stem}.{file_part(stage)}.{precision}.tflite"
         self.progress.begin(f"{stage}: tflite {precision}")
-        export = self._ships_as(stage, precision)
+        export = ships_as(self.recipe, stage, precision)
         app = app_options(self.recipe, export) if export else AppOptions()
         model, said = self._classified(app)
         quantized = quantize or QuantizeStep()
@@ -232,7 +269,7 @@ class _Run:
         packages = [export for export in self.recipe.exports if export.format is Format.COREML]
         if trained and any(calibrated(export.format, export.precision) for export in packages):
             trained.keep(found.made)
-        self.progress.end(_metric_note(entry))
+        self.progress.end(metric_note(entry))
         return replace(entry, warnings=(*entry.warnings, *said, *found.said), ladder=found.report)
 
     def _classified(self, app: AppOptions) -> tuple[AnyModel, tuple[str, ...]]:
@@ -292,7 +329,13 @@ class _Run:
         return self._predicted[id(model)][1]
 
     def _add(
-        self, name: str, kind: str, artifacts: list[ArtifactEntry], begun: float, done: StepResult | None = None
+        self,
+        name: str,
+        kind: str,
+        artifacts: list[ArtifactEntry],
+        begun: float,
+        done: StepResult | None = None,
+        kept: tuple[KeptReport, ...] = (),
     ) -> None:
         main = artifacts[0]
         latency = None if kind == "dense" else self._latency(name, main)
@@ -311,8 +354,19 @@ class _Run:
                 channels=done.channels if done else None,
                 training=done.training if done else None,
                 seconds=round(time.monotonic() - begun, 3),
+                kept=kept,
+                student=self._student,
             )
         )
+        self._student = None
+        if self.steps.models.get(self.stages[-2].name if len(self.stages) > 1 else "") is not self.model:
+            self._keep(name)
+        self.steps.models[name] = self.model
+
+    def _keep(self, name: str) -> None:
+        """Leave the model of a stage on disk, if the recipe says so."""
+        if self.recipe.keep_stages:
+            save_model(self.model, stage_model(self.folder, self.recipe, name))
 
     def _latency(self, name: str, entry: ArtifactEntry) -> LatencyComparison | None:
         reference = next(e for e in self.stages[0].artifacts if e.precision == entry.precision)
@@ -341,12 +395,12 @@ class _Run:
         for export in self.recipe.exports:
             path = self.folder / export_name(self.recipe, export)
             self.progress.begin(f"export {path.name}")
-            number = next(n for n, stage in enumerate(self.stages) if stage.name == self._origin(export))
+            number = next(n for n, stage in enumerate(self.stages) if stage.name == origin_of(self.recipe, export))
             same = self._already_made(self.stages[number], export)
             entry = self._export_new(export, path) if same is None else self._moved(same, path)
             entry = replace(entry, estimates=self._estimates(path))
-            self.stages[number] = _with_export(self.stages[number], entry, in_place_of=same)
-            self.progress.end(_metric_note(entry))
+            self.stages[number] = with_export(self.stages[number], entry, in_place_of=same)
+            self.progress.end(metric_note(entry))
         self._rivals()
 
     def _rivals(self) -> None:
@@ -376,22 +430,6 @@ class _Run:
         contents = read_contents(path)
         return tuple(estimate_latency(contents, profile) for profile in profiles)
 
-    def _origin(self, export: ExportSpec) -> str:
-        """The stage of an export: an integer .tflite belongs to the quantize stage, all others to the last one that
-        changed the model."""
-        steps = self.recipe.steps
-        names = ["dense", *(s.name for s in steps if isinstance(s, QatStep) or not isinstance(s, QuantizeStep))]
-        quantized = [step.name for step in self.recipe.steps if isinstance(step, QuantizeStep)]
-        integer = export.format is Format.TFLITE and export.precision in INTEGER
-        return quantized[-1] if integer and quantized else names[-1]
-
-    def _ships_as(self, stage: str, precision: Precision) -> ExportSpec | None:
-        """The export that the .tflite file of a stage becomes: it gets its metadata, and every runtime is tried on it,
-        at once."""
-        exports = [export for export in self.recipe.exports if export.format is Format.TFLITE]
-        fit = (export for export in exports if export.precision is precision and self._origin(export) == stage)
-        return next(fit, None)
-
     def _already_made(self, stage: Stage, export: ExportSpec) -> ArtifactEntry | None:
         if export.format is not Format.TFLITE:
             return None
@@ -414,18 +452,3 @@ class _Run:
         )
         entry = self._evaluated(made, model, every_runtime=True, exported=True, image=options.image)
         return replace(entry, warnings=(*said, *said_of(made, model)))
-
-
-def _with_export(stage: Stage, entry: ArtifactEntry, *, in_place_of: ArtifactEntry | None) -> Stage:
-    """The stage with the record of an exported file, which may have been a file of the stage's own."""
-    if in_place_of is None:
-        return replace(stage, artifacts=(*stage.artifacts, entry))
-    artifacts = tuple(entry if known is in_place_of else known for known in stage.artifacts)
-    stands = stage.metric is not None and stage.metric.file == in_place_of.path
-    if not stands:
-        return replace(stage, artifacts=artifacts)
-    return replace(stage, artifacts=artifacts, metric=entry.metric, metrics=entry.metrics)
-
-
-def _metric_note(entry: ArtifactEntry) -> str:
-    return ", ".join(f"{found.name} {found.value:.4f}" for found in entry.metrics) or entry.metric_note or ""

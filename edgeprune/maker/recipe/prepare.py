@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.converters.exports import calibrated, check_export
 from edgeprune.converters.packaging import AppOptions, check_words
 from edgeprune.converters.probabilities import classified
-from edgeprune.errors import MissingExtra, RecipeError, UsageError
+from edgeprune.errors import MissingExtra, RecipeError, Unsupported, UsageError
 from edgeprune.formats.metadata import check_ends
 from edgeprune.host.toml_values import check_choice
 from edgeprune.maker.keras.compiled import compiled_of
@@ -24,6 +24,7 @@ from edgeprune.maker.pruning.channel.groups import Structure
 from edgeprune.maker.pruning.channel.plan import chosen_groups
 from edgeprune.maker.pruning.channel.pruner import analyse
 from edgeprune.maker.pruning.magnitude import nothing_to_prune, select_targets
+from edgeprune.maker.recipe.entries import file_part
 from edgeprune.maker.recipe.latency_search import latency_asked, refuse_unknown_macs
 from edgeprune.maker.recipe.recipe import (
     ChannelStep,
@@ -34,8 +35,10 @@ from edgeprune.maker.recipe.recipe import (
     Recipe,
     Step,
     calibrating,
+    student_step,
 )
-from edgeprune.maker.recipe.steps import QatStep, needs_training_data, training_of
+from edgeprune.maker.recipe.steps import QatStep, needs_training_data, teacher_file, teacher_of, training_of
+from edgeprune.maker.recipe.student import check_alike, narrower
 from edgeprune.maker.training.augmentation import Augmenter
 from edgeprune.maker.training.data.class_weights import weighted
 from edgeprune.maker.training.data.loading import load_split
@@ -51,7 +54,6 @@ __all__ = [
     "Prepared",
     "app_options",
     "check_extras",
-    "file_part",
     "plan_lines",
     "prepare",
     "through_norms",
@@ -62,7 +64,8 @@ __all__ = [
 class Prepared:
     """A recipe whose model and data have been read and found to fit together.
 
-    `structures` are the dependency groups of `model` as far as its steps ask for them, by `through_norms`.
+    `structures` are the dependency groups of `model` as far as its steps ask for them, by `through_norms`; `student`
+    is the smaller model as it begins, `teachers` those that are files, by their path.
     """
 
     recipe: Recipe
@@ -72,6 +75,8 @@ class Prepared:
     train: Samples | None
     validation: Samples | None
     test: Samples
+    student: Model | None = None
+    teachers: Mapping[str, Model] = field(default_factory=dict)
 
 
 def check_extras(recipe: Recipe) -> None:
@@ -119,15 +124,45 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
 
     train, validation, test = split(recipe.data.train), split(recipe.data.validation), split(recipe.data.test)
     assert test is not None
+
+    def loaded(path: Path, what: str) -> Model:
+        other = load_model(path, trust_code=trust_code, custom=custom)
+        try:
+            check_alike(model, other, what)
+        except UsageError as cause:
+            raise RecipeError(f"{recipe.path}: {cause}") from cause
+        return other
+
+    student = _student(recipe, model, loaded)
     return Prepared(
         recipe=recipe,
         model=model,
-        structures=_checked_steps(recipe, model, task, train),
+        student=student,
+        teachers={
+            name: loaded(Path(name), f"the teacher {Path(name).name}")
+            for name in dict.fromkeys(map(teacher_of, recipe.steps))
+            if name and teacher_file(name)
+        },
+        structures=_checked_steps(recipe, model, student, task, train),
         task=task,
         train=train,
         validation=validation,
         test=test,
     )
+
+
+def _student(recipe: Recipe, model: Model, loaded: Callable[[Path, str], Model]) -> Model | None:
+    """The smaller model of [student] as it begins. Raises RecipeError for a model that none can be made of."""
+    asked = recipe.student
+    if asked is None:
+        return None
+    if asked.model is not None:
+        return loaded(asked.model, f"the student {asked.model.name}")
+    assert asked.width is not None
+    try:
+        return narrower(model, asked.width, seed=recipe.seed)
+    except (UsageError, Unsupported) as cause:
+        raise RecipeError(f'{recipe.path}: [student] width: {cause}; or give one: model = "small.keras"') from cause
 
 
 def _task(recipe: Recipe, model: Model, *, trust_code: bool) -> Task:
@@ -171,18 +206,22 @@ def _check_ends(recipe: Recipe, model: Model, packages: Sequence[AppOptions]) ->
             raise RecipeError(f"{recipe.path}: {cause}") from cause
 
 
-def _checked_steps(recipe: Recipe, model: Model, task: Task, train: Samples | None) -> dict[bool, Structure]:
+def _checked_steps(
+    recipe: Recipe, model: Model, student: Model | None, task: Task, train: Samples | None
+) -> dict[bool, Structure]:
     """What the steps ask of the model's dependency groups, by `through_norms`. Raises RecipeError for a step that the
     model cannot take."""
     slugs = ["dense", *(file_part(step.name) for step in recipe.steps)]
     if len(set(slugs)) != len(slugs):
         raise RecipeError(f"{recipe.path}: two stages have names that make the same file name: {', '.join(slugs)}")
     structures: dict[bool, Structure] = {}
+    current, begins = model, student_step(recipe)
     for step in recipe.steps:
+        current = student if step is begins and student is not None else current
         try:
-            _check_step(step, model, structures)
+            _check_step(step, current, structures)
             if isinstance(step, PruneStep) and step.backend == "tfmot":
-                _check_tfmot(model, task)
+                _check_tfmot(current, task)
             training = training_of(step)
             if train is not None and training is not None:
                 weighted(train, training.class_weight, task)
@@ -247,11 +286,6 @@ def through_norms(step: ChannelStep) -> bool:
     return step.options is not None and step.options.through_norms
 
 
-def file_part(text: str) -> str:
-    """A stage's name as part of a file name."""
-    return "-".join("".join(ch if ch.isalnum() else " " for ch in text).split()) or "stage"
-
-
 def plan_lines(prepared: Prepared) -> list[str]:
     """What `run` would do, a line each."""
     recipe = prepared.recipe
@@ -280,6 +314,7 @@ def plan_lines(prepared: Prepared) -> list[str]:
 
 
 def _plan_of(prepared: Prepared, step: Step) -> str:
+    recipe = prepared.recipe
     if isinstance(step, QuantizeStep):
         ends = f"{step.io_type} inputs and outputs{', floats where no kernel is' if step.float_fallback else ''}"
         ends += ", one scale for each kernel" if step.per_tensor else ""
@@ -291,7 +326,12 @@ def _plan_of(prepared: Prepared, step: Step) -> str:
         first = f"quantization-aware training, {_training_plan(prepared, training_of(step))}, " if trained else ""
         return f"{first}{step.precision}, calibrated on {step.samples} training samples, {ends}"
     training = _training_plan(prepared, step.training)
+    if step.teacher is not None:
+        taught = Path(step.teacher).name if teacher_file(step.teacher) else step.teacher
+        training += f", taught by {taught}"
     if isinstance(step, FinetuneStep):
+        if prepared.student is not None and step is student_step(recipe):
+            return f"the student ({count_parameters(prepared.student):,} parameters) in the model's place, {training}"
         return f"fine-tune, {training}"
     if isinstance(step, ChannelStep):
         return _channel_plan(prepared, step, training)

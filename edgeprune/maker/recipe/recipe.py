@@ -26,7 +26,10 @@ from edgeprune.maker.recipe.steps import (
     check_step,
     needs_training_data,
     read_step,
+    teacher_file,
+    teacher_of,
 )
+from edgeprune.maker.recipe.student import StudentSpec
 from edgeprune.maker.recipe.tables import read_table
 from edgeprune.maker.training.data.words import OnBadSample
 from edgeprune.maker.training.goal import GOAL_KEYS, Goal, read_goal
@@ -42,10 +45,16 @@ __all__ = [
     "QuantizeStep",
     "Recipe",
     "Step",
+    "StudentSpec",
     "calibrating",
     "devices_of",
     "load_recipe",
+    "student_step",
 ]
+
+
+SWITCHES = ("keep_stages", "blame")
+TABLES = ("seed", "data", "steps", "exports", "latency", "budget", "student")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +120,16 @@ class Recipe:
     goal: Goal
     seed: int = 0
     """Same seed, same result on the same machine."""
+    keep_stages: bool = False
+    """Keep the Keras model of each stage in `stages/` of the output, so that `edgeprune blame` can undo steps."""
+    blame: bool = False
+    """At the end of the run measure what undoing each step and each layer brings back; see the page on blame."""
     data: DataSpec
     steps: tuple[Step, ...]
     exports: tuple[ExportSpec, ...]
     latency: LatencySpec
     budget: Budget | None
+    student: StudentSpec | None = None
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -130,14 +144,15 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def _recipe(path: Path, sha256: str, raw: Mapping[str, object]) -> Recipe:
-    known_keys(path, "", raw, ("model", *GOAL_KEYS, "seed", "data", "steps", "exports", "latency", "budget"))
+    known_keys(path, "", raw, ("model", *GOAL_KEYS, *SWITCHES, *TABLES))
     for key in ("model", "data"):
         if key not in raw:
             raise RecipeError(f"{path}: the key '{key}' is missing")
+    seed = typed(path, "seed", raw.get("seed", 0), int)
     data = read_table(path, "data", raw["data"], DataSpec)
+    steps = [read_step(path, n, item, seed=seed) for n, item in enumerate(_list(path, "steps", raw), start=1)]
     splits = {key: path.parent / value for key in ("train", "validation", "test") if (value := getattr(data, key))}
     latency = _latency(path, raw.get("latency", {}))
-    seed = typed(path, "seed", raw.get("seed", 0), int)
     recipe = Recipe(
         path=path,
         sha256=sha256,
@@ -145,15 +160,37 @@ def _recipe(path: Path, sha256: str, raw: Mapping[str, object]) -> Recipe:
         goal=read_goal(path, raw),
         seed=seed,
         data=replace(data, **splits),
-        steps=tuple(read_step(path, n, item, seed=seed) for n, item in enumerate(_list(path, "steps", raw), start=1)),
+        steps=tuple(_placed(path, step) for step in steps),
+        **{key: typed(path, key, raw.get(key, False), bool) for key in SWITCHES},
         exports=tuple(
             _export(path, f"exports {n}", item) for n, item in enumerate(_list(path, "exports", raw), start=1)
         ),
         latency=latency,
         budget=_budget(path, raw["budget"], latency) if "budget" in raw else None,
+        student=_student(path, raw["student"]) if "student" in raw else None,
     )
     _check(recipe)
     return recipe
+
+
+def _placed(path: Path, step: Step) -> Step:
+    """A step whose teacher, if it is a file, lies beside the recipe."""
+    teacher = teacher_of(step)
+    if isinstance(step, QuantizeStep) and not isinstance(step, QatStep):
+        return step
+    return replace(step, teacher=str(path.parent / teacher)) if teacher and teacher_file(teacher) else step
+
+
+def _student(path: Path, raw: object) -> StudentSpec:
+    found = read_table(path, "student", raw, StudentSpec)
+    return replace(found, model=path.parent / found.model) if found.model else found
+
+
+def student_step(recipe: Recipe) -> FinetuneStep | None:
+    """The step that trains the student: the first of kind finetune that names a teacher; None without a student."""
+    if recipe.student is None:
+        return None
+    return next((s for s in recipe.steps if isinstance(s, FinetuneStep) and s.teacher is not None), None)
 
 
 def _list(path: Path, key: str, raw: Mapping[str, object]) -> list[object]:
@@ -251,12 +288,37 @@ def _check_steps(recipe: Recipe) -> str | None:
             check_step(step)
         except EdgepruneError as cause:
             raise RecipeError(f"{path}: step {step.name!r}: {cause}") from cause
+    _check_teachers(recipe)
     last = recipe.steps[-1] if recipe.steps else None
     if isinstance(last, QuantizeStep) and last.searches and recipe.data.validation is None:
         raise RecipeError(
             f"{path}: max_drop, spend and download_target are measured on validation samples; set validation in [data]"
         )
     return last.precision if isinstance(last, QuantizeStep) else None
+
+
+def _check_teachers(recipe: Recipe) -> None:
+    """Each teacher is a file or an earlier stage, and a student has a step that trains it."""
+    path, known = recipe.path, ["dense"]
+    for step in recipe.steps:
+        teacher = teacher_of(step)
+        if teacher is not None and not teacher_file(teacher) and teacher not in known:
+            raise RecipeError(
+                f"{path}: step {step.name!r}: teacher is a .keras file or an earlier stage ({', '.join(known)}); got "
+                f"{teacher!r}"
+            )
+        known.append(step.name)
+    if recipe.student is None:
+        return
+    trained = student_step(recipe)
+    if trained is None:
+        raise RecipeError(
+            f'{path}: [student] needs a step that trains it: kind = "finetune" with teacher = "dense" (or the name '
+            "of an earlier stage) and distill = 0.5"
+        )
+    later = recipe.steps[recipe.steps.index(trained) :]
+    if any(isinstance(step, ChannelStep) for step in later):
+        raise RecipeError(f"{path}: a channel step behind the student is not built: make it narrower by its width")
 
 
 def _check_exports(recipe: Recipe, quantized: str | None) -> None:

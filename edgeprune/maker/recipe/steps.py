@@ -34,6 +34,8 @@ __all__ = [
     "check_step",
     "needs_training_data",
     "read_step",
+    "teacher_file",
+    "teacher_of",
     "training_of",
 ]
 
@@ -68,6 +70,9 @@ class PruneStep:
     sr_ste: float = 0.0
     """Of a pattern: weights that it removes train on behind their zeros until the share `ramp` of the steps, drawn to
     zero by this decay, and may come back (SR-STE, arXiv:2102.04010; 2e-4 there)."""
+    teacher: str | None = None
+    """For `distill`: the model that teaches, the name of an earlier stage or a .keras file; left out, the dense
+    model."""
     training: TrainOptions | None = None
 
 
@@ -90,6 +95,9 @@ class ChannelStep:
     """Remove dead channels only; the outputs stay the same."""
     rounds: int = 1
     """Cut in so many rounds, with `epochs` of training after each."""
+    teacher: str | None = None
+    """For `distill`: the model that teaches, the name of an earlier stage or a .keras file; left out, the dense
+    model."""
     training: TrainOptions | None = None
 
 
@@ -100,6 +108,9 @@ class FinetuneStep:
     kind: str = "finetune"
     name: str = "fine-tuned"
     """Names the stage in the ledger."""
+    teacher: str | None = None
+    """For `distill`: the model that teaches, the name of an earlier stage or a .keras file; left out, the dense
+    model."""
     training: TrainOptions
 
 
@@ -145,6 +156,9 @@ class QatStep(QuantizeStep):
     kind: str = "qat"
     name: str = "qat"
     """Names the stage in the ledger."""
+    teacher: str | None = None
+    """For `distill`: the model that teaches, the name of an earlier stage or a .keras file; left out, the dense
+    model."""
     training: QatOptions
 
 
@@ -186,6 +200,16 @@ def training_of(step: Step) -> TrainOptions | None:
     return None if isinstance(step, QuantizeStep) and not isinstance(step, QatStep) else step.training
 
 
+def teacher_of(step: Step) -> str | None:
+    """Who teaches in the step's training, as the recipe names it; None for the dense model."""
+    return None if isinstance(step, QuantizeStep) and not isinstance(step, QatStep) else step.teacher
+
+
+def teacher_file(name: str) -> bool:
+    """Whether a teacher is a file and no stage."""
+    return name.endswith((".keras", ".h5"))
+
+
 def needs_training_data(step: Step) -> bool:
     """Whether the step trains or looks at training samples, those of a calibration aside."""
     pruning = step.options if isinstance(step, PruneStep | ChannelStep) else None
@@ -197,6 +221,9 @@ def check_step(step: Step) -> None:
     """Raise UsageError for values that no model could make right."""
     if any(ch in step.name for ch in "/\\") or not step.name.strip() or step.name.startswith("."):
         raise UsageError(f"the name {step.name!r} cannot be part of a file name")
+    training = training_of(step)
+    if teacher_of(step) is not None and (training is None or not training.distill):
+        raise UsageError("teacher is who answers for distill: set epochs and distill = 0.5, or leave teacher out")
     if isinstance(step, QuantizeStep):
         _check_quantize(step)
     elif isinstance(step, PruneStep):
