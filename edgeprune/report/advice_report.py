@@ -181,7 +181,7 @@ def _zeros_asked(advice: Advice) -> Iterator[str]:
                 f"{asked}, {device} runs dense kernels: latency unchanged ({_amount(found)}, {_band(found)})"
                 f"{_zeros_download(advice)}; {_channels_would(advice, device)}"
             )
-        elif zeros:
+        elif zeros and ratio is None:
             yield (
                 f"{asked}, {device}: latency not estimated; the MACs stay {_macs(advice, Kind.MAGNITUDE)}, and dense "
                 f"kernels multiply zeros too{_zeros_download(advice)}; {_channels_would(advice, device)}"

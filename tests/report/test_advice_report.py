@@ -75,7 +75,7 @@ def advice(ways: tuple[Way, ...] = WAYS, **more: object) -> Advice:
 
 
 def test_zeros_on_dense_kernels() -> None:
-    """85 % of zeros change no latency there; fewer channels do, and by how much is told; nothing asked, nothing told."""
+    """85 % of zeros change no latency there; fewer channels do, and by how much; nothing asked, nothing told."""
     (told,) = mismatches(advice(asked_sparsity=True))
     assert told.startswith(f"85 % sparsity asked, {PHONE} runs dense kernels: latency unchanged (8 ms, estimated")
     assert "±20 %" in told
