@@ -48,6 +48,9 @@ NOT_RUN = {
     ("convert-and-verify.md", "scores a dozen files"),
     ("getting-started.md", "pip install"),
     ("latency.md", "needs an emulated Arm system"),
+    ("which-pruning.md", "makes a dozen files"),
+    ("which-pruning.md", "trains for minutes"),
+    ("which-pruning.md", "trains, and times files for minutes"),
 }
 
 
