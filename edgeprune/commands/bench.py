@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,23 @@ from edgeprune.commands.options import PATH, common_options, echo_json
 from edgeprune.errors import UsageError
 from edgeprune.runtime.runtimes import ONNX_RUNTIMES, RUNTIMES
 
+if TYPE_CHECKING:
+    from edgeprune.host.progress import Progress
+    from edgeprune.report.latency_report import Bench
+
 __all__ = ["bench"]
+
+_SINGLES = 500  # calls that each process times one by one, at most
+
+
+def _batches(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int | None, ...]:
+    """The sizes of a list with commas; without one that of the file."""
+    if text is None:
+        return (None,)
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and 1 <= int(word) <= 4096 for word in words):
+        raise click.BadParameter(f"{text!r} is not a list of sizes from 1 to 4096; write 1,2,4")
+    return tuple(dict.fromkeys(map(int, words)))
 
 
 @click.command()
@@ -27,6 +43,13 @@ __all__ = ["bench"]
 )
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(1), default=600, show_default=True, help="Seconds for one process."
+)
+@click.option(
+    "--batch",
+    "batches",
+    metavar="N,N",
+    callback=_batches,
+    help="Time batches of these sizes, each by itself.  [default: the batch in the file]",
 )
 @click.option("--arm", type=click.Choice(list(CPUS)), help="Count instructions on an emulated cpu instead.")
 @common_options("json", "quiet")
@@ -43,10 +66,14 @@ def bench(
 ) -> int:
     """Time a .tflite or .onnx FILE on this host; with --against, tell whether it is faster than another.
 
-    Thread CPU time on one thread, batch 1: several processes load the files in changing order and time them in mirrored
+    Thread CPU time on one thread: several processes load the files in changing order and time them in mirrored
     pairs; the 95 % interval comes from a bootstrap, the tolerance from the file against its own copy. Verdicts:
     unchanged, faster, slower, or inconclusive (exit code 3). It compares files of one precision; it does not tell a
     phone's milliseconds ('edgeprune estimate' does).
+
+    P50, P95 and P99 are of calls timed one by one, by CPU time and by wall time (which other programs on this host
+    lengthen), each with its interval. --batch resizes the inputs of the files; a file with a constant shape inside is
+    refused, and converted with that batch by 'edgeprune convert --input-shape'.
 
     --arm counts the Arm64 instructions that LiteRT executes for an inference, by class, in QEMU (Linux). Counts have
     no noise, so "unchanged" means within 0.01 %; they are no time. It needs an emulated Arm system, prepared once by
@@ -55,36 +82,63 @@ def bench(
     \b
     Examples:
       edgeprune bench narrow.tflite --against dense.tflite
+      edgeprune bench narrow.tflite --against dense.tflite --batch 1,2,4
       edgeprune bench pruned.tflite --against dense.tflite --arm cortex-a76
     """
     files = (file, *([against] if against else []))
     if arm is None:
         return _timed(files, as_json=as_json, quiet=quiet, **timing)
-    for name in ("runtime", "processes", "pairs"):
+    for name, option in {"runtime": "runtime", "processes": "processes", "pairs": "pairs", "batches": "batch"}.items():
         if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name} is about timing on this host; leave it out with --arm")
+            raise click.UsageError(f"--{option} is about timing on this host; leave it out with --arm")
     return _counted(files, arm, timing["timeout_s"], as_json=as_json, quiet=quiet)
 
 
-def _timed(files: tuple[Path, ...], *, as_json: bool, quiet: bool, **timing: Any) -> int:
+def _timed(
+    files: tuple[Path, ...], *, batches: tuple[int | None, ...], as_json: bool, quiet: bool, **timing: Any
+) -> int:
     """0, or 3 when the host is too busy for a verdict."""
-    from edgeprune.checker.latency.measure import compare_latency
     from edgeprune.host.progress import Progress
     from edgeprune.report.latency_report import bench_json, bench_text
 
     precisions = _precisions(files)
     against = files[1] if len(files) > 1 else None
+    ranked = against is not None and len(set(precisions)) == 1
     progress = Progress(quiet=quiet)
-    progress.begin(f"time {files[0].name}" + (f" against {against.name}" if against else ""))
-    found = compare_latency(files[-1], files[0], on_progress=progress.advance, **timing)
-    progress.end()
-    verdict = str(found.verdict) if against is not None and len(set(precisions)) == 1 else None
-    told = (files[0], against, found, (precisions[-1], precisions[0]), verdict)
+    found = [_bench(files, batch, progress, ranked=ranked, timing=timing) for batch in batches]
+    told = (files[0], against, (precisions[-1], precisions[0]))
     if as_json:
-        echo_json(bench_json(*told))
+        bodies = [bench_json(*told, one) for one in found]
+        echo_json(bodies[0] if batches == (None,) else {"schema_version": 1, "batches": bodies})
     else:
-        click.echo(bench_text(*told))
-    return 3 if verdict == "inconclusive" else 0
+        click.echo("\n\n".join(bench_text(*told, one) for one in found))
+    return 3 if any(one.verdict == "inconclusive" for one in found) else 0
+
+
+def _bench(
+    files: tuple[Path, ...], batch: int | None, progress: Progress, *, ranked: bool, timing: dict[str, Any]
+) -> Bench:
+    """What timing the files in one batch gave."""
+    from edgeprune.checker.latency.measure import timed_files
+    from edgeprune.checker.latency.percentiles import percentiles_of
+    from edgeprune.report.latency_report import Bench
+
+    progress.begin(
+        f"time {files[0].name}"
+        + (f" against {files[1].name}" if len(files) > 1 else "")
+        + (f" in batches of {batch}" if batch is not None else "")
+    )
+    compared, times = timed_files(
+        files[-1], files[0], batch=batch, singles=_SINGLES, on_progress=progress.advance, **timing
+    )
+    progress.end()
+    return Bench(
+        compared=compared,
+        batch=times[0].batch,
+        verdict=str(compared.verdict) if ranked else None,
+        candidate=percentiles_of(times, 2, seed=0),
+        baseline=percentiles_of(times, 0, seed=0) if len(files) > 1 else (),
+    )
 
 
 def _counted(files: tuple[Path, ...], cpu: str, timeout_s: float, *, as_json: bool, quiet: bool) -> int:

@@ -39,6 +39,7 @@ Examples:
 
 # Verb -> the module that holds it, in the order in which they are told. A verb is imported when it is called.
 VERBS = {
+    "advise": "edgeprune.commands.advise",
     "run": "edgeprune.commands.run",
     "blame": "edgeprune.commands.blame",
     "prune": "edgeprune.commands.prune",

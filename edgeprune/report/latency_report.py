@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgeprune.artifact import SUFFIXES, Format
 from edgeprune.checker.latency.estimate import Breakdown, OpEstimate, how_of
+from edgeprune.checker.latency.percentiles import Percentile, Percentiles
 from edgeprune.checker.latency.profiles import Profile
 from edgeprune.checker.latency.sparsity import TWO_OF_FOUR, Condition, Refusal, SparsityAdvice
 from edgeprune.ledger import LatencyComparison
@@ -16,6 +17,7 @@ from edgeprune.report.verdicts import latency_text
 from edgeprune.units import format_count, format_ms, format_percent
 
 __all__ = [
+    "Bench",
     "bench_json",
     "bench_text",
     "calibrated_text",
@@ -170,24 +172,36 @@ def _counted(count: int, word: str) -> str:
     return f"{count} {word}{'s' if count != 1 else ''}"
 
 
-def bench_json(
-    path: Path, against: Path | None, found: LatencyComparison, precisions: Sequence[str], verdict: str | None
-) -> dict[str, object]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What timing two files (or one, against itself) in one batch gave; `verdict` is
+    None where the two are not ranked. Percentiles are empty where no call was timed alone."""
+
+    compared: LatencyComparison
+    batch: int
+    verdict: str | None
+    candidate: tuple[Percentiles, ...] = ()
+    baseline: tuple[Percentiles, ...] = ()
+
+
+def bench_json(path: Path, against: Path | None, precisions: Sequence[str], found: Bench) -> dict[str, object]:
     """Times on this host for programs; see `bench_text`."""
-    body = {**asdict(found), "verdict": verdict, "precisions": list(precisions), "path": str(path)}
-    return body | {"schema_version": 1, "against": str(against) if against else None}
+    body = {**asdict(found.compared), "verdict": found.verdict, "precisions": list(precisions), "path": str(path)}
+    body |= {"schema_version": 1, "against": str(against) if against else None, "batch": found.batch}
+    told = {"path": found.candidate, "against": found.baseline}
+    return body | {"percentiles": {name: [asdict(one) for one in values] for name, values in told.items() if values}}
 
 
-def bench_text(
-    path: Path, against: Path | None, found: LatencyComparison, precisions: Sequence[str], verdict: str | None
-) -> str:
+def bench_text(path: Path, against: Path | None, precisions: Sequence[str], bench: Bench) -> str:
     """Times on this host, with the verdict of a comparison. `precisions` are those of `against` and `path`."""
+    found, verdict = bench.compared, bench.verdict
     heads = ("file", "precision", "median CPU", "p90 CPU", "median wall")
     times = [(path, precisions[1], found.candidate_ms, found.candidate_p90_ms, found.candidate_wall_ms)]
     if against is not None:
         times.append((against, precisions[0], found.baseline_ms, found.baseline_p90_ms, found.baseline_wall_ms))
     rows = tuple((str(file), precision, *map(format_ms, values)) for file, precision, *values in times)
-    lines = [to_text(Table(heads=heads, rows=rows, left=frozenset({0, 1})))]
+    lines = [f"batches of {bench.batch}"] if bench.batch != 1 else []
+    lines.append(to_text(Table(heads=heads, rows=rows, left=frozenset({0, 1}))))
     if against is not None and verdict is not None:
         lines.append(
             f"{verdict}: {found.ratio:.3f} of {against} (95 % {found.low:.3f} to {found.high:.3f}; unchanged means "
@@ -198,8 +212,29 @@ def bench_text(
             f"no verdict: {precisions[1]} and {precisions[0]} are not ranked here, because how precisions compare on "
             "this host does not carry to phones (int8 is often slower than float32 on x86 and faster on Arm)"
         )
+    lines += _percentile_lines(path, against, bench)
     if against is None:
         once = found.how.partition(":")[0]
         lines.append(f"measured: {once}; {2 * found.pairs} runs in {found.processes} processes (two files: --against)")
         return "\n".join(lines)
     return "\n".join([*lines, f"measured: {found.how}"])
+
+
+def _percentile_lines(path: Path, against: Path | None, bench: Bench) -> list[str]:
+    """Single calls, and how many of them; nothing where none were timed."""
+    files = [(path, bench.candidate), *([(against, bench.baseline)] if against is not None else [])]
+    rows = [(str(file), one.clock, *map(_percentile, one.values)) for file, told in files for one in told]
+    if not rows:
+        return []
+    one = bench.candidate[0]
+    heads = ("single calls of", "clock", *(f"P{100 * value.share:.0f}" for value in one.values))
+    few = min(value.beyond for _, told in files for clock in told for value in clock.values)
+    return [
+        to_text(Table(heads=heads, rows=tuple(rows), left=frozenset({0, 1}))),
+        f"{one.calls:,} calls of each file one by one in {one.processes} processes, with 95 % bootstrap intervals; "
+        f"{few} of them lie beyond P99; wall time is lengthened by what else runs here",
+    ]
+
+
+def _percentile(found: Percentile) -> str:
+    return f"{format_ms(found.ms)} ({format_ms(found.low_ms)} to {format_ms(found.high_ms)})"

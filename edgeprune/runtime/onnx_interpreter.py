@@ -48,6 +48,7 @@ class Interpreter:
         self._inputs, self._outputs = self._session.get_inputs(), self._session.get_outputs()
         self._names = [value.name for value in (*self._inputs, *self._outputs)]
         self._fed: dict[str, npt.NDArray[Any]] = {}
+        self._sizes: dict[int, tuple[int, ...]] = {}
         self._made: dict[int, npt.NDArray[Any]] = {}
         self._kept = self._own or len(self._outputs)
 
@@ -74,13 +75,17 @@ class Interpreter:
         return {}
 
     def get_input_details(self) -> list[dict[str, Any]]:
-        """As TensorFlow Lite tells them; a free size has 1 in the shape and -1 in its signature."""
-        return [_detail(value, index) for index, value in enumerate(self._inputs)]
+        """As TensorFlow Lite tells them; a free size has 1 in the shape, or what it was resized to, and -1 in its
+        signature."""
+        found = [_detail(value, index) for index, value in enumerate(self._inputs)]
+        return [{**detail, "shape": list(self._sizes.get(detail["index"], detail["shape"]))} for detail in found]
 
     def get_output_details(self) -> list[dict[str, Any]]:
-        """The same of the outputs that the file itself has."""
+        """The same of the outputs that the file itself has; after a run with the sizes that they had in it."""
         first = len(self._inputs)
-        return [_detail(value, first + index) for index, value in enumerate(self._outputs[: self._kept])]
+        found = [_detail(value, first + index) for index, value in enumerate(self._outputs[: self._kept])]
+        made = {index: list(value.shape) for index, value in self._made.items()}
+        return [{**detail, "shape": made.get(detail["index"], detail["shape"])} for detail in found]
 
     def get_tensor_details(self) -> list[dict[str, Any]]:
         """The same of every value that a node makes."""
@@ -99,8 +104,9 @@ class Interpreter:
             for written in self._written
         ]
 
-    def resize_tensor_input(self, index: int, shape: tuple[int, ...], *, strict: bool) -> None:
-        """Nothing: a session takes what it is fed, where its sizes are free."""
+    def resize_tensor_input(self, index: int, shape: tuple[int, ...], *, strict: bool = False) -> None:  # noqa: ARG002
+        """Another shape of an input: where its sizes are free a session takes what it is fed, else it refuses to run."""
+        self._sizes[index] = tuple(shape)
 
     def set_tensor(self, index: int, value: npt.NDArray[Any]) -> None:
         """What an input is fed."""

@@ -10,7 +10,8 @@ Jobs (all also hold "module", the module that has the class `Interpreter`):
     run   {"path", "threads", "names", "inputs", "outputs", "batch"}: a file over N samples, one per invoke; where its
           batch is free the first alone and the others by `batch` (1 when left out)
     trace {"path", "threads", "names", "inputs", "outputs", "limit_bytes"}: the same, keeping what every op writes
-    time  {"paths", "warmups", "pairs", "seed"}: CPU and wall time of several files in turn, one thread
+    time  {"paths", "warmups", "pairs", "seed"}: CPU and wall time of several files in turn, one thread; "batch" gives
+          their inputs another first size, "singles" times at most so many calls one by one as well
 """
 
 from __future__ import annotations
@@ -28,7 +29,17 @@ from typing import Any, NoReturn, TextIO
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Tensor", "block_length", "dequantize", "main", "match_inputs", "pair_count", "pair_orders", "quantize"]
+__all__ = [
+    "Tensor",
+    "block_length",
+    "dequantize",
+    "main",
+    "match_inputs",
+    "pair_count",
+    "pair_orders",
+    "quantize",
+    "single_count",
+]
 
 Array = npt.NDArray[Any]
 Report = Callable[[int, int], None]
@@ -38,6 +49,9 @@ Report = Callable[[int, int], None]
 BLOCK_NS = 400_000
 PROCESS_NS = 400_000_000  # CPU time that is worth spending on pairs once a process is started
 MAX_BLOCK = 2_000  # invokes
+SINGLES_NS = 1_000_000_000  # CPU time that is worth spending on calls timed one by one, in each process
+LEAST_SINGLES = 20
+REBATCH = "convert the model with this batch: edgeprune convert --input-shape"
 REPORT_EVERY_S = 0.2
 QUANTIZED = (np.dtype(np.int8), np.dtype(np.uint8), np.dtype(np.int16))
 REFUSALS = (ValueError, RuntimeError, SystemError, MemoryError, ImportError, OSError, AttributeError, TypeError)
@@ -410,7 +424,7 @@ def time_files(job: dict[str, Any], report: Report) -> dict[str, Any]:
     interpreters = []
     for path in job["paths"]:
         try:
-            interpreters.append(ready(job["module"], path, job["seed"]))
+            interpreters.append(ready(job["module"], path, job["seed"], job.get("batch")))
         except JobError as error:
             raise JobError(f"{path}: {error}") from error
     for interpreter in interpreters:
@@ -428,7 +442,9 @@ def time_files(job: dict[str, Any], report: Report) -> dict[str, Any]:
             last_report_s = time.monotonic()
             report(k + 1, pairs)
     cpu_ns, wall_ns = (np.array(times_ns)[:, :, kind].tolist() for kind in (0, 1))
-    return {"cpu_ns": cpu_ns, "wall_ns": wall_ns, "block": block}
+    alone = time_singles(interpreters, single_count(single_ns, len(interpreters), job.get("singles", 0)))
+    singles = {f"single_{clock}_ns": alone[:, :, kind].tolist() for kind, clock in enumerate(("cpu", "wall"))}
+    return {"cpu_ns": cpu_ns, "wall_ns": wall_ns, "block": block, "batch": batch_of(interpreters[0]), **singles}
 
 
 def time_pair(interpreters: Sequence[Any], order: tuple[int, ...], block: int) -> Array:
@@ -440,10 +456,60 @@ def time_pair(interpreters: Sequence[Any], order: tuple[int, ...], block: int) -
     return total_ns / (2 * block)
 
 
-def ready(module: str, path: str, seed: int) -> Any:
+def time_singles(interpreters: Sequence[Any], calls: int) -> Array:
+    """(calls, files, 2): CPU and wall nanoseconds of single calls, file by file in turn, for the tails that a mean of a
+    block hides. What ran before each call is a call of another file, as in an app that does other things in between."""
+    times_ns = np.zeros((calls, len(interpreters), 2))
+    for call in range(calls):
+        for turn in range(len(interpreters)):
+            file = (call + turn) % len(interpreters)
+            times_ns[call, file] = time_block(interpreters[file], 1)
+    return times_ns
+
+
+def single_count(single_ns: float, files: int, most: int) -> int:
+    """Calls of each file that are timed alone: at most `most`, in about SINGLES_NS of CPU time, at least a few."""
+    return min(most, max(LEAST_SINGLES, round(SINGLES_NS / (files * max(single_ns, 1.0)))))
+
+
+def rebatch(interpreter: Any, batch: int) -> None:
+    """Give every input this first size, and allocate."""
+    before = tensors(interpreter)
+    sizes = {tensor.shape[0] if tensor.shape else 0 for tensor in before[0]}
+    if len(sizes) != 1 or sizes == {0}:
+        raise JobError(f"its inputs have no batch in common: {listing(before[0])}")
+    for tensor in before[0]:
+        interpreter.resize_tensor_input(tensor.index, (batch, *tensor.shape[1:]))
+    try:
+        allocate(interpreter)
+    except JobError as error:
+        raise JobError(f"it cannot take batches of {batch} ({error}); {REBATCH}") from error
+
+
+def batch_of(interpreter: Any) -> int:
+    """The first size that all inputs share, 1 where there is none."""
+    sizes = {tensor.shape[0] if tensor.shape else 1 for tensor in tensors(interpreter)[0]}
+    return sizes.pop() if len(sizes) == 1 else 1
+
+
+def check_rebatched(interpreter: Any, batch: int) -> None:
+    """Outputs must have the new batch after a call; raises JobError where a constant shape inside keeps the old one."""
+    try:
+        interpreter.invoke()
+    except REFUSALS as error:
+        raise JobError(f"it cannot take batches of {batch} ({one_line(error)}); {REBATCH}") from error
+    for tensor in tensors(interpreter)[1]:
+        if tensor.shape[:1] != (batch,):
+            raise JobError(f"its output {tensor.name!r} stays {list(tensor.shape)} for a batch of {batch}; {REBATCH}")
+
+
+def ready(module: str, path: str, seed: int, batch: int | None = None) -> Any:
     """An interpreter on one thread with its inputs set: random numbers, but zeros where integers may be indexes."""
     interpreter = load(module, path, 1)
-    allocate(interpreter)
+    if batch is None:
+        allocate(interpreter)
+    else:
+        rebatch(interpreter, batch)
     numbers = np.random.default_rng(seed)
     for tensor in tensors(interpreter)[0]:
         if -1 in tensor.signature[1:]:
@@ -458,6 +524,8 @@ def ready(module: str, path: str, seed: int) -> Any:
         else:
             raise JobError(f"input {tensor.name!r} has the type {tensor.dtype.name}, which cannot be timed")
         interpreter.set_tensor(tensor.index, value)
+    if batch is not None:
+        check_rebatched(interpreter, batch)
     return interpreter
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from places import TESTS
 
 from edgeprune.checker.latency import measure
-from edgeprune.checker.latency.measure import ProcessTimes, compare_latency, judge
+from edgeprune.checker.latency.measure import ProcessTimes, compare_latency, judge, timed_files
+from edgeprune.checker.latency.percentiles import percentiles_of
 from edgeprune.checker.latency.statistics import (
     Interval,
     bootstrap_interval,
@@ -28,7 +29,7 @@ from edgeprune.errors import InputError, MissingExtra, RuntimeFailure, UsageErro
 from edgeprune.ledger import Outcome
 from edgeprune.runtime.runtimes import RUNTIMES, RuntimeSpec
 from edgeprune.runtime.session import installed_runtimes
-from edgeprune.runtime.worker import block_length, pair_count, pair_orders
+from edgeprune.runtime.worker import block_length, pair_count, pair_orders, single_count
 
 FILES = TESTS / "runtime_files"
 RATIOS = st.lists(
@@ -157,6 +158,40 @@ class TestOutcome:
         assert "litert 2.3.0, 1 thread, batch 1: 150 ABBA pairs in 5 processes" in found.how
 
 
+class TestPercentiles:
+    """Single calls, and what is told of their tails."""
+
+    def test_a_known_tail(self) -> None:
+        """One call in fifty takes ten times as long: P99 sees it, the median does not, and the interval holds both."""
+        calls = np.tile(np.where(np.arange(200) % 50 == 0, 10.0, 1.0)[:, None], (1, 3))
+        process = ProcessTimes(cpu_ms=calls, wall_ms=calls, single_cpu_ms=calls, single_wall_ms=2 * calls)
+        cpu, wall = percentiles_of([process] * 3, 2, seed=0)
+        assert [value.ms for value in cpu.values] == pytest.approx([1.0, 1.0, 10.0])
+        assert [value.ms for value in wall.values] == pytest.approx([2.0, 2.0, 20.0])
+        assert (cpu.calls, cpu.processes, cpu.values[1].beyond) == (600, 3, 12)
+        assert all(value.low_ms <= value.ms <= value.high_ms for value in cpu.values)
+
+    def test_few_calls_have_a_wide_interval(self) -> None:
+        """The tail of forty calls is less sure than that of four thousand of the same distribution."""
+        drawn = np.random.default_rng(0).lognormal(0, 0.5, (4000, 3))
+        widths = []
+        for count in (40, 4000):
+            some = drawn[:count]
+            process = ProcessTimes(cpu_ms=some, wall_ms=some, single_cpu_ms=some, single_wall_ms=some)
+            tail = percentiles_of([process], 0, seed=0)[0].values[1]
+            widths.append((tail.high_ms - tail.low_ms) / tail.ms)
+        assert widths[0] > 3 * widths[1]
+
+    def test_none_were_timed(self) -> None:
+        """Pairs alone give no percentiles."""
+        assert percentiles_of(times(0.5), 2, seed=0) == ()
+
+    def test_single_count(self) -> None:
+        """A slow model is called a few times alone, a fast one as often as is asked for."""
+        assert [single_count(ns, 3, 500) for ns in (100_000, 5_000_000, 400_000_000)] == [500, 67, 20]
+        assert single_count(100_000, 3, 0) == 0
+
+
 class TestProtocol:
     """What a worker times, and in which order."""
 
@@ -227,6 +262,21 @@ class TestProtocol:
         assert found.runtime == list(installed_runtimes())[-1]
         assert found.processes in (2, 4, 6)
         assert 2 * found.processes <= found.pairs <= 20 * found.processes
+
+    @pytest.mark.alone
+    @pytest.mark.skipif(not installed_runtimes(), reason="no runtime installed")
+    def test_batches(self) -> None:
+        """A batch is resized, told, and timed call by call; a file that cannot take it says what to do."""
+        options: dict[str, Any] = {"processes": 1, "pairs": 1, "warmups": 0}
+        file = FILES / "two_inputs.tflite"
+        found, process_times = timed_files(file, file, batch=3, singles=7, **options)
+        assert "batch 3" in found.how
+        assert all(process.single_cpu_ms.shape == (7, 3) for process in process_times)
+        fixed = TESTS / "files" / "float32.tflite"
+        with pytest.raises(RuntimeFailure, match=r"cannot take batches of 4 .* edgeprune convert --input-shape"):
+            timed_files(fixed, fixed, batch=4, **options)
+        with pytest.raises(UsageError, match="a batch is at least 1"):
+            timed_files(file, file, batch=0, **options)
 
     @pytest.mark.skipif(not installed_runtimes(), reason="no runtime installed")
     def test_a_broken_candidate(self) -> None:

@@ -171,13 +171,18 @@ class TestBench:
         """Sets what the candidate takes, in milliseconds, and how much single pairs stray."""
 
         def set_times(candidate: float, noise: float = 0.001) -> None:
-            def compare(*_: Any, **__: Any) -> Any:
+            def compare(*_: Any, batch: int | None, **__: Any) -> Any:
                 rng = np.random.default_rng(0)
                 columns = np.array([1.0, 1.0, candidate]) * rng.normal(1, noise, (5, 30, 3)).clip(0.5, 1.5)
-                times = [ProcessTimes(cpu_ms=own, wall_ms=2 * own) for own in columns]
-                return judge(times, runtime="litert", runtime_version="2.3.0", seed=0)
+                times = [
+                    ProcessTimes(
+                        cpu_ms=own, wall_ms=2 * own, batch=batch or 1, single_cpu_ms=own, single_wall_ms=2 * own
+                    )
+                    for own in columns
+                ]
+                return judge(times, runtime="litert", runtime_version="2.3.0", seed=0), tuple(times)
 
-            monkeypatch.setattr("edgeprune.checker.latency.measure.compare_latency", compare)
+            monkeypatch.setattr("edgeprune.checker.latency.measure.timed_files", compare)
 
         return set_times
 
@@ -208,8 +213,28 @@ class TestBench:
         assert "no verdict: int8 and float32 are not ranked here" in outcome.out
         assert "slower:" not in outcome.out
 
+    def test_batches(self, call: Any, timed: Any) -> None:
+        """A table for each batch size with percentiles of single calls, and an object for each in JSON."""
+        timed(0.5)
+        arguments = ("bench", FILES / "float32_sparse.tflite", "--against", FILES / "float32.tflite", "-q")
+        told = call(*arguments, "--batch", "1,4").out
+        assert told.index("\nmeasured: ") < told.index("batches of 4")
+        assert told.count("\nfaster: ") == 2
+        assert told.count("P99") == 4
+        body = json.loads(call(*arguments, "--batch", "1,4", "--json").out)
+        assert [one["batch"] for one in body["batches"]] == [1, 4]
+        cpu = body["batches"][1]["percentiles"]["path"][0]
+        assert (cpu["clock"], [value["share"] for value in cpu["values"]]) == ("CPU", [0.5, 0.95, 0.99])
+        assert cpu["calls"] == 150
+
+    @pytest.mark.parametrize("sizes", ["0", "two", "1;2", "", "99999"])
+    def test_batches_that_are_none(self, call: Any, sizes: str) -> None:
+        """What is no list of sizes is a usage error that shows one."""
+        outcome = call("bench", FILES / "float32.tflite", "--batch", sizes)
+        outcome.error(2, "write 1,2,4")
+
     def test_one_file(self, call: Any, timed: Any) -> None:
-        """Its times, and no verdict about itself."""
+        """Its times, the percentiles by either clock, and no verdict about itself."""
         timed(1.0)
         outcome = call("bench", FILES / "int8.tflite", "-q")
-        assert (outcome.code, outcome.out.count("int8.tflite"), "unchanged" in outcome.out) == (0, 1, False)
+        assert (outcome.code, outcome.out.count("int8.tflite"), "unchanged" in outcome.out) == (0, 3, False)

@@ -51,6 +51,9 @@ NOT_RUN = {
     ("latency.md", "needs an NVIDIA GPU"),
     ("latency.md", "needs an emulated Arm system"),
     ("latency.md", "needs Vela"),
+    ("which-pruning.md", "makes a dozen files"),
+    ("which-pruning.md", "trains for minutes"),
+    ("which-pruning.md", "trains, and times files for minutes"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,3 +21,12 @@ def test_training_of_ones_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(example, "EPOCHS", 1)
     example.main()
     assert "asked 80.00%, got 80.00% of the weights of 4 kernels" in capsys.readouterr().out
+
+
+@pytest.mark.slow(minutes=1)
+@pytest.mark.parametrize("recipe", sorted((ROOT / "examples").glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes(call: Any, recipe: Path) -> None:
+    """Every recipe beside the scripts is one that `run` takes, with its model and its data."""
+    planned = call("run", recipe, "--dry-run")
+    assert planned.code == 0, planned.err
+    assert "export  " in planned.out

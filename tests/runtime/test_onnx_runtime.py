@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeprune.checker.latency.measure import timed_files
 from edgeprune.errors import MissingExtra, RuntimeFailure
 from edgeprune.runtime.runtimes import ONNX_RUNTIMES, RuntimeSpec
 from edgeprune.runtime.session import run_onnx, trace_tflite
@@ -63,6 +64,13 @@ def test_samples_that_touch_one_another(tmp_path: Path) -> None:
     found = run_onnx(written(tmp_path / "m.onnx", *nodes), {"x": x}).outputs["y"]
     assert not found[0].any()
     assert found[1:].all()
+
+
+def test_batches_are_timed(tmp_path: Path) -> None:
+    """An open batch takes the size that is asked for; the record says which was timed."""
+    path = product(tmp_path / "m.onnx")
+    found = [timed_files(path, path, processes=1, pairs=2, batch=batch)[1] for batch in (None, 4)]
+    assert [{times.batch for times in processes} for processes in found] == [{1}, {4}]
 
 
 def test_refusals(tmp_path: Path, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from edgeprune.ledger import LatencyComparison, Outcome
 from edgeprune.runtime.runtimes import runtimes_of
 from edgeprune.runtime.session import ask_worker, installed_runtimes, newest_runtime
 
-__all__ = ["ProcessTimes", "compare_latency", "judge"]
+__all__ = ["ProcessTimes", "compare_latency", "judge", "timed_files"]
 
 TOLERANCE = 0.02  # a smaller change of latency is not worth a claim
 TOLERANCE_LIMIT = 0.05  # a host noisier than this gets no "unchanged" from its noise
@@ -45,10 +45,17 @@ LOAD_ORDERS = ((0, 1, 2), (2, 1, 0), (1, 0, 2), (2, 0, 1), (0, 2, 1), (1, 2, 0))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessTimes:
-    """What one process measured: milliseconds per invoke, (pairs, 3) for baseline, its copy and candidate."""
+    """What one process measured: milliseconds per invoke, (pairs, 3) for baseline, its copy and candidate.
+
+    `batch` is the first size of the inputs; `single_cpu_ms` and `single_wall_ms`, (calls, 3), are of calls timed one by
+    one; empty where none were asked for.
+    """
 
     cpu_ms: npt.NDArray[np.float64]
     wall_ms: npt.NDArray[np.float64]
+    batch: int = 1
+    single_cpu_ms: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
+    single_wall_ms: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
 
 
 def compare_latency(
@@ -63,7 +70,8 @@ def compare_latency(
     timeout_s: float = 600,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LatencyComparison:
-    """Compare the latency of two .tflite files, or two .onnx files, on this host, one thread, batch 1, made-up inputs.
+    """Compare the latency of two .tflite files, or two .onnx files, on this host, one thread, made-up inputs, in the
+    batch that is in them.
 
     `processes` is how many are started at first; while the verdict is inconclusive as many more follow, three times as
     many in all. `pairs` is the least number of pairs per process (a fast model gets more), `timeout_s` the limit for
@@ -74,6 +82,35 @@ def compare_latency(
     Raises MissingExtra, UsageError, InputError (no such file), OutputError (no room for the copy) and RuntimeFailure
     (a file that is refused, crashes or does not end).
     """
+    asked: dict[str, Any] = {
+        "runtime": runtime,
+        "processes": processes,
+        "pairs": pairs,
+        "warmups": warmups,
+        "seed": seed,
+    }
+    return timed_files(baseline, candidate, timeout_s=timeout_s, on_progress=on_progress, **asked)[0]
+
+
+def timed_files(
+    baseline: Path,
+    candidate: Path,
+    *,
+    runtime: str | None = None,
+    processes: int = 5,
+    pairs: int = 30,
+    warmups: int = 5,
+    seed: int = 0,
+    batch: int | None = None,
+    singles: int = 0,
+    timeout_s: float = 600,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[LatencyComparison, tuple[ProcessTimes, ...]]:
+    """What `compare_latency` finds, and the times behind it.
+
+    `batch` gives the inputs of both files another first size (RuntimeFailure where one does not take it); `singles` is
+    how many calls each process times one by one beside the pairs, at most.
+    """
     model_format = Format.ONNX if baseline.suffix.lower() == SUFFIXES[Format.ONNX] else Format.TFLITE
     chosen = runtime or _newest(model_format)
     other = Format.TFLITE if model_format is Format.ONNX else Format.ONNX
@@ -81,10 +118,12 @@ def compare_latency(
         raise UsageError(f"{baseline}: {chosen} runs {SUFFIXES[other]} files; leave out --runtime")
     if min(processes, pairs) < 1 or warmups < 0:
         raise UsageError(f"processes and pairs must be at least 1 and warmups 0; got {processes}, {pairs}, {warmups}")
+    if batch is not None and batch < 1:
+        raise UsageError(f"a batch is at least 1; got {batch}")
     times: list[ProcessTimes] = []
     with scratch_folder() as folder:
         files = [baseline, _copy(baseline, folder), candidate]
-        job = {"job": "time", "warmups": warmups, "pairs": pairs, "seed": seed}
+        job = {"job": "time", "warmups": warmups, "pairs": pairs, "seed": seed, "batch": batch, "singles": singles}
         for planned in range(processes, ROUNDS * processes + 1, processes):
             for k in range(len(times), planned):
                 step = _steps(on_progress, k, planned, pairs)
@@ -92,7 +131,7 @@ def compare_latency(
             found = judge(times, runtime=chosen, runtime_version=installed_runtimes(model_format)[chosen], seed=seed)
             if found.verdict is not Outcome.INCONCLUSIVE:
                 break
-    return found
+    return found, tuple(times)
 
 
 def _newest(model_format: Format) -> str:
@@ -133,14 +172,28 @@ def _time_process(
         {**job, **paths}, [files[0], files[2]], runtime=runtime, timeout_s=timeout_s, on_progress=on_progress
     )
     place = [list(order).index(i) for i in range(len(files))]
-    cpu_ms, wall_ms = (np.array(result[key], dtype=np.float64)[:, place] / 1e6 for key in ("cpu_ns", "wall_ns"))
+    cpu_ms, wall_ms, single_cpu_ms, single_wall_ms = (
+        np.array(result.get(key, []), dtype=np.float64).reshape(-1, len(files))[:, place] / 1e6
+        for key in ("cpu_ns", "wall_ns", "single_cpu_ns", "single_wall_ns")
+    )
     if not (cpu_ms > 0).all():
         raise RuntimeFailure(f"{files[0]} on {runtime}: this host's thread clock is too coarse to time it")
-    return ProcessTimes(cpu_ms=cpu_ms, wall_ms=wall_ms)
+    return ProcessTimes(
+        cpu_ms=cpu_ms,
+        wall_ms=wall_ms,
+        batch=result.get("batch", 1),
+        single_cpu_ms=single_cpu_ms,
+        single_wall_ms=single_wall_ms,
+    )
 
 
 def judge(
-    times: Sequence[ProcessTimes], *, runtime: str, runtime_version: str, seed: int, tolerance: float = TOLERANCE
+    times: Sequence[ProcessTimes],
+    *,
+    runtime: str,
+    runtime_version: str,
+    seed: int,
+    tolerance: float = TOLERANCE,
 ) -> LatencyComparison:
     """The comparison that these times add up to; no clock, no process."""
     null = ratio_interval([paired_ratios(t.cpu_ms[:, 0], t.cpu_ms[:, 1]) for t in times], seed=seed)
@@ -170,12 +223,12 @@ def judge(
         threads=1,
         processes=len(times),
         pairs=pairs,
-        how=_how(null, f"{runtime} {runtime_version}", len(times), pairs),
+        how=_how(null, f"{runtime} {runtime_version}", times[0].batch, len(times), pairs),
     )
 
 
-def _how(null: Interval, runtime: str, processes: int, pairs: int) -> str:
+def _how(null: Interval, runtime: str, batch: int, processes: int, pairs: int) -> str:
     return (
-        f"thread CPU time on this host, {runtime}, 1 thread, batch 1: {pairs} ABBA pairs in {processes} "
+        f"thread CPU time on this host, {runtime}, 1 thread, batch {batch}: {pairs} ABBA pairs in {processes} "
         f"processes, 95 % bootstrap interval; the baseline against its own copy: {null.low:.3f} to {null.high:.3f}"
     )

@@ -194,6 +194,7 @@ class _Run:
             f"the model {self._student.parameters_before:,}"
         )
         self._holdings.drop()
+        self._pattern = None
         self._now(student)
 
     def _quantize(self, step: QuantizeStep) -> None:

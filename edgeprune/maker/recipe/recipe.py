@@ -289,12 +289,25 @@ def _check_steps(recipe: Recipe) -> str | None:
         except EdgepruneError as cause:
             raise RecipeError(f"{path}: step {step.name!r}: {cause}") from cause
     _check_teachers(recipe)
+    _check_patterns(recipe)
     last = recipe.steps[-1] if recipe.steps else None
     if isinstance(last, QuantizeStep) and last.searches and recipe.data.validation is None:
         raise RecipeError(
             f"{path}: max_drop, spend and download_target are measured on validation samples; set validation in [data]"
         )
     return last.precision if isinstance(last, QuantizeStep) else None
+
+
+def _check_patterns(recipe: Recipe) -> None:
+    """No channels go behind a step that made a pattern: the groups of inputs would be others."""
+    asked = None
+    for step in recipe.steps:
+        if asked is not None and isinstance(step, ChannelStep):
+            raise RecipeError(
+                f"{recipe.path}: step {step.name!r} removes channels and so breaks the {asked.options.pattern} of step "
+                f"{asked.name!r}: put it before that one"
+            )
+        asked = step if isinstance(step, PruneStep) and step.options.pattern is not None else asked
 
 
 def _check_teachers(recipe: Recipe) -> None:
