@@ -105,7 +105,7 @@ class Interpreter:
         ]
 
     def resize_tensor_input(self, index: int, shape: tuple[int, ...], *, strict: bool = False) -> None:  # noqa: ARG002
-        """Another shape of an input: where its sizes are free a session takes what it is fed, else it refuses to run."""
+        """Another shape of an input; a session whose sizes are not free refuses to run then."""
         self._sizes[index] = tuple(shape)
 
     def set_tensor(self, index: int, value: npt.NDArray[Any]) -> None:

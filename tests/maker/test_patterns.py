@@ -335,7 +335,10 @@ def test_a_recipe_asks_for_a_pattern(tmp_path: Path) -> None:
         ("sparsity = 0.5\npermute = true", "permute puts channels in the order"),
         ("sparsity = 0.5\nepochs = 2\nsr_ste = 1e-4", "sr_ste is for a pattern"),
         ('sparsity = "2:4"\nsr_ste = 1e-4', "sr_ste is for training"),
-        ('sparsity = "2:4"\n[[steps]]\nkind = "prune"\nstyle = "channel"\nratio = 0.5', "breaks the 2:4 of step"),
+        (
+            'sparsity = "2:4"\n[[steps]]\nkind = "prune"\nname = "cut"\nstyle = "channel"\nratio = 0.5',
+            "breaks the 2:4 of step",
+        ),
         ('sparsity = "2:4"\nepochs = 2\ninitial_sparsity = 0.6', "is above sparsity 0.5"),
     ],
 )
