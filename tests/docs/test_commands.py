@@ -47,6 +47,7 @@ NOT_RUN = {
     ("ci.md", "pip install"),
     ("convert-and-verify.md", "makes two files of each layer"),
     ("convert-and-verify.md", "scores a dozen files"),
+    ("core-ml.md", "scores a dozen packages"),
     ("getting-started.md", "pip install"),
     ("latency.md", "needs an NVIDIA GPU"),
     ("latency.md", "needs an emulated Arm system"),
