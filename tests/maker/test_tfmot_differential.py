@@ -73,7 +73,7 @@ for written, shape in asked["patterns"]:
     kernel = tf.constant(np.load(f"{asked['folder']}/pattern.{shape}.npy"))
     schedule = pruning_schedule.ConstantSparsity(0.5, 0)
     pruning = pruning_impl.Pruning(lambda: tf.constant(0, tf.int64), [], schedule, (1, 1), "AVG", (size - kept, size))
-    answers[f"pattern {written} {shape}"] = pruning._update_mask(kernel)[1].numpy() != 0
+    answers[f"pattern {written} {shape}"] = pruning._maybe_update_block_mask(kernel)[1].numpy() != 0
 for index, options in enumerate(asked["schedules"]):
     schedule = getattr(pruning_schedule, options.pop("name"))(**options)
     told = [schedule(tf.constant(step, tf.int64)) for step in range(asked["steps"])]
