@@ -1,15 +1,16 @@
-"""Every model builder of keras.applications to TFLite and Core ML, each file run and compared with its Keras model.
+"""Every model builder of keras.applications to TFLite, Core ML and ONNX, each file run and compared with its model.
 
 Each model is built with random weights and statistics at its smallest legal input. A column holds the largest error of
-the logits over 2 random samples as a share of their range, or the reason why there is none. Targets: 1e-5 for both
+the logits over 2 random samples as a share of their range, or the reason why there is none. Targets: 1e-5 for all
 float32 columns; float16 within 0.1 (its rounding adds up over hundreds of layers); int8 is right when its SQNR is
 positive, random weights are no measure of its accuracy. A process of its own for each model keeps memory in bounds.
 
-    python benchmarks/conversion.py [MODEL ...]
+    python benchmarks/conversion.py [--only FORMAT] [MODEL ...]
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import subprocess
@@ -22,11 +23,18 @@ from typing import Any
 import numpy as np
 from applications import built
 
-COLUMNS = (("tflite", "float32"), ("tflite", "int8"), ("coreml", "float16"), ("coreml", "float32"))
+COLUMNS = (
+    ("tflite", "float32"),
+    ("tflite", "int8"),
+    ("coreml", "float16"),
+    ("coreml", "float32"),
+    ("onnx", "float32"),
+)
 EXACT = 1e-5
+Columns = tuple[tuple[str, str], ...]
 
 
-def cells(name: str) -> list[dict[str, Any]]:
+def cells(name: str, columns: Columns) -> list[dict[str, Any]]:
     """One result for each column."""
     from edgeprune.artifact import Format, Precision
     from edgeprune.converters.evaluation import evaluate_file
@@ -44,7 +52,7 @@ def cells(name: str) -> list[dict[str, Any]]:
     expected = predict(model, some.inputs)
     found = []
     with Converter() as converter, tempfile.TemporaryDirectory() as place:
-        for kind, precision in COLUMNS:
+        for kind, precision in columns:
             out = Path(place) / f"{precision}{SUFFIXES[Format(kind)]}"
             begun = time.monotonic()
             try:
@@ -74,30 +82,43 @@ def good(column: tuple[str, str], cell: dict[str, Any]) -> bool:
     return cell["error"] is None and (column[1] != "float32" or cell["relative"] <= EXACT)
 
 
+def asked() -> tuple[Columns, list[str], bool]:
+    """The columns, the names of models, and whether this is the process of one model."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", choices=sorted({kind for kind, _ in COLUMNS}))
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("models", nargs="*")
+    given = parser.parse_args()
+    return tuple(c for c in COLUMNS if given.only in (None, c[0])), given.models, given.one
+
+
 def main() -> None:
-    if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(cells(sys.argv[2])))
+    columns, names, one = asked()
+    if one:
+        print(json.dumps(cells(names[0], columns)))
         return
     from edgeprune.maker.keras.models import keras_module
 
     applications = keras_module().applications
-    names = sys.argv[1:] or [name for name in dir(applications) if name[0].isupper()]
-    print(f"{'model':20s}" + "".join(f"{' '.join(column):>17s}" for column in COLUMNS) + "   wall s", flush=True)
-    passed = [0] * len(COLUMNS)
+    names = names or [name for name in dir(applications) if name[0].isupper()]
+    print(f"{'model':20s}" + "".join(f"{' '.join(column):>17s}" for column in columns) + "   wall s", flush=True)
+    passed = [0] * len(columns)
+    arguments = [argument for argument in sys.argv[1:] if argument not in names]
     for name in names:
-        done = subprocess.run([sys.executable, __file__, "--one", name], capture_output=True, text=True, check=False)
+        command = [sys.executable, __file__, "--one", *arguments, name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"{name:20s} the process ended with {done.returncode}: {done.stderr.strip()[-300:]}", flush=True)
             continue
         row = json.loads(done.stdout.splitlines()[-1])
-        passed = [n + good(column, cell) for n, column, cell in zip(passed, COLUMNS, row, strict=True)]
-        texts = "".join(f"{shown(column, cell):>17s}" for column, cell in zip(COLUMNS, row, strict=True))
+        passed = [n + good(column, cell) for n, column, cell in zip(passed, columns, row, strict=True)]
+        texts = "".join(f"{shown(column, cell):>17s}" for column, cell in zip(columns, row, strict=True))
         print(f"{name:20s}{texts}   {sum(cell['seconds'] for cell in row):6.1f}", flush=True)
-        for column, cell in zip(COLUMNS, row, strict=True):
+        for column, cell in zip(columns, row, strict=True):
             if cell["error"]:
                 print(f"    {' '.join(column)}: {cell['error']}", flush=True)
-    told = ", ".join(f"{' '.join(c)} {n} of {len(names)}" for c, n in zip(COLUMNS, passed, strict=True))
-    print(f"converted and in parity: {told}")
+    summary = ", ".join(f"{' '.join(c)} {n} of {len(names)}" for c, n in zip(columns, passed, strict=True))
+    print(f"converted and in parity: {summary}")
     sys.exit(0 if all(n == len(names) for n in passed) else 1)
 
 
