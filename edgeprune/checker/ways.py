@@ -35,6 +35,7 @@ class Kind(enum.StrEnum):
     INT8 = "int8"
     MAGNITUDE = "magnitude"
     MAGNITUDE_INT8 = "magnitude + int8"
+    PATTERN = "N:M"
     CHANNELS = "channels"
     CHANNELS_INT8 = "channels + int8"
     COREML = "Core ML float16"
@@ -54,7 +55,7 @@ class Kind(enum.StrEnum):
     @property
     def has_zeros(self) -> bool:
         """Whether single weights are zero in it."""
-        return self in (Kind.MAGNITUDE, Kind.MAGNITUDE_INT8, Kind.SPARSE)
+        return self in (Kind.MAGNITUDE, Kind.MAGNITUDE_INT8, Kind.PATTERN, Kind.SPARSE)
 
     @property
     def narrower(self) -> bool:
@@ -101,10 +102,11 @@ class OnAccelerator:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
     """One file. Bytes, MACs and the share of zeros are counted in it, `estimates` are from the profiles that may cover
-    it. `refused` says why it was not made, and the rest is None then."""
+    it; `pattern` ("2:4") is what its weights keep. `refused` says why it was not made, and the rest is None then."""
 
     kind: Kind
     asked: str
+    pattern: str = ""
     install_bytes: int | None = None
     download_bytes: int | None = None
     macs: int | None = None
@@ -165,17 +167,21 @@ class Advice:
         return None
 
 
-def chosen_way(ways: Sequence[Way], aim: Aim, *, trains: bool, int8_target: bool) -> Kind:
+def chosen_way(ways: Sequence[Way], aim: Aim, *, trains: bool, int8_target: bool, pattern_pays: bool = False) -> Kind:
     """The way to recommend of those that were made as .tflite files; float16 where no other one is.
 
     For a download the smallest one: of two that differ by less than a tenth the one that changes less. For a latency
-    fewer channels, in int8 where a target computes with it. Where nothing can be trained, those whose metric stays.
+    fewer channels, in int8 where a target computes with it; N:M zeros where all targets are for such and it pays there.
+    Where nothing can be trained, those whose metric stays.
     """
     made = [way for way in ways if way.made and not way.kind.is_coreml and way.kind is not Kind.DENSE]
+    if not pattern_pays:
+        made = [way for way in made if way.kind is not Kind.PATTERN]
     if not trains:
         made = [way for way in made if way.trial is None or way.trial.lost <= BEARABLE * abs(way.trial.before)]
     if aim is Aim.LATENCY:
-        order = [Kind.CHANNELS_INT8, Kind.INT8] if int8_target else []
+        order = [Kind.PATTERN] if pattern_pays else []
+        order += [Kind.CHANNELS_INT8, Kind.INT8] if int8_target else []
         order += [Kind.CHANNELS]
         return next((kind for kind in order if any(way.kind is kind for way in made)), Kind.FLOAT16)
     best: Way | None = None

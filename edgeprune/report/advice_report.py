@@ -119,13 +119,13 @@ def _latency_lines(advice: Advice) -> list[str]:
     lines += dict.fromkeys(
         f"{name}: {note}" for name in given for way in advice.ways if (one := way.estimate(name)) for note in one.notes
     )
-    refused = {
-        f"{name}: {way.kind} not estimated: {found.refused}"[: 2 * _REASONS]
-        for name in devices
-        for way in advice.ways
-        if way.kind.dense_twin is way.kind and (found := way.estimate(name)) and not found.given
-    }
-    return [*lines, *sorted(refused)]
+    refused: dict[tuple[str, str], list[str]] = {}
+    for name in devices:
+        for way in advice.ways:
+            if (found := way.estimate(name)) and not found.given:
+                refused.setdefault((name, str(found.refused)), []).append(str(way.kind))
+    told = (f"{name}: {', '.join(kinds)} not estimated: {reason}" for (name, reason), kinds in refused.items())
+    return [*lines, *sorted(line[: 2 * _REASONS] for line in told)]
 
 
 def _given(found: Estimate | None) -> bool:
@@ -192,7 +192,7 @@ def _zeros_asked(advice: Advice) -> Iterator[str]:
 
 def _of_patterns(advice: Advice) -> Iterator[tuple[str, str]]:
     for way in advice.ways:
-        for found in way.accelerators:
+        for found in way.accelerators if way.kind is Kind.DENSE else ():
             if found.gain is not None:
                 yield found.target, f"would 2:4 pay? {gain_sentence(found.gain)}"
 

@@ -15,8 +15,6 @@ from edgeprune.units import format_bytes, format_ms, format_percent
 
 __all__ = ["gain_sentence", "placement_json", "placement_text", "vela_json", "vela_text"]
 
-_WORTH = 1.1  # times as fast: what a change of the model and of its training is held against here
-
 
 def placement_json(found: Placement) -> dict[str, object]:
     """A placement for programs; conditions are those that fail (false) or could not be evaluated (null)."""
@@ -71,10 +69,10 @@ def placement_text(path: Path, found: Placement, *, every: bool) -> str:
 
 def gain_sentence(gain: Gain) -> str:
     """Does N:M pay there: no, or worth measuring, and the share that it can be about."""
-    if gain.wide_share is None or gain.most is None:
+    if gain.pays is None or gain.wide_share is None:
         return "not known: the file does not tell its MACs; export it to ONNX with all shapes, or to .tflite"
     share = f"{format_percent(gain.wide_share, 0)} of its MACs are eligible"
-    if gain.most < _WORTH:
+    if not gain.pays:
         return f"no, {share}: at most {gain.most:.2f} times as fast"
     kept = "" if gain.weights_kept == gain.weights else f", once pruned ({gain.weights_kept} of {gain.weights} are)"
     return f"worth measuring{kept}: {share}"

@@ -123,6 +123,15 @@ def test_the_choice(aim: Aim, trains: bool, int8_target: bool, expected: Kind) -
     assert chosen_way(WAYS, aim, trains=trains, int8_target=int8_target) is expected
 
 
+def test_a_pattern_where_its_targets_gain() -> None:
+    """N:M zeros are chosen for a latency where every target is for such and gains; never otherwise, nor untrained."""
+    ways = (*WAYS, way(Kind.PATTERN, 60_000, after=0.7, pattern="2:4"))
+    assert chosen_way(ways, Aim.LATENCY, trains=True, int8_target=False, pattern_pays=True) is Kind.PATTERN
+    assert chosen_way(ways, Aim.LATENCY, trains=False, int8_target=False, pattern_pays=True) is Kind.FLOAT16
+    assert chosen_way(ways, Aim.LATENCY, trains=True, int8_target=False) is Kind.CHANNELS
+    assert chosen_way(ways, Aim.DOWNLOAD, trains=True, int8_target=True) is Kind.MAGNITUDE_INT8
+
+
 def test_a_simpler_way_of_about_the_same_bytes() -> None:
     """A tenth less to download is not worth a change of the model."""
     near = tuple(replace(one, download_bytes=105_000) if one.kind is Kind.INT8 else one for one in WAYS)

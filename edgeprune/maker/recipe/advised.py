@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune.checker.latency.accelerators.rules import find_accelerator
-from edgeprune.checker.ways import Advice, Aim, Way, chosen_way
+from edgeprune.checker.ways import Advice, Aim, Kind, Way, chosen_way
 from edgeprune.converters.session import Converter
 from edgeprune.host.progress import Progress
 from edgeprune.maker.keras.types import Model
@@ -43,6 +43,8 @@ def advised(
         made = Candidates(model=model, wanted=wanted, converter=converter, progress=progress).made()
     accelerators = [find_accelerator(target) for target in wanted.accelerators]
     int8 = any("int8" in profile.accepts for profile in wanted.profiles) or any(not a.pattern for a in accelerators)
+    gains = [one.gain for way in made.ways if way.kind is Kind.DENSE for one in way.accelerators]
+    pays = bool(gains) and not wanted.profiles and all(gain is not None and gain.pays for gain in gains)
     return Advice(
         model=name,
         layers=len(made.dense.layers),
@@ -57,7 +59,7 @@ def advised(
         asked_sparsity=asked_sparsity,
         asked_ratio=asked_ratio,
         aim=aim,
-        chosen=chosen_way(made.ways, aim, trains=trains, int8_target=int8),
+        chosen=chosen_way(made.ways, aim, trains=trains, int8_target=int8, pattern_pays=pays),
         trains=trains,
         unknown=tuple(_unknown(wanted, trains)),
     )
@@ -110,9 +112,10 @@ def recipe_text(advice: Advice, files: RecipeFiles, place: Path) -> str:
     for step in _steps(advice, chosen, can_calibrate="train" in files.splits):
         lines += ["", "[[steps]]", *(_line(key, value) for key, value in step.items())]
     precision = "int8" if _quantizes(chosen, "train" in files.splits) else "float16"
-    exports = [("tflite", precision), *_coreml_exports(advice, chosen)]
-    for form, stored in exports:
-        lines += ["", "[[exports]]", _line("format", form), _line("precision", stored)]
+    form = "onnx" if chosen.pattern else "tflite"
+    exports = [(form, precision), *_coreml_exports(advice, chosen)]
+    for model_format, stored in exports:
+        lines += ["", "[[exports]]", _line("format", model_format), _line("precision", stored)]
     devices = [found.device for found in _estimated(chosen, precision)]
     if devices:
         lines += ["", "[latency]", _line("devices", devices)]
@@ -126,7 +129,7 @@ def _quantizes(way: Way, can_calibrate: bool) -> bool:
 def _steps(advice: Advice, way: Way, *, can_calibrate: bool) -> list[dict[str, object]]:
     steps: list[dict[str, object]] = []
     if way.kind.has_zeros:
-        steps.append({"kind": "prune", "sparsity": advice.sparsity, **(_TRAIN if advice.trains else {})})
+        steps.append({"kind": "prune", "sparsity": way.pattern or advice.sparsity, **(_TRAIN if advice.trains else {})})
     if way.kind.narrower:
         steps.append({"kind": "prune", "style": "channel", "ratio": advice.ratio})
     if steps and advice.trains:

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeprune.artifact import SUFFIXES, Format, Precision
 from edgeprune.checker.latency.accelerators.placement import place_operations
-from edgeprune.checker.latency.accelerators.placement_records import Maps
+from edgeprune.checker.latency.accelerators.placement_records import Maps, Placement
 from edgeprune.checker.latency.accelerators.rules import find_accelerator
 from edgeprune.checker.latency.estimate import estimate_latency
 from edgeprune.checker.latency.latency_targets import why_never
@@ -28,6 +28,7 @@ from edgeprune.converters.evaluation import evaluate_file
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.errors import EdgepruneError
 from edgeprune.formats import Contents
+from edgeprune.formats.pattern import Pattern
 from edgeprune.host.progress import Progress
 from edgeprune.maker.keras.models import input_specs, predict
 from edgeprune.maker.keras.types import Model
@@ -117,6 +118,7 @@ class Candidates:
             self._try(pool, Kind.FLOAT16, "stored in 16 bits", self.model, Precision.FLOAT16)
             self._try(pool, Kind.INT8, "all integers", self.model, Precision.INT8)
             self._pruned(pool)
+            self._patterned(pool)
             self._cut(pool)
             self.progress.begin("count bytes")
             ways = tuple(pending.done() for pending in self._ways)
@@ -160,6 +162,25 @@ class Candidates:
             self._try(pool, Kind.SPARSE, asked, pruned, Precision.SPARSE)
         self.converter.forget(pruned)
 
+    def _patterned(self, pool: ThreadPoolExecutor) -> None:
+        """N:M zeros in one shot where a target takes such, if some layer is large enough for it."""
+        dense = next(pending.way for pending in self._ways if pending.way.kind is Kind.DENSE)
+        gains = [(find_accelerator(one.target).pattern, one.gain) for one in dense.accelerators if one.gain is not None]
+        if not gains:
+            return
+        written = gains[0][0]
+        asked = f"{written} of the inputs of each output"
+        if not any(gain.weights for _, gain in gains):
+            refused = f"no layer is of a size for which {written} pays (edgeprune estimate FILE --target NAME says why)"
+            self._ways.append(_Pending(Way(kind=Kind.PATTERN, asked=asked, pattern=written, refused=refused)))
+            return
+        options = MagnitudeOptions(sparsity=Pattern.parse(written))
+        pruned = self._changed(asked, (Kind.PATTERN,), lambda: prune_magnitude(self.model, options).model)
+        if pruned is None:
+            return
+        self._try(pool, Kind.PATTERN, asked, pruned, Precision.FLOAT32, pattern=written)
+        self.converter.forget(pruned)
+
     def _cut(self, pool: ThreadPoolExecutor) -> None:
         """Fewer channels in one shot, statistics of batch normalization estimated again where there are samples."""
         wanted, asked = self.wanted, f"{format_percent(self.wanted.ratio, 0)} of the channels gone"
@@ -186,12 +207,21 @@ class Candidates:
             self._ways += [_Pending(Way(kind=kind, asked=asked, refused=refused)) for kind in kinds]
             return None
 
-    def _try(self, pool: ThreadPoolExecutor, kind: Kind, asked: str, model: Model, precision: Precision) -> None:
+    def _try(
+        self,
+        pool: ThreadPoolExecutor,
+        kind: Kind,
+        asked: str,
+        model: Model,
+        precision: Precision,
+        *,
+        pattern: str = "",
+    ) -> None:
         """Export a model, have its bytes counted, and score it. What cannot be made says why."""
         self.progress.begin(f"{kind}: {asked}")
         try:
             made = self._export(model, precision, kind.name.lower())
-            way = self._way(kind, asked, made)
+            way = replace(self._way(kind, asked, made), pattern=pattern)
         except EdgepruneError as cause:
             self._ways.append(_Pending(Way(kind=kind, asked=asked, refused=" ".join(str(cause).split()))))
             self.progress.end("not made")
@@ -240,15 +270,14 @@ class Candidates:
         """Where accelerators take it: those of int8 files are asked of these, those of N:M of the dense one."""
         for target in self.wanted.accelerators:
             of_weights = bool(find_accelerator(target).pattern)
-            if kind not in ((Kind.DENSE,) if of_weights else (Kind.INT8, Kind.CHANNELS_INT8)):
+            if kind not in ((Kind.DENSE, Kind.PATTERN) if of_weights else (Kind.INT8, Kind.CHANNELS_INT8)):
                 continue
             found = place_operations(contents, target)
-            failed = next((c for op in found.ops for c in op.conditions if c.met is False), None)
             yield OnAccelerator(
                 target=target,
                 maps=found.maps,
                 macs_share=found.macs_share,
-                failed=found.refused or (f"{failed.rule}: {failed.found}" if failed and found.maps is Maps.NO else ""),
+                failed=found.refused or (_first_failed(found) if found.maps is Maps.NO else ""),
                 gain=found.gain,
             )
 
@@ -285,6 +314,15 @@ class Candidates:
             how=f"{how}, in one shot, no training",
         )
         return replace(way, trial=trial)
+
+
+def _first_failed(found: Placement) -> str:
+    """The first operation that does not map, and why; or that these are only the ends."""
+    outside = found.of(Maps.NO)
+    if all(op.op in ("QUANTIZE", "DEQUANTIZE") for op in outside):
+        return 'what turns float inputs and outputs into integers; io_type = "int8" leaves it out'
+    first, failed = next((op, c) for op in outside for c in op.conditions if c.met is False)
+    return f"#{first.index} {first.op:.60}, {failed.rule}: {failed.found}"
 
 
 def _may_cover(profile: Profile, form: str, precision: str) -> bool:

@@ -19,6 +19,9 @@ class Maps(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
+WORTH = 1.1  # times as fast: what a change of the model and of its training is held against
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpPlacement:
     """An operation, whether it maps, and the conditions that fail or that could not be evaluated, each with its source.
@@ -73,6 +76,11 @@ class Gain:
     measured: int
     commands: tuple[str, ...]
     shapes: tuple[MatrixShape, ...]
+
+    @property
+    def pays(self) -> bool | None:
+        """Whether measuring is worth its while; None where the file does not tell its MACs."""
+        return None if self.wide_share is None or self.most is None else self.most >= WORTH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
