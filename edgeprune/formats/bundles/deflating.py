@@ -7,6 +7,7 @@ cost zlib more than they save. Where stretches begin and end is chosen by dynami
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from edgeprune.formats.bundles.huffman import Bits, bits_of
 from edgeprune.formats.bundles.runs import SYMBOLS, Runs, block_bits, symbol_counts
 
-__all__ = ["deflated", "plainly_deflated"]
+__all__ = ["deflated"]
 
 UNIT_BYTES = 1 << 14  # the shortest stretch that a cut inside an array makes
 _FEWEST = 1 << 8  # of a stretch between two cuts: a shorter one goes with what stands before it
@@ -38,16 +39,9 @@ class _Stretch:
     by_zlib: bool
 
 
-def plainly_deflated(content: bytes) -> bytes:
-    """A raw stream by zlib at level 9, as zip programs write it at best."""
-    stream = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return stream.compress(content) + stream.flush()
-
-
-def deflated(content: bytes, edges: Sequence[int] = ()) -> bytes:
-    """A raw stream of `content`, never longer than `plainly_deflated`; `edges` are where one array ends and another
-    begins, in any order. The same content and edges give the same stream."""
-    plain = plainly_deflated(content)
+def deflated(content: bytes, plain: bytes, edges: Sequence[int] = ()) -> bytes:
+    """A raw stream of `content`, never longer than `plain`, the one that zlib makes of it at level 9; `edges` are where
+    one array ends and another begins, in any order. The same content and edges give the same stream."""
     if len(content) < _FEWEST:
         return plain
     cuts = _units(len(content), edges)
@@ -103,7 +97,7 @@ def _zlib_bits(content: bytes, cuts: Sequence[int]) -> npt.NDArray[np.float64]:
     """What zlib makes of each unit behind the others; at level 6, a tenth of the time and near enough to choose by."""
     stream = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS, 9)
     sizes = []
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in itertools.pairwise(cuts):
         sizes.append(len(stream.compress(content[start:stop])) + len(stream.flush(zlib.Z_SYNC_FLUSH)))
     return 8.0 * np.array(sizes)
 
@@ -112,7 +106,7 @@ def _summed(content: bytes, cuts: Sequence[int]) -> tuple[npt.NDArray[np.int64],
     """Symbols of runs before each cut, (cuts, 286), and the bits that are no symbols, (cuts,)."""
     whole = np.frombuffer(content, np.uint8)
     counts, more = np.zeros((len(cuts), SYMBOLS), np.int64), np.zeros(len(cuts), np.int64)
-    for place, (start, stop) in enumerate(zip(cuts, cuts[1:], strict=False), start=1):
+    for place, (start, stop) in enumerate(itertools.pairwise(cuts), start=1):
         counts[place], more[place] = symbol_counts(Runs.of(whole[start:stop]))
     return counts.cumsum(0), more.cumsum(0)
 

@@ -20,6 +20,9 @@ _Whole = npt.NDArray[np.int64]
 LONGEST, LONGEST_OF_LENGTHS = 15, 7  # bits of a code (3.2.7)
 DISTANCES = (1, 1)  # lengths of the codes of distances 1 and 2; only the first is used
 _ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)  # 3.2.7
+# (symbol, fewest times, most, bits that tell how many) of zeros, and of any other length behind itself (3.2.7)
+_REPEATS = ((17, 3, 10, 3), (16, 3, 6, 2))
+_MANY_ZEROS = (18, 11, 138, 7)
 _FEWEST = 257  # codes of literals and lengths that a block tells
 
 
@@ -76,7 +79,7 @@ def bits_of(values: npt.ArrayLike, sizes: npt.ArrayLike) -> Bits:
     values, sizes = np.asarray(values, np.int64), np.asarray(sizes, np.int64)
     owner = np.repeat(np.arange(len(values)), sizes)
     place = np.arange(len(owner)) - (np.cumsum(sizes) - sizes)[owner]
-    return ((values[owner] >> place) & 1).astype(np.uint8)
+    return np.asarray((values[owner] >> place) & 1, np.uint8)
 
 
 def head_of(lengths: _Whole) -> Bits:
@@ -110,7 +113,9 @@ def _run_lengths(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
             steps.append((length, 0, 0))
             left -= 1
         while left >= 3:
-            symbol, fewest, most, more_bits = (16, 3, 6, 2) if length else (17, 3, 10, 3) if left < 11 else (18, 11, 138, 7)
+            symbol, fewest, most, more_bits = (
+                (16, 3, 6, 2) if length else (17, 3, 10, 3) if left < 11 else (18, 11, 138, 7)
+            )
             taken = min(left, most)
             steps.append((symbol, taken - fewest, more_bits))
             left -= taken

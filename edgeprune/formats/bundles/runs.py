@@ -63,7 +63,7 @@ def symbol_counts(runs: Runs) -> tuple[_Whole, int]:
 
 
 def _from(length: int) -> _Choice:
-    return np.broadcast_to(_TIMES >= length, (256, MOST + 1))
+    return np.broadcast_to(length <= _TIMES, (256, MOST + 1))
 
 
 def _counts(first: _Whole, follows: _Whole, repeated: _Choice) -> tuple[_Whole, int]:
@@ -108,7 +108,7 @@ def _cheaper(lengths: _Whole) -> _Choice:
 
 
 def _written(runs: Runs, repeated: _Choice, lengths: _Whole) -> Bits:
-    """The symbols of the runs and the end of the block. The codes: each run's byte, its repetitions of 258, the rest."""
+    """The runs, each as its byte, its repetitions of 258 and the rest, and the end of the block."""
     codes = codes_of(lengths)
     whole, rest = runs.more // MOST, runs.more % MOST
     as_one = repeated[runs.bytes, rest]

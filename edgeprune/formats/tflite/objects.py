@@ -52,17 +52,18 @@ class Generated(Protocol):
 def schema_classes() -> Generated:
     """The module of the schema's classes. Raises MissingExtra where there is none."""
     loaded = "tensorflow" in sys.modules
-    if not loaded and find_spec("ai_edge_litert"):
-        return import_module(_LITERT)
-    if not loaded and not find_spec("tensorflow"):
+    name = _TENSORFLOW if loaded or not find_spec("ai_edge_litert") else _LITERT
+    if not loaded and name == _TENSORFLOW and not find_spec("tensorflow"):
         raise MissingExtra("ai-edge-litert", "litert", "rewriting a .tflite file")
-    return import_module(_TENSORFLOW)
+    found: Generated = import_module(name)
+    return found
 
 
 def as_objects(content: bytes) -> Generated:
     """The model in the bytes of a .tflite file; it can be changed."""
     schema = schema_classes()
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(content), 0))
+    model: Generated = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(content), 0))
+    return model
 
 
 def operator_kinds(model: Generated) -> list[str]:
