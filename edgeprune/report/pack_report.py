@@ -28,11 +28,11 @@ def _sizes(found: PackResult) -> Table:
     before, after = found.download_bytes[BASE_CODEC], found.packed_download_bytes
     rows = [
         ("install", found.raw_bytes, found.packed_raw_bytes),
-        ("download, deflate", before, after[BASE_CODEC]),
+        ("download, deflate 9", before, after[BASE_CODEC]),
         ("download, deflate by pack", before, after[PACK_CODEC]),
     ]
     cells = tuple((name, format_bytes(a), format_bytes(b), _change(a, b)) for name, a, b in rows)
-    return Table(heads=("size", "before (deflate 9)", "packed", "change"), rows=cells)
+    return Table(heads=("size", "before", "packed", "change"), rows=cells)
 
 
 def _change(before: int, after: int) -> str:

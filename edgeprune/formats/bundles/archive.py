@@ -187,16 +187,19 @@ def _directory(window: Window) -> Directory:
 def _limits(window: Window, place: int, end: tuple[int, ...]) -> Directory:
     _, disk, first_disk, here, count, size, offset, _ = end
     stop, end64 = place, None
-    if 0xFFFF in (disk, here, count) or _IS_64 in (size, offset):
-        if place < _LOCATOR64.size:
+    wide = 0xFFFF in (disk, here, count) or _IS_64 in (size, offset)
+    if wide and place < _LOCATOR64.size:
+        raise BrokenArchiveError("its zip64 directory is missing")
+    start = max(0, place - _LOCATOR64.size)
+    mark, _, at, _ = _LOCATOR64.unpack(window.read(start, _LOCATOR64.size))
+    if mark == b"PK\6\7" and (wide or at + _END64.size <= start):  # some archives have one without need
+        found = _END64.unpack(window.read(at, _END64.size))
+        if wide and found[0] != b"PK\6\6":
             raise BrokenArchiveError("its zip64 directory is missing")
-        mark, _, at, _ = _LOCATOR64.unpack(window.read(place - _LOCATOR64.size, _LOCATOR64.size))
-        if mark == b"PK\6\7":
-            found = _END64.unpack(window.read(at, _END64.size))
-            if found[0] != b"PK\6\6":
-                raise BrokenArchiveError("its zip64 directory is missing")
+        end64 = at if found[0] == b"PK\6\6" else None
+        if wide:
             disk, first_disk, here, count, size, offset = found[4:]
-            stop = end64 = at
+            stop = at
     if disk or first_disk or here != count:
         raise BrokenArchiveError("one part of an archive of several files; join them first")
     if offset + size > stop:
