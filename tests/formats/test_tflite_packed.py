@@ -61,7 +61,7 @@ def test_the_zeros_of_a_table_keep_their_sign() -> None:
     """What GATHER takes from comes out as it is."""
 
     def gather(model: Any) -> None:
-        code = model.operatorCodes[[op.opcodeIndex for op in model.subgraphs[0].operators][0]]
+        code = model.operatorCodes[model.subgraphs[0].operators[0].opcodeIndex]
         code.builtinCode = code.deprecatedBuiltinCode = schema_classes().BuiltinOperator.GATHER
 
     content = changed("float32.tflite", gather)
@@ -128,7 +128,7 @@ def test_what_cannot_be_written_again_is_refused(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(InputError):
         packed(path, path.read_bytes()[:3000], PackOptions())
     with monkeypatch.context() as patch:
-        patch.setattr(module, "file_bytes", lambda model: changed("float32.tflite", lambda _: None))
+        patch.setattr(module, "file_bytes", lambda _: changed("float32.tflite", lambda _: None))
         with pytest.raises(Unsupported, match="--as-is"):
             packed(path, path.read_bytes(), PackOptions())
 
