@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from mutations import mutated_bytes
 from places import TESTS
 
 from edgeprune.errors import InputError, Unsupported
@@ -131,6 +134,18 @@ def test_what_cannot_be_written_again_is_refused(monkeypatch: pytest.MonkeyPatch
         patch.setattr(module, "file_bytes", lambda _: changed("float32.tflite", lambda _: None))
         with pytest.raises(Unsupported, match="--as-is"):
             packed(path, path.read_bytes(), PackOptions())
+
+
+def test_spoilt_files_are_one_error() -> None:
+    """Whatever is wrong with them: written anew, or refused by a sentence."""
+    chance, written = random.Random(3), 0
+    contents = [path.read_bytes() for path in MODELS]
+    for _ in range(120):
+        spoilt = mutated_bytes(chance.choice(contents), chance)
+        with contextlib.suppress(InputError, Unsupported):
+            packed(Path("spoilt.tflite"), spoilt, ALL)
+            written += 1
+    assert written > 10
 
 
 def test_a_changed_number_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

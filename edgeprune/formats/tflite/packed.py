@@ -7,6 +7,7 @@ read is left out on request. Layout: tensorflow/lite/schema/schema.fbs, version 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ __all__ = ["UNREAD_METADATA", "Changes", "PackOptions", "array_edges", "drop_nam
 UNREAD_METADATA = (b"CONVERSION_METADATA", b"min_runtime_version")
 # Operations whose weights nothing sees but through sums of products; a table of GATHER comes out as it is.
 _SUMS = frozenset({"BATCH_MATMUL", "CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
+# What generated code, which checks nothing, ends in where an offset leads out of the file.
+_OUTSIDE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error)
 _SIGNS: Mapping[str, Any] = {
     "float16": np.uint16(1 << 15),
     "float32": np.uint32(1 << 31),
@@ -72,7 +75,20 @@ def packed(path: Path, content: bytes, options: PackOptions) -> tuple[bytes, Cha
     flatbuffer, MissingExtra where no schema is installed.
     """
     graph, buffers = parse_tflite(path, content)
-    appended = find_appended(buffers)
+    try:
+        made, changes = _written(path, content, graph, options)
+    except _OUTSIDE as cause:
+        raise InputError(
+            f"{path} is a broken TFLite file: something in it that is copied only points outside the file ({cause})"
+        ) from cause
+    made = with_files(made, read_files(path, content, find_appended(buffers)))
+    if not _same(graph, buffers, *parse_tflite(path, made)):
+        raise Unsupported(f"{path}: it holds more than can be written again; deflate it as it is: --as-is")
+    return made, changes
+
+
+def _written(path: Path, content: bytes, graph: Graph, options: PackOptions) -> tuple[bytes, Changes]:
+    """The flatbuffer alone."""
     model = as_objects(content)
     _check(path, model)
     changes = Changes(
@@ -81,10 +97,7 @@ def packed(path: Path, content: bytes, options: PackOptions) -> tuple[bytes, Cha
         names=drop_names(model) if options.drop_names else 0,
         metadata=_drop_metadata(model) if options.drop_metadata else (),
     )
-    made = with_files(file_bytes(model), read_files(path, content, appended))
-    if not _same(graph, buffers, *parse_tflite(path, made)):
-        raise Unsupported(f"{path}: it holds more than can be written again; deflate it as it is: --as-is")
-    return made, changes
+    return file_bytes(model), changes
 
 
 def _check(path: Path, model: Generated) -> None:
