@@ -3,9 +3,9 @@
 Weights are drawn like trained ones (`download.trained_like`); zeros in convolutions and the Dense layer, not in
 depthwise kernels, in one shot. And as float32 with 80 %, half of the zeros negative, as a mask leaves them.
 
-For each file one line: install, deflate at level 9, the stream of pack, brotli beside it, and the CPU time of the stream
-as a share of zlib's own; what pack writes is read back by Python's zipfile and, where there is one, by unzip. Target: at
-80 % in int8 at most 1.29 MB.
+For each file one line: install, deflate at level 9, the stream of pack, brotli beside it, and the CPU time of the
+stream as a share of zlib's own; what pack writes is read back by Python's zipfile and, where there is one, by unzip.
+Target: at 80 % in int8 at most 1.29 MB.
 """
 
 from __future__ import annotations
