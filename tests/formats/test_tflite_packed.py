@@ -14,6 +14,7 @@ from mutations import mutated_bytes
 from places import TESTS
 
 from edgeprune.errors import InputError, Unsupported
+from edgeprune.formats.graph import Graph, Op, Tensor
 from edgeprune.formats.metadata import MetadataOptions
 from edgeprune.formats.tflite import packed as module
 from edgeprune.formats.tflite.flatbuffer import parse_tflite
@@ -60,18 +61,21 @@ def test_negative_zeros_of_weights_become_positive() -> None:
     assert (signs[0], signs[1], changes.negative_zeros) == (735, 0, 735)
 
 
-def test_the_zeros_of_a_table_keep_their_sign() -> None:
-    """What GATHER takes from comes out as it is."""
+def constant(name: str, buffer: int) -> Tensor:
+    """A float32 tensor, one of a file's constants unless `buffer` is 0."""
+    return Tensor(
+        name=name, shape=(4, 4), dtype="float32", constant=buffer > 0, raw_bytes=64, elements=16, zeros=8, buffer=buffer
+    )
 
-    def gather(model: Any) -> None:
-        code = model.operatorCodes[model.subgraphs[0].operators[0].opcodeIndex]
-        code.builtinCode = code.deprecatedBuiltinCode = schema_classes().BuiltinOperator.GATHER
 
-    content = changed("float32.tflite", gather)
-    graph, _ = parse_tflite(FILES / "float32.tflite", content)
-    summed = module._summed(graph)
-    plain = module._summed(parse_tflite(FILES / "float32.tflite", (FILES / "float32.tflite").read_bytes())[0])
-    assert len(plain) > len(summed)
+def test_zeros_that_can_be_seen_keep_their_sign() -> None:
+    """A table that GATHER takes from, a kernel that is added as well, one that is an output: only products hide it."""
+    names = ["table", "kernel", "added", "shown", "a", "b", "c", "d", "e"]
+    tensors = [constant(name, number if number < 5 else 0) for number, name in enumerate(names, start=1)]
+    steps = [("GATHER", (0, 4), 5), *(("FULLY_CONNECTED", (5, kernel), 6) for kernel in (1, 2, 3)), ("ADD", (6, 2), 7)]
+    ops = [Op(kind=kind, inputs=inputs, outputs=(made,), macs=0, subgraph=0) for kind, inputs, made in steps]
+    graph = Graph(path=Path("m"), tensors=tuple(tensors), ops=tuple(ops), inputs=(4,), outputs=(7, 3), signatures=())
+    assert module._summed(graph) == {2: "float32"}
 
 
 def test_equal_constants_are_stored_once() -> None:
