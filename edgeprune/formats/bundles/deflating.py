@@ -129,16 +129,19 @@ def _entropy_bits(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 def _streams(content: bytes, plan: Sequence[_Stretch]) -> Iterator[bytes]:
     """The parts of the stream, of whole bytes each."""
-    whole, waiting = np.frombuffer(content, np.uint8), []
+    whole, left = np.frombuffer(content, np.uint8), np.zeros(0, np.uint8)
     for stretch in plan:
-        if not stretch.by_zlib:
-            waiting.append(block_bits(Runs.of(whole[stretch.start : stretch.stop])))
+        if stretch.by_zlib:
+            if len(left):
+                yield _whole_bytes(left, last=False)
+                left = left[:0]
+            yield _by_zlib(content, stretch)
             continue
-        if waiting:
-            yield _whole_bytes(waiting, last=False)
-            waiting = []
-        yield _by_zlib(content, stretch)
-    yield _whole_bytes(waiting, last=True)
+        bits = np.concatenate([left, block_bits(Runs.of(whole[stretch.start : stretch.stop]))])
+        stop = len(bits) // 8 * 8
+        yield np.packbits(bits[:stop], bitorder="little").tobytes()
+        left = bits[stop:].copy()
+    yield _whole_bytes(left, last=True)
 
 
 def _by_zlib(content: bytes, stretch: _Stretch) -> bytes:
@@ -151,9 +154,9 @@ def _by_zlib(content: bytes, stretch: _Stretch) -> bytes:
     return min(made, key=len)
 
 
-def _whole_bytes(blocks: Sequence[Bits], *, last: bool) -> bytes:
-    """Blocks up to a whole byte: behind them an empty one, which is stored, or where the stream ends one of the fixed
-    code (3.2.4 and 3.2.6), ten bits of which its first says that it is the last."""
-    bits = np.concatenate([*blocks, bits_of([1, 1, 0], [1, 2, 7]) if last else np.zeros(3, np.uint8)])
+def _whole_bytes(left: Bits, *, last: bool) -> bytes:
+    """The bits that are left, up to a whole byte: behind them an empty block, which is stored, or where the stream ends
+    one of the fixed code (3.2.4 and 3.2.6), ten bits of which its first says that it is the last."""
+    bits = np.concatenate([left, bits_of([1, 1, 0], [1, 2, 7]) if last else np.zeros(3, np.uint8)])
     packed = np.packbits(bits, bitorder="little").tobytes()
     return packed if last else packed + b"\0\0\xff\xff"

@@ -23,6 +23,7 @@ _ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)  # 3
 # (symbol, fewest times, most, bits that tell how many) of zeros, and of any other length behind itself (3.2.7)
 _REPEATS = ((17, 3, 10, 3), (16, 3, 6, 2))
 _MANY_ZEROS = (18, 11, 138, 7)
+_AT_ONCE = 1 << 16  # numbers: each of their bits takes many bytes while it is worked on
 _FEWEST = 257  # codes of literals and lengths that a block tells
 
 
@@ -77,9 +78,12 @@ def codes_of(lengths: _Whole) -> _Whole:
 def bits_of(values: npt.ArrayLike, sizes: npt.ArrayLike) -> Bits:
     """Numbers of so many bits each, one after the other, the lowest bit of each first."""
     values, sizes = np.asarray(values, np.int64), np.asarray(sizes, np.int64)
-    owner = np.repeat(np.arange(len(values)), sizes)
-    place = np.arange(len(owner)) - (np.cumsum(sizes) - sizes)[owner]
-    return np.asarray((values[owner] >> place) & 1, np.uint8)
+    parts = []
+    for start in range(0, len(values), _AT_ONCE):
+        some, wide = values[start : start + _AT_ONCE], sizes[start : start + _AT_ONCE]
+        place = np.arange(wide.sum()) - np.repeat(np.cumsum(wide) - wide, wide)
+        parts.append(((np.repeat(some, wide) >> place) & 1).astype(np.uint8))
+    return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
 
 
 def head_of(lengths: _Whole) -> Bits:
