@@ -1,6 +1,6 @@
-"""A small network with 80 % zeros in its 1x1 kernels, stored sparse, against the same network stored dense: in LiteRT.js
-with relaxed SIMD, in its build without, and in the interpreter of this host.
+"""A small network with 80 % zeros in its 1x1 kernels, stored sparse, against the same network stored dense.
 
+Three times: in LiteRT.js with relaxed SIMD, in its build without, and in the interpreter of this host.
 The network meets every condition of XNNPACK's sparse kernels (padded by 1, one mean over height and width). Ratios of
 CPU time, each with its 95 % interval; target: below 0.75 in WebAssembly. It needs LiteRT.js, which
 `python -m edgeprune.checker.wasm.prepare` downloads.
