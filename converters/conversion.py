@@ -31,7 +31,7 @@ from edgeprune.converters.searched import judge_of, searched
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.slim_options import SlimOptions, check_slim
 from edgeprune.converters.spending import Judge
-from edgeprune.converters.trial_inputs import TRIALS, trial_count, trial_samples
+from edgeprune.converters.trial_inputs import trial_samples
 from edgeprune.converters.verification import BISECTED, bisect_file, opened
 from edgeprune.errors import UsageError
 from edgeprune.formats.metadata import ImageInput, check_ends, settled
@@ -49,6 +49,7 @@ from edgeprune.maker.training.data.targets import fitting_targets
 from edgeprune.maker.training.goals import Asked, find_task
 from edgeprune.maker.training.task import Task
 from edgeprune.report.agreement_report import departure_lines
+from edgeprune.runtime.trials import TRIALS, trial_count
 
 __all__ = ["ConvertOptions", "check_conversion", "convert"]
 

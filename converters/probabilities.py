@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.converters.packaging import AppOptions
-from edgeprune.converters.trial_inputs import FEWEST, trial_samples
+from edgeprune.converters.trial_inputs import trial_samples
 from edgeprune.errors import Unsupported, UsageError
 from edgeprune.formats.metadata import labelled_output
 from edgeprune.maker.keras.graphs import graph_of
@@ -21,6 +21,7 @@ from edgeprune.maker.keras.models import (
 )
 from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel, Model
+from edgeprune.runtime.trials import FEWEST
 
 __all__ = ["classified"]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edgeprune.converters.objects import as_objects, file_bytes, operator_number, schema_classes
 from edgeprune.converters.types import Generated
+from edgeprune.formats.tflite.objects import as_objects, file_bytes, operator_number, schema_classes
 
 __all__ = ["add_signature", "rename_signature", "separate_biases", "unpack_transposed_kernels"]
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeprune.converters.kernels import Kernel, Kernels, kernels_of
-from edgeprune.converters.objects import as_objects, file_bytes, schema_classes
 from edgeprune.converters.types import Generated
+from edgeprune.formats.tflite.objects import as_objects, file_bytes, schema_classes
 from edgeprune.formats.tflite.scales import CANDIDATES, round_up
 
-__all__ = ["LARGEST", "Rounded", "fitted", "levels", "requantize", "store", "with_slim_scales", "without_names"]
+__all__ = ["LARGEST", "Rounded", "fitted", "levels", "requantize", "store", "with_slim_scales"]
 
 LARGEST = 127  # of a stored weight: symmetric, as runtimes ask
 
@@ -107,18 +107,3 @@ def store(model: Generated, tensor: Generated, data: np.ndarray) -> None:
 
 def _bytes(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-
-
-def without_names(content: bytes) -> bytes:
-    """The file without the names that no runtime reads: those of its inner tensors of integers.
-
-    Inputs and outputs keep theirs, signatures have their own.
-    """
-    model = as_objects(content)
-    types = schema_classes().TensorType
-    for subgraph in model.subgraphs:
-        ends = {int(number) for number in (*subgraph.inputs, *subgraph.outputs)}
-        for number, tensor in enumerate(subgraph.tensors):
-            if number not in ends and tensor.type != types.FLOAT32:
-                tensor.name = b""
-    return file_bytes(model)

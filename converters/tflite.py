@@ -20,8 +20,9 @@ from edgeprune.converters.rewriting import (
     separate_biases,
     unpack_transposed_kernels,
 )
-from edgeprune.converters.slim_scales import with_slim_scales, without_names
+from edgeprune.converters.slim_scales import with_slim_scales
 from edgeprune.converters.types import Generated, GraphDef, Prepare
+from edgeprune.formats.tflite.packed import without_names
 
 __all__ = ["PRECISIONS", "Converted", "convert_tflite", "named_outputs"]
 

@@ -12,20 +12,12 @@ from edgeprune.maker.keras.models import input_specs, leaf_layers
 from edgeprune.maker.keras.saved_models import SavedModel
 from edgeprune.maker.keras.types import AnyModel
 from edgeprune.maker.training.data.samples import Samples
+from edgeprune.runtime.trials import trial_count
 
-__all__ = ["FEWEST", "MOST_MACS", "OPEN_SIZE", "TRIALS", "WIDE", "trial_count", "trial_samples"]
+__all__ = ["OPEN_SIZE", "WIDE", "trial_samples"]
 
-TRIALS = 8
-FEWEST = 2  # of a model so large that more would cost as much as its conversion
-MOST_MACS = 8_000_000_000  # of all samples together, while there are more than FEWEST
 OPEN_SIZE = 16
 WIDE = 4.0
-
-
-def trial_count(macs: int | None, fewest: int = FEWEST, most: int = TRIALS) -> int:
-    """How many samples a model of so many MACs is tried on: `most`, and fewer, to `fewest`, where they take more than
-    MOST_MACS."""
-    return max(fewest, min(most, MOST_MACS // macs)) if macs else most
 
 
 def trial_samples(

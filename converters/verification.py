@@ -27,7 +27,7 @@ from edgeprune.converters.parity import (
 from edgeprune.converters.pictures import pixels_of
 from edgeprune.converters.probabilities import classified
 from edgeprune.converters.session import Exported
-from edgeprune.converters.trial_inputs import trial_count, trial_samples
+from edgeprune.converters.trial_inputs import trial_samples
 from edgeprune.errors import ConversionError, InputError, Unsupported, UsageError
 from edgeprune.formats import Contents, Graph, read_contents
 from edgeprune.formats.coreml.mil import Package
@@ -47,6 +47,7 @@ from edgeprune.maker.training.goals import Asked, find_task
 from edgeprune.maker.training.task import Task
 from edgeprune.report.agreement_report import channel_lines
 from edgeprune.runtime.session import newest_runtime, trace_tflite
+from edgeprune.runtime.trials import trial_count
 
 __all__ = ["BISECTED", "ExportedFile", "bisect_file", "check_scale", "open_exported", "opened", "verify"]
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeprune.checker.arm.cpus import CPUS
+from edgeprune.checker.wasm.root import BUILDS
 from edgeprune.commands.options import PATH, common_options, echo_json
 from edgeprune.errors import UsageError
 from edgeprune.runtime.runtimes import ONNX_RUNTIMES, RUNTIMES
 
 if TYPE_CHECKING:
+    from edgeprune.checker.latency.measure import ProcessTimes
+    from edgeprune.checker.wasm.timing import HostCheck
     from edgeprune.host.progress import Progress
+    from edgeprune.ledger import LatencyComparison
     from edgeprune.report.latency_report import Bench
 
 __all__ = ["bench"]
@@ -52,6 +57,14 @@ def _batches(_: click.Context, __: click.Parameter, text: str | None) -> tuple[i
     help="Time batches of these sizes, each by itself.  [default: the batch in the file]",
 )
 @click.option("--arm", type=click.Choice(list(CPUS)), help="Count instructions on an emulated cpu instead.")
+@click.option("--wasm", is_flag=True, help="Time in WebAssembly instead: LiteRT.js under node.")
+@click.option(
+    "--wasm-build",
+    type=click.Choice(list(BUILDS)),
+    default="relaxed",
+    show_default=True,
+    help="With --wasm: for browsers with relaxed SIMD, or for all.",
+)
 @common_options("json", "quiet")
 @click.pass_context
 def bench(
@@ -60,6 +73,8 @@ def bench(
     file: Path,
     against: Path | None,
     arm: str | None,
+    wasm: bool,
+    wasm_build: str,
     as_json: bool,
     quiet: bool,
     **timing: Any,
@@ -79,17 +94,31 @@ def bench(
     no noise, so "unchanged" means within 0.01 %; they are no time. It needs an emulated Arm system, prepared once by
     'python -m edgeprune.checker.arm.prepare'.
 
+    --wasm times the files in LiteRT.js, as a web page runs them, under node: CPU time of the process, one thread. The
+    outputs for one random input are held against those of this host. It needs LiteRT.js, prepared once by
+    'python -m edgeprune.checker.wasm.prepare'.
+
     \b
     Examples:
       edgeprune bench narrow.tflite --against dense.tflite
       edgeprune bench narrow.tflite --against dense.tflite --batch 1,2,4
       edgeprune bench pruned.tflite --against dense.tflite --arm cortex-a76
+      edgeprune bench pruned.tflite --against dense.tflite --wasm
     """
     files = (file, *([against] if against else []))
+    given = {name for name in timing if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE}
+    if wasm:
+        if arm is not None or given & {"runtime", "batches"}:
+            raise click.UsageError(
+                "--wasm is a runtime of its own, in the batch of the file; drop --runtime, --batch, --arm"
+            )
+        return _in_wasm(files, wasm_build, timing, as_json=as_json, quiet=quiet)
+    if context.get_parameter_source("wasm_build") == click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--wasm-build goes with --wasm")
     if arm is None:
         return _timed(files, as_json=as_json, quiet=quiet, **timing)
     for name, option in {"runtime": "runtime", "processes": "processes", "pairs": "pairs", "batches": "batch"}.items():
-        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+        if name in given:
             raise click.UsageError(f"--{option} is about timing on this host; leave it out with --arm")
     return _counted(files, arm, timing["timeout_s"], as_json=as_json, quiet=quiet)
 
@@ -99,29 +128,68 @@ def _timed(
 ) -> int:
     """0, or 3 when the host is too busy for a verdict."""
     from edgeprune.host.progress import Progress
+
+    precisions, progress = _precisions(files), Progress(quiet=quiet)
+    found = [_bench(files, precisions, batch, progress, timing) for batch in batches]
+    return _told(files, precisions, found, as_json, batches=batches != (None,))
+
+
+def _in_wasm(files: tuple[Path, ...], build: str, timing: dict[str, Any], *, as_json: bool, quiet: bool) -> int:
+    """0, or 3 when the host is too busy for a verdict."""
+    from edgeprune.checker.wasm.root import wasm_root
+    from edgeprune.checker.wasm.timing import timed_in_wasm
+    from edgeprune.host.progress import Progress
+
+    _check_tflite(files, "--wasm times what LiteRT.js runs")
+    root, precisions, progress = wasm_root(), _precisions(files), Progress(quiet=quiet)
+    progress.begin(f"time {files[0].name} in WebAssembly")
+    options = {name: timing[name] for name in ("processes", "pairs", "timeout_s")}
+    found = timed_in_wasm(files[-1], files[0], root, build, singles=_SINGLES, on_progress=progress.advance, **options)
+    progress.end()
+    return _told(files, precisions, [_judged(files, precisions, found.compared, found.times, found.checks)], as_json)
+
+
+def _judged(
+    files: Sequence[Path],
+    precisions: Sequence[str],
+    compared: LatencyComparison,
+    times: Sequence[ProcessTimes],
+    checks: Sequence[HostCheck] = (),
+) -> Bench:
+    from edgeprune.checker.latency.percentiles import percentiles_of
+    from edgeprune.report.latency_report import Bench
+
+    ranked = len(files) > 1 and len(set(precisions)) == 1
+    return Bench(
+        compared=compared,
+        batch=times[0].batch,
+        verdict=str(compared.verdict) if ranked else None,
+        candidate=percentiles_of(times, 2, seed=0),
+        baseline=percentiles_of(times, 0, seed=0) if len(files) > 1 else (),
+        checks=tuple(checks),
+    )
+
+
+def _told(
+    files: Sequence[Path], precisions: Sequence[str], found: Sequence[Bench], as_json: bool, *, batches: bool = False
+) -> int:
+    """Print what was timed; the exit code."""
     from edgeprune.report.latency_report import bench_json, bench_text
 
-    precisions = _precisions(files)
-    against = files[1] if len(files) > 1 else None
-    ranked = against is not None and len(set(precisions)) == 1
-    progress = Progress(quiet=quiet)
-    found = [_bench(files, batch, progress, ranked=ranked, timing=timing) for batch in batches]
-    told = (files[0], against, (precisions[-1], precisions[0]))
+    named = (files[0], files[1] if len(files) > 1 else None, (precisions[-1], precisions[0]))
     if as_json:
-        bodies = [bench_json(*told, one) for one in found]
-        echo_json(bodies[0] if batches == (None,) else {"schema_version": 1, "batches": bodies})
+        bodies = [bench_json(*named, one) for one in found]
+        echo_json({"schema_version": 1, "batches": bodies} if batches else bodies[0])
     else:
-        click.echo("\n\n".join(bench_text(*told, one) for one in found))
+        click.echo("\n\n".join(bench_text(*named, one) for one in found))
     return 3 if any(one.verdict == "inconclusive" for one in found) else 0
 
 
 def _bench(
-    files: tuple[Path, ...], batch: int | None, progress: Progress, *, ranked: bool, timing: dict[str, Any]
+    files: tuple[Path, ...], precisions: Sequence[str], batch: int | None, progress: Progress, timing: dict[str, Any]
 ) -> Bench:
     """What timing the files in one batch gave."""
     from edgeprune.checker.latency.measure import timed_files
-    from edgeprune.checker.latency.percentiles import percentiles_of
-    from edgeprune.report.latency_report import Bench
 
     progress.begin(
         f"time {files[0].name}"
@@ -132,13 +200,7 @@ def _bench(
         files[-1], files[0], batch=batch, singles=_SINGLES, on_progress=progress.advance, **timing
     )
     progress.end()
-    return Bench(
-        compared=compared,
-        batch=times[0].batch,
-        verdict=str(compared.verdict) if ranked else None,
-        candidate=percentiles_of(times, 2, seed=0),
-        baseline=percentiles_of(times, 0, seed=0) if len(files) > 1 else (),
-    )
+    return _judged(files, precisions, compared, times)
 
 
 def _counted(files: tuple[Path, ...], cpu: str, timeout_s: float, *, as_json: bool, quiet: bool) -> int:
@@ -148,9 +210,7 @@ def _counted(files: tuple[Path, ...], cpu: str, timeout_s: float, *, as_json: bo
     from edgeprune.host.progress import Progress
     from edgeprune.report.count_report import CountedFiles, counts_json, counts_text
 
-    for file in files:
-        if file.suffix.lower() == ".onnx":
-            raise UsageError(f"{file}: --arm counts what LiteRT executes, and takes .tflite files; leave out --arm")
+    _check_tflite(files, "--arm counts what LiteRT executes")
     emulated, root, precisions = find_cpu(cpu), arm_root(), _precisions(files)
     progress = Progress(quiet=quiet)
     progress.begin(f"count instructions on an emulated {cpu}")
@@ -168,6 +228,13 @@ def _counted(files: tuple[Path, ...], cpu: str, timeout_s: float, *, as_json: bo
     else:
         click.echo(counts_text(found))
     return 0
+
+
+def _check_tflite(files: Sequence[Path], what: str) -> None:
+    for file in files:
+        if file.suffix.lower() == ".onnx":
+            option = what.split()[0]
+            raise UsageError(f"{file}: {what}, and takes .tflite files; leave out {option}")
 
 
 def _precisions(files: tuple[Path, ...]) -> tuple[str, ...]:

@@ -51,6 +51,7 @@ VERBS = {
     "check": "edgeprune.commands.check",
     "inspect": "edgeprune.commands.inspect",
     "metadata": "edgeprune.commands.metadata",
+    "pack": "edgeprune.commands.pack",
     "compare": "edgeprune.commands.compare",
     "estimate": "edgeprune.commands.estimate",
     "devices": "edgeprune.commands.devices",

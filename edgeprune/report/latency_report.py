@@ -11,6 +11,7 @@ from edgeprune.checker.latency.estimate import Breakdown, OpEstimate, how_of
 from edgeprune.checker.latency.percentiles import Percentile, Percentiles
 from edgeprune.checker.latency.profiles import Profile
 from edgeprune.checker.latency.sparsity import TWO_OF_FOUR, Condition, Refusal, SparsityAdvice
+from edgeprune.checker.wasm.timing import HostCheck
 from edgeprune.ledger import LatencyComparison
 from edgeprune.report.table import Table, to_text
 from edgeprune.report.verdicts import latency_text
@@ -175,19 +176,22 @@ def _counted(count: int, word: str) -> str:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
     """What timing two files (or one, against itself) in one batch gave; `verdict` is
-    None where the two are not ranked. Percentiles are empty where no call was timed alone."""
+    None where the two are not ranked. Percentiles are empty where no call was timed alone, `checks` of outputs against
+    this host where the files were timed on it."""
 
     compared: LatencyComparison
     batch: int
     verdict: str | None
     candidate: tuple[Percentiles, ...] = ()
     baseline: tuple[Percentiles, ...] = ()
+    checks: tuple[HostCheck, ...] = ()
 
 
 def bench_json(path: Path, against: Path | None, precisions: Sequence[str], found: Bench) -> dict[str, object]:
     """Times on this host for programs; see `bench_text`."""
     body = {**asdict(found.compared), "verdict": found.verdict, "precisions": list(precisions), "path": str(path)}
     body |= {"schema_version": 1, "against": str(against) if against else None, "batch": found.batch}
+    body |= {"outputs_against_host": [asdict(check) for check in found.checks]} if found.checks else {}
     told = {"path": found.candidate, "against": found.baseline}
     return body | {"percentiles": {name: [asdict(one) for one in values] for name, values in told.items() if values}}
 
@@ -213,11 +217,21 @@ def bench_text(path: Path, against: Path | None, precisions: Sequence[str], benc
             "this host does not carry to phones (int8 is often slower than float32 on x86 and faster on Arm)"
         )
     lines += _percentile_lines(path, against, bench)
+    lines += [_check_line(check) for check in bench.checks]
     if against is None:
         once = found.how.partition(":")[0]
         lines.append(f"measured: {once}; {2 * found.pairs} runs in {found.processes} processes (two files: --against)")
         return "\n".join(lines)
     return "\n".join([*lines, f"measured: {found.how}"])
+
+
+def _check_line(check: HostCheck) -> str:
+    if check.error is None:
+        return f"{check.path}: outputs are not checked against this host: {check.reason}"
+    return (
+        f"{check.path}: outputs for one random input are off by at most {100 * check.error:.2g} % of their range from "
+        f"{check.runtime} on this host"
+    )
 
 
 def _percentile_lines(path: Path, against: Path | None, bench: Bench) -> list[str]:

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ __all__ = [
     "RunResult",
     "TraceResult",
     "TracedTensor",
+    "ask",
     "ask_worker",
     "installed_runtimes",
     "newest_runtime",
@@ -277,15 +278,40 @@ def ask_worker(
     spec, version = _installed(runtime)
     for path in paths:
         check_file(path, "an .onnx file" if runtime in ONNX_RUNTIMES else "a .tflite file")
-    subject = f"{' or '.join(str(path) for path in paths)} on {runtime} {version}"
-    with tempfile.TemporaryFile() as chatter, _worker(_writable(job), chatter) as (child, lines):
-        _give(child, {**job, "module": spec.module})
+    return ask(
+        ["-m", WORKER],
+        {**job, "module": spec.module},
+        subject=f"{' or '.join(str(path) for path in paths)} on {runtime} {version}",
+        writable=_writable(job),
+        timeout_s=timeout_s,
+        on_progress=on_progress,
+        advice=lambda error: _advice(runtime, error),
+    )
+
+
+def ask(
+    command: Sequence[str],
+    job: Mapping[str, Any],
+    *,
+    subject: str,
+    writable: Sequence[Path],
+    timeout_s: float,
+    on_progress: Progress | None,
+    advice: Callable[[str], str] = lambda _: "",
+) -> dict[str, Any]:
+    """Give a job to a fresh process that speaks as worker.py does, and return its result; `command` and `writable` are
+    those of `child_process`, `subject` is what a failure is about.
+
+    Raises RuntimeFailure where it tells an error, crashes, or does not end within `timeout_s`.
+    """
+    with tempfile.TemporaryFile() as chatter, _worker(command, writable, chatter) as (child, lines):
+        _give(child, job)
         try:
             for message in _replies(lines, timeout_s):
                 if "progress" in message and on_progress is not None:
                     on_progress(*message["progress"])
                 if "error" in message:
-                    raise RuntimeFailure(f"{subject}: {message['error']}{_advice(runtime, message['error'])}")
+                    raise RuntimeFailure(f"{subject}: {message['error']}{advice(message['error'])}")
                 if "result" in message:
                     result: dict[str, Any] = message["result"]
                     return result
@@ -312,9 +338,11 @@ def _writable(job: Mapping[str, Any]) -> list[Path]:
 
 
 @contextmanager
-def _worker(writable: list[Path], chatter: IO[bytes]) -> Iterator[tuple[subprocess.Popen[bytes], Lines]]:
+def _worker(
+    command: Sequence[str], writable: Sequence[Path], chatter: IO[bytes]
+) -> Iterator[tuple[subprocess.Popen[bytes], Lines]]:
     """A worker process and its lines; dead and reaped on the way out, however that is taken (Ctrl-C included)."""
-    with child_process(["-m", WORKER], writable=writable, stdin=subprocess.PIPE, stderr=chatter) as child:
+    with child_process(command, writable=writable, stdin=subprocess.PIPE, stderr=chatter) as child:
         lines: Lines = queue.SimpleQueue()
         reader = threading.Thread(target=_read_lines, args=(child.stdout, lines), daemon=True)
         reader.start()

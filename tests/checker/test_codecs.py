@@ -20,6 +20,7 @@ from edgeprune.checker.size.codecs import CODECS, FULL, QUICK, Codec, with_quick
 
 DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "deflate": lambda stream: zlib.decompress(stream, wbits=-15),
+    "pack": lambda stream: zlib.decompress(stream, wbits=-15),
     "brotli": brotli.decompress,
     "zstd": lambda stream: bytes(zstandard.ZstdDecompressor().decompress(stream)),
     "xz": lzma.decompress,
@@ -35,7 +36,7 @@ def codec(request: pytest.FixtureRequest) -> Codec:
 
 def test_the_table_holds_what_downloads_use() -> None:
     """Four codecs at their highest usual level and a quick stand-in, each under its own name and with its meaning."""
-    levels = {"deflate": 9, "brotli": 11, "zstd": 19, "xz": 9, "zstd12": 12}
+    levels = {"deflate": 9, "brotli": 11, "zstd": 19, "xz": 9, "zstd12": 12, "pack": 9}
     assert {name: codec.level for name, codec in CODECS.items()} == levels
     assert (QUICK, FULL) == (("deflate", "zstd12"), ("deflate", "brotli", "zstd", "xz"))
     assert with_quick(["xz", "deflate", "brotli"]) == ("deflate", "brotli", "xz", "zstd12")

@@ -331,6 +331,6 @@ def test_scores_beside_boxes(call: Callable[..., Any], keras: Any, tmp_path: Pat
 @pytest.mark.parametrize(("macs", "samples"), [(None, 8), (0, 8), (10**9, 8), (2 * 10**9, 4), (5 * 10**9, 2)])
 def test_a_large_model_is_tried_on_fewer_samples(macs: int | None, samples: int) -> None:
     """Samples that nobody gave cost no more than the conversion; two are there always."""
-    from edgeprune.converters.trial_inputs import trial_count
+    from edgeprune.runtime.trials import trial_count
 
     assert trial_count(macs) == samples

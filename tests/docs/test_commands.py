@@ -51,6 +51,7 @@ NOT_RUN = {
     ("getting-started.md", "pip install"),
     ("latency.md", "needs an NVIDIA GPU"),
     ("latency.md", "needs an emulated Arm system"),
+    ("latency.md", "needs LiteRT.js and node"),
     ("latency.md", "needs Vela"),
     ("which-pruning.md", "makes a dozen files"),
     ("which-pruning.md", "trains for minutes"),

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune.errors import Unsupported, UsageError
+from edgeprune.host.prepared import cache_place
 
-__all__ = ["CPUS", "FORMAT", "ArmCpu", "ArmRoot", "arm_root", "find_cpu", "load_root", "root_path"]
+__all__ = ["CPUS", "FORMAT", "ROOT_VARIABLE", "ArmCpu", "ArmRoot", "arm_root", "find_cpu", "load_root", "root_path"]
 
 FORMAT = 1  # of a prepared folder: another number means that it must be prepared again
 ROOT_FILE = "root.json"
+ROOT_VARIABLE = "EDGEPRUNE_ARM_ROOT"
 PREPARE = "python -m edgeprune.checker.arm.prepare"
 
 
@@ -98,9 +99,7 @@ def find_cpu(name: str) -> ArmCpu:
 
 def root_path() -> Path:
     """EDGEPRUNE_ARM_ROOT, else edgeprune/arm in the user's cache folder."""
-    own = os.environ.get("EDGEPRUNE_ARM_ROOT")
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(own).absolute() if own else Path(cache).absolute() / "edgeprune" / "arm"
+    return cache_place(ROOT_VARIABLE, "arm")
 
 
 def load_root(path: Path) -> ArmRoot | None:

@@ -13,18 +13,16 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from edgeprune.checker.arm.cpus import CPUS, FORMAT, PREPARE, ROOT_FILE, ArmCpu, load_root, root_path
-from edgeprune.errors import EdgepruneError, InputError, OutputError, Unsupported, UsageError
-from edgeprune.host.children import child_process
-from edgeprune.host.interrupts import handlers
+from edgeprune.checker.arm.cpus import CPUS, FORMAT, PREPARE, ROOT_FILE, ROOT_VARIABLE, ArmCpu, load_root, root_path
+from edgeprune.errors import InputError, Unsupported, UsageError
+from edgeprune.host.prepared import check_place, fill_folder, prepare_main, run_tool
 from edgeprune.units import format_bytes
 
 __all__ = ["main", "prepare"]
@@ -36,7 +34,6 @@ PLATFORMS = ("manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_
 QEMU = "qemu-aarch64"
 QEMU_MAJORS = range(7, 9)  # later ones have another plugin interface; earlier ones lack cpus
 TOOLS = {"apt-get": "apt", "dpkg": "dpkg", "cc": "gcc"}
-TIMEOUT_S = 1800
 
 
 def prepare(folder: Path) -> None:
@@ -48,24 +45,11 @@ def prepare(folder: Path) -> None:
     if load_root(folder) is not None:
         click.echo(f"{folder}: prepared already; remove it to prepare it again")
         return
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / ROOT_FILE).is_file())):
-        raise UsageError(f"{folder} holds something else; give a folder that does not exist")
+    check_place(folder, ROOT_FILE)
     if "," in str(folder):  # QEMU splits the plugin's argument there
         raise UsageError(f"{folder}: give a folder without a comma in its path")
     _check_tools()
-    partial = folder.with_name(folder.name + ".partial")
-    build = partial / "build"
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(build, ignore_errors=True)
-        build.mkdir()
-        _fill(build, partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        build.rename(folder)
-        shutil.rmtree(partial)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error}") from error
-    click.echo(f"{folder}: complete, {format_bytes(_size(folder))}")
+    fill_folder(folder, _fill)
 
 
 def _fill(build: Path, partial: Path) -> None:
@@ -112,21 +96,6 @@ def _check_tools() -> None:
         )
 
 
-def _run(command: Sequence[str], purpose: str, environment: Mapping[str, str] | None = None) -> str:
-    """What a command prints. Raises Unsupported with the last lines of it."""
-    settings = {"LC_ALL": "C", **(environment or {})}
-    try:  # package tools, no model: they need the network
-        with child_process(command, writable=None, stderr=subprocess.STDOUT, settings=settings) as child:
-            text = child.communicate(timeout=TIMEOUT_S)[0].decode(errors="replace")
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unsupported(f"{purpose} failed: {error}") from error
-    if child.returncode != 0:
-        telling = [line.strip() for line in text.splitlines() if line.startswith(("E:", "ERROR", "error"))]
-        last = " | ".join((telling or [line for line in text.splitlines() if line.strip()])[-2:])
-        raise Unsupported(f"{purpose} failed (status {child.returncode}): {last[:400]}")
-    return text
-
-
 def _apt(state: Path, *arguments: str, arm: bool) -> list[str]:
     """apt-get with the machine's sources but a state of its own, in which nothing is installed (arm) or with the
     machine's own list of packages."""
@@ -150,8 +119,8 @@ def _apt_download(state: Path, packages: Sequence[str], *, arm: bool) -> list[Pa
     for folder in ("state/lists/partial", "cache/archives/partial"):
         (state / folder).mkdir(parents=True, exist_ok=True)
     (state / "status").touch()
-    _run(_apt(state, "update", arm=arm), "apt-get update")
-    _run(_apt(state, "install", "-y", "--download-only", *packages, arm=arm), f"downloading {' '.join(packages)}")
+    run_tool(_apt(state, "update", arm=arm), "apt-get update")
+    run_tool(_apt(state, "install", "-y", "--download-only", *packages, arm=arm), f"downloading {' '.join(packages)}")
     found = sorted((state / "cache" / "archives").glob("*.deb"))
     click.echo(f"  {len(found)} packages, {format_bytes(sum(path.stat().st_size for path in found))}")
     return found
@@ -171,14 +140,14 @@ def _download_host(state: Path) -> list[Path]:
 def _download_wheels(folder: Path) -> list[Path]:
     folder.mkdir(exist_ok=True)
     if (
-        _run([sys.executable, "-c", "import importlib.util as u; print(u.find_spec('pip'))"], "python").strip()
+        run_tool([sys.executable, "-c", "import importlib.util as u; print(u.find_spec('pip'))"], "python").strip()
         == "None"
     ):
         raise Unsupported(f"{sys.executable} has no pip: {sys.executable} -m ensurepip")
     platforms = [word for name in PLATFORMS for word in ("--platform", name)]
     command = [sys.executable, "-m", "pip", "download", "-q", "-d", str(folder), *platforms]
     command += ["--only-binary=:all:", "--python-version", PYTHON, "--no-deps"]
-    _run([*command, *(f"{name}=={version}" for name, version in WHEELS.items())], "pip download")
+    run_tool([*command, *(f"{name}=={version}" for name, version in WHEELS.items())], "pip download")
     found = sorted(folder.glob("*.whl"))
     click.echo(f"  {len(found)} wheels, {format_bytes(sum(path.stat().st_size for path in found))}")
     return found
@@ -186,7 +155,7 @@ def _download_wheels(folder: Path) -> list[Path]:
 
 def _unpack(packages: Sequence[Path], target: Path) -> None:
     for package in packages:
-        _run(["dpkg", "-x", str(package), str(target)], f"unpacking {package.name}")
+        run_tool(["dpkg", "-x", str(package), str(target)], f"unpacking {package.name}")
     for unused in ("usr/share/doc", "usr/share/man", "usr/share/locale"):
         shutil.rmtree(target / unused, ignore_errors=True)
 
@@ -202,7 +171,7 @@ def _unzip(wheels: Sequence[Path], target: Path) -> None:
 
 def _qemu_version(qemu: Path, build: Path) -> str:
     libraries = next((build / "host" / "usr" / "lib").glob("*-linux-gnu"), build)
-    text = _run([str(qemu), "--version"], f"{QEMU} --version", {"LD_LIBRARY_PATH": str(libraries)})
+    text = run_tool([str(qemu), "--version"], f"{QEMU} --version", {"LD_LIBRARY_PATH": str(libraries)})
     found = re.search(r"version (\d+)\.(\d+)\.(\d+)", text)
     if found is None or int(found[1]) not in QEMU_MAJORS:
         raise Unsupported(
@@ -213,7 +182,7 @@ def _qemu_version(qemu: Path, build: Path) -> str:
 
 
 def _compile(source: Path, target: Path) -> None:
-    _run(
+    run_tool(
         ["cc", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-o", str(target), str(source)], "compiling the plugin"
     )
 
@@ -231,24 +200,11 @@ def _cpu_files(build: Path, cpu: ArmCpu) -> None:
         (cores / name).write_text("0\n")
 
 
-def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-
-
 def main(arguments: Sequence[str]) -> int:
     """The exit code."""
-    if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
-        click.echo(f"usage: {PREPARE} [FOLDER]   (default: {root_path()})\n\n{__doc__}", err=True)
-        return 0 if list(arguments) in (["--help"], ["-h"]) else 2
-    try:
-        with handlers():
-            prepare(Path(arguments[0]).absolute() if arguments else root_path())
-    except EdgepruneError as error:
-        click.echo(f"error: {error}", err=True)
-        return error.exit_code
-    if arguments:
-        click.echo(f"Use it: EDGEPRUNE_ARM_ROOT={Path(arguments[0]).absolute()}")
-    return 0
+    return prepare_main(
+        arguments, prepare, command=PREPARE, usual=root_path(), variable=ROOT_VARIABLE, text=__doc__ or ""
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ from edgeprune.ledger import LatencyComparison, Outcome
 from edgeprune.runtime.runtimes import runtimes_of
 from edgeprune.runtime.session import ask_worker, installed_runtimes, newest_runtime
 
-__all__ = ["ProcessTimes", "compare_latency", "judge", "timed_files"]
+__all__ = ["ProcessTimes", "compare_latency", "copied", "in_rounds", "judge", "process_times", "timed_files"]
 
+OnStep = Callable[[int, int], None]
 TOLERANCE = 0.02  # a smaller change of latency is not worth a claim
 TOLERANCE_LIMIT = 0.05  # a host noisier than this gets no "unchanged" from its noise
 ROUNDS = 3  # an inconclusive comparison is given as many processes again, this often in all
@@ -120,17 +122,36 @@ def timed_files(
         raise UsageError(f"processes and pairs must be at least 1 and warmups 0; got {processes}, {pairs}, {warmups}")
     if batch is not None and batch < 1:
         raise UsageError(f"a batch is at least 1; got {batch}")
-    times: list[ProcessTimes] = []
     with scratch_folder() as folder:
-        files = [baseline, _copy(baseline, folder), candidate]
+        files = [baseline, copied(baseline, folder), candidate]
         job = {"job": "time", "warmups": warmups, "pairs": pairs, "seed": seed, "batch": batch, "singles": singles}
-        for planned in range(processes, ROUNDS * processes + 1, processes):
-            for k in range(len(times), planned):
-                step = _steps(on_progress, k, planned, pairs)
-                times.append(_time_process(files, LOAD_ORDERS[k % len(LOAD_ORDERS)], job, chosen, timeout_s, step))
-            found = judge(times, runtime=chosen, runtime_version=installed_runtimes(model_format)[chosen], seed=seed)
-            if found.verdict is not Outcome.INCONCLUSIVE:
-                break
+        return in_rounds(
+            lambda order, step: _time_process(files, order, job, chosen, timeout_s, step),
+            partial(judge, runtime=chosen, runtime_version=installed_runtimes(model_format)[chosen], seed=seed),
+            processes=processes,
+            pairs=pairs,
+            on_progress=on_progress,
+        )
+
+
+def in_rounds(
+    time_one: Callable[[Sequence[int], OnStep | None], ProcessTimes],
+    judged: Callable[[Sequence[ProcessTimes]], LatencyComparison],
+    *,
+    processes: int,
+    pairs: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> tuple[LatencyComparison, tuple[ProcessTimes, ...]]:
+    """Time in so many processes, each of which loads the files in the order that `time_one` gets, and in as many again
+    while there is no verdict, ROUNDS times in all."""
+    times: list[ProcessTimes] = []
+    for planned in range(processes, ROUNDS * processes + 1, processes):
+        for k in range(len(times), planned):
+            step = _steps(on_progress, k, planned, pairs)
+            times.append(time_one(LOAD_ORDERS[k % len(LOAD_ORDERS)], step))
+        found = judged(times)
+        if found.verdict is not Outcome.INCONCLUSIVE:
+            break
     return found, tuple(times)
 
 
@@ -141,7 +162,7 @@ def _newest(model_format: Format) -> str:
     return newest_runtime(model_format)
 
 
-def _copy(baseline: Path, folder: Path) -> Path:
+def copied(baseline: Path, folder: Path) -> Path:
     check_file(baseline, f"a {baseline.suffix} file")
     try:
         return Path(shutil.copyfile(baseline, folder / f"copy{baseline.suffix}"))
@@ -171,13 +192,18 @@ def _time_process(
     result = ask_worker(
         {**job, **paths}, [files[0], files[2]], runtime=runtime, timeout_s=timeout_s, on_progress=on_progress
     )
-    place = [list(order).index(i) for i in range(len(files))]
+    return process_times(result, order, f"{files[0]} on {runtime}")
+
+
+def process_times(result: dict[str, Any], order: Sequence[int], subject: str) -> ProcessTimes:
+    """The times in a worker's reply, in the order of the files and not of their loading."""
+    place = [list(order).index(i) for i in range(len(order))]
     cpu_ms, wall_ms, single_cpu_ms, single_wall_ms = (
-        np.array(result.get(key, []), dtype=np.float64).reshape(-1, len(files))[:, place] / 1e6
+        np.array(result.get(key, []), dtype=np.float64).reshape(-1, len(order))[:, place] / 1e6
         for key in ("cpu_ns", "wall_ns", "single_cpu_ns", "single_wall_ns")
     )
     if not (cpu_ms > 0).all():
-        raise RuntimeFailure(f"{files[0]} on {runtime}: this host's thread clock is too coarse to time it")
+        raise RuntimeFailure(f"{subject}: this host's clock is too coarse to time it")
     return ProcessTimes(
         cpu_ms=cpu_ms,
         wall_ms=wall_ms,
@@ -194,6 +220,7 @@ def judge(
     runtime_version: str,
     seed: int,
     tolerance: float = TOLERANCE,
+    clock: str = "thread CPU time",
 ) -> LatencyComparison:
     """The comparison that these times add up to; no clock, no process."""
     null = ratio_interval([paired_ratios(t.cpu_ms[:, 0], t.cpu_ms[:, 1]) for t in times], seed=seed)
@@ -223,12 +250,12 @@ def judge(
         threads=1,
         processes=len(times),
         pairs=pairs,
-        how=_how(null, f"{runtime} {runtime_version}", times[0].batch, len(times), pairs),
+        how=_how(null, f"{clock} on this host, {runtime} {runtime_version}", times[0].batch, len(times), pairs),
     )
 
 
-def _how(null: Interval, runtime: str, batch: int, processes: int, pairs: int) -> str:
+def _how(null: Interval, clock: str, batch: int, processes: int, pairs: int) -> str:
     return (
-        f"thread CPU time on this host, {runtime}, 1 thread, batch {batch}: {pairs} ABBA pairs in {processes} "
+        f"{clock}, 1 thread, batch {batch}: {pairs} ABBA pairs in {processes} "
         f"processes, 95 % bootstrap interval; the baseline against its own copy: {null.low:.3f} to {null.high:.3f}"
     )

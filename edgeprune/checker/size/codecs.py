@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from edgeprune.errors import UsageError
 
-__all__ = ["BASE_CODEC", "CODECS", "FULL", "LARGE_BYTES", "QUICK", "Codec", "with_quick"]
+__all__ = ["BASE_CODEC", "CODECS", "FULL", "LARGE_BYTES", "PACK_CODEC", "QUICK", "Codec", "with_quick"]
 
 BASE_CODEC = "deflate"  # what stores charge: measured of every file
+PACK_CODEC = "pack"
 LARGE_BYTES = 64_000_000  # above, a file is compressed part by part, so that neither it nor a stream is in memory whole
 _AT_ONCE = 1 << 20
 
@@ -26,7 +27,7 @@ class Codec:
 
     `stands_for` names the download whose size it gives; `stream` makes of the parts of a content, and of its size, the
     parts of a stream that the format's own decompressor reads back. `quick` ones cost little beside reading a model;
-    `instead_of` names the codec that a quick one is close to.
+    `instead_of` names the codec of the same download, which budgets are about.
     """
 
     name: str
@@ -56,6 +57,15 @@ def _deflate(parts: Iterable[bytes], _: int) -> Iterator[bytes]:
         for start in range(0, len(part), _AT_ONCE):
             yield stream.compress(memoryview(part)[start : start + _AT_ONCE])
     yield stream.flush()
+
+
+def _packed(parts: Iterable[bytes], _: int) -> Iterator[bytes]:
+    """A raw stream (RFC 1951) too, as `edgeprune pack` writes it: never longer than by deflate."""
+    from edgeprune.formats.bundles.deflating import deflated
+    from edgeprune.formats.tflite.packed import array_edges
+
+    content = b"".join(parts)
+    yield deflated(content, b"".join(_deflate([content], len(content))), array_edges(content))
 
 
 def _brotli(parts: Iterable[bytes], _: int) -> Iterator[bytes]:
@@ -112,6 +122,13 @@ CODECS: Mapping[str, Codec] = {
             stream=_zstd12,
             quick=True,
             instead_of="zstd",
+        ),
+        Codec(
+            name=PACK_CODEC,
+            level=9,
+            stands_for="a member of a zip, APK or IPA that 'edgeprune pack' deflates",
+            stream=_packed,
+            instead_of="deflate",
         ),
     )
 }

@@ -23,10 +23,13 @@ __all__ = [
     "MEMBER_LIMIT",
     "RATIO_LIMIT",
     "BrokenArchiveError",
+    "Directory",
     "Entry",
+    "Record",
     "Window",
     "chunks",
     "first_bytes",
+    "read_directory",
     "read_entries",
 ]
 
@@ -109,8 +112,8 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
-    """A record of the central directory."""
+class Record:
+    """A record of the central directory: where the member's own header is, and `whole`, the bytes of the record."""
 
     name: bytes
     flags: int
@@ -120,6 +123,19 @@ class _Record:
     raw: int
     header: int
     is_link: bool
+    whole: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Directory:
+    """The central directory: its place and size in the archive, the place of what ends the archive (4.3.16), and of the
+    record of a zip64 archive (4.3.14), None where there is none."""
+
+    offset: int
+    size: int
+    count: int
+    end: int
+    end64: int | None
 
 
 def read_entries(window: Window) -> list[Entry]:
@@ -130,12 +146,10 @@ def read_entries(window: Window) -> list[Entry]:
     name that another member has too. Raises BrokenArchiveError where the whole archive cannot be trusted: no directory,
     one that is cut short, more than MEMBER_LIMIT members, or members that share bytes.
     """
-    offset, size, count = _directory(window)
-    if count > MEMBER_LIMIT:
-        raise BrokenArchiveError(f"{count} members, more than {MEMBER_LIMIT}")
+    directory, records = read_directory(window)
     entries, spans = [], []
-    for record in _records(window.read(offset, size), count):
-        entry = _entry(window, record, offset)
+    for record in records:
+        entry = _entry(window, record, directory.offset)
         entries.append(entry)
         if entry.data_offset:
             spans.append((record.header, entry.data_offset + entry.compressed_bytes))
@@ -148,8 +162,16 @@ def read_entries(window: Window) -> list[Entry]:
     ]
 
 
-def _directory(window: Window) -> tuple[int, int, int]:
-    """(offset, size, number of members) of the central directory."""
+def read_directory(window: Window) -> tuple[Directory, list[Record]]:
+    """The directory of an archive and its records, in the order of `read_entries`. Raises BrokenArchiveError where
+    there is none, or one with more than MEMBER_LIMIT members."""
+    directory = _directory(window)
+    if directory.count > MEMBER_LIMIT:
+        raise BrokenArchiveError(f"{directory.count} members, more than {MEMBER_LIMIT}")
+    return directory, list(_records(window.read(directory.offset, directory.size), directory.count))
+
+
+def _directory(window: Window) -> Directory:
     tail_bytes = min(window.length, _END.size + _MOST_COMMENT)
     tail = window.read(window.length - tail_bytes, tail_bytes)
     place = tail.rfind(b"PK\5\6")
@@ -162,26 +184,30 @@ def _directory(window: Window) -> tuple[int, int, int]:
     raise BrokenArchiveError("no zip archive, or one that is cut short: its directory is missing")
 
 
-def _limits(window: Window, place: int, end: tuple[int, ...]) -> tuple[int, int, int]:
+def _limits(window: Window, place: int, end: tuple[int, ...]) -> Directory:
     _, disk, first_disk, here, count, size, offset, _ = end
-    if 0xFFFF in (disk, here, count) or _IS_64 in (size, offset):
-        if place < _LOCATOR64.size:
+    stop, end64 = place, None
+    wide = 0xFFFF in (disk, here, count) or _IS_64 in (size, offset)
+    if wide and place < _LOCATOR64.size:
+        raise BrokenArchiveError("its zip64 directory is missing")
+    start = max(0, place - _LOCATOR64.size)
+    mark, _, at, _ = _LOCATOR64.unpack(window.read(start, _LOCATOR64.size))
+    if mark == b"PK\6\7" and (wide or at + _END64.size <= start):  # some archives have one without need
+        found = _END64.unpack(window.read(at, _END64.size))
+        if wide and found[0] != b"PK\6\6":
             raise BrokenArchiveError("its zip64 directory is missing")
-        mark, _, at, _ = _LOCATOR64.unpack(window.read(place - _LOCATOR64.size, _LOCATOR64.size))
-        if mark == b"PK\6\7":
-            found = _END64.unpack(window.read(at, _END64.size))
-            if found[0] != b"PK\6\6":
-                raise BrokenArchiveError("its zip64 directory is missing")
+        end64 = at if found[0] == b"PK\6\6" else None
+        if wide:
             disk, first_disk, here, count, size, offset = found[4:]
-            place = at
+            stop = at
     if disk or first_disk or here != count:
         raise BrokenArchiveError("one part of an archive of several files; join them first")
-    if offset + size > place:
-        raise BrokenArchiveError(f"cut short: a directory of {size} bytes at byte {offset}, which ends at {place}")
-    return offset, size, count
+    if offset + size > stop:
+        raise BrokenArchiveError(f"cut short: a directory of {size} bytes at byte {offset}, which ends at {stop}")
+    return Directory(offset=offset, size=size, count=count, end=place, end64=end64)
 
 
-def _records(directory: bytes, count: int) -> Iterator[_Record]:
+def _records(directory: bytes, count: int) -> Iterator[Record]:
     place = 0
     for number in range(count):
         if place + _CENTRAL.size > len(directory):
@@ -196,7 +222,8 @@ def _records(directory: bytes, count: int) -> Iterator[_Record]:
             raise BrokenArchiveError(f"cut short: {number} of {count} members are in its directory")
         sizes = _sizes(directory[place + name : place + name + extra], raw, compressed, header)
         is_link = made >> 8 == _UNIX and stat.S_ISLNK(attributes >> 16)
-        yield _Record(directory[place : place + name], flags, method, crc, sizes[1], sizes[0], sizes[2], is_link)
+        whole = directory[place - _CENTRAL.size : stop]
+        yield Record(directory[place : place + name], flags, method, crc, sizes[1], sizes[0], sizes[2], is_link, whole)
         place = stop
     if place != len(directory):
         raise BrokenArchiveError(f"{len(directory) - place} bytes too many in a directory of {count} members")
@@ -216,7 +243,7 @@ def _sizes(extra: bytes, *values: int) -> list[int]:
     return list(values)
 
 
-def _entry(window: Window, record: _Record, directory: int) -> Entry:
+def _entry(window: Window, record: Record, directory: int) -> Entry:
     try:
         name = record.name.decode("utf-8")
     except UnicodeDecodeError:  # 4.4.17 and appendix D: IBM code page 437
@@ -234,7 +261,7 @@ def _entry(window: Window, record: _Record, directory: int) -> Entry:
     )
 
 
-def _local(window: Window, record: _Record, directory: int) -> tuple[int, str]:
+def _local(window: Window, record: Record, directory: int) -> tuple[int, str]:
     """(offset of the data, or 0 where there is none; what is wrong)."""
     if record.header + _LOCAL.size > directory:
         return 0, "its data are not in the archive"
@@ -250,7 +277,7 @@ def _local(window: Window, record: _Record, directory: int) -> tuple[int, str]:
     return start, ""
 
 
-def _problem(name: str, record: _Record) -> str:
+def _problem(name: str, record: Record) -> str:
     if not name or len(name) > _LONGEST_NAME:
         return f"a name of {len(name)} characters"
     if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in name):

@@ -21,7 +21,7 @@ from edgeprune.formats.tflite.flatbuffer import Buffers, parse_tflite
 from edgeprune.formats.tflite.metadata_tables import BrokenMetadataError, Tables, pack_tables, unpack_tables
 from edgeprune.host.untrusted import read_whole
 
-__all__ = ["End", "Metadata", "read_metadata", "with_metadata"]
+__all__ = ["End", "Metadata", "ends_of", "read_metadata", "with_metadata"]
 
 _LABELS = "labels.txt"
 _AXIS_LABELS, _NORMALIZATION = "TENSOR_AXIS_LABELS", "NormalizationOptions"
@@ -69,11 +69,11 @@ def _read(path: Path, graph: Graph, buffers: Buffers) -> Metadata:
         except BrokenMetadataError as cause:
             raise InputError(f"{path}: its metadata are broken: {cause}; --replace writes new ones") from cause
     files = read_files(path, buffers.content, find_appended(buffers))
-    inputs, outputs = _ends(graph)
+    inputs, outputs = ends_of(graph)
     return Metadata(path=path, tables=tables, files=files, inputs=inputs, outputs=outputs, complete=complete)
 
 
-def _ends(graph: Graph) -> tuple[tuple[End, ...], tuple[End, ...]]:
+def ends_of(graph: Graph) -> tuple[tuple[End, ...], tuple[End, ...]]:
     """Inputs and outputs in the order of the file, under the names that its signature gives them."""
     named = next((signature for signature in graph.signatures if signature.subgraph == 0), None)
 
@@ -115,7 +115,7 @@ def with_metadata(path: Path, content: bytes, options: MetadataOptions, *, repla
 def _kept(path: Path, graph: Graph, buffers: Buffers, *, replaced: bool) -> Metadata:
     """What stays of what the file tells."""
     if replaced:
-        inputs, outputs = _ends(graph)
+        inputs, outputs = ends_of(graph)
         return Metadata(path=path, inputs=inputs, outputs=outputs)
     known = _read(path, graph, buffers)
     if not known.complete:

@@ -11,12 +11,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any, Protocol
 
 import numpy as np
 
-from edgeprune.converters.types import Generated
+from edgeprune.errors import MissingExtra
 
 __all__ = [
+    "Generated",
     "as_objects",
     "constant",
     "file_bytes",
@@ -38,16 +40,30 @@ _WRITTEN_LAST = {
 }  # other constants between: what is alike lies together
 
 
+class Generated(Protocol):
+    """An object of generated code (a table of the TFLite schema, a message) or of a library without types."""
+
+    def __getattr__(self, name: str) -> Any: ...
+    def __setattr__(self, name: str, value: Any, /) -> None: ...
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
 @functools.cache
 def schema_classes() -> Generated:
-    """The module of the schema's classes."""
-    return import_module(_TENSORFLOW if "tensorflow" in sys.modules or not find_spec("ai_edge_litert") else _LITERT)
+    """The module of the schema's classes. Raises MissingExtra where there is none."""
+    loaded = "tensorflow" in sys.modules
+    name = _TENSORFLOW if loaded or not find_spec("ai_edge_litert") else _LITERT
+    if not loaded and name == _TENSORFLOW and not find_spec("tensorflow"):
+        raise MissingExtra("ai-edge-litert", "litert", "rewriting a .tflite file")
+    found: Generated = import_module(name)
+    return found
 
 
 def as_objects(content: bytes) -> Generated:
     """The model in the bytes of a .tflite file; it can be changed."""
     schema = schema_classes()
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(content), 0))
+    model: Generated = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(content), 0))
+    return model
 
 
 def operator_kinds(model: Generated) -> list[str]:
@@ -116,8 +132,12 @@ def _by_type(schema: Generated, model: Generated) -> Sequence[Generated]:
     names = {number: name for name, number in vars(schema.TensorType).items() if name.isupper()}
     kind = {t.buffer: names.get(t.type, "") for subgraph in model.subgraphs for t in subgraph.tensors}
     held = [(n, buffer) for n, buffer in enumerate(model.buffers) if buffer.data is not None and len(buffer.data)]
-    order = sorted(held, key=lambda item: (_WRITTEN_LAST.get(kind.get(item[0], ""), 3), -len(item[1].data)))
-    return [buffer for _, buffer in order]
+
+    def place(item: tuple[int, Generated]) -> tuple[int, str, int]:
+        name = kind.get(item[0], "")
+        return _WRITTEN_LAST.get(name, 3), name, -len(item[1].data)
+
+    return [buffer for _, buffer in sorted(held, key=place)]
 
 
 def _vector(builder: Generated, data: np.ndarray, alignment: int) -> int:

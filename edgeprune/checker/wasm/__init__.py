@@ -1,0 +1,1 @@
+"""`edgeprune bench --wasm`: times in WebAssembly, by LiteRT.js under node."""
