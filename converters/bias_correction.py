@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeprune.converters.kernels import KINDS
-from edgeprune.converters.objects import (
+from edgeprune.formats.tflite.objects import (
     as_objects,
     constant,
     file_bytes,

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.converters.file_checks import MOVES
-from edgeprune.converters.objects import as_objects, file_bytes, tensor_name, with_outputs
+from edgeprune.formats.tflite.objects import as_objects, file_bytes, tensor_name, with_outputs
 from edgeprune.converters.quantizer import ranges_of, without_ranges
 from edgeprune.converters.session import Exported
 from edgeprune.errors import RuntimeFailure

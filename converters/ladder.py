@@ -22,7 +22,7 @@ from edgeprune.converters.float_start import FloatStart, Operation
 from edgeprune.converters.kernels import float_constants, kernels_of
 from edgeprune.converters.ladder_options import LadderOptions
 from edgeprune.converters.layer_inputs import moments_of
-from edgeprune.converters.objects import as_objects
+from edgeprune.formats.tflite.objects import as_objects
 from edgeprune.converters.quantizer import Ranges
 from edgeprune.converters.reconstruction import Moments, with_outputs_kept
 from edgeprune.converters.session import Exported

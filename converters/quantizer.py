@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from edgeprune.converters.objects import as_objects, file_bytes, tensor_name
+from edgeprune.formats.tflite.objects import as_objects, file_bytes, tensor_name
 from edgeprune.converters.types import Generated
 from edgeprune.errors import ConversionError
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.converters.kernels import Kernel, kernels_of
-from edgeprune.converters.objects import as_objects, file_bytes
+from edgeprune.formats.tflite.objects import as_objects, file_bytes
 from edgeprune.converters.slim_scales import LARGEST, Rounded, levels, requantize
 
 __all__ = ["Moments", "output_error", "reconstructed", "with_outputs_kept"]

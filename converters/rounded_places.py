@@ -10,7 +10,7 @@ from edgeprune.converters.file_checks import MOVES
 from edgeprune.converters.float_start import on_disk
 from edgeprune.converters.integer_graph import for_integers
 from edgeprune.converters.kernels import float_constants, kernels_of
-from edgeprune.converters.objects import as_objects, operator_kinds, scales_of, tensor_name
+from edgeprune.formats.tflite.objects import as_objects, operator_kinds, scales_of, tensor_name
 from edgeprune.converters.quantizer import Ranges, without_ranges
 from edgeprune.converters.session import Exported
 from edgeprune.converters.types import Generated

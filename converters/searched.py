@@ -18,7 +18,7 @@ from edgeprune.converters.kernels import float_constants, kernels_of
 from edgeprune.converters.ladder import climb
 from edgeprune.converters.ladder_options import LadderOptions
 from edgeprune.converters.layer_inputs import moments_of
-from edgeprune.converters.objects import as_objects
+from edgeprune.formats.tflite.objects import as_objects
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.quantizer import without_ranges
 from edgeprune.converters.reconstruction import with_outputs_kept

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeprune.converters.kernels import Kernel, Kernels, kernels_of
-from edgeprune.converters.objects import as_objects, file_bytes, schema_classes
+from edgeprune.formats.tflite.objects import as_objects, file_bytes, schema_classes
 from edgeprune.converters.types import Generated
 from edgeprune.formats.tflite.scales import CANDIDATES, round_up
 

@@ -8,15 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
 from typing import Any, Protocol
 
+from edgeprune.formats.tflite.generated import Generated
+
 __all__ = ["Generated", "GraphDef", "NodeDef", "Nodes", "Prepare", "Value"]
-
-
-class Generated(Protocol):
-    """An object of generated code (a table of the TFLite schema, a message) or of a library without types."""
-
-    def __getattr__(self, name: str) -> Any: ...
-    def __setattr__(self, name: str, value: Any, /) -> None: ...
-    def __getitem__(self, key: Any, /) -> Any: ...
 
 
 class NodeDef(Protocol):

@@ -19,7 +19,7 @@ from edgeprune.converters.coarse_kernels import FLOORS, CoarseKernels, floored
 from edgeprune.converters.conversion import ConvertOptions, convert
 from edgeprune.converters.grids import Grid, moves
 from edgeprune.converters.kernels import Kernel, Kernels, float_constants, kernels_of
-from edgeprune.converters.objects import as_objects, file_bytes, scales_of
+from edgeprune.formats.tflite.objects import as_objects, file_bytes, scales_of
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.slim_options import SlimOptions, check_slim

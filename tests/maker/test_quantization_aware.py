@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgeprune.artifact import Format, Precision, Scales
-from edgeprune.converters.objects import as_objects, scales_of
+from edgeprune.formats.tflite.objects import as_objects, scales_of
 from edgeprune.converters.quantizer import moved_ranges, ranges_of
 from edgeprune.converters.rounded_places import PREPARATION, rounded_places
 from edgeprune.converters.session import Converter, Exported

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from edgeprune.formats.graph import Graph, Op, Window
 
-__all__ = ["NEEDED_ZEROS", "Cluster", "KeptMean", "find_cluster"]
+__all__ = ["BINARY", "NEEDED_ZEROS", "UNARY", "Cluster", "KeptMean", "find_cluster"]
 
 NEEDED_ZEROS = 2 / 3
-_UNARY = frozenset(
+UNARY = frozenset(
     {
         "ABS",
         "CEIL",
@@ -37,7 +37,7 @@ _UNARY = frozenset(
         "TANH",
     }
 )
-_BINARY = frozenset({"ADD", "MUL"})
+BINARY = frozenset({"ADD", "MUL"})
 _ENDS = frozenset({"MEAN", "DEPTH_TO_SPACE"})
 _FLOATS = frozenset({"float32", "float16"})
 
@@ -207,7 +207,7 @@ class _Walk:
             for place in users:
                 op = self.ops[place]
                 ends = not any(user in inside for output in op.outputs for user in self.users.get(output, []))
-                joined = op.kind in _BINARY and len(self.values(op)) > 1
+                joined = op.kind in BINARY and len(self.values(op)) > 1
                 if op.kind == "FULLY_CONNECTED" or joined or (op.kind == "CONV_2D" and ends):
                     return checked, f"a {op.kind}"
                 if op.kind != "CONV_2D":
@@ -241,10 +241,10 @@ class _Walk:
             return "" if good else "a 1x1 CONV_2D of another stride than 1"
         if op.kind == "DEPTHWISE_CONV_2D" and window is not None:
             return self.depthwise_fault(op, window)
-        if op.kind in _BINARY:
+        if op.kind in BINARY:
             flat = any(len(self.graph.tensors[index].shape) != 4 for index in op.inputs if index >= 0)
             return f"{op.kind} of a value that has not four dimensions" if flat else ""
-        if op.kind in _UNARY or op.kind in _ENDS or op.kind in ("PAD", "RESIZE_BILINEAR"):
+        if op.kind in UNARY or op.kind in _ENDS or op.kind in ("PAD", "RESIZE_BILINEAR"):
             return ""
         shape = self.graph.tensors[op.inputs[1]].shape if op.kind == "CONV_2D" and len(op.inputs) > 1 else ()
         return f"a {op.kind}" + (f" of {shape[1]}x{shape[2]}" if len(shape) == 4 else "")

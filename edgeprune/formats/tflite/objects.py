@@ -14,12 +14,13 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from edgeprune.converters.types import Generated
+from edgeprune.formats.tflite.generated import Generated
 
 __all__ = [
     "as_objects",
     "constant",
     "file_bytes",
+    "operator_code",
     "operator_kinds",
     "operator_number",
     "scales_of",
@@ -59,6 +60,19 @@ def operator_kinds(model: Generated) -> list[str]:
 def operator_number(code: Generated) -> int:
     """The number of an operator code's kind: old files have it in a field of one byte (schema.fbs, OperatorCode)."""
     return int(max(code.builtinCode, code.deprecatedBuiltinCode))
+
+
+def operator_code(model: Generated, kind: str, version: int) -> int:
+    """The position of an operator code, added where it is missing."""
+    schema = schema_classes()
+    number = getattr(schema.BuiltinOperator, kind)
+    for index, code in enumerate(model.operatorCodes):
+        if operator_number(code) == number and code.version == version:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), version
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
 
 
 def constant(model: Generated, tensor: Generated, dtype: str) -> np.ndarray | None:
