@@ -13,7 +13,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edgeprune.formats.tflite.objects import as_objects, constant, operator_kinds, scales_of, schema_classes, tensor_name
+from edgeprune.formats.tflite.objects import (
+    as_objects,
+    constant,
+    operator_kinds,
+    scales_of,
+    schema_classes,
+    tensor_name,
+)
 from edgeprune.converters.types import Generated
 
 __all__ = ["Bias", "Kernel", "Kernels", "float_constants", "kernels_of"]

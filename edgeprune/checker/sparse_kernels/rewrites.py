@@ -248,5 +248,3 @@ def _keep(graph: EditedGraph, mean: Mean) -> None:
     graph.remove(mean.reshape)
     op.outputs = np.array([made], np.int32)
     op.builtinOptions.keepDims = True
-
-

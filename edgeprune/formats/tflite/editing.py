@@ -114,6 +114,14 @@ class EditedGraph:
             return None
         return constant(self.model, tensor, dtype)
 
+    def stored(self, index: int) -> Array | None:
+        """The values of a constant that is stored sparse, flat; None for what is not stored or of an unknown type."""
+        tensor, dtype = self.graph.tensors[index], _DTYPES.get(self.type_name(index))
+        data = self.model.buffers[tensor.buffer].data
+        if dtype is None or data is None or len(data) % np.dtype(dtype).itemsize:
+            return None
+        return np.asarray(data, np.uint8).view(dtype)
+
     def floats(self, index: int) -> npt.NDArray[np.float32] | None:
         """The same of float32 numbers; None for others."""
         found = self.values(index) if index >= 0 and self.type_name(index) == "FLOAT32" else None
