@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeprune.converters.kernels import KINDS
+from edgeprune.converters.slim_scales import store
+from edgeprune.converters.types import Generated
 from edgeprune.formats.tflite.objects import (
     as_objects,
     constant,
@@ -21,8 +23,6 @@ from edgeprune.formats.tflite.objects import (
     schema_classes,
     tensor_name,
 )
-from edgeprune.converters.slim_scales import store
-from edgeprune.converters.types import Generated
 
 __all__ = ["PASSES", "channel_means", "corrected"]
 

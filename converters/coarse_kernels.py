@@ -16,11 +16,11 @@ from edgeprune.converters.float_start import FloatStart, run_content
 from edgeprune.converters.grids import Grid, deflated, on_hull
 from edgeprune.converters.kernels import Kernel, float_constants, kernels_of
 from edgeprune.converters.layer_inputs import moments_of
-from edgeprune.formats.tflite.objects import as_objects, file_bytes, operator_kinds, scales_of, with_outputs
 from edgeprune.converters.reconstruction import Moments, output_error, reconstructed
 from edgeprune.converters.session import Exported
 from edgeprune.converters.slim_options import SlimOptions
 from edgeprune.converters.slim_scales import Rounded, levels, requantize, without_names
+from edgeprune.formats.tflite.objects import as_objects, file_bytes, operator_kinds, scales_of, with_outputs
 from edgeprune.formats.tflite.scales import round_up
 from edgeprune.maker.training.data.columns import Column
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.converters.file_checks import MOVES
-from edgeprune.formats.tflite.objects import as_objects, file_bytes, tensor_name, with_outputs
 from edgeprune.converters.quantizer import ranges_of, without_ranges
 from edgeprune.converters.session import Exported
 from edgeprune.errors import RuntimeFailure
 from edgeprune.formats import Graph, Op, read_contents
+from edgeprune.formats.tflite.objects import as_objects, file_bytes, tensor_name, with_outputs
 from edgeprune.host.scratch import scratch_folder
 from edgeprune.runtime.session import Rows, newest_runtime, run_tflite, trace_tflite
 

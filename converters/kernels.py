@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from edgeprune.converters.types import Generated
 from edgeprune.formats.tflite.objects import (
     as_objects,
     constant,
@@ -21,7 +22,6 @@ from edgeprune.formats.tflite.objects import (
     schema_classes,
     tensor_name,
 )
-from edgeprune.converters.types import Generated
 
 __all__ = ["Bias", "Kernel", "Kernels", "float_constants", "kernels_of"]
 

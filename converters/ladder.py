@@ -22,12 +22,12 @@ from edgeprune.converters.float_start import FloatStart, Operation
 from edgeprune.converters.kernels import float_constants, kernels_of
 from edgeprune.converters.ladder_options import LadderOptions
 from edgeprune.converters.layer_inputs import moments_of
-from edgeprune.formats.tflite.objects import as_objects
 from edgeprune.converters.quantizer import Ranges
 from edgeprune.converters.reconstruction import Moments, with_outputs_kept
 from edgeprune.converters.session import Exported
 from edgeprune.converters.spending import Judge
 from edgeprune.errors import RuntimeFailure, UsageError
+from edgeprune.formats.tflite.objects import as_objects
 from edgeprune.host.toml_values import near
 from edgeprune.ledger import LadderReport, Rung
 

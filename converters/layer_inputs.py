@@ -12,9 +12,9 @@ import numpy as np
 
 from edgeprune.converters.float_start import FloatStart
 from edgeprune.converters.kernels import KINDS, Kernel
-from edgeprune.formats.tflite.objects import as_objects, operator_kinds, schema_classes, tensor_name
 from edgeprune.converters.reconstruction import Moments
 from edgeprune.converters.types import Generated
+from edgeprune.formats.tflite.objects import as_objects, operator_kinds, schema_classes, tensor_name
 
 __all__ = ["MOST_INPUTS", "moments_of", "patches"]
 

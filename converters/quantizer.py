@@ -12,9 +12,9 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from edgeprune.formats.tflite.objects import as_objects, file_bytes, tensor_name
 from edgeprune.converters.types import Generated
 from edgeprune.errors import ConversionError
+from edgeprune.formats.tflite.objects import as_objects, file_bytes, tensor_name
 
 __all__ = ["Ranges", "integer_file", "moved_ranges", "ranges_of", "with_ranges", "without_ranges"]
 

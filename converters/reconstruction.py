@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from edgeprune.converters.kernels import Kernel, kernels_of
-from edgeprune.formats.tflite.objects import as_objects, file_bytes
 from edgeprune.converters.slim_scales import LARGEST, Rounded, levels, requantize
+from edgeprune.formats.tflite.objects import as_objects, file_bytes
 
 __all__ = ["Moments", "output_error", "reconstructed", "with_outputs_kept"]
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from edgeprune.converters.types import Generated
 from edgeprune.formats.tflite.objects import (
     as_objects,
     file_bytes,
@@ -17,7 +18,6 @@ from edgeprune.formats.tflite.objects import (
     operator_number,
     schema_classes,
 )
-from edgeprune.converters.types import Generated
 
 __all__ = ["add_signature", "rename_signature", "separate_biases", "unpack_transposed_kernels"]
 

@@ -10,12 +10,12 @@ from edgeprune.converters.file_checks import MOVES
 from edgeprune.converters.float_start import on_disk
 from edgeprune.converters.integer_graph import for_integers
 from edgeprune.converters.kernels import float_constants, kernels_of
-from edgeprune.formats.tflite.objects import as_objects, operator_kinds, scales_of, tensor_name
 from edgeprune.converters.quantizer import Ranges, without_ranges
 from edgeprune.converters.session import Exported
 from edgeprune.converters.types import Generated
 from edgeprune.converters.unrolling import unrolled
 from edgeprune.formats.coreml.mil import Package
+from edgeprune.formats.tflite.objects import as_objects, operator_kinds, scales_of, tensor_name
 from edgeprune.formats.tflite.scales import are_slim
 from edgeprune.maker.quantization.places import (
     Places,

@@ -18,7 +18,6 @@ from edgeprune.converters.kernels import float_constants, kernels_of
 from edgeprune.converters.ladder import climb
 from edgeprune.converters.ladder_options import LadderOptions
 from edgeprune.converters.layer_inputs import moments_of
-from edgeprune.formats.tflite.objects import as_objects
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.quantizer import without_ranges
 from edgeprune.converters.reconstruction import with_outputs_kept
@@ -26,6 +25,7 @@ from edgeprune.converters.session import Exported
 from edgeprune.converters.slim_options import SlimOptions
 from edgeprune.converters.slim_scales import without_names
 from edgeprune.converters.spending import USUAL_SPEND, Judge, Search, rewritten
+from edgeprune.formats.tflite.objects import as_objects
 from edgeprune.host.progress import Progress
 from edgeprune.ledger import LadderReport
 from edgeprune.maker.keras.models import leaf_layers

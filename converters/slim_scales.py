@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeprune.converters.kernels import Kernel, Kernels, kernels_of
-from edgeprune.formats.tflite.objects import as_objects, file_bytes, schema_classes
 from edgeprune.converters.types import Generated
+from edgeprune.formats.tflite.objects import as_objects, file_bytes, schema_classes
 from edgeprune.formats.tflite.scales import CANDIDATES, round_up
 
 __all__ = ["LARGEST", "Rounded", "fitted", "levels", "requantize", "store", "with_slim_scales", "without_names"]

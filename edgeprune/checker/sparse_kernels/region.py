@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from edgeprune.checker.latency.sparse_cluster import BINARY, UNARY
-from edgeprune.checker.sparse_kernels.records import IneligibleError
+from edgeprune.checker.sparse_kernels.ineligible import IneligibleError
 from edgeprune.checker.sparse_kernels.windows import AxisWindow, same_padding
 from edgeprune.formats.tflite.editing import EditedGraph
 from edgeprune.formats.tflite.generated import Generated
@@ -221,7 +221,7 @@ class _Walk:
             return False
         options, shape = op.builtinOptions, graph.shape(graph.reads(op)[0])
         plain = options.fusedActivationFunction == graph.schema.ActivationFunctionType.NONE
-        return plain and (1, 1) == graph.shape(graph.writes(op)[0])[1:3] and _filter(options) == shape[1:3]
+        return plain and graph.shape(graph.writes(op)[0])[1:3] == (1, 1) and _filter(options) == shape[1:3]
 
     # --- Behind the means -----------------------------------------------------------------------------------------
 

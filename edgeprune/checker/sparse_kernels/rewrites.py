@@ -9,10 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from edgeprune.checker.latency.sparse_cluster import UNARY
-from edgeprune.checker.sparse_kernels.records import IneligibleError, Rewrite
+from edgeprune.checker.sparse_kernels.ineligible import IneligibleError
 from edgeprune.checker.sparse_kernels.region import PAD_ALIKE, Mean, Region, Spatial, find_region
 from edgeprune.formats.tflite.editing import EditedGraph
 from edgeprune.formats.tflite.generated import Generated
+from edgeprune.formats.tflite.objects import operator_code
+from edgeprune.ledger import Rewrite
 
 __all__ = ["make_eligible"]
 
@@ -31,7 +33,7 @@ def make_eligible(graph: EditedGraph, *, reversed_input: bool = False) -> tuple[
     done = []
     if turned:
         done.append(_turn(graph, region, reversed_input=reversed_input))
-    done += [*_pad(graph, region, turned=turned), *_order_constants(graph, region), *_drop_axes(graph, region)]
+    done += [*_pad(graph, region), *_order_constants(graph, region), *_drop_axes(graph, region)]
     return tuple(rewrite for rewrite in done if rewrite.layers)
 
 
@@ -73,14 +75,14 @@ def _turn(graph: EditedGraph, region: Region, *, reversed_input: bool) -> Rewrit
     what = "kernels turned by 180 degrees, "
     if reversed_input:
         what += "the caller feeds the image turned"
-        _first_input(graph, region, whole=True)
+        _first_input(graph, region)
     else:
         what += "the image turned in the file (REVERSE_V2)"
-        _reverse(graph, _first_input(graph, region, whole=False))
+        _reverse(graph, _first_input(graph, region))
     return Rewrite(name="rot180", what=what, layers=tuple(graph.layer(part.op) for part in region.spatial))
 
 
-def _first_input(graph: EditedGraph, region: Region, *, whole: bool) -> int:
+def _first_input(graph: EditedGraph, region: Region) -> int:
     """The input of the model that reaches the stem through operations on each place alone."""
     start = region.stem.pad if region.stem.pad is not None else region.stem.op
     index, reader = graph.reads(start)[0], start
@@ -126,7 +128,7 @@ def _reverse(graph: EditedGraph, image: int) -> None:
     graph.redirect(image, last, readers)
 
 
-def _pad(graph: EditedGraph, region: Region, *, turned: bool) -> list[Rewrite]:
+def _pad(graph: EditedGraph, region: Region) -> list[Rewrite]:
     """Explicit padding by half the kernel on all sides, which XNNPACK fuses into the convolution."""
     written, widened = [], []
     for part in region.spatial:
@@ -187,8 +189,6 @@ def _order_constants(graph: EditedGraph, region: Region) -> list[Rewrite]:
 
 
 def _become_addition(graph: EditedGraph, op: Generated) -> None:
-    from edgeprune.formats.tflite.objects import operator_code
-
     options = graph.schema.AddOptionsT()
     options.fusedActivationFunction = op.builtinOptions.fusedActivationFunction if op.builtinOptions else 0
     op.opcodeIndex = operator_code(graph.model, "ADD", 1)
@@ -216,8 +216,6 @@ def _drop_axes(graph: EditedGraph, region: Region) -> list[Rewrite]:
 
 
 def _become_mean(graph: EditedGraph, op: Generated) -> None:
-    from edgeprune.formats.tflite.objects import operator_code
-
     axes = graph.add_constant(graph.layer(op) + "/axes", np.array([_HEIGHT, _WIDTH], np.int32))
     op.inputs = np.array([graph.reads(op)[0], axes], np.int32)
     op.opcodeIndex = operator_code(graph.model, "MEAN", 1)

@@ -6,19 +6,20 @@ One filter stored sparse is enough for XNNPACK to look at the zeros of all; the 
 
 from __future__ import annotations
 
-import enum
 import zlib
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeprune.artifact import Precision
 from edgeprune.checker.sparse_kernels.encoding import as_sparse, dense_values
+from edgeprune.checker.sparse_kernels.options import Prefer
 from edgeprune.errors import InputError
 from edgeprune.formats.tflite.editing import EditedGraph
 from edgeprune.formats.tflite.generated import Generated
 
-__all__ = ["Prefer", "Stored", "store_weights", "unpack_weights"]
+__all__ = ["store_weights", "unpack_weights"]
 
 Array = npt.NDArray[np.generic]
 _SAMPLED_BYTES = 1 << 14  # of each tensor that two ways of storing are tried on
@@ -28,21 +29,6 @@ _FEWEST = 64  # elements from which a constant is worth another type
 _DEQUANTIZE = {"float16": 3, "int8": 5}
 _KERNELS = ("CONV_2D", "FULLY_CONNECTED")
 _HALVED = (*_KERNELS, "DEPTHWISE_CONV_2D")
-
-
-class Stored(enum.StrEnum):
-    """The number format of weights that are computed with in float32."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-    INT8_WEIGHTS = "int8-weights"
-
-
-class Prefer(enum.StrEnum):
-    """Which size of the file is to be small."""
-
-    DOWNLOAD = "download"
-    INSTALL = "install"
 
 
 def unpack_weights(graph: EditedGraph) -> None:
@@ -90,7 +76,9 @@ def _floats(graph: EditedGraph, index: int, values: Array) -> npt.NDArray[np.flo
     ).astype(np.float32)
 
 
-def store_weights(graph: EditedGraph, stored: Stored, *, sparse: bool, prefer: Prefer, hint: int | None = None) -> int:
+def store_weights(
+    graph: EditedGraph, stored: Precision, *, sparse: bool, prefer: Prefer, hint: int | None = None
+) -> int:
     """Store the weights of a float graph; how many of them sparse.
 
     With `sparse` each kernel of CONV_2D and FULLY_CONNECTED is stored sparse where that is smaller, by `prefer`; `hint`
@@ -117,18 +105,18 @@ def store_weights(graph: EditedGraph, stored: Stored, *, sparse: bool, prefer: P
     return count
 
 
-def _type_of(stored: Stored, kind: str, values: Array) -> str:
+def _type_of(stored: Precision, kind: str, values: Array) -> str:
     """The type of a constant of an operation of this kind, "" for a bias; what is not worth another one or too large
     for it stays in float32, and so does a bias beside int8 kernels: LiteRT 2.3.0 gives no such layer to XNNPACK."""
     small = values.size < _FEWEST or np.abs(values).max(initial=0) > np.finfo(np.float16).max
-    if stored is Stored.FLOAT32 or small or (stored is Stored.INT8_WEIGHTS and not kind):
+    if stored is Precision.FLOAT32 or small or (stored is Precision.INT8_WEIGHTS and not kind):
         return "float32"
-    return "int8" if stored is Stored.INT8_WEIGHTS and kind in _KERNELS else "float16"
+    return "int8" if stored is Precision.INT8_WEIGHTS and kind in _KERNELS else "float16"
 
 
-def _sparse_type(stored: Stored, values: Array) -> str:
+def _sparse_type(stored: Precision, values: Array) -> str:
     """The same of a kernel that is stored sparse."""
-    return _type_of(Stored.FLOAT16 if stored is Stored.INT8_WEIGHTS else stored, "", values)
+    return _type_of(Precision.FLOAT16 if stored is Precision.INT8_WEIGHTS else stored, "", values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

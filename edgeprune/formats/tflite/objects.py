@@ -18,6 +18,7 @@ from edgeprune.formats.tflite.generated import Generated
 
 __all__ = [
     "as_objects",
+    "can_edit",
     "constant",
     "file_bytes",
     "operator_code",
@@ -37,6 +38,11 @@ _WRITTEN_LAST = {
     "INT64": 1,
     "INT8": 2,
 }  # other constants between: what is alike lies together
+
+
+def can_edit() -> bool:
+    """Whether the classes are installed, or TensorFlow runs already."""
+    return "tensorflow" in sys.modules or find_spec("ai_edge_litert") is not None
 
 
 @functools.cache
