@@ -175,8 +175,8 @@ class ArtifactEntry:
     encoding, `parameters` how many the file has (None where its reader does not count). `float_ops` are the operations
     of an integer file that compute in float, because that was allowed; `estimates` the latencies on devices;
     `warnings` what an app would take wrongly. `metric` is the main one of `metrics`; `ladder` tells what was done so
-    that int8 loses little; `latency` is that of one of several exported .tflite files against the dense float32 one; `sparse_kernels`
-    tells of one that was made for those.
+    that int8 loses little; `latency` is that of one of several exported .tflite files against the dense float32 one;
+    `sparse_kernels` tells of one that was made for those.
     """
 
     path: str

@@ -360,7 +360,9 @@ class SparseKernels:
     """A file that XNNPACK runs with sparse kernels where the processor has them, and how it came to that.
 
     `difference` is the largest one that the rewrites made to an output of `samples` samples, as a share of the output's
-    largest number. `sparsity` is that of the 1x1 filters of the cluster, `stored_sparse` how many of the file's weights
+    largest number; where it is above 1e-6, `rounding` is what two sets of kernels of the runtime differ by on the file
+    that was not rewritten. `sparsity` is that of the 1x1 filters of the cluster, `stored_sparse` how many weights of the
+    file
     are stored sparse. With `reversed_input` the caller feeds images turned by 180 degrees.
     """
 
@@ -370,3 +372,4 @@ class SparseKernels:
     sparsity: float
     stored_sparse: int
     reversed_input: bool = False
+    rounding: float | None = None

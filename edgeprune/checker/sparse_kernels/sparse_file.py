@@ -10,7 +10,7 @@ from edgeprune.artifact import Precision
 from edgeprune.checker.latency.sparse_cluster import NEEDED_ZEROS, Cluster, KeptMean, find_cluster
 from edgeprune.checker.sparse_kernels.ineligible import IneligibleError
 from edgeprune.checker.sparse_kernels.options import STORED, Prefer, SparseOptions
-from edgeprune.checker.sparse_kernels.proof import Arrays, random_inputs, refuse_difference
+from edgeprune.checker.sparse_kernels.proof import Arrays, Proof, prove_exact, random_inputs
 from edgeprune.checker.sparse_kernels.region import find_region
 from edgeprune.checker.sparse_kernels.rewrites import make_eligible
 from edgeprune.checker.sparse_kernels.storage import store_weights, unpack_weights
@@ -87,14 +87,13 @@ def with_sparse_kernels(
     notes = _check(cluster)
     given = dict(inputs) if inputs is not None else random_inputs(parse_tflite(path, dense)[0])
     samples = min(len(rows) for rows in given.values())
-    difference = 0.0
+    proof = Proof(difference=0.0)
     if rewrites:
-        difference = _proved(
-            path, dense, rewritten, given, turns=wanted.reversed_input and rewrites[0].name == "rot180"
-        )
+        proof = _proved(path, dense, rewritten, given, turns=wanted.reversed_input and rewrites[0].name == "rot180")
     report = SparseKernels(
         rewrites=rewrites,
-        difference=difference,
+        difference=proof.difference,
+        rounding=proof.rounding,
         samples=samples,
         sparsity=cluster.pointwise_sparsity or 0.0,
         stored_sparse=count,
@@ -103,11 +102,11 @@ def with_sparse_kernels(
     return SparseFile(content=made, report=report, notes=notes)
 
 
-def _proved(path: Path, before: bytes, after: bytes, inputs: Arrays, *, turns: bool) -> float:
+def _proved(path: Path, before: bytes, after: bytes, inputs: Arrays, *, turns: bool) -> Proof:
     if not turns:
-        return refuse_difference(path, before, after, inputs)
+        return prove_exact(path, before, after, inputs)
     turned = {name: rows[:, ::-1, ::-1] if rows.ndim == 4 else rows for name, rows in inputs.items()}
-    return refuse_difference(path, before, after, inputs, turned)
+    return prove_exact(path, before, after, inputs, turned)
 
 
 def _check(cluster: Cluster) -> tuple[str, ...]:
