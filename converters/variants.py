@@ -12,14 +12,13 @@ from edgeprune.artifact import SUFFIXES, Artifact, Format, Precision, sha256_of
 from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import with_quick
 from edgeprune.checker.sparse_kernels.options import STORED, SparseOptions
-from edgeprune.checker.sparse_kernels.proof import SAMPLES, Arrays, random_inputs
+from edgeprune.checker.sparse_kernels.proof import Arrays, random_inputs
 from edgeprune.checker.sparse_kernels.sparse_file import float_graph, stored_as, with_sparse_kernels
 from edgeprune.converters.evaluation import Evaluated, evaluate_file
 from edgeprune.converters.exported import artifact_entry, entry_at
-from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.parity import compare_outputs
 from edgeprune.converters.session import Exported
-from edgeprune.converters.spending import rewritten
+from edgeprune.converters.sparse_exports import few_inputs
 from edgeprune.errors import ConversionError, UsageError
 from edgeprune.formats import read_contents
 from edgeprune.formats.graph import Graph
@@ -33,12 +32,11 @@ from edgeprune.host.untrusted import read_whole
 from edgeprune.ledger import ArtifactEntry, SparseKernels
 from edgeprune.maker.pruning.magnitude import keep_largest
 from edgeprune.maker.pruning.schedule import check_sparsity
-from edgeprune.maker.training.data.columns import taken
 from edgeprune.maker.training.data.loading import InputSpecs
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.runtime.session import installed_runtimes, newest_runtime, run_tflite
 
-__all__ = ["VariantOptions", "check_variant", "input_specs_of", "sparse_export", "variant"]
+__all__ = ["VariantOptions", "check_variant", "input_specs_of", "variant"]
 
 _PRUNED = ("CONV_2D", "FULLY_CONNECTED")
 
@@ -116,16 +114,6 @@ def variant(
     return entry_at(entry, str(place), warnings=(*notes, *entry.warnings))
 
 
-def sparse_export(
-    made: Exported, app: AppOptions, inputs: Arrays | None = None
-) -> tuple[Exported, SparseKernels, tuple[str, ...]]:
-    """(A converted float file, now for sparse kernels; what was done; what is to be said of it)."""
-    options = SparseOptions(precision=Precision(made.precision))
-    some = None if inputs is None else {name: rows[:SAMPLES] for name, rows in inputs.items()}
-    found = with_sparse_kernels(made.path, made.path.read_bytes(), options, inputs=some)
-    return rewritten(made, found.content, app), found.report, found.notes
-
-
 def input_specs_of(graph: Graph) -> InputSpecs:
     """The inputs of a .tflite file by the names of its signature: shape with an open batch, and type."""
     drawn = random_inputs(graph, samples=0)
@@ -160,10 +148,7 @@ def _pruned_notes(options: VariantOptions) -> tuple[str, ...]:
 def _inputs(graph: Graph, samples: Samples | None) -> tuple[Arrays, str]:
     if samples is None:
         return random_inputs(graph), "random samples"
-    some = slice(min(SAMPLES, len(samples)))
-    specs = input_specs_of(graph)
-    arrays = {name: np.asarray(taken(samples.inputs[name], some, dtype)) for name, (_, dtype) in specs.items()}
-    return arrays, f"samples of {samples.path.name}"
+    return few_inputs(samples, input_specs_of(graph)) or {}, f"samples of {samples.path.name}"
 
 
 def _judged(
@@ -208,7 +193,8 @@ def _outputs(content: bytes, inputs: Arrays) -> dict[str, np.ndarray]:
 def _change_notes(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> list[str]:
     """What pruning changed, as far as samples without targets tell."""
     return [
-        f"pruning alone: output {item.output!r} has the same top class for {item.agreement:.0%} of {item.samples} samples"
+        f"pruning alone: the top class of output {item.output!r} is the same for {item.agreement:.0%} of {item.samples} "
+        "samples"
         for item in compare_outputs(before, after)
         if item.agreement is not None
     ]

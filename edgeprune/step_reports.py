@@ -361,9 +361,8 @@ class SparseKernels:
 
     `difference` is the largest one that the rewrites made to an output of `samples` samples, as a share of the output's
     largest number; where it is above 1e-6, `rounding` is what two sets of kernels of the runtime differ by on the file
-    that was not rewritten. `sparsity` is that of the 1x1 filters of the cluster, `stored_sparse` how many weights of the
-    file
-    are stored sparse. With `reversed_input` the caller feeds images turned by 180 degrees.
+    before. `sparsity` is that of the 1x1 filters of the cluster, `stored_sparse` how many weights are stored sparse.
+    With `reversed_input` the caller feeds images turned by 180 degrees.
     """
 
     rewrites: tuple[Rewrite, ...]

@@ -55,8 +55,8 @@ def sparse_lines(found: SparseKernels | None) -> list[str]:
             f"samples{rounding}"
         )
     lines.append(
-        f"sparse kernels: {found.sparsity:.1%} zeros in the 1x1 filters, {found.stored_sparse} weights stored sparse; on "
-        "Arm and in WebAssembly (x86 with AVX runs it dense: measure with edgeprune bench FILE --arm cortex-a76)"
+        f"sparse kernels: {found.sparsity:.1%} zeros in the 1x1 filters, {found.stored_sparse} weights stored sparse; "
+        "on Arm and in WebAssembly (x86 with AVX runs it dense: measure with edgeprune bench FILE --arm cortex-a76)"
     )
     return lines + (["feed it images turned by 180 degrees"] if found.reversed_input else [])
 

@@ -256,10 +256,19 @@ class _Walk:
                 pending += new
         if back:
             self.region.late |= passed
-            self.region.pointwise += [
-                op for index in passed for op in self.users.get(index, []) if graph.kind(op) == "CONV_2D"
-            ]
+            self.take_gate([op for index in passed for op in self.users.get(index, [])])
         return reshape, back
+
+    def take_gate(self, ops: list[Generated]) -> None:
+        """Note the operations between a mean and the map that it gates."""
+        for op in {id(op): op for op in ops}.values():
+            kind = self.graph.kind(op)
+            if kind == "CONV_2D":
+                self.check_pointwise(op)
+                self.region.pointwise.append(op)
+            elif kind in BINARY and not self.joins_map(op):
+                self.check_binary(op)
+                self.region.binaries.append(op)
 
     def joins_map(self, op: Generated) -> bool:
         """Whether an operation writes a map of more than one place."""
