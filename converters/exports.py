@@ -152,7 +152,8 @@ def check_sparse_kernels(model_format: Format, precision: Precision, *, wanted: 
     if wanted and (model_format is not Format.TFLITE or precision not in (Precision.FLOAT32, Precision.FLOAT16)):
         raise UsageError(
             f"--sparse-kernels is for tflite float32 and float16, which XNNPACK computes in floating point; got "
-            f"{model_format} {precision}; int8 weights: edgeprune variant FILE --precision int8-weights --sparse-kernels"
+            f"{model_format} {precision}; of int8 weights: edgeprune variant FILE --sparse-kernels --precision "
+            "int8-weights"
         )
 
 

@@ -32,7 +32,7 @@ def few_inputs(samples: Samples | None, specs: InputSpecs) -> Arrays | None:
 
 
 def check_eligible(path: Path) -> None:
-    """Raise IneligibleError where the model of a float .tflite file has no sparse kernels, however many zeros it has."""
+    """Raise IneligibleError where the model of a float .tflite file cannot run sparse, however many zeros it has."""
     make_eligible(float_graph(path, read_whole(path, "a .tflite file")))
 
 

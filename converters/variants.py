@@ -193,8 +193,8 @@ def _outputs(content: bytes, inputs: Arrays) -> dict[str, np.ndarray]:
 def _change_notes(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> list[str]:
     """What pruning changed, as far as samples without targets tell."""
     return [
-        f"pruning alone: the top class of output {item.output!r} is the same for {item.agreement:.0%} of {item.samples} "
-        "samples"
+        f"pruning alone: the top class of output {item.output!r} is the same for {item.agreement:.0%} of "
+        f"{item.samples} samples"
         for item in compare_outputs(before, after)
         if item.agreement is not None
     ]

@@ -102,6 +102,8 @@ def _timed(
     from edgeprune.report.latency_report import bench_json, bench_text
 
     precisions = _precisions(files)
+    for line in _sparse_lines(files):
+        click.echo(f"edgeprune: warning: {line}", err=True)
     against = files[1] if len(files) > 1 else None
     ranked = against is not None and len(set(precisions)) == 1
     progress = Progress(quiet=quiet)
@@ -113,6 +115,22 @@ def _timed(
     else:
         click.echo("\n\n".join(bench_text(*told, one) for one in found))
     return 3 if any(one.verdict == "inconclusive" for one in found) else 0
+
+
+def _sparse_lines(files: tuple[Path, ...]) -> list[str]:
+    """What is to be said before files are timed that this processor runs dense although they are made to run sparse."""
+    from edgeprune.checker.latency.sparsity import runs_sparse_kernels
+    from edgeprune.formats import read_contents
+    from edgeprune.host.processor import has_avx
+
+    if not has_avx():
+        return []
+    return [
+        f"{file}: XNNPACK keeps its sparse kernels off where the CPU has AVX, as this one, so that zeros gain nothing "
+        "here; count instructions with --arm cortex-a76, or time it on a phone"
+        for file in files
+        if file.suffix.lower() == ".tflite" and runs_sparse_kernels(read_contents(file))
+    ]
 
 
 def _bench(

@@ -19,7 +19,6 @@ from edgeprune.converters.coarse_kernels import FLOORS, CoarseKernels, floored
 from edgeprune.converters.conversion import ConvertOptions, convert
 from edgeprune.converters.grids import Grid, moves
 from edgeprune.converters.kernels import Kernel, Kernels, float_constants, kernels_of
-from edgeprune.formats.tflite.objects import as_objects, file_bytes, scales_of
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.slim_options import SlimOptions, check_slim
@@ -28,6 +27,7 @@ from edgeprune.converters.spending import _trend
 from edgeprune.errors import UsageError
 from edgeprune.formats import read_contents
 from edgeprune.formats.tflite.metadata import read_metadata
+from edgeprune.formats.tflite.objects import as_objects, file_bytes, scales_of
 from edgeprune.formats.tflite.scales import MANTISSA_BITS, are_slim, round_up
 from edgeprune.maker.keras.models import input_specs
 from edgeprune.maker.training.data.samples import Samples

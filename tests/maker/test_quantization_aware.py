@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from edgeprune.artifact import Format, Precision, Scales
-from edgeprune.formats.tflite.objects import as_objects, scales_of
 from edgeprune.converters.quantizer import moved_ranges, ranges_of
 from edgeprune.converters.rounded_places import PREPARATION, rounded_places
 from edgeprune.converters.session import Converter, Exported
@@ -22,6 +21,7 @@ from edgeprune.formats import read_contents
 from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.kept_patterns import kept_patterns
 from edgeprune.formats.pattern import Pattern
+from edgeprune.formats.tflite.objects import as_objects, scales_of
 from edgeprune.ledger import Ledger
 from edgeprune.maker.keras.models import predict
 from edgeprune.maker.quantization.matching import match_places

@@ -44,7 +44,9 @@ class Network:
         assert self.made.ops[-1] is op
         return self.x
 
-    def conv(self, channels: int, kernel: int = 1, stride: int = 1, *, padding: str = "SAME", act: str = "RELU6") -> int:
+    def conv(
+        self, channels: int, kernel: int = 1, stride: int = 1, *, padding: str = "SAME", act: str = "RELU6"
+    ) -> int:
         """A convolution; 1x1 ones have zeros."""
         batch, height, width, depth = self.made.shape(self.x)
         options = self.options("Conv2DOptions", stride, padding, act)

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from edgeprune.artifact import Precision
 from edgeprune.checker.latency.coreml_kernels import coreml_kernels
 from edgeprune.checker.latency.kernels import Kernel, Kind, kernels_of
 from edgeprune.checker.latency.profiles import Profile, shipped_profiles
 from edgeprune.checker.latency.roofline import kernel_ms
-from edgeprune.checker.latency.sparse_speed import SpeedUp, speed_up_of
+from edgeprune.checker.latency.sparse_speed import SpeedUp, runs_sparse, speed_up_of
 from edgeprune.errors import EdgepruneError, Unsupported
 from edgeprune.formats.contents import Contents, printable
 from edgeprune.formats.coreml.mil import Package
@@ -159,7 +160,8 @@ def covered_kernels(contents: Contents, profile: Profile) -> tuple[list[Kernel |
 def _tflite_kernels(contents: Contents, graph: Graph, profile: Profile) -> tuple[list[Kernel | str], tuple[str, ...]]:
     path = contents.path
     _check_format(path, "tflite", profile)
-    _check_precision(path, tflite_precision(graph), profile, "tflite")
+    stored = tflite_precision(graph)
+    _check_precision(path, "float32" if stored == Precision.INT8_WEIGHTS else stored, profile, "tflite")
     _check_sizes(path, graph)
     notes = (*_zeros_note(graph), *_other_graphs(graph), *_multiplied_depthwise(graph, profile))
     return [_named(item) for item in kernels_of(graph)], notes
@@ -209,11 +211,8 @@ def _speed_up(
     """Where XNNPACK runs sparse kernels a dense estimate is wrong: what they gain on it, as far as that is known. None
     where it runs none, or the dense estimate itself is refused."""
     from edgeprune.checker.latency.sparse_cluster import find_cluster
-    from edgeprune.checker.latency.sparsity import runs_sparse_kernels
 
-    if contents.graph is None or not profile.runtime.startswith("XNNPACK") or dense.estimate.refused:
-        return None
-    if not runs_sparse_kernels(contents):
+    if contents.graph is None or dense.estimate.refused or not runs_sparse(contents, profile.runtime):
         return None
     pairs = zip(kernels, dense.ops, strict=True)
     share = sum(op.share or 0.0 for item, op in pairs if isinstance(item, Kernel) and item.kind is Kind.POINTWISE)

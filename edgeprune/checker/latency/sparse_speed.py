@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["SpeedUp", "speed_up_of"]
+from edgeprune.checker.latency.sparsity import runs_sparse_kernels
+from edgeprune.formats.contents import Contents
 
-# Zeros at which sparse kernels take as long as dense ones: a non-zero costs 1 / (1 - this) times a dense multiplication.
+__all__ = ["SpeedUp", "runs_sparse", "speed_up_of"]
+
+# Zeros at which sparse kernels take as long as dense ones: a non-zero costs 1 / (1 - this) dense multiplications.
 BREAK_EVEN = (0.28, 0.43)
 
 
@@ -34,3 +37,8 @@ def speed_up_of(share: float, sparsity: float) -> SpeedUp:
         f"{sparsity:.1%} of their weights are zeros, and sparse kernels break even at {BREAK_EVEN[0]:.0%} to "
         f"{BREAK_EVEN[1]:.0%} (measured in WebAssembly and on x86 with AVX hidden)",
     )
+
+
+def runs_sparse(contents: Contents, runtime: str) -> bool:
+    """Whether the runtime of a profile has sparse kernels and chooses them for a file."""
+    return runtime.startswith("XNNPACK") and contents.graph is not None and runs_sparse_kernels(contents)
