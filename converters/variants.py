@@ -36,7 +36,7 @@ from edgeprune.maker.training.data.loading import InputSpecs
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.runtime.session import installed_runtimes, newest_runtime, run_tflite
 
-__all__ = ["VariantOptions", "check_variant", "input_specs_of", "variant"]
+__all__ = ["VariantOptions", "check_variant", "input_specs_of", "prune_graph", "variant"]
 
 _PRUNED = ("CONV_2D", "FULLY_CONNECTED")
 
@@ -86,7 +86,7 @@ def variant(
     shown.begin(f"change {source.name}")
     graph = float_graph(source, content)
     if options.sparsity is not None:
-        _prune(graph, options.sparsity)
+        prune_graph(graph, options.sparsity)
     known, _ = parse_tflite(source, content)
     precision = options.precision or Precision(tflite_precision(known))
     start = graph.content()
@@ -121,7 +121,7 @@ def input_specs_of(graph: Graph) -> InputSpecs:
     return {name: ((None, *array.shape[1:]), dtype) for (name, array), dtype in zip(drawn.items(), kinds, strict=True)}
 
 
-def _prune(graph: EditedGraph, sparsity: float) -> None:
+def prune_graph(graph: EditedGraph, sparsity: float) -> None:
     """Every kernel of a convolution and dense layer, but the first convolution, which has few weights and costs most;
     depthwise ones stay as they are."""
     done: dict[int, int] = {}
@@ -164,11 +164,11 @@ def _judged(
     """The record of a file that is to compute what `start` does, which was made of `content`."""
     found, notes = Evaluated(), []
     if installed_runtimes():
-        expected, before = (_outputs(data, inputs) for data in (start, content))
+        expected = _outputs(start, inputs)
         turned = report is not None and report.reversed_input
         fed = {name: rows[:, ::-1, ::-1] if turned and rows.ndim == 4 else rows for name, rows in inputs.items()}
         found = _evaluated(made, fed, expected, progress)
-        notes = _change_notes(before, expected) if options.sparsity is not None else []
+        notes = _change_notes(_outputs(content, inputs), expected) if options.sparsity is not None else []
     weighed = account(made.contents, with_quick(options.codecs), shares=False, bounds=False)
     entry = artifact_entry(made, weighed, found, made.path.name, samples_are if found.parity else None, True)
     return replace(entry, sparse_kernels=report, warnings=tuple(notes))
