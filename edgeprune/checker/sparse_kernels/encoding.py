@@ -38,7 +38,7 @@ class SparseValues:
     def table(self) -> Generated:
         """The table SparsityParameters, which goes to the tensor of these values."""
         schema, rank = schema_classes(), len(self.shape)
-        table = schema.SparsityParametersT()
+        table: Generated = schema.SparsityParametersT()
         table.traversalOrder = np.arange(rank, dtype=np.int32)
         table.blockMap = None
         table.dimMetadata = []

@@ -88,7 +88,7 @@ def _largest(known: Arrays, found: Arrays) -> float:
     worst = 0.0
     for name, values in known.items():
         wide = values.astype(np.float64)
-        difference = np.abs(wide - found[name].reshape(values.shape)).max(initial=0)
+        difference = np.abs(wide - found[name].astype(np.float64).reshape(values.shape)).max(initial=0)
         share = float(difference) / (float(np.abs(wide).max(initial=0)) or 1.0)
         worst = max(worst, share if np.isfinite(share) else np.inf)
     return worst

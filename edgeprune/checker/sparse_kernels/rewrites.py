@@ -130,7 +130,8 @@ def _reverse(graph: EditedGraph, image: int) -> None:
 
 def _pad(graph: EditedGraph, region: Region) -> list[Rewrite]:
     """Explicit padding by half the kernel on all sides, which XNNPACK fuses into the convolution."""
-    written, widened = [], []
+    written: list[str] = []
+    widened: list[str] = []
     for part in region.spatial:
         same = part.op.builtinOptions.padding == graph.schema.Padding.SAME
         still = part.pad is None and same and part.axes[0].stride == part.axes[1].stride == 1

@@ -71,9 +71,9 @@ def _floats(graph: EditedGraph, index: int, values: Array) -> npt.NDArray[np.flo
     shape = [1] * values.ndim
     if len(scales) > 1:
         shape[int(parameters.quantizedDimension)] = -1
-    return (
-        (values.astype(np.float32) - points.reshape(shape if len(points) > 1 else -1)) * scales.reshape(shape)
-    ).astype(np.float32)
+    steps = values.astype(np.float32) - points.reshape(shape if len(points) > 1 else -1)
+    floats: npt.NDArray[np.float32] = (steps * scales.reshape(shape)).astype(np.float32)
+    return floats
 
 
 def store_weights(
@@ -161,7 +161,7 @@ def _packed(values: npt.NDArray[np.float32], dtype: str) -> _Packed:
 def _parameters(graph: EditedGraph, scales: npt.NDArray[np.float32] | None) -> Generated | None:
     if scales is None:
         return None
-    parameters = graph.schema.QuantizationParametersT()
+    parameters: Generated = graph.schema.QuantizationParametersT()
     parameters.scale, parameters.zeroPoint = scales, np.zeros(len(scales), np.int64)
     parameters.quantizedDimension = 0
     return parameters

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,7 +69,7 @@ class EditedGraph:
         """CONV_2D and so on."""
         if len(self._kinds) != len(self.model.operatorCodes):
             self._kinds = operator_kinds(self.model)
-        return self._kinds[op.opcodeIndex]
+        return self._kinds[int(op.opcodeIndex)]
 
     def reads(self, op: Generated) -> tuple[int, ...]:
         """The inputs of an operation, -1 for one that is left out."""
@@ -158,7 +159,7 @@ class EditedGraph:
     ) -> Generated:
         """An operation before another one, or first of all; `options` is a table of the schema, as BuiltinOptions names
         it with a T behind."""
-        op = self.schema.OperatorT()
+        op: Generated = self.schema.OperatorT()
         op.opcodeIndex = operator_code(self.model, kind, version)
         op.inputs, op.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
         if options is not None:
@@ -226,10 +227,10 @@ class EditedGraph:
             model.metadataBuffer = np.array([places[number] for number in numbers], np.int32)
 
 
-def _listed(items: object) -> list[Generated]:
+def _listed(items: Any) -> list[Any]:
     """A vector of the schema as a list; [] for one that is left out."""
-    return [] if items is None else list(items)  # type: ignore[call-overload]
+    return [] if items is None else list(items)
 
 
-def _moved(indices: object, places: Mapping[int, int]) -> Array | None:
+def _moved(indices: Any, places: Mapping[int, int]) -> Array | None:
     return None if indices is None else np.array([places[int(n)] for n in _listed(indices)], np.int32)

@@ -54,7 +54,8 @@ def schema_classes() -> Generated:
 def as_objects(content: bytes) -> Generated:
     """The model in the bytes of a .tflite file; it can be changed."""
     schema = schema_classes()
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(content), 0))
+    model: Generated = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(content), 0))
+    return model
 
 
 def operator_kinds(model: Generated) -> list[str]:
