@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgeprune.host.progress import Progress
     from edgeprune.report.latency_report import Bench
 
-__all__ = ["bench"]
+__all__ = ["bench", "bench_warnings"]
 
 _SINGLES = 500  # calls that each process times one by one, at most
 
@@ -102,7 +102,7 @@ def _timed(
     from edgeprune.report.latency_report import bench_json, bench_text
 
     precisions = _precisions(files)
-    for line in _sparse_lines(files):
+    for line in bench_warnings(files):
         click.echo(f"edgeprune: warning: {line}", err=True)
     against = files[1] if len(files) > 1 else None
     ranked = against is not None and len(set(precisions)) == 1
@@ -117,7 +117,7 @@ def _timed(
     return 3 if any(one.verdict == "inconclusive" for one in found) else 0
 
 
-def _sparse_lines(files: tuple[Path, ...]) -> list[str]:
+def bench_warnings(files: tuple[Path, ...]) -> list[str]:
     """What is to be said before files are timed that this processor runs dense although they are made to run sparse."""
     from edgeprune.checker.latency.sparsity import runs_sparse_kernels
     from edgeprune.formats import read_contents

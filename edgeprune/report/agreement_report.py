@@ -10,7 +10,7 @@ from edgeprune.ledger import POOR_SQNR_DB, ArtifactEntry, OutputParity, SparseKe
 from edgeprune.report.ladder_report import ladder_text
 from edgeprune.units import format_bytes
 
-__all__ = ["agreement_text", "channel_lines", "departure_lines", "export_text"]
+__all__ = ["agreement_text", "channel_lines", "departure_lines", "export_text", "sparse_lines"]
 
 # Runs of channels that a line names.
 _RUNS = 6

@@ -16,6 +16,9 @@ from places import TESTS
 from sparse_networks import headed, plain
 
 from edgeprune.checker.latency.sparsity import runs_sparse_kernels
+from edgeprune.checker.sparse_kernels.ineligible import IneligibleError
+from edgeprune.commands.bench import bench_warnings
+from edgeprune.converters.sparse_exports import check_eligible
 from edgeprune.formats import read_contents, read_graph
 from edgeprune.formats.precision import tflite_precision
 from edgeprune.ledger import schema_path
@@ -148,6 +151,53 @@ def _mobile(keras: Any) -> Any:
     x = layers.Conv2D(32, 1, activation="relu", name="point2")(x)
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(image, layers.Dense(4, name="scores")(x))
+
+
+def test_a_run_asks_before_it_trains(dense: Path, tmp_path: Path) -> None:
+    """The dense file of a run tells whether its model can ever be eligible, however few zeros it has."""
+    check_eligible(dense)
+    network = plain()
+    network.unary("SOFTMAX")
+    (tmp_path / "never.tflite").write_bytes(headed(network))
+    with pytest.raises(IneligibleError, match="a SOFTMAX"):
+        check_eligible(tmp_path / "never.tflite")
+
+
+def test_a_recipe_refuses_integers(call: Call, tmp_path: Path) -> None:
+    """Sparse kernels are for float exports; said when the recipe is read."""
+    lines = ['model = "m.keras"', "[data]", 'train = "t.npz"', 'test = "t.npz"', "[[steps]]", 'kind = "quantize"']
+    lines += ["[[exports]]", 'format = "tflite"', 'precision = "int8"', "sparse_kernels = true"]
+    (tmp_path / "r.toml").write_text("\n".join(lines) + "\n")
+    done = call("run", tmp_path / "r.toml", "-o", tmp_path / "out")
+    assert (done.code, "--sparse-kernels is for tflite float32 and float16" in done.err) == (2, True), done.err
+
+
+@pytest.mark.parametrize(
+    ("avx", "file", "told"), [(True, "eligible_sparse", 1), (False, "eligible_sparse", 0), (True, "float32", 0)]
+)
+def test_x86_runs_dense(monkeypatch: pytest.MonkeyPatch, avx: bool, file: str, told: int) -> None:
+    """With AVX a file for sparse kernels is warned of before it is timed; without, and for other files, nothing is."""
+    monkeypatch.setattr("edgeprune.host.processor.has_avx", lambda: avx)
+    lines = bench_warnings((FILES / f"{file}.tflite",))
+    assert len(lines) == told
+    assert all("XNNPACK keeps its sparse kernels off" in line for line in lines)
+
+
+def test_avx_is_read_from_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The flags of an x86; other processors have none."""
+    from edgeprune.host import processor
+
+    place = tmp_path / "cpuinfo"
+    monkeypatch.setattr(processor, "_CPUINFO", place)
+    for machine, text, has in (
+        ("x86_64", "flags : fpu avx sse", True),
+        ("x86_64", "flags : fpu sse", False),
+        ("x86_64", "model : 1", True),
+        ("aarch64", "flags : avx", False),
+    ):
+        place.write_text(text + "\n")
+        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
+        assert processor.has_avx() is has
 
 
 def test_what_convert_refuses_before_it_starts(call: Call, tmp_path: Path) -> None:
