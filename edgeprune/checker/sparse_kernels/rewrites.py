@@ -229,7 +229,7 @@ def _drop(graph: EditedGraph, op: Generated) -> None:
     made = graph.writes(op)[0]
     batch, _, _, channels = graph.shape(made)
     flat = graph.add_tensor(graph.layer(op) + "/flat", (batch, channels), "FLOAT32")
-    shape = np.array(graph.shape(made), np.int32)
+    shape = np.array([-1, 1, 1, channels], np.int32)  # any batch
     options = graph.schema.ReshapeOptionsT()
     options.newShape = shape
     wanted = graph.add_constant(graph.layer(op) + "/shape", shape)
