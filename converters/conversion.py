@@ -21,6 +21,7 @@ from edgeprune.converters.exports import (
     check_export,
     check_io_type,
     check_opset,
+    check_sparse_kernels,
     format_of,
 )
 from edgeprune.converters.ladder_options import LadderOptions, check_ladder
@@ -30,6 +31,7 @@ from edgeprune.converters.probabilities import classified
 from edgeprune.converters.searched import judge_of, searched
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.slim_options import SlimOptions, check_slim
+from edgeprune.converters.sparse_exports import few_inputs, sparse_export
 from edgeprune.converters.spending import Judge
 from edgeprune.converters.trial_inputs import trial_samples
 from edgeprune.converters.verification import BISECTED, bisect_file, opened
@@ -38,7 +40,7 @@ from edgeprune.formats.metadata import ImageInput, check_ends, settled
 from edgeprune.host.outputs import check_output_file, output_file
 from edgeprune.host.progress import Progress
 from edgeprune.host.toml_values import check_choice
-from edgeprune.ledger import ArtifactEntry
+from edgeprune.ledger import ArtifactEntry, SparseKernels
 from edgeprune.maker.keras.ends import NAME, EndOptions, with_ends
 from edgeprune.maker.keras.model_files import load_convertible
 from edgeprune.maker.keras.models import input_specs, output_shapes, refuse_half_precision
@@ -67,8 +69,8 @@ class ConvertOptions:
     w8a8 package. `ends` are the inputs and outputs that the file should have, `signature` the name of its signature
     (.tflite); `app` is what it tells the app, of either format. `tolerance` is the largest difference allowed, as a
     share of the output range (None: by precision); `opset` is that of an .onnx file (None: OPSET); with `bisect` the
-    error of a file that departs names the first layer that does. The file is compressed by the quick codecs and by
-    `codecs`.
+    error of a file that departs names the first layer that does. With `sparse_kernels` a float .tflite file is made one
+    that XNNPACK runs with sparse kernels. The file is compressed by the quick codecs and by `codecs`.
     """
 
     io_type: IoType | str = IoType.FLOAT32
@@ -85,6 +87,7 @@ class ConvertOptions:
     bisect: bool = False
     codecs: tuple[str, ...] = ()
     opset: int | None = None
+    sparse_kernels: bool = False
 
 
 def convert(
@@ -162,11 +165,22 @@ def convert(
             progress=shown,
         )
         made, said = found.made, (*said, *found.said)
+        made, sparse, more = _for_sparse_kernels(made, source, samples or held, wanted)
         shown.end()
         shown.begin("run the file")
         entry = _judged(made, source, samples, held, task, wanted, shown)
         shown.end()
-    return entry_at(entry, str(out), warnings=(*said, *said_of(found.made, source)), ladder=found.report)
+    said = (*said, *more, *said_of(found.made, source))
+    return entry_at(entry, str(out), warnings=said, ladder=found.report, sparse_kernels=sparse)
+
+
+def _for_sparse_kernels(
+    made: Exported, model: AnyModel, samples: Samples | None, options: ConvertOptions
+) -> tuple[Exported, SparseKernels | None, tuple[str, ...]]:
+    """(The file, for sparse kernels where that is asked for; what was done; what is to be said of it)."""
+    if not options.sparse_kernels:
+        return made, None, ()
+    return sparse_export(made, options.app, few_inputs(samples, input_specs(model)))
 
 
 def _judge(
@@ -202,6 +216,7 @@ def check_conversion(
     check_opset(model_format, options.opset)
     check_tolerance(options.tolerance)
     check_slim(model_format, chosen, options.slim)
+    check_sparse_kernels(model_format, chosen, wanted=options.sparse_kernels)
     check_ladder(model_format, chosen, options.ladder)
     if options.signature != SIGNATURE and model_format is not Format.TFLITE:
         raise UsageError(f"--signature is for tflite; other files have none; got {options.signature!r}")

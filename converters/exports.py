@@ -25,6 +25,7 @@ __all__ = [
     "check_export",
     "check_io_type",
     "check_opset",
+    "check_sparse_kernels",
     "format_of",
 ]
 
@@ -144,6 +145,16 @@ def check_opset(model_format: Format, opset: int | None) -> None:
         raise UsageError(f"--opset is for onnx; got {model_format}")
     if opset is not None and not least <= opset <= most:
         raise UsageError(f"--opset is a number from {least} to {most}; got {opset}")
+
+
+def check_sparse_kernels(model_format: Format, precision: Precision, *, wanted: bool) -> None:
+    """Raise UsageError for files that have no sparse kernels."""
+    if wanted and (model_format is not Format.TFLITE or precision not in (Precision.FLOAT32, Precision.FLOAT16)):
+        raise UsageError(
+            f"--sparse-kernels is for tflite float32 and float16, which XNNPACK computes in floating point; got "
+            f"{model_format} {precision}; of int8 weights: edgeprune variant FILE --sparse-kernels --precision "
+            "int8-weights"
+        )
 
 
 def check_io_type(model_format: Format, precision: Precision, io_type: str) -> None:

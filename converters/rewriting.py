@@ -11,7 +11,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgeprune.converters.types import Generated
-from edgeprune.formats.tflite.objects import as_objects, file_bytes, operator_number, schema_classes
+from edgeprune.formats.tflite.objects import (
+    as_objects,
+    file_bytes,
+    operator_code,
+    operator_number,
+    schema_classes,
+)
 
 __all__ = ["add_signature", "rename_signature", "separate_biases", "unpack_transposed_kernels"]
 
@@ -94,7 +100,7 @@ def _unpack(schema: Generated, model: Generated, subgraph: Generated) -> bool:
         if kernel not in unpacked:
             unpacked[kernel] = _add_unpacked(schema, model, subgraph, kernel)
         op.inputs = np.array([unpacked[kernel] if i == 1 else n for i, n in enumerate(op.inputs)], np.int32)
-        op.opcodeIndex = _code(schema, model, "TRANSPOSE_CONV", 3 if len(op.inputs) > 3 else 1)
+        op.opcodeIndex = operator_code(model, "TRANSPOSE_CONV", 3 if len(op.inputs) > 3 else 1)
     return bool(unpacked)
 
 
@@ -108,22 +114,10 @@ def _add_unpacked(schema: Generated, model: Generated, subgraph: Generated, kern
     made = len(subgraph.tensors) - 1
     op = schema.OperatorT()
     several = packed.quantization.scale is not None and len(packed.quantization.scale) > 1
-    op.opcodeIndex = _code(schema, model, "DEQUANTIZE", 5 if several else 2)
+    op.opcodeIndex = operator_code(model, "DEQUANTIZE", 5 if several else 2)
     op.inputs, op.outputs = np.array([kernel], np.int32), np.array([made], np.int32)
     subgraph.operators.insert(0, op)
     return made
-
-
-def _code(schema: Generated, model: Generated, kind: str, version: int) -> int:
-    """The position of an operator code, added where it is missing."""
-    number = getattr(schema.BuiltinOperator, kind)
-    for index, code in enumerate(model.operatorCodes):
-        if operator_number(code) == number and code.version == version:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), version
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
 
 
 def _separate(schema: Generated, model: Generated, subgraph: Generated) -> bool:

@@ -45,6 +45,7 @@ class Precision(enum.StrEnum):
     FLOAT16 = "float16"
     DYNAMIC = "dynamic"  # dynamic range: int8 weights, float32 activations
     INT8 = "int8"  # full integer for TFLite; weight-only, per channel for Core ML; Q/DQ pairs for ONNX
+    INT8_WEIGHTS = "int8-weights"  # TFLite: int8 kernels per channel, unpacked when the file is loaded; of variants
     INT16X8 = "int16x8"  # TFLite: int16 activations, int8 weights
     SPARSE = "sparse"  # Core ML: float16 non-zeros and a bit mask
     INT4 = "int4"  # Core ML, from iOS 18: weight-only, a scale for each 32 inputs of an output channel

@@ -29,8 +29,10 @@ from edgeprune.step_reports import (
     Outcome,
     OutputParity,
     PruneReport,
+    Rewrite,
     SkippedGroup,
     SkippedLayer,
+    SparseKernels,
     StudentReport,
     TrainLog,
     Undone,
@@ -63,10 +65,12 @@ __all__ = [
     "OutputParity",
     "PruneReport",
     "RecipeOrigin",
+    "Rewrite",
     "Rung",
     "RuntimeRun",
     "SkippedGroup",
     "SkippedLayer",
+    "SparseKernels",
     "SplitOrigin",
     "Stage",
     "StudentReport",
@@ -171,7 +175,8 @@ class ArtifactEntry:
     encoding, `parameters` how many the file has (None where its reader does not count). `float_ops` are the operations
     of an integer file that compute in float, because that was allowed; `estimates` the latencies on devices;
     `warnings` what an app would take wrongly. `metric` is the main one of `metrics`; `ladder` tells what was done so
-    that int8 loses little; `latency` is that of one of several exported .tflite files against the dense float32 one.
+    that int8 loses little; `latency` is that of one of several exported .tflite files against the dense float32 one;
+    `sparse_kernels` tells of one that was made for those.
     """
 
     path: str
@@ -197,6 +202,7 @@ class ArtifactEntry:
     metrics: tuple[MetricValue, ...] = ()
     ladder: LadderReport | None = None
     latency: LatencyComparison | None = None
+    sparse_kernels: SparseKernels | None = None
 
     def scored(self, name: str) -> MetricValue | None:
         """Its value of the metric of that name."""

@@ -25,8 +25,10 @@ __all__ = [
     "Outcome",
     "OutputParity",
     "PruneReport",
+    "Rewrite",
     "SkippedGroup",
     "SkippedLayer",
+    "SparseKernels",
     "StudentReport",
     "TrainLog",
     "Undone",
@@ -342,3 +344,31 @@ class Blame:
     rest: float | None
     compounding: float | None
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewrite:
+    """An exact change of a file's graph: `name` is the word for it, `what` says what it does, `layers` where."""
+
+    name: str
+    what: str
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparseKernels:
+    """A file that XNNPACK runs with sparse kernels where the processor has them, and how it came to that.
+
+    `difference` is the largest one that the rewrites made to an output of `samples` samples, as a share of the output's
+    largest number; where it is above 1e-6, `rounding` is what two sets of kernels of the runtime differ by on the file
+    before. `sparsity` is that of the 1x1 filters of the cluster, `stored_sparse` how many weights are stored sparse.
+    With `reversed_input` the caller feeds images turned by 180 degrees.
+    """
+
+    rewrites: tuple[Rewrite, ...]
+    difference: float
+    samples: int
+    sparsity: float
+    stored_sparse: int
+    reversed_input: bool = False
+    rounding: float | None = None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgeprune.ledger import LatencyComparison
     from edgeprune.report.latency_report import Bench
 
-__all__ = ["bench"]
+__all__ = ["bench", "bench_warnings"]
 
 _SINGLES = 500  # calls that each process times one by one, at most
 
@@ -130,6 +130,8 @@ def _timed(
     from edgeprune.host.progress import Progress
 
     precisions, progress = _precisions(files), Progress(quiet=quiet)
+    for line in bench_warnings(files):
+        click.echo(f"edgeprune: warning: {line}", err=True)
     found = [_bench(files, precisions, batch, progress, timing) for batch in batches]
     return _told(files, precisions, found, as_json, batches=batches != (None,))
 
@@ -183,6 +185,22 @@ def _told(
     else:
         click.echo("\n\n".join(bench_text(*named, one) for one in found))
     return 3 if any(one.verdict == "inconclusive" for one in found) else 0
+
+
+def bench_warnings(files: tuple[Path, ...]) -> list[str]:
+    """What is to be said before files are timed that this processor runs dense although they are made to run sparse."""
+    from edgeprune.checker.latency.sparsity import runs_sparse_kernels
+    from edgeprune.formats import read_contents
+    from edgeprune.host.processor import has_avx
+
+    if not has_avx():
+        return []
+    return [
+        f"{file}: XNNPACK keeps its sparse kernels off where the CPU has AVX, as this one, so that zeros gain nothing "
+        "here; count instructions with --arm cortex-a76, or time it with --wasm or on a phone"
+        for file in files
+        if file.suffix.lower() == ".tflite" and runs_sparse_kernels(read_contents(file))
+    ]
 
 
 def _bench(

@@ -47,6 +47,7 @@ VERBS = {
     "sensitivity": "edgeprune.commands.sensitivity",
     "finetune": "edgeprune.commands.finetune",
     "convert": "edgeprune.commands.convert",
+    "variant": "edgeprune.commands.variant",
     "verify": "edgeprune.commands.verify",
     "check": "edgeprune.commands.check",
     "inspect": "edgeprune.commands.inspect",

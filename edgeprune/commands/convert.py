@@ -78,6 +78,7 @@ class _Wanted:
     tolerance: float | None
     bisect: bool
     opset: int | None
+    sparse_kernels: bool
     cut_preprocessing: bool
     signature: str
     ends: EndWords
@@ -229,6 +230,11 @@ class _Wanted:
     metavar="N",
     help=f"onnx: the version of the set of operators, {OPSETS[0]} to {OPSETS[1]}.  [default: {OPSET}]",
 )
+@click.option(
+    "--sparse-kernels",
+    is_flag=True,
+    help="tflite float32 and float16: rewrite the graph and store the weights so that XNNPACK's zeros are fast.",
+)
 @click.option("--bisect", is_flag=True, help="Where the file departs from the model, name the first layer that does.")
 @click.option(
     "--cut-preprocessing",
@@ -315,6 +321,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
         tolerance=wanted.tolerance,
         bisect=wanted.bisect,
         opset=wanted.opset,
+        sparse_kernels=wanted.sparse_kernels,
         codecs=wanted.codecs,
     )
     check_output_file(output, overwrite=wanted.overwrite, suffix=SUFFIXES[Format(wanted.to)])

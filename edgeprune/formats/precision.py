@@ -14,13 +14,17 @@ _SMALL = frozenset({"int8", "uint8", "int4", "uint4", "int2"})
 
 
 def tflite_precision(graph: Graph) -> str:
-    """float32, float16, dynamic, int8 or int16x8: by the types of the weights and of what operations write."""
+    """float32, float16, dynamic, int8-weights, int8 or int16x8: by the types of the weights and of what operations
+    write. Weights of int8 that are unpacked before any operation reads them make int8-weights."""
     weights = {tensor.dtype for tensor in graph.weights}
     written = {graph.tensors[index].dtype for op in graph.ops for index in op.outputs if index >= 0}
     if weights & _SMALL:
         if "int16" in written:
             return "int16x8"
-        return "int8" if written & {"int8", "uint8"} else "dynamic"
+        if written & {"int8", "uint8"}:
+            return "int8"
+        reading = [op for op in graph.ops if any(i >= 0 and graph.tensors[i].dtype in _SMALL for i in op.inputs)]
+        return "int8-weights" if all(op.kind == "DEQUANTIZE" for op in reading) else "dynamic"
     return "float16" if "float16" in weights | {t.dtype for t in graph.tensors if t.constant} else "float32"
 
 

@@ -6,20 +6,21 @@ import math
 from collections.abc import Sequence
 
 from edgeprune.checker.agreement import Agreement, Departure
-from edgeprune.ledger import POOR_SQNR_DB, ArtifactEntry, OutputParity
+from edgeprune.ledger import POOR_SQNR_DB, ArtifactEntry, OutputParity, SparseKernels
 from edgeprune.report.ladder_report import ladder_text
 from edgeprune.units import format_bytes
 
-__all__ = ["agreement_text", "channel_lines", "departure_lines", "export_text"]
+__all__ = ["agreement_text", "channel_lines", "departure_lines", "export_text", "sparse_lines"]
 
 # Runs of channels that a line names.
 _RUNS = 6
 CURE = "give them an output of their own, or bring all channels to one range inside the model"
 
 
-def export_text(entry: ArtifactEntry) -> str:
-    """What `convert` tells of its file."""
-    lines = [*_size_lines(entry), *_parity_lines(entry), *_runtime_lines(entry)]
+def export_text(entry: ArtifactEntry, against: str = "the model") -> str:
+    """What `convert` and `variant` tell of their file; `against` is what it was held against."""
+    lines = [*_size_lines(entry), *sparse_lines(entry.sparse_kernels), *_parity_lines(entry, against)]
+    lines += _runtime_lines(entry)
     lines += [
         f"{found.name} of the exported file: {found.value:.4f} on {found.samples:,} samples, by {found.runtime}"
         for found in entry.metrics
@@ -27,7 +28,8 @@ def export_text(entry: ArtifactEntry) -> str:
     lines += [ladder_text(entry.ladder)] if entry.ladder is not None else []
     if not entry.metrics:
         note = entry.metric_note or "not measured"
-        lines.append(f"quality {note.replace('no targets', 'add --data TEST.npz with targets in y')}")
+        if against == "the model":
+            lines.append(f"quality {note.replace('no targets', 'add --data TEST.npz with targets in y')}")
     return "\n".join([*lines, f"Written: {entry.path}"])
 
 
@@ -41,9 +43,31 @@ def _size_lines(entry: ArtifactEntry) -> list[str]:
     return lines
 
 
-def _parity_lines(entry: ArtifactEntry) -> list[str]:
+def sparse_lines(found: SparseKernels | None) -> list[str]:
+    """What was done for sparse kernels, and how it was proved; nothing where nothing was asked for."""
+    if found is None:
+        return []
+    lines = [f"rewritten, {item.name} in {_layers(item.layers)}: {item.what}" for item in found.rewrites]
+    if found.rewrites:
+        rounding = f"; plain kernels differ by {found.rounding:.2g} on the file before" if found.rounding else ""
+        lines.append(
+            f"rewrites change outputs by at most {found.difference:.2g} of their largest number on {found.samples} "
+            f"samples{rounding}"
+        )
+    lines.append(
+        f"sparse kernels: {found.sparsity:.1%} zeros in the 1x1 filters, {found.stored_sparse} weights stored sparse; "
+        "on Arm and in WebAssembly (x86 with AVX runs it dense: measure with edgeprune bench FILE --arm cortex-a76)"
+    )
+    return lines + (["feed it images turned by 180 degrees"] if found.reversed_input else [])
+
+
+def _layers(layers: Sequence[str]) -> str:
+    return layers[0] if len(layers) == 1 else f"{len(layers)} layers from {layers[0]} to {layers[-1]}"
+
+
+def _parity_lines(entry: ArtifactEntry, against: str) -> list[str]:
     parity = entry.parity or ()
-    lines = [_parity_line(item, entry.parity_on or "samples") for item in parity]
+    lines = [_parity_line(item, entry.parity_on or "samples", against=against) for item in parity]
     if any(item.is_poor for item in parity):
         lines.append(
             f"the error is large (SQNR below {POOR_SQNR_DB:g} dB): measure with --data, or choose a finer precision"
@@ -91,14 +115,14 @@ def _runtime_lines(entry: ArtifactEntry) -> list[str]:
     return lines + ([f"computes in float: {', '.join(entry.float_ops)}"] if entry.float_ops else [])
 
 
-def _parity_line(item: OutputParity, on: str, other: str | None = None) -> str:
+def _parity_line(item: OutputParity, on: str, other: str | None = None, *, against: str = "the model") -> str:
     """One output's differences in words."""
     named = f"{item.output!r}" + (f" (in the file {other!r})" if other and other != item.output else "")
     share = "" if item.relative_error is None else f" ({item.relative_error:.2g} of it)"
     agreement = "" if item.agreement is None else f", same top class for {item.agreement:.2%}"
     noise = "equal" if item.sqnr_db is None else f"SQNR {item.sqnr_db:.1f} dB"
     return (
-        f"output {named} against the model on {item.samples:,} {on}: largest difference {item.max_error:.3g}, "
+        f"output {named} against {against} on {item.samples:,} {on}: largest difference {item.max_error:.3g}, "
         f"mean {item.mean_error:.3g}, range {item.range:.3g}{share}, {noise}{agreement}"
     )
 

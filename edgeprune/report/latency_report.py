@@ -86,6 +86,9 @@ def _estimate_lines(path: Path, found: Breakdown, every: bool) -> list[str]:
         lines.append(f"{path}: {told.relative:.3g} times MobileNetV2 1.0 224, {format_count(found.macs)} MACs")
     else:
         lines.append(f"{path}: not estimated: {told.refused}")
+    if found.speed_up is not None:
+        gain = found.speed_up
+        lines.append(f"{gain.low:.1f} to {gain.high:.1f} times as fast as the same weights stored dense: {gain.how}")
     lines += [*([told.how] if told.given else []), *told.notes, ""]
     ops = sorted(found.ops, key=lambda op: (op.bound != "unsupported", -(op.share or 0), -op.macs))
     shown = found.ops if every else ops[:SHOWN]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgeprune.artifact import Format
 from edgeprune.ledger import ArtifactEntry, LatencyReached, Ledger, MetricKind, MetricValue, Outcome, Stage
-from edgeprune.report.agreement_report import channel_lines
+from edgeprune.report.agreement_report import channel_lines, sparse_lines
 from edgeprune.report.ladder_report import ladder_text
 from edgeprune.report.pruning import pattern_kept
 from edgeprune.report.shipping import shipping_sentences
@@ -26,7 +26,7 @@ def summary_sentences(ledger: Ledger) -> list[str]:
     sentences = _download(ledger) + _quality(ledger)
     for stage in ledger.stages[1:]:
         sentences += _latency(stage)
-    sentences += _estimates(ledger) + shipping_sentences(ledger)
+    sentences += _estimates(ledger) + shipping_sentences(ledger) + _sparse_kernels(ledger)
     sentences += [
         _target(stage, stage.channels.estimated_latency)
         for stage in ledger.stages
@@ -195,6 +195,11 @@ def _refused(ledger: Ledger) -> list[str]:
         for run in entry.runtimes
         if not run.ran
     ]
+
+
+def _sparse_kernels(ledger: Ledger) -> list[str]:
+    """Files that were made for sparse kernels: the rewrites, what they changed, and where they pay."""
+    return [f"{entry.path}: {line}." for entry in _exported(ledger) for line in sparse_lines(entry.sparse_kernels)]
 
 
 def _lost_channels(ledger: Ledger) -> list[str]:

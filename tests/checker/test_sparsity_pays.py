@@ -272,7 +272,7 @@ def test_a_file_with_zeros_stored_like_other_numbers() -> None:
     arm = sparsity_advice(read_contents(FILES / "float32.tflite"))[0]
     assert {condition.letter for condition in arm.failed} == {"b", "d"}
     assert arm.failed[0].found == "zeros are stored like other numbers"
-    assert "EXPERIMENTAL_SPARSITY" in arm.change
+    assert "edgeprune variant FILE --sparse-kernels" in arm.change
     assert "begin with a 3x3 convolution of stride 2 on 3 channels" in arm.change
 
 
@@ -289,7 +289,7 @@ def test_the_text_needs_no_list_of_letters() -> None:
     assert "a filter stored sparse (DENSIFY): zeros are stored like other numbers" in text
     assert " b: " not in text
     assert " d: " not in text
-    assert "edgeprune convert does not, TensorFlow does" in text
+    assert "store the zeros sparse: edgeprune variant FILE --sparse-kernels" in text
     assert [line for line in text.splitlines() if "TensorRT" in line] == [
         "  2:4 sparsity: no; NVIDIA GPUs use it through TensorRT, no runtime of this format does"
     ]

@@ -24,7 +24,8 @@ from edgeprune.checker.latency.kernels import Kernel
 from edgeprune.checker.latency.measurements import Measurement
 from edgeprune.checker.latency.profiles import Accuracy, Profile, TruthRow, shipped_profiles
 from edgeprune.checker.latency.ratios import ratio_band
-from edgeprune.errors import EdgepruneError, InputError, UsageError
+from edgeprune.checker.latency.sparse_speed import runs_sparse
+from edgeprune.errors import EdgepruneError, InputError, Unsupported, UsageError
 from edgeprune.formats import read_contents
 
 __all__ = ["REFIT_ROWS", "calibrate", "calibrate_from", "calibrated_fit", "settings_notes"]
@@ -233,7 +234,12 @@ def _rows(item: Measurement) -> str:
 
 def _row(base: Profile, item: Measurement, name: str) -> Row:
     try:
-        kernels, _ = covered_kernels(read_contents(item.file), base)
+        contents = read_contents(item.file)
+        kernels, _ = covered_kernels(contents, base)
+        if runs_sparse(contents, base.runtime):
+            raise Unsupported(
+                f"{item.file}: XNNPACK runs its sparse kernels on it, which profiles do not tell; leave it out"
+            )
     except EdgepruneError as error:
         raise type(error)(f"row {item.row}: {error}") from error
     strange = sorted({kernel for kernel in kernels if not isinstance(kernel, Kernel)})

@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from edgeprune.artifact import Precision
 from edgeprune.checker.latency.coreml_kernels import coreml_kernels
 from edgeprune.checker.latency.kernels import Kernel, Kind, kernels_of
 from edgeprune.checker.latency.profiles import Profile, shipped_profiles
 from edgeprune.checker.latency.roofline import kernel_ms
+from edgeprune.checker.latency.sparse_speed import SpeedUp, runs_sparse, speed_up_of
 from edgeprune.errors import EdgepruneError, Unsupported
 from edgeprune.formats.contents import Contents, printable
 from edgeprune.formats.coreml.mil import Package
@@ -53,6 +55,10 @@ SPARSE_ZEROS = (
     "weights are stored sparse, and the estimate is that of the same weights stored dense: it reads shapes only"
 )
 
+SPARSE_KERNELS = (
+    "XNNPACK runs its sparse kernels on this file, or may, and no profile was measured with those: the operations are "
+    "told as if stored dense"
+)
 MULTIPLIED = (
     "a depthwise convolution has more outputs than inputs: this runtime's int8 kernels may run it slower than that "
     "(the one published network that begins so, Inception V2, took 59 ms where 50 were estimated)"
@@ -81,7 +87,7 @@ class Breakdown:
     """An estimate and what it is made of.
 
     `fixed_ms` is the part of the total that every inference has, whatever is in the file; `unsupported` are the
-    operations without a rule.
+    operations without a rule. `speed_up` tells what sparse kernels make of the same weights stored dense.
     """
 
     estimate: Estimate
@@ -89,6 +95,7 @@ class Breakdown:
     macs: int
     ops: tuple[OpEstimate, ...]
     unsupported: tuple[str, ...]
+    speed_up: SpeedUp | None = None
 
 
 def estimate_latency(contents: Contents, profile: Profile) -> Estimate:
@@ -117,7 +124,17 @@ def latency_breakdown(contents: Contents, profile: Profile) -> Breakdown:
     they come back as an estimate without a total.
     """
     kernels, notes = covered_kernels(contents, profile)
-    return breakdown_of(kernels, profile, notes)
+    found = breakdown_of(kernels, profile, notes)
+    speed_up = _speed_up(contents, kernels, found, profile)
+    if speed_up is None:
+        return found
+    return replace(
+        found,
+        estimate=replace(
+            found.estimate, total_ms=None, low_ms=None, high_ms=None, relative=None, refused=SPARSE_KERNELS
+        ),
+        speed_up=speed_up,
+    )
 
 
 def covered_kernels(contents: Contents, profile: Profile) -> tuple[list[Kernel | str], tuple[str, ...]]:
@@ -143,9 +160,9 @@ def covered_kernels(contents: Contents, profile: Profile) -> tuple[list[Kernel |
 def _tflite_kernels(contents: Contents, graph: Graph, profile: Profile) -> tuple[list[Kernel | str], tuple[str, ...]]:
     path = contents.path
     _check_format(path, "tflite", profile)
-    _check_precision(path, tflite_precision(graph), profile, "tflite")
+    stored = tflite_precision(graph)
+    _check_precision(path, "float32" if stored == Precision.INT8_WEIGHTS else stored, profile, "tflite")
     _check_sizes(path, graph)
-    _check_sparse_kernels(contents, profile)
     notes = (*_zeros_note(graph), *_other_graphs(graph), *_multiplied_depthwise(graph, profile))
     return [_named(item) for item in kernels_of(graph)], notes
 
@@ -188,15 +205,18 @@ def _channels(graph: Graph, ends: Sequence[int]) -> int:
     return shape[-1] if shape else 0
 
 
-def _check_sparse_kernels(contents: Contents, profile: Profile) -> None:
-    """Where XNNPACK would run sparse kernels, a dense estimate is wrong and no profile knows the right one."""
-    from edgeprune.checker.latency.sparsity import runs_sparse_kernels
+def _speed_up(
+    contents: Contents, kernels: Sequence[Kernel | str], dense: Breakdown, profile: Profile
+) -> SpeedUp | None:
+    """Where XNNPACK runs sparse kernels a dense estimate is wrong: what they gain on it, as far as that is known. None
+    where it runs none, or the dense estimate itself is refused."""
+    from edgeprune.checker.latency.sparse_cluster import find_cluster
 
-    if profile.runtime.startswith("XNNPACK") and runs_sparse_kernels(contents):
-        raise Unsupported(
-            f"{contents.path}: XNNPACK runs its sparse kernels on this file, or may, and no profile covers those; "
-            "measure it on the device, or estimate the same model stored dense for an upper bound"
-        )
+    if contents.graph is None or dense.estimate.refused or not runs_sparse(contents, profile.runtime):
+        return None
+    pairs = zip(kernels, dense.ops, strict=True)
+    share = sum(op.share or 0.0 for item, op in pairs if isinstance(item, Kernel) and item.kind is Kind.POINTWISE)
+    return speed_up_of(share, find_cluster(contents.graph).pointwise_sparsity or 0.0)
 
 
 def _named(item: Kernel | Op) -> Kernel | str:

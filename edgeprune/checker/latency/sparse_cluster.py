@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from edgeprune.formats.graph import Graph, Op, Window
 
-__all__ = ["NEEDED_ZEROS", "Cluster", "KeptMean", "find_cluster"]
+__all__ = ["BINARY", "NEEDED_ZEROS", "UNARY", "Cluster", "KeptMean", "find_cluster"]
 
 NEEDED_ZEROS = 2 / 3
-_UNARY = frozenset(
+UNARY = frozenset(
     {
         "ABS",
         "CEIL",
@@ -37,7 +37,7 @@ _UNARY = frozenset(
         "TANH",
     }
 )
-_BINARY = frozenset({"ADD", "MUL"})
+BINARY = frozenset({"ADD", "MUL"})
 _ENDS = frozenset({"MEAN", "DEPTH_TO_SPACE"})
 _FLOATS = frozenset({"float32", "float16"})
 
@@ -95,6 +95,8 @@ class _Walk:
     def cluster(self) -> Cluster:
         stem, why = self.stem()
         members, late, broken = self.members(stem) if stem is not None else ([], [], None)
+        if stem is not None and not broken:
+            broken = self.stranger([*members, *late], {stem, *members, *late})
         heads = [place for place in late if self.ops[place].kind == "FULLY_CONNECTED"]
         pointwise = [place for place in (*members, *late) if self.is_pointwise(self.ops[place])]
         kept, reader = self.kept_mean([*members, *late])
@@ -176,6 +178,16 @@ class _Walk:
                 after.update(new if ended else ())
         return members, late, "" if late else "it does not end in a MEAN over height and width"
 
+    def stranger(self, places: Sequence[int], inside: set[int]) -> str:
+        """An operation of the cluster that reads what something outside computes; XNNPACK drops the cluster then."""
+        made = {index for place in inside for index in self.ops[place].outputs}
+        for place in places:
+            op = self.ops[place]
+            outside = self.values(op) - made
+            if outside and op.kind != "FULLY_CONNECTED":
+                return f"a {op.kind} reads {self.graph.tensors[min(outside)].name[:60]!r} from outside"
+        return ""
+
     def values(self, op: Op) -> set[int]:
         """The inputs of an operation that are computed, not stored."""
         return {index for index in op.inputs if index >= 0 and not self.graph.tensors[self.stored(index)].constant}
@@ -207,7 +219,7 @@ class _Walk:
             for place in users:
                 op = self.ops[place]
                 ends = not any(user in inside for output in op.outputs for user in self.users.get(output, []))
-                joined = op.kind in _BINARY and len(self.values(op)) > 1
+                joined = op.kind in BINARY and len(self.values(op)) > 1
                 if op.kind == "FULLY_CONNECTED" or joined or (op.kind == "CONV_2D" and ends):
                     return checked, f"a {op.kind}"
                 if op.kind != "CONV_2D":
@@ -241,10 +253,14 @@ class _Walk:
             return "" if good else "a 1x1 CONV_2D of another stride than 1"
         if op.kind == "DEPTHWISE_CONV_2D" and window is not None:
             return self.depthwise_fault(op, window)
-        if op.kind in _BINARY:
+        if op.kind in BINARY:
             flat = any(len(self.graph.tensors[index].shape) != 4 for index in op.inputs if index >= 0)
+            # XNNPACK looks at the first operand to tell whether a constant second one is a vector.
+            second = len(op.inputs) > 1 and self.graph.tensors[self.stored(op.inputs[1])].constant
+            if second and not flat and sum(size > 1 for size in self.graph.tensors[op.inputs[0]].shape) > 1:
+                return f"a {op.kind} whose constant stands second"
             return f"{op.kind} of a value that has not four dimensions" if flat else ""
-        if op.kind in _UNARY or op.kind in _ENDS or op.kind in ("PAD", "RESIZE_BILINEAR"):
+        if op.kind in UNARY or op.kind in _ENDS or op.kind in ("PAD", "RESIZE_BILINEAR"):
             return ""
         shape = self.graph.tensors[op.inputs[1]].shape if op.kind == "CONV_2D" and len(op.inputs) > 1 else ()
         return f"a {op.kind}" + (f" of {shape[1]}x{shape[2]}" if len(shape) == 4 else "")

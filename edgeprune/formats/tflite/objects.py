@@ -20,8 +20,10 @@ from edgeprune.errors import MissingExtra
 __all__ = [
     "Generated",
     "as_objects",
+    "can_edit",
     "constant",
     "file_bytes",
+    "operator_code",
     "operator_kinds",
     "operator_number",
     "scales_of",
@@ -46,6 +48,11 @@ class Generated(Protocol):
     def __getattr__(self, name: str) -> Any: ...
     def __setattr__(self, name: str, value: Any, /) -> None: ...
     def __getitem__(self, key: Any, /) -> Any: ...
+
+
+def can_edit() -> bool:
+    """Whether the classes are installed, or TensorFlow runs already."""
+    return "tensorflow" in sys.modules or find_spec("ai_edge_litert") is not None
 
 
 @functools.cache
@@ -75,6 +82,19 @@ def operator_kinds(model: Generated) -> list[str]:
 def operator_number(code: Generated) -> int:
     """The number of an operator code's kind: old files have it in a field of one byte (schema.fbs, OperatorCode)."""
     return int(max(code.builtinCode, code.deprecatedBuiltinCode))
+
+
+def operator_code(model: Generated, kind: str, version: int) -> int:
+    """The position of an operator code, added where it is missing."""
+    schema = schema_classes()
+    number = getattr(schema.BuiltinOperator, kind)
+    for index, code in enumerate(model.operatorCodes):
+        if operator_number(code) == number and code.version == version:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), version
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
 
 
 def constant(model: Generated, tensor: Generated, dtype: str) -> np.ndarray | None:

@@ -64,11 +64,13 @@ def _asked_student(student: StudentSpec) -> dict[str, object]:
 
 def _asked_export(export: ExportSpec) -> dict[str, object]:
     """Of a .tflite file what follows the precision is left out, but for what changes its numbers."""
-    asked = {key: value for key, value in flat(export).items() if value is not None or key != "opset"}
+    unasked = {"opset": None, "sparse_kernels": False}
+    asked = {key: value for key, value in flat(export).items() if key not in unasked or value != unasked[key]}
     if export.format is Format.COREML:
         labels = export.package.class_labels
         return {**asked, "class_labels": labels.name if labels else None}
     told = {"format": asked["format"], "precision": asked["precision"], "deployment_target": None}
+    told |= {"sparse_kernels": True} if export.sparse_kernels else {}
     return {**told, "softmax": True} if export.package.softmax else told
 
 
@@ -135,7 +137,7 @@ def origin_of(recipe: Recipe, export: ExportSpec) -> str:
 def ships_as(recipe: Recipe, stage: str, precision: Precision) -> ExportSpec | None:
     """The export that the .tflite file of a stage becomes: it gets its metadata, and every runtime is tried on it, at
     once."""
-    exports = [export for export in recipe.exports if export.format is Format.TFLITE]
+    exports = [export for export in recipe.exports if export.format is Format.TFLITE and not export.sparse_kernels]
     fit = (export for export in exports if export.precision is precision and origin_of(recipe, export) == stage)
     return next(fit, None)
 

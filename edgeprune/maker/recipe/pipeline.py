@@ -26,6 +26,7 @@ from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.probabilities import classified
 from edgeprune.converters.searched import judge_of, searched
 from edgeprune.converters.session import Converter, Exported
+from edgeprune.converters.sparse_exports import check_eligible, few_inputs, sparse_export
 from edgeprune.converters.spending import Judge
 from edgeprune.formats import read_contents
 from edgeprune.formats.metadata import ImageInput
@@ -163,6 +164,8 @@ class _Run:
         main = self._tflite("dense", Precision.FLOAT32)
         self._dense_outputs = self._keras_outputs(self.model)
         check_latency_targets(self.recipe, self.folder / main.path)
+        if any(export.sparse_kernels for export in self.recipe.exports):
+            check_eligible(self.folder / main.path)  # before hours of training
         artifacts = [main]
         quantize = next((s for s in self.recipe.steps if isinstance(s, QuantizeStep)), None)
         if quantize:
@@ -432,7 +435,7 @@ class _Run:
         return tuple(estimate_latency(contents, profile) for profile in profiles)
 
     def _already_made(self, stage: Stage, export: ExportSpec) -> ArtifactEntry | None:
-        if export.format is not Format.TFLITE:
+        if export.format is not Format.TFLITE or export.sparse_kernels:
             return None
         return next((e for e in stage.artifacts if e.precision == export.precision and not e.exported), None)
 
@@ -451,5 +454,9 @@ class _Run:
             opset=export.opset,
             ranges=self._trained.package_ranges(self.converter, options) if self._trained and learned else None,
         )
+        sparse, more = None, tuple[str, ...]()
+        if export.sparse_kernels:
+            inputs = few_inputs(self.prepared.test, input_specs(model))
+            made, sparse, more = sparse_export(made, options, inputs)
         entry = self._evaluated(made, model, every_runtime=True, exported=True, image=options.image)
-        return replace(entry, warnings=(*said, *said_of(made, model)))
+        return replace(entry, warnings=(*said, *more, *said_of(made, model)), sparse_kernels=sparse)

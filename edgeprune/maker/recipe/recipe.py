@@ -12,7 +12,7 @@ from edgeprune.artifact import Format, Precision
 from edgeprune.checker.budget import Budget, read_budget
 from edgeprune.checker.latency.latency_targets import why_never
 from edgeprune.checker.latency.profiles import find_profile, profile_place
-from edgeprune.converters.exports import INTEGER, calibrated, check_opset
+from edgeprune.converters.exports import INTEGER, calibrated, check_opset, check_sparse_kernels
 from edgeprune.converters.packaging import PackageOptions
 from edgeprune.errors import EdgepruneError, RecipeError, UsageError
 from edgeprune.host.toml_values import known_keys, read_toml, typed
@@ -91,6 +91,8 @@ class ExportSpec:
     the page on Core ML."""
     opset: int | None = None
     """onnx: the version of the set of operators, 13 to 18; left out, 17."""
+    sparse_kernels: bool = False
+    """tflite float32 and float16: a file that XNNPACK runs with sparse kernels, on Arm and in WebAssembly."""
     package: PackageOptions = field(default_factory=PackageOptions)
 
 
@@ -343,6 +345,7 @@ def _check_exports(recipe: Recipe, quantized: str | None) -> None:
                 f'{path}: a tflite export of precision {export.precision} needs a step with kind = "quantize"{also}'
             )
         check_opset(export.format, export.opset)
+        check_sparse_kernels(export.format, export.precision, wanted=export.sparse_kernels)
         if calibrated(export.format, export.precision) and recipe.data.train is None:
             raise RecipeError(
                 f"{path}: the {export.format} {export.precision} export learns its ranges from training data; "

@@ -1,0 +1,1 @@
+"""A .tflite file that XNNPACK runs with sparse kernels, made out of one that it does not: no TensorFlow."""
