@@ -27,7 +27,7 @@ __all__ = [
 COMPENSATIONS = ("norms", "mean", "none")
 SCOPES = ("layer", "global")
 SCORES = ("magnitude", "wanda")
-TARGETS = ("ratio", "macs", "parameters", "latency")
+TARGETS = ("ratio", "macs", "parameters", "download", "latency")
 
 
 def sparsity_of(written: str | float | Pattern) -> float | Pattern:
@@ -107,11 +107,11 @@ class MagnitudeOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelOptions:
-    """What to remove and how much: one of `ratio` (fraction of channels), `macs`, `parameters` or `latency` (share
-    left; the latency is that of a device and is searched for, see `prune_to_latency`).
+    """What to remove and how much: one of `ratio` (fraction of channels), `macs`, `parameters`, `download` or `latency`
+    (share left; the latency is that of a device and is searched for, see `prune_to_latency`).
 
     With scope "layer" each group loses `ratio` of its channels, with "global" all groups together, the least important
-    channels first and at most 90 % of a group; `macs` and `parameters` rank like that too (criteria with an absolute
+    channels first and at most 90 % of a group; `macs`, `parameters` and `download` rank like that too (criteria with an absolute
     scale, such as taylor, by importance per cost). Widths become multiples of `round_to` where a group has more
     channels than that. `through_norms` also prunes channels that a LayerNormalization reads together, which changes its
     statistics. `compensate` = "norms" estimates the statistics of batch normalization again where there are
@@ -124,6 +124,8 @@ class ChannelOptions:
     """Share of the MACs to keep."""
     parameters: float | None = None
     """Share of the parameters to keep."""
+    download: float | None = None
+    """Share of the deflated bytes of the weights to keep, counted as float32."""
     latency: float | None = None
     """Share of the latency to keep, estimated for `device`."""
     scope: str = "layer"
@@ -147,7 +149,7 @@ class ChannelOptions:
         given = [name for name in TARGETS if getattr(self, name) is not None]
         if len(given) != 1:
             raise UsageError(
-                f"channel pruning takes one of ratio, macs, parameters and latency; got {', '.join(given) or 'none'}"
+                f"channel pruning takes one of ratio, macs, parameters, download and latency; got {', '.join(given) or 'none'}"
             )
         _check_target(given[0], getattr(self, given[0]))
         check_choice("scope", self.scope, SCOPES)

@@ -35,10 +35,12 @@ def round_options(options: ChannelOptions, number: int, rounds: int, base: Cost,
         return replace(options, ratio=1 - (1 - options.ratio) ** (number / rounds))
     if options.macs is not None:
         return replace(options, macs=min(1.0, options.macs ** (number / rounds) * base.macs / max(now.macs, 1)))
-    if options.parameters is None:
+    what = options.target
+    if what not in ("parameters", "download"):
         return options  # a latency, which no plan can aim at by itself
-    share = options.parameters ** (number / rounds) * base.parameters / max(now.parameters, 1)
-    return replace(options, parameters=min(1.0, share))
+    # Deflate makes about as much of each parameter that stays.
+    share = getattr(options, what) ** (number / rounds) * base.parameters / max(now.parameters, 1)
+    return replace(options, **{what: min(1.0, share)})
 
 
 def prune_in_rounds(
@@ -73,7 +75,7 @@ def prune_in_rounds(
         groups = chosen_groups(pruner.structure, options)[0]
         if number == 1:
             widths.update({group.name: len(group.units) for group in groups})
-        if number > 1 and (1.0 in (asked.macs, asked.parameters) or (asked.ratio is not None and not groups)):
+        if number > 1 and (1.0 in (asked.macs, asked.parameters, asked.download) or (asked.ratio is not None and not groups)):
             kept = np.ones(len(pruner.structure), bool)  # rounded widths went further than this round has to go
         else:
             kept = pruner.plan(asked, widths)
