@@ -60,10 +60,13 @@ def plan_channels(
     `widths` are the units that groups had before earlier rounds, by name: a ratio is of those (default: of the units
     there are).
     Under a limit of `macs`, `parameters` or `download` absolute scores are set against the cost that each unit saves,
-    and what rounded widths leave of the limit is filled. Raises UsageError when nothing can be pruned, and OutOfReach when the target cannot be reached (with the best that can be).
+    and what rounded widths leave of the limit is filled. Raises UsageError when nothing can be pruned, and OutOfReach
+    when the target cannot be reached (with the best that can be).
     """
     if options.latency is not None:
         raise UsageError("a latency is searched for: prune_to_latency does, with the profile of a device")
+    if options.harmless is not None:
+        raise UsageError("what is harmless is searched for: prune_harmless does, with samples")
     groups, left = chosen_groups(structure, options)
     if not groups:
         reasons = sorted({reason for _, reason in left}) or ["the model has no layers that make channels"]

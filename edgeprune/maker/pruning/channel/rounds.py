@@ -11,6 +11,7 @@ from edgeprune.errors import UsageError
 from edgeprune.ledger import ChannelReport, LayerWidth
 from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.channel.groups import Cost, Structure
+from edgeprune.maker.pruning.channel.harmless import prune_harmless
 from edgeprune.maker.pruning.channel.lossless import prune_dead
 from edgeprune.maker.pruning.channel.plan import chosen_groups
 from edgeprune.maker.pruning.channel.pruner import ChannelPruner, ChannelResult
@@ -55,11 +56,14 @@ def prune_in_rounds(
 ) -> ChannelResult:
     """Remove channels in `rounds` rounds; `train(model, round)` returns the model trained on after each of them.
 
-    Without `options` dead channels are removed, in one round. `structure` is what `analyse` found of the model, where
-    that was done before. The report is that of all rounds together.
+    Without `options` dead channels are removed, and with `harmless` those that do nothing, in one round. `structure` is
+    what `analyse` found of the model, where that was done before. The report is that of all rounds together.
     """
     if options is None:
         result = prune_dead(model, structure=structure)
+        return replace(result, model=train(result.model, 1)) if train else result
+    if options.harmless is not None:
+        result = prune_harmless(model, options, samples=samples, structure=structure)
         return replace(result, model=train(result.model, 1)) if train else result
     reports: list[ChannelReport] = []
     widths: dict[str, int] = {}
@@ -75,7 +79,9 @@ def prune_in_rounds(
         groups = chosen_groups(pruner.structure, options)[0]
         if number == 1:
             widths.update({group.name: len(group.units) for group in groups})
-        if number > 1 and (1.0 in (asked.macs, asked.parameters, asked.download) or (asked.ratio is not None and not groups)):
+        if number > 1 and (
+            1.0 in (asked.macs, asked.parameters, asked.download) or (asked.ratio is not None and not groups)
+        ):
             kept = np.ones(len(pruner.structure), bool)  # rounded widths went further than this round has to go
         else:
             kept = pruner.plan(asked, widths)

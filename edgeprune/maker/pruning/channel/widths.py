@@ -19,14 +19,14 @@ EXCHANGES = 50  # at most
 Floats = npt.NDArray[np.float64]
 
 
-def rounded(group: Group, wanted: float, round_to: int, fixed: int) -> int:
+def rounded(group: Group, wanted: float, round_to: int, fixed: int, *, up: bool = False) -> int:
     """How many units of a group stay when `wanted` are asked for: the nearest width that is a multiple of `round_to`
-    channels, at least one such multiple, at least the `fixed` units, at most all."""
+    channels (the next larger one with `up`), at least one such multiple, at least the `fixed` units, at most all."""
     step = max(1, round_to // math.gcd(round_to, group.width))
     total = len(group.units)
     if wanted >= total:
         return total
-    kept = max(step, round(wanted / step) * step)
+    kept = max(step, (math.ceil if up else round)(wanted / step) * step)
     if kept < fixed:
         kept = math.ceil(fixed / step) * step
     return min(kept, total)
@@ -47,12 +47,12 @@ class Widths:
         self.structure, self.options, self.groups, self.scores = structure, options, groups, scores
         self._guards = structure.guards()
 
-    def with_counts(self, wanted: Callable[[Group], float]) -> Kept:
+    def with_counts(self, wanted: Callable[[Group], float], *, up: bool = False) -> Kept:
         """The best units of each group, as many as are wanted, rounded."""
         kept = np.ones(len(self.structure), bool)
         for group in self.groups:
             fixed = int((~self.structure.free[group.units]).sum())
-            count = rounded(group, wanted(group), self.options.round_to, fixed)
+            count = rounded(group, wanted(group), self.options.round_to, fixed, up=up)
             _keep_best(self.structure, group, count, self.scores, kept)
         for guard in self._guards:  # a tensor would be left without channels
             if not kept[guard].any():
@@ -93,7 +93,7 @@ class Widths:
             if not better:
                 break
             full = [plan for plan in better if size(plan) >= FULL * limit]
-            kept = max(full or better, key=lambda plan: (value[plan].sum() if full else size(plan)))
+            kept = max(full or better, key=lambda plan: value[plan].sum() if full else size(plan))
         return kept
 
     def _added(self, kept: Kept, value: Floats, size: Callable[[Kept], float], limit: float) -> Kept:
