@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from edgeprune.artifact import Format
 from edgeprune.checker.budget import asked_limits
 from edgeprune.checker.latency.latency_targets import target_profile
@@ -122,8 +124,8 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
             on_bad_sample=recipe.data.on_bad_sample,
         )
 
-    train, validation, test = split(recipe.data.train), split(recipe.data.validation), split(recipe.data.test)
-    assert test is not None
+    splits = split(recipe.data.train), split(recipe.data.validation), split(recipe.data.test)
+    train, validation, test = _set_aside(recipe, *splits)
 
     def loaded(path: Path, what: str) -> Model:
         other = load_model(path, trust_code=trust_code, custom=custom)
@@ -149,6 +151,28 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
         validation=validation,
         test=test,
     )
+
+
+def _set_aside(
+    recipe: Recipe, train: Samples | None, validation: Samples | None, test: Samples | None
+) -> tuple[Samples | None, Samples | None, Samples]:
+    """The splits, those that are missing taken from the training samples. Raises RecipeError where those are few."""
+    share = recipe.data.set_aside
+    if share is not None and train is not None and (validation is None or test is None):
+        order = np.random.default_rng(recipe.seed).permutation(len(train))
+        count = round(share * len(train))
+        if count < 1:
+            raise RecipeError(f"{recipe.path}: set_aside = {share:g} of {len(train)} training samples is none")
+        first, second, rest = np.split(order, [count, 2 * count])
+        if validation is None:
+            validation = train.rows(np.sort(first))
+            rest = rest if test is None else np.append(second, rest)
+            test = train.rows(np.sort(second)) if test is None else test
+        else:
+            test, rest = train.rows(np.sort(first)), np.append(second, rest)
+        train = train.rows(np.sort(rest))
+    assert test is not None
+    return train, validation, test
 
 
 def _student(recipe: Recipe, model: Model, loaded: Callable[[Path, str], Model]) -> Model | None:
