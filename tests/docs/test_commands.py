@@ -40,6 +40,7 @@ RUN = ("shell", "console", "python")
 NOT_RUN = {
     ("README.md", "sets up an environment"),
     ("README.md", "pip install"),
+    ("README.md", "searches for minutes"),
     ("CONTRIBUTING.md", "sets up an environment"),
     ("CONTRIBUTING.md", "writes into the repository"),
     ("blame.md", "makes a file of each layer"),
@@ -52,6 +53,7 @@ NOT_RUN = {
     ("latency.md", "needs an NVIDIA GPU"),
     ("latency.md", "needs an emulated Arm system"),
     ("latency.md", "needs Vela"),
+    ("shrink.md", "searches for minutes"),
     ("which-pruning.md", "makes a dozen files"),
     ("which-pruning.md", "trains for minutes"),
     ("which-pruning.md", "trains, and times files for minutes"),

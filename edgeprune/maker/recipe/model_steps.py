@@ -58,6 +58,7 @@ class ModelSteps:
     ) -> None:
         self.prepared, self.progress, self.converter, self.store = prepared, progress, converter, store
         self.asked: list[dict[str, object]] = []  # of the steps so far
+        self.batch_s: float | None = None  # seconds of a step of the last training, with a store
         self.models: dict[str, Model] = {"dense": prepared.model}
 
     def teacher(self, step: Step) -> Model:
@@ -80,9 +81,10 @@ class ModelSteps:
             made.append(self._run(model, step))
             self.store.write_model(key, made[0].model)
             reports = {name: getattr(made[0], name) for name in REPORTS}
-            return {**reports_json(reports), "kept": places_json(made[0].kept)}
+            return {**reports_json(reports), "kept": places_json(made[0].kept), "batch_s": self.progress.unit_s}
 
         record = self.store.once("stage", self.asked, make)
+        self.batch_s = record["batch_s"]
         if made:
             return made[0]
         known = self.store.read_model(self.store.key("stage", self.asked))

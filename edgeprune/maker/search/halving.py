@@ -57,7 +57,7 @@ class Halving:
 
     def best(self) -> Judged:
         """Of the files that reach all targets the one that loses least, else the nearest."""
-        return min(self.judged, key=lambda each: (self._excess(each), each.point.lost))
+        return min(self.judged, key=lambda each: (self._excess(each), each.point.lost, each.point.download_bytes))
 
     def _excess(self, each: Judged) -> float:
         """How far a file is from the targets: points of the metric weigh as percents of a size."""
@@ -180,9 +180,8 @@ class Halving:
         return found
 
     def _epochs_left(self, candidate: Candidate) -> int:
-        """How many epochs there is time for, by what the epochs so far took."""
-        mine = [each.point for each in self.judged if each.candidate == candidate]
-        epoch_s = sum(point.seconds for point in mine) / max(1, sum(point.epochs for point in mine[-1:]))
+        """How many epochs there is time for, by what those so far took."""
+        epoch_s = max(each.epoch_s for each in self.judged if each.candidate == candidate)
         left = MADE * self._time_s - self.trials.store.spent_s
         return int(min(MOST_RECOVERED, max(LEAST_EPOCHS, 0.8 * left / max(epoch_s, 1e-3))))
 

@@ -33,7 +33,9 @@ from edgeprune.maker.recipe.stages import Record, Store
 from edgeprune.maker.recipe.steps import QuantizeStep
 from edgeprune.maker.search.asked import ShrinkOptions
 from edgeprune.maker.search.candidates import HARMLESS, Candidate, channel_target, steps_of
+from edgeprune.maker.training.loop import steps_per_epoch
 from edgeprune.points import Point
+from edgeprune.units import format_bytes
 
 __all__ = ["Judged", "Shape", "Trials"]
 
@@ -54,12 +56,13 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A point, the recipe's steps that lead to it, and its file."""
+    """A point, the recipe's steps that lead to it, its file, and what an epoch of its training took."""
 
     candidate: Candidate
     steps: Steps
     point: Point
     file: Path
+    epoch_s: float
 
 
 @dataclass(kw_only=True)
@@ -96,15 +99,15 @@ class Trials:
         if precision not in self.dense:
 
             def make(key: str) -> Record:
+                self.progress.begin(f"the dense model as {precision}")
                 path = self.store.path(key, ".tflite")
                 quantize = QuantizeStep() if precision is Precision.INT8 else None
                 made = self._files().made(self.prepared.model, path, precision, quantize).made
                 value = self.judge.score(path.read_bytes()) if precision is Precision.FLOAT32 else None
+                self.progress.end()
                 return {**_weighed(made), "metric": value, "key": key}
 
-            self.progress.begin(f"the dense model as {precision}")
             self.dense[precision] = self.store.once("dense", str(precision), make)
-            self.progress.end()
         return self.dense[precision]
 
     def idle(self) -> bool:
@@ -122,16 +125,17 @@ class Trials:
         told = [candidate.idle, channel_target(candidate), str(candidate.precision)]
 
         def make(key: str) -> Record:
+            self.progress.begin(f"weigh {candidate.name}")
             model = self._cut(candidate)
             path = self.store.path(key, ".tflite")
             quantize = QuantizeStep() if candidate.precision is Precision.INT8 else None
             made = self._files().made(model, path, candidate.precision, quantize).made
             self.converter.forget(model)
-            return {**_weighed(made), "parameters": count_parameters(model), "key": key}
+            found = {**_weighed(made), "parameters": count_parameters(model), "key": key}
+            self.progress.end(format_bytes(found["download_bytes"]))
+            return found
 
-        self.progress.begin(f"weigh {candidate.name}")
         record = self.store.once("shape", told, make)
-        self.progress.end()
         return Shape(
             download_bytes=record["download_bytes"],
             parameters=record["parameters"],
@@ -147,12 +151,12 @@ class Trials:
         file = self.store.path(key, ".tflite")
 
         def make(_: str) -> Record:
-            return {"ratio": self._estimated(dense, file) if self.asked.device else self._measured(dense, file)}
+            self.progress.begin(f"latency {'estimated' if self.asked.device else 'measured'}")
+            ratio = self._estimated(dense, file) if self.asked.device else self._measured(dense, file)
+            self.progress.end(f"{ratio:.3f}x")
+            return {"ratio": ratio}
 
-        self.progress.begin(f"latency {'estimated' if self.asked.device else 'measured'}")
-        ratio = float(self.store.once("latency", [key, self.asked.device], make)["ratio"])
-        self.progress.end(f"{ratio:.3f}x")
-        return ratio
+        return float(self.store.once("latency", [key, self.asked.device], make)["ratio"])
 
     def _measured(self, dense: Path, file: Path) -> float:
         found = compare_latency(
@@ -204,24 +208,31 @@ class Trials:
             seconds=round(self.store.spent_s - before[0], 1),
             cpu_s=round(self.store.spent_cpu_s - before[1], 1),
         )
-        return Judged(candidate=candidate, steps=steps, point=point, file=self.store.path(record["key"], ".tflite"))
+        assert self.prepared.train is not None
+        batches = steps_per_epoch(len(self.prepared.train), self.asked.batch_size)
+        return Judged(
+            candidate=candidate,
+            steps=steps,
+            point=point,
+            file=self.store.path(record["key"], ".tflite"),
+            epoch_s=batches * (run.steps.batch_s or 0.0),
+        )
 
     def _file_record(self, model: Model, run: _Run, precision: Precision) -> Record:
         step = run.quantize
 
         def make(key: str) -> Record:
+            self.progress.begin(f"make and judge the {precision} file")
             path = self.store.path(key, ".tflite")
             files = self._files(run.prepared)
             found = files.made(model, path, precision, step, asked=run.steps.asked, dense_bytes=self.dense_bytes)
             self.converter.forget(model)
             value = self.judge.score(path.read_bytes())
+            self.progress.end(f"{self.prepared.task.main.name} {value:.4f}")
             return {**_weighed(found.made), "parameters": count_parameters(model), "metric": value, "key": key}
 
-        self.progress.begin(f"make and judge the {precision} file")
         told = json.loads(json.dumps(self.recipe_steps(run), default=str))
-        record = self.store.once("judged", [told, str(precision), self.dense_bytes], make)
-        self.progress.end(f"{self.prepared.task.main.name} {record['metric']:.4f}")
-        return record
+        return self.store.once("judged", [told, str(precision), self.dense_bytes], make)
 
     def recipe_steps(self, run: _Run) -> Any:
         """All that made a file, for its key."""
