@@ -13,7 +13,9 @@ from edgeprune.maker.keras.models import input_specs, predict
 from edgeprune.maker.pruning.channel.harmless import prune_harmless
 from edgeprune.maker.pruning.channel.rounds import prune_in_rounds
 from edgeprune.maker.pruning.options import ChannelOptions
+from edgeprune.maker.recipe.steps import ChannelStep, check_step
 from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.options import TrainOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras.*")
 IDLE = range(3, 9)  # channels of `hidden` that are as good as a constant
@@ -105,6 +107,13 @@ def test_a_step_of_a_recipe(model: Any, samples: Samples) -> None:
     assert (_removed(result), trained) == ({"hidden": 6}, [1])
     with pytest.raises(UsageError, match="looks at training samples"):
         prune_in_rounds(model, options)
+
+
+def test_no_rounds() -> None:
+    """What does nothing goes at once: rounds would find nothing more."""
+    step = ChannelStep(options=ChannelOptions(harmless=1e-4), rounds=2, training=TrainOptions(epochs=1))
+    with pytest.raises(UsageError, match="rounds are for training in between"):
+        check_step(step)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, -1.0])

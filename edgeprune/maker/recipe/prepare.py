@@ -125,7 +125,7 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
         )
 
     splits = split(recipe.data.train), split(recipe.data.validation), split(recipe.data.test)
-    train, validation, test = _set_aside(recipe, *splits)
+    train, validation, test = _with_set_aside(recipe, *splits)
 
     def loaded(path: Path, what: str) -> Model:
         other = load_model(path, trust_code=trust_code, custom=custom)
@@ -153,24 +153,18 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
     )
 
 
-def _set_aside(
+def _with_set_aside(
     recipe: Recipe, train: Samples | None, validation: Samples | None, test: Samples | None
 ) -> tuple[Samples | None, Samples | None, Samples]:
     """The splits, those that are missing taken from the training samples. Raises RecipeError where those are few."""
-    share = recipe.data.set_aside
-    if share is not None and train is not None and (validation is None or test is None):
-        order = np.random.default_rng(recipe.seed).permutation(len(train))
+    share, missing = recipe.data.set_aside, (validation is None) + (test is None)
+    if share is not None and train is not None and missing:
         count = round(share * len(train))
         if count < 1:
             raise RecipeError(f"{recipe.path}: set_aside = {share:g} of {len(train)} training samples is none")
-        first, second, rest = np.split(order, [count, 2 * count])
-        if validation is None:
-            validation = train.rows(np.sort(first))
-            rest = rest if test is None else np.append(second, rest)
-            test = train.rows(np.sort(second)) if test is None else test
-        else:
-            test, rest = train.rows(np.sort(first)), np.append(second, rest)
-        train = train.rows(np.sort(rest))
+        train, *aside = train.set_aside(count, missing, np.random.default_rng(recipe.seed))
+        test = aside.pop() if test is None else test
+        validation = aside.pop() if validation is None else validation
     assert test is not None
     return train, validation, test
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edgeprune.artifact import Precision
-from edgeprune.checker.latency.latency_targets import why_never
-from edgeprune.checker.latency.profiles import Profile, find_profile
 from edgeprune.converters.slim_options import SlimOptions
 from edgeprune.errors import UsageError
 from edgeprune.points import Aims
 from edgeprune.units import parse_share, parse_time
+
+if TYPE_CHECKING:
+    from edgeprune.checker.latency.profiles import Profile
 
 __all__ = ["ShrinkOptions"]
 
@@ -51,11 +53,16 @@ class ShrinkOptions:
             raise UsageError(f"--max-drop is a small part of the metric such as '1 %'; got {self.max_drop!r}")
         if self.latency is not None:
             self.latency_share()
-        if self.device is not None and not self.precisions:
-            profile = self.profile
-            assert profile is not None
-            raise UsageError(f"{profile.name}: {why_never(profile, 'tflite', Precision.INT8)}; name another device")
         parse_time(self.time)
+        if self.device is not None:
+            self._check_device()
+
+    def _check_device(self) -> None:
+        from edgeprune.checker.latency.latency_targets import why_never
+
+        profile = self.profile
+        if profile is not None and not self.precisions:
+            raise UsageError(f"{profile.name}: {why_never(profile, 'tflite', Precision.INT8)}; name another device")
 
     def latency_share(self) -> float | None:
         """The share of the latency to keep. Raises UsageError."""
@@ -69,11 +76,15 @@ class ShrinkOptions:
     @property
     def profile(self) -> Profile | None:
         """The profile of the device."""
+        from edgeprune.checker.latency.profiles import find_profile
+
         return None if self.device is None else find_profile(self.device)
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
         """What may ship: on a device what its profile covers."""
+        from edgeprune.checker.latency.latency_targets import why_never
+
         profile = self.profile
         if profile is None:
             return PRECISIONS
