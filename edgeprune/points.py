@@ -58,7 +58,7 @@ class Point:
 class SearchReport:
     """All that a search tried. `winner` is the place of its point, `nearest` that of the point nearest to each aim
     where none reaches all; `reached` tells which aims the winner's files reach, the drop also on test samples
-    (`test_drop`, None without a metric there). `ended` says why it ended: "done", "time" or "interrupted"."""
+    (`test_drop`, None without a metric there). `ended` says why it ended: "done" or "interrupted"."""
 
     tool_version: str
     model: str

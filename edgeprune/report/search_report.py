@@ -8,7 +8,7 @@ from edgeprune.units import format_bytes, format_count, format_percent, format_s
 
 __all__ = ["search_markdown", "search_table", "search_text"]
 
-ENDS = {"done": "", "time": "; the time was over", "interrupted": "; interrupted, so this is the best so far"}
+ENDS = {"done": "", "interrupted": "; interrupted, so this is the best so far"}
 
 
 def search_table(report: SearchReport, *, every: bool = True) -> Table:

@@ -196,6 +196,16 @@ def test_ruled_out(search: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_without_channels(call: Any, tmp_path: Path, keras: Any) -> None:
+    """One line that names no file that nobody wrote."""
+    x = keras.Input((4,), name="x")
+    keras.Model(x, keras.layers.Dense(2, activation="softmax")(x)).save(tmp_path / "m.keras")
+    np.savez(tmp_path / "t.npz", x=np.zeros((40, 4), np.float32), y=np.zeros(40, np.int64))
+    done = call("shrink", tmp_path / "m.keras", "--train", tmp_path / "t.npz", "--download", "0.5x", "-q",
+                "-o", tmp_path / "out", "--cache", tmp_path / "cache")  # fmt: skip
+    assert "recipe.toml" not in done.error(2, "nothing to prune")
+
+
 @pytest.mark.parametrize(
     ("given", "part"),
     [

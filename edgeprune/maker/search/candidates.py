@@ -33,6 +33,11 @@ class Candidate:
         width = f"{self.share:.3f} of the {self.cost} by {self.importance}" if self.share < 1 else "all channels"
         return f"{width}{zeros}, {self.precision}"
 
+    @property
+    def whole(self) -> bool:
+        """Whether all weights stay."""
+        return self.share >= 1 and not self.sparsity
+
     def of(self, share: float) -> Candidate:
         """The same at another share."""
         return replace(self, share=round(share, 4))

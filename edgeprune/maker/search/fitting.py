@@ -49,16 +49,15 @@ def kinds(
 ) -> Iterator[tuple[Candidate, float]]:
     """(A kind of candidate, by how much its file may exceed the download that is asked for, for coarser grids will
     bring it down), the most promising first; `targets` is whether importance can look at a loss."""
-    best = "taylor" if targets else "lamp"
     for precision in precisions:
         able = SQUEEZE if precision is Precision.INT8 else 1.0
-        plain = Candidate(cost="macs", share=1.0, importance=best, precision=precision, idle=idle)
+        plain = Candidate(cost="macs", share=1.0, importance="lamp", precision=precision, idle=idle)
         yield plain, able
+        yield replace(plain, importance="taylor" if targets else "l2"), able
         if aims.download_bytes is not None:
             yield replace(plain, cost="parameters"), able
-        if able > 1:
-            yield plain, 1.0
-        yield replace(plain, importance="lamp" if targets else "l2"), able
+            if able > 1:
+                yield plain, 1.0
 
 
 def fitted(trials: Trials, kind: Candidate, aims: Aims, able: float, start: float) -> Candidate | None:

@@ -46,6 +46,8 @@ class Halving:
         try:
             found = self._halved(self._candidates())
             for candidate, tuned in found[:2]:
+                if candidate.whole and self._reaches(self.best()):
+                    break  # there is nothing to recover from
                 last = self._finished(candidate, tuned)
                 if self._reaches(last) or self._late(HALVED + 0.1):
                     break
@@ -84,6 +86,8 @@ class Halving:
         found: list[Candidate] = []
         starts: dict[tuple[Precision, str], float] = {}
         for kind, able in kinds(self.aims, precisions, idle=idle, targets=targets):
+            if kind.cost == "parameters" and found and not self._by_size(found[0]):
+                continue
             start = starts.get((kind.precision, kind.cost), self._start(kind))
             made = fitted(trials, kind, self.aims, able, start)
             if made is not None and made not in found:
@@ -100,6 +104,11 @@ class Halving:
                 "download or latency, or for more time"
             )
         return found
+
+    def _by_size(self, candidate: Candidate) -> bool:
+        """Whether it is the download that keeps a candidate from being wider, and not the latency."""
+        target = self.aims.download_bytes
+        return target is not None and self.trials.shape(candidate).download_bytes > 0.9 * target
 
     def _start(self, kind: Candidate) -> float:
         """A first guess of the share that stays."""

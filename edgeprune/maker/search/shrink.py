@@ -16,7 +16,7 @@ from pathlib import Path
 from edgeprune.artifact import Precision, sha256_of
 from edgeprune.checker.size.codecs import BASE_CODEC
 from edgeprune.converters.session import Converter
-from edgeprune.errors import UsageError
+from edgeprune.errors import RecipeError, UsageError
 from edgeprune.ledger import Ledger, Stage
 from edgeprune.maker.keras.model_files import load_model
 from edgeprune.maker.keras.models import keras_module
@@ -64,7 +64,11 @@ def shrink(job: ShrinkJob, place: Path, out: Path, progress: Watch) -> tuple[Sea
     model = load_model(job.files.model, trust_code=job.trust_code, custom=job.custom)
     job = replace(job, files=replace(job.files, goal=goal_words(job.goal, model)))
     recipe_of = _recipes(job, out.absolute().parent / "recipe.toml")
-    prepared = prepare(recipe_of([HARMLESS]), trust_code=job.trust_code, custom=job.custom)
+    first = recipe_of([HARMLESS])
+    try:
+        prepared = prepare(first, trust_code=job.trust_code, custom=job.custom)
+    except RecipeError as cause:
+        raise _without_place(cause, first.path) from cause
     progress.end()
     _check(prepared)
     for line in _set_aside(job, prepared):
@@ -101,11 +105,19 @@ def _recipes(job: ShrinkJob, place: Path) -> Callable[[Steps], Recipe]:
     """What makes a recipe that stands at `place` out of steps; nothing is exported by it."""
 
     def recipe_of(steps: Steps) -> Recipe:
-        return recipe_of_text(
-            place, recipe_toml(job.files, place, head="A candidate.", steps=steps, exports=[], latency={})
-        )
+        exports = [] if steps else [("tflite", "float32")]  # a recipe has something to do
+        text = recipe_toml(job.files, place, head="A candidate.", steps=steps, exports=exports, latency={})
+        try:
+            return recipe_of_text(place, text)
+        except RecipeError as cause:
+            raise _without_place(cause, place) from cause
 
     return recipe_of
+
+
+def _without_place(cause: RecipeError, place: Path) -> UsageError:
+    """An error of a recipe that nobody wrote, without the file that it is not in."""
+    return UsageError(str(cause).removeprefix(f"{place}: "))
 
 
 def _base(job: ShrinkJob) -> str:
