@@ -194,7 +194,7 @@ def prune(
       edgeprune prune model.keras --style channel --macs 0.5 --importance taylor --train train.npz -o half.keras
       edgeprune prune model.keras --style channel --latency 0.6 --device pixel3-tflite-4t-float32 -o fast.keras
       edgeprune prune model.keras --style channel --lossless -o same.keras
-      edgeprune prune model.keras --style channel --harmless 1e-4 --train train.npz -o same.keras
+      edgeprune prune model.keras --style channel --harmless 1e-4 --train train.npz -o idle.keras
     """
     from edgeprune.host.outputs import check_output_file
 
