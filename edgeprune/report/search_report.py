@@ -66,17 +66,24 @@ def search_lines(report: SearchReport) -> list[str]:
             f"on test samples, looked at once: {format_percent(report.test_drop, 2)} lost: "
             f"{_reached(report, 'drop on test')}"
         )
-    for name, number in report.nearest.items():
-        near = report.points[number]
-        lines.append(
-            f"nearest to the {name}: nearest/{name}.{near.precision}.tflite ({near.candidate}, {near.stage}): "
-            f"{near.download_ratio:.3f}x download, {format_percent(near.lost, 2)} lost"
-            + (f", {near.latency:.3f}x latency" if near.latency is not None else "")
-        )
+    lines += _nearest(report)
     lines.append(
         f"{len(report.points)} files judged in {format_seconds(report.seconds)}, {report.cpu_s:,.0f} CPU s "
         "(files of earlier tries not counted)"
     )
+    return lines
+
+
+def _nearest(report: SearchReport) -> list[str]:
+    """The nearest file to each target, a line for each file."""
+    lines = []
+    for number in dict.fromkeys(report.nearest.values()):
+        near, names = report.points[number], [name for name, place in report.nearest.items() if place == number]
+        lines.append(
+            f"nearest to the {' and the '.join(names)}: nearest/{names[0]}.{near.precision}.tflite ({near.candidate}, "
+            f"{near.stage}): {near.download_ratio:.3f}x download, {format_percent(near.lost, 2)} lost"
+            + (f", {near.latency:.3f}x latency" if near.latency is not None else "")
+        )
     return lines
 
 

@@ -245,8 +245,9 @@ def nearest(points: Sequence[Point], aims: Aims) -> dict[str, int]:
 
 
 def _leave_nearest(search: Halving, report: SearchReport, place: Path) -> None:
-    """The file of the nearest point of each aim, called what it is."""
-    for name, number in report.nearest.items():
+    """The file of the nearest point of each aim, called by the first aim that it is nearest to."""
+    first = {number: name for name, number in reversed(list(report.nearest.items()))}
+    for number, name in first.items():
         (place / "nearest").mkdir(exist_ok=True)
         file = search.judged[number].file
         if file.is_file():
