@@ -90,7 +90,7 @@ class Halving:
                 continue
             start = starts.get((kind.precision, kind.cost), self._start(kind))
             made = fitted(trials, kind, self.aims, able, start)
-            if made is not None and made not in found:
+            if made is not None and made.name not in [known.name for known in found]:
                 found.append(made)
                 starts[kind.precision, kind.cost] = made.share
                 self.note(f"candidate {len(found)}: {made.name}; {self._left()}")

@@ -188,7 +188,7 @@ class Trials:
         before = self.store.spent_s, self.store.spent_cpu_s
         model, run = self.model_of(steps)
         record = self._file_record(model, run, candidate.precision)
-        epochs = 1 + bool(candidate.sparsity and candidate.share < 1) + sum(tuned) + recovered
+        epochs = (candidate.share < 1) + bool(candidate.sparsity) + sum(tuned) + recovered
         dense = float(self.dense_file(Precision.FLOAT32)["metric"])
         lost = self.judge.lost(dense, record["metric"])
         shape = self.shape(candidate)
