@@ -24,6 +24,7 @@ __all__ = [
     "OutOfReach",
     "OutputError",
     "RecipeError",
+    "RuledOut",
     "RuntimeFailure",
     "Unsupported",
     "UsageError",
@@ -54,6 +55,10 @@ class RecipeError(UsageError):
 
 class OutOfReach(UsageError):
     """A target that the model cannot be brought to; the message tells the nearest that can."""
+
+
+class RuledOut(EdgepruneError):
+    """A target that nothing can reach, known before any training; the message tells the nearest that may be."""
 
 
 class Unsupported(EdgepruneError):

@@ -15,6 +15,7 @@ __all__ = [
     "ChannelParity",
     "ChannelReport",
     "EpochLog",
+    "HarmlessReport",
     "KeptReport",
     "LatencyComparison",
     "LatencyReached",
@@ -215,11 +216,23 @@ class LatencyReached:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HarmlessReport:
+    """How far outputs depart without the channels that do nothing: the largest difference of any output, relative to
+    its largest magnitude for the same sample, on the samples that chose them and on others that were not looked at."""
+
+    tolerance: float
+    looked_at: int
+    looked_at_error: float
+    checked: int
+    checked_error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelReport:
     """What channel pruning did. `macs_*` are those of kernels for one sample, None where a size is open or a layer is
     not followed; `got` is the share of channels removed. `verified` is the largest relative error of the surgery
     (before compensation) against the old model with the removed channels set to zero; None where not checked (`note`).
-    `estimated_latency` is None where the target was another.
+    `estimated_latency` and `harmless` are None where the target was another.
     """
 
     asked: str
@@ -234,6 +247,7 @@ class ChannelReport:
     verified: float | None
     note: str | None
     estimated_latency: LatencyReached | None = None
+    harmless: HarmlessReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

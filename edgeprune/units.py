@@ -18,6 +18,7 @@ __all__ = [
     "parse_bytes",
     "parse_growth",
     "parse_share",
+    "parse_time",
 ]
 
 BYTE_UNITS = {
@@ -31,6 +32,9 @@ BYTE_UNITS = {
 }
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]+)\s*", re.IGNORECASE)
 
+TIME_UNITS = {"s": 1, "min": 60, "h": 3600}
+_TIME = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(s|min|h)\s*")
+_MOST_TIME = 1e6
 _MOST_BYTES = 2**63  # more than any file system holds
 _PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*%\s*")
 
@@ -66,6 +70,14 @@ def parse_growth(text: str) -> tuple[int | None, float | None]:
     if "%" in text:
         return None, parse_share(text)
     return parse_bytes(text), None
+
+
+def parse_time(text: str) -> float:
+    """Seconds of a time as people write it: "10min" is 600.0, "90 s" is 90.0, "1.5h" is 5400.0. Raises UsageError."""
+    match = _TIME.fullmatch(text)
+    if match is None or not 0 < float(match.group(1)) < _MOST_TIME:
+        raise UsageError(f"{text[:40]!r} is not a time; write a number and a unit: '10min', '90s' or '1h'")
+    return float(match.group(1)) * TIME_UNITS[match.group(2)]
 
 
 def format_bytes(count: int) -> str:

@@ -20,7 +20,7 @@ from edgeprune.commands.cli import VERBS
 RANKS: tuple[tuple[str, ...], ...] = (
     ("edgeprune.errors", "edgeprune.units", "edgeprune.artifact"),  # words
     ("edgeprune.host",),
-    ("edgeprune.verdict", "edgeprune.step_reports", "edgeprune.ledger"),  # the records of a run
+    ("edgeprune.verdict", "edgeprune.step_reports", "edgeprune.ledger", "edgeprune.points"),  # the records of a run
     ("edgeprune.formats",),
     ("edgeprune.runtime",),
     ("edgeprune.checker",),
@@ -28,6 +28,7 @@ RANKS: tuple[tuple[str, ...], ...] = (
     ("edgeprune.maker",),
     ("edgeprune.converters",),
     ("edgeprune.maker.recipe",),  # the exception: a run converts what it made
+    ("edgeprune.maker.search",),  # and a search makes runs
     ("edgeprune.commands",),
 )
 # What may name TensorFlow and its kin.

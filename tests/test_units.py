@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune.errors import UsageError
-from edgeprune.units import format_bytes, format_count, format_ms, format_percent, format_seconds, parse_bytes
+from edgeprune.units import (
+    format_bytes,
+    format_count,
+    format_ms,
+    format_percent,
+    format_seconds,
+    parse_bytes,
+    parse_time,
+)
 
 
 @pytest.mark.parametrize(
@@ -104,3 +112,16 @@ def test_percent() -> None:
     """A fraction as a percentage, with as many digits as asked for."""
     assert format_percent(0.8004) == "80.0 %"
     assert format_percent(0.92345, 2) == "92.34 %"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10min", 600.0), ("90 s", 90.0), ("1.5h", 5400.0), (".5 min", 30.0)])
+def test_times(text: str, seconds: float) -> None:
+    """A number and a unit."""
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["10", "0 s", "min", "-1 s", "3 days", "1e9 h"])
+def test_what_is_no_time(text: str) -> None:
+    """Everything else is refused with an example."""
+    with pytest.raises(UsageError, match="not a time; write a number and a unit"):
+        parse_time(text)

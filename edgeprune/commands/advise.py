@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from edgeprune.checker.latency.profiles import Profile
     from edgeprune.checker.ways import Advice
     from edgeprune.maker.keras.types import Model
-    from edgeprune.maker.recipe.advised import RecipeFiles
     from edgeprune.maker.recipe.candidates import Wanted
+    from edgeprune.maker.recipe.recipe_toml import RecipeFiles
     from edgeprune.maker.training.data.samples import Samples
 
 __all__ = ["advise"]
@@ -221,17 +221,13 @@ def _train(job: _Job, model: Model) -> tuple[Samples | None, bool]:
 
 def _files(job: _Job, model: Model) -> RecipeFiles:
     """What the recipe names; a metric where the model says none."""
-    from edgeprune.maker.keras.compiled import compiled_of
-    from edgeprune.maker.recipe.advised import RecipeFiles
-    from edgeprune.maker.training.goal import DEFAULT, FIRST
+    from edgeprune.maker.recipe.recipe_toml import RecipeFiles, goal_words
 
-    goal = job.scoring.goal.metric or (DEFAULT.metric if compiled_of(model) is None else {})
-    words: dict[str, object] = {name: list(some) if len(some) > 1 else some[0] for name, some in goal.items()}
     splits = {"train": job.train, "validation": job.validation, "test": job.data}
     return RecipeFiles(
         model=job.model,
         splits={key: path for key, path in splits.items() if path is not None},
-        metric=words[FIRST] if set(words) == {FIRST} else words,
+        goal=goal_words(job.scoring.goal, model),
         scale=job.scoring.scale,
         offset=job.scoring.offset,
         on_bad_sample=job.scoring.on_bad_sample,

@@ -51,6 +51,7 @@ CHANNEL_ONLY = (
     *(name for name in _OF_CHANNELS if name not in _OF_ZEROS),
     *("device", "lossless", "train", "verify"),
 )
+NOT_HARMLESS = ("scope", "importance", "compensate")
 NOT_LOSSLESS = (*(name for name in _OF_CHANNELS if name != "seed"), "device", "train")
 
 
@@ -111,6 +112,14 @@ class _Done:
 @click.option("--ratio", type=float, help="channel: fraction of channels to remove, for example 0.4.")
 @click.option("--macs", type=float, help="channel: share of the MACs to keep, for example 0.5.")
 @click.option("--parameters", type=float, help="channel: share of the parameters to keep.")
+@click.option("--download", type=float, help="channel: share of the deflated bytes of the weights to keep.")
+@click.option(
+    "--harmless",
+    type=float,
+    metavar="PART",
+    help="channel: remove channels that do nothing on --train; outputs change by at most this part of their range, for "
+    "example 1e-4.",
+)
 @click.option("--latency", type=float, help="channel: share of the latency to keep, estimated for --device.")
 @click.option("--device", metavar="NAME", help="channel: the profile for --latency ('edgeprune devices'), or a .toml.")
 @click.option("--lossless", is_flag=True, help="channel: remove dead channels only; outputs stay the same.")
@@ -185,6 +194,7 @@ def prune(
       edgeprune prune model.keras --style channel --macs 0.5 --importance taylor --train train.npz -o half.keras
       edgeprune prune model.keras --style channel --latency 0.6 --device pixel3-tflite-4t-float32 -o fast.keras
       edgeprune prune model.keras --style channel --lossless -o same.keras
+      edgeprune prune model.keras --style channel --harmless 1e-4 --train train.npz -o idle.keras
     """
     from edgeprune.host.outputs import check_output_file
 
@@ -224,6 +234,8 @@ def _refuse_strangers(context: click.Context, style: str) -> None:
 def _refuse_pointless(context: click.Context, values: dict[str, Any]) -> None:
     if values["lossless"]:
         flag, reason = _given(context, NOT_LOSSLESS), "--lossless removes dead channels only"
+    elif values["harmless"] is not None:
+        flag, reason = _given(context, NOT_HARMLESS), "--harmless goes by what channels do on samples"
     else:
         flag = _given(context, ("scope",)) if values["ratio"] is None else None
         reason = "--scope is for --ratio"
@@ -264,6 +276,7 @@ def _refuse_without_samples(options: ChannelOptions, train: Path | None) -> None
     if options.needs_data and train is None:
         looks = CRITERIA[options.importance].needs_data
         flag = f"--importance {options.importance}" if looks else f"--compensate {options.compensate}"
+        flag = flag if options.harmless is None else "--harmless"
         raise UsageError(f"{flag} looks at training samples: add --train TRAIN.npz")
 
 
@@ -310,6 +323,7 @@ def _result(
     job: _Job, model: Model, samples: Samples | None, task: Task | None, progress: Progress
 ) -> PruneResult | ChannelResult:
     """The new model, by the style that the options are of."""
+    from edgeprune.maker.pruning.channel.harmless import prune_harmless
     from edgeprune.maker.pruning.channel.lossless import prune_dead
     from edgeprune.maker.pruning.channel.pruner import prune_channels
     from edgeprune.maker.pruning.magnitude import prune_magnitude
@@ -318,6 +332,8 @@ def _result(
         return prune_dead(model)
     if isinstance(job.options, MagnitudeOptions):
         return prune_magnitude(model, job.options, samples=samples)
+    if job.options.harmless is not None:
+        return prune_harmless(model, job.options, samples=samples, verify=job.verify)
     if job.profile is None:
         return prune_channels(model, job.options, samples=samples, task=task, verify=job.verify)
     from edgeprune.converters.session import Converter

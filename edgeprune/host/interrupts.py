@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["handlers", "held_back", "note_output", "undoing"]
+__all__ = ["asking", "handlers", "held_back", "note_output", "undoing"]
 
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
@@ -29,6 +29,7 @@ _numbers = itertools.count()
 _kept: list[str] = []
 _holds = 0
 _waiting: int | None = None
+_asked: tuple[str, bool] | None = None  # what is said at the first Ctrl-C, whether it came
 _stderr = 2
 
 
@@ -54,6 +55,18 @@ def held_back() -> Iterator[None]:
         _holds -= 1
         if not _holds and _waiting is not None:
             _end(_waiting)
+
+
+@contextlib.contextmanager
+def asking(said: str) -> Iterator[Callable[[], bool]]:
+    """Inside the context the first Ctrl-C only asks: what this yields is true from then on, and `said` is a line on
+    stderr. A second one, and SIGTERM, end the program as ever."""
+    global _asked
+    _asked = (said, False)
+    try:
+        yield lambda: _asked is not None and _asked[1]
+    finally:
+        _asked = None
 
 
 def note_output(path: Path) -> None:
@@ -90,8 +103,13 @@ def _forget_stderr() -> None:
 
 
 def _on_signal(number: int, _frame: FrameType | None) -> None:
-    global _waiting
-    if _holds:
+    global _waiting, _asked
+    if number == signal.SIGINT and _asked is not None and not _asked[1]:
+        clear = "\r\x1b[K" if os.isatty(_stderr) else ""
+        with contextlib.suppress(OSError):
+            os.write(_stderr, f"{clear}edgeprune: {_asked[0]}\n".encode())
+        _asked = (_asked[0], True)
+    elif _holds:
         _waiting = number
     else:
         _end(number)

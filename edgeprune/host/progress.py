@@ -21,6 +21,8 @@ class Progress:
         self._terminal = self._stream.isatty()
         self._task = ""
         self._begun = self._drawn = 0.0
+        self._pace: tuple[float, int] | None = None  # when, and how much was done
+        self.unit_s: float | None = None  # seconds for one of the units of the last task, its first quarter left out
 
     def note(self, text: str) -> None:
         """A line of its own."""
@@ -31,6 +33,7 @@ class Progress:
         """Start a task."""
         self._task, self._begun = task, time.monotonic()
         self._drawn = self._begun
+        self._pace = None
         if not self._quiet:
             if self._terminal:
                 self._draw(f"{task} ...")
@@ -40,6 +43,10 @@ class Progress:
     def advance(self, done: int, total: int, text: str = "") -> None:
         """`done` of `total` units are done."""
         now = time.monotonic()
+        if self._pace is None and 4 * done >= total:  # the start also traces and loads
+            self._pace = now, done
+        elif self._pace is not None and done > self._pace[1]:
+            self.unit_s = (now - self._pace[0]) / (done - self._pace[1])
         if self._quiet or now - self._drawn < (0.1 if self._terminal else LINE_EVERY_S):
             return
         self._drawn = now

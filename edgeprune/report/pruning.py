@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeprune.ledger import ChannelOrder, ChannelReport, LatencyReached, PruneReport
+from edgeprune.ledger import ChannelOrder, ChannelReport, HarmlessReport, LatencyReached, PruneReport
 from edgeprune.report.table import Table, reason_lines, to_text
 from edgeprune.units import format_count
 
@@ -65,6 +65,8 @@ def channel_lines(report: ChannelReport, *, every: bool = False) -> list[str]:
     ]
     if report.estimated_latency is not None:
         lines.append(_latency(report.estimated_latency))
+    if report.harmless is not None:
+        lines.append(_harmless(report.harmless))
     if every and report.removed:
         lines.append(_widths(report))
     lines += reason_lines("all channels kept", ((g.layer, g.reason) for g in report.skipped), every=every)
@@ -80,6 +82,13 @@ def channel_lines(report: ChannelReport, *, every: bool = False) -> list[str]:
 def _latency(reached: LatencyReached) -> str:
     before, after = reached.before.total_ms, reached.after.total_ms
     return f"latency {before:.3g} -> {after:.3g} ms ({reached.ratio:.3f}x), {reached.after.how}"
+
+
+def _harmless(found: HarmlessReport) -> str:
+    return (
+        f"outputs change by at most {found.checked_error:.1e} of their range on {found.checked:,} samples that were "
+        f"not looked at ({found.looked_at_error:.1e} on the {found.looked_at:,} that were; allowed {found.tolerance:g})"
+    )
 
 
 def _widths(report: ChannelReport) -> str:

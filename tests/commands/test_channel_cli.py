@@ -51,7 +51,7 @@ def test_text(call: Any, block: Path) -> None:
     """The same for a reader: shares, layers with --verbose, the accuracy that was not measured."""
     done = prune(call, block, "--macs", 0.6, "-v")
     assert done.code == 0, done.err
-    for part in ("asked macs 0.6", "MACs 112 k -> ", "expand", "all channels kept (an output", "surgery checked",
+    for part in ("asked macs 0.6", "MACs 112 k -> ", "stem", "all channels kept (an output", "surgery checked",
                  "quality: not measured", "Written: "):  # fmt: skip
         assert part in done.out
 
@@ -95,7 +95,7 @@ def test_lossless(call: Any, block: Path, keras: Any) -> None:
 @pytest.mark.parametrize(
     ("extra", "code", "part"),
     [
-        ((), 2, "takes one of ratio, macs, parameters and latency; got none"),
+        ((), 2, "takes one of ratio, macs, parameters, download, latency and harmless; got none"),
         (("--ratio", 1.4), 2, "at least 0 and below 1; got 1.4"),
         (("--ratio", 40), 2, "did you mean 0.4?"),
         (("--ratio", 0.4, "--macs", 0.5), 2, "got ratio, macs"),
@@ -103,6 +103,8 @@ def test_lossless(call: Any, block: Path, keras: Any) -> None:
         (("--ratio", 0.4, "--include", "conv9"), 2, "include pattern 'conv9' matches no layer"),
         (("--sparsity", 0.8), 2, "--sparsity does not belong to --style channel"),
         (("--lossless", "--ratio", 0.4), 2, "--lossless removes dead channels only"),
+        (("--harmless", 1e-4), 2, "--harmless looks at training samples: add --train"),
+        (("--harmless", 1e-4, "--importance", "l1"), 2, "--harmless goes by what channels do"),
         (("--ratio", 0.4, "--importance", "taylor"), 2, "looks at training samples"),
         (("--ratio", 0.4, "--compensate", "mean"), 2, "--compensate mean looks at training samples"),
         (("--ratio", 0.4, "--round-to", 64), 2, "nothing to prune"),
@@ -128,7 +130,7 @@ def test_options_of_the_other_style(call: Any, block: Path) -> None:
     ("step", "part"),
     [
         ("ratio = 40\n", "did you mean 0.4"),
-        ("", "one of ratio, macs, parameters, latency and lossless"),
+        ("", "one of ratio, macs, parameters, download, latency, harmless and lossless"),
         ("ratio = 0.4\nsparsity = 0.5\n", "unknown key 'sparsity'"),
         ("ratio = 0.4\nrounds = 3\n", "set epochs"),
         ("ratio = 0.4\nimportance = 'lmap'\n", "unknown importance criterion 'lmap'"),

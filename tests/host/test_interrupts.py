@@ -45,6 +45,22 @@ def test_ctrl_c_is_one_line_and_130(tmp_path: Path) -> None:
     assert outcome(f"with handlers():\n    {WAIT}", tmp_path) == (130, LINE)
 
 
+def test_the_first_ctrl_c_may_only_ask(tmp_path: Path) -> None:
+    """A job that can end early is asked to by the first SIGINT, and says so; the second ends it."""
+    body = """
+with handlers():
+    with asking("ending soon") as asked:
+        print("ready", flush=True)
+        while not asked():
+            time.sleep(0.01)
+        AGAIN
+    print("ended", file=sys.stderr, flush=True)
+"""
+    assert outcome(body.replace("AGAIN", "pass"), tmp_path) == (0, "edgeprune: ending soon\nended\n")
+    again = body.replace("AGAIN", "os.kill(os.getpid(), signal.SIGINT)")
+    assert outcome(again, tmp_path) == (130, "edgeprune: ending soon\n" + LINE)
+
+
 def test_sigterm_is_one_line_and_143(tmp_path: Path) -> None:
     """SIGTERM, which a CI system sends, ends it in the same way."""
     found = outcome(f"with handlers():\n    {WAIT}", tmp_path, signal.SIGTERM)

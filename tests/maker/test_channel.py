@@ -16,10 +16,11 @@ from edgeprune.errors import EdgepruneError, Unsupported, UsageError
 from edgeprune.maker.keras.models import clone, predict
 from edgeprune.maker.pruning.channel.groups import Cost, Group
 from edgeprune.maker.pruning.channel.importance import unit_scores
-from edgeprune.maker.pruning.channel.plan import plan_channels, rounded
+from edgeprune.maker.pruning.channel.plan import plan_channels
 from edgeprune.maker.pruning.channel.pruner import analyse, prune_channels
 from edgeprune.maker.pruning.channel.rounds import prune_in_rounds, round_options
 from edgeprune.maker.pruning.channel.verification import checked, random_inputs
+from edgeprune.maker.pruning.channel.widths import rounded
 from edgeprune.maker.pruning.options import ChannelOptions
 from edgeprune.maker.training.data.samples import Samples
 
@@ -113,7 +114,7 @@ def test_a_target_out_of_reach_says_the_best(wide: Any) -> None:
         ({"macs": 0.0}, "above 0"),
         ({"parameters": 50.0}, "did you mean 0.5"),
         ({"ratio": float("nan")}, "got nan"),
-        ({}, "one of ratio, macs, parameters and latency; got none"),
+        ({}, "one of ratio, macs, parameters, download, latency and harmless; got none"),
         ({"ratio": 0.1, "macs": 0.5}, "got ratio, macs"),
         ({"ratio": 0.1, "scope": "model"}, "unknown scope 'model'"),
         ({"ratio": 0.1, "importance": "l0"}, "unknown importance"),

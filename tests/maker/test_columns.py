@@ -194,3 +194,16 @@ def test_weights_of_samples_count(keras: Any) -> None:
         scores[name] = evaluate(model, truth, find_task(model, "accuracy"))[0]
     assert scores["all alike"] < 0.3
     assert scores["liars out"] > 0.8
+
+
+def test_samples_are_set_aside() -> None:
+    """Each sample is in one part, in the order that it had, and the same seed draws the same."""
+    x = np.arange(20, dtype=np.float32)[:, None]
+    samples = Samples(path=Path("train.npz"), inputs={"x": x}, targets=np.arange(20))
+    rest, first, second = samples.set_aside(3, 2, np.random.default_rng(5))
+    assert [len(part) for part in (rest, first, second)] == [14, 3, 3]
+    labels = [part.told[""].tolist() for part in (rest, first, second)]
+    assert sorted(label for part in labels for label in part) == list(range(20))
+    assert all(part == sorted(part) for part in labels)
+    again = samples.set_aside(3, 2, np.random.default_rng(5))
+    assert [part.told[""].tolist() for part in again] == labels

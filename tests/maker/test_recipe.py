@@ -179,6 +179,8 @@ def test_the_largest_recipe(tmp_path: Path) -> None:
         ('metric = "auc"', 'metric = "auc"\nbudgett = 1', "unknown key 'budgett'; did you mean 'budget'?"),
         ('test = "t.npz"', 'tset = "t.npz"', "unknown key 'tset' in [data]; did you mean 'test'?"),
         ('test = "t.npz"', 'train = "t.npz"', "[data] lacks 'test'"),
+        ('test = "t.npz"', "set_aside = 0.1", "set_aside in [data] is a share of the samples in train"),
+        ('test = "t.npz"', 'train = "t.npz"\nset_aside = 0.5', "above 0 and at most 0.4"),
         ("sparsity = 0.5", "sparsity = true", "'steps 1.sparsity' must be a number, got True"),
         ("sparsity = 0.5", 'sparsity = 0.5\nscope = "gobal"', "did you mean 'global'?"),
         ("sparsity = 0.5", "sparsity = 0.5\ninitial_sparsity = 0.6", "initial_sparsity 0.6 is above sparsity 0.5"),

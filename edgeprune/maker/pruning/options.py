@@ -27,7 +27,7 @@ __all__ = [
 COMPENSATIONS = ("norms", "mean", "none")
 SCOPES = ("layer", "global")
 SCORES = ("magnitude", "wanda")
-TARGETS = ("ratio", "macs", "parameters", "latency")
+TARGETS = ("ratio", "macs", "parameters", "download", "latency", "harmless")
 
 
 def sparsity_of(written: str | float | Pattern) -> float | Pattern:
@@ -107,14 +107,15 @@ class MagnitudeOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelOptions:
-    """What to remove and how much: one of `ratio` (fraction of channels), `macs`, `parameters` or `latency` (share
-    left; the latency is that of a device and is searched for, see `prune_to_latency`).
+    """What to remove and how much: one of `ratio` (fraction of channels), `macs`, `parameters`, `download` or `latency`
+    (share left; the latency is that of a device and is searched for, see `prune_to_latency`), or `harmless`: what does
+    nothing on real input.
 
     With scope "layer" each group loses `ratio` of its channels, with "global" all groups together, the least important
-    channels first and at most 90 % of a group; `macs` and `parameters` rank like that too (criteria with an absolute
-    scale, such as taylor, by importance per cost). Widths become multiples of `round_to` where a group has more
-    channels than that. `through_norms` also prunes channels that a LayerNormalization reads together, which changes its
-    statistics. `compensate` = "norms" estimates the statistics of batch normalization again where there are
+    channels first and at most 90 % of a group; `macs`, `parameters` and `download` rank like that too (criteria with an
+    absolute scale, such as taylor, by importance per cost). Widths become multiples of `round_to` where a group has
+    more channels than that. `through_norms` also prunes channels that a LayerNormalization reads together, which
+    changes its statistics. `compensate` = "norms" estimates the statistics of batch normalization again where there are
     samples; "mean" moves the mean of a removed channel into the bias of the layers that read it (needs samples).
     """
 
@@ -124,8 +125,13 @@ class ChannelOptions:
     """Share of the MACs to keep."""
     parameters: float | None = None
     """Share of the parameters to keep."""
+    download: float | None = None
+    """Share of the deflated bytes of the weights to keep, counted as float32."""
     latency: float | None = None
     """Share of the latency to keep, estimated for `device`."""
+    harmless: float | None = None
+    """Remove channels that do nothing on training samples, the least effect first, each replaced by its mean, while no
+    output changes by more than this part of its range (`1e-4`); checked on samples that were not looked at."""
     scope: str = "layer"
     """For `ratio`: the same in every group (`"layer"`), or ranked over all groups (`"global"`)."""
     importance: str = "lamp"
@@ -147,7 +153,8 @@ class ChannelOptions:
         given = [name for name in TARGETS if getattr(self, name) is not None]
         if len(given) != 1:
             raise UsageError(
-                f"channel pruning takes one of ratio, macs, parameters and latency; got {', '.join(given) or 'none'}"
+                f"channel pruning takes one of {', '.join(TARGETS[:-1])} and {TARGETS[-1]}; got "
+                f"{', '.join(given) or 'none'}"
             )
         _check_target(given[0], getattr(self, given[0]))
         check_choice("scope", self.scope, SCOPES)
@@ -169,7 +176,7 @@ class ChannelOptions:
     @property
     def needs_data(self) -> bool:
         """Whether training samples are looked at."""
-        return CRITERIA[self.importance].needs_data or self.compensate == "mean"
+        return CRITERIA[self.importance].needs_data or self.compensate == "mean" or self.harmless is not None
 
 
 def check_sr_ste(decay: float, options: MagnitudeOptions) -> None:
@@ -183,6 +190,10 @@ def check_sr_ste(decay: float, options: MagnitudeOptions) -> None:
 def _check_target(name: str, value: float) -> None:
     if name == "ratio" and not 0 <= value < 1:
         told = "ratio is the fraction of channels to remove, at least 0 and below 1"
+    elif name == "harmless":
+        if 0 < value < 0.1:
+            return
+        raise UsageError(f"harmless is the part of an output's range that may change, such as 1e-4; got {value:g}")
     elif name != "ratio" and not 0 < value <= 1:
         told = f"{name} is the share of the {name} to keep, above 0 and at most 1"
     else:

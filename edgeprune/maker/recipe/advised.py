@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune.checker.latency.accelerators.rules import find_accelerator
@@ -14,9 +10,10 @@ from edgeprune.converters.session import Converter
 from edgeprune.host.progress import Progress
 from edgeprune.maker.keras.types import Model
 from edgeprune.maker.recipe.candidates import Candidates, Wanted
+from edgeprune.maker.recipe.recipe_toml import RecipeFiles, recipe_toml
 from edgeprune.verdict import Estimate
 
-__all__ = ["RecipeFiles", "advised", "recipe_text"]
+__all__ = ["advised", "recipe_text"]
 
 _TRAIN = {"epochs": 2, "learning_rate": 1e-3}
 _TUNE = {"epochs": 4, "learning_rate": 1e-3}
@@ -80,46 +77,20 @@ def _unknown(wanted: Wanted, trains: bool) -> list[str]:
     return told
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecipeFiles:
-    """What a recipe names: the model, the splits by key, and what else stands in its tables."""
-
-    model: Path
-    splits: Mapping[str, Path]
-    metric: object
-    scale: float
-    offset: float
-    on_bad_sample: str
-    seed: int
-
-
 def recipe_text(advice: Advice, files: RecipeFiles, place: Path) -> str:
     """The recommended way as TOML, with paths beside `place`, where the recipe will stand."""
     chosen = next(way for way in advice.ways if way.kind is advice.chosen)
-    lines = [
-        "# Recommended by edgeprune advise, before any training; what it was chosen by stands in that report.",
-        f"#   edgeprune run {place.name} -o output",
-        _line("model", _beside(files.model, place)),
-        *([_line("metric", files.metric)] if files.metric else []),
-        _line("seed", files.seed),
-        "",
-        "[data]",
-        *(_line(key, _beside(path, place)) for key, path in files.splits.items()),
-        *([_line("scale", files.scale)] if files.scale != 1 else []),
-        *([_line("offset", files.offset)] if files.offset else []),
-        *([_line("on_bad_sample", files.on_bad_sample)] if files.on_bad_sample != "error" else []),
-    ]
-    for step in _steps(advice, chosen, can_calibrate="train" in files.splits):
-        lines += ["", "[[steps]]", *(_line(key, value) for key, value in step.items())]
     precision = "int8" if _quantizes(chosen, "train" in files.splits) else "float16"
     form = "onnx" if chosen.pattern else "tflite"
-    exports = [(form, precision), *_coreml_exports(advice, chosen)]
-    for model_format, stored in exports:
-        lines += ["", "[[exports]]", _line("format", model_format), _line("precision", stored)]
     devices = [found.device for found in _estimated(chosen, precision)]
-    if devices:
-        lines += ["", "[latency]", _line("devices", devices)]
-    return "\n".join(lines) + "\n"
+    return recipe_toml(
+        files,
+        place,
+        head="Recommended by edgeprune advise, before any training; what it was chosen by stands in that report.",
+        steps=_steps(advice, chosen, can_calibrate="train" in files.splits),
+        exports=[(form, precision), *_coreml_exports(advice, chosen)],
+        latency={"devices": devices} if devices else {},
+    )
 
 
 def _quantizes(way: Way, can_calibrate: bool) -> bool:
@@ -151,20 +122,3 @@ def _estimated(way: Way, precision: str) -> list[Estimate]:
     if way.kind.is_int8 is not (precision == "int8"):
         return []
     return [found for found in way.estimates if found.given]
-
-
-def _line(key: str, value: object) -> str:
-    if isinstance(value, dict):
-        inner = ", ".join(f"{json.dumps(name)} = {_toml(each)}" for name, each in value.items())
-        return f"{key} = {{ {inner} }}"
-    return f"{key} = {_toml(value)}"
-
-
-def _toml(value: object) -> str:
-    """A value of TOML; its strings, numbers and lists are written as in JSON."""
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
-
-
-def _beside(path: Path, place: Path) -> str:
-    """A path as seen from the folder of the recipe."""
-    return Path(os.path.relpath(path, place.absolute().parent)).as_posix()

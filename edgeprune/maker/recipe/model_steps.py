@@ -25,7 +25,9 @@ from edgeprune.maker.quantization.training import Quantized, train_quantized
 from edgeprune.maker.recipe.latency_search import prune_to_latency
 from edgeprune.maker.recipe.prepare import Prepared, through_norms
 from edgeprune.maker.recipe.recipe import ChannelStep, FinetuneStep, PruneStep, QatStep, Step
+from edgeprune.maker.recipe.stages import REPORTS, Store, places_json, places_of, reports_json, reports_of
 from edgeprune.maker.recipe.steps import teacher_file, teacher_of
+from edgeprune.maker.recipe.tables import flat
 from edgeprune.maker.training.frozen import frozen_note
 from edgeprune.maker.training.loop import steps_per_epoch
 from edgeprune.maker.training.options import TrainOptions
@@ -51,8 +53,12 @@ class ModelSteps:
     The recipe's own model is the teacher, where a step names no other: `models` are those of the stages so far by name.
     """
 
-    def __init__(self, prepared: Prepared, progress: Progress, converter: Converter) -> None:
-        self.prepared, self.progress, self.converter = prepared, progress, converter
+    def __init__(
+        self, prepared: Prepared, progress: Progress, converter: Converter, store: Store | None = None
+    ) -> None:
+        self.prepared, self.progress, self.converter, self.store = prepared, progress, converter, store
+        self.asked: list[dict[str, object]] = []  # of the steps so far
+        self.batch_s: float | None = None  # seconds of a step of the last training, with a store
         self.models: dict[str, Model] = {"dense": prepared.model}
 
     def teacher(self, step: Step) -> Model:
@@ -63,7 +69,28 @@ class ModelSteps:
         return self.prepared.teachers[name] if teacher_file(name) else self.models[name]
 
     def run(self, model: Model, step: PruneStep | ChannelStep | FinetuneStep) -> StepResult:
-        """One step, with its progress; the model that goes in is left alone."""
+        """One step, with its progress; the model that goes in is left alone. With a store a step that was carried out
+        before, behind the same steps, is not carried out again."""
+        self.asked.append(flat(step))
+        if self.store is None:
+            return self._run(model, step)
+        made: list[StepResult] = []
+
+        def make(key: str) -> dict[str, object]:
+            assert self.store is not None
+            made.append(self._run(model, step))
+            self.store.write_model(key, made[0].model)
+            reports = {name: getattr(made[0], name) for name in REPORTS}
+            return {**reports_json(reports), "kept": places_json(made[0].kept), "batch_s": self.progress.unit_s}
+
+        record = self.store.once("stage", self.asked, make)
+        self.batch_s = record["batch_s"]
+        if made:
+            return made[0]
+        known = self.store.read_model(self.store.key("stage", self.asked))
+        return StepResult(model=known, kept=places_of(record["kept"]), **reports_of(record))
+
+    def _run(self, model: Model, step: PruneStep | ChannelStep | FinetuneStep) -> StepResult:
         self._tell_frozen(model, step.name, step.training)
         self.progress.begin(f"{step.name}: {'prune' if step.kind == 'prune' else 'fine-tune'}")
         if isinstance(step, FinetuneStep):

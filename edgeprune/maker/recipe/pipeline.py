@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,10 +23,8 @@ from edgeprune.converters.exports import calibrated
 from edgeprune.converters.ladder_options import LadderOptions
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.probabilities import classified
-from edgeprune.converters.searched import judge_of, searched
 from edgeprune.converters.session import Converter, Exported
 from edgeprune.converters.sparse_exports import check_eligible, few_inputs, sparse_export
-from edgeprune.converters.spending import Judge
 from edgeprune.formats import read_contents
 from edgeprune.formats.metadata import ImageInput
 from edgeprune.formats.pattern import Pattern
@@ -44,7 +41,14 @@ from edgeprune.ledger import (
     Stage,
     StudentReport,
 )
-from edgeprune.maker.keras.models import count_nonzero_parameters, count_parameters, input_specs, predict, save_model
+from edgeprune.maker.keras.models import (
+    count_nonzero_parameters,
+    count_parameters,
+    input_specs,
+    keras_module,
+    predict,
+    save_model,
+)
 from edgeprune.maker.keras.types import AnyModel, Model
 from edgeprune.maker.recipe.blame import blamed
 from edgeprune.maker.recipe.entries import (
@@ -77,33 +81,56 @@ from edgeprune.maker.recipe.recipe import (
     devices_of,
     student_step,
 )
+from edgeprune.maker.recipe.stage_files import StageFiles, calibration_of
+from edgeprune.maker.recipe.stages import Store
 from edgeprune.maker.recipe.student import student_report
 from edgeprune.maker.recipe.trained_int8 import TrainedInt8
-from edgeprune.maker.training.data.loading import calibration_set
 from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.loop import make_deterministic
 from edgeprune.report.summary import summary_sentences
 from edgeprune.runtime.session import installed_runtimes
 
 __all__ = ["run_recipe"]
 
 
-def run_recipe(prepared: Prepared, folder: Path, progress: Progress, baseline: Baseline | None = None) -> Ledger:
-    """Run all steps and exports, leave every file in `folder`, and return the ledger; growth is against `baseline`."""
-    with Converter() as converter:
-        converter.start()  # its imports run while the first steps do
-        return _Run(prepared, folder, progress, converter, baseline).ledger()
+def run_recipe(
+    prepared: Prepared,
+    folder: Path,
+    progress: Progress,
+    baseline: Baseline | None = None,
+    *,
+    store: Store | None = None,
+    converter: Converter | None = None,
+) -> Ledger:
+    """Run all steps and exports, leave every file in `folder`, and return the ledger; growth is against `baseline`.
+
+    What `store` holds of the steps is not carried out again; `converter` is one that runs already.
+    """
+    make_deterministic(keras_module(), prepared.recipe.seed)  # before the first gradient, not only while training
+    if converter is not None:
+        return _Run(prepared, folder, progress, converter, baseline, store).ledger()
+    with Converter() as started:
+        started.start()  # its imports run while the first steps do
+        return _Run(prepared, folder, progress, started, baseline, store).ledger()
 
 
 class _Run:
     """The state of one run: the current model, the files so far, the stages so far."""
 
     def __init__(
-        self, prepared: Prepared, folder: Path, progress: Progress, converter: Converter, baseline: Baseline | None
+        self,
+        prepared: Prepared,
+        folder: Path,
+        progress: Progress,
+        converter: Converter,
+        baseline: Baseline | None,
+        store: Store | None,
     ) -> None:
         self.baseline = baseline
         self.prepared, self.recipe, self.task = prepared, prepared.recipe, prepared.task
         self.folder, self.progress, self.converter = folder, progress, converter
-        self.steps = ModelSteps(prepared, progress, converter)
+        self.steps = ModelSteps(prepared, progress, converter, store)
+        self.files = StageFiles(prepared=prepared, converter=converter, progress=progress, store=store)
         self.stem = self.recipe.model.stem
         self.model = prepared.model
         self.stages: list[Stage] = []
@@ -204,7 +231,7 @@ class _Run:
         begun = time.monotonic()
         done, kept = None, self._holdings.after(step, self.model)
         if isinstance(step, QatStep):
-            calibration = self._calibration(step)
+            calibration = calibration_of(self.prepared, step)
             self._trained = TrainedInt8.of(
                 self.model, step, steps=self.steps, converter=self.converter, calibration=calibration
             )
@@ -238,34 +265,18 @@ class _Run:
         export = ships_as(self.recipe, stage, precision)
         app = app_options(self.recipe, export) if export else AppOptions()
         model, said = self._classified(app)
-        quantized = quantize or QuantizeStep()
-        calibration = self._calibration(quantize) if quantize else None
-        export_as: Callable[..., Exported] = partial(
-            self.converter.export,
+        trained, expected = self._trained if quantize else None, None
+        if trained and model is self.model:
+            expected = trained.result.simulated(self.prepared.test.inputs)
+        found = self.files.made(
             model,
             path,
-            Format.TFLITE,
             precision,
-            io_type=quantized.io_type,
-            calibration=calibration,
-            float_fallback=quantized.float_fallback,
-            per_tensor=quantized.per_tensor,
-        )
-        trained, expected = self._trained if quantize else None, None
-        if trained:
-            export_as = trained.exporting(export_as)
-            expected = trained.result.simulated(self.prepared.test.inputs) if model is self.model else None
-        found = searched(
-            export_as,
-            quantized.slim,
-            quantized.ladder,
-            model=model,
+            quantize,
+            asked=self.steps.asked,
             app=app,
-            io_type=quantized.io_type,
-            calibration=calibration,
-            judge=self._judge(model, quantized),
-            progress=self.progress,
             dense_bytes=self.stages[0].artifacts[0].download_bytes[BASE_CODEC] if self.stages else None,
+            adapt=trained.exporting if trained else None,
         )
         entry = self._evaluated(
             found.made, model, every_runtime=export is not None, expected=expected, may_depart=may_depart
@@ -284,17 +295,6 @@ class _Run:
         if key not in self._shipped:
             self._shipped[key] = classified(self.model, app)
         return self._shipped[key]
-
-    def _judge(self, model: AnyModel, step: QuantizeStep) -> Judge | None:
-        if not step.searches:
-            return None
-        assert self.prepared.validation is not None
-        return judge_of(model, self.prepared.validation, self.task, step.slim, step.ladder)
-
-    def _calibration(self, step: QuantizeStep) -> Mapping[str, np.ndarray]:
-        """Training samples that set the scales: as many as the step says."""
-        assert self.prepared.train is not None
-        return calibration_set(self.prepared.train, input_specs(self.model), step.samples, self.recipe.seed)
 
     def _evaluated(
         self,
@@ -442,7 +442,11 @@ class _Run:
     def _export_new(self, export: ExportSpec, path: Path) -> ArtifactEntry:
         options = app_options(self.recipe, export)
         model, said = self._classified(options)
-        learns = self._calibration(calibrating(self.recipe)) if calibrated(export.format, export.precision) else None
+        learns = (
+            calibration_of(self.prepared, calibrating(self.recipe))
+            if calibrated(export.format, export.precision)
+            else None
+        )
         learned = learns is not None and export.format is Format.COREML and model is self.model
         made = self.converter.export(
             model,

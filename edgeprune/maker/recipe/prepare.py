@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from edgeprune.artifact import Format
 from edgeprune.checker.budget import asked_limits
 from edgeprune.checker.latency.latency_targets import target_profile
@@ -122,8 +124,8 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
             on_bad_sample=recipe.data.on_bad_sample,
         )
 
-    train, validation, test = split(recipe.data.train), split(recipe.data.validation), split(recipe.data.test)
-    assert test is not None
+    splits = split(recipe.data.train), split(recipe.data.validation), split(recipe.data.test)
+    train, validation, test = _with_set_aside(recipe, *splits)
 
     def loaded(path: Path, what: str) -> Model:
         other = load_model(path, trust_code=trust_code, custom=custom)
@@ -149,6 +151,22 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
         validation=validation,
         test=test,
     )
+
+
+def _with_set_aside(
+    recipe: Recipe, train: Samples | None, validation: Samples | None, test: Samples | None
+) -> tuple[Samples | None, Samples | None, Samples]:
+    """The splits, those that are missing taken from the training samples. Raises RecipeError where those are few."""
+    share, missing = recipe.data.set_aside, (validation is None) + (test is None)
+    if share is not None and train is not None and missing:
+        count = round(share * len(train))
+        if count < 1:
+            raise RecipeError(f"{recipe.path}: set_aside = {share:g} of {len(train)} training samples is none")
+        train, *aside = train.set_aside(count, missing, np.random.default_rng(recipe.seed))
+        test = aside.pop() if test is None else test
+        validation = aside.pop() if validation is None else validation
+    assert test is not None
+    return train, validation, test
 
 
 def _student(recipe: Recipe, model: Model, loaded: Callable[[Path, str], Model]) -> Model | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,6 +50,7 @@ __all__ = [
     "calibrating",
     "devices_of",
     "load_recipe",
+    "recipe_of_text",
     "student_step",
 ]
 
@@ -67,8 +69,11 @@ class DataSpec:
     """Samples for the steps that train, calibrate or look at data."""
     validation: Path | None = None
     """Samples that choose the best epoch of a training."""
-    test: Path
-    """Samples that every file is scored on."""
+    test: Path | None = None
+    """Samples that every file is scored on; **required** without `set_aside`."""
+    set_aside: float | None = None
+    """Share of the training samples that takes the place of each of `validation` and `test` that is not there, by the
+    seed, and that nothing trains on."""
     scale: float = 1.0
     """Float inputs become `value * scale + offset`."""
     offset: float = 0.0
@@ -136,7 +141,15 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe. Raises InputError (cannot be read) and RecipeError (cannot be run as it stands)."""
-    content, raw = read_toml(path)
+    return _checked(path, *read_toml(path))
+
+
+def recipe_of_text(path: Path, text: str) -> Recipe:
+    """The recipe that `text` is, where it stood at `path`. Raises RecipeError."""
+    return _checked(path, text.encode(), tomllib.loads(text))
+
+
+def _checked(path: Path, content: bytes, raw: Mapping[str, object]) -> Recipe:
     try:
         return _recipe(path, hashlib.sha256(content).hexdigest(), raw)
     except RecipeError:
@@ -235,6 +248,11 @@ def _check(recipe: Recipe) -> None:
     path = recipe.path
     if not recipe.steps and not recipe.exports:
         raise RecipeError(f"{path}: nothing to do; add [[steps]] or [[exports]]")
+    share = recipe.data.set_aside
+    if recipe.data.test is None and share is None:
+        raise RecipeError(f"{path}: [data] lacks 'test'; name samples, or set_aside = 0.1 of the training samples")
+    if share is not None and not (0 < share <= 0.4 and recipe.data.train is not None):
+        raise RecipeError(f"{path}: set_aside in [data] is a share of the samples in train, above 0 and at most 0.4")
     if not 0 <= recipe.seed < 2**32:
         raise RecipeError(f"{path}: seed is a whole number from 0 to {2**32 - 1}; got {recipe.seed}")
     if not (math.isfinite(recipe.data.scale) and math.isfinite(recipe.data.offset)):
@@ -293,7 +311,7 @@ def _check_steps(recipe: Recipe) -> str | None:
     _check_teachers(recipe)
     _check_patterns(recipe)
     last = recipe.steps[-1] if recipe.steps else None
-    if isinstance(last, QuantizeStep) and last.searches and recipe.data.validation is None:
+    if isinstance(last, QuantizeStep) and last.searches and not (recipe.data.validation or recipe.data.set_aside):
         raise RecipeError(
             f"{path}: max_drop, spend and download_target are measured on validation samples; set validation in [data]"
         )

@@ -254,7 +254,9 @@ def _check_channel(step: ChannelStep) -> None:
             "device is the profile of a latency to reach: add latency = 0.6 (the share to keep), or leave it out"
         )
     if (step.options is None) != step.lossless:
-        raise UsageError("channel pruning takes one of ratio, macs, parameters, latency and lossless = true")
+        raise UsageError(
+            "channel pruning takes one of ratio, macs, parameters, download, latency, harmless and lossless = true"
+        )
     if latency is not None:
         if step.device is None:
             raise UsageError(
@@ -263,7 +265,8 @@ def _check_channel(step: ChannelStep) -> None:
         target_profile(latency, step.device)
     if step.rounds < 1:
         raise UsageError(f"rounds is at least 1; got {step.rounds}")
-    if step.rounds > 1 and (step.lossless or step.training is None):
+    harmless = step.options is not None and step.options.harmless is not None
+    if step.rounds > 1 and (step.lossless or harmless or step.training is None):
         raise UsageError("rounds are for training in between: set epochs, and a ratio, macs, parameters or latency")
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeprune.checker.size.codecs import BASE_CODEC, CODECS
 from edgeprune.maker.pruning.channel.channel_ids import Labels
 from edgeprune.maker.pruning.channel.trace import Trace, Weight
 
@@ -161,15 +163,31 @@ class Structure:
 
     def cost(self, kept: Kept) -> Cost:
         """Parameters and MACs of the model with these units kept."""
+        counts = self._counts(kept)
+        macs = sum(count * weight.positions for weight, count in zip(self.weights, counts, strict=True))
+        return Cost(self._other + sum(counts), macs)
+
+    def _counts(self, kept: Kept) -> list[int]:
+        """How many numbers are left of each weight."""
         sizes = [list(weight.variable.shape) for weight in self.weights]
         for axis in self._axes:
             sizes[axis.weight][axis.axis] = axis.fixed + int(kept[axis.units].sum())
-        parameters, macs = self._other, 0
-        for weight, size in zip(self.weights, sizes, strict=True):
-            count = int(np.prod(size))
-            parameters += count
-            macs += count * weight.positions
-        return Cost(parameters, macs)
+        return [int(np.prod(size)) for size in sizes]
+
+    def download_bytes(self, kept: Kept) -> float:
+        """About what deflate makes of the weights, as float32, with these units kept: each number of a weight costs
+        what it costs in the whole one."""
+        counts = self._counts(kept)
+        return sum(count * each for count, each in zip(counts, self._deflated, strict=True)) + 4.0 * self._other
+
+    @cached_property
+    def _deflated(self) -> list[float]:
+        """Deflated bytes of a number of each weight."""
+        found = []
+        for weight in self.weights:
+            content = np.asarray(weight.variable, np.float32).tobytes()
+            found.append(CODECS[BASE_CODEC].compressed_bytes(content) / max(1, len(content) // 4))
+        return found
 
     def whole(self) -> Cost:
         """Parameters and MACs of the model as it is."""

@@ -18,7 +18,7 @@ from edgeprune.maker.pruning.channel.groups import Structure
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.task import Task
 
-__all__ = ["channel_magnitudes", "channel_means", "play", "sample_batches", "weight_gradients"]
+__all__ = ["channel_magnitudes", "channel_means", "channel_moments", "play", "sample_batches", "weight_gradients"]
 
 BATCH = 64
 Seen = Callable[[Node, Sequence[Tensor], Sequence[Tensor]], None]
@@ -85,6 +85,11 @@ def channel_magnitudes(structure: Structure, samples: Samples) -> list[tuple[Lab
 
 def channel_means(structure: Structure, samples: Samples) -> dict[int, Floats]:
     """Mean of each channel that a layer reads through a kernel, by id of the layer."""
+    return {key: mean for key, (mean, _) in channel_moments(structure, samples).items()}
+
+
+def channel_moments(structure: Structure, samples: Samples) -> dict[int, tuple[Floats, Floats]]:
+    """(mean, variance) of each channel that a layer reads through a kernel, by id of the layer."""
     trace = structure.trace
     reads = {(id(read.layer), id(read.tensor)): read for read in trace.reads if read.kernel is not None}
     sums: dict[int, list[Any]] = {}
@@ -95,13 +100,15 @@ def channel_means(structure: Structure, samples: Samples) -> dict[int, Floats]:
             if read is not None:
                 array = np.asarray(value, np.float64)
                 axes = tuple(a for a in range(array.ndim) if a != read.axis + 1)
-                entry = sums.setdefault(id(node.operation), [0.0, 0])
+                entry = sums.setdefault(id(node.operation), [0.0, 0.0, 0])
                 entry[0] = entry[0] + array.mean(axes) * len(array)
-                entry[1] += len(array)
+                entry[1] = entry[1] + np.square(array).mean(axes) * len(array)
+                entry[2] += len(array)
 
     for batch in sample_batches(trace.model, samples):
         play(functional_of(trace.model), batch, seen)
-    return {key: total / count for key, (total, count) in sums.items()}
+    means = {key: (first / count, second / count) for key, (first, second, count) in sums.items()}
+    return {key: (mean, np.maximum(second - mean**2, 0.0)) for key, (mean, second) in means.items()}
 
 
 def weight_gradients(model: Model, samples: Samples, task: Task) -> Mapping[int, npt.NDArray[Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -12,12 +11,11 @@ import numpy.typing as npt
 from edgeprune.errors import OutOfReach, UsageError
 from edgeprune.maker.keras.models import leaf_layers
 from edgeprune.maker.pruning.channel.criteria import CRITERIA
-from edgeprune.maker.pruning.channel.groups import Cost, Group, Kept, Structure
+from edgeprune.maker.pruning.channel.groups import Group, Kept, Structure
+from edgeprune.maker.pruning.channel.widths import FLOOR, Widths
 from edgeprune.maker.pruning.options import ChannelOptions
 
-__all__ = ["chosen_groups", "macs_unknown", "plan_channels", "rounded"]
-
-FLOOR = 0.1  # share of a group's channels that a ranking over all groups leaves at least
+__all__ = ["chosen_groups", "cost_of", "macs_unknown", "plan_channels"]
 
 
 def chosen_groups(structure: Structure, options: ChannelOptions) -> tuple[list[Group], list[tuple[Group, str]]]:
@@ -50,68 +48,6 @@ def chosen_groups(structure: Structure, options: ChannelOptions) -> tuple[list[G
     return chosen, left
 
 
-def rounded(group: Group, wanted: float, round_to: int, fixed: int) -> int:
-    """How many units of a group stay when `wanted` are asked for: the nearest width that is a multiple of `round_to`
-    channels, at least one such multiple, at least the `fixed` units, at most all."""
-    step = max(1, round_to // math.gcd(round_to, group.width))
-    total = len(group.units)
-    if wanted >= total:
-        return total
-    kept = max(step, round(wanted / step) * step)
-    if kept < fixed:
-        kept = math.ceil(fixed / step) * step
-    return min(kept, total)
-
-
-def _keep_best(structure: Structure, group: Group, count: int, scores: npt.NDArray[np.float64], kept: Kept) -> None:
-    """Keep `count` units of a group: the fixed ones, then the highest scores (the earlier of equal ones)."""
-    order = np.lexsort((group.units, -scores[group.units], structure.free[group.units]))
-    kept[group.units[order[count:]]] = False
-
-
-class _Planner:
-    """Plans over the chosen groups: which units stay when each group is asked for a number of them."""
-
-    def __init__(
-        self, structure: Structure, options: ChannelOptions, groups: Sequence[Group], scores: npt.NDArray[np.float64]
-    ) -> None:
-        self.structure, self.options, self.groups, self.scores = structure, options, groups, scores
-        self._guards = structure.guards()
-
-    def with_counts(self, wanted: Callable[[Group], float]) -> Kept:
-        """The best units of each group, as many as are wanted, rounded."""
-        kept = np.ones(len(self.structure), bool)
-        for group in self.groups:
-            fixed = int((~self.structure.free[group.units]).sum())
-            count = rounded(group, wanted(group), self.options.round_to, fixed)
-            _keep_best(self.structure, group, count, self.scores, kept)
-        for guard in self._guards:  # a tensor would be left without channels
-            if not kept[guard].any():
-                kept[guard[np.argmax(self.scores[guard])]] = True
-        return kept
-
-    def above(self, threshold: float) -> Kept:
-        """The units that score at least so much, and never less than FLOOR of a group."""
-        return self.with_counts(
-            lambda group: max(float((self.scores[group.units] >= threshold).sum()), FLOOR * len(group.units))
-        )
-
-    def lowest(self, size: Callable[[Kept], float], limit: float) -> Kept | None:
-        """The plan of the lowest threshold whose size is within the limit; None when that of the highest is not."""
-        free = np.concatenate([group.units[self.structure.free[group.units]] for group in self.groups])
-        cuts = np.unique(np.append(self.scores[free], np.inf))
-        low, high = 0, len(cuts) - 1
-        if size(self.above(np.inf)) > limit:
-            return None
-        while low < high:
-            middle = (low + high) // 2
-            if size(self.above(float(cuts[middle]))) <= limit:
-                high = middle
-            else:
-                low = middle + 1
-        return self.above(float(cuts[low]))
-
-
 def plan_channels(
     structure: Structure,
     options: ChannelOptions,
@@ -123,16 +59,19 @@ def plan_channels(
 
     `widths` are the units that groups had before earlier rounds, by name: a ratio is of those (default: of the units
     there are).
-    Under a limit of `macs` or `parameters` absolute scores are set against the cost that each unit saves. Raises
-    UsageError when nothing can be pruned, and OutOfReach when the target cannot be reached (with the best that can be).
+    Under a limit of `macs`, `parameters` or `download` absolute scores are set against the cost that each unit saves,
+    and what rounded widths leave of the limit is filled. Raises UsageError when nothing can be pruned, and OutOfReach
+    when the target cannot be reached (with the best that can be).
     """
     if options.latency is not None:
         raise UsageError("a latency is searched for: prune_to_latency does, with the profile of a device")
+    if options.harmless is not None:
+        raise UsageError("what is harmless is searched for: prune_harmless does, with samples")
     groups, left = chosen_groups(structure, options)
     if not groups:
         reasons = sorted({reason for _, reason in left}) or ["the model has no layers that make channels"]
         raise UsageError(f"nothing to prune: no group of channels may lose any ({'; '.join(reasons[:3])})")
-    planner = _Planner(structure, options, groups, scores)
+    planner = Widths(structure, options, groups, scores)
     if options.ratio is not None and options.scope == "layer":
         share = 1 - options.ratio
         return planner.with_counts(lambda group: share * (widths or {}).get(group.name, len(group.units)))
@@ -145,38 +84,45 @@ def plan_channels(
     return _within_cost(planner)
 
 
-def _within_cost(planner: _Planner) -> Kept:
+def _within_cost(planner: Widths) -> Kept:
     structure, options = planner.structure, planner.options
-    what = "macs" if options.macs is not None else "parameters"
+    what = options.target
     if what == "macs" and macs_unknown(structure):
         raise UsageError(
             "macs cannot be a target: the model leaves sizes open, or has layers that are not followed "
             "(edgeprune groups lists them); ask for ratio or parameters"
         )
-
-    def cost(found: Cost) -> float:
-        return float(getattr(found, what))
-
-    share, base = float(getattr(options, what)), cost(structure.whole())
+    cost = cost_of(structure, what)
+    share, base = float(getattr(options, what)), cost(np.ones(len(structure), bool))
+    value = planner.scores
     if CRITERIA[options.importance].absolute:
         planner.scores = planner.scores / _unit_costs(structure, planner.groups, cost)
-    found = planner.lowest(lambda k: cost(structure.cost(k)), share * base)
+    found = planner.lowest(cost, share * base)
     if found is None:
-        best = cost(structure.cost(planner.above(np.inf))) / base
+        best = cost(planner.above(np.inf)) / base
         raise OutOfReach(
             f"{what} = {share:g} cannot be reached: with at least {FLOOR:.0%} of the channels of each group and widths "
             f"in multiples of {options.round_to} the least is {best:.3f}; ask for more, or set round_to = 1"
         )
-    return found
+    return planner.filled(found, value, cost, share * base)
+
+
+def cost_of(structure: Structure, what: str) -> Callable[[Kept], float]:
+    """The cost of what a plan keeps: "macs", "parameters" or "download" (deflated bytes of the float32 weights)."""
+    if what == "download":
+        return structure.download_bytes
+    return lambda kept: float(getattr(structure.cost(kept), what))
 
 
 def _unit_costs(
-    structure: Structure, groups: Sequence[Group], cost: Callable[[Cost], float]
+    structure: Structure, groups: Sequence[Group], cost: Callable[[Kept], float]
 ) -> npt.NDArray[np.float64]:
     """Cost of everything that touches a unit, relative to the mean of the groups; float [units]."""
-    costs = np.ones(len(structure))
+    costs, whole = np.ones(len(structure)), cost(np.ones(len(structure), bool))
     for group in groups:
-        costs[group.units] = cost(structure.at_stake(group)) / len(group.units)
+        without = np.ones(len(structure), bool)
+        without[group.units] = False
+        costs[group.units] = (whole - cost(without)) / len(group.units)
     mean = np.mean([costs[group.units[0]] for group in groups])
     return np.maximum(costs / (mean or 1.0), 1e-6)
 

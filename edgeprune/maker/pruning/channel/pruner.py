@@ -29,7 +29,7 @@ from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.norms import NormStatistics
 from edgeprune.maker.training.task import Task
 
-__all__ = ["ChannelPruner", "ChannelResult", "analyse", "kept_of", "prune_channels", "report_of"]
+__all__ = ["ChannelPruner", "ChannelResult", "analyse", "kept_of", "prune_channels", "report_of", "surgery_error"]
 
 TOLERANCE = 1e-4  # relative error of the surgery against the zeroed model, float32
 MEAN_SAMPLES = 512  # of the training split, for the compensation
@@ -111,12 +111,8 @@ class ChannelPruner:
 
     def result(self, kept: Kept, pruned: Model, options: ChannelOptions, *, verify: bool = True) -> ChannelResult:
         """The report of the model that `cut` made of a plan, with the check of the surgery."""
-        altered = _altered(self.structure, kept)
-        error: float | None = None
-        note: str | None = "not asked for"
-        if verify:
-            plain = pruned if self._means is None else cut(self.structure, kept)
-            error, note = _verify(self.structure, kept, plain, altered)
+        plain = pruned if self._means is None else None
+        altered, error, note = surgery_error(self.structure, kept, plain, verify=verify)
         if self._norms is not None:
             NormStatistics(pruned, self._norms, seed=options.seed).renew()
         report = report_of(
@@ -143,12 +139,20 @@ def _altered(structure: Structure, kept: Kept) -> tuple[str, ...]:
     )
 
 
-def _verify(
-    structure: Structure, kept: Kept, pruned: Model, altered: tuple[str, ...]
-) -> tuple[float | None, str | None]:
+def surgery_error(
+    structure: Structure, kept: Kept, plain: Model | None = None, *, verify: bool = True
+) -> tuple[tuple[str, ...], float | None, str | None]:
+    """(Layers whose statistics change with the channels; the relative error of `plain`, the uncompensated model of a
+    plan, which is made where it is not given; why it was not checked)."""
+    altered = _altered(structure, kept)
+    if not verify:
+        return altered, None, "not asked for"
     if altered:
-        return None, f"not checked: the statistics of {', '.join(altered)} change with the channels, as was asked for"
-    return checked(zeroed(structure, kept, clone), pruned, TOLERANCE, "those with the removed channels set to zero")
+        why = f"not checked: the statistics of {', '.join(altered)} change with the channels, as was asked for"
+        return altered, None, why
+    plain = cut(structure, kept) if plain is None else plain
+    what = "those with the removed channels set to zero"
+    return altered, *checked(zeroed(structure, kept, clone), plain, TOLERANCE, what)
 
 
 def report_of(

@@ -11,6 +11,7 @@ from edgeprune.errors import UsageError
 from edgeprune.ledger import ChannelReport, LayerWidth
 from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.channel.groups import Cost, Structure
+from edgeprune.maker.pruning.channel.harmless import prune_harmless
 from edgeprune.maker.pruning.channel.lossless import prune_dead
 from edgeprune.maker.pruning.channel.plan import chosen_groups
 from edgeprune.maker.pruning.channel.pruner import ChannelPruner, ChannelResult
@@ -35,10 +36,12 @@ def round_options(options: ChannelOptions, number: int, rounds: int, base: Cost,
         return replace(options, ratio=1 - (1 - options.ratio) ** (number / rounds))
     if options.macs is not None:
         return replace(options, macs=min(1.0, options.macs ** (number / rounds) * base.macs / max(now.macs, 1)))
-    if options.parameters is None:
+    what = options.target
+    if what not in ("parameters", "download"):
         return options  # a latency, which no plan can aim at by itself
-    share = options.parameters ** (number / rounds) * base.parameters / max(now.parameters, 1)
-    return replace(options, parameters=min(1.0, share))
+    # Deflate makes about as much of each parameter that stays.
+    share = getattr(options, what) ** (number / rounds) * base.parameters / max(now.parameters, 1)
+    return replace(options, **{what: min(1.0, share)})
 
 
 def prune_in_rounds(
@@ -53,11 +56,14 @@ def prune_in_rounds(
 ) -> ChannelResult:
     """Remove channels in `rounds` rounds; `train(model, round)` returns the model trained on after each of them.
 
-    Without `options` dead channels are removed, in one round. `structure` is what `analyse` found of the model, where
-    that was done before. The report is that of all rounds together.
+    Without `options` dead channels are removed, and with `harmless` those that do nothing, in one round. `structure` is
+    what `analyse` found of the model, where that was done before. The report is that of all rounds together.
     """
     if options is None:
         result = prune_dead(model, structure=structure)
+        return replace(result, model=train(result.model, 1)) if train else result
+    if options.harmless is not None:
+        result = prune_harmless(model, options, samples=samples, structure=structure)
         return replace(result, model=train(result.model, 1)) if train else result
     reports: list[ChannelReport] = []
     widths: dict[str, int] = {}
@@ -73,7 +79,9 @@ def prune_in_rounds(
         groups = chosen_groups(pruner.structure, options)[0]
         if number == 1:
             widths.update({group.name: len(group.units) for group in groups})
-        if number > 1 and (1.0 in (asked.macs, asked.parameters) or (asked.ratio is not None and not groups)):
+        if number > 1 and (
+            1.0 in (asked.macs, asked.parameters, asked.download) or (asked.ratio is not None and not groups)
+        ):
             kept = np.ones(len(pruner.structure), bool)  # rounded widths went further than this round has to go
         else:
             kept = pruner.plan(asked, widths)

@@ -19,7 +19,7 @@ from edgeprune.maker.pruning.channel.channel_ids import Labels
 from edgeprune.maker.pruning.channel.groups import Kept, Structure
 from edgeprune.maker.pruning.channel.trace import Read, Trace
 
-__all__ = ["Places", "Shifts", "can_fold", "cut", "kept_places", "norm_behind", "part", "zeroed"]
+__all__ = ["Places", "Shifts", "bias_shifts", "can_fold", "cut", "kept_places", "norm_behind", "part", "zeroed"]
 
 
 Places = Mapping[int, npt.NDArray[np.intp]]  # axis -> places that are kept
@@ -41,7 +41,7 @@ class _Cut:
 
     def __init__(self, structure: Structure, kept: Kept, held: Shifts) -> None:
         self.keras = keras_module(any_backend=True)
-        self._shifts = {id(bias): shift for bias, shift in _bias_shifts(structure, kept, held)}
+        self._shifts = {id(bias): shift for bias, shift in bias_shifts(structure, kept, held)}
         self.trace, self.structure, self.kept = structure.trace, structure, kept
         self._made: dict[int, Layer] = {}
 
@@ -163,7 +163,7 @@ def part(values: npt.NDArray[Any], places: Places) -> npt.NDArray[Any]:
     return values
 
 
-def _bias_shifts(structure: Structure, kept: Kept, held: Shifts) -> Iterator[tuple[Variable, npt.NDArray[Any]]]:
+def bias_shifts(structure: Structure, kept: Kept, held: Shifts) -> Iterator[tuple[Variable, npt.NDArray[Any]]]:
     """(bias, what removed channels add to it) for every layer that reads channels which hold a constant."""
     for read in structure.trace.reads:
         values = held.get(id(read.layer))
@@ -207,7 +207,7 @@ def zeroed(structure: Structure, kept: Kept, copy: Callable[[Model], Model]) -> 
             continue
         gone = ~structure.keep(kept, weight.axes[weight.made_axis])
         if gone.any():
-            values = np.array(variable)
+            values = np.array(target)
             np.moveaxis(values, weight.made_axis, 0)[gone] = 0
             target.assign(values)
     refresh(model)

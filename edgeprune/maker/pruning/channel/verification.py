@@ -10,7 +10,7 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.maker.keras.models import input_specs, leaf_layers, predict
 from edgeprune.maker.keras.types import Model
 
-__all__ = ["checked", "largest_error", "random_inputs"]
+__all__ = ["checked", "largest_error", "random_inputs", "relative_difference"]
 
 NUDGE = 1e-6  # a relative change of the inputs about as large as float32 rounding through a network
 Arrays = dict[str, np.ndarray]
@@ -39,11 +39,11 @@ def _judged(
 ) -> tuple[float | None, str | None]:
     if not all(np.isfinite(array).all() for array in expected.values()):
         return None, "not checked: the model's outputs on random inputs are NaN or infinite"
-    error = _difference(expected, predict(made, inputs))
+    error = relative_difference(expected, predict(made, inputs))
     if error <= tolerance:
         return error, None
     moved = {name: a * np.float32(1 + NUDGE) if a.dtype.kind == "f" else a for name, a in inputs.items()}
-    amplified = _difference(expected, predict(reference, moved))
+    amplified = relative_difference(expected, predict(reference, moved))
     if amplified > tolerance:
         return None, (
             f"not checked: this model amplifies rounding (inputs that differ by {NUDGE:.0e} move its outputs by "
@@ -59,10 +59,12 @@ def largest_error(old: Model, new: Model, *, seed: int = 0) -> float:
     """Largest difference of any output on random inputs, relative to the largest magnitude of that output for the same
     input; infinite when only the new model's outputs are not finite."""
     inputs = next(random_inputs(old, seed=seed))
-    return _difference(predict(old, inputs), predict(new, inputs))
+    return relative_difference(predict(old, inputs), predict(new, inputs))
 
 
-def _difference(expected: Arrays, got: Arrays) -> float:
+def relative_difference(expected: Arrays, got: Arrays) -> float:
+    """Largest difference of any output, relative to the largest magnitude of that output for the same sample; infinite
+    when only `got` is not finite."""
     worst = 0.0
     for one, other in zip(expected.values(), got.values(), strict=True):
         a, b = (np.asarray(array, np.float64).reshape(len(array), -1) for array in (one, other))

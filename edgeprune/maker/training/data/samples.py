@@ -66,6 +66,12 @@ class Samples:
         inputs: dict[str, Column] = {name: scaled(column, factor, shift) for name, column in self.inputs.items()}
         return replace(self, inputs=inputs)
 
+    def set_aside(self, count: int, parts: int, rng: np.random.Generator) -> list[Samples]:
+        """What is left, and so many parts of `count` samples, drawn without replacement; each in the order it had."""
+        order = rng.permutation(len(self))
+        *aside, rest = np.split(order, [count * (n + 1) for n in range(parts)])
+        return [self.rows(np.sort(indices)) for indices in (rest, *aside)]
+
     def some(self, count: int, rng: np.random.Generator) -> Samples:
         """At most `count` samples, drawn without replacement."""
         return self.rows(rng.permutation(len(self))[:count])

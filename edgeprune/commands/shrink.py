@@ -1,0 +1,152 @@
+"""`edgeprune shrink`: name the targets, get the model."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeprune.commands.options import (
+    JOB,
+    PATH,
+    Scoring,
+    Trust,
+    common_options,
+    echo_json,
+    field_option,
+    taken,
+    taken_goal,
+)
+from edgeprune.maker.search.asked import ShrinkOptions
+
+if TYPE_CHECKING:
+    from edgeprune.maker.search.shrink import ShrinkJob
+    from edgeprune.maker.search.watch import Watch
+    from edgeprune.points import SearchReport
+
+__all__ = ["shrink"]
+
+STOPPING = "stopping with the best so far, which takes a minute or two; Ctrl-C again ends at once and keeps nothing new"
+
+
+@click.command()
+@click.argument("model", type=PATH)
+@click.option("-o", "--output", type=PATH, default=Path("out"), show_default=True, help="Folder for what comes out.")
+@click.option("--train", type=PATH, required=True, metavar="DATA", help="Training samples with targets.")
+@click.option(
+    "--validation", type=PATH, metavar="DATA", help="Samples that decide.  [default: a tenth of --train is set aside]"
+)
+@click.option(
+    "--test",
+    type=PATH,
+    metavar="DATA",
+    help="Samples that are looked at once, for the report.  [default: a tenth of --train is set aside]",
+)
+@click.option("--download", metavar="SIZE", help="Download to reach: 0.1x of the dense float32 file, or 80 kB.")
+@click.option(
+    "--latency",
+    metavar="SHARE",
+    help="Latency to reach, such as 0.5x of the dense model's file of the same precision: measured on this host.",
+)
+@click.option("--device", metavar="NAME", help="Estimate the latency for this device ('edgeprune devices') instead.")
+@field_option(ShrinkOptions, "max_drop", metavar="SHARE", help="How much of the metric may be lost.")
+@field_option(ShrinkOptions, "time", metavar="TIME", help="How long the search may take, such as 10min or 2h.")
+@click.option("--flip", is_flag=True, help="Mirror training images left to right at random.")
+@field_option(ShrinkOptions, "shift", help="Move training images by up to so many pixels.")
+@field_option(ShrinkOptions, "batch_size", help="Samples in a step of training.")
+@click.option(
+    "--cache",
+    type=PATH,
+    metavar="FOLDER",
+    help="Where results are kept until the targets are reached.  [default: edgeprune in the user's cache folder]",
+)
+@common_options("metric", "loss", "loss_weight", *JOB)
+def shrink(output: Path, overwrite: bool, as_json: bool, quiet: bool, **values: Any) -> int:
+    """Search for a smaller and faster MODEL that reaches the targets, and leave it with the recipe that makes it.
+
+    Widths, zeros, int8 or float16 and coarser weights are tried on real files: those that ship. Validation samples
+    decide; the test samples are looked at once, for the report. What cannot be reached by any training is refused at
+    once (exit code 3, with the nearest that is not ruled out). Where nothing reaches all targets the exit code is 1 and
+    the nearest files are kept.
+
+    A search that was killed goes on where it was when it is started again. Ctrl-C ends it with the best so far.
+
+    \b
+    Examples:
+      edgeprune shrink model.keras --train train.npz --test test.npz --download 0.1x --latency 0.5x --max-drop "1 %"
+      edgeprune shrink model.keras --train train.npz --download "80 kB" --time 30min -o small
+      edgeprune shrink model.keras --train photos/ --latency 0.4x --device pixel4-tflite-4t-int8 --flip
+      edgeprune run out/recipe.toml -o again        the winner's recipe makes the same files
+    """
+    job = _job(values)
+    report = _searched(job, output, overwrite=overwrite, quiet=quiet or as_json)
+    if as_json:
+        echo_json(report.to_json())
+    else:
+        click.echo(_text(report, output))
+    return 0 if report.met else 1
+
+
+def _job(values: dict[str, Any]) -> ShrinkJob:
+    from edgeprune.maker.recipe.recipe_toml import RecipeFiles
+    from edgeprune.maker.search.shrink import SET_ASIDE, ShrinkJob, usual_cache
+    from edgeprune.maker.training.data.loading import check_split
+
+    seed = values.pop("seed")
+    given = {field.name: values.pop(field.name) for field in fields(ShrinkOptions) if field.name != "seed"}
+    asked = ShrinkOptions(**given, seed=seed)
+    scoring = taken(Scoring, values, goal=taken_goal(values))
+    trust = taken(Trust, values)
+    splits = {name: values[name] for name in ("train", "validation", "test") if values[name] is not None}
+    for path in splits.values():
+        check_split(path)
+    files = RecipeFiles(
+        model=values["model"],
+        splits=splits,
+        scale=scoring.scale,
+        offset=scoring.offset,
+        on_bad_sample=scoring.on_bad_sample,
+        set_aside=None if len(splits) == 3 else SET_ASIDE,
+        seed=seed,
+    )
+    return ShrinkJob(
+        files=files,
+        goal=scoring.goal,
+        asked=asked,
+        cache=values["cache"] or usual_cache(),
+        trust_code=trust.trust_code,
+        custom=trust.custom,
+    )
+
+
+def _searched(job: ShrinkJob, output: Path, *, overwrite: bool, quiet: bool) -> SearchReport:
+    from edgeprune.commands.options import json_text
+    from edgeprune.host.interrupts import asking
+    from edgeprune.host.outputs import output_folder, write_file
+    from edgeprune.maker.search.shrink import shrink as search
+    from edgeprune.maker.search.watch import Stopped, Watch
+    from edgeprune.report.ledger_report import ledger_markdown
+    from edgeprune.report.search_report import search_markdown
+
+    with output_folder(output, overwrite=overwrite) as place, asking(STOPPING) as asked:
+        watch: Watch = Watch(asked, quiet=quiet)
+        try:
+            report, ledger = search(job, place, output, watch)
+        except Stopped:
+            raise KeyboardInterrupt from None
+        write_file(place / "ledger.json", json_text(ledger.to_json()).encode() + b"\n")
+        write_file(place / "report.md", ledger_markdown(ledger).encode())
+        write_file(place / "search.json", json_text(report.to_json()).encode() + b"\n")
+        write_file(place / "search.md", search_markdown(report).encode())
+    return report
+
+
+def _text(report: SearchReport, output: Path) -> str:
+    from edgeprune.report.search_report import search_text
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return f"{search_text(report, width=width)}\n\nWritten: {output}/ (models, recipe.toml, search.json, report.md)"

@@ -1,0 +1,1 @@
+"""A search for the model that reaches its targets: what is asked, what is tried, and what comes out."""

@@ -1,0 +1,79 @@
+"""A candidate of a search: widths, zeros and a precision, as the steps of a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from edgeprune.artifact import Precision
+from edgeprune.maker.search.asked import ShrinkOptions
+
+__all__ = ["HARMLESS", "Candidate", "channel_target", "export_pairs", "steps_of"]
+
+HARMLESS = {"kind": "prune", "name": "idle", "style": "channel", "harmless": 1e-4, "round_to": 1}
+ROUND_TO = 8
+Step = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """`share` of the `cost` ("macs", "parameters", "download") stays, by channels of the highest `importance`; then
+    `sparsity` of the weights becomes zero. `idle` removes channels that do nothing first."""
+
+    cost: str
+    share: float
+    importance: str
+    precision: Precision
+    sparsity: float = 0.0
+    idle: bool = True
+
+    @property
+    def name(self) -> str:
+        """The candidate in words, the same for the same one."""
+        zeros = f", {self.sparsity:.0%} zeros" if self.sparsity else ""
+        width = f"{self.share:.3f} of the {self.cost} by {self.importance}" if self.share < 1 else "all channels"
+        return f"{width}{zeros}, {self.precision}"
+
+    @property
+    def whole(self) -> bool:
+        """Whether all weights stay."""
+        return self.share >= 1 and not self.sparsity
+
+    def of(self, share: float) -> Candidate:
+        """The same at another share."""
+        return replace(self, share=round(share, 4))
+
+
+def channel_target(candidate: Candidate) -> Step:
+    """The keys that say which channels stay."""
+    return {candidate.cost: candidate.share, "importance": candidate.importance, "round_to": ROUND_TO}
+
+
+def steps_of(candidate: Candidate, asked: ShrinkOptions, tuned: tuple[int, ...], recovered: int = 0) -> list[Step]:
+    """The steps of a candidate: one epoch behind each cut, `tuned` epochs at a constant rate and `recovered` ones
+    while it falls."""
+    vary: Step = {"batch_size": asked.batch_size, "distill": 0.9}
+    vary |= {"flip": True} if asked.flip else {}
+    vary |= {"shift": asked.shift} if asked.shift else {}
+    fast: Step = {"learning_rate": 2e-3, "decay": "constant", **vary}
+    steps: list[Step] = [HARMLESS] if candidate.idle else []
+    if candidate.share < 1:
+        cut = {"kind": "prune", "name": "narrower", "style": "channel", **channel_target(candidate)}
+        steps.append({**cut, "epochs": 1, **fast})
+    if candidate.sparsity:
+        zeros = {"kind": "prune", "name": "sparse", "sparsity": round(candidate.sparsity, 2)}
+        steps.append({**zeros, "epochs": 1, **fast})
+    for number, epochs in enumerate(tuned, start=1):
+        steps.append({"kind": "finetune", "name": f"tuned {number}", "epochs": epochs, **fast})
+    if recovered:
+        slower = {**fast, "decay": "cosine"}
+        steps.append({"kind": "finetune", "name": "recovered", "epochs": recovered, **slower})
+    return steps
+
+
+def export_pairs(candidate: Candidate, *, coreml: bool) -> list[tuple[str, str]]:
+    """(format, precision) of what ships; a package keeps zeros, and numbers of eight bits where the other file does."""
+    pairs = [("tflite", str(candidate.precision))]
+    if coreml:
+        small = Precision.INT8 if candidate.precision is Precision.INT8 else Precision.FLOAT16
+        pairs.append(("coreml", str(small)))
+    return pairs

@@ -1,0 +1,105 @@
+"""The widest candidate of a kind whose file would be small and fast enough: known before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from edgeprune.artifact import Precision
+from edgeprune.errors import OutOfReach, RuledOut
+from edgeprune.maker.search.candidates import Candidate
+from edgeprune.maker.search.trials import Shape, Trials
+from edgeprune.points import Aims
+from edgeprune.units import format_bytes
+
+__all__ = ["fitted", "kinds", "refuse_ruled_out"]
+
+TRIES = 4  # files that are made for each kind of candidate
+CLOSE = 0.94  # of a target: near enough
+MARGIN = 0.985  # aimed at; a paired measurement strays by a percent
+SQUEEZE = 1.15  # coarser grids bring an int8 file down by so much for about 0.3 points (docs/recipe.md)
+BYTES_A_WEIGHT = {Precision.INT8: 1.0, Precision.FLOAT16: 2.0}  # at most; zeros cost nothing
+
+
+def refuse_ruled_out(trials: Trials, aims: Aims, precisions: tuple[Precision, ...], *, idle: bool) -> None:
+    """Raise RuledOut for a target that even the fewest channels that may stay, and weights that are all zero, miss."""
+    least_bytes, least_latency = float("inf"), float("inf")
+    for precision in precisions:
+        plain = Candidate(cost="macs", share=1.0, importance="l1", precision=precision, idle=idle)
+        shape = trials.shape(trials.narrowest(plain))
+        weights = BYTES_A_WEIGHT[precision] * shape.parameters
+        least_bytes = min(least_bytes, max(0.0, shape.download_bytes - weights))
+        least_latency = min(least_latency, shape.latency or 0.0)
+    if aims.download_bytes is not None and least_bytes > aims.download_bytes:
+        least = least_bytes / trials.dense_bytes
+        raise RuledOut(
+            f"a download of {format_bytes(aims.download_bytes)} is ruled out: without any weights the file of the "
+            f"fewest channels that may stay is {format_bytes(round(least_bytes))} ({least:.3f}x); ask for more"
+        )
+    if aims.latency is not None and least_latency > aims.latency:
+        how = f"estimated for {trials.asked.device}" if trials.asked.device else "measured here"
+        raise RuledOut(
+            f"a latency of {aims.latency:g}x is ruled out: the fewest channels that may stay take {least_latency:.3f}x "
+            f"({how}); ask for more"
+        )
+
+
+def kinds(
+    aims: Aims, precisions: tuple[Precision, ...], *, idle: bool, targets: bool
+) -> Iterator[tuple[Candidate, float]]:
+    """(A kind of candidate, by how much its file may exceed the download that is asked for, for coarser grids will
+    bring it down), the most promising first; `targets` is whether importance can look at a loss."""
+    for precision in precisions:
+        able = SQUEEZE if precision is Precision.INT8 else 1.0
+        plain = Candidate(cost="macs", share=1.0, importance="lamp", precision=precision, idle=idle)
+        yield plain, able
+        yield replace(plain, importance="taylor" if targets else "l2"), able
+        if aims.download_bytes is not None:
+            yield replace(plain, cost="parameters"), able
+            if able > 1:
+                yield plain, 1.0
+
+
+def fitted(trials: Trials, kind: Candidate, aims: Aims, able: float, start: float) -> Candidate | None:
+    """The widest candidate of a kind that reaches the targets of size and latency, looked for from the share `start`;
+    None where none was found."""
+    best: Candidate | None = None
+    share, low, high = start, 0.0, 1.02
+    for _ in range(TRIES):
+        candidate = kind.of(min(1.0, share))
+        try:
+            over = _over(trials.shape(candidate), aims, able)
+        except OutOfReach:
+            over = None
+        if over is None:
+            low = share
+        elif over <= 1:
+            best, low = candidate if best is None or candidate.share > best.share else best, share
+        else:
+            high = share
+        if (over is not None and CLOSE <= over <= 1) or share >= 1 >= (over or 2):
+            break
+        guess = share * MARGIN / over if over else (low + high) / 2
+        share = guess if low < guess < high else (low + high) / 2
+    return best
+
+
+def _over(shape: Shape, aims: Aims, able: float) -> float:
+    """The larger of both targets' use, 1 where the target is just reached."""
+    used = [0.0]
+    if aims.download_bytes is not None:
+        used.append(shape.download_bytes / (aims.download_bytes * able))
+    if aims.latency is not None and shape.latency is not None:
+        used.append(shape.latency / aims.latency)
+    return max(used)
+
+
+def with_zeros(trials: Trials, kind: Candidate, aims: Aims, start: float) -> Candidate | None:
+    """A candidate as wide as the latency allows, whose download zeros bring down; None where that is no help."""
+    if aims.latency is None or aims.download_bytes is None:
+        return None
+    wide = fitted(trials, kind, replace(aims, download_bytes=None), 1.0, start)
+    if wide is None:
+        return None
+    room = aims.download_bytes / trials.shape(wide).download_bytes
+    return replace(wide, sparsity=round(1 - 0.8 * room, 2)) if 0.3 < room < 0.9 else None

@@ -1,0 +1,213 @@
+"""The search itself: widths that fit, successive halving over them, and recovery for the winner.
+
+Successive halving (Jamieson and Talwalkar, arXiv:1502.07943): all candidates get a little training, the better half
+gets more. The clock is what the results took when they were made, so that a search that goes on after a kill decides
+as one that was never killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from edgeprune.artifact import Precision
+from edgeprune.errors import EdgepruneError, RuledOut
+from edgeprune.maker.search.candidates import Candidate
+from edgeprune.maker.search.fitting import fitted, kinds, refuse_ruled_out, with_zeros
+from edgeprune.maker.search.trials import Judged, Trials
+from edgeprune.maker.search.watch import Stopped
+from edgeprune.points import Aims
+from edgeprune.units import format_bytes, format_percent, format_seconds
+
+__all__ = ["Halving"]
+
+# Shares of the time: until candidates are chosen, until the first training of all, until halving ends, until the last
+# file is made. The rest is for the run that leaves the files.
+CHOSEN, FIRST, HALVED, MADE = 0.2, 0.4, 0.55, 0.85
+MOST_CANDIDATES = 8
+MOST_RECOVERED = 24  # epochs
+GRID_PRICE = 0.02  # of the metric for each whole that coarser grids take off a file: 15 % cost 0.3 points
+LEAST_EPOCHS = 2
+
+
+@dataclass(kw_only=True)
+class Halving:
+    """One search. `judged` are all files so far, `ended` says why it ended."""
+
+    trials: Trials
+    aims: Aims
+    note: Callable[[str], None]
+    judged: list[Judged] = field(default_factory=list)
+    ended: str = "done"
+
+    def run(self) -> Judged:
+        """The best file. Raises RuledOut for targets that nothing reaches, Stopped where it was asked to end before
+        any file was judged."""
+        try:
+            found = self._halved(self._candidates())
+            for candidate, tuned in found[:2]:
+                if candidate.whole and self._reaches(self.best()):
+                    break  # there is nothing to recover from
+                last = self._finished(candidate, tuned)
+                if self._reaches(last) or self._late(HALVED + 0.1):
+                    break
+        except Stopped:
+            if not self.judged:
+                raise
+            self.ended = "interrupted"
+        return self.best()
+
+    def best(self) -> Judged:
+        """Of the files that reach all targets the one that loses least, else the nearest."""
+        return min(self.judged, key=lambda each: (self._excess(each), each.point.lost, each.point.download_bytes))
+
+    def _excess(self, each: Judged) -> float:
+        """How far a file is from the targets: points of the metric weigh as percents of a size."""
+        point = each.point
+        over = self.aims.excess(point.download_bytes, point.latency, point.lost)
+        return 100 * over.pop("drop") + 10 * sum(over.values())
+
+    def _reaches(self, each: Judged) -> bool:
+        return self._excess(each) == 0
+
+    @property
+    def _time_s(self) -> float:
+        return self.trials.asked.time_s
+
+    def _late(self, share: float) -> bool:
+        return self.trials.store.spent_s > share * self._time_s
+
+    def _candidates(self) -> list[Candidate]:
+        """Candidates that are small and fast enough, as many as time allows, the most promising first."""
+        trials, precisions = self.trials, self.trials.asked.precisions
+        idle = trials.idle()
+        refuse_ruled_out(trials, self.aims, precisions, idle=idle)
+        targets = bool(trials.prepared.task.losses)
+        found: list[Candidate] = []
+        starts: dict[tuple[Precision, str], float] = {}
+        for kind, able in kinds(self.aims, precisions, idle=idle, targets=targets):
+            if kind.cost == "parameters" and found and not self._by_size(found[0]):
+                continue
+            start = starts.get((kind.precision, kind.cost), self._start(kind))
+            made = fitted(trials, kind, self.aims, able, start)
+            if made is not None and made.name not in [known.name for known in found]:
+                found.append(made)
+                starts[kind.precision, kind.cost] = made.share
+                self.note(f"candidate {len(found)}: {made.name}; {self._left()}")
+            if len(found) == 1 and made is not None and (zeros := self._zeros(made)):
+                found.append(zeros)
+            if len(found) >= MOST_CANDIDATES or (found and self._late(CHOSEN)):
+                break
+        if not found:
+            raise RuledOut(
+                "no widths were found that are small and fast enough, though no bound rules that out; ask for a larger "
+                "download or latency, or for more time"
+            )
+        return found
+
+    def _by_size(self, candidate: Candidate) -> bool:
+        """Whether it is the download that keeps a candidate from being wider, and not the latency."""
+        target = self.aims.download_bytes
+        return target is not None and self.trials.shape(candidate).download_bytes > 0.9 * target
+
+    def _start(self, kind: Candidate) -> float:
+        """A first guess of the share that stays."""
+        guess = 1.0
+        if self.aims.download_bytes is not None:
+            whole = self.trials.dense_file(kind.precision)["download_bytes"]
+            guess = min(guess, 1.1 * self.aims.download_bytes / whole)
+        return min(guess, 0.85 * (self.aims.latency or 1.0)) if self.aims.latency else guess
+
+    def _zeros(self, made: Candidate) -> Candidate | None:
+        if self._late(CHOSEN):
+            return None
+        return with_zeros(self.trials, made, self.aims, made.share)
+
+    def _halved(self, candidates: list[Candidate]) -> list[tuple[Candidate, tuple[int, ...]]]:
+        """(Candidate, epochs of each round) of those that are left, the best first."""
+        tuned: tuple[int, ...] = ()
+        ranked = self._trained(candidates, tuned, FIRST, f"1 of {_rounds(len(candidates))}")
+        epochs = 1
+        while len(ranked) > 1 and not self._late(HALVED):
+            half = ranked[: max(1, len(ranked) // 2)]
+            if len(half) == 1 and len(ranked) > 1:
+                return [(candidate, tuned) for candidate in ranked]
+            tuned = (*tuned, epochs)
+            ranked = self._trained(half, tuned, HALVED, f"{len(tuned) + 1} of {_rounds(len(candidates))}")
+            epochs *= 2
+        return [(candidate, tuned) for candidate in ranked]
+
+    def _trained(
+        self, candidates: list[Candidate], tuned: tuple[int, ...], until: float, which: str
+    ) -> list[Candidate]:
+        """Those that there was time for, the best first."""
+        results: list[tuple[float, int, Candidate]] = []
+        for number, candidate in enumerate(candidates):
+            if len(results) > 1 and self._late(until):
+                break
+            self.note(f"round {which}, candidate {number + 1} of {len(candidates)}: {candidate.name}; {self._left()}")
+            try:
+                made = self.trials.judged(candidate, tuned, stage=f"round {which}")
+            except EdgepruneError as cause:
+                if isinstance(cause, RuledOut):
+                    raise
+                self.note(f"  not made: {cause}")
+                continue
+            self._add(made)
+            results.append((self._expected(made), number, candidate))
+        return [candidate for _, _, candidate in sorted(results)]
+
+    def _expected(self, made: Judged) -> float:
+        """What is lost, with the price of the grids that the file still needs."""
+        over = self.aims.excess(made.point.download_bytes, None if self.aims.latency is None else 0.0, 0.0)
+        return made.point.lost + GRID_PRICE * over.get("download", 0.0)
+
+    def _finished(self, candidate: Candidate, tuned: tuple[int, ...]) -> Judged:
+        """The candidate trained on while there is time, and what is left of the accuracy spent on its bytes."""
+        recovered = self._epochs_left(candidate)
+        stage = f"recovered, {recovered} epochs"
+        self.note(f"recover {candidate.name}: {recovered} epochs; {self._left()}")
+        made = self.trials.judged(candidate, tuned, stage=stage, recovered=recovered)
+        self._add(made)
+        over = self.aims.excess(made.point.download_bytes, made.point.latency, made.point.lost)
+        if candidate.precision is not Precision.INT8:
+            return made
+        if over.get("download"):
+            made = self._squeezed(made, candidate, tuned, recovered)
+        elif over["drop"]:
+            keys = {"max_drop": f"{100 * self.aims.max_drop:g} %"}
+            made = self.trials.judged(candidate, tuned, stage="rungs of int8", recovered=recovered, quantize=keys)
+            self._add(made)
+        return made
+
+    def _squeezed(self, made: Judged, candidate: Candidate, tuned: tuple[int, ...], recovered: int) -> Judged:
+        left = max(self.aims.max_drop - max(0.0, made.point.lost), 0.001)
+        keys = {"download_target": f"{self.aims.download_bytes} B", "spend": f"{100 * left:.3f} %"}
+        self.note(f"coarser weights until {format_bytes(self.aims.download_bytes or 0)}; {self._left()}")
+        found = self.trials.judged(candidate, tuned, stage="coarser grids", recovered=recovered, quantize=keys)
+        self._add(found)
+        return found
+
+    def _epochs_left(self, candidate: Candidate) -> int:
+        """How many epochs there is time for, by what those so far took."""
+        epoch_s = max(each.epoch_s for each in self.judged if each.candidate == candidate)
+        left = MADE * self._time_s - self.trials.store.spent_s
+        return int(min(MOST_RECOVERED, max(LEAST_EPOCHS, 0.8 * left / max(epoch_s, 1e-3))))
+
+    def _add(self, made: Judged) -> None:
+        self.judged.append(made)
+        self.note(f"  {self._told(made)}; best so far: {self._told(self.best())}; {self._left()}")
+
+    def _told(self, made: Judged) -> str:
+        point = made.point
+        parts = [f"{point.metric:.4f} ({format_percent(-point.lost, 2)})", f"{point.download_ratio:.3f}x download"]
+        if point.latency is not None:
+            parts.append(f"{point.latency:.3f}x latency")
+        return ", ".join(parts)
+
+    def _left(self) -> str:
+        return f"{format_seconds(max(0.0, self._time_s - self.trials.store.spent_s))} left"
+
+
+def _rounds(count: int) -> int:
+    return max(1, count.bit_length() - 1)

@@ -1,0 +1,91 @@
+"""The records of a search: the files that were tried, what they cost, and which came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["Aims", "Point", "SearchReport"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aims:
+    """What is aimed at; None where nothing is. `latency` is a share of that of the dense model's file of the same
+    precision, `max_drop` what may be lost of the metric: of a share in points, of other metrics a part of its value."""
+
+    download_bytes: int | None
+    latency: float | None
+    max_drop: float
+
+    def excess(self, download_bytes: int, latency: float | None, lost: float) -> dict[str, float]:
+        """How far a file is from each aim, 0 where it is reached: of sizes and times as a part of the aim."""
+        found = {"drop": max(0.0, lost - self.max_drop)}
+        if self.download_bytes is not None:
+            found["download"] = max(0.0, download_bytes / self.download_bytes - 1)
+        if self.latency is not None:
+            found["latency"] = max(0.0, latency / self.latency - 1) if latency is not None else float("inf")
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A file that was made and judged: `lost` is how much of the metric on validation samples it loses against the
+    dense float32 file. `latency` is against the dense file of the same precision, `how` says whether measured or
+    estimated. `epochs` are those it was trained so far, `cpu_s` is what it cost beyond the points before it (without
+    conversions, which one process makes for all)."""
+
+    candidate: str
+    stage: str
+    precision: str
+    epochs: int
+    parameters: int
+    macs: int | None
+    download_bytes: int
+    download_ratio: float
+    latency: float | None
+    how: str
+    metric: float
+    lost: float
+    seconds: float
+    cpu_s: float
+    pareto: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchReport:
+    """All that a search tried. `winner` is the place of its point, `nearest` that of the point nearest to each aim
+    where none reaches all; `reached` tells which aims the winner's files reach, the drop also on test samples
+    (`test_drop`, None without a metric there). `ended` says why it ended: "done" or "interrupted"."""
+
+    tool_version: str
+    model: str
+    metric: str
+    is_share: bool
+    dense_bytes: int
+    dense_metric: float
+    device: str | None
+    aims: Aims
+    asked: Mapping[str, object]
+    points: tuple[Point, ...]
+    winner: int
+    nearest: Mapping[str, int]
+    reached: Mapping[str, bool]
+    test_drop: float | None
+    seconds: float
+    cpu_s: float
+    ended: str
+    said: tuple[str, ...] = ()
+
+    @property
+    def met(self) -> bool:
+        """Whether all that was asked for is reached."""
+        return all(self.reached.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values, `schema_version` first."""
+        body = asdict(self)
+        version = body.pop("tool_version")
+        return {"schema_version": SCHEMA_VERSION, "tool": {"name": "edgeprune", "version": version}, **body}

@@ -1,0 +1,238 @@
+"""`edgeprune shrink` from end to end on a tiny model: what comes out, after a kill too, and what cannot be reached."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import image_arrays
+
+from edgeprune.artifact import sha256_of
+from edgeprune.errors import UsageError
+from edgeprune.maker.recipe import model_steps
+from edgeprune.maker.search import fitting, halving, shrink, trials
+from edgeprune.maker.search.asked import ShrinkOptions
+from edgeprune.maker.search.shrink import nearest
+from edgeprune.points import Aims, Point
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras.*")
+KEYS = {
+    "schema_version", "tool", "model", "metric", "is_share", "dense_bytes", "dense_metric", "device", "aims", "asked",
+    "points", "winner", "nearest", "reached", "test_drop", "seconds", "cpu_s", "ended", "said",
+}  # fmt: skip
+POINT = {
+    "candidate", "stage", "precision", "epochs", "parameters", "macs", "download_bytes", "download_ratio", "latency",
+    "how", "metric", "lost", "seconds", "cpu_s", "pareto",
+}  # fmt: skip
+ASKED = ("--download", "0.5x", "--max-drop", "2 %", "--time", "1h", "--seed", 3)
+
+
+class KilledError(BaseException):
+    """Stands for a kill: nothing of ours catches it."""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, keras: Any) -> Path:
+    """A trained model of 32 and 48 channels, and samples that it knows."""
+    folder = tmp_path_factory.mktemp("shrink")
+    keras.utils.set_random_seed(4)
+    L = keras.layers  # noqa: N806
+    x = keras.Input((8, 8, 1), name="image")
+    y = L.Conv2D(32, 3, activation="relu", name="wide")(x)
+    y = L.Conv2D(48, 3, activation="relu", name="wider")(y)
+    y = L.Dense(3, activation="softmax", name="scores")(L.GlobalAveragePooling2D(name="pool")(y))
+    model = keras.Model(x, y, name="images")
+    arrays = image_arrays(480, 1)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(arrays["x"], arrays["y"], epochs=40, verbose=0)
+    model.save(folder / "model.keras")
+    for name, count, seed in (("train", 240, 1), ("validation", 120, 2), ("test", 120, 3)):
+        np.savez_compressed(folder / f"{name}.npz", **image_arrays(count, seed))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small(converter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few candidates, little training, and one converter for all."""
+
+    @contextlib.contextmanager
+    def borrowed() -> Iterator[Any]:
+        yield converter
+
+    monkeypatch.setattr(shrink, "Converter", borrowed)
+    monkeypatch.setattr(halving, "MOST_CANDIDATES", 2)
+    monkeypatch.setattr(halving, "MOST_RECOVERED", 2)
+    monkeypatch.setattr(fitting, "TRIES", 2)
+
+
+@pytest.fixture
+def search(call: Any, files: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Call `edgeprune shrink` with splits of `files` and results under `tmp_path`."""
+
+    def run(out: str, *asked: object, test: bool = True) -> Any:
+        splits = ["--train", files / "train.npz", "--validation", files / "validation.npz"]
+        splits += ["--test", files / "test.npz"] if test else []
+        return call(
+            "shrink", files / "model.keras", *splits, *(asked or ASKED), "-o", tmp_path / out, "-q",
+            "--cache", tmp_path / "cache",
+        )  # fmt: skip
+
+    return run
+
+
+def told(folder: Path) -> dict[str, Any]:
+    found = json.loads((folder / "search.json").read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def shipped(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in sorted(folder.glob("*.tflite"))}
+
+
+def _killed_once(patch: pytest.MonkeyPatch, search: Any) -> None:
+    """A search that is killed while its second candidate is trained."""
+    judged, left = trials.Trials.judged, [2]
+
+    def killed(self: Any, *arguments: Any, **more: Any) -> Any:
+        left[0] -= 1
+        if not left[0]:
+            raise KilledError
+        return judged(self, *arguments, **more)
+
+    patch.setattr(trials.Trials, "judged", killed)
+    with pytest.raises(KilledError):
+        search("out")
+
+
+@pytest.mark.slow(minutes=1)
+def test_the_whole_loop(call: Any, search: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed, a search goes on where it was and carries out no step twice. Targets reached: files, ledger, points, and
+    a recipe that `run`, which knows nothing of the search, repeats to the same file."""
+    steps: list[str] = []
+    run = model_steps.ModelSteps._run
+
+    def counted(self: Any, model: Any, step: Any) -> Any:
+        steps.append(repr(self.asked))
+        return run(self, model, step)
+
+    monkeypatch.setattr(model_steps.ModelSteps, "_run", counted)
+    with monkeypatch.context() as patch:
+        _killed_once(patch, search)
+    assert not (tmp_path / "out").exists()
+    assert steps
+    done = search("out")
+    assert done.code == 0, done.err
+    assert len(steps) == len(set(steps)), "a step was carried out twice"
+    _check(tmp_path / "out", done.out)
+    assert not list((tmp_path / "cache").iterdir()), "results are kept for a search that is not over"
+    again = call("run", tmp_path / "out" / "recipe.toml", "-o", tmp_path / "again", "-q")
+    assert again.code == 0, again.err
+    assert shipped(tmp_path / "again") == shipped(tmp_path / "out")
+
+
+def _check(out: Path, text: str) -> None:
+    report = told(out)
+    assert set(report) == KEYS
+    assert all(set(point) == POINT for point in report["points"])
+    winner = report["points"][report["winner"]]
+    assert winner["download_bytes"] <= report["aims"]["download_bytes"] == int(0.5 * report["dense_bytes"])
+    assert winner["lost"] <= 0.02
+    assert winner["pareto"]
+    assert report["reached"] == {"drop": True, "download": True, "drop on test": True}
+    assert (report["nearest"], report["ended"]) == ({}, "done")
+    assert "all targets are reached" in text
+    assert "looked at once" in text
+    assert (out / "report.md").read_text().startswith("#")
+    assert winner["candidate"] in (out / "search.md").read_text()
+    assert len(shipped(out)) == 1
+    assert tomllib.loads((out / "recipe.toml").read_text())["steps"][-1]["kind"] in ("quantize", "finetune")
+
+
+@pytest.mark.slow(minutes=1)
+def test_what_is_not_reached(search: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every file loses half of the metric: exit code 1, the nearest files are there; Ctrl-C behind the first file
+    ends with that one, and a part of the training samples is the test split."""
+    asked = [False]
+    judged = trials.Trials.judged
+
+    def once(self: Any, *arguments: Any, **more: Any) -> Any:
+        found = judged(self, *arguments, **more)
+        asked[0] = True
+        return found
+
+    @contextlib.contextmanager
+    def asking(_: str) -> Iterator[Callable[[], bool]]:
+        yield lambda: asked[0]
+
+    monkeypatch.setattr(trials.Trials, "judged", once)
+    monkeypatch.setattr(trials.Judge, "lost", lambda *_: 0.5)
+    monkeypatch.setattr("edgeprune.host.interrupts.asking", asking)
+    done = search("out", "--download", "0.3x", "--max-drop", "1 %", test=False)
+    assert done.code == 1, done.err
+    report = told(tmp_path / "out")
+    assert len(report["points"]) == 1
+    assert report["ended"] == "interrupted"
+    assert report["reached"]["drop"] is False
+    assert set(report["nearest"]) == {"drop", "download"}
+    assert {path.suffix for path in (tmp_path / "out" / "nearest").iterdir()} == {".tflite"}
+    assert "NOT reached" in done.out
+    assert "interrupted" in done.out
+    assert "set aside" in done.out
+    assert tomllib.loads((tmp_path / "out" / "recipe.toml").read_text())["data"]["set_aside"] == 0.1
+
+
+def test_ruled_out(search: Any, tmp_path: Path) -> None:
+    """A size below what the graph alone takes is refused before any training, with the nearest that is not."""
+    done = search("out", "--download", "500 B")
+    done.error(3, "a download of 500 B is ruled out", "ask for more")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_channels(call: Any, tmp_path: Path, keras: Any) -> None:
+    """One line that names no file that nobody wrote."""
+    x = keras.Input((4,), name="x")
+    keras.Model(x, keras.layers.Dense(2, activation="softmax")(x)).save(tmp_path / "m.keras")
+    np.savez(tmp_path / "t.npz", x=np.zeros((40, 4), np.float32), y=np.zeros(40, np.int64))
+    done = call("shrink", tmp_path / "m.keras", "--train", tmp_path / "t.npz", "--download", "0.5x", "-q",
+                "-o", tmp_path / "out", "--cache", tmp_path / "cache")  # fmt: skip
+    assert "recipe.toml" not in done.error(2, "nothing to prune")
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({}, "name a target"),
+        ({"download": "0.1"}, "download_target is such as"),
+        ({"download": "2x"}, "download_target is such as"),
+        ({"latency": "50 %"}, "such as 0.5x"),
+        ({"download": "0.1x", "max_drop": "1"}, "not a percentage"),
+        ({"download": "0.1x", "device": "pixel3-tflite-4t-int8"}, "add a latency"),
+        ({"latency": "0.5x", "device": "galaxy-s24-hexagon-int8"}, "ranks files"),
+        ({"download": "0.1x", "time": "10"}, "not a time"),
+    ],
+)
+def test_what_cannot_be_asked(given: dict[str, str], part: str) -> None:
+    """Each with a line that says what to write."""
+    with pytest.raises(UsageError, match=part):
+        ShrinkOptions(**given)  # type: ignore[arg-type]
+
+
+def _point(download_bytes: int, lost: float, latency: float) -> Point:
+    return Point(
+        candidate="c", stage="s", precision="int8", epochs=1, parameters=1, macs=1, download_bytes=download_bytes,
+        download_ratio=0.1, latency=latency, how="measured", metric=0.9, lost=lost, seconds=1.0, cpu_s=1.0,
+    )  # fmt: skip
+
+
+def test_the_nearest_to_each_aim() -> None:
+    """Of each aim the point that comes nearest among those that reach the others."""
+    points = [_point(90, 0.05, 0.5), _point(120, 0.0, 0.5), _point(90, 0.02, 0.7), _point(90, 0.03, 0.5)]
+    aims = Aims(download_bytes=100, latency=0.5, max_drop=0.01)
+    assert nearest(points, aims) == {"drop": 3, "download": 1, "latency": 1}
