@@ -225,8 +225,8 @@ def test_three_outputs(tmp_path: Path, converter: Any) -> None:
     """Outputs of classes, numbers and pixels: trained, taught, scored and budgeted by each, in both formats; ledger and
     report tell every metric with its interval."""
     recipe = without_latency("shapes", tmp_path)
-    shorten(recipe.parent, {"train": 320, "validation": 60, "test": 150})
-    assert run(recipe, tmp_path / "out", converter) in (0, 1)  # an epoch of ten steps may cost more than the budget
+    shorten(recipe.parent, {"train": 160, "validation": 40, "test": 60})
+    assert run(recipe, tmp_path / "out", converter) in (0, 1)  # an epoch of five steps may cost more than the budget
     ledger = Ledger.from_json((tmp_path / "out" / "ledger.json").read_bytes())
     names = ["kind_accuracy", "box_mae", "mask_iou"]
     assert [kind.name for kind in ledger.metrics] == names
