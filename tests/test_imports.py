@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -216,3 +217,15 @@ def test_the_package_resolves_its_names() -> None:
 def test_the_installed_package_is_this_one() -> None:
     """The tests run against this source tree or a wheel built from it: every module can be found."""
     assert [name for name, _ in modules(ROOT) if importlib.util.find_spec(name) is None] == []
+
+
+def test_every_folder_is_in_the_wheel() -> None:
+    """The list of packages is written by hand, since one of them lies beside the others."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {
+        ".".join(("edgeprune" if top == "converters" else "", *file.parent.relative_to(ROOT).parts)).lstrip(".")
+        for top in ("edgeprune", "converters")
+        for file in (ROOT / top).rglob("__init__.py")
+        if "edgeprune/converters" not in file.as_posix()
+    }
+    assert set(listed) == there
