@@ -30,6 +30,7 @@ EPILOG = f"""{EXIT_CODES}
 \b
 Examples:
   edgeprune run sample_models/fashion/recipe.toml -o out     the whole job: prune, fine-tune, INT8, export, measure
+  edgeprune shrink model.keras --train train.npz --download 0.1x --latency 0.5x    name the target, get the model
   edgeprune prune model.keras --sparsity 0.8 -o small.keras  zeros in one shot, no data needed
   edgeprune prune model.keras --style channel --ratio 0.4 -o narrow.keras      fewer channels: smaller and faster
   edgeprune convert model.keras --to tflite --precision int8 --calibration train.npz -o model.tflite
