@@ -12,7 +12,6 @@ import os
 import re
 import select
 import shutil
-import signal
 import subprocess
 import time
 import weakref
@@ -43,7 +42,7 @@ from edgeprune.errors import ConversionError, OutputError, Unsupported, UsageErr
 from edgeprune.formats import Contents, read_contents
 from edgeprune.formats.input_sizes import InputSizes
 from edgeprune.formats.metadata import ImageInput
-from edgeprune.host.children import child_process
+from edgeprune.host.children import child_process, how_it_ended
 from edgeprune.host.scratch import scratch_folder
 from edgeprune.maker.keras.types import AnyModel
 
@@ -320,8 +319,7 @@ class Converter:
         code = self._child.wait()
         tail = self._log_tail()
         self._end_child()
-        died = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return ConversionError(f"{what}: the converter's process {died}{': ' + tail if tail else ''}")
+        return ConversionError(f"{what}: the converter's process {how_it_ended(code)}{': ' + tail if tail else ''}")
 
     def _log_tail(self) -> str:
         self._log.seek(0)

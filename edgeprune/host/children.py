@@ -21,10 +21,18 @@ from typing import IO
 
 from edgeprune.host.interrupts import held_back, undoing
 
-__all__ = ["child_process", "confinement_here", "kill"]
+__all__ = ["child_process", "confinement_here", "how_it_ended", "kill"]
 
 _LAUNCH = "edgeprune.host.launch"
 Stream = int | IO[bytes]
+
+
+def how_it_ended(code: int) -> str:
+    """The return code of a child that should not have ended, in words. What nobody here killed the system did."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    memory = ", for want of memory most likely" if code == -signal.SIGKILL else ""
+    return f"died of {signal.Signals(-code).name}{memory}"
 
 
 @contextlib.contextmanager

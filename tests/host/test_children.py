@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.host.children import child_process, confinement_here
+from edgeprune.host.children import child_process, confinement_here, how_it_ended
 from edgeprune.host.confinement import Confinement
 
 HERE = confinement_here()
@@ -197,3 +197,10 @@ def test_a_parent_that_ended_before_is_noticed() -> None:
     done = subprocess.run(command, pass_fds=[lifeline], start_new_session=True, timeout=30, check=False)
     os.close(lifeline)
     assert done.returncode == -signal.SIGKILL
+
+
+def test_how_a_child_ended() -> None:
+    """By its code, by the signal's name; one that the system killed says what that means."""
+    assert how_it_ended(3) == "ended with exit code 3"
+    assert how_it_ended(-signal.SIGSEGV) == "died of SIGSEGV"
+    assert how_it_ended(-signal.SIGKILL) == "died of SIGKILL, for want of memory most likely"

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import os
 import select
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import EdgepruneError, MissingExtra, OutputError, Unsupported, UsageError
-from edgeprune.host.children import child_process
+from edgeprune.host.children import child_process, how_it_ended
 from edgeprune.host.scratch import scratch_folder
 from edgeprune.ledger import EpochLog, TrainLog
 from edgeprune.maker.keras.models import clone, input_specs, output_names, predict
@@ -275,5 +274,4 @@ def _crash(child: subprocess.Popen[bytes], log: BinaryIO) -> EdgepruneError:
     code = child.wait()
     log.seek(0)
     lines = [line.strip() for line in log.read()[-4000:].decode(errors="replace").splitlines() if line.strip()]
-    died = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return EdgepruneError(f"tfmot: its process {died}{': ' + lines[-1][:200] if lines else ''}; {NATIVE}")
+    return EdgepruneError(f"tfmot: its process {how_it_ended(code)}{': ' + lines[-1][:200] if lines else ''}; {NATIVE}")
