@@ -22,6 +22,7 @@ def repair_tf2onnx() -> None:
     if not _done:
         _guard_scalars()
         _keep_order()
+        _let_go()
         _done.append(True)
 
 
@@ -57,6 +58,22 @@ def _keep_order() -> None:
         return sorted(known(self, *given, **named), key=lambda node: node.name)
 
     Graph.extract_sub_graph_nodes = ordered
+
+
+def _let_go() -> None:
+    """Behind each of its dozens of steps the weights are copied into the message of their node, whose memory protobuf
+    gives back with the whole message only: a new one takes its place. ConvNeXtTiny held 60 times its weights."""
+    from onnx import NodeProto
+    from tf2onnx.graph import Node
+
+    known = Node.update_proto
+
+    def renewed(self: Generated, *given: object, **named: object) -> None:
+        old = self._op
+        self._op = NodeProto(op_type=old.op_type, name=old.name, domain=old.domain, doc_string=old.doc_string)
+        known(self, *given, **named)
+
+    Node.update_proto = renewed
 
 
 def number_einsums(graph: Generated, nodes: Iterable[Generated]) -> None:

@@ -187,3 +187,23 @@ def test_what_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else known(name))
     with pytest.raises(MissingExtra, match=r"an ONNX export needs tf2onnx, .*'edgeprune\[onnx\]'"):
         check_export(Format.ONNX, Precision.FLOAT32)
+
+
+def test_a_message_that_grows_is_given_back() -> None:
+    """Each step of tf2onnx writes a node anew: into another message, for one that is cleared keeps its memory."""
+    from onnx import TensorProto, helper
+    from tf2onnx.graph import GraphUtil
+
+    from edgeprune.converters.onnx_repairs import repair_tf2onnx
+
+    repair_tf2onnx()
+    value = helper.make_tensor("value", TensorProto.FLOAT, [3], [1.0, 2.0, 3.0])
+    nodes = [helper.make_node("Constant", [], ["c"], name="c", value=value), helper.make_node("Neg", ["c"], ["y"], "n")]
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [3])
+    model = helper.make_model(helper.make_graph(nodes, "g", [], [y]), opset_imports=[helper.make_opsetid("", 17)])
+    (node,) = [node for node in GraphUtil.create_graph_from_onnx_model(model).get_nodes() if node.is_const()]
+    node.update_proto()
+    before = node.op
+    node.update_proto()
+    assert node.op is not before
+    assert node.op.SerializeToString() == before.SerializeToString()
