@@ -24,6 +24,11 @@ def built(keras: Any, name: str) -> Any:
             continue
     else:
         raise SystemExit(f"{name}: no input size found")
+    return with_statistics(model)
+
+
+def with_statistics(model: Any) -> Any:
+    """The model itself, its statistics and biases drawn at random."""
     rng = np.random.default_rng(0)
     for variable in model.weights:
         if variable.name in SPREAD:

@@ -19,8 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from applications import SPREAD
+from applications import with_statistics
 
 MODELS = (
     *("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0", "EfficientNetB3"),
@@ -34,14 +33,7 @@ def built(name: str) -> Any:
 
     keras = keras_module()
     more = {"input_shape": (224, 224, 3)} if name.startswith("MobileNetV3") else {}
-    model = getattr(keras.applications, name)(weights=None, **more)
-    rng = np.random.default_rng(0)
-    for variable in model.weights:
-        if variable.name in SPREAD:
-            variable.assign(rng.uniform(*SPREAD[variable.name], variable.shape))
-        elif variable.name == "bias":
-            variable.assign(rng.normal(0, 0.1, variable.shape))
-    return model
+    return with_statistics(getattr(keras.applications, name)(weights=None, **more))
 
 
 def converted(name: str, folder: Path) -> Path:
