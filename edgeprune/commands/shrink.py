@@ -58,13 +58,7 @@ STOPPING = "stopping with the best so far, which takes a minute or two; Ctrl-C a
 @click.option("--flip", is_flag=True, help="Mirror training images left to right at random.")
 @field_option(ShrinkOptions, "shift", help="Move training images by up to so many pixels.")
 @field_option(ShrinkOptions, "batch_size", help="Samples in a step of training.")
-@click.option(
-    "--cache",
-    type=PATH,
-    metavar="FOLDER",
-    help="Where results are kept until the targets are reached.  [default: edgeprune in the user's cache folder]",
-)
-@common_options("metric", "loss", "loss_weight", *JOB)
+@common_options("workers", "ray", "cache", "metric", "loss", "loss_weight", *JOB)
 def shrink(output: Path, overwrite: bool, as_json: bool, quiet: bool, **values: Any) -> int:
     """Search for a smaller and faster MODEL that reaches the targets, and leave it with the recipe that makes it.
 
@@ -93,6 +87,7 @@ def shrink(output: Path, overwrite: bool, as_json: bool, quiet: bool, **values: 
 
 def _job(values: dict[str, Any]) -> ShrinkJob:
     from edgeprune.maker.recipe.recipe_toml import RecipeFiles
+    from edgeprune.maker.search.executors import Spread
     from edgeprune.maker.search.shrink import SET_ASIDE, ShrinkJob, usual_cache
     from edgeprune.maker.training.data.loading import check_split
 
@@ -118,6 +113,7 @@ def _job(values: dict[str, Any]) -> ShrinkJob:
         goal=scoring.goal,
         asked=asked,
         cache=values["cache"] or usual_cache(),
+        spread=Spread(workers=values["workers"], ray=values["ray"]),
         trust_code=trust.trust_code,
         custom=trust.custom,
     )
