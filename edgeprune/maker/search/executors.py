@@ -43,33 +43,42 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
-    """Where trials run, and what each may use."""
+class TrialLimits:
+    """What a trial may use."""
 
-    workers: int = 1
-    """Processes on this machine."""
-    ray: str | None = None
-    """Address of a Ray cluster: `auto`, `local`, or HOST:PORT."""
     cpus: int | None = None
-    """Threads of a trial's training; left out, as many as TensorFlow takes. It changes the last bits of a result."""
+    """Threads of a trial's training, and CPUs that a cluster keeps for it; left out, as many threads as TensorFlow
+    takes, and one CPU. Another number of threads changes the last bits of a result."""
     gpus: float = 0.0
-    """GPUs of a trial on a cluster."""
+    """GPUs that a cluster keeps for a trial."""
     memory: str | None = None
-    """Memory of a trial on a cluster, such as `"4 GB"`: no more trials go to a node than it has memory for."""
+    """Memory that a cluster keeps for a trial, such as `"4 GB"`."""
     retries: int = 2
     """How often a trial is tried again whose worker died."""
     shared: bool = False
     """On a cluster: model, data and cache lie on storage that all nodes see, so that nothing is sent."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.workers <= 1024:
-            raise UsageError(f"--workers is a number of processes from 1 to 1024; got {self.workers}")
-        if self.ray is not None and self.workers > 1:
-            raise UsageError("--workers are processes on this machine, --ray is a cluster: give one of them")
         if self.retries < 0 or self.gpus < 0 or (self.cpus is not None and self.cpus < 1):
             raise UsageError("retries and gpus are at least 0, cpus at least 1")
         if self.memory is not None:
             parse_bytes(self.memory)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """Where trials run: `workers` processes here, or the Ray cluster at the address `ray` ("auto", "local" for one that
+    is started here, HOST:PORT); and what each may use."""
+
+    workers: int = 1
+    ray: str | None = None
+    limits: TrialLimits = field(default_factory=TrialLimits)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.workers <= 1024:
+            raise UsageError(f"--workers is a number of processes from 1 to 1024; got {self.workers}")
+        if self.ray is not None and self.workers > 1:
+            raise UsageError("--workers are processes on this machine, --ray is a cluster: give one of them")
 
     @property
     def kind(self) -> str:
@@ -87,10 +96,11 @@ class Setting:
     folder: str
     store_base: str
     seed: int = 0
+    cpus: int | None = None
     trust_code: bool = False
     custom: tuple[str, ...] = ()
     moved: Mapping[str, str] = field(default_factory=dict)
-    """Path of a file that the recipe names, on the machine that sent it -> path where it lies now."""
+    """Of a worker that was sent them: key of a file or folder that trials read -> where it lies now."""
     opens: str = "edgeprune.maker.search.workplace:opened"
 
 
@@ -143,14 +153,14 @@ class Here:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
     """What executors are made of. `needs` names the files in the store that a job can begin with, `inputs` are the
-    files and folders that trials read."""
+    files and folders that trials read, by the key of the recipe or "custom N"."""
 
     setting: Setting
     spread: Spread
     work: Workplace
     progress: Progress
     needs: Callable[[Job], list[str]]
-    inputs: tuple[Path, ...] = ()
+    inputs: Mapping[str, Path] = field(default_factory=dict)
 
 
 def _processes(means: Means) -> Executor:
@@ -175,6 +185,11 @@ EXECUTORS: Mapping[str, Callable[[Means], Executor]] = {
 def executor_of(means: Means) -> Executor:
     """Who carries out trials that are spread so. Raises MissingExtra, and Unsupported for no cluster."""
     return EXECUTORS[means.spread.kind](means)
+
+
+def threads_of(cpus: int | None) -> dict[str, str]:
+    """Settings of the environment, for before TensorFlow is loaded, by which it takes so many threads."""
+    return {} if cpus is None else {"TF_NUM_INTRAOP_THREADS": str(cpus), "TF_NUM_INTEROP_THREADS": str(cpus)}
 
 
 def scheduled(seconds: Iterable[float | None], workers: int) -> tuple[float, float]:

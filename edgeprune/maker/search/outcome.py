@@ -14,7 +14,7 @@ from edgeprune.ledger import Ledger, Stage
 from edgeprune.maker.search.recipe_trials import RecipeTrials
 from edgeprune.points import Aims, Point, SearchReport
 
-__all__ = ["Outcome", "leave_nearest", "nearest", "search_report"]
+__all__ = ["Outcome", "leave_nearest", "nearest", "search_report", "with_pareto"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ def search_report(outcome: Outcome, trials: RecipeTrials, aims: Aims) -> SearchR
         device=trials.device,
         aims=aims,
         asked=outcome.asked,
-        points=tuple(_with_pareto(points)),
+        points=tuple(with_pareto(points)),
         winner=outcome.winner,
         nearest={} if all(reached.values()) else nearest(points, aims),
         reached=reached,
@@ -84,7 +84,7 @@ def _latency(stage: Stage, point: Point) -> float | None:
     return point.latency if measured is None else measured.ratio
 
 
-def _with_pareto(points: Sequence[Point]) -> list[Point]:
+def with_pareto(points: Sequence[Point]) -> list[Point]:
     """The points, marked where no other is at least as good in all and better in one."""
 
     def better(one: Point, other: Point) -> bool:

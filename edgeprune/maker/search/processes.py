@@ -18,23 +18,18 @@ from edgeprune.host.progress import Progress
 from edgeprune.host.scratch import scratch_folder
 from edgeprune.maker.search.executors import Job, Setting, Spread
 
-__all__ = ["Processes", "threads_of"]
+__all__ = ["Processes"]
 
 _WORKER = "edgeprune.maker.search.workplace"
 _LOOK_S = 0.5  # how often somebody may ask the search to end
 Ended = tuple[Job, EdgepruneError | None]
 
 
-def threads_of(cpus: int | None) -> dict[str, str]:
-    """Settings of the environment by which TensorFlow takes so many threads."""
-    return {} if cpus is None else {"TF_NUM_INTRAOP_THREADS": str(cpus), "TF_NUM_INTEROP_THREADS": str(cpus)}
-
-
 class _Worker:
     """A child process, started with its first job and again after it died."""
 
-    def __init__(self, setting: Setting, spread: Spread) -> None:
-        self.setting, self.spread = setting, spread
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
         self.job: Job | None = None
         self._life = contextlib.ExitStack()
         self._child: subprocess.Popen[bytes] | None = None
@@ -61,7 +56,6 @@ class _Worker:
             writable=None if free else [scratch, Path(self.setting.folder)],
             stdin=subprocess.PIPE,
             stderr=self._log,
-            settings={"TF_CPP_MIN_LOG_LEVEL": "3", **threads_of(self.spread.cpus)},
         )
         self._child, self._pending = self._life.enter_context(child), b""
         assert self._child.stdin is not None
@@ -107,7 +101,7 @@ class Processes:
     def __init__(self, setting: Setting, spread: Spread, progress: Progress) -> None:
         self.workers = spread.workers
         self._spread, self._progress = spread, progress
-        self._all = [_Worker(setting, spread) for _ in range(spread.workers)]
+        self._all = [_Worker(setting) for _ in range(spread.workers)]
         self._tries: dict[int, int] = {}
 
     def carry_out(self, jobs: Iterable[Job]) -> Iterator[Ended]:
@@ -160,7 +154,7 @@ class Processes:
         how = worker.how_it_ended()
         worker.close()
         self._tries[job.number] = self._tries.get(job.number, 0) + 1
-        if self._tries[job.number] <= self._spread.retries:
+        if self._tries[job.number] <= self._spread.limits.retries:
             self._progress.note(f"  a trial's process {how}; the trial is tried again")
             worker.begin(job)
         else:

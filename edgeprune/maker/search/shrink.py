@@ -27,13 +27,13 @@ from edgeprune.maker.recipe.recipe_toml import RecipeFiles, goal_words, recipe_t
 from edgeprune.maker.recipe.stages import Store, cpu_s
 from edgeprune.maker.search.asked import ShrinkOptions
 from edgeprune.maker.search.candidates import HARMLESS, export_pairs
-from edgeprune.maker.search.executors import Executor, Means, Setting, Spread, executor_of
+from edgeprune.maker.search.executors import Executor, Spread
 from edgeprune.maker.search.halving import Halving
 from edgeprune.maker.search.outcome import Outcome, leave_nearest, search_report
 from edgeprune.maker.search.recipe_trials import PAIRS, PROCESSES
 from edgeprune.maker.search.trials import Judged, Steps, Trials
 from edgeprune.maker.search.watch import Watch
-from edgeprune.maker.search.workplace import RecipeWork
+from edgeprune.maker.search.workplace import executor_for
 from edgeprune.maker.training.data.loading import stored_at
 from edgeprune.maker.training.goal import Goal
 from edgeprune.maker.training.loop import make_deterministic
@@ -137,19 +137,14 @@ def _recipes(job: ShrinkJob, place: Path) -> Callable[[Steps], str]:
 
 def _executor(job: ShrinkJob, trials: Trials, recipe: str) -> Executor:
     """Who carries out the trials; `recipe` is one of them."""
-    setting = Setting(
-        recipe=recipe,
-        place=str(trials.place),
-        folder=str(trials.store.folder.absolute()),
-        store_base=trials.store.base,
-        seed=trials.seed,
+    return executor_for(
+        trials,
+        trials.place,
+        recipe,
+        job.spread,
+        inputs={"model": job.files.model, **job.files.splits},
         trust_code=job.trust_code,
-        custom=tuple(str(file.absolute()) for file in job.custom),
-    )
-    work = RecipeWork(trials, trials.place)
-    inputs = (job.files.model, *(stored_at(path) for path in job.files.splits.values()), *job.custom)
-    return executor_of(
-        Means(setting=setting, spread=job.spread, work=work, progress=trials.progress, needs=work.needs, inputs=inputs)
+        custom=job.custom,
     )
 
 

@@ -11,15 +11,30 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from edgeprune.errors import EdgepruneError, unexpected
-from edgeprune.maker.search.executors import Job, Setting, Workplace
+from edgeprune.maker.search.executors import (
+    Executor,
+    Job,
+    Means,
+    Setting,
+    Spread,
+    Workplace,
+    executor_of,
+    threads_of,
+)
 
-__all__ = ["RecipeWork", "failure_of", "main", "open_workplace", "opened"]
+if TYPE_CHECKING:
+    from edgeprune.artifact import Precision
+    from edgeprune.maker.recipe.recipe import Recipe
+    from edgeprune.maker.recipe.stages import Store
+    from edgeprune.maker.search.recipe_trials import RecipeTrials
+
+__all__ = ["RecipeWork", "executor_for", "failure_of", "main", "open_workplace", "opened"]
 
 Elsewhere = Callable[[str], bytes | None]
 
@@ -27,11 +42,11 @@ Elsewhere = Callable[[str], bytes | None]
 class RecipeWork:
     """Carries out jobs with the trials of a search; their recipes stand at `place`."""
 
-    def __init__(self, trials: Any, place: Path) -> None:
+    def __init__(self, trials: RecipeTrials, place: Path) -> None:
         self.trials, self.place = trials, place
 
     @property
-    def store(self) -> Any:
+    def store(self) -> Store:
         """What results are left in."""
         return self.trials.store
 
@@ -41,13 +56,45 @@ class RecipeWork:
 
     def needs(self, job: Job) -> list[str]:
         """The files in the store that a job can begin with, by name."""
-        return list(self.trials.needs(*self._asked(job)))
+        return self.trials.needs(*self._asked(job))
 
-    def _asked(self, job: Job) -> tuple[Any, Any]:
+    def _asked(self, job: Job) -> tuple[Recipe, Precision]:
         from edgeprune.artifact import Precision
         from edgeprune.maker.recipe.recipe import recipe_of_text
 
         return recipe_of_text(self.place, job.recipe), Precision(job.precision)
+
+
+def executor_for(
+    trials: RecipeTrials,
+    place: Path,
+    recipe: str,
+    spread: Spread,
+    *,
+    inputs: Mapping[str, Path],
+    trust_code: bool,
+    custom: Sequence[Path],
+) -> Executor:
+    """Who carries out trials that are spread so: their recipes stand at `place`, and `recipe` is one of them; `inputs`
+    are the model and the splits as the recipe names them."""
+    from edgeprune.maker.training.data.loading import stored_at
+
+    setting = Setting(
+        recipe=recipe,
+        place=str(place),
+        folder=str(trials.store.folder.absolute()),
+        store_base=trials.store.base,
+        seed=trials.seed,
+        cpus=spread.limits.cpus,
+        trust_code=trust_code,
+        custom=tuple(str(file.absolute()) for file in custom),
+    )
+    work = RecipeWork(trials, place)
+    files = {key: stored_at(path) for key, path in inputs.items()}
+    files |= {f"custom {number}": file for number, file in enumerate(custom)}
+    return executor_of(
+        Means(setting=setting, spread=spread, work=work, progress=trials.progress, needs=work.needs, inputs=files)
+    )
 
 
 def opened(setting: Setting, elsewhere: Elsewhere) -> Workplace:
@@ -64,8 +111,8 @@ def opened(setting: Setting, elsewhere: Elsewhere) -> Workplace:
 
     place, custom = Path(setting.place), tuple(Path(file) for file in setting.custom)
     recipe = recipe_of_text(place, setting.recipe)
-    splits = {name: _moved(setting, getattr(recipe.data, name)) for name in ("train", "validation", "test")}
-    recipe = replace(recipe, model=_moved(setting, recipe.model), data=replace(recipe.data, **splits))
+    splits = {name: _moved(setting, name, getattr(recipe.data, name)) for name in ("train", "validation", "test")}
+    recipe = replace(recipe, model=_moved(setting, "model", recipe.model), data=replace(recipe.data, **splits))
     prepared = prepare(recipe, trust_code=setting.trust_code, custom=custom)
     make_deterministic(keras_module(), setting.seed)
 
@@ -82,12 +129,19 @@ def opened(setting: Setting, elsewhere: Elsewhere) -> Workplace:
     return RecipeWork(trials, place)
 
 
-def _moved(setting: Setting, path: Path | None) -> Any:
-    return None if path is None else Path(setting.moved.get(str(path), path))
+def _moved(setting: Setting, key: str, path: Path | None) -> Any:
+    """Where what a key of the recipe names lies now; "file.py:function" goes with its file."""
+    from edgeprune.maker.training.user_code import code_of
+
+    if path is None or key not in setting.moved:
+        return path
+    code = code_of(path)
+    return Path(setting.moved[key] if code is None else f"{setting.moved[key]}:{code[1]}")
 
 
 def open_workplace(setting: Setting, elsewhere: Elsewhere = lambda _: None) -> Workplace:
-    """What the setting says that makes one."""
+    """What the setting says that makes one; called before TensorFlow is loaded."""
+    os.environ.update({"TF_CPP_MIN_LOG_LEVEL": "3", **threads_of(setting.cpus)})
     module, _, function = setting.opens.partition(":")
     return cast("Workplace", getattr(importlib.import_module(module), function)(setting, elsewhere))
 
