@@ -91,7 +91,9 @@ class RayCluster:
             moved, contents = _packed(means.inputs)
             setting, read = replace(setting, moved=moved), [ray.put(contents)]
         self._told, self._read = json.dumps(asdict(setting)), read
-        asked: dict[str, Any] = {"num_cpus": means.spread.limits.cpus or 1, "num_gpus": means.spread.limits.gpus}
+        asked: dict[str, Any] = {"num_cpus": means.spread.limits.cpus or 1}
+        if means.spread.limits.gpus:
+            asked["num_gpus"] = means.spread.limits.gpus
         if means.spread.limits.memory is not None:
             asked["memory"] = parse_bytes(means.spread.limits.memory)
         self._task = ray.remote(max_retries=means.spread.limits.retries, **asked)(carry_out_there)

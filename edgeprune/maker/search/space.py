@@ -80,6 +80,9 @@ class Choice:
         """The values that are checked before any trial."""
         return self.options
 
+    def __str__(self) -> str:
+        return f"one of {', '.join(map(str, self.options))}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
@@ -99,6 +102,10 @@ class Range:
     def ends(self) -> tuple[Any, ...]:
         """The values that are checked before any trial."""
         return self.low, self.high
+
+    def __str__(self) -> str:
+        step = "" if self.step is None else f", step {self.step:g}"
+        return f"{self.low:g} to {self.high:g}{step}{', log' if self.log else ''}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
