@@ -62,7 +62,7 @@ STOPPING = "stopping with the best so far, which takes a minute or two; Ctrl-C a
 @click.option("--flip", is_flag=True, help="Mirror training images left to right at random.")
 @field_option(ShrinkOptions, "shift", help="Move training images by up to so many pixels.")
 @field_option(ShrinkOptions, "batch_size", help="Samples in a step of training.")
-@common_options("workers", "ray", "cache", "metric", "loss", "loss_weight", *JOB)
+@common_options("workers", "ray", "cache", "mlflow", "metric", "loss", "loss_weight", *JOB)
 def shrink(output: Path, overwrite: bool, as_json: bool, quiet: bool, **values: Any) -> int:
     """Search for a smaller and faster MODEL that reaches the targets, and leave it with the recipe that makes it.
 
@@ -117,6 +117,7 @@ def _job(values: dict[str, Any]) -> ShrinkJob:
         goal=scoring.goal,
         asked=asked,
         cache=values["cache"] or usual_cache(),
+        mlflow=values["mlflow"],
         spread=Spread(workers=values["workers"], ray=values["ray"]),
         trust_code=trust.trust_code,
         custom=trust.custom,

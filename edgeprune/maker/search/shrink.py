@@ -31,6 +31,7 @@ from edgeprune.maker.search.executors import Executor, Spread
 from edgeprune.maker.search.halving import Halving
 from edgeprune.maker.search.outcome import Outcome, leave_nearest, search_report
 from edgeprune.maker.search.recipe_trials import PAIRS, PROCESSES
+from edgeprune.maker.search.tracking import tracking_of
 from edgeprune.maker.search.trials import Judged, Steps, Trials
 from edgeprune.maker.search.watch import Watch
 from edgeprune.maker.search.workplace import executor_for
@@ -46,13 +47,15 @@ SET_ASIDE = 0.1  # of the training samples, for each split that is not given
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShrinkJob:
-    """What to make smaller, with what, how; `cache` is the folder in which searches keep their results."""
+    """What to make smaller, with what, how; `cache` is the folder in which searches keep their results, and
+    `mlflow` is where files that were judged are logged to."""
 
     files: RecipeFiles
     goal: Goal
     asked: ShrinkOptions
     cache: Path
     spread: Spread = field(default_factory=Spread)
+    mlflow: str | None = None
     trust_code: bool = False
     custom: tuple[Path, ...] = ()
 
@@ -85,6 +88,7 @@ def shrink(job: ShrinkJob, place: Path, out: Path, progress: Watch) -> tuple[Sea
         return load_model(path, trust_code=job.trust_code, custom=job.custom)
 
     base = base_of(job.files, job.custom)
+    tracking = tracking_of(job.mlflow, job.files.model.stem, base[:16])
     store = Store(job.cache / f"shrink-{base}", base, load)  # type: ignore[arg-type]
     with Converter() as converter:
         converter.start()
@@ -104,6 +108,8 @@ def shrink(job: ShrinkJob, place: Path, out: Path, progress: Watch) -> tuple[Sea
             aims = job.asked.aims(trials.dense_bytes)
             search = Halving(trials=trials, executor=executor, aims=aims, note=progress.note)
             found = search.run()
+        for each in search.judged:
+            tracking.log(each.point, {"candidate": each.candidate.name})
         progress.over = True
         ledger = _run(job, found, trials, place, out, progress)
     outcome = Outcome(

@@ -1,4 +1,4 @@
-"""What a search judged, in an MLflow tracking store as well: a run for each file, of the name of its place."""
+"""What a search judged, in an MLflow tracking store as well: a run for each file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgeprune.points import Point
 
 __all__ = ["Tracking", "tracking_of"]
 
-_TAGS = {"search": "edgeprune.search", "stage": "edgeprune.stage"}
+_SEARCH, _STAGE, _CANDIDATE = "edgeprune.search", "edgeprune.stage", "edgeprune.candidate"
 
 
 class Tracking(Protocol):
@@ -33,15 +33,15 @@ class MlflowRuns:
 
     def __init__(self, client: Any, experiment: str, search: str) -> None:
         self._client, self._experiment, self._search = client, experiment, search
-        runs = client.search_runs([experiment], f"tags.`{_TAGS['search']}` = '{search}'", max_results=50_000)
-        self._logged = {run.data.tags.get(_TAGS["stage"]) for run in runs}
+        runs = client.search_runs([experiment], f"tags.`{_SEARCH}` = '{search}'", max_results=50_000)
+        self._logged = {(run.data.tags.get(_STAGE), run.data.tags.get(_CANDIDATE)) for run in runs}
 
     def log(self, point: Point, values: Mapping[str, object]) -> None:
         """See Tracking."""
-        if point.stage in self._logged:
+        if (point.stage, point.candidate) in self._logged:
             return
-        self._logged.add(point.stage)
-        tags = {_TAGS["search"]: self._search, _TAGS["stage"]: point.stage, "candidate": point.candidate}
+        self._logged.add((point.stage, point.candidate))
+        tags = {_SEARCH: self._search, _STAGE: point.stage, _CANDIDATE: point.candidate}
         run = self._client.create_run(self._experiment, run_name=point.stage, tags=tags)
         for name, value in {**values, "precision": point.precision}.items():
             self._client.log_param(run.info.run_id, name, value)
@@ -69,6 +69,8 @@ def tracking_of(uri: str | None, experiment: str, search: str) -> Tracking:
     if uri is None:
         return Nowhere()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    if "://" not in uri or uri.startswith("file:"):  # a folder, which MLflow 3 takes only when told so
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     try:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
