@@ -154,10 +154,12 @@ def _executor(job: ShrinkJob, trials: Trials, recipe: str) -> Executor:
     )
 
 
-def base_of(files: RecipeFiles, custom: Sequence[Path], more: Sequence[Path] = ()) -> str:
-    """What all results hang on: model, data, how they are read, files of one's own, and this version."""
+def base_of(files: RecipeFiles, custom: Sequence[Path], more: Sequence[Path] = (), *, cpus: int | None = None) -> str:
+    """What all results hang on: model, data, how they are read, files of one's own, the threads of training, and this
+    version."""
     paths = [files.model, *(stored_at(path) for path in files.splits.values()), *custom, *more]
     told = {**asdict(files), "model": files.model.name, "splits": sorted(files.splits)}
+    told |= {} if cpus is None else {"cpus": cpus}
     told |= {"sha256": [sha256_of(path) for path in paths], "version": version("edgeprune")}
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:32]
 

@@ -183,7 +183,7 @@ def sweep(job: SweepJob, place: Path, out: Path, progress: Watch) -> tuple[Searc
         return load_model(path, trust_code=job.trust_code, custom=job.custom)
 
     files = _files(first)
-    base = base_of(files, job.custom, [Path(name) for name in prepared.teachers])
+    base = base_of(files, job.custom, list(map(Path, prepared.teachers)), cpus=job.spread.limits.cpus)
     store = Store(job.cache / f"sweep-{base}", base, load)  # type: ignore[arg-type]
     with contextlib.ExitStack() as life:
         converter = life.enter_context(Converter())
