@@ -67,7 +67,11 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
             needs=lambda _: ["first.bin"],
             inputs={"model": tmp_path / "model.txt"},
         )
-        with contextlib.closing(executor_of(means)) as executor:
+        try:
+            executor = executor_of(means)
+        except Unsupported as cause:
+            pytest.skip(str(cause))  # no Ray cluster can be started here
+        with contextlib.closing(executor):
             yield executor, means
 
     return enter
@@ -98,6 +102,7 @@ def test_each_does_the_same(kind: str, opened: Open) -> None:
     with opened(kind) as (executor, means):
         found = outcomes(executor, *words)
         again = outcomes(executor, "e", "f")
+        assert executor.workers == 1 if kind == "here" else executor.workers >= 1
     assert set(found) == set(words)
     assert {word for word, failure in found.items() if failure is not None} == {"fail"}
     assert "this one cannot be done" in str(found["fail"])
@@ -111,8 +116,6 @@ def test_each_does_the_same(kind: str, opened: Open) -> None:
     by = [path.name.split(" by ") for path in Path(means.setting.place).glob("* by *")]
     assert len({pid for _, pid in by}) <= {"here": 1, "processes": 3, "ray": 4}[kind]
     assert sum(number == "5" for number, _ in by) == (0 if kind == "here" else 2)
-    assert all(sum(number == other for other, _ in by) >= 1 for number, _ in by)
-    assert executor.workers == 1 if kind == "here" else executor.workers >= 1
 
 
 def test_a_trial_that_always_dies(opened: Open) -> None:
