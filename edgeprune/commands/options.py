@@ -123,6 +123,31 @@ COMMON = {
         "--scale", type=float, default=1.0, show_default=True, help="Float inputs become value * scale + offset."
     ),
     "offset": click.option("--offset", type=float, default=0.0, show_default=True, help="See --scale."),
+    "workers": click.option(
+        "--workers",
+        type=int,
+        default=1,
+        show_default=True,
+        help="How many processes of this machine carry out trials side by side; the winner is the same.",
+    ),
+    "ray": click.option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Carry out trials on a Ray cluster: auto, HOST:PORT, or local for one on this machine. Needs the extra "
+        "ray here and on its nodes.",
+    ),
+    "mlflow": click.option(
+        "--mlflow",
+        metavar="URI",
+        help="Log every file that was judged to an MLflow tracking server, or into a folder or database: "
+        "sqlite:///runs.db, http://HOST:PORT. Needs the extra mlflow.",
+    ),
+    "cache": click.option(
+        "--cache",
+        type=PATH,
+        metavar="FOLDER",
+        help="Where results are kept, for a search that goes on.  [default: edgeprune in the user's cache folder]",
+    ),
     "on_bad_sample": click.option(
         "--on-bad-sample",
         type=click.Choice([str(word) for word in OnBadSample]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,11 +27,14 @@ from edgeprune.errors import UsageError
 from edgeprune.maker.search.asked import ShrinkOptions
 
 if TYPE_CHECKING:
+    from edgeprune.ledger import Ledger
     from edgeprune.maker.search.shrink import ShrinkJob
     from edgeprune.maker.search.watch import Watch
     from edgeprune.points import SearchReport
 
-__all__ = ["shrink"]
+    Search = Callable[[Path, Watch], tuple[SearchReport, Ledger]]
+
+__all__ = ["STOPPING", "search_words", "shrink", "write_search"]
 
 DATA_FREE = ("model", "output", "download", "data_free", "overwrite", "as_json", "quiet", "trust_code", "custom")
 STOPPING = "stopping with the best so far, which takes a minute or two; Ctrl-C again ends at once and keeps nothing new"
@@ -66,13 +70,7 @@ STOPPING = "stopping with the best so far, which takes a minute or two; Ctrl-C a
 @click.option("--flip", is_flag=True, help="Mirror training images left to right at random.")
 @field_option(ShrinkOptions, "shift", help="Move training images by up to so many pixels.")
 @field_option(ShrinkOptions, "batch_size", help="Samples in a step of training.")
-@click.option(
-    "--cache",
-    type=PATH,
-    metavar="FOLDER",
-    help="Where results are kept until the targets are reached.  [default: edgeprune in the user's cache folder]",
-)
-@common_options("metric", "loss", "loss_weight", *JOB)
+@common_options("workers", "ray", "cache", "mlflow", "metric", "loss", "loss_weight", *JOB)
 @click.pass_context
 def shrink(
     context: click.Context,
@@ -115,7 +113,7 @@ def shrink(
     if as_json:
         echo_json(report.to_json())
     else:
-        click.echo(_text(report, output))
+        click.echo(search_words(report, output, "models, recipe.toml, search.json, report.md"))
     return 0 if report.met else 1
 
 
@@ -145,6 +143,7 @@ def _data_free(values: dict[str, Any], output: Path, *, overwrite: bool, as_json
 
 def _job(values: dict[str, Any]) -> ShrinkJob:
     from edgeprune.maker.recipe.recipe_toml import RecipeFiles
+    from edgeprune.maker.search.executors import Spread
     from edgeprune.maker.search.shrink import SET_ASIDE, ShrinkJob, usual_cache
     from edgeprune.maker.training.data.loading import check_split
 
@@ -170,16 +169,26 @@ def _job(values: dict[str, Any]) -> ShrinkJob:
         goal=scoring.goal,
         asked=asked,
         cache=values["cache"] or usual_cache(),
+        mlflow=values["mlflow"],
+        spread=Spread(workers=values["workers"], ray=values["ray"]),
         trust_code=trust.trust_code,
         custom=trust.custom,
     )
 
 
 def _searched(job: ShrinkJob, output: Path, *, overwrite: bool, quiet: bool) -> SearchReport:
+    from edgeprune.maker.search.shrink import shrink as search
+
+    return write_search(
+        lambda place, watch: search(job, place, output, watch), output, overwrite=overwrite, quiet=quiet
+    )
+
+
+def write_search(search: Search, output: Path, *, overwrite: bool, quiet: bool) -> SearchReport:
+    """Search, and write what it told beside the files that it left. Ctrl-C ends it with the best so far."""
     from edgeprune.commands.options import json_text
     from edgeprune.host.interrupts import asking
     from edgeprune.host.outputs import output_folder, write_file
-    from edgeprune.maker.search.shrink import shrink as search
     from edgeprune.maker.search.watch import Stopped, Watch
     from edgeprune.report.ledger_report import ledger_markdown
     from edgeprune.report.search_report import search_markdown
@@ -187,7 +196,7 @@ def _searched(job: ShrinkJob, output: Path, *, overwrite: bool, quiet: bool) -> 
     with output_folder(output, overwrite=overwrite) as place, asking(STOPPING) as asked:
         watch: Watch = Watch(asked, quiet=quiet)
         try:
-            report, ledger = search(job, place, output, watch)
+            report, ledger = search(place, watch)
         except Stopped:
             raise KeyboardInterrupt from None
         write_file(place / "ledger.json", json_text(ledger.to_json()).encode() + b"\n")
@@ -197,8 +206,9 @@ def _searched(job: ShrinkJob, output: Path, *, overwrite: bool, quiet: bool) -> 
     return report
 
 
-def _text(report: SearchReport, output: Path) -> str:
+def search_words(report: SearchReport, output: Path, written: str) -> str:
+    """What came out, and what was written."""
     from edgeprune.report.search_report import search_text
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return f"{search_text(report, width=width)}\n\nWritten: {output}/ (models, recipe.toml, search.json, report.md)"
+    return f"{search_text(report, width=width)}\n\nWritten: {output}/ ({written})"

@@ -62,6 +62,7 @@ NOT_RUN = {
     ("sparse-kernels.md", "needs a phone"),
     ("sparse-kernels.md", "needs node and LiteRT.js"),
     ("sparse-kernels.md", "needs an emulated Arm system"),
+    ("sweep.md", "trains for minutes"),
     ("which-pruning.md", "makes a dozen files"),
     ("which-pruning.md", "trains for minutes"),
     ("which-pruning.md", "trains, and times files for minutes"),

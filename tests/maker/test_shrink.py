@@ -16,9 +16,9 @@ from conftest import image_arrays
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import UsageError
 from edgeprune.maker.recipe import model_steps
-from edgeprune.maker.search import fitting, halving, shrink, trials
+from edgeprune.maker.search import fitting, halving, recipe_trials, shrink, trials
 from edgeprune.maker.search.asked import ShrinkOptions
-from edgeprune.maker.search.shrink import nearest
+from edgeprune.maker.search.outcome import nearest
 from edgeprune.points import Aims, Point
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras.*")
@@ -98,15 +98,15 @@ def shipped(folder: Path) -> dict[str, str]:
 
 def _killed_once(patch: pytest.MonkeyPatch, search: Any) -> None:
     """A search that is killed while its second candidate is trained."""
-    judged, left = trials.Trials.judged, [2]
+    made, left = trials.Trials.made, [3]  # the first is asked for by who carries it out and by the search
 
     def killed(self: Any, *arguments: Any, **more: Any) -> Any:
         left[0] -= 1
         if not left[0]:
             raise KilledError
-        return judged(self, *arguments, **more)
+        return made(self, *arguments, **more)
 
-    patch.setattr(trials.Trials, "judged", killed)
+    patch.setattr(trials.Trials, "made", killed)
     with pytest.raises(KilledError):
         search("out")
 
@@ -172,7 +172,7 @@ def test_what_is_not_reached(search: Any, tmp_path: Path, monkeypatch: pytest.Mo
         yield lambda: asked[0]
 
     monkeypatch.setattr(trials.Trials, "judged", once)
-    monkeypatch.setattr(trials.Judge, "lost", lambda *_: 0.5)
+    monkeypatch.setattr(recipe_trials.Judge, "lost", lambda *_: 0.5)
     monkeypatch.setattr("edgeprune.host.interrupts.asking", asking)
     done = search("out", "--download", "0.3x", "--max-drop", "1 %", test=False)
     assert done.code == 1, done.err
