@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Aims", "Point", "SearchReport"]
+from edgeprune.ledger import ArtifactEntry, ChannelReport
+
+__all__ = ["Aims", "DataFreeReport", "Point", "SearchReport"]
 
 SCHEMA_VERSION = 1
 
@@ -96,6 +98,35 @@ class SearchReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain values, `schema_version` first."""
-        body = asdict(self)
-        version = body.pop("tool_version")
-        return {"schema_version": SCHEMA_VERSION, "tool": {"name": "edgeprune", "version": version}, **body}
+        return _as_json(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFreeReport:
+    """What was made of a model without any data: `files` and, by their names, whether each is as small as
+    `download_bytes` asks for. `channels` are the dead ones that went, None where none did. No accuracy is in it:
+    nothing tells that without data."""
+
+    tool_version: str
+    model: str
+    dense_bytes: int
+    download_bytes: int | None
+    channels: ChannelReport | None
+    files: tuple[ArtifactEntry, ...]
+    reached: Mapping[str, bool]
+    said: tuple[str, ...] = ()
+
+    @property
+    def met(self) -> bool:
+        """Whether all files are small enough."""
+        return all(self.reached.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values, `schema_version` first."""
+        return _as_json(self)
+
+
+def _as_json(report: Any) -> dict[str, Any]:
+    body = asdict(report)
+    version = body.pop("tool_version")
+    return {"schema_version": SCHEMA_VERSION, "tool": {"name": "edgeprune", "version": version}, **body}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from edgeprune.checker.size.codecs import CODECS, QUICK, with_quick
 from edgeprune.errors import UsageError
@@ -38,6 +39,7 @@ __all__ = [
     "json_text",
     "taken",
     "taken_goal",
+    "typed_flag",
     "with_note",
 ]
 
@@ -298,3 +300,10 @@ def taken(record: type[Record], values: dict[str, Any], **more: object) -> Recor
     stands in `more`."""
     names = [field.name for field in fields(record) if field.name not in more]
     return record(**{name: values.pop(name) for name in names}, **more)
+
+
+def typed_flag(context: click.Context, names: Iterable[str]) -> str | None:
+    """The flag of the first of these options that stands on the command line."""
+    typed = (name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
+    first = next(typed, None)
+    return None if first is None else "--" + first.replace("_", "-")

@@ -26,7 +26,7 @@ __all__ = ["Halving"]
 # file is made. The rest is for the run that leaves the files.
 CHOSEN, FIRST, HALVED, MADE = 0.2, 0.4, 0.55, 0.85
 MOST_CANDIDATES = 8
-MOST_RECOVERED = 24  # epochs
+MOST_RECOVERED = 24  # rounds of training
 GRID_PRICE = 0.02  # of the metric for each whole that coarser grids take off a file: 15 % cost 0.3 points
 LEAST_EPOCHS = 2
 
@@ -207,7 +207,8 @@ class Halving:
         """How many epochs there is time for, by what those so far took."""
         epoch_s = max(each.epoch_s for each in self.judged if each.candidate == candidate)
         left = MADE * self._time_s - self._spent_s
-        return int(min(MOST_RECOVERED, max(LEAST_EPOCHS, 0.8 * left / max(epoch_s, 1e-3))))
+        most = MOST_RECOVERED * self.trials.round_epochs
+        return int(min(most, max(LEAST_EPOCHS, 0.8 * left / max(epoch_s, 1e-3))))
 
     def _add(self, attempt: Attempt, stage: str) -> Judged:
         made = self._judged(attempt, stage, self.trials.spent)

@@ -24,6 +24,7 @@ from edgeprune.units import format_bytes
 
 __all__ = ["Attempt", "Judged", "Shape", "Trials"]
 
+ROUND_STEPS = 150  # of training, about, behind which candidates can be told apart
 Steps = list[dict[str, object]]
 
 
@@ -68,6 +69,16 @@ class Trials(RecipeTrials):
     place: Path
     _pruners: dict[tuple[bool, str], ChannelPruner] = field(default_factory=dict)
 
+    @property
+    def _batches(self) -> int:
+        assert self.prepared.train is not None
+        return steps_per_epoch(len(self.prepared.train), self.asked.batch_size)
+
+    @property
+    def round_epochs(self) -> int:
+        """Epochs of a round of training: several where samples are so few that one tells nothing."""
+        return max(1, round(ROUND_STEPS / self._batches))
+
     def idle(self) -> bool:
         """Whether the model has channels that do nothing."""
         _, run = self.model_of([HARMLESS])
@@ -104,7 +115,8 @@ class Trials(RecipeTrials):
 
     def steps(self, attempt: Attempt) -> Steps:
         """The steps of a candidate's recipe."""
-        steps = steps_of(attempt.candidate, self.asked, attempt.tuned, attempt.recovered)
+        tuned = tuple(self.round_epochs * count for count in attempt.tuned)
+        steps = steps_of(attempt.candidate, self.asked, self.round_epochs, tuned, attempt.recovered)
         if attempt.candidate.precision is Precision.INT8:
             steps.append({"kind": "quantize", **attempt.quantize})
         return steps
@@ -121,18 +133,17 @@ class Trials(RecipeTrials):
             candidate=candidate.name,
             stage=stage,
             precision=str(candidate.precision),
-            epochs=(candidate.share < 1) + bool(candidate.sparsity) + sum(attempt.tuned) + attempt.recovered,
+            epochs=self.round_epochs * (bool(candidate.share < 1) + bool(candidate.sparsity) + sum(attempt.tuned))
+            + attempt.recovered,
             latency=self.shape(candidate).latency,
             **self.facts(record, since),
         )
-        assert self.prepared.train is not None
-        batches = steps_per_epoch(len(self.prepared.train), self.asked.batch_size)
         return Judged(
             candidate=candidate,
             steps=steps,
             point=point,
             file=self.store.path(record["key"], ".tflite"),
-            epoch_s=batches * (record["batch_s"] or 0.0),
+            epoch_s=self._batches * (record["batch_s"] or 0.0),
         )
 
     def _cut(self, candidate: Candidate) -> Model:
