@@ -204,7 +204,7 @@ def main() -> None:
             print(f"{name}: {told}; result {outcome(folder / name.replace(' ', '-'))}", flush=True)
         if asked.kills:
             splits = [text for key in ("train", "validation", "test") for text in (f"--{key}", folder / f"{key}.npz")]
-            search = ["shrink", folder / "model.keras", *splits, "--download", "0.6x", "--max-drop", "50 %"]
+            search = ["shrink", folder / "model.keras", *splits, "--download", "0.2x", "--max-drop", "50 %"]
             killed(folder, [*search, "--time", "1h", "--seed", 3], "shrink", asked.kills, seed=1)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
