@@ -13,7 +13,7 @@ from edgeprune.report.table import Table, to_markdown, to_terminal, to_text
 from edgeprune.report.verdicts import latency_text, verdict_line
 from edgeprune.units import format_bytes, format_count, format_percent, format_seconds
 
-__all__ = ["files_table", "ledger_markdown", "ledger_text", "stages_table"]
+__all__ = ["UNKNOWN", "files_table", "ledger_markdown", "ledger_text", "metric_text", "stages_table"]
 
 UNKNOWN = "not measured"
 

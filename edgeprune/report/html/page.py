@@ -76,7 +76,7 @@ class Page:
 
 def page_html(page: Page) -> str:
     """The whole file."""
-    style, code = _asset("pictures.css") + _asset("page.css"), _asset("page.js")
+    style, code = _asset("pictures.css") + _asset("page.css"), _asset("page.js") + _asset("treemap.js")
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(code)}'; img-src data:; base-uri 'none'; "
         "form-action 'none'"
