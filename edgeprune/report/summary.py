@@ -12,10 +12,10 @@ from edgeprune.report.verdicts import band_text, latency_text
 from edgeprune.units import format_bytes, format_ms
 from edgeprune.verdict import Limit, Unknown
 
-__all__ = ["difference_text", "summary_sentences"]
+__all__ = ["change_text", "difference_text", "summary_sentences"]
 
 
-def _change(before: float, after: float) -> str:
+def change_text(before: float, after: float) -> str:
     """A relative change: "-88 %"; a change below half a percent reads "unchanged"."""
     percent = 100 * (after / before - 1)
     return "unchanged" if abs(percent) < 0.5 else f"{percent:+.0f} %"
@@ -52,8 +52,8 @@ def _download(ledger: Ledger) -> list[str]:
     for entry in _exported(ledger):
         before, after = base.download_bytes["deflate"], entry.download_bytes["deflate"]
         sentences.append(
-            f"Download {_change(before, after)} ({format_bytes(before)} -> {format_bytes(after)} zipped), install "
-            f"{_change(base.raw_bytes, entry.raw_bytes)} ({format_bytes(base.raw_bytes)} -> "
+            f"Download {change_text(before, after)} ({format_bytes(before)} -> {format_bytes(after)} zipped), install "
+            f"{change_text(base.raw_bytes, entry.raw_bytes)} ({format_bytes(base.raw_bytes)} -> "
             f"{format_bytes(entry.raw_bytes)}) with {entry.path}, against the dense float32 .tflite."
         )
     return sentences

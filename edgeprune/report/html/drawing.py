@@ -94,6 +94,11 @@ def dot(x: float, y: float, radius: float, class_: str, title: str = "") -> Mark
     return element("circle", *tip, cx=x, cy=y, r=radius, class_=class_)
 
 
+def ring(x: float, y: float, radius: float, title: str) -> Markup:
+    """A circle around what was chosen."""
+    return element("circle", element("title", title), cx=x, cy=y, r=radius, class_="ring")
+
+
 def path(points: Iterable[tuple[float, float]], class_: str) -> Markup:
     """Straight lines from point to point."""
     return element("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points), class_=class_)

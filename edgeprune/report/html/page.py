@@ -22,6 +22,7 @@ __all__ = [
     "Picture",
     "Section",
     "cards",
+    "folded",
     "folded_table",
     "note",
     "page_html",
@@ -132,9 +133,14 @@ def _figure(picture: Picture) -> Markup:
     )
 
 
-def folded_table(title: str, table: Table, *, is_open: bool = False) -> Markup:
+def folded(title: str, *parts: Markup) -> Markup:
+    """What opens under its title."""
+    return element("details", element("summary", title), *parts)
+
+
+def folded_table(title: str, table: Table) -> Markup:
     """A table that opens under its title."""
-    return element("details", element("summary", title), table_html(table), open=is_open)
+    return folded(title, table_html(table))
 
 
 def table_html(table: Table) -> Markup:

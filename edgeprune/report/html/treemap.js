@@ -53,10 +53,8 @@
       text.setAttribute("x", (x + 4).toFixed(1));
       text.setAttribute("y", (y + 12).toFixed(1));
       text.textContent = room >= 14 && w >= 33 ? fitting(name(tile), (w - 6) / 6.4) : "";
-      if (!tile.dataset.zeros) return;
-      const [grown, deep] = (tile.getAttribute(`data-${measure}-grown`) || " ").split(" ");
-      tile.setAttribute("class", grown);
-      rect.setAttribute("fill-opacity", picture.classList.contains("by-change") ? deep : tile.dataset.zeros);
+      const { zeros, grown } = tile.dataset;
+      if (zeros) rect.setAttribute("fill-opacity", picture.classList.contains("by-change") ? grown : zeros);
     }
 
     function name(tile) {

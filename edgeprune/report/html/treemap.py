@@ -76,7 +76,8 @@ def treemap(record: FileAccount, before: FileAccount | None = None, *, name: str
 
 
 def _is_known(record: FileAccount, measure: str) -> bool:
-    return bool(record.layers) and all(_bytes(layer, measure) is not None for layer in record.layers)
+    counted = measure in ("raw", "ideal") or measure in record.download_bytes
+    return counted and bool(record.layers) and all(_bytes(layer, measure) is not None for layer in record.layers)
 
 
 def _bytes(layer: LayerAccount | None, measure: str) -> int | None:
@@ -199,14 +200,11 @@ def _tile(node: _Node, measures: Sequence[str], start: str, colour: str) -> Mark
     boxes = {f"data_{measure}": _written(node.boxes[measure]) for measure in measures if measure in node.boxes}
     if is_block:
         boxes |= {f"data_{measure}_in": _written(node.inner[measure]) for measure in measures if measure in node.inner}
-    else:
-        grows = {measure: _grown(node, measure) for measure in measures if node.before or colour == "change"}
-        boxes |= {f"data_{measure}_grown": Markup(f"{word} {deep:.2f}") for measure, (word, deep) in grows.items() if word}
     x, y, width, height = node.boxes.get(start, (0.0, 0.0, 0.0, 0.0))
-    grown, zeros = _grown(node, start), _shade(node)
-    class_ = "block" if is_block else "other" if node.layer is None else grown[0]
+    (grown, deep), zeros = _grown(node) if colour == "change" else ("", 1.0), _shade(node)
+    class_ = "block" if is_block else "other" if node.layer is None else grown
     tip = f"{_whole_name(node)}: " + ", ".join(f"{_MEASURES[m][0]} {format_bytes(node.sizes[m])}" for m in measures)
-    opacity = None if node.layer is None else grown[1] if colour == "change" else zeros
+    opacity = None if node.layer is None else deep if colour == "change" else zeros
     drawn = [
         element("title", tip + _became(node)),
         element("rect", x=x, y=y, width=width, height=height, fill_opacity=opacity),
@@ -214,8 +212,8 @@ def _tile(node: _Node, measures: Sequence[str], start: str, colour: str) -> Mark
     strip = node.inner[start][1] - y + 2 if start in node.inner else height
     drawn.append(element("text", _words(node, width, strip), x=x + 4, y=y + 12, data_name=_label(node)))
     role = {"tabindex": 0, "role": "button", "aria_label": f"Go into {node.name}"} if is_block else {}
-    shade = zeros if node.layer else None
-    return element("g", *drawn, class_=class_ or None, data_zeros=shade, **boxes, **role)
+    shades = {"data_zeros": zeros, "data_grown": deep} if node.layer else {}
+    return element("g", *drawn, class_=class_ or None, **shades, **boxes, **role)
 
 
 def _label(node: _Node) -> str:
@@ -248,14 +246,19 @@ def _written(box: Box) -> Markup:
     return Markup(" ".join(f"{value:.1f}" for value in box))
 
 
-def _grown(node: _Node, measure: str) -> tuple[str, float]:
-    """Whether a layer grew or shrank, as a class, and how deep the colour of that is."""
+def _grown(node: _Node) -> tuple[str, float]:
+    """Whether a layer grew or shrank in the download (where that is not known, in the file), as a class, and how deep
+    the colour of that is."""
     if node.layer is None:
         return "", 1.0
-    before, after = (_bytes(node.before, measure) or 0) if node.before else 0, node.sizes[measure]
-    if not before or after > 1.02 * before:
-        return ("grew", 0.25 + 0.75 * min(1.0, after / before - 1 if before else 1.0)) if after else ("same", 1.0)
-    return ("shrank", 0.2 + 0.8 * (1 - after / before)) if after < 0.98 * before else ("same", 1.0)
+    measure = "raw" if any(one and one.deflate_bytes is None for one in (node.layer, node.before)) else "deflate"
+    before, after = _bytes(node.before, measure) or 0, _bytes(node.layer, measure) or 0
+    if not before:
+        return ("grew", 1.0) if after else ("same", 1.0)
+    ratio = after / before
+    if ratio > 1.02:
+        return "grew", 0.25 + 0.75 * min(1.0, ratio - 1)
+    return ("shrank", 0.2 + 0.8 * (1 - ratio)) if ratio < 0.98 else ("same", 1.0)
 
 
 def _controls(measures: Sequence[str], start: str, *, with_change: bool) -> Markup:
@@ -280,7 +283,7 @@ def _caption(record: FileAccount, before: FileAccount | None, measures: Sequence
     meaning = "; ".join(f"{_MEASURES[key][0]}: {_MEASURES[key][1]}" for key in measures)
     missing = [_MEASURES[key][0] for key in _MEASURES if key not in measures]
     colour = (
-        "Green layers shrank and red ones grew or are new, the deeper the more"
+        "Green layers shrank in the download and red ones grew or are new, the deeper the more"
         if before
         else "The paler a layer, the more of its weights are zero"
     )

@@ -40,7 +40,8 @@ class _Row:
 
     @property
     def file(self) -> str:
-        return f"{self.entry.precision} {self.entry.path[self.entry.path.rfind('.') :]}"
+        suffix = self.entry.path[self.entry.path.rfind(".") :]
+        return suffix if self.name.endswith(self.entry.precision) else f"{self.entry.precision} {suffix}"
 
 
 def waterfall(ledger: Ledger) -> Picture:
@@ -75,7 +76,7 @@ def _rows(ledger: Ledger) -> list[_Row]:
                 stages.append(_row(stage.name, entry, stage.metric, latency, before, is_base))
                 before = entry.download_bytes[_BASE]
             elif entry.exported:
-                name = f"as {_FORMATS.get(entry.format, entry.format)}"
+                name = f"{_FORMATS.get(entry.format, entry.format)} {entry.precision}"
                 others.append(_row(name, entry, entry.metric, entry.latency, None, False))
     return stages + others
 
@@ -155,7 +156,7 @@ def _named(row: _Row, top: float, left: float, width: float) -> list[Markup]:
     ships = " · ships" if row.entry.exported else ""
     return [
         text(left, top + 17, shortened(row.name, width - 10, 7.4), "strong" if row.entry.exported else ""),
-        text(left, top + 31, f"{row.file}{ships}", "small"),
+        text(left, top + 31, shortened(f"{row.file}{ships}", width - 6, 5.6), "small"),
     ]
 
 
