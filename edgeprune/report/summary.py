@@ -70,8 +70,8 @@ def _quality_of(ledger: Ledger, kind: MetricKind) -> list[str]:
         return [f"{kind.name}: not measured, so nothing is known of what pruning cost."]
     return [
         f"{kind.name} of stage {stage.name}: {_value_text(kind, base.value)} -> {_value_text(kind, found.value)} "
-        f"({difference_text(kind, found.value - base.value)}{_interval(kind, found)}) on {found.samples:,} test samples, "
-        f"measured on {found.file} with {found.runtime}."
+        f"({difference_text(kind, found.value - base.value)}{_interval(kind, found)}) on {found.samples:,} test "
+        f"samples, measured on {found.file} with {found.runtime}."
         for stage in ledger.stages[1:]
         if (found := stage.scored(kind.name)) is not None
     ]

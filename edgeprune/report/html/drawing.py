@@ -24,7 +24,8 @@ __all__ = [
     "ticks",
 ]
 
-WIDE, NARROW = 720.0, 350.0  # drawn widths: of a screen or a sheet, and of a phone
+WIDE = 720.0  # drawn width for a screen or a sheet
+NARROW = 350.0  # and for a phone
 CHAR = 6.6  # of a letter at the 12 pixels of the text, about
 _SVG = "http://www.w3.org/2000/svg"
 

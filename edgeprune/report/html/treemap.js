@@ -72,6 +72,14 @@
       if (!tile.classList.contains("block") || into.includes(tile)) return;
       into.push(tile);
       draw();
+      back.focus(); // what had the focus is not there any more
+    }
+
+    function leave() {
+      const left = into.pop();
+      if (!left) return;
+      draw();
+      left.focus();
     }
 
     // The blocks that a tile lies in, from the outermost; a click goes one step down.
@@ -96,22 +104,19 @@
       }
     });
     figure.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && into.pop()) draw();
+      if (event.key === "Escape") leave();
     });
     for (const button of buttons) {
       button.addEventListener("click", () => {
         const { key, value } = button.dataset;
-        if (key === "back") {
-          into.pop();
-        } else {
-          for (const one of buttons) if (one.dataset.key === key) one.setAttribute("aria-pressed", String(one === button));
-          if (key === "measure") measure = value;
-          if (key === "colour") {
-            picture.classList.toggle("by-zeros", value === "zeros");
-            picture.classList.toggle("by-change", value === "change");
-          }
+        if (key === "back") return leave();
+        for (const one of buttons) if (one.dataset.key === key) one.setAttribute("aria-pressed", String(one === button));
+        if (key === "measure") measure = value;
+        if (key === "colour") {
+          picture.classList.toggle("by-zeros", value === "zeros");
+          picture.classList.toggle("by-change", value === "change");
         }
-        draw();
+        return draw();
       });
     }
     addEventListener("resize", draw);

@@ -97,7 +97,10 @@ def _matrix(swaps: Sequence[Swap], count: int, width: float, label: str) -> Mark
     left, top = 30.0, 22.0
     side = min(36.0, (width - left - 4) / count)
     most = max(abs(one.after - one.before) for one in swaps)
-    parts = [text(0, top - 8, "is", "small strong"), text(left + count * side, top - 8, "answered", "small strong", anchor="end")]
+    parts = [
+        text(0, top - 8, "is", "small strong"),
+        text(left + count * side, top - 8, "answered", "small strong", anchor="end"),
+    ]
     for n in range(count):
         middle = (n + 0.5) * side
         parts.append(text(left - 8, top + middle + 4, str(n), "small", anchor="end"))
@@ -107,7 +110,9 @@ def _matrix(swaps: Sequence[Swap], count: int, width: float, label: str) -> Mark
         x, y, change = left + one.taken * side, top + one.actual * side, one.after - one.before
         class_ = "bad-fill" if change > 0 else "good-fill"
         tip = f"{one.actual} taken for {one.taken}: {one.before:,} to {one.after:,}"
-        parts.append(rect(x + 1, y + 1, side - 2, side - 2, f"{class_}{'' if abs(change) * 3 > most else ' faint'}", tip))
+        parts.append(
+            rect(x + 1, y + 1, side - 2, side - 2, f"{class_}{'' if abs(change) * 3 > most else ' faint'}", tip)
+        )
         if side >= 22:
             parts.append(text(x + side / 2, y + side / 2 + 4, f"{change:+d}", "small", anchor="middle"))
     parts += [rect(left, top, count * side, count * side, "outline")]
@@ -119,7 +124,7 @@ def _errors(found: AnswerChange, errors: ErrorCounts, where: str) -> Picture:
         (f"{low:.4g} to {high:.4g}", f"{before:,}", f"{after:,}", format_percent(after / found.answers, 2))
         for low, high, before, after in zip(errors.edges, errors.edges[1:], errors.before, errors.after, strict=False)
     )
-    label = f"How many answers miss by how much, before and after; the table below has the numbers"
+    label = "How many answers miss by how much, before and after; the table below has the numbers"
     return Picture(
         name=f"errors-{slug(found.output)}",
         title="Errors before and after",
