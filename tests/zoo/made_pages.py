@@ -25,7 +25,7 @@ from edgeprune.points import Aims, LayerCost, Point, SearchReport, Sensitivity
 from edgeprune.report.html.run_page import RunFiles
 from edgeprune.report.summary import summary_sentences
 
-__all__ = ["answers", "full_files", "full_ledger", "many_layers", "search_report"]
+__all__ = ["answers", "blame", "full_files", "full_ledger", "many_layers", "search_report", "sensitivity"]
 
 
 def change(difference: float) -> MetricChange:

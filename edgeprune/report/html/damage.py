@@ -48,6 +48,8 @@ def blame_pictures(blame: Blame) -> list[Picture]:
 
 
 def _number(blame: Blame, value: float) -> str:
+    if not value:
+        return "0"
     return f"{100 * value:+.3g}" if blame.metric.is_share else f"{value:+.3g}"
 
 

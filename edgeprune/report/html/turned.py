@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edgeprune.answers import AnswerChange, ErrorCounts, Swap
 from edgeprune.report.html.bars import Bar, bars
-from edgeprune.report.html.drawing import NARROW, WIDE, Scale, axis, path, rect, svg, text
+from edgeprune.report.html.drawing import NARROW, WIDE, Scale, axis, line, path, rect, svg, text, ticks
 from edgeprune.report.html.markup import Markup
 from edgeprune.report.html.page import Picture, slug
 from edgeprune.report.table import Table
@@ -31,7 +31,7 @@ def _classes(found: AnswerChange, where: str) -> Picture:
         Bar(
             name=f"class {one.index}",
             value=-one.drop,
-            words=f"{-100 * one.drop:+.1f} points ({one.right_after - one.right_before:+d} of {one.answers:,})",
+            words=f"{0.0 - 100 * one.drop:+.1f} points ({one.right_after - one.right_before:+d} of {one.answers:,})",
             class_="bad" if one.drop > 0 else "good",
         )
         for one in found.classes
@@ -42,7 +42,7 @@ def _classes(found: AnswerChange, where: str) -> Picture:
             f"{one.answers:,}",
             f"{one.right_before:,}",
             f"{one.right_after:,}",
-            f"{-100 * one.drop:+.2f} points",
+            f"{0.0 - 100 * one.drop:+.2f} points",
         )
         for one in found.classes
     )
@@ -138,9 +138,14 @@ def _errors(found: AnswerChange, errors: ErrorCounts, where: str) -> Picture:
 
 def _histogram(errors: ErrorCounts, width: float, label: str) -> Markup:
     high, top = 190.0, 8.0
-    across = Scale(low=errors.edges[0], high=errors.edges[-1], start=8, end=width - 8)
+    across = Scale(low=errors.edges[0], high=errors.edges[-1], start=48, end=width - 8)
     up = Scale(low=0, high=max(*errors.before, *errors.after, 1), start=top + high, end=top)
     parts = axis(across, top, top + high, lambda value: f"{value:g}", 7 if width == WIDE else 4)
+    for count in ticks(0, up.high, 4)[1:]:
+        parts += [
+            line(48, up(count), across.end, up(count), "grid"),
+            text(42, up(count) + 4, f"{count:g}", "small", anchor="end"),
+        ]
     points: list[tuple[float, float]] = []
     for low, edge, before, after in zip(errors.edges, errors.edges[1:], errors.before, errors.after, strict=False):
         tip = f"{low:.4g} to {edge:.4g}: {before:,} dense, {after:,} now"
