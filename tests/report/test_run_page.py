@@ -154,7 +154,7 @@ def test_tiles_are_as_large_as_their_bytes() -> None:
 def test_blocks_are_what_names_share() -> None:
     """Ten layers in each block; a beginning that all share is none."""
     picture = treemap(many_layers(30, "model/block"))
-    blocks = re.findall(r'aria-label="Go into ([^"]+)"', picture.wide)
+    blocks = re.findall(r'class="block".*?data-name="([^"]+)"', picture.wide)
     assert blocks == ["block0", "block1", "block2"]
 
 

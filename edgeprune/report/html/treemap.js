@@ -15,6 +15,13 @@
     let measure = buttons.find((one) => one.getAttribute("aria-pressed") === "true").dataset.value;
     const into = [];
     controls.hidden = false;
+    picture.setAttribute("role", "group"); // what can be gone into is no part of an image
+    for (const tile of tiles) {
+      if (!tile.classList.contains("block")) continue;
+      tile.setAttribute("tabindex", "0");
+      tile.setAttribute("role", "button");
+      tile.setAttribute("aria-label", `Go into ${name(tile)}`);
+    }
 
     function box(tile, name) {
       const written = tile.getAttribute(name);

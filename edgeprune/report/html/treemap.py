@@ -211,11 +211,8 @@ def _tile(node: _Node, measures: Sequence[str], start: str, colour: str) -> Mark
     ]
     strip = node.inner[start][1] - y + 2 if start in node.inner else height
     drawn.append(element("text", _words(node, width, strip), x=x + 4, y=y + 12, data_name=_label(node)))
-    role: dict[str, str | int] = (
-        {"tabindex": 0, "role": "button", "aria_label": f"Go into {node.name}"} if is_block else {}
-    )
     shades = {"data_zeros": zeros, "data_grown": deep} if node.layer else {}
-    return element("g", *drawn, class_=class_ or None, **shades, **boxes, **role)
+    return element("g", *drawn, class_=class_ or None, **shades, **boxes)
 
 
 def _label(node: _Node) -> str:

@@ -67,7 +67,9 @@ def _swaps(found: AnswerChange, where: str) -> Picture:
     )
     table = Table(heads=("mistake", "dense model", "file", "change"), rows=rows)
     title = "Mistakes that became more or fewer"
-    caption = f"Counts of {where}. Red: more of this mistake; green: fewer. Only those that changed most are kept."
+    caption = (
+        f"Counts of {where}. Red: more of this mistake; green: fewer. At most thirty are kept, those that changed most."
+    )
     highest = max(max(one.actual, one.taken) for one in found.swaps)
     name = f"mistakes-{slug(found.output)}"
     if highest < _MOST_IN_MATRIX:
