@@ -17,6 +17,8 @@ __all__ = ["change_text", "difference_text", "summary_sentences"]
 
 def change_text(before: float, after: float) -> str:
     """A relative change: "-88 %"; a change below half a percent reads "unchanged"."""
+    if not before:
+        return "unchanged" if not after else "new"
     percent = 100 * (after / before - 1)
     return "unchanged" if abs(percent) < 0.5 else f"{percent:+.0f} %"
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -204,6 +206,43 @@ def test_a_search_reads_itself_back() -> None:
     assert SearchReport.from_json(json.loads(json.dumps(made.to_json())), "search.json") == made
     with pytest.raises(InputError, match=r"search.json is the search of another version"):
         SearchReport.from_json({"points": [], "schema_version": 99}, "search.json")
+    with pytest.raises(InputError, match=r"names a file that is not among its files"):
+        SearchReport.from_json({**json.loads(json.dumps(made.to_json())), "winner": 4}, "search.json")
+
+
+ODD = [0, 1, -1, 2**60, 0.0, -1.0, 1e300, 5e-324]
+
+
+def numbers(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The places of all numbers in plain values."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from numbers(inner, (*path, key))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path
+
+
+def test_odd_numbers_in_a_ledger() -> None:
+    """Each is refused when the ledger is read, or drawn within the picture."""
+    rng, drawn = random.Random(1), 0
+    text = json.dumps(full_ledger().to_json())
+    places = list(numbers(json.loads(text)))
+    for place in rng.sample(places, 60):
+        made = json.loads(text)
+        inner = made
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = rng.choice(ODD)
+        try:
+            read = Ledger.from_json(made)
+        except InputError:
+            continue
+        drawn += 1
+        for picture in run_page(read, RunFiles()).pictures:
+            for part in ElementTree.fromstring(picture.wide).iter():
+                places_in = [part.get(key, "0") for key in ("x", "y", "width", "height", "x1", "x2", "cx", "cy")]
+                assert all(-1e4 < float(number) < 1e4 for number in places_in), (place, picture.name)
+    assert drawn > 20
 
 
 def test_node_data() -> None:

@@ -34,7 +34,7 @@ def channels(stage: Stage, found: ChannelReport) -> Picture:
         rows,
         name=f"channels-{slug(stage.name)}",
         title=f"Channels of stage {stage.name}",
-        caption=f"Dark: channels that are left; pale: those that were there before. Counted in the model.{kept}",
+        caption=f"Dark: channels that are left; faint: those that were there before. Counted in the model.{kept}",
         table=Table(heads=heads, rows=cells, left=frozenset({0, 1})),
         word=lambda value: f"{value:,.0f}",
     )

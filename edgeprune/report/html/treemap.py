@@ -288,11 +288,12 @@ def _controls(measures: Sequence[str], start: str, *, with_change: bool) -> Mark
 def _caption(before: FileAccount | None, measures: Sequence[str]) -> str:
     meaning = "; ".join(f"{_MEASURES[key][0]}: {_MEASURES[key][1]}" for key in measures)
     missing = [_MEASURES[key][0] for key in _MEASURES if key not in measures]
-    colour = (
-        "Green layers shrank in the download and red ones grew or are new, the deeper the more"
-        if before
-        else "The paler a layer, the more of its weights are zero"
-    )
+    colour = "The fainter a layer, the more of its weights are zero"
+    if before:
+        colour = (
+            "Colour by change: green layers shrank in the download, red ones grew or are new, the deeper the more; by "
+            "zeros: the fainter a layer, the more of its weights are zero"
+        )
     lacks = f" Not measured for this file: {' and '.join(missing)}." if missing else ""
     return f"A tile for each layer, as large as its bytes. {meaning}. {colour}. Click a block to go into it.{lacks}"
 

@@ -123,7 +123,7 @@ def _matrix(swaps: Sequence[Swap], count: int, width: float, label: str) -> Mark
 
 def _errors(found: AnswerChange, errors: ErrorCounts, where: str) -> Picture:
     rows = tuple(
-        (f"{low:.4g} to {high:.4g}", f"{before:,}", f"{after:,}", format_percent(after / found.answers, 2))
+        (f"{low:.4g} to {high:.4g}", f"{before:,}", f"{after:,}", format_percent(after / max(1, found.answers), 2))
         for low, high, before, after in zip(errors.edges, errors.edges[1:], errors.before, errors.after, strict=False)
     )
     label = "How many answers miss by how much, before and after; the table below has the numbers"

@@ -50,7 +50,7 @@ def waterfall(ledger: Ledger) -> Picture:
     kind = ledger.metric
     label = f"Download, latency and {kind.name} of {len(rows)} stages and files; the table below has the numbers"
     caption = (
-        "Download: bytes of the file by deflate 9, as a zip, APK or IPA costs; pale is what the step took off. "
+        "Download: bytes of the file by deflate 9, as a zip, APK or IPA costs; faint is what the step took off. "
         "Latency: time of a stage's file over that of the dense model's file of the same precision (of a file beside "
         "the stages: of the dense float32 file), measured on this host, 95 % interval; in the grey band it counts as "
         f"unchanged. How two precisions compare on this host says little of phones. {kind.name}: measured on the file, "
