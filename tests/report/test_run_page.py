@@ -147,6 +147,7 @@ def test_tiles_are_as_large_as_their_bytes() -> None:
     for key, sizes in (("raw", (3000, 1000, 1000)), ("deflate", (100, 700, 800))):
         areas = dict(boxes(picture.wide, key))
         whole = sum(areas.values())
+        assert whole == pytest.approx(720 * 440, rel=0.01)  # the whole picture
         assert [areas[name] / whole for name in ("a", "b", "(structure, names, padding)")] == pytest.approx(
             [size / sum(sizes) for size in sizes], rel=0.01
         )
