@@ -58,7 +58,7 @@ def run(recipe: Path, output: Path | None, baseline: Path | None, dry_run: bool,
     for entry in (entry for stage in ledger.stages for entry in stage.artifacts):
         for line in entry.warnings:
             click.echo(f"edgeprune: warning: {entry.path}: {line}", err=True)
-    click.echo(json_text(ledger.to_json()) if options["as_json"] else _text(ledger, output, drawn=loaded.html))
+    click.echo(json_text(ledger.to_json()) if options["as_json"] else _text(ledger, output))
     missed = any(e.ladder is not None and not e.ladder.reached for stage in ledger.stages for e in stage.artifacts)
     return EXIT_CODES[False if missed else all_passed(ledger.verdicts)]
 
@@ -69,12 +69,12 @@ def _plan(recipe: Recipe, trust: Trust) -> str:
     return "\n".join(plan_lines(prepare(recipe, trust_code=trust.trust_code, custom=trust.custom)))
 
 
-def _text(ledger: Ledger, output: Path, *, drawn: bool) -> str:
+def _text(ledger: Ledger, output: Path) -> str:
     import shutil
     import sys
 
     from edgeprune.report.ledger_report import ledger_text
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    page = ", report.html" if drawn else ""
+    page = ", report.html" if (output / "report.html").exists() else ""
     return f"{ledger_text(ledger, width=width)}\n\nWritten: {output}/ (models, ledger.json, report.md{page})"
