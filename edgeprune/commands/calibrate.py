@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from edgeprune.commands.options import PATH, common_options, echo_json
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 
 __all__ = ["calibrate"]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("measured", type=PATH)
 @click.option("--device", required=True, metavar="NAME", help="The profile to start from ('edgeprune devices').")
 @click.option("-o", "--output", type=PATH, required=True, help="The new profile, a .toml.")
@@ -31,7 +32,7 @@ def calibrate(
     median.
 
     \b
-    Example:
+    Examples:
       edgeprune calibrate pixel9.csv --device pixel4-tflite-4t-float32 --models exports -o pixel9.toml
     """
     from edgeprune.checker.latency.calibrate import calibrate_from, settings_notes

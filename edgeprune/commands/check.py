@@ -13,6 +13,7 @@ from edgeprune.checker.config import CONFIG, Config, find_config, load_config, s
 from edgeprune.checker.size.codecs import BASE_CODEC, FULL, QUICK
 from edgeprune.checker.written import LIMITS
 from edgeprune.commands.options import EXIT_CODES, PATH, chosen_format, common_options
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 from edgeprune.host.untrusted import real_place
 from edgeprune.verdict import Limit
@@ -38,7 +39,7 @@ def _limit_options(command: Command) -> Command:
     return command
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("files", nargs=-1, type=PATH)
 @click.option("--config", type=PATH, help="Budgets.  [default: edgeprune.toml or pyproject.toml, here or above]")
 @click.option(

@@ -9,12 +9,13 @@ import click
 
 from edgeprune.checker.size.codecs import with_quick
 from edgeprune.commands.options import PATH, chosen_format, common_options
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import EdgepruneError, UsageError
 
 __all__ = ["compare"]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("before", type=PATH)
 @click.argument("after", type=PATH)
 @click.option("--measure", is_flag=True, help="Also time both on this host, paired (.tflite; about 15 seconds).")

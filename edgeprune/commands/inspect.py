@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeprune.commands.options import PATH, chosen_format, common_options
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ __all__ = ["inspect"]
 _SPARSE = "tensorrt-sparse-ampere"
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("file", type=PATH)
 @click.option(
     "--format",
@@ -49,6 +50,12 @@ def inspect(
 
     "deflated" is a layer's part of the compressed download, "ideal" what a coder that looks at one number at a time
     would need (order-0 entropy, per channel where that is less). Reads what 'check' reads.
+
+    \b
+    Examples:
+      edgeprune inspect model.tflite
+      edgeprune inspect model.tflite --why
+      edgeprune inspect model.tflite --snippet kotlin
     """
     from edgeprune.checker.size.advice import reasons
     from edgeprune.checker.size.codecs import BASE_CODEC

@@ -21,6 +21,7 @@ from edgeprune.commands.options import (
     taken,
     taken_goal,
 )
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 from edgeprune.maker.pruning.channel.criteria import CRITERIA
 from edgeprune.maker.pruning.options import (
@@ -92,7 +93,7 @@ class _Done:
     scores: tuple[_Score, ...]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="The pruned model, a .keras file.")
 @click.option(

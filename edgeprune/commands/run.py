@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeprune.commands.options import EXIT_CODES, PATH, Trust, common_options, json_text, taken
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 from edgeprune.verdict import all_passed
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("recipe", type=PATH)
 @click.option("-o", "--output", type=PATH, help="Folder for models, ledger.json and report.md.")
 @click.option(
@@ -36,6 +37,12 @@ def run(recipe: Path, output: Path | None, baseline: Path | None, dry_run: bool,
 
     Steps are prune (to a sparsity; with style = "channel" to a ratio of channels, or a share of the MACs, parameters or
     latency, estimated for a device), finetune and quantize. docs/recipe-keys.md lists their keys.
+
+    \b
+    Examples:
+      edgeprune run recipe.toml --dry-run
+      edgeprune run recipe.toml -o out
+      edgeprune run recipe.toml -o next --baseline out/ledger.json
     """
     from edgeprune.commands import calls
     from edgeprune.host.progress import Progress

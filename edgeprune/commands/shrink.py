@@ -21,6 +21,7 @@ from edgeprune.commands.options import (
     taken,
     taken_goal,
 )
+from edgeprune.commands.screens import Verb
 from edgeprune.maker.search.asked import ShrinkOptions
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ __all__ = ["shrink"]
 STOPPING = "stopping with the best so far, which takes a minute or two; Ctrl-C again ends at once and keeps nothing new"
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, default=Path("out"), show_default=True, help="Folder for what comes out.")
 @click.option("--train", type=PATH, required=True, metavar="DATA", help="Training samples with targets.")
@@ -50,7 +51,7 @@ STOPPING = "stopping with the best so far, which takes a minute or two; Ctrl-C a
 @click.option(
     "--latency",
     metavar="SHARE",
-    help="Latency to reach, such as 0.5x of the dense model's file of the same precision: measured on this host.",
+    help="Latency to reach, such as 0.5x of the dense model: of its file of the same precision, measured on this host.",
 )
 @click.option("--device", metavar="NAME", help="Estimate the latency for this device ('edgeprune devices') instead.")
 @field_option(ShrinkOptions, "max_drop", metavar="SHARE", help="How much of the metric may be lost.")
