@@ -71,7 +71,9 @@ class _Job:
 @click.option("--sparsity", type=float, help="The share of zeros that you have in mind.  [default: 0.8]")
 @click.option("--ratio", type=float, help="The share of the channels to remove that you have in mind.  [default: 0.5]")
 @click.option(
-    "--goal", type=click.Choice(["download", "latency"]), help="What to recommend by.  [default: latency with --ratio alone, else download]"
+    "--goal",
+    type=click.Choice(["download", "latency"]),
+    help="What to recommend by.  [default: latency with --ratio alone, else download]",
 )
 @click.option("-o", "--output", type=PATH, metavar="RECIPE", help="Write the recommended recipe (.toml); needs --data.")
 @common_options("metric", "scale", "offset", "on_bad_sample", "seed", "overwrite", "json", "quiet", "trust", "custom")

@@ -12,7 +12,7 @@ from edgeprune.checker.budget import given_budget
 from edgeprune.checker.config import CONFIG, Config, find_config, load_config, sample_config
 from edgeprune.checker.size.codecs import BASE_CODEC, FULL, QUICK
 from edgeprune.checker.written import LIMITS
-from edgeprune.commands.options import EXIT_CODES, PATH, chosen_format, common_options
+from edgeprune.commands.options import EXIT_CODES, PATH, chosen_format, common_options, device_option
 from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 from edgeprune.host.untrusted import real_place
@@ -63,12 +63,10 @@ def _limit_options(command: Command) -> Command:
 @click.option("-o", "--output", type=PATH, help="Write the report there; a text report still goes to stdout.")
 @click.option("--why", is_flag=True, help="Say where the bytes are and what would make them fewer.")
 @click.option("--fast", is_flag=True, help="Measure deflate and a quick zstd (level 12) only: a tenth of the time.")
-@click.option(
-    "--device",
+@device_option(
+    "Also estimate the latency on a device ('edgeprune devices', or a .toml of your own); repeatable.",
     "devices",
     multiple=True,
-    metavar="NAME",
-    help="Also estimate the latency on a device ('edgeprune devices', or a .toml of your own); repeatable.",
 )
 @click.option("--target", metavar="NAME", help="The accelerator that --min-eligible is about, as for 'estimate'.")
 @click.option("--show", is_flag=True, help="Only show the FILES: no limit is held, exit code 0.")

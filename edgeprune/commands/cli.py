@@ -30,7 +30,7 @@ EPILOG = f"""{EXIT_CODES}
 
 \b
 Examples:
-  edgeprune demo                      see it work on a small model, in four minutes
+  edgeprune demo                      see it work on a small model, in three minutes
   edgeprune init                      a recipe and budgets for the models in this folder
   edgeprune run recipe.toml -o out    the whole job of that recipe
   edgeprune shrink model.keras --train train.npz --download 0.1x    name the target, get the model
@@ -43,6 +43,7 @@ Examples:
 
 # Verb -> the module that holds it, in the order in which they are told. A verb is imported when it is called.
 VERBS = {
+    "demo": "edgeprune.commands.demo",
     "shrink": "edgeprune.commands.shrink",
     "advise": "edgeprune.commands.advise",
     "run": "edgeprune.commands.run",
@@ -63,6 +64,7 @@ VERBS = {
     "devices": "edgeprune.commands.devices",
     "bench": "edgeprune.commands.bench",
     "calibrate": "edgeprune.commands.calibrate",
+    "completion": "edgeprune.commands.completion",
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edgeprune.checker.size.codecs import with_quick
-from edgeprune.commands.options import PATH, chosen_format, common_options
+from edgeprune.commands.options import PATH, chosen_format, common_options, device_option
 from edgeprune.commands.screens import Verb
 from edgeprune.errors import EdgepruneError, UsageError
 
@@ -19,7 +19,7 @@ __all__ = ["compare"]
 @click.argument("before", type=PATH)
 @click.argument("after", type=PATH)
 @click.option("--measure", is_flag=True, help="Also time both on this host, paired (.tflite; about 15 seconds).")
-@click.option("--device", metavar="NAME", help="Also estimate both on a device ('edgeprune devices').")
+@device_option("Also estimate both on a device ('edgeprune devices').")
 @click.option("--all", "every", is_flag=True, help="Show layers that did not change, too.")
 @click.option("--format", "output_format", type=click.Choice(["text", "json", "markdown"]), help="[default: text]")
 @common_options("codecs", "json", "quiet")

@@ -99,9 +99,10 @@ class _Wanted:
     "--precision",
     type=click.Choice([word.value for word in Precision]),
     metavar="NAME",
-    help="Of the numbers in the file, from float32 to 2 bits. For tflite: float32 (default), float16, dynamic, int8, int16x8. coreml: float32, float16 (default), int8, "
-    "palette2, palette4, palette6, palette8, sparse; from iOS17 w8a8; from iOS18 int4, sparse-int8, sparse-w8a8, "
-    "sparse-palette4, -palette6, -palette8. onnx: float32 (default), float16, int8 (Q/DQ).",
+    help="Of the numbers in the file, from float32 to 2 bits. For tflite: float32 (default), float16, dynamic, int8, "
+    "int16x8. For coreml: float32, float16 (default), int8, palette2, palette4, palette6, palette8, sparse; from iOS17 "
+    "w8a8; from iOS18 int4, sparse-int8, sparse-w8a8, sparse-palette4, "
+    "-palette6, -palette8. For onnx: float32 (default), float16, int8 (Q/DQ).",
 )
 @click.option("-o", "--output", type=PATH, required=True, help="A .tflite or .onnx file or .mlpackage folder.")
 @click.option(

@@ -16,6 +16,7 @@ from edgeprune.commands.options import (
     Scoring,
     Trust,
     common_options,
+    device_option,
     echo_json,
     field_option,
     taken,
@@ -122,7 +123,7 @@ class _Done:
     "example 1e-4.",
 )
 @click.option("--latency", type=float, help="channel: share of the latency to keep, estimated for --device.")
-@click.option("--device", metavar="NAME", help="channel: the profile for --latency ('edgeprune devices'), or a .toml.")
+@device_option("channel: the profile for --latency ('edgeprune devices'), or a .toml.")
 @click.option("--lossless", is_flag=True, help="channel: remove dead channels only; outputs stay the same.")
 @field_option(
     MagnitudeOptions,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgeprune.ledger import Ledger
     from edgeprune.maker.recipe.recipe import Recipe
 
-__all__ = ["run"]
+__all__ = ["run", "tell_run"]
 
 
 @click.command(cls=Verb)
@@ -62,10 +62,15 @@ def run(recipe: Path, output: Path | None, baseline: Path | None, dry_run: bool,
         baseline=baseline,
         progress=Progress(quiet=options["quiet"]),
     )
+    return tell_run(ledger, output, as_json=options["as_json"])
+
+
+def tell_run(ledger: Ledger, output: Path, *, as_json: bool) -> int:
+    """Print what a run came to; the exit code."""
     for entry in (entry for stage in ledger.stages for entry in stage.artifacts):
         for line in entry.warnings:
             click.echo(f"edgeprune: warning: {entry.path}: {line}", err=True)
-    click.echo(json_text(ledger.to_json()) if options["as_json"] else _text(ledger, output))
+    click.echo(json_text(ledger.to_json()) if as_json else _text(ledger, output))
     missed = any(e.ladder is not None and not e.ladder.reached for stage in ledger.stages for e in stage.artifacts)
     return EXIT_CODES[False if missed else all_passed(ledger.verdicts)]
 

@@ -133,6 +133,7 @@ _FEW = 12
 _MORE = "More"
 VERB_GROUPS: dict[str, dict[str, str]] = {
     "Begin": {
+        "demo": "See the whole job on a small model that comes along.",
         "advise": "What would make a model smaller or faster, before any training.",
         "run": "The whole job of a recipe: prune, train, quantize, export, measure.",
         "shrink": "Name the targets; a search finds the model and its recipe.",
@@ -161,6 +162,7 @@ VERB_GROUPS: dict[str, dict[str, str]] = {
         "pack": "A .tflite file written anew so that it is smaller to download.",
         "devices": "The device profiles and their errors.",
         "calibrate": "A profile of your own phone, from latencies that you measured.",
+        "completion": "Completion of verbs and options for bash, zsh or fish.",
     },
 }
 _CODES = (
@@ -190,7 +192,9 @@ class Verb(click.Command):
         formatter.write_paragraph()
         with formatter.indentation():
             formatter.write_text("\n\n".join(text if whole else text[:1]))
-        options = [option for option in super().get_params(ctx) if isinstance(option, click.Option) and not option.hidden]
+        options = [
+            option for option in super().get_params(ctx) if isinstance(option, click.Option) and not option.hidden
+        ]
         later = [] if whole else _later(self.name or "", options)
         for title, members in _grouped([option for option in options if option not in later]):
             with formatter.section(title):

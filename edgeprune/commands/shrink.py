@@ -16,6 +16,7 @@ from edgeprune.commands.options import (
     Scoring,
     Trust,
     common_options,
+    device_option,
     echo_json,
     field_option,
     taken,
@@ -53,7 +54,7 @@ STOPPING = "stopping with the best so far, which takes a minute or two; Ctrl-C a
     metavar="SHARE",
     help="Latency to reach, such as 0.5x of the dense model: of its file of the same precision, measured on this host.",
 )
-@click.option("--device", metavar="NAME", help="Estimate the latency for this device ('edgeprune devices') instead.")
+@device_option("Estimate the latency for this device ('edgeprune devices') instead.")
 @field_option(ShrinkOptions, "max_drop", metavar="SHARE", help="How much of the metric may be lost.")
 @field_option(ShrinkOptions, "time", metavar="TIME", help="How long the search may take, such as 10min or 2h.")
 @click.option("--flip", is_flag=True, help="Mirror training images left to right at random.")
