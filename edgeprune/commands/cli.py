@@ -44,6 +44,7 @@ Examples:
 # Verb -> the module that holds it, in the order in which they are told. A verb is imported when it is called.
 VERBS = {
     "demo": "edgeprune.commands.demo",
+    "init": "edgeprune.commands.init",
     "shrink": "edgeprune.commands.shrink",
     "advise": "edgeprune.commands.advise",
     "run": "edgeprune.commands.run",

@@ -134,6 +134,7 @@ _MORE = "More"
 VERB_GROUPS: dict[str, dict[str, str]] = {
     "Begin": {
         "demo": "See the whole job on a small model that comes along.",
+        "init": "Look at a folder, and write a recipe and budgets for what is in it.",
         "advise": "What would make a model smaller or faster, before any training.",
         "run": "The whole job of a recipe: prune, train, quantize, export, measure.",
         "shrink": "Name the targets; a search finds the model and its recipe.",
