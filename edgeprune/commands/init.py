@@ -65,7 +65,9 @@ def init(folder: Path, overwrite: bool, as_json: bool, quiet: bool, **options: A
     if as_json:
         echo_json(_json(seen, done))
     else:
-        click.echo("\n".join(_lines(seen, done)))
+        from edgeprune.formats.contents import printable
+
+        click.echo("\n".join(map(printable, _lines(seen, done))))  # names of files are anybody's
     return 0
 
 

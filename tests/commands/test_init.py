@@ -45,6 +45,15 @@ def test_budgets_that_check_holds(call: Any, app: Path) -> None:
     assert call("check").code == 1
 
 
+def test_a_hostile_name_stays_on_its_line(call: Any, app: Path) -> None:
+    """Control characters are escaped in what is shown, and the budget still finds the file."""
+    (app / "a [1].tflite").rename(app / "a\n\x1b[31m'\".tflite")
+    outcome = call("init")
+    assert "a\\n\\x1b[31m'\".tflite" in outcome.out
+    assert "\x1b" not in outcome.out
+    assert call("check", "--format", "json").code == 0
+
+
 def test_what_is_there_stays(call: Any, app: Path) -> None:
     """Not one byte of it changes without --overwrite; a configuration above the folder is the one in force."""
     (app / "edgeprune.toml").write_text("# mine\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,21 +72,27 @@ def first_recipe(
 
 
 def _proved(
-    seen: Seen, place: Path, splits: Mapping[str, Path], goal: Mapping[str, object], **code: object
+    seen: Seen,
+    place: Path,
+    splits: Mapping[str, Path],
+    goal: Mapping[str, object],
+    *,
+    trust_code: bool,
+    custom: Sequence[Path],
 ) -> tuple[Prepared, str]:
     """The fullest recipe that model and samples take: with zeros where there are kernels to prune."""
     first: EdgepruneError | None = None
     for zeros in (True, False):
         text = _text(seen, place, splits, goal, {}, zeros=zeros)
         try:
-            prepared = prepare(recipe_of_text(place, text), **code)  # type: ignore[arg-type]
+            prepared = prepare(recipe_of_text(place, text), trust_code=trust_code, custom=custom)
         except MissingExtra:
             raise
         except EdgepruneError as error:
             first = first or error
             continue
         text = _text(seen, place, splits, goal, _budget(prepared, seen.models[0]), zeros=zeros)
-        return prepare(recipe_of_text(place, text), **code), text  # type: ignore[arg-type]
+        return replace(prepared, recipe=recipe_of_text(place, text)), text
     assert first is not None
     raise first
 
