@@ -177,7 +177,9 @@ def _settings(files: Sequence[Path], config: Path | None, *, limited: bool) -> C
         return load_config(nearest)
     if not files:
         click.echo(sample_config(Path()), nl=False)
-        raise UsageError(f"no files and no {CONFIG}; name model files, or save the lines above as {CONFIG}")
+        raise UsageError(
+            f"no files and no {CONFIG}; name model files, or save the lines above as {CONFIG}, as edgeprune init does"
+        )
     return None
 
 
