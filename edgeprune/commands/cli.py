@@ -46,6 +46,7 @@ VERBS = {
     "demo": "edgeprune.commands.demo",
     "init": "edgeprune.commands.init",
     "shrink": "edgeprune.commands.shrink",
+    "sweep": "edgeprune.commands.sweep",
     "advise": "edgeprune.commands.advise",
     "run": "edgeprune.commands.run",
     "blame": "edgeprune.commands.blame",

@@ -66,7 +66,19 @@ _OTHERS = "Options"
 
 # Verb -> options that its first screen only names; under "" those of every verb that has more than `_FEW`.
 LATER: dict[str, tuple[str, ...]] = {
-    "": ("loss", "loss-weight", "scale", "offset", "on-bad-sample", "seed", "codecs", "trust-code", "custom"),
+    "": (
+        "loss",
+        "loss-weight",
+        "scale",
+        "offset",
+        "on-bad-sample",
+        "seed",
+        "codecs",
+        "trust-code",
+        "custom",
+        "ray",
+        "mlflow",
+    ),
     "check": (
         "max-latency-growth",
         "min-eligible",
@@ -138,6 +150,7 @@ VERB_GROUPS: dict[str, dict[str, str]] = {
         "advise": "What would make a model smaller or faster, before any training.",
         "run": "The whole job of a recipe: prune, train, quantize, export, measure.",
         "shrink": "Name the targets; a search finds the model and its recipe.",
+        "sweep": "Try recipes out of a space, and keep those that no other beats.",
     },
     "Step by step": {
         "prune": "Zeros in the kernels, or fewer channels.",
