@@ -302,8 +302,8 @@ def _parts(text: str) -> tuple[list[str], list[str]]:
     """The paragraphs of a docstring, and the lines of the one with examples."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     examples = [each for each in paragraphs if each.startswith(f"\b\n{_EXAMPLES}")]
-    told = [each for each in paragraphs if each not in examples]
-    return told, [line for each in examples for line in each.splitlines()[1:]]
+    prose = [each for each in paragraphs if each not in examples]
+    return prose, [line for each in examples for line in each.splitlines()[1:]]
 
 
 def _first(examples: Sequence[str]) -> list[str]:
@@ -345,17 +345,17 @@ def _row(option: click.Option, ctx: click.Context, *, whole: bool) -> tuple[str,
     spec, text = record
     if len(spec) > _WIDEST:
         spec = spec.replace(option.make_metavar(ctx), "WORD")
-    found = re.search(r"  (\[[^\[\]]*\])$", text)
+    bracket = re.search(r"  (\[[^\[\]]*\])$", text)
     head = first_words(option.help or "")
-    keeps = found is not None and (option.required or len(head) + len(found[1]) <= _WIDTH)
-    return spec, f"{head}  {found[1]}" if found is not None and keeps else head
+    keeps = bracket is not None and (option.required or len(head) + len(bracket[1]) <= _WIDTH)
+    return spec, f"{head}  {bracket[1]}" if bracket is not None and keeps else head
 
 
 def first_words(text: str) -> str:
     """What a help begins with: its first sentence, of a long one as much as fits beside the name."""
     sentence: str = re.split(r"(?<=\.)\s+(?=[A-Z\[])", text.strip())[0].rstrip(".")
     for mark, fewest in _ENDS if len(sentence) >= _WIDTH else ():
-        cuts = [sentence[: found.start()] for found in re.finditer(mark, sentence)]
+        cuts = [sentence[: end.start()] for end in re.finditer(mark, sentence)]
         fitting = [cut for cut in cuts if len(cut) < _WIDTH and len(cut.split()) >= fewest]
         if fitting:
             return f"{fitting[-1]}."

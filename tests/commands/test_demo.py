@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import tomllib
 from dataclasses import replace
@@ -14,6 +15,8 @@ from places import ROOT
 
 from edgeprune.commands.demo import SAMPLE, sample_folder
 from edgeprune.errors import InputError
+
+needs_maker = pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="no TensorFlow here")
 
 
 def test_the_sample_is_in_the_wheel() -> None:
@@ -52,9 +55,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return recipes
 
 
+@needs_maker
 def test_demo(call: Any, ran: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs the sample's recipe into ./edgeprune-demo, leaves the sample to play with, and says what to look at."""
-    pytest.importorskip("tensorflow")
     monkeypatch.chdir(tmp_path)
     outcome = call("demo")
     assert outcome.code == 0
@@ -69,17 +72,15 @@ def test_demo(call: Any, ran: list[Any], tmp_path: Path, monkeypatch: pytest.Mon
     assert json.loads(call("demo", "-o", tmp_path / "b", "--json", "-q").out)["stages"]
 
 
+@needs_maker
 def test_it_never_replaces_unasked(call: Any, tmp_path: Path) -> None:
     """A folder that is there is an error before any work."""
-    pytest.importorskip("tensorflow")
     (tmp_path / "there").mkdir()
     call("demo", "-o", tmp_path / "there", "-q").error(2, "exists already", "--overwrite")
 
 
 def test_what_is_missing_is_named_at_once(call: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without TensorFlow: one line with all that must be installed."""
-    import importlib.util
-
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     line = call("demo", "-o", tmp_path / "out").error(3, "the demo needs tensorflow")
     assert line.endswith("pip install 'edgeprune[convert,litert]'")

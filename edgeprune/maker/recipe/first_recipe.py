@@ -165,8 +165,8 @@ def _goal(model: Model, path: Path | None) -> dict[str, object]:
 
 def _metrics(shapes: Mapping[str, tuple[int | None, ...]], samples: Samples) -> dict[str, str]:
     first = next(iter(shapes))
-    told = {(first if name == FIRST else name): values for name, values in samples.told.items()}
-    metrics = {name: metric_for(shape, told[name]) for name, shape in shapes.items() if name in told}
+    arrays = {(first if name == FIRST else name): values for name, values in samples.told.items()}
+    metrics = {name: metric_for(shape, arrays[name]) for name, shape in shapes.items() if name in arrays}
     return {FIRST: metrics[first]} if len(shapes) == 1 and metrics else metrics
 
 
