@@ -42,7 +42,6 @@ NOT_RUN = {
     ("README.md", "sets up an environment"),
     ("README.md", "pip install"),
     ("README.md", "searches for minutes"),
-    ("README.md", "trains for minutes"),
     ("CONTRIBUTING.md", "sets up an environment"),
     ("CONTRIBUTING.md", "writes into the repository"),
     ("blame.md", "makes a file of each layer"),
