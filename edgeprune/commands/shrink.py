@@ -17,12 +17,14 @@ from edgeprune.commands.options import (
     Scoring,
     Trust,
     common_options,
+    device_option,
     echo_json,
     field_option,
     taken,
     taken_goal,
     typed_flag,
 )
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 from edgeprune.maker.search.asked import ShrinkOptions
 
@@ -40,7 +42,7 @@ DATA_FREE = ("model", "output", "download", "data_free", "overwrite", "as_json",
 STOPPING = "stopping with the best so far, which takes a minute or two; Ctrl-C again ends at once and keeps nothing new"
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, default=Path("out"), show_default=True, help="Folder for what comes out.")
 @click.option("--train", type=PATH, metavar="DATA", help="Training samples with targets.")
@@ -62,9 +64,9 @@ STOPPING = "stopping with the best so far, which takes a minute or two; Ctrl-C a
 @click.option(
     "--latency",
     metavar="SHARE",
-    help="Latency to reach, such as 0.5x of the dense model's file of the same precision: measured on this host.",
+    help="Latency to reach, such as 0.5x of the dense model: of its file of the same precision, measured on this host.",
 )
-@click.option("--device", metavar="NAME", help="Estimate the latency for this device ('edgeprune devices') instead.")
+@device_option("Estimate the latency for this device ('edgeprune devices') instead.")
 @field_option(ShrinkOptions, "max_drop", metavar="SHARE", help="How much of the metric may be lost.")
 @field_option(ShrinkOptions, "time", metavar="TIME", help="How long the search may take, such as 10min or 2h.")
 @click.option("--flip", is_flag=True, help="Mirror training images left to right at random.")
