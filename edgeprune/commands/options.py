@@ -32,8 +32,10 @@ __all__ = [
     "Scoring",
     "Trust",
     "asked_task",
+    "check_page_name",
     "chosen_format",
     "common_options",
+    "device_option",
     "echo_json",
     "field_option",
     "json_text",
@@ -73,6 +75,13 @@ COMMON = {
         f"[default: {', '.join(QUICK)}]",
     ),
     "json": click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+    "html": click.option(
+        "--html",
+        "page",
+        type=PATH,
+        metavar="FILE.html",
+        help="Also write a page with pictures, in one file that needs nothing else.",
+    ),
     "quiet": click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
     "overwrite": click.option(
         "--overwrite", is_flag=True, help="Replace an existing output once the new one is complete."
@@ -251,11 +260,34 @@ def _named(text: str) -> tuple[str, str]:
     return (output, word) if equals else (FIRST, text)
 
 
+def check_page_name(page: Path | None, read: Sequence[Path]) -> None:
+    """Raise UsageError for a page of a name that is none, or that would replace what is read for it."""
+    from edgeprune.host.untrusted import real_place
+
+    if page is None:
+        return
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{page}: a page ends in .html; name it {page.stem or 'report'}.html")
+    if real_place(page) in map(real_place, read):
+        raise UsageError(f"{page}: the page would replace a file that is read; give it another name")
+
+
 def chosen_format(as_json: bool, output_format: str | None) -> str:
     """The format of a report: --format, or json with --json."""
     if as_json and output_format not in (None, "json"):
         raise click.UsageError(f"--json and --format {output_format} contradict each other; drop one")
     return output_format or ("json" if as_json else "text")
+
+
+def device_option(text: str, *names: str, **more: Any) -> Callable[[Command], Command]:
+    """--device with its help; a shell completes the names of profiles."""
+
+    def profiles(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+        from edgeprune.checker.latency.profiles import profile_paths
+
+        return [name for name in profile_paths() if name.startswith(incomplete)]
+
+    return click.option("--device", *names, metavar="NAME", shell_complete=profiles, help=text, **more)
 
 
 def common_options(*names: str) -> Callable[[Command], Command]:
