@@ -1,4 +1,4 @@
-"""The records of a search: the files that were tried, what they cost, and which came out."""
+"""The records of what was tried: the files of a search with what they cost, and a model's layers one by one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from edgeprune.errors import InputError
+from edgeprune.host.json_values import record_of
 from edgeprune.ledger import ArtifactEntry, ChannelReport
+from edgeprune.step_reports import MetricChange
 
-__all__ = ["Aims", "DataFreeReport", "Point", "SearchReport"]
+__all__ = ["Aims", "DataFreeReport", "LayerCost", "Point", "SearchReport", "Sensitivity"]
 
 SCHEMA_VERSION = 1
 
@@ -91,6 +94,10 @@ class SearchReport:
     ended: str
     said: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not all(0 <= place < len(self.points) for place in (self.winner, *self.nearest.values())):
+            raise ValueError("it names a file that is not among its files")
+
     @property
     def met(self) -> bool:
         """Whether all that was asked for is reached."""
@@ -99,6 +106,15 @@ class SearchReport:
     def to_json(self) -> dict[str, Any]:
         """The report as plain values, `schema_version` first."""
         return _as_json(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, object], what: str) -> SearchReport:
+        """The report that `to_json` gave, as plain values. Raises InputError, which begins with `what`."""
+        if raw.get("schema_version") != SCHEMA_VERSION:
+            raise InputError(f"{what} is the search of another version of edgeprune; run it again")
+        tool = raw.get("tool")
+        version = tool.get("version") if isinstance(tool, Mapping) else None
+        return record_of(cls, {**raw, "tool_version": version}, f"{what} is not a search, run it again")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,3 +146,35 @@ def _as_json(report: Any) -> dict[str, Any]:
     body = asdict(report)
     version = body.pop("tool_version")
     return {"schema_version": SCHEMA_VERSION, "tool": {"name": "edgeprune", "version": version}, **body}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCost:
+    """Of a layer, or an operation of it: with only it compressed the `sqnr_db` of the outputs and the `metric`, which
+    is `lost` less; with only it left alone `without_db` and `without_metric`, which is `gained` more than with all
+    compressed; `gain` is that difference with its interval. `macs` is its share; None is unknown, of a decibel also
+    infinite."""
+
+    layer: str
+    macs: float | None
+    sqnr_db: float | None
+    metric: float | None
+    lost: float | None
+    without_db: float | None
+    without_metric: float | None
+    gained: float | None
+    gain: MetricChange | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitivity:
+    """All layers, the one that disturbs the outputs most first. `how` is int8 or a sparsity; `before` is the metric of
+    the float model, `after` and `after_db` those with all layers compressed, on `samples` samples (0: no targets)."""
+
+    how: str
+    metric: str | None
+    samples: int
+    before: float | None
+    after: float | None
+    after_db: float | None
+    layers: tuple[LayerCost, ...]

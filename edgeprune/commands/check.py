@@ -12,7 +12,14 @@ from edgeprune.checker.budget import given_budget
 from edgeprune.checker.config import CONFIG, Config, find_config, load_config, sample_config
 from edgeprune.checker.size.codecs import BASE_CODEC, FULL, QUICK
 from edgeprune.checker.written import LIMITS
-from edgeprune.commands.options import EXIT_CODES, PATH, chosen_format, common_options, device_option
+from edgeprune.commands.options import (
+    EXIT_CODES,
+    PATH,
+    check_page_name,
+    chosen_format,
+    common_options,
+    device_option,
+)
 from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 from edgeprune.host.untrusted import real_place
@@ -70,7 +77,7 @@ def _limit_options(command: Command) -> Command:
 )
 @click.option("--target", metavar="NAME", help="The accelerator that --min-eligible is about, as for 'estimate'.")
 @click.option("--show", is_flag=True, help="Only show the FILES: no limit is held, exit code 0.")
-@common_options("json")
+@common_options("html", "json")
 def check(
     files: tuple[Path, ...],
     config: Path | None,
@@ -84,6 +91,7 @@ def check(
     devices: tuple[str, ...],
     target: str | None,
     show: bool,
+    page: Path | None,
     as_json: bool,
     **limits: str | None,
 ) -> int:
@@ -128,6 +136,7 @@ def check(
     ledgers = [budget.ledger for item in wanted for budget in item.budgets]
     read = [*(item.path for item in wanted), baseline, settings.path if settings else None, *ledgers]
     _refuse_replacing(output, [path for path in read if path is not None])
+    check_page_name(page, [path for path in read if path is not None])
     kind = chosen_format(as_json, output_format)
     if kind in _FOR_MACHINES and not any(item.budgets for item in wanted):
         raise UsageError(
@@ -136,6 +145,11 @@ def check(
         )
     options = CheckOptions(baseline=baseline, codec=codec, fast=fast, devices=devices, why=why)
     found = check_files(wanted, options, config=settings.path if settings else None, whole=not files)
+    if page is not None:
+        from edgeprune.commands.pages import write_page
+        from edgeprune.report.html.file_pages import check_page
+
+        write_page(check_page(found), page)
     _tell(found, kind, output)
     return _exit_code(found, show=show)
 

@@ -49,6 +49,7 @@ VERBS = {
     "sweep": "edgeprune.commands.sweep",
     "advise": "edgeprune.commands.advise",
     "run": "edgeprune.commands.run",
+    "report": "edgeprune.commands.report",
     "blame": "edgeprune.commands.blame",
     "prune": "edgeprune.commands.prune",
     "groups": "edgeprune.commands.groups",

@@ -21,7 +21,7 @@ __all__ = ["run", "tell_run"]
 
 @click.command(cls=Verb)
 @click.argument("recipe", type=PATH)
-@click.option("-o", "--output", type=PATH, help="Folder for models, ledger.json and report.md.")
+@click.option("-o", "--output", type=PATH, help="Folder for models, ledger.json, report.md and report.html.")
 @click.option(
     "--baseline",
     type=PATH,
@@ -30,7 +30,7 @@ __all__ = ["run", "tell_run"]
 @click.option("--dry-run", is_flag=True, help="Check recipe, model and data, print the plan, and stop.")
 @common_options("overwrite", "json", "quiet", "trust", "custom")
 def run(recipe: Path, output: Path | None, baseline: Path | None, dry_run: bool, **options: Any) -> int:
-    """Run the steps of RECIPE (TOML) and leave models, ledger.json and report.md in the output folder.
+    """Run the steps of RECIPE (TOML) and leave models, ledger.json, report.md and report.html in the output folder.
 
     Everything that can be checked is checked before any training. Exit code 1 when the recipe's budget is exceeded or
     int8 loses more than max_drop, 3 when a limit cannot be checked.
@@ -88,4 +88,5 @@ def _text(ledger: Ledger, output: Path) -> str:
     from edgeprune.report.ledger_report import ledger_text
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return f"{ledger_text(ledger, width=width)}\n\nWritten: {output}/ (models, ledger.json, report.md)"
+    page = ", report.html" if (output / "report.html").exists() else ""
+    return f"{ledger_text(ledger, width=width)}\n\nWritten: {output}/ (models, ledger.json, report.md{page})"

@@ -115,7 +115,7 @@ def shrink(
     if as_json:
         echo_json(report.to_json())
     else:
-        click.echo(search_words(report, output, "models, recipe.toml, search.json, report.md"))
+        click.echo(search_words(report, output, "models, recipe.toml, search.json, report.md, report.html"))
     return 0 if report.met else 1
 
 
@@ -202,8 +202,10 @@ def searched(job: ShrinkJob, output: Path, *, overwrite: bool, quiet: bool) -> S
 def write_search(search: Search, output: Path, *, overwrite: bool, quiet: bool) -> SearchReport:
     """Search, and write what it told beside the files that it left. Ctrl-C ends it with the best so far."""
     from edgeprune.commands.options import json_text
+    from edgeprune.commands.pages import page_of_folder, write_page
     from edgeprune.host.interrupts import asking
     from edgeprune.host.outputs import output_folder, write_file
+    from edgeprune.host.progress import Progress
     from edgeprune.maker.search.watch import Stopped, Watch
     from edgeprune.report.ledger_report import ledger_markdown
     from edgeprune.report.search_report import search_markdown
@@ -218,6 +220,7 @@ def write_search(search: Search, output: Path, *, overwrite: bool, quiet: bool) 
         write_file(place / "report.md", ledger_markdown(ledger).encode())
         write_file(place / "search.json", json_text(report.to_json()).encode() + b"\n")
         write_file(place / "search.md", search_markdown(report).encode())
+        write_page(page_of_folder(ledger, place, Progress(quiet=quiet)), place / "report.html")
     return report
 
 

@@ -55,7 +55,7 @@ def sweep(space: Path, output: Path | None, dry_run: bool, **values: Any) -> int
     if values["as_json"]:
         echo_json(report.to_json())
     else:
-        click.echo(search_words(report, output, "models, recipe.toml, pareto/, search.json, report.md"))
+        click.echo(search_words(report, output, "models, recipe.toml, pareto/, search.json, report.md, report.html"))
     return 0 if report.met else 1
 
 

@@ -58,6 +58,7 @@ NOT_RUN = {
     ("latency.md", "needs an emulated Arm system"),
     ("latency.md", "needs LiteRT.js and node"),
     ("latency.md", "needs Vela"),
+    ("report.md", "needs a finished run"),
     ("shrink.md", "makes up to five packages"),
     ("shrink.md", "searches for minutes"),
     ("sparse-kernels.md", "a network that is not here"),

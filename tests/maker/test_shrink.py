@@ -154,6 +154,7 @@ def _check(out: Path, text: str) -> None:
     assert "all targets are reached" in text
     assert "looked at once" in text
     assert (out / "report.md").read_text().startswith("#")
+    assert "files that the search tried" in (out / "report.html").read_text()
     assert winner["candidate"] in (out / "search.md").read_text()
     assert len(shipped(out)) == 1
     assert tomllib.loads((out / "recipe.toml").read_text())["steps"][-1]["kind"] in ("quantize", "finetune")
