@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from edgeprune.checker.size.records import LayerAccount
+from edgeprune.formats.contents import printable
 
-__all__ = ["Pair", "layer_pairs"]
+__all__ = ["Pair", "changed_pairs", "grown_layers", "layer_pairs", "layer_weight"]
+
+_NAME_CHARS = 80
 
 # What formats call the same operation, in lower case without underscores.
 _SAME_KIND = {
@@ -57,3 +61,34 @@ def _by_kind(
 def _kind(layer: LayerAccount) -> str:
     plain = layer.kind.replace("_", "").lower()
     return _SAME_KIND.get(plain, plain)
+
+
+def changed_pairs(pairs: Iterable[Pair]) -> list[Pair]:
+    """Those whose bytes differ, without the parts of the download where one side was looked at quickly and has none."""
+    known = [_comparable(pair) for pair in pairs]
+    return [(old, new) for old, new in known if layer_weight(old) != layer_weight(new)]
+
+
+def grown_layers(before: Sequence[LayerAccount], after: Sequence[LayerAccount]) -> tuple[str, ...]:
+    """The names of the layers that grew, the one that grew most first."""
+    pairs = changed_pairs(layer_pairs(before, after))
+    grown = [(_gain(old, new), new) for old, new in pairs if new is not None and layer_weight(new) > layer_weight(old)]
+    return tuple(
+        printable(layer.name, _NAME_CHARS) for _, layer in sorted(grown, key=lambda item: item[0], reverse=True)
+    )
+
+
+def layer_weight(layer: LayerAccount | None) -> tuple[int, int]:
+    """(bytes in the file, in the download)."""
+    return (layer.raw_bytes, layer.deflate_bytes or 0) if layer else (0, 0)
+
+
+def _gain(old: LayerAccount | None, new: LayerAccount | None) -> tuple[int, ...]:
+    return tuple(after - before for before, after in zip(layer_weight(old), layer_weight(new), strict=True))
+
+
+def _comparable(pair: Pair) -> Pair:
+    old, new = pair
+    if old is None or new is None or (old.deflate_bytes is None) is (new.deflate_bytes is None):
+        return pair
+    return replace(old, deflate_bytes=None), replace(new, deflate_bytes=None)
