@@ -61,7 +61,8 @@ def benchmark_action(check: Check) -> str:
     """
     entries = []
     for record in check.files:
-        times = "\n".join(f"{shown(item.device)}: {latency_text(item)}, estimated" for item in record.estimates)
+        known = [item for item in record.estimates if item.total_ms is not None]
+        times = "\n".join(f"{shown(item.device)}: {latency_text(item)}, estimated" for item in known)
         for number, (measure, unit, value) in enumerate(_measures(record)):
             entry = {"name": f"{shown(record.path)}: {measure}", "unit": unit, "value": value}
             entries.append({**entry, "extra": times} if times and not number else entry)

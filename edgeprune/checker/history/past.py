@@ -53,14 +53,14 @@ class Past:
         found = list(islice(_with(path, self.commits), 1 if since is None else since.commits))
         if found:
             return Earlier(account=found[-1][1], commit=found[-1][0].commit)
-        return Earlier(missing=f"{self.path} has no line with {path} before this commit", is_here=not self.damaged)
+        return Earlier(missing=f"{self.path} has no line of an earlier commit with it", is_here=not self.damaged)
 
     def _of_tag(self, path: str, tag: str) -> Earlier:
         if tag in self.tags_here:
             return Earlier(missing=f"this commit is {tag}", is_here=True)
         for record, account in _with(path, self.tagged.get(tag, ())):
             return Earlier(account=account, commit=record.commit)
-        return Earlier(missing=f"{self.path} has no line of {tag}, or of a commit before it, with {path}")
+        return Earlier(missing=f"{self.path} has no line with it of {tag}, or of a commit before {tag}")
 
     def notes(self) -> Iterator[str]:
         """What there is to know of the history, in sentences."""
