@@ -14,6 +14,7 @@ from edgeprune.checker.judge import budget_verdicts, unread_verdicts
 from edgeprune.checker.size.advice import reasons
 from edgeprune.checker.size.baseline import Baseline, history_baseline, load_baseline
 from edgeprune.checker.size.codecs import FULL, QUICK
+from edgeprune.checker.size.layer_pairs import changed_pairs, layer_pairs
 from edgeprune.checker.size.models_behind import Estimator, Refused, Source, Sources, no_estimates, sources_of
 from edgeprune.checker.size.records import FileAccount
 from edgeprune.errors import EdgepruneError, InputError, RecipeError, UsageError
@@ -62,7 +63,8 @@ class CheckOptions:
 class Check:
     """What was checked: `before` holds the baseline's record of a file by its path; `notes` are sentences.
 
-    `broken` is why a file could not be read, of several the one with the highest exit code.
+    `gone` are files of the baseline that are no longer there. `broken` is why a file could not be read, of several the
+    one with the highest exit code.
     """
 
     files: tuple[FileAccount, ...]
@@ -73,12 +75,28 @@ class Check:
     codec: str
     notes: tuple[str, ...]
     why: Mapping[str, Sequence[str]]
+    gone: tuple[str, ...] = ()
     broken: EdgepruneError | None = None
 
     @property
     def passed(self) -> bool | None:
         """False when a limit is exceeded, else None when one could not be checked, else True."""
         return all_passed(self.verdicts)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether every file is known to be as it was: in size, in each download, and layer by layer."""
+        same = all(_same(self.before.get(record.path), record) for record in self.files)
+        return same and bool(self.files) and self.broken is None and not self.gone
+
+
+def _same(before: FileAccount | None, record: FileAccount) -> bool:
+    if before is None or before.raw_bytes != record.raw_bytes or before.parameters != record.parameters:
+        return False
+    codecs = before.download_bytes.keys() & record.download_bytes.keys()
+    return all(before.download_bytes[name] == record.download_bytes[name] for name in codecs) and not (
+        before.layers and record.layers and changed_pairs(layer_pairs(before.layers, record.layers))
+    )
 
 
 def wanted_files(files: Sequence[Path], settings: Config | None, given: Budget | None) -> list[Wanted]:
@@ -131,6 +149,7 @@ def check_files(
     broken = {str(item.path): behind.error for item, behind in found if behind.error}
     earlier, past = _earlier(wanted, records, options, estimator)
     before = _before(records, earlier)
+    gone = tuple(_gone(earlier, before, broken, whole))
     lost = earlier.faults.values() if earlier else ()
     why, faults = _why([source for _, source in sources]) if options.why else ({}, ())
     return Check(
@@ -140,8 +159,9 @@ def check_files(
         baseline=str(earlier.path) if earlier else None,
         config=str(config) if config else None,
         codec=options.codec,
-        notes=(*_notes(found, before, earlier, past), *_gone(earlier, before, broken, whole)),
+        notes=(*_notes(found, before, earlier, past), *(_farewell(path, earlier) for path in gone)),
         why=why,
+        gone=gone,
         broken=max((*broken.values(), *lost, *faults), key=lambda error: error.exit_code, default=None),
     )
 
@@ -270,9 +290,13 @@ def _needs_baseline(budget: Budget) -> bool:
 def _gone(
     earlier: Baseline | None, before: Mapping[str, FileAccount], broken: Mapping[str, EdgepruneError], whole: bool
 ) -> Iterator[str]:
-    """Files of the baseline that are not among the checked ones."""
+    """The paths of files of the baseline that are not among the checked ones."""
     if earlier is None or not whole:
         return
     for record in earlier.records:
         if record not in before.values() and record.path not in broken:
-            yield f"{record.path} of the baseline {earlier.path} is no longer there: removed, or renamed"
+            yield record.path
+
+
+def _farewell(path: str, earlier: Baseline | None) -> str:
+    return f"{path} of the baseline {earlier.path if earlier else ''} is no longer there: removed, or renamed"

@@ -210,6 +210,7 @@ def _bare(record: FileAccount) -> dict[str, object]:
 def _markdown(check: Check) -> str:
     verdict = {True: "within budget", False: "OVER BUDGET", None: "cannot be checked"}[check.passed]
     title = f"edgeprune: {verdict}" if check.verdicts else "edgeprune: model sizes (no limit was checked)"
+    title += ", no size changed" if check.unchanged else ""
     lines = [f"### {title}", ""]
     if not check.files:
         lines += ["No file could be read.", ""]

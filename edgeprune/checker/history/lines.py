@@ -16,7 +16,7 @@ from edgeprune.host.json_values import decode, record_of
 from edgeprune.host.outputs import append_line
 from edgeprune.host.untrusted import read_whole
 
-__all__ = ["append_record", "read_history"]
+__all__ = ["append_record", "line_of", "read_history"]
 
 SCHEMA_VERSION = 1
 _KIND = "a history of 'edgeprune check --history'"
@@ -25,6 +25,11 @@ _MOST_BYTES = 1 << 30
 
 def append_record(path: Path, record: CommitRecord) -> bool:
     """Append the line of a commit; False where that very line is there already. Raises OutputError."""
+    return append_line(path, line_of(record))
+
+
+def line_of(record: CommitRecord) -> bytes:
+    """The JSON of a commit on one line, without its end."""
     body = {
         "schema_version": SCHEMA_VERSION,
         "commit": record.commit.name,
@@ -36,7 +41,7 @@ def append_record(path: Path, record: CommitRecord) -> bool:
         "instructions": {name: dict(values) for name, values in record.instructions.items()},
     }
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return append_line(path, text.encode(errors="replace"))
+    return text.encode(errors="replace")  # a name of a file may have what is no text
 
 
 def read_history(path: Path) -> History:
