@@ -81,7 +81,7 @@ elif ((code == 1)); then
   annotate error 'over budget; see the job summary'
 fi
 leave_comment "$report" "$code"
-if [[ $mode != never && ${FROM_FORK:-} == true ]]; then
+if [[ $mode != never && ${GITHUB_EVENT_NAME:-} == pull_request && ${HEAD_REPOSITORY:-$GITHUB_REPOSITORY} != "$GITHUB_REPOSITORY" ]]; then
   annotate notice 'a pull request from a fork may not comment: keep the output comment-folder for a workflow_run'
 elif [[ $mode != never ]]; then
   post_comment "$report" "$code" "$mode"

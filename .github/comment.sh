@@ -91,7 +91,7 @@ post_for_fork() {
     annotate notice "pull request $number has newer commits, or is another one: no comment"
     return 0
   fi
-  head -c 200000 -- "$folder/report.md" | sed $'s/@/@\u200b/g' >"$scratch/report.md"
+  head -c 200000 -- "$folder/report.md" | sed $'s/@/@\xe2\x80\x8b/g' >"$scratch/report.md"
   IFS= read -r title <"$scratch/report.md"
   if [[ $title != '### edgeprune'* ]]; then
     annotate error "$folder/report.md is no report of a check"
