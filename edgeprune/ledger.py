@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeprune.answers import AnswerChange
 from edgeprune.errors import InputError
 from edgeprune.host.json_values import check_counts, check_shares, decode, record_of
 from edgeprune.step_reports import (
@@ -178,7 +179,8 @@ class ArtifactEntry:
     of an integer file that compute in float, because that was allowed; `estimates` the latencies on devices;
     `warnings` what an app would take wrongly. `metric` is the main one of `metrics`; `ladder` tells what was done so
     that int8 loses little; `latency` is that of one of several exported .tflite files against the dense float32 one;
-    `sparse_kernels` tells of one that was made for those.
+    `sparse_kernels` tells of one that was made for those; `answers` are those that it changed against the dense model,
+    output by output.
     """
 
     path: str
@@ -205,6 +207,7 @@ class ArtifactEntry:
     ladder: LadderReport | None = None
     latency: LatencyComparison | None = None
     sparse_kernels: SparseKernels | None = None
+    answers: tuple[AnswerChange, ...] = ()
 
     def scored(self, name: str) -> MetricValue | None:
         """Its value of the metric of that name."""

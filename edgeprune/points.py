@@ -1,4 +1,4 @@
-"""The records of a search: the files that were tried, what they cost, and which came out."""
+"""The records of what was tried: the files of a search with what they cost, and a model's layers one by one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Aims", "Point", "SearchReport"]
+from edgeprune.errors import InputError
+from edgeprune.host.json_values import record_of
+from edgeprune.step_reports import MetricChange
+
+__all__ = ["Aims", "LayerCost", "Point", "SearchReport", "Sensitivity"]
 
 SCHEMA_VERSION = 1
 
@@ -89,3 +93,44 @@ class SearchReport:
         body = asdict(self)
         version = body.pop("tool_version")
         return {"schema_version": SCHEMA_VERSION, "tool": {"name": "edgeprune", "version": version}, **body}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, object], what: str) -> SearchReport:
+        """The report that `to_json` gave, as plain values. Raises InputError, which begins with `what`."""
+        if raw.get("schema_version") != SCHEMA_VERSION:
+            raise InputError(f"{what} is the search of another version of edgeprune; run it again")
+        tool = raw.get("tool")
+        version = tool.get("version") if isinstance(tool, Mapping) else None
+        return record_of(cls, {**raw, "tool_version": version}, f"{what} is not a search, run it again")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCost:
+    """Of a layer, or an operation of it: with only it compressed the `sqnr_db` of the outputs and the `metric`, which
+    is `lost` less; with only it left alone `without_db` and `without_metric`, which is `gained` more than with all
+    compressed; `gain` is that difference with its interval. `macs` is its share; None is unknown, of a decibel also
+    infinite."""
+
+    layer: str
+    macs: float | None
+    sqnr_db: float | None
+    metric: float | None
+    lost: float | None
+    without_db: float | None
+    without_metric: float | None
+    gained: float | None
+    gain: MetricChange | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitivity:
+    """All layers, the one that disturbs the outputs most first. `how` is int8 or a sparsity; `before` is the metric of
+    the float model, `after` and `after_db` those with all layers compressed, on `samples` samples (0: no targets)."""
+
+    how: str
+    metric: str | None
+    samples: int
+    before: float | None
+    after: float | None
+    after_db: float | None
+    layers: tuple[LayerCost, ...]

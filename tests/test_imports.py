@@ -21,7 +21,7 @@ from edgeprune.commands.cli import VERBS
 RANKS: tuple[tuple[str, ...], ...] = (
     ("edgeprune.errors", "edgeprune.units", "edgeprune.artifact"),  # words
     ("edgeprune.host",),
-    ("edgeprune.verdict", "edgeprune.step_reports", "edgeprune.ledger", "edgeprune.points"),  # the records of a run
+    ("edgeprune.verdict", "edgeprune.step_reports", "edgeprune.answers", "edgeprune.ledger", "edgeprune.points"),
     ("edgeprune.formats",),
     ("edgeprune.runtime",),
     ("edgeprune.checker",),

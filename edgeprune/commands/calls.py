@@ -321,9 +321,10 @@ def run(
     baseline: StrPath | None = None,
     progress: Progress | None = None,
 ) -> Ledger:
-    """Run a recipe (or the file of one) and return its ledger; models, ledger.json and report.md lie in `folder` once
-    all is done. `baseline`, as for `check`, is what limits on growth in the recipe's budget are held against."""
+    """Run a recipe (or the file of one) and return its ledger; models, ledger.json, report.md and report.html lie in
+    `folder` once all is done. `baseline`, as for `check`, is what limits on growth in the recipe's budget are held against."""
     from edgeprune.commands.options import json_text
+    from edgeprune.commands.pages import page_of_folder, write_page
     from edgeprune.host.outputs import output_folder, write_file
     from edgeprune.host.progress import Progress as Shown
 
@@ -344,6 +345,8 @@ def run(
         ledger = run_recipe(prepared, place, shown, earlier)
         write_file(place / "ledger.json", json_text(ledger.to_json()).encode() + b"\n")
         write_file(place / "report.md", ledger_markdown(ledger).encode())
+        if wanted.html:
+            write_page(page_of_folder(ledger, place, shown), place / "report.html")
     return ledger
 
 

@@ -14,7 +14,7 @@ from edgeprune.checker.config import CONFIG, Config, find_config, load_config, s
 from edgeprune.checker.history.since import HISTORY_SUFFIX, split_since
 from edgeprune.checker.size.codecs import BASE_CODEC, FULL, QUICK
 from edgeprune.checker.written import LIMITS
-from edgeprune.commands.options import EXIT_CODES, PATH, chosen_format, common_options
+from edgeprune.commands.options import EXIT_CODES, PATH, check_page_name, chosen_format, common_options
 from edgeprune.errors import UsageError
 from edgeprune.host.untrusted import real_place
 from edgeprune.verdict import Limit
@@ -84,7 +84,7 @@ def _limit_options(command: Command) -> Command:
 )
 @click.option("--target", metavar="NAME", help="The accelerator that --min-eligible is about, as for 'estimate'.")
 @click.option("--show", is_flag=True, help="Only show the FILES: no limit is held, exit code 0.")
-@common_options("json")
+@common_options("html", "json")
 def check(
     files: tuple[Path, ...],
     config: Path | None,
@@ -101,6 +101,7 @@ def check(
     devices: tuple[str, ...],
     target: str | None,
     show: bool,
+    page: Path | None,
     as_json: bool,
     **limits: str | None,
 ) -> int:
@@ -149,6 +150,7 @@ def check(
     ledgers = [budget.ledger for item in wanted for budget in item.budgets]
     read = [*(item.path for item in wanted), baseline, history, settings.path if settings else None, *ledgers]
     _refuse_replacing(output, [path for path in read if path is not None])
+    check_page_name(page, [path for path in read if path is not None])
     kind = chosen_format(as_json, output_format)
     if kind in _FOR_MACHINES and not any(item.budgets for item in wanted):
         raise UsageError(
@@ -159,6 +161,11 @@ def check(
         baseline=baseline, history=history, commit=begun, codec=codec, fast=fast, devices=devices, why=why
     )
     found = check_files(wanted, options, config=settings.path if settings else None, whole=not files)
+    if page is not None:
+        from edgeprune.commands.pages import write_page
+        from edgeprune.report.html.file_pages import check_page
+
+        write_page(check_page(found), page)
     _tell(found, kind, output)
     code = _exit_code(found, show=show)
     if history is not None and begun is not None:

@@ -43,6 +43,7 @@ VERBS = {
     "shrink": "edgeprune.commands.shrink",
     "advise": "edgeprune.commands.advise",
     "run": "edgeprune.commands.run",
+    "report": "edgeprune.commands.report",
     "blame": "edgeprune.commands.blame",
     "prune": "edgeprune.commands.prune",
     "groups": "edgeprune.commands.groups",

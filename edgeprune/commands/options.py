@@ -31,6 +31,7 @@ __all__ = [
     "Scoring",
     "Trust",
     "asked_task",
+    "check_page_name",
     "chosen_format",
     "common_options",
     "echo_json",
@@ -71,6 +72,13 @@ COMMON = {
         f"[default: {', '.join(QUICK)}]",
     ),
     "json": click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+    "html": click.option(
+        "--html",
+        "page",
+        type=PATH,
+        metavar="FILE.html",
+        help="Also write a page with pictures, in one file that needs nothing else.",
+    ),
     "quiet": click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
     "overwrite": click.option(
         "--overwrite", is_flag=True, help="Replace an existing output once the new one is complete."
@@ -222,6 +230,18 @@ def _named(text: str) -> tuple[str, str]:
     """(output, word) of "OUTPUT=WORD"; a word alone is of the first output."""
     output, equals, word = text.partition("=")
     return (output, word) if equals else (FIRST, text)
+
+
+def check_page_name(page: Path | None, read: Sequence[Path]) -> None:
+    """Raise UsageError for a page of a name that is none, or that would replace what is read for it."""
+    from edgeprune.host.untrusted import real_place
+
+    if page is None:
+        return
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{page}: a page ends in .html; name it {page.stem or 'report'}.html")
+    if real_place(page) in map(real_place, read):
+        raise UsageError(f"{page}: the page would replace a file that is read; give it another name")
 
 
 def chosen_format(as_json: bool, output_format: str | None) -> str:

@@ -20,7 +20,7 @@ __all__ = ["run"]
 
 @click.command()
 @click.argument("recipe", type=PATH)
-@click.option("-o", "--output", type=PATH, help="Folder for models, ledger.json and report.md.")
+@click.option("-o", "--output", type=PATH, help="Folder for models, ledger.json, report.md and report.html.")
 @click.option(
     "--baseline",
     type=PATH,
@@ -29,7 +29,7 @@ __all__ = ["run"]
 @click.option("--dry-run", is_flag=True, help="Check recipe, model and data, print the plan, and stop.")
 @common_options("overwrite", "json", "quiet", "trust", "custom")
 def run(recipe: Path, output: Path | None, baseline: Path | None, dry_run: bool, **options: Any) -> int:
-    """Run the steps of RECIPE (TOML) and leave models, ledger.json and report.md in the output folder.
+    """Run the steps of RECIPE (TOML) and leave models, ledger.json, report.md and report.html in the output folder.
 
     Everything that can be checked is checked before any training. Exit code 1 when the recipe's budget is exceeded or
     int8 loses more than max_drop, 3 when a limit cannot be checked.
@@ -58,7 +58,7 @@ def run(recipe: Path, output: Path | None, baseline: Path | None, dry_run: bool,
     for entry in (entry for stage in ledger.stages for entry in stage.artifacts):
         for line in entry.warnings:
             click.echo(f"edgeprune: warning: {entry.path}: {line}", err=True)
-    click.echo(json_text(ledger.to_json()) if options["as_json"] else _text(ledger, output))
+    click.echo(json_text(ledger.to_json()) if options["as_json"] else _text(ledger, output, drawn=loaded.html))
     missed = any(e.ladder is not None and not e.ladder.reached for stage in ledger.stages for e in stage.artifacts)
     return EXIT_CODES[False if missed else all_passed(ledger.verdicts)]
 
@@ -69,11 +69,12 @@ def _plan(recipe: Recipe, trust: Trust) -> str:
     return "\n".join(plan_lines(prepare(recipe, trust_code=trust.trust_code, custom=trust.custom)))
 
 
-def _text(ledger: Ledger, output: Path) -> str:
+def _text(ledger: Ledger, output: Path, *, drawn: bool) -> str:
     import shutil
     import sys
 
     from edgeprune.report.ledger_report import ledger_text
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return f"{ledger_text(ledger, width=width)}\n\nWritten: {output}/ (models, ledger.json, report.md)"
+    page = ", report.html" if drawn else ""
+    return f"{ledger_text(ledger, width=width)}\n\nWritten: {output}/ (models, ledger.json, report.md{page})"

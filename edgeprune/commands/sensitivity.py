@@ -25,7 +25,7 @@ from edgeprune.errors import InputError, UsageError
 from edgeprune.units import format_percent
 
 if TYPE_CHECKING:
-    from edgeprune.converters.sensitivity import Sensitivity
+    from edgeprune.points import Sensitivity
 
 __all__ = ["sensitivity"]
 
@@ -128,7 +128,7 @@ def _kept(place: Path | None) -> Sensitivity | None:
     """An earlier result; one that cannot be read is none."""
     if place is None or not place.is_file():
         return None
-    from edgeprune.converters.sensitivity import Sensitivity
+    from edgeprune.points import Sensitivity
     from edgeprune.host.json_values import decode, record_of
     from edgeprune.host.untrusted import read_whole
 

@@ -125,8 +125,10 @@ def _job(values: dict[str, Any]) -> ShrinkJob:
 
 def _searched(job: ShrinkJob, output: Path, *, overwrite: bool, quiet: bool) -> SearchReport:
     from edgeprune.commands.options import json_text
+    from edgeprune.commands.pages import page_of_folder, write_page
     from edgeprune.host.interrupts import asking
     from edgeprune.host.outputs import output_folder, write_file
+    from edgeprune.host.progress import Progress
     from edgeprune.maker.search.shrink import shrink as search
     from edgeprune.maker.search.watch import Stopped, Watch
     from edgeprune.report.ledger_report import ledger_markdown
@@ -142,6 +144,7 @@ def _searched(job: ShrinkJob, output: Path, *, overwrite: bool, quiet: bool) -> 
         write_file(place / "report.md", ledger_markdown(ledger).encode())
         write_file(place / "search.json", json_text(report.to_json()).encode() + b"\n")
         write_file(place / "search.md", search_markdown(report).encode())
+        write_page(page_of_folder(ledger, place, Progress(quiet=quiet)), place / "report.html")
     return report
 
 
@@ -149,4 +152,4 @@ def _text(report: SearchReport, output: Path) -> str:
     from edgeprune.report.search_report import search_text
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return f"{search_text(report, width=width)}\n\nWritten: {output}/ (models, recipe.toml, search.json, report.md)"
+    return f"{search_text(report, width=width)}\n\nWritten: {output}/ (models, recipe.toml, search.json, report.md, report.html)"

@@ -18,7 +18,7 @@ from edgeprune.report.verdicts import amount, limit_name, outcome_word, verdict_
 from edgeprune.units import format_bytes, format_count, format_percent
 from edgeprune.verdict import Limit, Unit, Verdict
 
-__all__ = ["FORMATS"]
+__all__ = ["FORMATS", "difference_table", "file_table", "legend"]
 
 SCHEMA_VERSION = 3
 _MOST_LAYERS = 8  # in a pull-request comment
@@ -45,21 +45,22 @@ def _measured(check: Check) -> list[Codec]:
     return [codec for codec in CODECS.values() if any(codec.name in record.download_bytes for record in check.files)]
 
 
-def _file_table(check: Check, cell: Callable[[str], str]) -> Table:
+def file_table(check: Check, cell: Callable[[str], str]) -> Table:
+    """A row for each file; `cell` writes a name."""
     names = [codec.name for codec in _measured(check)]
     heads = ("file", "install", *names, "parameters", "zeros", "MACs")
     return Table(heads=heads, rows=tuple(_row(record, names, cell) for record in check.files))
 
 
 def _text(check: Check) -> str:
-    lines = [to_text(_file_table(check, shown)), _legend(check)] if check.files else ["no file could be read"]
+    lines = [to_text(file_table(check, shown)), legend(check)] if check.files else ["no file could be read"]
     for record in check.files:
         lines += _archive_lines(record)
     estimates = estimate_table(check.files, shown)
     if estimates is not None:
         lines += ["", to_text(estimates), *map(shown, estimate_notes(check.files))]
     if check.baseline is not None and check.files:
-        lines += ["", to_text(_difference_table(check, shown))]
+        lines += ["", to_text(difference_table(check, shown))]
         lines += ["\n" + to_text(table) for table in _grown_tables(check, shown)]
     if check.verdicts:
         lines += ["", *(verdict_line(verdict) for verdict in check.verdicts)]
@@ -70,7 +71,7 @@ def _text(check: Check) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _legend(check: Check) -> str:
+def legend(check: Check) -> str:
     """What the size of each codec stands for."""
     names = {codec.name: f"-{codec.level}" if codec.name.isalpha() else "" for codec in _measured(check)}
     told = "; ".join(f"{name}{level}: {CODECS[name].stands_for}" for name, level in names.items())
@@ -85,7 +86,7 @@ def _archive_lines(record: FileAccount) -> list[str]:
     return lines + [f"  {shown(note)}" for note in found.notes]
 
 
-def _difference_table(check: Check, cell: Callable[[str], str]) -> Table:
+def difference_table(check: Check, cell: Callable[[str], str]) -> Table:
     """A row for each file's download and install and for each limit: before, after, difference, limit, verdict."""
     rows = [
         (cell(record.path), *row)
@@ -215,9 +216,9 @@ def _markdown(check: Check) -> str:
     if not check.files:
         lines += ["No file could be read.", ""]
     elif check.baseline is not None or check.verdicts:
-        lines += [to_markdown(_difference_table(check, markdown_cell)), ""]
+        lines += [to_markdown(difference_table(check, markdown_cell)), ""]
     else:
-        lines += [to_markdown(_file_table(check, markdown_cell)), ""]
+        lines += [to_markdown(file_table(check, markdown_cell)), ""]
     estimates = estimate_table(check.files, markdown_cell)
     if estimates is not None:
         lines += [to_markdown(estimates), "", *(f"- {markdown_text(text)}" for text in estimate_notes(check.files)), ""]
@@ -229,7 +230,7 @@ def _markdown(check: Check) -> str:
         lines += [f"Why, {markdown_cell(path)}:", "", *(f"- {markdown_text(text)}" for text in sentences), ""]
     lines += [f"- {markdown_text(note)}" for note in check.notes] + ([""] if check.notes else [])
     if check.files:
-        lines.append(markdown_text(_legend(check)))
+        lines.append(markdown_text(legend(check)))
     return "\n".join(lines).rstrip() + "\n"
 
 

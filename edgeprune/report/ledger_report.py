@@ -13,7 +13,16 @@ from edgeprune.report.table import Table, to_markdown, to_terminal, to_text
 from edgeprune.report.verdicts import latency_text, verdict_line
 from edgeprune.units import format_bytes, format_count, format_percent, format_seconds
 
-__all__ = ["files_table", "ledger_markdown", "ledger_text", "stages_table"]
+__all__ = [
+    "UNKNOWN",
+    "files_table",
+    "kept_table",
+    "ledger_markdown",
+    "ledger_text",
+    "methods",
+    "metric_text",
+    "stages_table",
+]
 
 UNKNOWN = "not measured"
 
@@ -156,21 +165,23 @@ def ledger_markdown(ledger: Ledger) -> str:
             parts += _pruning_section(stage)
         if stage.channels:
             parts += _channel_section(stage)
-    parts += ["## How it was measured", "", *(f"- {line}" for line in _methods(ledger)), ""]
+    parts += ["## How it was measured", "", *(f"- {line}" for line in methods(ledger)), ""]
     return "\n".join(parts)
 
 
-def _kept_section(ledger: Ledger) -> list[str]:
+def kept_table(ledger: Ledger) -> Table:
     """What each stage keeps of the earlier ones."""
     rows = tuple(
         (stage.name, item.what, item.of, f"{item.asked:,}", f"{item.got:,}")
         for stage in ledger.stages
         for item in stage.kept
     )
-    if not rows:
-        return []
-    table = Table(heads=("stage", "keeps", "of stage", "asked", "got"), rows=rows, left=frozenset({0, 1, 2}))
-    return ["## What later stages keep", "", to_markdown(table), ""]
+    return Table(heads=("stage", "keeps", "of stage", "asked", "got"), rows=rows, left=frozenset({0, 1, 2}))
+
+
+def _kept_section(ledger: Ledger) -> list[str]:
+    table = kept_table(ledger)
+    return ["## What later stages keep", "", to_markdown(table), ""] if table.rows else []
 
 
 def _pruning_section(stage: Stage) -> list[str]:
@@ -249,7 +260,8 @@ def _run_here(ledger: Ledger) -> str:
     )
 
 
-def _methods(ledger: Ledger) -> list[str]:
+def methods(ledger: Ledger) -> list[str]:
+    """How the numbers of a run were obtained, in sentences."""
     runtimes = ", ".join(f"{k} {v}" for k, v in ledger.host.runtimes.items()) or "none installed"
     lines = [
         f"{', '.join(kind.name for kind in ledger.kinds)}: each {_run_here(ledger)} file run over the test split by a "

@@ -6,7 +6,7 @@ from edgeprune.points import Point, SearchReport
 from edgeprune.report.table import Table, to_markdown, to_terminal, to_text
 from edgeprune.units import format_bytes, format_count, format_percent, format_seconds
 
-__all__ = ["search_markdown", "search_table", "search_text"]
+__all__ = ["search_lines", "search_markdown", "search_table", "search_text"]
 
 ENDS = {"done": "", "interrupted": "; interrupted, so this is the best so far"}
 

@@ -12,10 +12,10 @@ from edgeprune.report.verdicts import band_text, latency_text
 from edgeprune.units import format_bytes, format_ms
 from edgeprune.verdict import Limit, Unknown
 
-__all__ = ["summary_sentences"]
+__all__ = ["change_text", "difference_text", "summary_sentences"]
 
 
-def _change(before: float, after: float) -> str:
+def change_text(before: float, after: float) -> str:
     """A relative change: "-88 %"; a change below half a percent reads "unchanged"."""
     percent = 100 * (after / before - 1)
     return "unchanged" if abs(percent) < 0.5 else f"{percent:+.0f} %"
@@ -52,8 +52,8 @@ def _download(ledger: Ledger) -> list[str]:
     for entry in _exported(ledger):
         before, after = base.download_bytes["deflate"], entry.download_bytes["deflate"]
         sentences.append(
-            f"Download {_change(before, after)} ({format_bytes(before)} -> {format_bytes(after)} zipped), install "
-            f"{_change(base.raw_bytes, entry.raw_bytes)} ({format_bytes(base.raw_bytes)} -> "
+            f"Download {change_text(before, after)} ({format_bytes(before)} -> {format_bytes(after)} zipped), install "
+            f"{change_text(base.raw_bytes, entry.raw_bytes)} ({format_bytes(base.raw_bytes)} -> "
             f"{format_bytes(entry.raw_bytes)}) with {entry.path}, against the dense float32 .tflite."
         )
     return sentences
@@ -70,7 +70,7 @@ def _quality_of(ledger: Ledger, kind: MetricKind) -> list[str]:
         return [f"{kind.name}: not measured, so nothing is known of what pruning cost."]
     return [
         f"{kind.name} of stage {stage.name}: {_value_text(kind, base.value)} -> {_value_text(kind, found.value)} "
-        f"({_difference(kind, found.value - base.value)}{_interval(kind, found)}) on {found.samples:,} test samples, "
+        f"({difference_text(kind, found.value - base.value)}{_interval(kind, found)}) on {found.samples:,} test samples, "
         f"measured on {found.file} with {found.runtime}."
         for stage in ledger.stages[1:]
         if (found := stage.scored(kind.name)) is not None
@@ -81,7 +81,8 @@ def _value_text(kind: MetricKind, value: float) -> str:
     return f"{100 * value:.2f} %" if kind.is_share else f"{value:.4f}"
 
 
-def _difference(kind: MetricKind, value: float) -> str:
+def difference_text(kind: MetricKind, value: float) -> str:
+    """A difference of a metric with its sign: "-0.82 points" of a share, four decimals otherwise."""
     return f"{100 * value:+.2f} points" if kind.is_share else f"{value:+.4f}"
 
 
@@ -90,9 +91,9 @@ def _interval(kind: MetricKind, found: MetricValue) -> str:
     change = found.change
     if change is None or change.low is None or change.high is None or change.low == change.high == 0:
         return ""  # not one sample changed
-    low = _difference(kind, change.low).removesuffix(" points")
+    low = difference_text(kind, change.low).removesuffix(" points")
     doubt = ": no more than the choice of samples makes" if change.is_noise else ""
-    return f", 95 % interval {low} to {_difference(kind, change.high)}{doubt}"
+    return f", 95 % interval {low} to {difference_text(kind, change.high)}{doubt}"
 
 
 def _latency(stage: Stage) -> list[str]:
@@ -242,7 +243,7 @@ def _unknown(ledger: Ledger) -> list[str]:
 
 def _value(kind: MetricKind, found: MetricValue) -> str:
     change = found.change
-    against = f" ({_difference(kind, change.difference)}{_interval(kind, found)})" if change is not None else ""
+    against = f" ({difference_text(kind, change.difference)}{_interval(kind, found)})" if change is not None else ""
     return f"{_value_text(kind, found.value)}{against} on {found.samples:,} test samples with {found.runtime}"
 
 

@@ -15,8 +15,8 @@ __all__ = ["FileAccount", "InArchive", "LayerAccount"]
 class LayerAccount:
     """One layer. Unknown is None.
 
-    `raw_bytes`: of its arrays in the file; `deflate_bytes`: its part of one deflate stream over all arrays;
-    `bound_bytes`: order-0 code length of its arrays; `weights`: elements of kernels, matrices and tables, and `zeros`
+    `raw_bytes`: of its arrays in the file; `deflate_bytes`: its part of one deflate stream over all arrays, and
+    `brotli_bytes` of one by brotli, None where it was not asked for; `bound_bytes`: order-0 code length of its arrays; `weights`: elements of kernels, matrices and tables, and `zeros`
     those that are zero (`parameters` has biases, too); `shape`: of its first output; `macs`: for one inference.
     """
 
@@ -32,10 +32,12 @@ class LayerAccount:
     deflate_bytes: int | None
     bound_bytes: int | None
     macs: int | None
+    brotli_bytes: int | None = None
 
     def __post_init__(self) -> None:
         check_counts(parameters=self.parameters, weights=self.weights, zeros=self.zeros, macs=self.macs)
         check_counts(raw_bytes=self.raw_bytes, deflate_bytes=self.deflate_bytes, bound_bytes=self.bound_bytes)
+        check_counts(brotli_bytes=self.brotli_bytes)
 
     @property
     def sparsity(self) -> float | None:

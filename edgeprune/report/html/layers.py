@@ -1,0 +1,77 @@
+"""What pruning did to layers: channels before and after, sparsity asked and got."""
+
+from __future__ import annotations
+
+from edgeprune.ledger import ChannelReport, PruneReport, Stage
+from edgeprune.report.html.bars import Bar, bars
+from edgeprune.report.html.page import Picture, slug
+from edgeprune.report.table import Table
+from edgeprune.units import format_percent
+
+__all__ = ["channels", "sparsity"]
+
+
+def channels(stage: Stage, found: ChannelReport) -> Picture:
+    """Channels of each layer that a stage made narrower."""
+    rows = [
+        Bar(name=width.layer, value=width.after, whole=width.before, words=f"{width.after:,} of {width.before:,}")
+        for width in found.removed
+    ]
+    cells = tuple(
+        (
+            width.layer,
+            width.kind,
+            f"{width.before:,}",
+            "ranked" if width.asked is None else f"{width.asked:g}",
+            f"{width.after:,}",
+            format_percent(1 - width.after / width.before) if width.before else "-",
+        )
+        for width in found.removed
+    )
+    heads = ("layer", "type", "channels before", "asked to stay", "left", "ratio removed")
+    kept = f" {len(found.skipped)} groups keep all their channels." if found.skipped else ""
+    return bars(
+        rows,
+        name=f"channels-{slug(stage.name)}",
+        title=f"Channels of stage {stage.name}",
+        caption=f"Dark: channels that are left; pale: those that were there before. Counted in the model.{kept}",
+        table=Table(heads=heads, rows=cells, left=frozenset({0, 1})),
+        word=lambda value: f"{value:,.0f}",
+    )
+
+
+def sparsity(stage: Stage, found: PruneReport) -> Picture:
+    """Zeros of each kernel that a stage pruned, beside what was asked for."""
+    rows = [
+        Bar(
+            name=layer.layer,
+            value=layer.got,
+            asked=layer.asked,
+            words=f"{format_percent(layer.got)}{' !' if layer.violations else ''}",
+        )
+        for layer in sorted(found.layers, key=lambda layer: -layer.elements)
+    ]
+    cells = tuple(
+        (
+            layer.layer,
+            layer.kind,
+            f"{layer.elements:,}",
+            format_percent(layer.asked) if layer.asked is not None else "global",
+            format_percent(layer.got, 2),
+            "-" if layer.violations is None else f"{layer.violations:,}",
+        )
+        for layer in found.layers
+    )
+    heads = ("layer", "type", "weights", "asked", "got", "groups that break the pattern")
+    asked = found.pattern or format_percent(found.asked)
+    return bars(
+        rows,
+        name=f"sparsity-{slug(stage.name)}",
+        title=f"Sparsity of stage {stage.name}: asked {asked}, got {format_percent(found.got, 2)}",
+        caption="Bar: share of the kernel's weights that are zero, counted in the model; mark: what was asked for. The "
+        f"kernels with most weights first. {len(found.skipped)} layers with weights stayed dense.",
+        table=Table(heads=heads, rows=cells, left=frozenset({0, 1})),
+        word=lambda value: format_percent(value, 0),
+        high=1.0,
+        value_pixels=70,
+    )
