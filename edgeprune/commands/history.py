@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edgeprune.checker.size.codecs import BASE_CODEC, FULL
-from edgeprune.commands.options import PATH, chosen_format, common_options
+from edgeprune.commands.options import PATH, check_page_name, chosen_format, common_options
 from edgeprune.errors import InputError
 
 __all__ = ["history"]
@@ -26,8 +26,16 @@ __all__ = ["history"]
 )
 @click.option("--all", "every", is_flag=True, help="Every commit, also those that changed nothing.")
 @click.option("--format", "output_format", type=click.Choice(["text", "json", "markdown"]), help="[default: text]")
-@common_options("json")
-def history(file: Path, layer: str | None, codec: str, every: bool, output_format: str | None, as_json: bool) -> int:
+@common_options("html", "json")
+def history(
+    file: Path,
+    layer: str | None,
+    codec: str,
+    every: bool,
+    output_format: str | None,
+    page: Path | None,
+    as_json: bool,
+) -> int:
     """What the commits in a history made of each model file, with the commit and the layer that made each step.
 
     'edgeprune check --history FILE.jsonl' adds a line for each commit. Damaged lines are named and passed over. Sizes
@@ -35,7 +43,7 @@ def history(file: Path, layer: str | None, codec: str, every: bool, output_forma
 
     \b
     Examples:
-      edgeprune history sizes.jsonl
+      edgeprune history sizes.jsonl --html history.html
       edgeprune history sizes.jsonl --layer dense_1 --all
     """
     from edgeprune.checker.history.lines import read_history
@@ -43,6 +51,7 @@ def history(file: Path, layer: str | None, codec: str, every: bool, output_forma
     from edgeprune.report.history_report import HISTORY_FORMATS, Told
 
     form = chosen_format(as_json, output_format)
+    check_page_name(page, [file])
     read = read_history(file)
     if not read.commits:
         what = f"line {read.damaged[0].line}: {read.damaged[0].reason}" if read.damaged else "it is blank"
@@ -50,6 +59,11 @@ def history(file: Path, layer: str | None, codec: str, every: bool, output_forma
     found = trends(read, codec=codec) if layer is None else layer_trends(read, layer)
     told = Told(history=read, trends=found, every=every, plain=_plain())
     click.echo(HISTORY_FORMATS[form](told), nl=False)
+    if page is not None:
+        from edgeprune.commands.pages import write_page
+        from edgeprune.report.html.history_page import history_page
+
+        write_page(history_page(told), page)
     return 0
 
 

@@ -15,7 +15,17 @@ from edgeprune.report.verdicts import amount
 from edgeprune.units import format_bytes
 from edgeprune.verdict import Unit
 
-__all__ = ["HISTORY_FORMATS", "Told", "sparkline", "step_text"]
+__all__ = [
+    "HISTORY_FORMATS",
+    "Told",
+    "change_text",
+    "commit_table",
+    "damage_lines",
+    "heading",
+    "series_table",
+    "sparkline",
+    "step_text",
+]
 
 SCHEMA_VERSION = 1
 _BLOCKS, _PLAIN_BLOCKS = "▁▂▃▄▅▆▇█", "_.-=+*#%"
@@ -66,7 +76,8 @@ def _layer_change(pair: Pair) -> str:
     return f"{difference(old.deflate_bytes or 0, new.deflate_bytes or 0)} deflated"
 
 
-def _heading(trend: Trend) -> str:
+def heading(trend: Trend) -> str:
+    """The file, and over which commits."""
     first, last = trend.points[0].record.commit, trend.points[-1].record.commit
     layer = f", layer {shown(trend.layer)}" if trend.layer is not None else ""
     count, steps = len(trend.points), len(trend.steps)
@@ -74,7 +85,8 @@ def _heading(trend: Trend) -> str:
     return f"{shown(trend.path)}{layer}: {commits}, {first.date[:10]} to {last.date[:10]}, {steps} changed it"
 
 
-def _series_table(trend: Trend, told: Told, cell: Callable[[str], str]) -> Table:
+def series_table(trend: Trend, told: Told, cell: Callable[[str], str]) -> Table:
+    """A row for each measure: what it was, what it is, and how it was obtained."""
     rows = [_series_row(series, told, cell) for series in trend.series if series.known]
     heads = ("measure", "first", "last", "change", "trend", "how")
     return Table(heads=heads, rows=tuple(rows), left=frozenset({0, 4, 5}))
@@ -84,7 +96,9 @@ def _series_row(series: Series, told: Told, cell: Callable[[str], str]) -> tuple
     first, last = series.known[0], series.known[-1]
     if series.unit is Unit.BYTES:
         change = difference(first, last)
-    elif series.unit in (Unit.FRACTION, Unit.METRIC):
+    elif series.unit is Unit.FRACTION:
+        change = f"{100 * (last - first):+.2f} points"
+    elif series.unit is Unit.METRIC:
         change = f"{last - first:+.4f}"
     else:
         change = f"{100 * (last / first - 1):+.1f} %" if first else "-"
@@ -97,12 +111,15 @@ def _number(value: float, unit: Unit) -> str:
     return f"{round(value):,}" if unit is Unit.OPERATIONS else amount(value, unit)
 
 
-def _commit_table(trend: Trend, told: Told, cell: Callable[[str], str]) -> tuple[Table, int]:
-    """The commits that changed something, with the first, the last and those with a tag; and how many are left out."""
+def commit_table(
+    trend: Trend, told: Told, cell: Callable[[str], str], *, most: int | None = _MOST_ROWS
+) -> tuple[Table, int]:
+    """The commits that changed something, with the first, the last and those with a tag, the newest `most` of them; and
+    how many are left out."""
     steps = {step.place: step for step in trend.steps}
     last = len(trend.points) - 1
     places = [n for n, p in enumerate(trend.points) if told.every or n in (0, last, *steps) or p.record.commit.tags]
-    kept = places if told.every else places[-_MOST_ROWS:]
+    kept = places if told.every or most is None else places[-most:]
     download = f"download ({trend.codec})" if trend.layer is None else "download share"
     heads = ("commit", "date", "tag", "install", download, "change", "made by")
     rows = tuple(_commit_row(trend.points[n], steps.get(n), first=n == 0, cell=cell) for n in kept)
@@ -113,7 +130,7 @@ def _commit_row(point: Point, step: Step | None, *, first: bool, cell: Callable[
     commit = point.record.commit
     change = "first" if first else "-"
     if step is not None:
-        change = _change(step)
+        change = change_text(step)
     return (
         cell(commit.short),
         commit.date[:10],
@@ -124,37 +141,38 @@ def _commit_row(point: Point, step: Step | None, *, first: bool, cell: Callable[
     )
 
 
-def _change(step: Step) -> str:
-    """Of the download where it is known on both sides and differs, else of the file."""
+def change_text(step: Step) -> str:
+    """How much a step is: of the download where it is known on both sides and differs, else of the file."""
     old, new = step.before.download_bytes, step.after.download_bytes
     if old is not None and new is not None and old != new:
         return difference(old, new)
     return f"{difference(step.before.install_bytes or 0, step.after.install_bytes or 0)} installed"
 
 
-def _damage(damaged: Sequence[Damaged]) -> list[str]:
+def damage_lines(damaged: Sequence[Damaged]) -> list[str]:
+    """A sentence for each line that was passed over."""
     return [f"line {item.line} is damaged and passed over: {item.reason}" for item in damaged]
 
 
 def _text(told: Told) -> str:
     parts = []
     for trend in told.trends:
-        table, left_out = _commit_table(trend, told, shown)
-        parts += [_heading(trend), "", to_text(_series_table(trend, told, shown)), "", to_text(table)]
-        parts += [f"({left_out} earlier ones left out: --all)"] if left_out else []
+        table, left_out = commit_table(trend, told, shown)
+        parts += [heading(trend), "", to_text(series_table(trend, told, shown)), "", to_text(table)]
+        parts += [f"({left_out} earlier left out: --all)"] if left_out else []
         parts.append("")
-    parts += [f"note: {shown(str(told.history.path))}: {shown(line)}" for line in _damage(told.history.damaged)]
+    parts += [f"note: {shown(str(told.history.path))}: {shown(line)}" for line in damage_lines(told.history.damaged)]
     return "\n".join(parts).rstrip() + "\n"
 
 
 def _markdown(told: Told) -> str:
     parts = []
     for trend in told.trends:
-        table, left_out = _commit_table(trend, told, markdown_cell)
-        series = to_markdown(_series_table(trend, told, markdown_cell))
-        parts += [f"### {markdown_text(_heading(trend))}", "", series, "", to_markdown(table), ""]
-        parts += [f"({left_out} earlier ones left out)", ""] if left_out else []
-    parts += [f"- {markdown_text(line)}" for line in _damage(told.history.damaged)]
+        table, left_out = commit_table(trend, told, markdown_cell)
+        series = to_markdown(series_table(trend, told, markdown_cell))
+        parts += [f"### {markdown_text(heading(trend))}", "", series, "", to_markdown(table), ""]
+        parts += [f"({left_out} earlier left out)", ""] if left_out else []
+    parts += [f"- {markdown_text(line)}" for line in damage_lines(told.history.damaged)]
     return "\n".join(parts).rstrip() + "\n"
 
 
