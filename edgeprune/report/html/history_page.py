@@ -24,7 +24,7 @@ from edgeprune.verdict import Unit
 __all__ = ["history_page"]
 
 _HIGH, _GAP = 130.0, 58.0  # of a plot, and what stands above and below it
-_LEFT, _RIGHT = 64.0, 16.0
+_LEFT, _RIGHT = 76.0, 16.0
 _MOST_NUMBERED, _MOST_DOTS = 8, 60
 _LEAD = (
     "Sizes and counts are measured on the files and are the same at each run: every step is a change of the file, by "
@@ -107,10 +107,11 @@ def _plot(trend: Trend, series: Series, numbered: Sequence[Step], top: float, wi
     down = Scale(low=max(0.0, low - room), high=high + room, start=top + 24 + _HIGH, end=top + 24)
     across = Scale(low=0, high=max(1, len(series.values) - 1), start=_LEFT, end=width - _RIGHT)
     parts = [text(0, top + 14, series.name, "head")]
-    for value in ticks(down.low, down.high, 4):
+    values = ticks(down.low, down.high, 4)
+    for value, words in zip(values, _words(values), strict=True):
         parts += [
             line(across.start - 4, down(value), across.end + 4, down(value), "grid"),
-            text(across.start - 8, down(value) + 4, amount(value, Unit.BYTES), "small", anchor="end"),
+            text(across.start - 8, down(value) + 4, words, "small", anchor="end"),
         ]
     ends = (trend.points[0].record.commit.date[:10], trend.points[-1].record.commit.date[:10])
     parts.append(text(across.start, down.start + 16, ends[0], "small"))
@@ -118,6 +119,12 @@ def _plot(trend: Trend, series: Series, numbered: Sequence[Step], top: float, wi
         parts.append(text(across.end, down.start + 16, ends[1], "small", anchor="end"))
     parts += [path(piece, "line") for piece in _stairs(series.values, across, down)]
     return [*parts, *_marks(trend, series, numbered, across, down)]
+
+
+def _words(values: Sequence[float]) -> list[str]:
+    """Sizes in short, to the byte where two would be called the same."""
+    short = [amount(value, Unit.BYTES) for value in values]
+    return short if len(set(short)) == len(short) else [f"{value:,.0f} B" for value in values]
 
 
 def _stairs(
