@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from branches import branches
+from made_ledgers import entry, ledger, score, stage
 from places import TESTS
 from repositories import commit, git, repository
 
+from edgeprune.artifact import sha256_of
 from edgeprune.checker.arm import cpus, emulation
 
 
@@ -77,6 +82,15 @@ def test_a_baseline_reads_and_adds_nothing(call: Any, repo: Path) -> None:
     outcome = call("check", "m.tflite", "--fast", "--baseline", "../sizes.jsonl", *TEN)
     assert outcome.code == 1
     assert (repo.parent / "sizes.jsonl").read_bytes() == before
+
+
+def test_a_line_is_what_a_check_tells(call: Any, repo: Path) -> None:
+    """Of each file the same record, which has a published schema."""
+    whole = json.loads((importlib.resources.files("edgeprune") / "schemas" / "check.schema.json").read_text())
+    told = json.loads(call("check", "m.tflite", "--show", "--history", "h.jsonl", "--json").out)
+    line = json.loads((repo / "h.jsonl").read_text())
+    assert line["files"] == told["files"]
+    jsonschema.validate(line["files"], {**whole["properties"]["files"], "$defs": whole.get("$defs", {})})
 
 
 def test_a_name_by_hand(call: Any, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,14 +176,8 @@ def test_the_trend(call: Any, repo: Path) -> None:
 
 def test_metrics_and_counts_go_into_the_line(call: Any, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the very file that the ledger knows, and of the cpu that is asked for."""
-    from made_ledgers import entry, ledger, score, stage
-
-    from edgeprune.artifact import sha256_of
-
     shipped = entry("m.tflite", sha256=sha256_of(repo / "m.tflite"), metric=score(0.9, "m.tflite"), exported=True)
     other = entry("n.tflite", sha256="0" * 64, metric=score(0.8, "n.tflite"), exported=True)
-    from dataclasses import replace
-
     made = replace(ledger(), stages=(stage("dense", "dense", (shipped, other)),))
     (repo / "ledger.json").write_text(json.dumps(made.to_json()))
     counts = emulation.InstructionCounts(instructions=1234, by_class={}, spread=0)

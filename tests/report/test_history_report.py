@@ -1,4 +1,4 @@
-"""Histories in words and pictures: what made each step, names that stay names, and lines that end where knowledge does."""
+"""Histories in words and pictures: what made each step, names that stay names, lines that end where values do."""
 
 from __future__ import annotations
 

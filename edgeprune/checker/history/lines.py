@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def line_of(record: CommitRecord) -> bytes:
         "date": record.commit.date,
         "tags": list(record.commit.tags),
         "tool": record.tool,
-        "files": [asdict(account) for account in record.files],
+        "files": [account.to_json() for account in record.files],
         "metrics": {name: dict(values) for name, values in record.metrics.items()},
         "instructions": {name: dict(values) for name, values in record.instructions.items()},
     }
