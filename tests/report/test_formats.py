@@ -17,7 +17,10 @@ from edgeprune.report.history_report import HISTORY_FORMATS
 from edgeprune.report.inspect_report import INSPECT_FORMATS
 
 
-@pytest.mark.parametrize(("verb", "table"), [(check, FORMATS), (compare, COMPARE_FORMATS), (history, HISTORY_FORMATS), (inspect, INSPECT_FORMATS)])
+@pytest.mark.parametrize(
+    ("verb", "table"),
+    [(check, FORMATS), (compare, COMPARE_FORMATS), (history, HISTORY_FORMATS), (inspect, INSPECT_FORMATS)],
+)
 def test_formats_of_a_verb_are_those_of_its_report(verb: click.Command, table: Mapping[str, object]) -> None:
     """The choices stand in the command, where no report may be loaded for --help."""
     (option,) = [parameter for parameter in verb.params if parameter.name == "output_format"]
