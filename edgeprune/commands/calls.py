@@ -109,7 +109,8 @@ def blame(
 
 def check(path: StrPath, budget: Budget, *, baseline: StrPath | None = None) -> tuple[Verdict, ...]:
     """Hold a model file against a budget: one verdict for each limit, whose `passed` is None where it could not be
-    checked. `baseline`, an earlier file or a report of `edgeprune check --json`, is what growth is counted from."""
+    checked. `baseline`, an earlier file, a report of `edgeprune check --json` or a history, is what growth is counted
+    from."""
     from edgeprune.checker.check import CheckOptions, Wanted, check_files
 
     if not budget.limits:

@@ -17,7 +17,7 @@ from edgeprune.errors import EdgepruneError, OutputError, UsageError
 from edgeprune.host.interrupts import held_back, note_output
 from edgeprune.host.scratch import scratch_folder
 
-__all__ = ["append_line", "check_output_file", "output_file", "output_folder", "write_file"]
+__all__ = ["append_line", "between_appends", "check_output_file", "output_file", "output_folder", "write_file"]
 
 MARK = "ledger.json"  # what every output folder holds
 PACKAGE = ".mlpackage"  # the one output that is a folder
@@ -81,6 +81,18 @@ def append_line(path: Path, line: bytes) -> bool:
             return True
     except OSError as cause:
         raise OutputError(f"{path}: cannot be written: {cause.strerror or cause}") from cause
+
+
+@contextlib.contextmanager
+def between_appends(path: Path) -> Iterator[None]:
+    """Inside the context nobody appends a line to the file at `path`, so that none is read in part. A file that is not
+    there, or a disk that knows no locks, is no reason to wait."""
+    import fcntl
+
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            fcntl.flock(stack.enter_context(path.open("rb")), fcntl.LOCK_SH)
+        yield
 
 
 def _add(file: IO[bytes], text: bytes, before_bytes: int) -> None:

@@ -13,7 +13,7 @@ from edgeprune.checker.size.records import FileAccount, LayerAccount
 from edgeprune.errors import InputError
 from edgeprune.host.git import GitCommit
 from edgeprune.host.json_values import decode, record_of
-from edgeprune.host.outputs import append_line
+from edgeprune.host.outputs import append_line, between_appends
 from edgeprune.host.untrusted import read_whole
 
 __all__ = ["append_record", "line_of", "read_history"]
@@ -47,7 +47,8 @@ def line_of(record: CommitRecord) -> bytes:
 def read_history(path: Path) -> History:
     """The commits of a history. Two lines of one commit, of two CI jobs or of a second run, are one; of a file that is
     in both, the later line counts. Raises InputError for a file that cannot be read."""
-    lines = read_whole(path, _KIND, most_bytes=_MOST_BYTES).split(b"\n")
+    with between_appends(path):
+        lines = read_whole(path, _KIND, most_bytes=_MOST_BYTES).split(b"\n")
     reader, damaged = _Reader(), []
     records: dict[str, CommitRecord] = {}
     for number, line in enumerate(lines, 1):
