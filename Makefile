@@ -9,7 +9,7 @@ SOURCES = pyproject.toml constraints.txt Makefile $(shell find edgeprune convert
 # An environment that forbids byte code would have each of the many processes compile all of TensorFlow again.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo test test-backends fuzz lint typecheck docs bench profiles format clean
+.PHONY: help demo test test-backends test-browser fuzz lint typecheck docs bench profiles format clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -30,6 +30,10 @@ test-backends:  ## pruning in one's own training on the JAX and torch backends (
 	@$(VENV)-backends/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  keras "jax[cpu]" torch pytest hypothesis jsonschema .
 	@for backend in jax torch; do KERAS_BACKEND=$$backend $(VENV)-backends/bin/pytest tests/backends || exit 1; done
+
+test-browser: $(STAMP)  ## pages in Chromium, which must be there (apt-get install chromium)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
+	$(BIN)/pytest -m browser tests/report
 
 fuzz: $(STAMP)  ## 20,000 spoilt model files (half an hour); a part of them is read by `make test`
 	$(BIN)/python tests/hostile/fuzz.py --count 20000 --seed 1

@@ -1,4 +1,4 @@
-"""What answers became between the dense model and a file, on the same samples: by class, or by the size of the error."""
+"""What answers became between the dense model and a file, on the same samples: by class, or by their errors."""
 
 from __future__ import annotations
 

@@ -347,7 +347,7 @@ class Ledger:
     def download_ratio(self, entry: ArtifactEntry, codec: str = BASE_CODEC) -> float | None:
         """Download of a file over that of the dense float32 .tflite file."""
         base = self.dense.main
-        return entry.download_bytes[codec] / base.download_bytes[codec] if base else None
+        return entry.download_bytes[codec] / base.download_bytes[codec] if base and base.download_bytes[codec] else None
 
 
 def schema_path() -> Path:

@@ -83,6 +83,10 @@ class SearchReport:
     ended: str
     said: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not all(0 <= place < len(self.points) for place in (self.winner, *self.nearest.values())):
+            raise ValueError("it names a file that is not among its files")
+
     @property
     def met(self) -> bool:
         """Whether all that was asked for is reached."""

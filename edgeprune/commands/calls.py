@@ -323,7 +323,8 @@ def run(
     progress: Progress | None = None,
 ) -> Ledger:
     """Run a recipe (or the file of one) and return its ledger; models, ledger.json, report.md and report.html lie in
-    `folder` once all is done. `baseline`, as for `check`, is what limits on growth in the recipe's budget are held against."""
+    `folder` once all is done. `baseline`, as for `check`, is what limits on growth in the recipe's budget are held
+    against."""
     from edgeprune.commands.options import json_text
     from edgeprune.commands.pages import page_of_folder, write_page
     from edgeprune.host.outputs import output_folder, write_file

@@ -50,7 +50,9 @@ def compare(
     if measure:
         check_measurable(before, after)
     try:
-        found = compare_files(before, after, with_quick(codecs), device=device, brotli=page is not None and "brotli" in codecs)
+        found = compare_files(
+            before, after, with_quick(codecs), device=device, brotli=page is not None and "brotli" in codecs
+        )
     except UsageError:
         raise
     except EdgepruneError:

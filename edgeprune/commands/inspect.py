@@ -74,7 +74,11 @@ def inspect(
     click.echo(INSPECT_FORMATS[form]([source.record for source in found.models]), nl=False)
     for refused in found.refused:
         click.echo(f"not read: {shown(refused.path)}: {shown(refused.reason)}", err=True)
-    told = [line for source in (found.models if why or page else ()) for line in (*reasons(source.contents, source.record), *_two_of_four(source))]
+    told = [
+        line
+        for source in (found.models if why or page else ())
+        for line in (*reasons(source.contents, source.record), *_two_of_four(source))
+    ]
     if why:
         click.echo("\n".join(f"- {shown(sentence)}" for sentence in told), err=form != "text")
     if page is not None:

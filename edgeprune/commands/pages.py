@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from edgeprune.report.html.page import Page
     from edgeprune.report.html.run_page import RunFiles
 
-__all__ = ["is_small", "page_of_folder", "page_of_run", "report_page", "write_node_data", "write_page", "write_pictures"]
+__all__ = [
+    "is_small",
+    "page_of_folder",
+    "page_of_run",
+    "report_page",
+    "write_node_data",
+    "write_page",
+    "write_pictures",
+]
 
 BROTLI_MOST_BYTES = 2_000_000
 _SEARCH = "search.json"
@@ -80,7 +88,8 @@ def _of_run(ledger: Ledger, folder: Path, found: RunFiles) -> RunFiles:
     """The file that stands for what ships beside the dense one, as far as they are there and the run's own."""
     from edgeprune.report.html.run_page import shipped
 
-    accounts, notes = [], []
+    accounts: list[FileAccount | None] = []
+    notes: list[str] = []
     for entry in (shipped(ledger), ledger.dense.main):
         try:
             brotli = not accounts  # of what is drawn; the other is only compared with

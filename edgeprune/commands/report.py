@@ -27,7 +27,8 @@ __all__ = ["report"]
     "--model-explorer",
     type=PATH,
     metavar="FILE.json",
-    help="Also (or only) write the download bytes of each operation as node data for Google's Model Explorer (.tflite).",
+    help="Also (or only) write the download bytes of each operation of a .tflite file as node data for Google's "
+    "Model Explorer.",
 )
 @common_options("overwrite", "quiet")
 def report(

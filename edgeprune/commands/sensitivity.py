@@ -128,9 +128,9 @@ def _kept(place: Path | None) -> Sensitivity | None:
     """An earlier result; one that cannot be read is none."""
     if place is None or not place.is_file():
         return None
-    from edgeprune.points import Sensitivity
     from edgeprune.host.json_values import decode, record_of
     from edgeprune.host.untrusted import read_whole
+    from edgeprune.points import Sensitivity
 
     with suppress(InputError):
         return record_of(Sensitivity, decode(read_whole(place, "a result"), str(place)), str(place))

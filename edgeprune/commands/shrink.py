@@ -152,4 +152,5 @@ def _text(report: SearchReport, output: Path) -> str:
     from edgeprune.report.search_report import search_text
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return f"{search_text(report, width=width)}\n\nWritten: {output}/ (models, recipe.toml, search.json, report.md, report.html)"
+    files = "models, recipe.toml, search.json, report.md, report.html"
+    return f"{search_text(report, width=width)}\n\nWritten: {output}/ ({files})"

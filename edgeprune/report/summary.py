@@ -17,6 +17,8 @@ __all__ = ["change_text", "difference_text", "summary_sentences"]
 
 def change_text(before: float, after: float) -> str:
     """A relative change: "-88 %"; a change below half a percent reads "unchanged"."""
+    if not before:
+        return "unchanged" if not after else "new"
     percent = 100 * (after / before - 1)
     return "unchanged" if abs(percent) < 0.5 else f"{percent:+.0f} %"
 
@@ -70,8 +72,8 @@ def _quality_of(ledger: Ledger, kind: MetricKind) -> list[str]:
         return [f"{kind.name}: not measured, so nothing is known of what pruning cost."]
     return [
         f"{kind.name} of stage {stage.name}: {_value_text(kind, base.value)} -> {_value_text(kind, found.value)} "
-        f"({difference_text(kind, found.value - base.value)}{_interval(kind, found)}) on {found.samples:,} test samples, "
-        f"measured on {found.file} with {found.runtime}."
+        f"({difference_text(kind, found.value - base.value)}{_interval(kind, found)}) on {found.samples:,} test "
+        f"samples, measured on {found.file} with {found.runtime}."
         for stage in ledger.stages[1:]
         if (found := stage.scored(kind.name)) is not None
     ]

@@ -56,6 +56,7 @@ NOT_RUN = {
     ("latency.md", "needs an emulated Arm system"),
     ("latency.md", "needs LiteRT.js and node"),
     ("latency.md", "needs Vela"),
+    ("report.md", "needs a finished run"),
     ("shrink.md", "searches for minutes"),
     ("sparse-kernels.md", "a network that is not here"),
     ("sparse-kernels.md", "converts a mobile network"),

@@ -37,8 +37,8 @@ def account(
 
     Layers are those with arrays or MACs, or with `every` all that ship. `shares`, each layer's part of the download,
     are worth half of the time of a quick look, and `bounds`, what an ideal coder would need, a quarter; `brotli`, the
-    same part by brotli 11, takes two seconds a megabyte. Without them these are None. Raises InputError for a file that is missing, broken or refused, and
-    Unsupported for one that cannot be read.
+    same part by brotli 11, takes two seconds a megabyte. Without them these are None. Raises InputError for a file
+    that is missing, broken or refused, and Unsupported for one that cannot be read.
     """
     contents = read_contents(model) if isinstance(model, Path) else model
     shipped = shipped_layers(contents)

@@ -83,9 +83,7 @@ def sources_of(
             look = _Look(codecs=codecs, every=every, shares=shares, brotli=brotli, estimator=estimator)
             return _in_bundle(path, look)
         contents = read_contents(path)
-        record = account(
-            contents, codecs, shares=shares, brotli=brotli, every=every, estimates=estimator(contents)
-        )
+        record = account(contents, codecs, shares=shares, brotli=brotli, every=every, estimates=estimator(contents))
         return Sources(models=(Source(record=record, contents=contents, file=path),))
 
 

@@ -16,8 +16,9 @@ class LayerAccount:
     """One layer. Unknown is None.
 
     `raw_bytes`: of its arrays in the file; `deflate_bytes`: its part of one deflate stream over all arrays, and
-    `brotli_bytes` of one by brotli, None where it was not asked for; `bound_bytes`: order-0 code length of its arrays; `weights`: elements of kernels, matrices and tables, and `zeros`
-    those that are zero (`parameters` has biases, too); `shape`: of its first output; `macs`: for one inference.
+    `brotli_bytes` of one by brotli, None where it was not asked for; `bound_bytes`: order-0 code length of its arrays;
+    `weights`: elements of kernels, matrices and tables, and `zeros` those that are zero (`parameters` has biases, too);
+    `shape`: of its first output; `macs`: for one inference.
     """
 
     name: str
@@ -106,8 +107,11 @@ class FileAccount:
         return next((found for found in named if found.basis == basis), named[0] if named else None)
 
     def to_json(self) -> dict[str, object]:
-        """Plain values by the names of the fields; layers also with `sparsity` and `bits_per_weight`."""
+        """Plain values by the names of the fields; layers also with `sparsity` and `bits_per_weight`, and without
+        `brotli_bytes` where nobody asked for it."""
         body = asdict(self)
         for values, layer in zip(body["layers"], self.layers, strict=True):
             values |= {"sparsity": layer.sparsity, "bits_per_weight": layer.bits_per_weight}
+            if layer.brotli_bytes is None:
+                del values["brotli_bytes"]
         return body

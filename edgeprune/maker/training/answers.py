@@ -31,12 +31,13 @@ def _change(score: Score, before: Arrays, after: Arrays, targets: Arrays) -> Ans
     (old, actual), (new, _) = score.taken(before, targets), score.taken(after, targets)
     assert score.output is not None
     if score.metric.targets is Targets.CLASSES:
-        return _of_classes(score.output, *(class_answers(made, actual) for made in (old, new)), old.shape[-1])
+        return _of_classes(score.output, class_answers(old, actual), class_answers(new, actual), old.shape[-1])
     if score.metric.targets is Targets.LABELS:
-        return _of_labels(score.output, *(label_answers(made, actual) for made in (old, new)))
+        return _of_labels(score.output, label_answers(old, actual), label_answers(new, actual))
     if score.metric.targets is Targets.NUMBERS:
         flat = actual.reshape(len(actual), -1).astype(np.float64)
-        return _of_numbers(score.output, *(made.reshape(len(made), -1) - flat for made in (old, new)))
+        errors = [made.reshape(len(made), -1) - flat for made in (old, new)]
+        return _of_numbers(score.output, errors[0], errors[1])
     return None
 
 
@@ -96,7 +97,9 @@ def _swaps(said: Indexes, now: Indexes, actual: Indexes, count: int) -> tuple[Sw
     """Mistakes that became more or fewer, the largest change first."""
     pairs = [actual[wrong] * count + made[wrong] for made in (said, now) for wrong in (made != actual,)]
     keys = np.unique(np.concatenate(pairs))
-    counts = [dict(zip(*(part.tolist() for part in np.unique(pair, return_counts=True)), strict=True)) for pair in pairs]
+    counts = [
+        dict(zip(*(part.tolist() for part in np.unique(pair, return_counts=True)), strict=True)) for pair in pairs
+    ]
     found = [
         Swap(actual=key // count, taken=key % count, before=counts[0].get(key, 0), after=counts[1].get(key, 0))
         for key in keys.tolist()

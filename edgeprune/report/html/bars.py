@@ -61,7 +61,7 @@ def bars(
     as far as the rows do); `value_pixels` are for their words."""
     drawn, more = few(rows)
     ends = [end for row in drawn for end in row.ends] or [0.0]
-    room = 0.0 if all(0 <= end for end in ends) and not any(row.is_dot for row in drawn) else 0.04
+    room = 0.0 if all(end >= 0 for end in ends) and not any(row.is_dot for row in drawn) else 0.04
     least, most = min(0.0, *ends), max(0.0, *ends)
     least, most = least if low is None else low, most if high is None else high
     span = (most - least) or 1.0

@@ -39,8 +39,9 @@ def curves(ledger: Ledger) -> Picture | None:
     return Picture(
         name="learning",
         title="Learning curves",
-        caption=f"Mean training loss of each epoch, and {kind.name} on the validation samples after it (never on test "
-        "samples). Ringed: the epoch whose weights were kept. Losses of two stages compare only where both train for the same.",
+        caption=f"Mean training loss of each epoch, and {kind.name} on the validation samples after it (never on "
+        "test samples). Ringed: the epoch whose weights were kept. Losses of stages that train for different things do "
+        "not compare.",
         table=Table(heads=heads, rows=rows, left=frozenset({0})),
         wide=_drawn(trained, kind, WIDE, label),
         narrow=_drawn(trained, kind, NARROW, label),
@@ -61,7 +62,9 @@ def _drawn(stages: Sequence[Stage], kind: MetricKind, width: float, label: str) 
         epochs, kept = stage.training.epochs, stage.training.kept_epoch
         top = n * high * (1 if beside else 2)
         losses = [epoch.loss for epoch in epochs]
-        parts += _plot(f"{stage.name}: loss", losses, kept, (0.0, top, (width - 24) / 2 if beside else width), "second", "{:.3g}")
+        parts += _plot(
+            f"{stage.name}: loss", losses, kept, (0.0, top, (width - 24) / 2 if beside else width), "second", "{:.3g}"
+        )
         x, y = ((width + 24) / 2, top) if beside else (0.0, top + high)
         parts += _metric(stage.name, kind, epochs, kept, (x, y, width - x))
     return svg(width, len(stages) * high * (1 if beside else 2), *parts, label=label)
@@ -95,13 +98,14 @@ def _plot(
             text(across.start - 10, down(value) + 4, word.format(value), "small", anchor="end"),
         ]
     parts += [
-        text(across(number), down.start + 15, str(number), "small", anchor="middle")
-        for number in {1, len(values)}
+        text(across(number), down.start + 15, str(number), "small", anchor="middle") for number in {1, len(values)}
     ]
     points = [(across(number), down(value)) for number, value in enumerate(values, start=1)]
     parts.append(path(points, f"line {class_}".strip()))
     for number, (point, value) in enumerate(zip(points, values, strict=True), start=1):
         if number == kept or len(values) <= 60:
             tip = f"epoch {number}: {word.format(value)}"
-            parts.append(dot(*point, 5 if number == kept else 3, f"{class_ or 'main'}{' kept' if number == kept else ''}", tip))
+            parts.append(
+                dot(*point, 5 if number == kept else 3, f"{class_ or 'main'}{' kept' if number == kept else ''}", tip)
+            )
     return parts

@@ -48,6 +48,8 @@ def blame_pictures(blame: Blame) -> list[Picture]:
 
 
 def _number(blame: Blame, value: float) -> str:
+    if not value:
+        return "0"
     return f"{100 * value:+.3g}" if blame.metric.is_share else f"{value:+.3g}"
 
 
@@ -101,7 +103,7 @@ def sensitivity_pictures(found: Sensitivity) -> list[Picture]:
                 name="sensitivity-metric",
                 title=f"Sensitivity: what {found.metric} loses",
                 caption=f"Loss of {found.metric} when only this layer is compressed ({found.how}), on "
-                f"{found.samples:,} samples (one is {100 / found.samples:.2g} %).",
+                f"{found.samples:,} samples.",
                 table=table,
                 word=lambda value: format_percent(value, 1),
                 value_pixels=84,

@@ -33,7 +33,7 @@ def devices(found: Sequence[tuple[str, Estimate]]) -> Picture:
         rows,
         name="devices",
         title="Estimated latency on devices",
-        caption=f"Estimates from device profiles, not measurements; the line is the band that an estimate lies in. {how}",
+        caption=f"Estimates from device profiles, not measurements; the line is the band of an estimate. {how}",
         table=Table(heads=heads, rows=cells, left=frozenset({0, 1, 3, 5})),
         word=lambda value: f"{value:g} ms",
         value_pixels=132,

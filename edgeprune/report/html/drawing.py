@@ -24,7 +24,8 @@ __all__ = [
     "ticks",
 ]
 
-WIDE, NARROW = 720.0, 350.0  # drawn widths: of a screen or a sheet, and of a phone
+WIDE = 720.0  # drawn width for a screen or a sheet
+NARROW = 350.0  # and for a phone
 CHAR = 6.6  # of a letter at the 12 pixels of the text, about
 _SVG = "http://www.w3.org/2000/svg"
 
@@ -105,11 +106,15 @@ def path(points: Iterable[tuple[float, float]], class_: str) -> Markup:
 
 
 def axis(scale: Scale, top: float, bottom: float, word: Callable[[float], str], most: int = 5) -> list[Markup]:
-    """Vertical grid lines of a horizontal scale with their values below."""
-    found = []
+    """Vertical grid lines of a horizontal scale with their values below, as far as these have room."""
+    found, free = [], -math.inf
     for value in ticks(scale.low, scale.high, most):
-        x = scale(value)
-        found += [line(x, top, x, bottom, "grid"), text(x, bottom + 14, word(value), "small", anchor="middle")]
+        x, words = scale(value), word(value)
+        half = len(words) * CHAR / 2
+        found.append(line(x, top, x, bottom, "grid"))
+        if x - half >= free:
+            found.append(text(x, bottom + 14, words, "small", anchor="middle"))
+            free = x + half + 2
     return found
 
 

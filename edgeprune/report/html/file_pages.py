@@ -26,7 +26,10 @@ _LEAD = "Read from the files byte for byte; every number is counted or measured 
 def inspect_page(records: Sequence[FileAccount], said: Sequence[str] = ()) -> Page:
     """The layers of files; `said` are sentences about their bytes."""
     sections = [
-        Section(title=shown(record.path), body=(*_tiles(record, None, n), folded_table("All operations", layers_table(record))))
+        Section(
+            title=shown(record.path),
+            body=(*_tiles(record, None, n), folded_table("All operations", layers_table(record))),
+        )
         for n, record in enumerate(records)
     ]
     if said:
@@ -39,7 +42,9 @@ def compare_page(found: Comparison) -> Page:
     """What one file became."""
     old, new = found.before, found.after
     body: list[Part] = [paragraph(headline(found)), table_html(totals_table(old, new)), *_tiles(new, old, 0)]
-    estimates = [] if found.estimates is None else [(old.path, found.estimates.before), (new.path, found.estimates.after)]
+    estimates = (
+        [] if found.estimates is None else [(old.path, found.estimates.before), (new.path, found.estimates.after)]
+    )
     body += [devices([(shown(path), estimate) for path, estimate in estimates])] if estimates else []
     title = f"{shown(old.path)} and what became of it: {shown(new.path)}"
     return Page(title=title, lead=_LEAD, sections=(Section(title="What changed", body=tuple(body)),))

@@ -29,12 +29,12 @@ def channels(stage: Stage, found: ChannelReport) -> Picture:
         for width in found.removed
     )
     heads = ("layer", "type", "channels before", "asked to stay", "left", "ratio removed")
-    kept = f" {len(found.skipped)} groups keep all their channels." if found.skipped else ""
+    kept = f" Groups that keep all their channels: {len(found.skipped)}." if found.skipped else ""
     return bars(
         rows,
         name=f"channels-{slug(stage.name)}",
         title=f"Channels of stage {stage.name}",
-        caption=f"Dark: channels that are left; pale: those that were there before. Counted in the model.{kept}",
+        caption=f"Dark: channels that are left; faint: those that were there before. Counted in the model.{kept}",
         table=Table(heads=heads, rows=cells, left=frozenset({0, 1})),
         word=lambda value: f"{value:,.0f}",
     )
@@ -69,7 +69,7 @@ def sparsity(stage: Stage, found: PruneReport) -> Picture:
         name=f"sparsity-{slug(stage.name)}",
         title=f"Sparsity of stage {stage.name}: asked {asked}, got {format_percent(found.got, 2)}",
         caption="Bar: share of the kernel's weights that are zero, counted in the model; mark: what was asked for. The "
-        f"kernels with most weights first. {len(found.skipped)} layers with weights stayed dense.",
+        f"kernels with most weights first. Layers with weights that stayed dense: {len(found.skipped)}.",
         table=Table(heads=heads, rows=cells, left=frozenset({0, 1})),
         word=lambda value: format_percent(value, 0),
         high=1.0,

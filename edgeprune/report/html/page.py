@@ -104,7 +104,7 @@ def _header(page: Page) -> Markup:
 
 
 def _main(page: Page) -> Markup:
-    top = [_shown(part) for part in page.top]
+    top = [_shown(part, "h2") for part in page.top]
     return element("main", *top, *map(_section, page.sections))
 
 
@@ -113,18 +113,18 @@ def _section(section: Section) -> Markup:
     return element("section", head, *(_shown(part) for part in section.body), id=slug(section.title))
 
 
-def _shown(part: Markup | Picture) -> Markup:
-    return _figure(part) if isinstance(part, Picture) else part
+def _shown(part: Markup | Picture, head: str = "h3") -> Markup:
+    return _figure(part, head) if isinstance(part, Picture) else part
 
 
-def _figure(picture: Picture) -> Markup:
+def _figure(picture: Picture, head: str) -> Markup:
     """A picture with its title above and its table, which says the same, below."""
     drawn = [element("div", picture.wide, class_="wide" if picture.narrow else "both")]
     if picture.narrow is not None:
         drawn.append(element("div", picture.narrow, class_="narrow"))
     return element(
         "figure",
-        element("h3", picture.title),
+        element(head, picture.title),
         picture.controls or Markup(),
         *drawn,
         element("figcaption", picture.caption),

@@ -45,7 +45,10 @@ def _origins(ledger: Ledger) -> Table:
         ("machine", f"{ledger.host.system} {ledger.host.machine}"),
         *((f"runtime {name}", version) for name, version in ledger.host.runtimes.items()),
         *(
-            (f"{name} samples", f"{split.samples:,} of {split.path}" + (f", {split.skipped:,} left out" if split.skipped else ""))
+            (
+                f"{name} samples",
+                f"{split.samples:,} of {split.path}" + (f", {split.skipped:,} left out" if split.skipped else ""),
+            )
             for name, split in ledger.data.items()
         ),
         ("all steps took", format_seconds(sum(stage.seconds for stage in ledger.stages))),

@@ -96,7 +96,9 @@ def _cards(ledger: Ledger, best: ArtifactEntry) -> list[tuple[str, str, str]]:
     timed = stage.latency if stage and stage.main is best else None
     if timed is not None:
         found.append(("Latency on this host", f"{timed.ratio:.2f}x", f"{timed.verdict}, {best.precision} both"))
-    return [(what, much, f"{against} ({best.path})" if not n else against) for n, (what, much, against) in enumerate(found)]
+    return [
+        (what, much, f"{against} ({best.path})" if not n else against) for n, (what, much, against) in enumerate(found)
+    ]
 
 
 def verdict_list(verdicts: Sequence[Verdict]) -> Markup:
@@ -105,7 +107,9 @@ def verdict_list(verdicts: Sequence[Verdict]) -> Markup:
     rows = []
     for verdict in verdicts:
         word, class_ = marks[verdict.passed]
-        rows.append(element("li", element("span", word, class_=f"mark {class_}"), element("span", verdict_line(verdict))))
+        rows.append(
+            element("li", element("span", word, class_=f"mark {class_}"), element("span", verdict_line(verdict)))
+        )
     return element("ul", *rows, class_="verdicts")
 
 

@@ -21,9 +21,9 @@ def pareto(report: SearchReport) -> Picture:
     if report.aims.download_bytes is not None:
         at_most += f" and {format_bytes(report.aims.download_bytes)} of download"
     caption = (
-        f"Download: bytes by deflate, measured on each file. Loss: of {report.metric} on validation samples against the "
-        f"dense float32 file, measured. Filled: no other file is smaller, faster and loses less; ringed: chosen. Dashed: "
-        f"what was asked for, {at_most}."
+        f"Download: bytes by deflate, measured on each file. Loss: of {report.metric} on validation samples against "
+        "the dense float32 file, measured. Filled: no other file is smaller, faster and loses less; ringed: chosen. "
+        f"Dashed: what was asked for, {at_most}."
     )
     return Picture(
         name="pareto",
@@ -44,7 +44,7 @@ def _drawn(report: SearchReport, width: float, label: str) -> Markup:
     down = Scale(low=low - room, high=high + room, start=_HEIGHT - _BOTTOM, end=_TOP)
     parts = _axes(report, across, down, width)
     for key in sorted(range(len(points)), key=lambda n: (points[n].pareto, n == report.winner)):
-        parts.append(_dot(report, points[key], across, down))
+        parts.append(_dot(points[key], across, down))
     best = sorted((point for point in points if point.pareto), key=lambda point: point.download_bytes)
     front = [(across(point.download_bytes), down(point.lost)) for point in best if point.latency is None]
     if len(front) > 1:
@@ -58,7 +58,10 @@ def _axes(report: SearchReport, across: Scale, down: Scale, width: float) -> lis
     parts = []
     for value in ticks(across.low, across.high, 5 if width == WIDE else 3):
         x = across(value)
-        parts += [line(x, _TOP, x, down.start, "grid"), text(x, down.start + 15, format_bytes(round(value)), "small", anchor="middle")]
+        parts += [
+            line(x, _TOP, x, down.start, "grid"),
+            text(x, down.start + 15, format_bytes(round(value)), "small", anchor="middle"),
+        ]
     for value in ticks(down.low, down.high, 6):
         y = down(value)
         word = format_percent(value, 1)
@@ -72,7 +75,7 @@ def _axes(report: SearchReport, across: Scale, down: Scale, width: float) -> lis
     return parts
 
 
-def _dot(report: SearchReport, point: Point, across: Scale, down: Scale) -> Markup:
+def _dot(point: Point, across: Scale, down: Scale) -> Markup:
     speed = "" if point.latency is None else f", latency {point.latency:.3f}x ({point.how})"
     tip = (
         f"{point.candidate}, {point.stage}, {point.precision}: {format_bytes(point.download_bytes)}, "

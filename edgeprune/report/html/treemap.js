@@ -15,6 +15,13 @@
     let measure = buttons.find((one) => one.getAttribute("aria-pressed") === "true").dataset.value;
     const into = [];
     controls.hidden = false;
+    picture.setAttribute("role", "group"); // what can be gone into is no part of an image
+    for (const tile of tiles) {
+      if (!tile.classList.contains("block")) continue;
+      tile.setAttribute("tabindex", "0");
+      tile.setAttribute("role", "button");
+      tile.setAttribute("aria-label", `Go into ${name(tile)}`);
+    }
 
     function box(tile, name) {
       const written = tile.getAttribute(name);
@@ -72,6 +79,14 @@
       if (!tile.classList.contains("block") || into.includes(tile)) return;
       into.push(tile);
       draw();
+      back.focus(); // what had the focus is not there any more
+    }
+
+    function leave() {
+      const left = into.pop();
+      if (!left) return;
+      draw();
+      left.focus();
     }
 
     // The blocks that a tile lies in, from the outermost; a click goes one step down.
@@ -96,22 +111,19 @@
       }
     });
     figure.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && into.pop()) draw();
+      if (event.key === "Escape") leave();
     });
     for (const button of buttons) {
       button.addEventListener("click", () => {
         const { key, value } = button.dataset;
-        if (key === "back") {
-          into.pop();
-        } else {
-          for (const one of buttons) if (one.dataset.key === key) one.setAttribute("aria-pressed", String(one === button));
-          if (key === "measure") measure = value;
-          if (key === "colour") {
-            picture.classList.toggle("by-zeros", value === "zeros");
-            picture.classList.toggle("by-change", value === "change");
-          }
+        if (key === "back") return leave();
+        for (const one of buttons) if (one.dataset.key === key) one.setAttribute("aria-pressed", String(one === button));
+        if (key === "measure") measure = value;
+        if (key === "colour") {
+          picture.classList.toggle("by-zeros", value === "zeros");
+          picture.classList.toggle("by-change", value === "change");
         }
-        draw();
+        return draw();
       });
     }
     addEventListener("resize", draw);

@@ -7,7 +7,7 @@ from one to another and stretches a block over the whole picture.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgeprune.checker.size.layer_pairs import Pair, layer_pairs
@@ -68,7 +68,7 @@ def treemap(record: FileAccount, before: FileAccount | None = None, *, name: str
     return Picture(
         name=name,
         title=f"{shown(record.path)}: where the bytes are" + (f", against {shown(before.path)}" if before else ""),
-        caption=_caption(record, before, measures),
+        caption=_caption(before, measures),
         table=_table(pairs, record, measures, before),
         wide=svg(WIDE, _HEIGHT, *tiles, label=label, class_=f"treemap by-{colour}"),
         controls=_controls(measures, start, with_change=before is not None),
@@ -211,9 +211,8 @@ def _tile(node: _Node, measures: Sequence[str], start: str, colour: str) -> Mark
     ]
     strip = node.inner[start][1] - y + 2 if start in node.inner else height
     drawn.append(element("text", _words(node, width, strip), x=x + 4, y=y + 12, data_name=_label(node)))
-    role = {"tabindex": 0, "role": "button", "aria_label": f"Go into {node.name}"} if is_block else {}
     shades = {"data_zeros": zeros, "data_grown": deep} if node.layer else {}
-    return element("g", *drawn, class_=class_ or None, **shades, **boxes, **role)
+    return element("g", *drawn, class_=class_ or None, **shades, **boxes)
 
 
 def _label(node: _Node) -> str:
@@ -266,7 +265,14 @@ def _controls(measures: Sequence[str], start: str, *, with_change: bool) -> Mark
 
     def group(title: str, key: str, words: Mapping[str, str], pressed: str) -> Markup:
         buttons = [
-            element("button", word, type="button", data_key=key, data_value=value, aria_pressed=str(value == pressed).lower())
+            element(
+                "button",
+                word,
+                type="button",
+                data_key=key,
+                data_value=value,
+                aria_pressed=str(value == pressed).lower(),
+            )
             for value, word in words.items()
         ]
         return element("span", f"{title} ", *buttons, role="group", aria_label=title)
@@ -279,27 +285,32 @@ def _controls(measures: Sequence[str], start: str, *, with_change: bool) -> Mark
     return element("div", *parts, class_="controls", hidden=True)
 
 
-def _caption(record: FileAccount, before: FileAccount | None, measures: Sequence[str]) -> str:
+def _caption(before: FileAccount | None, measures: Sequence[str]) -> str:
     meaning = "; ".join(f"{_MEASURES[key][0]}: {_MEASURES[key][1]}" for key in measures)
     missing = [_MEASURES[key][0] for key in _MEASURES if key not in measures]
-    colour = (
-        "Green layers shrank in the download and red ones grew or are new, the deeper the more"
-        if before
-        else "The paler a layer, the more of its weights are zero"
-    )
+    colour = "The fainter a layer, the more of its weights are zero"
+    if before:
+        colour = (
+            "Colour by change: green layers shrank in the download, red ones grew or are new, the deeper the more; by "
+            "zeros: the fainter a layer, the more of its weights are zero"
+        )
     lacks = f" Not measured for this file: {' and '.join(missing)}." if missing else ""
     return f"A tile for each layer, as large as its bytes. {meaning}. {colour}. Click a block to go into it.{lacks}"
 
 
-def _table(
-    pairs: Sequence[Pair], record: FileAccount, measures: Sequence[str], before: FileAccount | None
-) -> Table:
+def _table(pairs: Sequence[Pair], record: FileAccount, measures: Sequence[str], before: FileAccount | None) -> Table:
     """A row for each layer, the largest first, and what is in the file beside them."""
     ordered = sorted(pairs, key=lambda pair: -(pair[1].raw_bytes if pair[1] else 0))
     rows = [_cells(old, new, measures, with_change=before is not None) for old, new in ordered]
     rest = [format_bytes(count) if (count := _beside(record, measure)) else "-" for measure in measures]
     rows.append((_REST, "-", *rest, "-", *(["-"] if before else [])))
-    heads = ("layer", "op", *(_MEASURES[key][0] for key in measures), "zeros", *(["raw, against before"] if before else []))
+    heads = (
+        "layer",
+        "op",
+        *(_MEASURES[key][0] for key in measures),
+        "zeros",
+        *(["raw, against before"] if before else []),
+    )
     return Table(heads=heads, rows=tuple(rows), left=frozenset({0, 1}))
 
 

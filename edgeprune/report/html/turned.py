@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edgeprune.answers import AnswerChange, ErrorCounts, Swap
 from edgeprune.report.html.bars import Bar, bars
-from edgeprune.report.html.drawing import NARROW, WIDE, Scale, axis, path, rect, svg, text
+from edgeprune.report.html.drawing import NARROW, WIDE, Scale, axis, line, path, rect, svg, text, ticks
 from edgeprune.report.html.markup import Markup
 from edgeprune.report.html.page import Picture, slug
 from edgeprune.report.table import Table
@@ -31,7 +31,7 @@ def _classes(found: AnswerChange, where: str) -> Picture:
         Bar(
             name=f"class {one.index}",
             value=-one.drop,
-            words=f"{-100 * one.drop:+.1f} points ({one.right_after - one.right_before:+d} of {one.answers:,})",
+            words=f"{0.0 - 100 * one.drop:+.1f} points ({one.right_after - one.right_before:+d} of {one.answers:,})",
             class_="bad" if one.drop > 0 else "good",
         )
         for one in found.classes
@@ -42,7 +42,7 @@ def _classes(found: AnswerChange, where: str) -> Picture:
             f"{one.answers:,}",
             f"{one.right_before:,}",
             f"{one.right_after:,}",
-            f"{-100 * one.drop:+.2f} points",
+            f"{0.0 - 100 * one.drop:+.2f} points",
         )
         for one in found.classes
     )
@@ -67,7 +67,9 @@ def _swaps(found: AnswerChange, where: str) -> Picture:
     )
     table = Table(heads=("mistake", "dense model", "file", "change"), rows=rows)
     title = "Mistakes that became more or fewer"
-    caption = f"Counts of {where}. Red: more of this mistake; green: fewer. Only those that changed most are kept."
+    caption = (
+        f"Counts of {where}. Red: more of this mistake; green: fewer. At most thirty are kept, those that changed most."
+    )
     highest = max(max(one.actual, one.taken) for one in found.swaps)
     name = f"mistakes-{slug(found.output)}"
     if highest < _MOST_IN_MATRIX:
@@ -97,7 +99,10 @@ def _matrix(swaps: Sequence[Swap], count: int, width: float, label: str) -> Mark
     left, top = 30.0, 22.0
     side = min(36.0, (width - left - 4) / count)
     most = max(abs(one.after - one.before) for one in swaps)
-    parts = [text(0, top - 8, "is", "small strong"), text(left + count * side, top - 8, "answered", "small strong", anchor="end")]
+    parts = [
+        text(0, top - 8, "is", "small strong"),
+        text(left + count * side, top - 8, "answered", "small strong", anchor="end"),
+    ]
     for n in range(count):
         middle = (n + 0.5) * side
         parts.append(text(left - 8, top + middle + 4, str(n), "small", anchor="end"))
@@ -107,7 +112,9 @@ def _matrix(swaps: Sequence[Swap], count: int, width: float, label: str) -> Mark
         x, y, change = left + one.taken * side, top + one.actual * side, one.after - one.before
         class_ = "bad-fill" if change > 0 else "good-fill"
         tip = f"{one.actual} taken for {one.taken}: {one.before:,} to {one.after:,}"
-        parts.append(rect(x + 1, y + 1, side - 2, side - 2, f"{class_}{'' if abs(change) * 3 > most else ' faint'}", tip))
+        parts.append(
+            rect(x + 1, y + 1, side - 2, side - 2, f"{class_}{'' if abs(change) * 3 > most else ' faint'}", tip)
+        )
         if side >= 22:
             parts.append(text(x + side / 2, y + side / 2 + 4, f"{change:+d}", "small", anchor="middle"))
     parts += [rect(left, top, count * side, count * side, "outline")]
@@ -116,10 +123,10 @@ def _matrix(swaps: Sequence[Swap], count: int, width: float, label: str) -> Mark
 
 def _errors(found: AnswerChange, errors: ErrorCounts, where: str) -> Picture:
     rows = tuple(
-        (f"{low:.4g} to {high:.4g}", f"{before:,}", f"{after:,}", format_percent(after / found.answers, 2))
+        (f"{low:.4g} to {high:.4g}", f"{before:,}", f"{after:,}", format_percent(after / max(1, found.answers), 2))
         for low, high, before, after in zip(errors.edges, errors.edges[1:], errors.before, errors.after, strict=False)
     )
-    label = f"How many answers miss by how much, before and after; the table below has the numbers"
+    label = "How many answers miss by how much, before and after; the table below has the numbers"
     return Picture(
         name=f"errors-{slug(found.output)}",
         title="Errors before and after",
@@ -133,9 +140,14 @@ def _errors(found: AnswerChange, errors: ErrorCounts, where: str) -> Picture:
 
 def _histogram(errors: ErrorCounts, width: float, label: str) -> Markup:
     high, top = 190.0, 8.0
-    across = Scale(low=errors.edges[0], high=errors.edges[-1], start=8, end=width - 8)
+    across = Scale(low=errors.edges[0], high=errors.edges[-1], start=48, end=width - 8)
     up = Scale(low=0, high=max(*errors.before, *errors.after, 1), start=top + high, end=top)
     parts = axis(across, top, top + high, lambda value: f"{value:g}", 7 if width == WIDE else 4)
+    for count in ticks(0, up.high, 4)[1:]:
+        parts += [
+            line(48, up(count), across.end, up(count), "grid"),
+            text(42, up(count) + 4, f"{count:g}", "small", anchor="end"),
+        ]
     points: list[tuple[float, float]] = []
     for low, edge, before, after in zip(errors.edges, errors.edges[1:], errors.before, errors.after, strict=False):
         tip = f"{low:.4g} to {edge:.4g}: {before:,} dense, {after:,} now"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeprune.artifact import Format
@@ -20,7 +20,7 @@ __all__ = ["waterfall"]
 _ROW = 40.0
 _CLASSES = {Outcome.FASTER: "good", Outcome.FEWER: "good", Outcome.SLOWER: "bad", Outcome.MORE: "bad"}
 _BASE = "deflate"
-_FORMATS = {Format.TFLITE: "TFLite", Format.COREML: "Core ML", Format.ONNX: "ONNX"}
+_FORMATS: Mapping[str, str] = {Format.TFLITE: "TFLite", Format.COREML: "Core ML", Format.ONNX: "ONNX"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +50,11 @@ def waterfall(ledger: Ledger) -> Picture:
     kind = ledger.metric
     label = f"Download, latency and {kind.name} of {len(rows)} stages and files; the table below has the numbers"
     caption = (
-        "Download: bytes of the file by deflate 9, as a zip, APK or IPA costs; pale is what the step took off. Latency: "
-        "time of the stage's file over that of the dense model's file of the same precision, measured on this host, "
-        "95 % interval; in the grey band it counts as unchanged. How two precisions or two formats compare on this "
-        f"host says little of phones. {kind.name}: measured on the file, with the 95 % interval of the difference from "
-        "the dense model; the dashed line is the dense model."
+        "Download: bytes of the file by deflate 9, as a zip, APK or IPA costs; faint is what the step took off. "
+        "Latency: time of a stage's file over that of the dense model's file of the same precision (of a file beside "
+        "the stages: of the dense float32 file), measured on this host, 95 % interval; in the grey band it counts as "
+        f"unchanged. How two precisions compare on this host says little of phones. {kind.name}: measured on the file, "
+        "with the 95 % interval of the difference from the dense model, which is the dashed line."
     )
     return Picture(
         name="waterfall",
