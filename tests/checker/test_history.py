@@ -98,6 +98,8 @@ DAMAGED = {
     "no text": b"\xff\xfe\x00",
     "deep": b'{"schema_version":' + b"[" * 5000,
     "a conflict that git left": b"<<<<<<< HEAD",
+    "a metric beyond bounds": b'{"schema_version":1,"commit":"b","date":"2026-01-01T12:00:00Z","tool":"1","files":[],'
+    b'"metrics":{"m":{"a":1e300}}}',
 }
 
 
@@ -214,8 +216,11 @@ def test_the_first_line_of_all() -> None:
     first = grown(1000, past(is_new=True), Since(commits=10))
     assert (first.passed, first.actual, first.since) == (True, 0, None)
     assert "no line" in first.detail
-    lost = grown(1000, past(damaged=(Damaged(line=1, reason="is not JSON"),)), Since(commits=10))
+    damaged = (Damaged(line=1, reason="is not JSON"),)
+    lost = grown(1000, past(damaged=damaged), Since(commits=10))
     assert (lost.passed, lost.unknown) == (None, Unknown.NOT_IN_HISTORY)
+    new = Past(path=Path("sizes.jsonl"), commits=(at("a", record("n.tflite")),), damaged=damaged)
+    assert grown(1000, new, Since(commits=10)).passed is True
 
 
 def test_since_a_tag() -> None:

@@ -53,14 +53,16 @@ class Past:
         found = list(islice(_with(path, self.commits), 1 if since is None else since.commits))
         if found:
             return Earlier(account=found[-1][1], commit=found[-1][0].commit)
-        return Earlier(missing=f"{self.path} has no line of an earlier commit with it", is_here=not self.damaged)
+        is_here = bool(self.commits) or not self.damaged  # else a damaged line may have been the first
+        return Earlier(missing=f"{self.path} has no line of an earlier commit with it", is_here=is_here)
 
     def _of_tag(self, path: str, tag: str) -> Earlier:
         if tag in self.tags_here:
             return Earlier(missing=f"this commit is {tag}", is_here=True)
         for record, account in _with(path, self.tagged.get(tag, ())):
             return Earlier(account=account, commit=record.commit)
-        return Earlier(missing=f"{self.path} has no line with it of {tag}, or of a commit before {tag}")
+        lacks = f"{self.path} has no line with it of {tag}, or of a commit before {tag}"
+        return Earlier(missing=f"{lacks}; where git does not know {tag} here: git fetch --tags")
 
     def notes(self) -> Iterator[str]:
         """What there is to know of the history, in sentences."""

@@ -13,6 +13,8 @@ from edgeprune.host.json_values import check_counts
 
 __all__ = ["CommitRecord", "Damaged", "History"]
 
+_MOST_METRIC = 1e15
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitRecord:
@@ -29,8 +31,12 @@ class CommitRecord:
     instructions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Raise ValueError for numbers that nothing has."""
         for counts in self.instructions.values():
             check_counts(instructions=counts)
+        for name, values in self.metrics.items():
+            if not all(abs(value) < _MOST_METRIC for value in values.values()):
+                raise ValueError(f"a metric of {name[:40]!r} is out of all bounds")
 
     def find(self, path: str) -> FileAccount | None:
         """The account of the file of that path, as `Baseline` finds it."""
