@@ -63,7 +63,7 @@ def step_text(step: Step) -> str:
     ]
     more = f" and {len(step.layers) - _NAMED} more" if len(step.layers) > _NAMED else ""
     tool = f"edgeprune {shown(step.before.record.tool)} -> {shown(step.after.record.tool)}" if step.new_tool else ""
-    return "; ".join(part for part in ("; ".join(told) + more, tool) if part) or "no layer: graph, names or metadata"
+    return "; ".join(part for part in ("; ".join(told) + more, tool) if part) or "no layer: bytes outside of them, such as graph, names, metadata"
 
 
 def _layer_change(pair: Pair) -> str:
@@ -73,7 +73,9 @@ def _layer_change(pair: Pair) -> str:
         return f"{'new' if old is None else 'removed'}, {format_bytes(known.raw_bytes)}" if known else ""
     if old.raw_bytes != new.raw_bytes:
         return difference(old.raw_bytes, new.raw_bytes)
-    return f"{difference(old.deflate_bytes or 0, new.deflate_bytes or 0)} deflated"
+    if old.deflate_bytes is not None and new.deflate_bytes is not None:
+        return f"{difference(old.deflate_bytes, new.deflate_bytes)} deflated"
+    return f"{difference(old.bound_bytes or 0, new.bound_bytes or 0)} ideal"
 
 
 def heading(trend: Trend) -> str:

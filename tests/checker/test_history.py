@@ -370,6 +370,21 @@ def test_what_made_a_step() -> None:
     assert [step.new_tool for step in trend.steps] == [False, False, True]
 
 
+@pytest.mark.parametrize("deflate_bytes", [1100, None])
+def test_what_made_a_step_of_the_download(deflate_bytes: int | None) -> None:
+    """The layer whose content changed, not the one behind it whose part moved with it; after a quick look, too, which
+    counts no parts."""
+    before = (layer("stem", deflate_bytes=deflate_bytes), layer("head", deflate_bytes=deflate_bytes))
+    grown, moved = deflate_bytes and deflate_bytes + 200, deflate_bytes and deflate_bytes + 9
+    after = (layer("stem", deflate_bytes=grown, bound_bytes=1300), layer("head", deflate_bytes=moved))
+    first, second = at("a", sized(100, layers=before)), at("b", sized(300, layers=after), day=2)
+    (trend,) = trends(history(first, second))
+    assert [new.name for _, new in trend.steps[0].layers if new] == ["stem"]
+    budget = Budget(growth_share=0.01)
+    (verdict,) = budget_verdicts(second.files[0], [budget], past=Past(path=Path("h"), commits=(first,)))
+    assert verdict.layers == ("stem",)
+
+
 def test_the_trend_of_a_layer() -> None:
     """Where it is, with its own steps; a name that is almost right is told."""
     first = at("a", sized(100, layers=(layer("stem"),)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from edgeprune.checker.history.records import CommitRecord, History
 from edgeprune.checker.size.codecs import BASE_CODEC
-from edgeprune.checker.size.layer_pairs import Pair, changed_pairs, layer_pairs
+from edgeprune.checker.size.layer_pairs import Pair, causes
 from edgeprune.checker.size.records import FileAccount, LayerAccount
 from edgeprune.errors import UsageError
 from edgeprune.host.toml_values import near
@@ -111,7 +111,7 @@ def _trend(path: str, seen: Sequence[Seen], codec: str) -> Trend:
     steps = []
     for place in range(1, len(seen)):
         old, new = seen[place - 1][1], seen[place][1]
-        layers = () if old.layers is new.layers or old is new else _changed(old.layers, new.layers)
+        layers = [] if old is new else causes(old.layers, new.layers)
         if layers or _differs(points[place - 1], points[place]):
             steps.append(_step(points, place, layers))
     series = tuple(_series_of(seen))
@@ -142,21 +142,6 @@ def _step(points: Sequence[Point], place: int, layers: Sequence[Pair]) -> Step:
     before, after = points[place - 1], points[place]
     new_tool = before.record.tool != after.record.tool
     return Step(place=place, before=before, after=after, layers=tuple(layers), new_tool=new_tool)
-
-
-def _changed(before: Sequence[LayerAccount], after: Sequence[LayerAccount]) -> tuple[Pair, ...]:
-    """The layers that changed, the largest change first: in the file, and of those alike there in the download. A layer
-    also moves the parts of the download behind it by some bytes: it is no cause where another changed in the file."""
-    pairs = changed_pairs(layer_pairs(before, after))
-    in_file = [pair for pair in pairs if _change(pair)[0]]
-    return tuple(sorted(in_file or pairs, key=_change, reverse=True))
-
-
-def _change(pair: Pair) -> tuple[int, int]:
-    old, new = pair
-    raw = (new.raw_bytes if new else 0) - (old.raw_bytes if old else 0)
-    deflated = ((new.deflate_bytes or 0) if new else 0) - ((old.deflate_bytes or 0) if old else 0)
-    return abs(raw), abs(deflated)
 
 
 def _series_of(seen: Sequence[Seen]) -> Iterator[Series]:

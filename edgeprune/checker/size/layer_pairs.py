@@ -9,7 +9,7 @@ from dataclasses import replace
 from edgeprune.checker.size.records import LayerAccount
 from edgeprune.formats.contents import printable
 
-__all__ = ["Pair", "changed_pairs", "grown_layers", "layer_pairs", "layer_weight"]
+__all__ = ["Pair", "causes", "changed_pairs", "grown_layers", "layer_gain", "layer_pairs", "layer_weight"]
 
 _NAME_CHARS = 80
 
@@ -69,22 +69,54 @@ def changed_pairs(pairs: Iterable[Pair]) -> list[Pair]:
     return [(old, new) for old, new in known if layer_weight(old) != layer_weight(new)]
 
 
+def causes(before: Sequence[LayerAccount], after: Sequence[LayerAccount]) -> list[Pair]:
+    """The layers that make the difference between two files, the largest first: those whose bytes in the file differ,
+    else whose content does (what an ideal coder needs of it), else whose part of the download does.
+
+    A part of the download also moves by some bytes with the layers before it, and a quick look does not count it.
+    """
+    pairs = layer_pairs(before, after)
+    for kind in (_in_file, _ideal, _in_download):
+        found = [pair for pair in pairs if kind(pair)]
+        if found:
+            return sorted(found, key=lambda pair: [abs(count) for count in layer_gain(pair)], reverse=True)
+    return []
+
+
 def grown_layers(before: Sequence[LayerAccount], after: Sequence[LayerAccount]) -> tuple[str, ...]:
-    """The names of the layers that grew, the one that grew most first."""
-    pairs = changed_pairs(layer_pairs(before, after))
-    grown = [(_gain(old, new), new) for old, new in pairs if new is not None and layer_weight(new) > layer_weight(old)]
-    return tuple(
-        printable(layer.name, _NAME_CHARS) for _, layer in sorted(grown, key=lambda item: item[0], reverse=True)
-    )
+    """The names of the layers that made a file grow, the one that grew most first."""
+    grown = [pair for pair in causes(before, after) if layer_gain(pair) > (0, 0)]
+    return tuple(printable(new.name, _NAME_CHARS) for _, new in grown if new is not None)
+
+
+def layer_gain(pair: Pair) -> tuple[int, int]:
+    """How many bytes a layer gained in the file, and in the download or else, where that is not known, ideally."""
+    return _in_file(pair), _in_download(pair) if _is_known(pair) else _ideal(pair)
+
+
+def _is_known(pair: Pair) -> bool:
+    return all(layer is None or layer.deflate_bytes is not None for layer in pair)
+
+
+def _in_file(pair: Pair) -> int:
+    old, new = (layer.raw_bytes if layer else 0 for layer in pair)
+    return new - old
+
+
+def _in_download(pair: Pair) -> int:
+    old, new = ((layer.deflate_bytes or 0) if layer else 0 for layer in pair)
+    return new - old if _is_known(pair) else 0
+
+
+def _ideal(pair: Pair) -> int:
+    old, new = ((layer.bound_bytes or 0) if layer else 0 for layer in pair)
+    both = all(layer is None or layer.bound_bytes is not None for layer in pair)
+    return new - old if both else 0
 
 
 def layer_weight(layer: LayerAccount | None) -> tuple[int, int]:
     """(bytes in the file, in the download)."""
     return (layer.raw_bytes, layer.deflate_bytes or 0) if layer else (0, 0)
-
-
-def _gain(old: LayerAccount | None, new: LayerAccount | None) -> tuple[int, ...]:
-    return tuple(after - before for before, after in zip(layer_weight(old), layer_weight(new), strict=True))
 
 
 def _comparable(pair: Pair) -> Pair:
