@@ -212,6 +212,7 @@ def verbs() -> str:
 def tables_of_a_recipe() -> Mapping[str, Callable[[], str]]:
     """The tables of a recipe, by the name of their part."""
     from edgeprune.maker.recipe import recipe, steps
+    from edgeprune.maker.search import space
 
     kinds = {
         "data": recipe.DataSpec,
@@ -223,6 +224,7 @@ def tables_of_a_recipe() -> Mapping[str, Callable[[], str]]:
         "exports": recipe.ExportSpec,
         "latency": recipe.LatencySpec,
         "student": recipe.StudentSpec,
+        "sweep": space.SweepOptions,
     }
     return {f"recipe-{name}": (lambda kind=kind: key_table(kind)) for name, kind in kinds.items()}
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from edgeprune.errors import InputError
 from edgeprune.host.json_values import record_of
+from edgeprune.ledger import ArtifactEntry, ChannelReport
 from edgeprune.step_reports import MetricChange
 
-__all__ = ["Aims", "LayerCost", "Point", "SearchReport", "Sensitivity"]
+__all__ = ["Aims", "DataFreeReport", "LayerCost", "Point", "SearchReport", "Sensitivity"]
 
 SCHEMA_VERSION = 1
 
@@ -32,6 +33,16 @@ class Aims:
         if self.latency is not None:
             found["latency"] = max(0.0, latency / self.latency - 1) if latency is not None else float("inf")
         return found
+
+    def distance(self, point: Point) -> float:
+        """How far a file is from all aims, 0 where it reaches them: a point of the metric weighs as ten percent of a
+        size."""
+        over = self.excess(point.download_bytes, point.latency, point.lost)
+        return 100 * over.pop("drop") + 10 * sum(over.values())
+
+    def rank(self, point: Point) -> tuple[float, float, int]:
+        """Less for a better file: of those that reach all aims the one that loses least, else the nearest."""
+        return self.distance(point), point.lost, point.download_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +105,7 @@ class SearchReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain values, `schema_version` first."""
-        body = asdict(self)
-        version = body.pop("tool_version")
-        return {"schema_version": SCHEMA_VERSION, "tool": {"name": "edgeprune", "version": version}, **body}
+        return _as_json(self)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, object], what: str) -> SearchReport:
@@ -106,6 +115,37 @@ class SearchReport:
         tool = raw.get("tool")
         version = tool.get("version") if isinstance(tool, Mapping) else None
         return record_of(cls, {**raw, "tool_version": version}, f"{what} is not a search, run it again")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFreeReport:
+    """What was made of a model without any data: `files` and, by their names, whether each is as small as
+    `download_bytes` asks for. `channels` are the dead ones that went, None where none did. No accuracy is in it:
+    nothing tells that without data."""
+
+    tool_version: str
+    model: str
+    dense_bytes: int
+    download_bytes: int | None
+    channels: ChannelReport | None
+    files: tuple[ArtifactEntry, ...]
+    reached: Mapping[str, bool]
+    said: tuple[str, ...] = ()
+
+    @property
+    def met(self) -> bool:
+        """Whether all files are small enough."""
+        return all(self.reached.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values, `schema_version` first."""
+        return _as_json(self)
+
+
+def _as_json(report: Any) -> dict[str, Any]:
+    body = asdict(report)
+    version = body.pop("tool_version")
+    return {"schema_version": SCHEMA_VERSION, "tool": {"name": "edgeprune", "version": version}, **body}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

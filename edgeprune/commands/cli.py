@@ -41,6 +41,7 @@ Examples:
 # Verb -> the module that holds it, in the order in which they are told. A verb is imported when it is called.
 VERBS = {
     "shrink": "edgeprune.commands.shrink",
+    "sweep": "edgeprune.commands.sweep",
     "advise": "edgeprune.commands.advise",
     "run": "edgeprune.commands.run",
     "report": "edgeprune.commands.report",

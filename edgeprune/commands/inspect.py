@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,6 @@ def inspect(
     "deflated" is a layer's part of the compressed download, "ideal" what a coder that looks at one number at a time
     would need (order-0 entropy, per channel where that is less). Reads what 'check' reads.
     """
-    from edgeprune.checker.size.advice import reasons
     from edgeprune.checker.size.codecs import BASE_CODEC
     from edgeprune.checker.size.models_behind import sources_of
     from edgeprune.commands.pages import is_small
@@ -74,21 +74,28 @@ def inspect(
     click.echo(INSPECT_FORMATS[form]([source.record for source in found.models]), nl=False)
     for refused in found.refused:
         click.echo(f"not read: {shown(refused.path)}: {shown(refused.reason)}", err=True)
-    told = [
-        line
-        for source in (found.models if why or page else ())
-        for line in (*reasons(source.contents, source.record), *_two_of_four(source))
-    ]
+    said = _reasons(found.models) if why or page else []
     if why:
-        click.echo("\n".join(f"- {shown(sentence)}" for sentence in told), err=form != "text")
+        click.echo("\n".join(f"- {shown(sentence)}" for sentence in said), err=form != "text")
     if page is not None:
-        from edgeprune.commands.pages import write_page
-        from edgeprune.report.html.file_pages import inspect_page
-
-        write_page(inspect_page([source.record for source in found.models], told), page)
+        _write_page(found.models, said, page)
     if found.error is not None:
         raise found.error
     return 0
+
+
+def _reasons(models: Sequence[Source]) -> list[str]:
+    """Where the bytes of each model are, and whether 2:4 would pay."""
+    from edgeprune.checker.size.advice import reasons
+
+    return [line for source in models for line in (*reasons(source.contents, source.record), *_two_of_four(source))]
+
+
+def _write_page(models: Sequence[Source], said: Sequence[str], page: Path) -> None:
+    from edgeprune.commands.pages import write_page
+    from edgeprune.report.html.file_pages import inspect_page
+
+    write_page(inspect_page([source.record for source in models], said), page)
 
 
 def _two_of_four(source: Source) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from edgeprune.checker.size.codecs import CODECS, QUICK, with_quick
 from edgeprune.errors import UsageError
@@ -39,6 +40,7 @@ __all__ = [
     "json_text",
     "taken",
     "taken_goal",
+    "typed_flag",
     "with_note",
 ]
 
@@ -129,6 +131,31 @@ COMMON = {
         "--scale", type=float, default=1.0, show_default=True, help="Float inputs become value * scale + offset."
     ),
     "offset": click.option("--offset", type=float, default=0.0, show_default=True, help="See --scale."),
+    "workers": click.option(
+        "--workers",
+        type=int,
+        default=1,
+        show_default=True,
+        help="How many processes of this machine carry out trials side by side; the winner is the same.",
+    ),
+    "ray": click.option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Carry out trials on a Ray cluster: auto, HOST:PORT, or local for one on this machine. Needs the extra "
+        "ray here and on its nodes.",
+    ),
+    "mlflow": click.option(
+        "--mlflow",
+        metavar="URI",
+        help="Log every file that was judged to an MLflow tracking server, or into a folder or database: "
+        "sqlite:///runs.db, http://HOST:PORT. Needs the extra mlflow.",
+    ),
+    "cache": click.option(
+        "--cache",
+        type=PATH,
+        metavar="FOLDER",
+        help="Where results are kept, for a search that goes on.  [default: edgeprune in the user's cache folder]",
+    ),
     "on_bad_sample": click.option(
         "--on-bad-sample",
         type=click.Choice([str(word) for word in OnBadSample]),
@@ -293,3 +320,10 @@ def taken(record: type[Record], values: dict[str, Any], **more: object) -> Recor
     stands in `more`."""
     names = [field.name for field in fields(record) if field.name not in more]
     return record(**{name: values.pop(name) for name in names}, **more)
+
+
+def typed_flag(context: click.Context, names: Iterable[str]) -> str | None:
+    """The flag of the first of these options that stands on the command line."""
+    typed = (name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
+    first = next(typed, None)
+    return None if first is None else "--" + first.replace("_", "-")

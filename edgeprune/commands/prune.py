@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from edgeprune.commands.options import (
     JOB,
@@ -20,6 +18,7 @@ from edgeprune.commands.options import (
     field_option,
     taken,
     taken_goal,
+    typed_flag,
 )
 from edgeprune.errors import UsageError
 from edgeprune.maker.pruning.channel.criteria import CRITERIA
@@ -212,18 +211,11 @@ def prune(
     return 0
 
 
-def _given(context: click.Context, names: Iterable[str]) -> str | None:
-    """The flag of the first of these options that stands on the command line."""
-    typed = (name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
-    first = next(typed, None)
-    return None if first is None else "--" + first.replace("_", "-")
-
-
 def _refuse_strangers(context: click.Context, style: str) -> None:
     strange = MAGNITUDE_ONLY if style == "channel" else CHANNEL_ONLY
     if style == "magnitude" and context.params["score"] == "wanda":
         strange = tuple(name for name in strange if name != "train")
-    flag = _given(context, strange)
+    flag = typed_flag(context, strange)
     if flag is not None:
         hint = "; add --style channel" if style == "magnitude" else ""
         raise UsageError(f"{flag} does not belong to --style {style}{hint}")
@@ -233,11 +225,11 @@ def _refuse_strangers(context: click.Context, style: str) -> None:
 
 def _refuse_pointless(context: click.Context, values: dict[str, Any]) -> None:
     if values["lossless"]:
-        flag, reason = _given(context, NOT_LOSSLESS), "--lossless removes dead channels only"
+        flag, reason = typed_flag(context, NOT_LOSSLESS), "--lossless removes dead channels only"
     elif values["harmless"] is not None:
-        flag, reason = _given(context, NOT_HARMLESS), "--harmless goes by what channels do on samples"
+        flag, reason = typed_flag(context, NOT_HARMLESS), "--harmless goes by what channels do on samples"
     else:
-        flag = _given(context, ("scope",)) if values["ratio"] is None else None
+        flag = typed_flag(context, ("scope",)) if values["ratio"] is None else None
         reason = "--scope is for --ratio"
     if flag is not None:
         raise UsageError(f"{flag} has no effect: {reason}")

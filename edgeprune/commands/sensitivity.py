@@ -22,7 +22,6 @@ from edgeprune.commands.options import (
     taken_goal,
 )
 from edgeprune.errors import InputError, UsageError
-from edgeprune.units import format_percent
 
 if TYPE_CHECKING:
     from edgeprune.points import Sensitivity
@@ -88,7 +87,9 @@ def sensitivity(cache: Path | None, no_cache: bool, as_json: bool, **values: Any
     if as_json:
         echo_json({"schema_version": 1, "input": {"path": str(job.model)}, **asdict(found)})
     else:
-        click.echo(_text(found))
+        from edgeprune.report.sensitivity_report import sensitivity_text
+
+        click.echo(sensitivity_text(found))
     return 0
 
 
@@ -173,40 +174,3 @@ def _measured(job: _Job) -> Sensitivity:
         seed=job.seed,
         progress=Progress(quiet=job.quiet),
     )
-
-
-def _text(found: Sensitivity) -> str:
-    from edgeprune.report.table import Table, to_text
-
-    metric = found.metric or "metric"
-    heads = ("layer", "MACs", "only it: SQNR", metric, "loses", "all but it: SQNR", metric, "gains")
-    rows = tuple(
-        (
-            cost.layer,
-            _percent(cost.macs),
-            _decibels(cost.sqnr_db),
-            _number(cost.metric),
-            _percent(cost.lost),
-            _decibels(cost.without_db),
-            _number(cost.without_metric),
-            _percent(cost.gained),
-        )
-        for cost in found.layers
-    )
-    scored = f", {metric} {_number(found.before)} -> {_number(found.after)}" if found.metric else ""
-    on = f" on {found.samples:,} samples (one is {100 / found.samples:.2g} %)" if found.samples else ""
-    lines = [to_text(Table(heads=heads, rows=rows, left=frozenset({0})))]
-    lines.append(f"\n{found.how} of all of them: SQNR {_decibels(found.after_db)}{scored}{on}.")
-    return "\n".join(lines)
-
-
-def _decibels(value: float | None) -> str:
-    return "equal" if value is None else f"{value:.1f} dB"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else format_percent(value, 2)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edgeprune.artifact import SUFFIXES, Format
 from edgeprune.checker.size.codecs import CODECS
-from edgeprune.ledger import ArtifactEntry, ChannelReport, Ledger, MetricValue, Stage
+from edgeprune.ledger import ArtifactEntry, ChannelReport, Ledger, MetricValue, PruneReport, Stage
 from edgeprune.report.blame_report import blame_markdown, blame_text
 from edgeprune.report.pruning import pattern_kept
 from edgeprune.report.table import Table, to_markdown, to_terminal, to_text
@@ -17,11 +17,13 @@ __all__ = [
     "UNKNOWN",
     "files_table",
     "kept_table",
+    "kernels_table",
     "ledger_markdown",
     "ledger_text",
     "methods",
     "metric_text",
     "stages_table",
+    "widths_table",
 ]
 
 UNKNOWN = "not measured"
@@ -184,19 +186,24 @@ def _kept_section(ledger: Ledger) -> list[str]:
     return ["## What later stages keep", "", to_markdown(table), ""] if table.rows else []
 
 
-def _pruning_section(stage: Stage) -> list[str]:
-    assert stage.pruning is not None
+def kernels_table(pruning: PruneReport) -> Table:
+    """Sparsity asked and got of each kernel that was pruned."""
     rows = tuple(
         (
             item.layer,
             item.kind,
             f"{item.elements:,}",
-            stage.pruning.pattern or (format_percent(item.asked) if item.asked is not None else "global"),
+            pruning.pattern or (format_percent(item.asked) if item.asked is not None else "global"),
             format_percent(item.got),
         )
-        for item in stage.pruning.layers
+        for item in pruning.layers
     )
-    table = Table(heads=("layer", "type", "weights", "asked", "got"), rows=rows, left=frozenset({0, 1}))
+    return Table(heads=("layer", "type", "weights", "asked", "got"), rows=rows, left=frozenset({0, 1}))
+
+
+def _pruning_section(stage: Stage) -> list[str]:
+    assert stage.pruning is not None
+    table = kernels_table(stage.pruning)
     left = tuple((i.layer, i.kind, f"{i.parameters:,}", i.reason) for i in stage.pruning.skipped)
     dense = Table(heads=("layer", "type", "parameters", "why it stays dense"), rows=left, left=frozenset({0, 1, 3}))
     kept = [to_markdown(dense), ""] if left else []
@@ -204,8 +211,8 @@ def _pruning_section(stage: Stage) -> list[str]:
     return [f"## Sparsity of stage {stage.name}", "", *pattern, to_markdown(table), "", *kept]
 
 
-def _channel_section(stage: Stage) -> list[str]:
-    assert stage.channels is not None
+def widths_table(channels: ChannelReport) -> Table:
+    """Channels of each layer that was made narrower, before and after."""
     rows = tuple(
         (
             i.layer,
@@ -214,9 +221,14 @@ def _channel_section(stage: Stage) -> list[str]:
             "ranked" if i.asked is None else f"{i.asked:g}",
             f"{i.after:,}",
         )
-        for i in stage.channels.removed
+        for i in channels.removed
     )
-    table = Table(heads=("layer", "type", "channels", "asked to stay", "left"), rows=rows, left=frozenset({0, 1}))
+    return Table(heads=("layer", "type", "channels", "asked to stay", "left"), rows=rows, left=frozenset({0, 1}))
+
+
+def _channel_section(stage: Stage) -> list[str]:
+    assert stage.channels is not None
+    table = widths_table(stage.channels)
     left = tuple((", ".join(i.layers), f"{i.channels:,}", i.reason) for i in stage.channels.skipped)
     kept = Table(heads=("layers", "channels", "why all channels stay"), rows=left, left=frozenset({0, 2}))
     parts = [f"## Channels of stage {stage.name}", "", *_target_lines(stage.channels), to_markdown(table), ""]

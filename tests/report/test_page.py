@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import tomllib
 from xml.etree import ElementTree
 
 import pytest
+from places import ROOT
 
 from edgeprune.report.html.drawing import NARROW, WIDE, Scale, axis, rect, shortened, svg, text, ticks
 from edgeprune.report.html.markup import element, joined, plain
@@ -79,6 +81,15 @@ def test_each_picture_has_its_table_and_its_words() -> None:
     for figure in figures:
         assert figure.count("<table>") == 1
         assert figure.count('role="img" aria-label="model"') == 2
+
+
+def test_styles_and_code_are_in_the_wheel() -> None:
+    """Each file beside the modules is package data."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["edgeprune"]
+    beside = [path for path in (ROOT / "edgeprune" / "report" / "html").iterdir() if path.suffix in (".css", ".js")]
+    assert len(beside) >= 4
+    for path in beside:
+        assert any(path.relative_to(ROOT / "edgeprune").match(pattern) for pattern in listed), path
 
 
 def test_elements() -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_ledgers import ledger
-from made_pages import answers, full_files, full_ledger, many_layers, search_report
+from made_pages import answers, full_files, full_ledger, many_layers, search_report, sensitivity
 from made_records import NASTY, layer, record
 
 from edgeprune.answers import AnswerChange, ErrorCounts
@@ -28,6 +28,7 @@ from edgeprune.report.html.run_page import RunFiles, run_page
 from edgeprune.report.html.treemap import treemap
 from edgeprune.report.html.turned import answer_pictures
 from edgeprune.report.model_explorer import node_data
+from edgeprune.report.sensitivity_report import sensitivity_text
 
 SVG = "{http://www.w3.org/2000/svg}"
 PICTURES = [
@@ -146,6 +147,7 @@ def test_tiles_are_as_large_as_their_bytes() -> None:
     for key, sizes in (("raw", (3000, 1000, 1000)), ("deflate", (100, 700, 800))):
         areas = dict(boxes(picture.wide, key))
         whole = sum(areas.values())
+        assert whole == pytest.approx(720 * 440, rel=0.01)  # the whole picture
         assert [areas[name] / whole for name in ("a", "b", "(structure, names, padding)")] == pytest.approx(
             [size / sum(sizes) for size in sizes], rel=0.01
         )
@@ -243,6 +245,27 @@ def test_odd_numbers_in_a_ledger() -> None:
                 places_in = [part.get(key, "0") for key in ("x", "y", "width", "height", "x1", "x2", "cx", "cy")]
                 assert all(-1e4 < float(number) < 1e4 for number in places_in), (place, picture.name)
     assert drawn > 20
+
+
+def test_a_sensitivity_as_text() -> None:
+    """The same table as under its picture, and all layers together."""
+    lines = sensitivity_text(sensitivity("conv")).splitlines()
+    assert lines[2].split() == [
+        "conv",
+        "50.00",
+        "%",
+        "12.5",
+        "dB",
+        "0.9000",
+        "2.00",
+        "%",
+        "20.0",
+        "dB",
+        "0.9000",
+        "0.10",
+        "%",
+    ]
+    assert lines[-1] == "int8 of all of them: SQNR 10.0 dB, accuracy 0.9200 -> 0.9000 on 500 samples (one is 0.2 %)."
 
 
 def test_node_data() -> None:

@@ -7,6 +7,7 @@ from edgeprune.points import Sensitivity
 from edgeprune.report.blame_report import layers_table, steps_table
 from edgeprune.report.html.bars import Bar, bars
 from edgeprune.report.html.page import Picture
+from edgeprune.report.sensitivity_report import decibels, sensitivity_table
 from edgeprune.report.summary import difference_text
 from edgeprune.report.table import Table
 from edgeprune.units import format_percent
@@ -70,70 +71,39 @@ def _undone(blame: Blame, row: Undone, name: str) -> Bar:
 
 def sensitivity_pictures(found: Sensitivity) -> list[Picture]:
     """What each layer costs alone: decibels of the outputs, and the metric where it was scored."""
-    rows = [
-        Bar(name=cost.layer, value=cost.sqnr_db, words="equal" if cost.sqnr_db is None else f"{cost.sqnr_db:.1f} dB")
-        for cost in found.layers
-    ]
-    table = _sensitivity_table(found)
-    pictures = [
-        bars(
-            rows,
-            name="sensitivity",
-            title=f"Sensitivity: only this layer as {found.how}",
-            caption="Signal to noise ratio of the outputs before a softmax or sigmoid when only this layer is "
-            f"compressed ({found.how}), measured here; a short bar disturbs much. The worst layer first.",
-            table=table,
-            word=lambda value: f"{value:g} dB",
-            value_pixels=70,
-        )
-    ]
-    if found.metric is not None and any(cost.lost is not None for cost in found.layers):
-        lost = [
-            Bar(
-                name=cost.layer,
-                value=cost.lost,
-                words="not measured" if cost.lost is None else format_percent(cost.lost, 2),
-                class_="second",
-            )
-            for cost in found.layers
-        ]
-        pictures.append(
-            bars(
-                lost,
-                name="sensitivity-metric",
-                title=f"Sensitivity: what {found.metric} loses",
-                caption=f"Loss of {found.metric} when only this layer is compressed ({found.how}), on "
-                f"{found.samples:,} samples.",
-                table=table,
-                word=lambda value: format_percent(value, 1),
-                value_pixels=84,
-            )
-        )
-    return pictures
-
-
-def _sensitivity_table(found: Sensitivity) -> Table:
-    metric = found.metric or "metric"
-    heads = ("layer", "MACs", "only it: SQNR", metric, "loses", "all but it: SQNR", metric, "gains")
-    rows = tuple(
-        (
-            cost.layer,
-            _share(cost.macs),
-            "equal" if cost.sqnr_db is None else f"{cost.sqnr_db:.1f} dB",
-            _four(cost.metric),
-            _share(cost.lost),
-            "equal" if cost.without_db is None else f"{cost.without_db:.1f} dB",
-            _four(cost.without_metric),
-            _share(cost.gained),
-        )
-        for cost in found.layers
+    table = sensitivity_table(found)
+    rows = [Bar(name=cost.layer, value=cost.sqnr_db, words=decibels(cost.sqnr_db)) for cost in found.layers]
+    noise = bars(
+        rows,
+        name="sensitivity",
+        title=f"Sensitivity: only this layer as {found.how}",
+        caption="Signal to noise ratio of the outputs before a softmax or sigmoid when only this layer is compressed "
+        f"({found.how}), measured here; a short bar disturbs much. The worst layer first.",
+        table=table,
+        word=lambda value: f"{value:g} dB",
+        value_pixels=70,
     )
-    return Table(heads=heads, rows=rows)
+    scored = found.metric is not None and any(cost.lost is not None for cost in found.layers)
+    return [noise, _lost(found, table)] if scored else [noise]
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else format_percent(value, 2)
-
-
-def _four(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _lost(found: Sensitivity, table: Table) -> Picture:
+    rows = [
+        Bar(
+            name=cost.layer,
+            value=cost.lost,
+            words="not measured" if cost.lost is None else format_percent(cost.lost, 2),
+            class_="second",
+        )
+        for cost in found.layers
+    ]
+    return bars(
+        rows,
+        name="sensitivity-metric",
+        title=f"Sensitivity: what {found.metric} loses",
+        caption=f"Loss of {found.metric} when only this layer is compressed ({found.how}), on {found.samples:,} "
+        "samples.",
+        table=table,
+        word=lambda value: format_percent(value, 1),
+        value_pixels=84,
+    )

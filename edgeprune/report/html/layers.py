@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgeprune.ledger import ChannelReport, PruneReport, Stage
 from edgeprune.report.html.bars import Bar, bars
 from edgeprune.report.html.page import Picture, slug
-from edgeprune.report.table import Table
+from edgeprune.report.ledger_report import kernels_table, widths_table
 from edgeprune.units import format_percent
 
 __all__ = ["channels", "sparsity"]
@@ -17,25 +17,13 @@ def channels(stage: Stage, found: ChannelReport) -> Picture:
         Bar(name=width.layer, value=width.after, whole=width.before, words=f"{width.after:,} of {width.before:,}")
         for width in found.removed
     ]
-    cells = tuple(
-        (
-            width.layer,
-            width.kind,
-            f"{width.before:,}",
-            "ranked" if width.asked is None else f"{width.asked:g}",
-            f"{width.after:,}",
-            format_percent(1 - width.after / width.before) if width.before else "-",
-        )
-        for width in found.removed
-    )
-    heads = ("layer", "type", "channels before", "asked to stay", "left", "ratio removed")
     kept = f" Groups that keep all their channels: {len(found.skipped)}." if found.skipped else ""
     return bars(
         rows,
         name=f"channels-{slug(stage.name)}",
         title=f"Channels of stage {stage.name}",
-        caption=f"Dark: channels that are left; faint: those that were there before. Counted in the model.{kept}",
-        table=Table(heads=heads, rows=cells, left=frozenset({0, 1})),
+        caption=f"Full: channels that are left; faint: those that were there before. Counted in the model.{kept}",
+        table=widths_table(found),
         word=lambda value: f"{value:,.0f}",
     )
 
@@ -47,22 +35,10 @@ def sparsity(stage: Stage, found: PruneReport) -> Picture:
             name=layer.layer,
             value=layer.got,
             asked=layer.asked,
-            words=f"{format_percent(layer.got)}{' !' if layer.violations else ''}",
+            words=f"{format_percent(layer.got)}{', pattern broken' if layer.violations else ''}",
         )
         for layer in sorted(found.layers, key=lambda layer: -layer.elements)
     ]
-    cells = tuple(
-        (
-            layer.layer,
-            layer.kind,
-            f"{layer.elements:,}",
-            format_percent(layer.asked) if layer.asked is not None else "global",
-            format_percent(layer.got, 2),
-            "-" if layer.violations is None else f"{layer.violations:,}",
-        )
-        for layer in found.layers
-    )
-    heads = ("layer", "type", "weights", "asked", "got", "groups that break the pattern")
     asked = found.pattern or format_percent(found.asked)
     return bars(
         rows,
@@ -70,8 +46,8 @@ def sparsity(stage: Stage, found: PruneReport) -> Picture:
         title=f"Sparsity of stage {stage.name}: asked {asked}, got {format_percent(found.got, 2)}",
         caption="Bar: share of the kernel's weights that are zero, counted in the model; mark: what was asked for. The "
         f"kernels with most weights first. Layers with weights that stayed dense: {len(found.skipped)}.",
-        table=Table(heads=heads, rows=cells, left=frozenset({0, 1})),
+        table=kernels_table(found),
         word=lambda value: format_percent(value, 0),
         high=1.0,
-        value_pixels=70,
+        value_pixels=136 if any(layer.violations for layer in found.layers) else 70,
     )

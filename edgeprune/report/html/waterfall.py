@@ -226,7 +226,7 @@ def _metrics(rows: Sequence[_Row], kind: MetricKind, top: float, left: float, ri
         return [*parts, text(left, top + 22, UNKNOWN, "soft")]
     ends = [end for metric in known for end in (metric.value, *_ends(metric))]
     room = 0.06 * (max(ends) - min(ends)) or abs(ends[0]) * 0.02 or 1.0
-    scale = Scale(low=min(ends) - room, high=max(ends) + room, start=left, end=right - 74)
+    scale = Scale(low=min(ends) - room, high=max(ends) + room, start=left, end=right - 84)
     parts += axis(scale, top, bottom, lambda v: f"{100 * v:.4g} %" if kind.is_share else f"{v:.4g}", 2)
     if rows[0].metric:
         parts.append(line(scale(rows[0].metric.value), top, scale(rows[0].metric.value), bottom, "base"))
