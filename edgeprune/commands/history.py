@@ -48,7 +48,7 @@ def history(
     """
     from edgeprune.checker.history.lines import read_history
     from edgeprune.checker.history.trends import layer_trends, trends
-    from edgeprune.report.history_report import HISTORY_FORMATS, Told
+    from edgeprune.report.history_report import HISTORY_FORMATS, HistoryView
 
     form = chosen_format(as_json, output_format)
     check_page_name(page, [file])
@@ -57,13 +57,13 @@ def history(
         what = f"line {read.damaged[0].line}: {read.damaged[0].reason}" if read.damaged else "it is blank"
         raise InputError(f"{file}: no line of a history in it ({what}); make one with 'edgeprune check --history'")
     found = trends(read, codec=codec) if layer is None else layer_trends(read, layer)
-    told = Told(history=read, trends=found, every=every, plain=_plain())
-    click.echo(HISTORY_FORMATS[form](told), nl=False)
+    view = HistoryView(history=read, trends=found, every=every, plain=_plain())
+    click.echo(HISTORY_FORMATS[form](view), nl=False)
     if page is not None:
         from edgeprune.commands.pages import write_page
         from edgeprune.report.html.history_page import history_page
 
-        write_page(history_page(told), page)
+        write_page(history_page(view), page)
     return 0
 
 

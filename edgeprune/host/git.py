@@ -96,15 +96,15 @@ def ancestors(folder: Path, name: str = "HEAD") -> tuple[str, ...] | None:
 
 
 def _git(folder: Path, *arguments: str) -> tuple[int, str]:
-    """(exit code, what it printed); 127 where there is no git."""
+    """(exit code, what it printed, or what it complains of); 127 where there is no git."""
     try:
         with child_process(
-            [*_PLAIN, *arguments], writable=[], stderr=subprocess.STDOUT, settings=_QUIET, cwd=folder
+            [*_PLAIN, *arguments], writable=[], stderr=subprocess.PIPE, settings=_QUIET, cwd=folder
         ) as child:
-            told = child.communicate(timeout=_TIMEOUT_S)[0].decode(errors="replace")
+            answer, complaint = child.communicate(timeout=_TIMEOUT_S)
     except (OSError, ValueError, subprocess.TimeoutExpired) as cause:  # ValueError: a name with a zero byte
         return 127, f"git cannot be run: {getattr(cause, 'strerror', None) or cause}"
-    return child.returncode, told
+    return child.returncode, (complaint if child.returncode else answer).decode(errors="replace")
 
 
 def _commit(told: str) -> GitCommit:

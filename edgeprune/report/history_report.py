@@ -17,7 +17,7 @@ from edgeprune.verdict import Unit
 
 __all__ = [
     "HISTORY_FORMATS",
-    "Told",
+    "HistoryView",
     "change_text",
     "commit_table",
     "damage_lines",
@@ -35,7 +35,7 @@ _NAMED = 3  # layers of a step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class HistoryView:
     """A history and the trends in it that are shown; `every` shows every commit, `plain` draws in ASCII."""
 
     history: History
@@ -63,7 +63,10 @@ def step_text(step: Step) -> str:
     ]
     more = f" and {len(step.layers) - _NAMED} more" if len(step.layers) > _NAMED else ""
     tool = f"edgeprune {shown(step.before.record.tool)} -> {shown(step.after.record.tool)}" if step.new_tool else ""
-    return "; ".join(part for part in ("; ".join(told) + more, tool) if part) or "no layer: bytes outside of them, such as graph, names, metadata"
+    return (
+        "; ".join(part for part in ("; ".join(told) + more, tool) if part)
+        or "no layer: bytes outside of them, such as graph, names, metadata"
+    )
 
 
 def _layer_change(pair: Pair) -> str:
@@ -87,14 +90,14 @@ def heading(trend: Trend) -> str:
     return f"{shown(trend.path)}{layer}: {commits}, {first.date[:10]} to {last.date[:10]}, {steps} changed it"
 
 
-def series_table(trend: Trend, told: Told, cell: Callable[[str], str]) -> Table:
+def series_table(trend: Trend, view: HistoryView, cell: Callable[[str], str]) -> Table:
     """A row for each measure: what it was, what it is, and how it was obtained."""
-    rows = [_series_row(series, told, cell) for series in trend.series if series.known]
+    rows = [_series_row(series, view, cell) for series in trend.series if series.known]
     heads = ("measure", "first", "last", "change", "trend", "how")
     return Table(heads=heads, rows=tuple(rows), left=frozenset({0, 4, 5}))
 
 
-def _series_row(series: Series, told: Told, cell: Callable[[str], str]) -> tuple[str, ...]:
+def _series_row(series: Series, view: HistoryView, cell: Callable[[str], str]) -> tuple[str, ...]:
     first, last = series.known[0], series.known[-1]
     if series.unit is Unit.BYTES:
         change = difference(first, last)
@@ -106,7 +109,7 @@ def _series_row(series: Series, told: Told, cell: Callable[[str], str]) -> tuple
         change = f"{100 * (last / first - 1):+.1f} %" if first else "-"
     words = [_number(value, series.unit) for value in (first, last)]
     name = series.name if series.name.split(" ")[0] in ("install", "download") else cell(series.name)
-    return (name, *words, change, sparkline(series.values, plain=told.plain), str(series.how))
+    return (name, *words, change, sparkline(series.values, plain=view.plain), str(series.how))
 
 
 def _number(value: float, unit: Unit) -> str:
@@ -114,14 +117,14 @@ def _number(value: float, unit: Unit) -> str:
 
 
 def commit_table(
-    trend: Trend, told: Told, cell: Callable[[str], str], *, most: int | None = _MOST_ROWS
+    trend: Trend, view: HistoryView, cell: Callable[[str], str], *, most: int | None = _MOST_ROWS
 ) -> tuple[Table, int]:
     """The commits that changed something, with the first, the last and those with a tag, the newest `most` of them; and
     how many are left out."""
     steps = {step.place: step for step in trend.steps}
     last = len(trend.points) - 1
-    places = [n for n, p in enumerate(trend.points) if told.every or n in (0, last, *steps) or p.record.commit.tags]
-    kept = places if told.every or most is None else places[-most:]
+    places = [n for n, p in enumerate(trend.points) if view.every or n in (0, last, *steps) or p.record.commit.tags]
+    kept = places if view.every or most is None else places[-most:]
     download = f"download ({trend.codec})" if trend.layer is None else "download share"
     heads = ("commit", "date", "tag", "install", download, "change", "made by")
     rows = tuple(_commit_row(trend.points[n], steps.get(n), first=n == 0, cell=cell) for n in kept)
@@ -156,34 +159,34 @@ def damage_lines(damaged: Sequence[Damaged]) -> list[str]:
     return [f"line {item.line} is damaged and passed over: {item.reason}" for item in damaged]
 
 
-def _text(told: Told) -> str:
+def _text(view: HistoryView) -> str:
     parts = []
-    for trend in told.trends:
-        table, left_out = commit_table(trend, told, shown)
-        parts += [heading(trend), "", to_text(series_table(trend, told, shown)), "", to_text(table)]
+    for trend in view.trends:
+        table, left_out = commit_table(trend, view, shown)
+        parts += [heading(trend), "", to_text(series_table(trend, view, shown)), "", to_text(table)]
         parts += [f"({left_out} earlier left out: --all)"] if left_out else []
         parts.append("")
-    parts += [f"note: {shown(str(told.history.path))}: {shown(line)}" for line in damage_lines(told.history.damaged)]
+    parts += [f"note: {shown(str(view.history.path))}: {shown(line)}" for line in damage_lines(view.history.damaged)]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _markdown(told: Told) -> str:
+def _markdown(view: HistoryView) -> str:
     parts = []
-    for trend in told.trends:
-        table, left_out = commit_table(trend, told, markdown_cell)
-        series = to_markdown(series_table(trend, told, markdown_cell))
+    for trend in view.trends:
+        table, left_out = commit_table(trend, view, markdown_cell)
+        series = to_markdown(series_table(trend, view, markdown_cell))
         parts += [f"### {markdown_text(heading(trend))}", "", series, "", to_markdown(table), ""]
         parts += [f"({left_out} earlier left out)", ""] if left_out else []
-    parts += [f"- {markdown_text(line)}" for line in damage_lines(told.history.damaged)]
+    parts += [f"- {markdown_text(line)}" for line in damage_lines(view.history.damaged)]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _json(told: Told) -> str:
+def _json(view: HistoryView) -> str:
     body = {
         "schema_version": SCHEMA_VERSION,
-        "history": str(told.history.path),
-        "damaged": [{"line": item.line, "reason": item.reason} for item in told.history.damaged],
-        "trends": [_trend_json(trend) for trend in told.trends],
+        "history": str(view.history.path),
+        "damaged": [{"line": item.line, "reason": item.reason} for item in view.history.damaged],
+        "trends": [_trend_json(trend) for trend in view.trends],
     }
     return json.dumps(body, indent=1, allow_nan=False) + "\n"
 
@@ -226,4 +229,4 @@ def _step_json(step: Step) -> dict[str, object]:
     }
 
 
-HISTORY_FORMATS: Mapping[str, Callable[[Told], str]] = {"text": _text, "json": _json, "markdown": _markdown}
+HISTORY_FORMATS: Mapping[str, Callable[[HistoryView], str]] = {"text": _text, "json": _json, "markdown": _markdown}

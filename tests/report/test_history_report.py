@@ -14,7 +14,7 @@ from made_records import NASTY, layer, record
 from edgeprune.checker.history.records import CommitRecord, Damaged, History
 from edgeprune.checker.history.trends import layer_trends, trends
 from edgeprune.host.git import GitCommit
-from edgeprune.report.history_report import HISTORY_FORMATS, Told, sparkline
+from edgeprune.report.history_report import HISTORY_FORMATS, HistoryView, sparkline
 from edgeprune.report.html.history_page import _stairs, history_page
 from edgeprune.report.html.page import page_html
 
@@ -31,10 +31,10 @@ def model(name: str = "m.tflite", dense: int = 4000, download: int = 1600, **mor
     return record(name, raw_bytes=1000 + dense, download_bytes={"deflate": download}, layers=layers, **more)
 
 
-def told(*records: CommitRecord, every: bool = False, damaged: tuple[Damaged, ...] = ()) -> Told:
+def told(*records: CommitRecord, every: bool = False, damaged: tuple[Damaged, ...] = ()) -> HistoryView:
     """A history of these commits."""
     history = History(path=Path("sizes.jsonl"), commits=records, damaged=damaged)
-    return Told(history=history, trends=trends(history), every=every)
+    return HistoryView(history=history, trends=trends(history), every=every)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_the_page_of_a_layer_and_of_nothing_new() -> None:
     made = told(at(1, model()))
     assert "No commit changed it." in page_html(history_page(made))
     history = made.history
-    of_layer = Told(history=history, trends=layer_trends(history, "dense"))
+    of_layer = HistoryView(history=history, trends=layer_trends(history, "dense"))
     assert "layer dense" in page_html(history_page(of_layer))
 
 

@@ -23,7 +23,7 @@ class How(enum.StrEnum):
     MEASURED = "measured on the file"
     ESTIMATED = "estimated from a profile"
     COUNTED = "counted in emulation"
-    TOLD = "told by the ledger of the run"
+    LEDGER = "told by the ledger of the run"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +153,7 @@ def _series_of(seen: Sequence[Seen]) -> Iterator[Series]:
     yield _measured("parameters", Unit.PARAMETERS, [account.parameters for account in accounts])
     yield _measured("zeros", Unit.FRACTION, [account.sparsity for account in accounts])
     yield _measured("MACs", Unit.OPERATIONS, [account.macs for account in accounts])
-    yield from _told(seen)
+    yield from _beside(seen)
     yield from _estimated(accounts)
 
 
@@ -169,13 +169,13 @@ def _measured(name: str, unit: Unit, values: Sequence[float | None]) -> Series:
     return Series(name=name, unit=unit, how=How.MEASURED, values=tuple(values))
 
 
-def _told(seen: Sequence[Seen]) -> Iterator[Series]:
+def _beside(seen: Sequence[Seen]) -> Iterator[Series]:
     """Metrics and counts of instructions, which stand beside the accounts."""
     metrics = [record.metrics.get(account.path, {}) for record, account in seen]
     counts = [record.instructions.get(account.path, {}) for record, account in seen]
     for name in dict.fromkeys(name for values in metrics for name in values):
         values = tuple(item.get(name) for item in metrics)
-        yield Series(name=f"metric ({name})", unit=Unit.METRIC, how=How.TOLD, values=values)
+        yield Series(name=f"metric ({name})", unit=Unit.METRIC, how=How.LEDGER, values=values)
     for cpu in dict.fromkeys(cpu for values in counts for cpu in values):
         numbers = tuple(item.get(cpu) for item in counts)
         yield Series(name=f"instructions ({cpu})", unit=Unit.OPERATIONS, how=How.COUNTED, values=numbers)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from edgeprune.checker.history.trends import Series, Step, Trend
 from edgeprune.report.cells import shown
 from edgeprune.report.history_report import (
-    Told,
+    HistoryView,
     change_text,
     commit_table,
     damage_lines,
@@ -32,19 +32,19 @@ _LEAD = (
 )
 
 
-def history_page(told: Told) -> Page:
+def history_page(view: HistoryView) -> Page:
     """A section for each trend, and what was damaged in the history."""
-    sections = [_section(trend, told, number) for number, trend in enumerate(told.trends, 1)]
-    damaged = [*damage_lines(told.history.damaged)]
+    sections = [_section(trend, view, number) for number, trend in enumerate(view.trends, 1)]
+    damaged = [*damage_lines(view.history.damaged)]
     sections += [Section(title="Damaged lines", body=(sentences(damaged),))] if damaged else []
     return Page(
-        title=f"History of {len(told.trends)} model file{'s'[: len(told.trends) > 1]}",
+        title=f"History of {len(view.trends)} model file{'s'[: len(view.trends) > 1]}",
         lead=_LEAD,
         sections=tuple(sections),
     )
 
 
-def _section(trend: Trend, told: Told, number: int) -> Section:
+def _section(trend: Trend, view: HistoryView, number: int) -> Section:
     title = shown(trend.path) + (f", layer {shown(trend.layer)}" if trend.layer is not None else "")
     numbered = _largest(trend.steps, _MOST_NUMBERED)
     legend = [
@@ -53,15 +53,15 @@ def _section(trend: Trend, told: Told, number: int) -> Section:
     told_steps = sentences(legend) if legend else note("No commit changed it.")
     return Section(
         title=title,
-        body=(_picture(trend, told, numbered, number), told_steps, table_html(series_table(trend, told, shown))),
+        body=(_picture(trend, view, numbered, number), told_steps, table_html(series_table(trend, view, shown))),
     )
 
 
-def _picture(trend: Trend, told: Told, numbered: Sequence[Step], number: int) -> Picture:
+def _picture(trend: Trend, view: HistoryView, numbered: Sequence[Step], number: int) -> Picture:
     left_out = len(trend.steps) - len(numbered)
     more = f" The other {left_out} are in the table." if left_out else ""
     label = f"{heading(trend)}; the table below has the numbers"
-    table, _ = commit_table(trend, told, shown, most=None)
+    table, _ = commit_table(trend, view, shown, most=None)
     return Picture(
         name=f"trend-{number}",
         title=heading(trend),
