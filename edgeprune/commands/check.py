@@ -14,7 +14,15 @@ from edgeprune.checker.config import CONFIG, Config, find_config, load_config, s
 from edgeprune.checker.history.since import HISTORY_SUFFIX, split_since
 from edgeprune.checker.size.codecs import BASE_CODEC, FULL, QUICK
 from edgeprune.checker.written import LIMITS
-from edgeprune.commands.options import EXIT_CODES, PATH, check_page_name, chosen_format, common_options
+from edgeprune.commands.options import (
+    EXIT_CODES,
+    PATH,
+    check_page_name,
+    chosen_format,
+    common_options,
+    device_option,
+)
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 from edgeprune.host.untrusted import real_place
 from edgeprune.verdict import Limit
@@ -41,7 +49,7 @@ def _limit_options(command: Command) -> Command:
     return command
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("files", nargs=-1, type=PATH)
 @click.option("--config", type=PATH, help="Budgets.  [default: edgeprune.toml or pyproject.toml, here or above]")
 @click.option(
@@ -75,12 +83,10 @@ def _limit_options(command: Command) -> Command:
 @click.option("-o", "--output", type=PATH, help="Write the report there; a text report still goes to stdout.")
 @click.option("--why", is_flag=True, help="Say where the bytes are and what would make them fewer.")
 @click.option("--fast", is_flag=True, help="Measure deflate and a quick zstd (level 12) only: a tenth of the time.")
-@click.option(
-    "--device",
+@device_option(
+    "Also estimate the latency on a device ('edgeprune devices', or a .toml of your own); repeatable.",
     "devices",
     multiple=True,
-    metavar="NAME",
-    help="Also estimate the latency on a device ('edgeprune devices', or a .toml of your own); repeatable.",
 )
 @click.option("--target", metavar="NAME", help="The accelerator that --min-eligible is about, as for 'estimate'.")
 @click.option("--show", is_flag=True, help="Only show the FILES: no limit is held, exit code 0.")
@@ -237,7 +243,9 @@ def _settings(files: Sequence[Path], config: Path | None, *, limited: bool) -> C
         return load_config(nearest)
     if not files:
         click.echo(sample_config(Path()), nl=False)
-        raise UsageError(f"no files and no {CONFIG}; name model files, or save the lines above as {CONFIG}")
+        raise UsageError(
+            f"no files and no {CONFIG}; name model files, or save the lines above as {CONFIG}, as edgeprune init does"
+        )
     return None
 
 

@@ -8,17 +8,18 @@ from pathlib import Path
 import click
 
 from edgeprune.checker.size.codecs import with_quick
-from edgeprune.commands.options import PATH, check_page_name, chosen_format, common_options
+from edgeprune.commands.options import PATH, check_page_name, chosen_format, common_options, device_option
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import EdgepruneError, UsageError
 
 __all__ = ["compare"]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("before", type=PATH)
 @click.argument("after", type=PATH)
 @click.option("--measure", is_flag=True, help="Also time both on this host, paired (.tflite; about 15 seconds).")
-@click.option("--device", metavar="NAME", help="Also estimate both on a device ('edgeprune devices').")
+@device_option("Also estimate both on a device ('edgeprune devices').")
 @click.option("--all", "every", is_flag=True, help="Show layers that did not change, too.")
 @click.option("--format", "output_format", type=click.Choice(["text", "json", "markdown"]), help="[default: text]")
 @common_options("html", "codecs", "json", "quiet")

@@ -9,12 +9,13 @@ import click
 
 from edgeprune.checker.size.codecs import BASE_CODEC, FULL
 from edgeprune.commands.options import PATH, check_page_name, chosen_format, common_options
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import InputError
 
 __all__ = ["history"]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("file", type=PATH)
 @click.option("--layer", metavar="NAME", help="The trend of this layer, in each file that has it.")
 @click.option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeprune.commands.options import PATH, check_page_name, chosen_format, common_options
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ __all__ = ["inspect"]
 _SPARSE = "tensorrt-sparse-ampere"
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("file", type=PATH)
 @click.option(
     "--format",
@@ -56,6 +57,12 @@ def inspect(
 
     "deflated" is a layer's part of the compressed download, "ideal" what a coder that looks at one number at a time
     would need (order-0 entropy, per channel where that is less). Reads what 'check' reads.
+
+    \b
+    Examples:
+      edgeprune inspect model.tflite
+      edgeprune inspect model.tflite --why
+      edgeprune inspect model.tflite --snippet kotlin
     """
     from edgeprune.checker.size.codecs import BASE_CODEC
     from edgeprune.checker.size.models_behind import sources_of

@@ -35,6 +35,7 @@ __all__ = [
     "check_page_name",
     "chosen_format",
     "common_options",
+    "device_option",
     "echo_json",
     "field_option",
     "json_text",
@@ -276,6 +277,17 @@ def chosen_format(as_json: bool, output_format: str | None) -> str:
     if as_json and output_format not in (None, "json"):
         raise click.UsageError(f"--json and --format {output_format} contradict each other; drop one")
     return output_format or ("json" if as_json else "text")
+
+
+def device_option(text: str, *names: str, **more: Any) -> Callable[[Command], Command]:
+    """--device with its help; a shell completes the names of profiles."""
+
+    def profiles(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+        from edgeprune.checker.latency.profiles import profile_paths
+
+        return [name for name in profile_paths() if name.startswith(incomplete)]
+
+    return click.option("--device", *names, metavar="NAME", shell_complete=profiles, help=text, **more)
 
 
 def common_options(*names: str) -> Callable[[Command], Command]:

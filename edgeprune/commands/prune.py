@@ -14,12 +14,14 @@ from edgeprune.commands.options import (
     Scoring,
     Trust,
     common_options,
+    device_option,
     echo_json,
     field_option,
     taken,
     taken_goal,
     typed_flag,
 )
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 from edgeprune.maker.pruning.channel.criteria import CRITERIA
 from edgeprune.maker.pruning.options import (
@@ -91,7 +93,7 @@ class _Done:
     scores: tuple[_Score, ...]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="The pruned model, a .keras file.")
 @click.option(
@@ -120,7 +122,7 @@ class _Done:
     "example 1e-4.",
 )
 @click.option("--latency", type=float, help="channel: share of the latency to keep, estimated for --device.")
-@click.option("--device", metavar="NAME", help="channel: the profile for --latency ('edgeprune devices'), or a .toml.")
+@device_option("channel: the profile for --latency ('edgeprune devices'), or a .toml.")
 @click.option("--lossless", is_flag=True, help="channel: remove dead channels only; outputs stay the same.")
 @field_option(
     MagnitudeOptions,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeprune.commands.options import EXIT_CODES, PATH, Trust, common_options, json_text, taken
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 from edgeprune.verdict import all_passed
 
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
     from edgeprune.ledger import Ledger
     from edgeprune.maker.recipe.recipe import Recipe
 
-__all__ = ["run"]
+__all__ = ["run", "tell_run"]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("recipe", type=PATH)
 @click.option("-o", "--output", type=PATH, help="Folder for models, ledger.json, report.md and report.html.")
 @click.option(
@@ -36,6 +37,12 @@ def run(recipe: Path, output: Path | None, baseline: Path | None, dry_run: bool,
 
     Steps are prune (to a sparsity; with style = "channel" to a ratio of channels, or a share of the MACs, parameters or
     latency, estimated for a device), finetune and quantize. docs/recipe-keys.md lists their keys.
+
+    \b
+    Examples:
+      edgeprune run recipe.toml --dry-run
+      edgeprune run recipe.toml -o out
+      edgeprune run recipe.toml -o next --baseline out/ledger.json
     """
     from edgeprune.commands import calls
     from edgeprune.host.progress import Progress
@@ -55,10 +62,15 @@ def run(recipe: Path, output: Path | None, baseline: Path | None, dry_run: bool,
         baseline=baseline,
         progress=Progress(quiet=options["quiet"]),
     )
+    return tell_run(ledger, output, as_json=options["as_json"])
+
+
+def tell_run(ledger: Ledger, output: Path, *, as_json: bool) -> int:
+    """Print what a run came to; the exit code."""
     for entry in (entry for stage in ledger.stages for entry in stage.artifacts):
         for line in entry.warnings:
             click.echo(f"edgeprune: warning: {entry.path}: {line}", err=True)
-    click.echo(json_text(ledger.to_json()) if options["as_json"] else _text(ledger, output, drawn=loaded.html))
+    click.echo(json_text(ledger.to_json()) if as_json else _text(ledger, output))
     missed = any(e.ladder is not None and not e.ladder.reached for stage in ledger.stages for e in stage.artifacts)
     return EXIT_CODES[False if missed else all_passed(ledger.verdicts)]
 
@@ -69,12 +81,12 @@ def _plan(recipe: Recipe, trust: Trust) -> str:
     return "\n".join(plan_lines(prepare(recipe, trust_code=trust.trust_code, custom=trust.custom)))
 
 
-def _text(ledger: Ledger, output: Path, *, drawn: bool) -> str:
+def _text(ledger: Ledger, output: Path) -> str:
     import shutil
     import sys
 
     from edgeprune.report.ledger_report import ledger_text
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    page = ", report.html" if drawn else ""
+    page = ", report.html" if (output / "report.html").exists() else ""
     return f"{ledger_text(ledger, width=width)}\n\nWritten: {output}/ (models, ledger.json, report.md{page})"

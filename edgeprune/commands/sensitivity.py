@@ -21,6 +21,7 @@ from edgeprune.commands.options import (
     taken,
     taken_goal,
 )
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class _Job:
     quiet: bool
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("model", type=PATH)
 @click.option("--data", type=PATH, required=True, metavar="DATA", help="Samples that the model is scored on.")
 @click.option(

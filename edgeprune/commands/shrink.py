@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,14 @@ from edgeprune.commands.options import (
     Scoring,
     Trust,
     common_options,
+    device_option,
     echo_json,
     field_option,
     taken,
     taken_goal,
     typed_flag,
 )
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 from edgeprune.maker.search.asked import ShrinkOptions
 
@@ -34,13 +36,13 @@ if TYPE_CHECKING:
 
     Search = Callable[[Path, Watch], tuple[SearchReport, Ledger]]
 
-__all__ = ["STOPPING", "search_words", "shrink", "write_search"]
+__all__ = ["STOPPING", "search_words", "searched", "shrink", "shrink_job", "write_search"]
 
 DATA_FREE = ("model", "output", "download", "data_free", "overwrite", "as_json", "quiet", "trust_code", "custom")
 STOPPING = "stopping with the best so far, which takes a minute or two; Ctrl-C again ends at once and keeps nothing new"
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, default=Path("out"), show_default=True, help="Folder for what comes out.")
 @click.option("--train", type=PATH, metavar="DATA", help="Training samples with targets.")
@@ -62,9 +64,9 @@ STOPPING = "stopping with the best so far, which takes a minute or two; Ctrl-C a
 @click.option(
     "--latency",
     metavar="SHARE",
-    help="Latency to reach, such as 0.5x of the dense model's file of the same precision: measured on this host.",
+    help="Latency to reach, such as 0.5x of the dense model: of its file of the same precision, measured on this host.",
 )
-@click.option("--device", metavar="NAME", help="Estimate the latency for this device ('edgeprune devices') instead.")
+@device_option("Estimate the latency for this device ('edgeprune devices') instead.")
 @field_option(ShrinkOptions, "max_drop", metavar="SHARE", help="How much of the metric may be lost.")
 @field_option(ShrinkOptions, "time", metavar="TIME", help="How long the search may take, such as 10min or 2h.")
 @click.option("--flip", is_flag=True, help="Mirror training images left to right at random.")
@@ -74,6 +76,7 @@ STOPPING = "stopping with the best so far, which takes a minute or two; Ctrl-C a
 @click.pass_context
 def shrink(
     context: click.Context,
+    /,
     output: Path,
     overwrite: bool,
     as_json: bool,
@@ -108,8 +111,7 @@ def shrink(
         return _data_free(values, output, overwrite=overwrite, as_json=as_json, quiet=quiet)
     if values["train"] is None:
         raise UsageError("--train DATA is missing: samples with targets to train on; without any use --data-free")
-    job = _job(values)
-    report = _searched(job, output, overwrite=overwrite, quiet=quiet or as_json)
+    report = searched(_job(values), output, overwrite=overwrite, quiet=quiet or as_json)
     if as_json:
         echo_json(report.to_json())
     else:
@@ -142,41 +144,54 @@ def _data_free(values: dict[str, Any], output: Path, *, overwrite: bool, as_json
 
 
 def _job(values: dict[str, Any]) -> ShrinkJob:
-    from edgeprune.maker.recipe.recipe_toml import RecipeFiles
     from edgeprune.maker.search.executors import Spread
-    from edgeprune.maker.search.shrink import SET_ASIDE, ShrinkJob, usual_cache
-    from edgeprune.maker.training.data.loading import check_split
 
     seed = values.pop("seed")
     given = {field.name: values.pop(field.name) for field in fields(ShrinkOptions) if field.name != "seed"}
-    asked = ShrinkOptions(**given, seed=seed)
-    scoring = taken(Scoring, values, goal=taken_goal(values))
-    trust = taken(Trust, values)
-    splits = {name: values[name] for name in ("train", "validation", "test") if values[name] is not None}
+    return shrink_job(
+        values["model"],
+        {name: values[name] for name in ("train", "validation", "test")},
+        ShrinkOptions(**given, seed=seed),
+        taken(Scoring, values, goal=taken_goal(values)),
+        cache=values["cache"],
+        mlflow=values["mlflow"],
+        spread=Spread(workers=values["workers"], ray=values["ray"]),
+        **asdict(taken(Trust, values)),
+    )
+
+
+def shrink_job(
+    model: Path,
+    data: Mapping[str, Path | None],
+    asked: ShrinkOptions,
+    scoring: Scoring,
+    *,
+    cache: Path | None = None,
+    **more: Any,
+) -> ShrinkJob:
+    """The search for a smaller `model` with the splits that `data` has; `more` as ShrinkJob takes it. Raises InputError
+    for data that are not there."""
+    from edgeprune.maker.recipe.recipe_toml import RecipeFiles
+    from edgeprune.maker.search.shrink import SET_ASIDE, ShrinkJob, usual_cache
+    from edgeprune.maker.training.data.loading import check_split
+
+    splits = {name: path for name, path in data.items() if path is not None}
     for path in splits.values():
         check_split(path)
     files = RecipeFiles(
-        model=values["model"],
+        model=model,
         splits=splits,
         scale=scoring.scale,
         offset=scoring.offset,
         on_bad_sample=scoring.on_bad_sample,
         set_aside=None if len(splits) == 3 else SET_ASIDE,
-        seed=seed,
+        seed=asked.seed,
     )
-    return ShrinkJob(
-        files=files,
-        goal=scoring.goal,
-        asked=asked,
-        cache=values["cache"] or usual_cache(),
-        mlflow=values["mlflow"],
-        spread=Spread(workers=values["workers"], ray=values["ray"]),
-        trust_code=trust.trust_code,
-        custom=trust.custom,
-    )
+    return ShrinkJob(files=files, goal=scoring.goal, asked=asked, cache=cache or usual_cache(), **more)
 
 
-def _searched(job: ShrinkJob, output: Path, *, overwrite: bool, quiet: bool) -> SearchReport:
+def searched(job: ShrinkJob, output: Path, *, overwrite: bool, quiet: bool) -> SearchReport:
+    """Carry a search out and leave what it found in the folder `output`."""
     from edgeprune.maker.search.shrink import shrink as search
 
     return write_search(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeprune.commands.options import PATH, Trust, common_options, echo_json, taken
+from edgeprune.commands.screens import Verb
 from edgeprune.commands.shrink import search_words, write_search
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["sweep"]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("space", type=PATH)
 @click.option("-o", "--output", type=PATH, help="Folder for what comes out.")
 @click.option("--dry-run", is_flag=True, help="Check the space, print its open keys, and stop.")

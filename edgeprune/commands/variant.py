@@ -11,6 +11,7 @@ import click
 from edgeprune.artifact import Precision, sha256_of
 from edgeprune.checker.sparse_kernels.options import STORED, Prefer, SparseOptions
 from edgeprune.commands.options import PATH, common_options, echo_json, taken, with_note
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class _Wanted:
         )
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("file", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="The .tflite file to write.")
 @click.option(

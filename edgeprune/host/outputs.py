@@ -17,7 +17,7 @@ from edgeprune.errors import EdgepruneError, OutputError, UsageError
 from edgeprune.host.interrupts import held_back, note_output
 from edgeprune.host.scratch import scratch_folder
 
-__all__ = ["append_line", "between_appends", "check_output_file", "output_file", "output_folder", "write_file"]
+__all__ = ["MARK", "append_line", "between_appends", "check_output_file", "output_file", "output_folder", "write_file"]
 
 MARK = "ledger.json"  # what every output folder holds
 PACKAGE = ".mlpackage"  # the one output that is a folder

@@ -21,6 +21,7 @@ from edgeprune.verdict import Limit, Unit, Verdict
 __all__ = ["FORMATS", "difference_table", "file_table", "legend"]
 
 SCHEMA_VERSION = 3
+_OF_SIZE = (Limit.DOWNLOAD, Limit.INSTALL, Limit.GROWTH)
 _MOST_LAYERS = 8  # in a pull-request comment
 
 
@@ -64,6 +65,8 @@ def _text(check: Check) -> str:
         lines += ["\n" + to_text(table) for table in _grown_tables(check, shown)]
     if check.verdicts:
         lines += ["", *(verdict_line(verdict) for verdict in check.verdicts)]
+    if not check.why and any(verdict.passed is False and verdict.kind in _OF_SIZE for verdict in check.verdicts):
+        lines.append("add --why: where the bytes are, and what would make them fewer")
     for path, sentences in check.why.items():
         lines += ["", f"why, {shown(path)}:", *(f"- {shown(sentence)}" for sentence in sentences)]
     notes = [*(f"{record.path}: {record.note}" for record in check.files if record.note), *check.notes]
@@ -226,6 +229,8 @@ def _markdown(check: Check) -> str:
     lines += [f"- {markdown_text(verdict_line(item))}" for item in failed] + ([""] if failed else [])
     for table in _grown_tables(check, markdown_cell):
         lines += [to_markdown(table), ""]
+    if not check.why and any(verdict.passed is False and verdict.kind in _OF_SIZE for verdict in check.verdicts):
+        lines.append("add --why: where the bytes are, and what would make them fewer")
     for path, sentences in check.why.items():
         lines += [f"Why, {markdown_cell(path)}:", "", *(f"- {markdown_text(text)}" for text in sentences), ""]
     lines += [f"- {markdown_text(note)}" for note in check.notes] + ([""] if check.notes else [])

@@ -179,7 +179,8 @@ def test_without_a_configuration_one_is_printed(call: Any, here: Path) -> None:
     outcome = call("check")
     assert outcome.code == 2
     assert outcome.err.splitlines() == [
-        "edgeprune: no files and no edgeprune.toml; name model files, or save the lines above as edgeprune.toml"
+        "edgeprune: no files and no edgeprune.toml; name model files, or save the lines above as edgeprune.toml, as "
+        "edgeprune init does"
     ]
     (here / "edgeprune.toml").write_text(outcome.out)
     kept = call("check", "--json")

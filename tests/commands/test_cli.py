@@ -60,21 +60,6 @@ def test_a_stdout_that_takes_nothing(streams: str, said: str, unbuffered: str) -
     assert (done.returncode, done.stderr) == (3, said)
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        *("run", "prune", "finetune", "convert", "verify", "groups"),
-        *("check", "inspect", "compare", "estimate", "devices", "calibrate", "bench"),
-    ],
-)
-def test_help(call: Any, verb: str) -> None:
-    """Every verb has a help that names its options, on stdout."""
-    outcome = call(verb, "--help")
-    assert (outcome.code, outcome.err) == (0, "")
-    assert outcome.out.startswith(f"Usage: edgeprune {verb} ")
-    assert "Options:" in outcome.out
-
-
 def test_check_of_real_files(call: Any) -> None:
     """A look at a file, without a limit; the sparse file's zeros are seen."""
     outcome = call("check", FILES / "float32_sparse.tflite", "--json", "--show")

@@ -34,7 +34,7 @@ STAND_INS = {
     "Model.mlpackage": "sparse_int8.mlpackage",
     "base/models/photo.tflite": "float32.tflite",
 }
-MAKERS = {"run", "prune", "groups", "finetune", "convert", "verify"}
+MAKERS = {"run", "init", "prune", "groups", "finetune", "convert", "verify"}
 PROFILE = "pixel3-tflite-4t-float32"
 RUN = ("shell", "console", "python")
 # Every block that does not run here: where, and why.
@@ -51,6 +51,9 @@ NOT_RUN = {
     ("convert-and-verify.md", "makes two files of each layer"),
     ("convert-and-verify.md", "scores a dozen files"),
     ("core-ml.md", "scores a dozen packages"),
+    ("first-five-minutes.md", "pip install"),
+    ("first-five-minutes.md", "trains for minutes"),
+    ("first-five-minutes.md", "writes into the home folder"),
     ("getting-started.md", "pip install"),
     ("latency.md", "needs an NVIDIA GPU"),
     ("latency.md", "needs an emulated Arm system"),

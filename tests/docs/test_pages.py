@@ -119,11 +119,15 @@ def test_workflows(path: Path) -> None:
 
 
 def test_the_test_workflow_runs_the_whole_check() -> None:
-    """The same command as everywhere, on the Python that the Makefile wants."""
+    """The same command as everywhere, on each Python that the package names."""
     flow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
     (job,) = flow["jobs"].values()
     assert job["runs-on"].startswith("ubuntu")
-    assert {"python-version": "3.11"} in [step.get("with") for step in job["steps"]]
+    classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    versions = [c.rpartition(" ")[2] for c in classifiers if re.search(r":: Python :: 3\.\d+$", c)]
+    assert job["strategy"]["matrix"] == {"python-version": versions}
+    assert {"python-version": "${{ matrix.python-version }}"} in [step.get("with") for step in job["steps"]]
+    assert [step["env"] for step in job["steps"] if step.get("run") == ".ci/run"] == [{"PYTHON": "python"}]
     assert ".ci/run" in [step.get("run") for step in job["steps"]]
 
 

@@ -1,5 +1,7 @@
 """The fused kernel of batch normalization against Keras's own computation."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -73,4 +75,21 @@ def test_a_frozen_layer_and_inference_use_the_statistics_it_has():
         layer.trainable = False
         frozen = layer(pictures, training=True)
     np.testing.assert_array_equal(inferred, frozen)
+    np.testing.assert_allclose(inferred, layer(pictures, training=False), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(inferred, pictures / np.sqrt(1 + layer.epsilon), rtol=1e-5)
+
+
+def test_gradients_go_through_a_frozen_layer():
+    pictures = tf.constant(np.random.default_rng(1).normal(2, 3, (4, 3, 3, 2)).astype(np.float32))
+    layer = keras.layers.BatchNormalization()
+    layer.build(pictures.shape)
+    layer.moving_mean.assign([1.0, -1.0])
+    layer.moving_variance.assign([0.5, 4.0])
+    layer.trainable = False
+    found = []
+    for context in (contextlib.nullcontext(), fused_norms(keras)):
+        with context, tf.GradientTape() as tape:
+            tape.watch(pictures)
+            loss = tf.reduce_sum(layer(pictures, training=True) ** 2)
+        found.append(tape.gradient(loss, pictures))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5, atol=1e-6)

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from conftest import image_arrays
 
+import edgeprune
 from edgeprune.artifact import Precision, sha256_of
-from edgeprune.errors import UsageError
+from edgeprune.errors import RuledOut, UsageError
 from edgeprune.maker.recipe import model_steps
 from edgeprune.maker.search import fitting, halving, recipe_trials, shrink, trials
 from edgeprune.maker.search.asked import ShrinkOptions
@@ -192,10 +193,15 @@ def test_what_is_not_reached(search: Any, tmp_path: Path, monkeypatch: pytest.Mo
     assert tomllib.loads((tmp_path / "out" / "recipe.toml").read_text())["data"]["set_aside"] == 0.1
 
 
-def test_ruled_out(search: Any, tmp_path: Path) -> None:
-    """A size below what the graph alone takes is refused before any training, with the nearest that is not."""
+def test_ruled_out(search: Any, files: Path, tmp_path: Path) -> None:
+    """A size below what the graph alone takes is refused before any training, with the nearest that is not; in Python
+    too."""
     done = search("out", "--download", "500 B")
     done.error(3, "a download of 500 B is ruled out", "ask for more")
+    splits = {name: files / f"{name}.npz" for name in ("train", "validation", "test")}
+    wanted = edgeprune.ShrinkOptions(download="500 B")
+    with pytest.raises(RuledOut, match="a download of 500 B is ruled out"):
+        edgeprune.shrink(files / "model.keras", tmp_path / "out", wanted, **splits, cache=tmp_path / "cache")
     assert not (tmp_path / "out").exists()
 
 

@@ -56,6 +56,7 @@ def recipe_toml(
     steps: Iterable[Mapping[str, object]],
     exports: Sequence[tuple[str, str]],
     latency: Mapping[str, object],
+    budget: Mapping[str, object] | None = None,
 ) -> str:
     """A recipe with paths beside `place`, where it will stand; `head` is the comment on its first line."""
     lines = [
@@ -78,6 +79,8 @@ def recipe_toml(
         lines += ["", "[[exports]]", _line("format", form), _line("precision", stored)]
     if latency:
         lines += ["", "[latency]", *(_line(key, value) for key, value in latency.items())]
+    if budget:
+        lines += ["", "[budget]", *(_line(key, value) for key, value in budget.items())]
     return "\n".join(lines) + "\n"
 
 
