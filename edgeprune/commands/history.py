@@ -26,7 +26,9 @@ __all__ = ["history"]
     help="What the download is compressed by.",
 )
 @click.option("--all", "every", is_flag=True, help="Every commit, also those that changed nothing.")
-@click.option("--format", "output_format", type=click.Choice(["text", "json", "markdown"]), help="[default: text]")
+@click.option(
+    "--format", "output_format", type=click.Choice(["text", "json", "markdown"]), help="Of the report.  [default: text]"
+)
 @common_options("html", "json")
 def history(
     file: Path,
