@@ -351,8 +351,8 @@ def run(
         ledger = run_recipe(prepared, place, shown, earlier)
         write_file(place / "ledger.json", json_text(ledger.to_json()).encode() + b"\n")
         write_file(place / "report.md", ledger_markdown(ledger).encode())
-        if wanted.html:
-            write_page(page_of_folder(ledger, place, shown), place / "report.html")
+    if wanted.html:  # when all else is safe: hours of training do not hang on a picture
+        write_page(page_of_folder(ledger, Path(folder), shown), Path(folder) / "report.html")
     return ledger
 
 
