@@ -113,7 +113,8 @@ def blame(
 
 def check(path: StrPath, budget: Budget, *, baseline: StrPath | None = None) -> tuple[Verdict, ...]:
     """Hold a model file against a budget: one verdict for each limit, whose `passed` is None where it could not be
-    checked. `baseline`, an earlier file or a report of `edgeprune check --json`, is what growth is counted from."""
+    checked. `baseline`, an earlier file, a report of `edgeprune check --json` or a history, is what growth is counted
+    from."""
     from edgeprune.checker.check import CheckOptions, Wanted, check_files
 
     if not budget.limits:
@@ -350,8 +351,8 @@ def run(
         ledger = run_recipe(prepared, place, shown, earlier)
         write_file(place / "ledger.json", json_text(ledger.to_json()).encode() + b"\n")
         write_file(place / "report.md", ledger_markdown(ledger).encode())
-        if wanted.html:
-            write_page(page_of_folder(ledger, place, shown), place / "report.html")
+    if wanted.html:  # when all else is safe: hours of training do not hang on a picture
+        write_page(page_of_folder(ledger, Path(folder), shown), Path(folder) / "report.html")
     return ledger
 
 

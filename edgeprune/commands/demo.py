@@ -26,7 +26,7 @@ MINUTES = 3
     type=PATH,
     default=Path("edgeprune-demo"),
     show_default=True,
-    help="Folder for what comes out, with a copy of the sample.",
+    help="Folder for models, report.html, ledger.json and a copy of the sample.",
 )
 @common_options("overwrite", "json", "quiet")
 def demo(output: Path, overwrite: bool, as_json: bool, quiet: bool) -> int:
