@@ -37,7 +37,8 @@ from edgeprune.maker.recipe.trained_int8 import TrainedInt8
 
 __all__ = ["PAIRS", "PROCESSES", "ModelRun", "RecipeTrials", "changing", "weighed"]
 
-PROCESSES, PAIRS = 3, 10  # of a paired measurement; the files of the winner are measured anew in its run
+PROCESSES = 3  # of a paired measurement; the files of the winner are measured anew in its run
+PAIRS = 10
 MOST_JUDGED = 5000  # validation samples
 
 
