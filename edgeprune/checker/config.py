@@ -76,6 +76,8 @@ def _budget(path: Path, where: str, raw: object) -> Budget:
     if not pattern or PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts:
         raise RecipeError(f"{path}: [{where}] path {pattern!r} must lie in the folder of this file")
     try:
+        if any("**" in part and part != "**" for part in PurePosixPath(pattern).parts):
+            raise ValueError("** stands alone between slashes")  # Python 3.13 would take it for *
         next(iter(path.glob(pattern)), None)  # below a file there is nothing: only the pattern is looked at
     except (ValueError, IndexError, AttributeError, re.error) as cause:  # AttributeError: pathlib's answer to "./"
         raise RecipeError(

@@ -59,6 +59,7 @@ VERBS = {
     "variant": "edgeprune.commands.variant",
     "verify": "edgeprune.commands.verify",
     "check": "edgeprune.commands.check",
+    "history": "edgeprune.commands.history",
     "inspect": "edgeprune.commands.inspect",
     "metadata": "edgeprune.commands.metadata",
     "pack": "edgeprune.commands.pack",

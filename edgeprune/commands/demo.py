@@ -26,15 +26,15 @@ MINUTES = 3
     type=PATH,
     default=Path("edgeprune-demo"),
     show_default=True,
-    help="Folder for models, report.md, ledger.json and a copy of the sample.",
+    help="Folder for models, report.html, ledger.json and a copy of the sample.",
 )
 @common_options("overwrite", "json", "quiet")
 def demo(output: Path, overwrite: bool, as_json: bool, quiet: bool) -> int:
-    """See the whole job on a small model: pruned, trained, quantized to int8, exported to TFLite and Core ML, measured.
+    """See the whole job on a small model, in about three minutes: pruned, trained, quantized, exported, measured.
 
     The sample comes with the package and is copied into the output: a network of 99,000 parameters that says which
     shape is in a picture, frames it and marks its pixels, with pictures that a program drew (under the licence of this
-    project). Nothing is fetched. About three minutes on two cores. Needs pip install 'edgeprune[convert,litert]'.
+    project). Nothing is fetched. Exports int8 TFLite and Core ML. Needs pip install 'edgeprune[convert,litert]'.
 
     \b
     Examples:

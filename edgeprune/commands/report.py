@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeprune.commands.options import PATH, common_options
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["report"]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("ledger", type=PATH)
 @click.argument("files", nargs=-1, type=PATH, metavar="[FILE]...")
 @click.option("-o", "--output", type=PATH, help="The page to write, .html.")

@@ -60,7 +60,20 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "offset",
         "on-bad-sample",
     ),
-    "Output": ("output", "overwrite", "format", "json", "quiet", "verbose", "trust-code", "custom", "help"),
+    "Output": (
+        "output",
+        "svg",
+        "model-explorer",
+        "html",
+        "overwrite",
+        "format",
+        "json",
+        "quiet",
+        "verbose",
+        "trust-code",
+        "custom",
+        "help",
+    ),
 }
 _OTHERS = "Options"
 
@@ -88,6 +101,8 @@ LATER: dict[str, tuple[str, ...]] = {
         "sparse-kernels",
         "target",
         "fast",
+        "commit",
+        "arm",
     ),
     "convert": (
         "samples",
@@ -161,11 +176,13 @@ VERB_GROUPS: dict[str, dict[str, str]] = {
     "Look and compare": {
         "inspect": "A file layer by layer: shapes, zeros, MACs, bytes.",
         "compare": "What shrank from one file to another, layer by layer.",
+        "report": "A finished run as one page of HTML with pictures.",
         "estimate": "How long a file takes on a phone, by a device profile.",
         "bench": "Time a file on this host, paired with another.",
     },
     "In CI": {
         "check": "Hold files and app bundles against budgets; without TensorFlow.",
+        "history": "What each commit made of each file, and the layer that did it.",
     },
     _MORE: {
         "groups": "Layers that must lose the same channels.",

@@ -220,7 +220,7 @@ def write_search(search: Search, output: Path, *, overwrite: bool, quiet: bool) 
         write_file(place / "report.md", ledger_markdown(ledger).encode())
         write_file(place / "search.json", json_text(report.to_json()).encode() + b"\n")
         write_file(place / "search.md", search_markdown(report).encode())
-        write_page(page_of_folder(ledger, place, Progress(quiet=quiet)), place / "report.html")
+    write_page(page_of_folder(ledger, output, Progress(quiet=quiet)), output / "report.html")
     return report
 
 

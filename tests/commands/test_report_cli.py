@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 from made_pages import blame, full_ledger, search_report, sensitivity
-from places import TESTS
+from places import ROOT, TESTS
 
 import edgeprune
 from edgeprune.artifact import sha256_of
@@ -145,3 +145,18 @@ def test_a_page_never_replaces_what_is_read(call: Any, tmp_path: Path, verb: str
     more = ["--show"] if verb == "check" else []
     call(verb, model, *more, "--html", model).error(2, "would replace")
     call(verb, FILES / "int8.tflite", *more, "--html", tmp_path / "m.txt").error(2, "a page ends in .html")
+
+
+def test_a_run_does_not_hang_on_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hours of training are there when the page cannot be drawn."""
+
+    def broken(*_: object) -> None:
+        raise ValueError("no picture")
+
+    monkeypatch.setattr("edgeprune.maker.recipe.prepare.prepare", lambda *_, **__: None)
+    monkeypatch.setattr("edgeprune.maker.recipe.prepare.plan_lines", lambda *_: [])
+    monkeypatch.setattr("edgeprune.maker.recipe.pipeline.run_recipe", lambda *_: full_ledger())
+    monkeypatch.setattr("edgeprune.commands.pages.page_of_folder", broken)
+    with pytest.raises(ValueError, match="no picture"):
+        edgeprune.run(ROOT / "sample_models" / "fashion" / "recipe.toml", tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"ledger.json", "report.md"}
