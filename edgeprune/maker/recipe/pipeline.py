@@ -71,6 +71,7 @@ from edgeprune.maker.recipe.pattern_check import check_file, pattern_after
 from edgeprune.maker.recipe.prepare import Prepared, app_options
 from edgeprune.maker.recipe.recipe import (
     ChannelStep,
+    EqualizeStep,
     ExportSpec,
     FinetuneStep,
     PruneStep,
@@ -201,7 +202,7 @@ class _Run:
             artifacts.append(self._tflite("dense", Precision(quantize.precision), plain, may_depart=True))
         self._add("dense", "dense", artifacts, begun)
 
-    def _train_step(self, step: PruneStep | ChannelStep | FinetuneStep) -> None:
+    def _train_step(self, step: PruneStep | ChannelStep | FinetuneStep | EqualizeStep) -> None:
         begun = time.monotonic()
         if step is student_step(self.recipe):
             self._begin_student(step)
@@ -356,6 +357,7 @@ class _Run:
                 artifacts=tuple(artifacts),
                 pruning=done.pruning if done else None,
                 channels=done.channels if done else None,
+                equalized=done.equalized if done else None,
                 training=done.training if done else None,
                 seconds=round(time.monotonic() - begun, 3),
                 kept=kept,

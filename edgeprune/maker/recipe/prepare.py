@@ -30,6 +30,7 @@ from edgeprune.maker.recipe.entries import file_part
 from edgeprune.maker.recipe.latency_search import latency_asked, refuse_unknown_macs
 from edgeprune.maker.recipe.recipe import (
     ChannelStep,
+    EqualizeStep,
     ExportSpec,
     FinetuneStep,
     PruneStep,
@@ -343,6 +344,8 @@ def _plan_of(prepared: Prepared, step: Step) -> str:
         trained = isinstance(step, QatStep)
         first = f"quantization-aware training, {_training_plan(prepared, training_of(step))}, " if trained else ""
         return f"{first}{step.precision}, calibrated on {step.samples} training samples, {ends}"
+    if isinstance(step, EqualizeStep):
+        return f"equalize channels, whose sizes {step.samples} training samples tell"
     training = _training_plan(prepared, step.training)
     if step.teacher is not None:
         taught = Path(step.teacher).name if teacher_file(step.teacher) else step.teacher

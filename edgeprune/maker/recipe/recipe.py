@@ -19,6 +19,7 @@ from edgeprune.errors import EdgepruneError, RecipeError, UsageError
 from edgeprune.host.toml_values import known_keys, read_toml, typed
 from edgeprune.maker.recipe.steps import (
     ChannelStep,
+    EqualizeStep,
     FinetuneStep,
     PruneStep,
     QatStep,
@@ -38,6 +39,7 @@ from edgeprune.maker.training.goal import GOAL_KEYS, Goal, read_goal
 __all__ = [
     "ChannelStep",
     "DataSpec",
+    "EqualizeStep",
     "ExportSpec",
     "FinetuneStep",
     "LatencySpec",
@@ -191,8 +193,6 @@ def _recipe(path: Path, sha256: str, raw: Mapping[str, object]) -> Recipe:
 def _placed(path: Path, step: Step) -> Step:
     """A step whose teacher, if it is a file, lies beside the recipe."""
     teacher = teacher_of(step)
-    if isinstance(step, QuantizeStep) and not isinstance(step, QatStep):
-        return step
     return replace(step, teacher=str(path.parent / teacher)) if teacher and teacher_file(teacher) else step
 
 
