@@ -172,7 +172,8 @@ class ChannelOrder:
 class PruneReport:
     """What pruning did: asked and got over all pruned kernels, each kernel, and each layer left dense.
 
-    `pattern` is N:M as asked for, "2:4"; None for a fraction.
+    `pattern` is N:M as asked for, "2:4"; None for a fraction. `padded` are the layers that were padded anew first, as
+    sparse kernels want.
     """
 
     asked: float
@@ -181,6 +182,7 @@ class PruneReport:
     skipped: tuple[SkippedLayer, ...]
     pattern: str | None = None
     reordering: ChannelOrder | None = None
+    padded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

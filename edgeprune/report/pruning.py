@@ -17,6 +17,9 @@ def zeros_lines(report: PruneReport, *, every: bool = False) -> list[str]:
         lines.append(pattern_kept(report))
     if report.reordering:
         lines.append(_reordering(report.reordering))
+    if report.padded:
+        names = ", ".join(report.padded[:4]) + (", ..." if len(report.padded) > 4 else "")
+        lines.append(f"padding: {len(report.padded)} layers padded anew for sparse kernels ({names}): fine-tune")
     if every:
         lines.append(_kernels(report))
     return lines + reason_lines("left dense", ((item.layer, item.reason) for item in report.skipped), every=every)

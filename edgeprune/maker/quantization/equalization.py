@@ -4,8 +4,8 @@ Nagel et al. 2019 (arXiv:1906.04721): what a channel is divided by, its reader m
 factor passes ReLU. ReLU6 it passes only below 6. Channels that stay below are moved up to there at most. One that
 reaches 6 is left alone, unless its kernel is many times as large as the others': then the network uses its two ends
 (at 153 or at 20 the answer is 6), it is made less steep, and its reader takes the factor that brings it nearest to what
-it was on samples. Channels that do not vary by half a step of an 8-bit tensor get kernels of zeros and what they hold as
-a constant: their kernels are often the largest, for batch normalization divided them by nothing.
+it was on samples. Channels that do not vary by half a step of 8 bits of their own get kernels of zeros, and what
+they hold as a constant: their kernels are often the largest, for batch normalization divided them by nothing.
 
 Batch normalization is folded into kernels first, and stays as one that multiplies by 1 and has the statistics of what
 it reads now: training steps then have the size of the kernels that ship.

@@ -361,6 +361,7 @@ def _plan_of(prepared: Prepared, step: Step) -> str:
     asked = f"{options.fraction:.0%}" if options.pattern is None else f"{options.pattern}"
     how = f"{options.scope} scope{', by wanda' if options.needs_data else ''}"
     how += ", channels reordered first" if options.permute else ""
+    how += ", layers padded symmetrically first" if options.symmetric_padding else ""
     return (
         f"{step.style} pruning to {asked} of {len(chosen)} kernels ({how}, "
         f"{len(skipped)} layers stay dense), {training}{', ' + step.schedule if step.training else ''}, "

@@ -25,6 +25,7 @@ from edgeprune.maker.recipe.steps import (
     QatStep,
     QuantizeStep,
     Step,
+    TrainingStep,
     check_step,
     needs_training_data,
     read_step,
@@ -193,7 +194,9 @@ def _recipe(path: Path, sha256: str, raw: Mapping[str, object]) -> Recipe:
 def _placed(path: Path, step: Step) -> Step:
     """A step whose teacher, if it is a file, lies beside the recipe."""
     teacher = teacher_of(step)
-    return replace(step, teacher=str(path.parent / teacher)) if teacher and teacher_file(teacher) else step
+    if not isinstance(step, TrainingStep) or teacher is None or not teacher_file(teacher):
+        return step
+    return replace(step, teacher=str(path.parent / teacher))
 
 
 def _student(path: Path, raw: object) -> StudentSpec:

@@ -32,6 +32,7 @@ __all__ = [
     "QatStep",
     "QuantizeStep",
     "Step",
+    "TrainingStep",
     "check_step",
     "needs_training_data",
     "read_step",
@@ -178,7 +179,7 @@ class QatStep(QuantizeStep):
 
 
 Step = PruneStep | ChannelStep | FinetuneStep | EqualizeStep | QuantizeStep | QatStep
-_Training = PruneStep | ChannelStep | FinetuneStep | QatStep
+TrainingStep = PruneStep | ChannelStep | FinetuneStep | QatStep
 STEPS: dict[str, type[PruneStep | FinetuneStep | EqualizeStep | QuantizeStep | QatStep]] = {
     "prune": PruneStep,
     "finetune": FinetuneStep,
@@ -214,12 +215,12 @@ def _channel_step(path: Path, where: str, raw: Mapping[str, object], seed: int) 
 
 def training_of(step: Step) -> TrainOptions | None:
     """How the step trains; None for one that does not."""
-    return step.training if isinstance(step, _Training) else None
+    return step.training if isinstance(step, TrainingStep) else None
 
 
 def teacher_of(step: Step) -> str | None:
     """Who teaches in the step's training, as the recipe names it; None for the dense model."""
-    return step.teacher if isinstance(step, _Training) else None
+    return step.teacher if isinstance(step, TrainingStep) else None
 
 
 def teacher_file(name: str) -> bool:
@@ -302,6 +303,8 @@ def _check_prune(step: PruneStep) -> None:
     if step.sr_ste and step.training is None:
         raise UsageError("sr_ste is for training: set epochs, or leave it out")
     check_sr_ste(step.sr_ste, step.options)
+    if step.backend == "tfmot" and step.options.symmetric_padding:
+        raise UsageError('the tfmot backend pads nothing anew: drop symmetric_padding or use backend = "native"')
     if step.backend == "tfmot" and step.training is not None and step.training.distill:
         raise UsageError('the tfmot backend does not distil: drop distill or use backend = "native"')
     if step.backend == "tfmot" and (step.training is None or step.options.scope != "layer"):
