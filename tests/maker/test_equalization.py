@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
+from conftest import Outcome
 
 from edgeprune.errors import Unsupported
+from edgeprune.ledger import schema_path
 from edgeprune.maker.keras.models import predict
 from edgeprune.maker.quantization.chains import channels_made, find_chains, kernel_of, largest_by
 from edgeprune.maker.quantization.equalization import MARGIN, OUTLIER, equalize
@@ -123,3 +128,24 @@ def test_nothing_to_equalize(keras: Any) -> None:
     x = keras.Input((16, 16, 3), name="x")
     with pytest.raises(Unsupported, match="nothing to equalize"):
         equalize(keras.Model(x, keras.layers.Conv2D(2, 1)(x)), samples())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_converter")
+def test_a_step_of_a_recipe(recipe: Callable[..., Path], call: Callable[..., Outcome], tmp_path: Path) -> None:
+    """The stage has its own file and score, and the ledger says what was done; a channel's scale may be negative."""
+    path = recipe('[[steps]]\nkind = "equalize"\nsamples = 40\n')
+    done = call("run", path, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "equalize channels, whose sizes 40 training samples tell" in done.err
+    ledger = json.loads((tmp_path / "out" / "ledger.json").read_text())
+    jsonschema.validate(ledger, json.loads(schema_path().read_text()))
+    dense, stage = ledger["stages"]
+    assert (stage["name"], stage["kind"], stage["equalized"]["layers"]) == ("equalized", "equalize", 3)
+    assert stage["equalized"]["spread_after"] <= stage["equalized"]["spread_before"]
+    assert stage["metric"]["value"] == dense["metric"]["value"]
+    assert "channels of 3 layers" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_bad_keys_of_the_step(recipe: Callable[..., Path], call: Callable[..., Outcome]) -> None:
+    call("run", recipe('[[steps]]\nkind = "equalize"\nsamples = 0\n')).error(2, "samples is at least 1")
