@@ -1,8 +1,8 @@
 """What equalization and quantization-aware training bring back of int8 with one scale for each kernel.
 
-A MobileNetV1 0.25 whose channels have partly died (its ImageNet weights) is tuned on photos of clothes at 128 pixels: 2,000
-train, 400 choose epochs, the others are scored once. Then each recipe of RECIPES runs. Target: where `quantize` loses 2
-points or more, `equalize` and `qat` are within 0.3 of float.
+A MobileNetV1 0.25 whose channels have partly died (its ImageNet weights) is tuned on photos of clothes at 128 pixels:
+2,000 train, 400 choose epochs, the others are scored once. Then each recipe of RECIPES runs. Target: where `quantize`
+loses 2 points or more, `equalize` and `qat` are within 0.3 of float.
 
     python benchmarks/int8_training.py FOLDER WEIGHTS.keras PHOTOS.tar
 
