@@ -9,7 +9,7 @@ SOURCES = pyproject.toml constraints.txt Makefile $(shell find edgeprune convert
 # An environment that forbids byte code would have each of the many processes compile all of TensorFlow again.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo test test-backends fuzz lint typecheck docs bench profiles format clean
+.PHONY: help demo test test-backends test-browser fuzz lint typecheck docs bench profiles format clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -30,6 +30,10 @@ test-backends:  ## pruning in one's own training on the JAX and torch backends (
 	@$(VENV)-backends/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  keras "jax[cpu]" torch pytest hypothesis jsonschema .
 	@for backend in jax torch; do KERAS_BACKEND=$$backend $(VENV)-backends/bin/pytest tests/backends || exit 1; done
+
+test-browser: $(STAMP)  ## pages in Chromium, which must be there (apt-get install chromium)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
+	$(BIN)/pytest -m browser tests/report
 
 fuzz: $(STAMP)  ## 20,000 spoilt model files (half an hour); a part of them is read by `make test`
 	$(BIN)/python tests/hostile/fuzz.py --count 20000 --seed 1
@@ -60,8 +64,8 @@ clean:  ## remove everything that was made here
 
 # The wheel is built and installed, never the source tree. uv installs in about a minute what takes pip several.
 $(STAMP): $(SOURCES)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
-	  echo "edgeprune: make needs Python 3.11 (tflite-runtime has no newer wheels); set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "edgeprune: make needs Python 3.11, 3.12 or 3.13 (TensorFlow has no wheels for others); set PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "setting up $(VENV) (about 2 GB; one to eight minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv || echo "uv is not to be had; using pip"
@@ -75,5 +79,5 @@ $(STAMP): $(SOURCES)
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$wheel[all,dev,docs]" && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$$wheel"; \
 	fi
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib/python3.11/site-packages/coremltools  # confined children cannot
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib/python3*/site-packages/coremltools  # confined children cannot
 	@touch $(STAMP)

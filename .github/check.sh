@@ -3,15 +3,11 @@
 # to date, and end with the check's own exit code. Everything comes from the environment; see action.yml.
 set -uo pipefail
 
-# A message for the log's margin. Line ends and percent signs would begin another command.
-annotate() {
-  local text=${2//'%'/'%25'}
-  text=${text//$'\r'/'%0D'}
-  printf '::%s title=edgeprune::%s\n' "$1" "${text//$'\n'/'%0A'}"
-}
+# shellcheck source=comment.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/comment.sh"
 
 finish() {
-  printf 'exit-code=%s\nreport=%s\n' "$1" "$2" >>"$GITHUB_OUTPUT"
+  printf 'exit-code=%s\nreport=%s\ncomment-folder=%s\n' "$1" "$2" "${2:+$scratch/comment}" >>"$GITHUB_OUTPUT"
   exit "$1"
 }
 
@@ -47,35 +43,6 @@ find_files() {
   done <<<"${INPUT_FILES:-}"
 }
 
-# GitHub takes 65,536 characters; a table is cut between two rows.
-write_body() {
-  printf '%s\n' "$marker"
-  awk '{ size += length($0) + 1 } size > 60000 { print "\n(cut; the whole report is in the job summary)"; exit } { print }' "$1"
-}
-
-# The comment of this workflow and job, found by its first line and by who wrote it.
-post_comment() {
-  local body=$scratch/comment.md issue="repos/$GITHUB_REPOSITORY/issues" number=${PULL_REQUEST:-} marker key found
-  if [[ ! $number =~ ^[0-9]+$ ]]; then
-    annotate notice 'no pull request, so no comment'
-    return
-  fi
-  key=$(printf '%s\n' "${GITHUB_WORKFLOW:-}" "${GITHUB_JOB:-}" "${INPUT_WORKING_DIRECTORY:-}" "${INPUT_CONFIG:-}" | cksum)
-  marker="<!-- edgeprune-check ${key%% *} -->"
-  write_body "$1" >"$body"
-  if ! found=$(gh api --paginate "$issue/$number/comments" --jq \
-    ".[] | select(.user.login == \"github-actions[bot]\" and (.body | startswith(\"$marker\"))) | .id"); then
-    annotate warning "the pull request's comments cannot be read; the job needs permissions: pull-requests: write"
-    return
-  fi
-  found=${found%%$'\n'*}
-  if [[ $found =~ ^[0-9]+$ ]]; then
-    gh api --silent --method PATCH "$issue/comments/$found" --field "body=@$body"
-  else
-    gh api --silent --method POST "$issue/$number/comments" --field "body=@$body"
-  fi || annotate warning 'the comment cannot be written; the job needs permissions: pull-requests: write'
-}
-
 scratch=$(mktemp -d "${RUNNER_TEMP:-/tmp}/edgeprune-check.XXXXXX") || exit 3
 report=$scratch/report.md errors=$scratch/errors.txt output=$scratch/output.txt
 
@@ -84,10 +51,17 @@ if ! cd -- "${INPUT_WORKING_DIRECTORY:-.}"; then
   finish 2 ''
 fi
 
+mode=$(comment_mode "${INPUT_COMMENT:-}")
+if [[ -z $mode ]]; then
+  annotate error "comment is always, on-change, on-failure or never, not ${INPUT_COMMENT:-}"
+  finish 2 ''
+fi
+
 files=()
 find_files
 arguments=(check --format markdown --output "$report")
 [[ -z ${INPUT_CONFIG:-} ]] || arguments+=(--config "$INPUT_CONFIG")
+[[ -z ${INPUT_HISTORY:-} ]] || arguments+=(--history "$INPUT_HISTORY")
 [[ -z ${INPUT_BASELINE:-} ]] || arguments+=(--baseline "$INPUT_BASELINE")
 "${EDGEPRUNE:-edgeprune}" "${arguments[@]}" -- ${files[@]+"${files[@]}"} >"$output" 2>"$errors"
 code=$?
@@ -106,7 +80,10 @@ if ((code > 1)); then
 elif ((code == 1)); then
   annotate error 'over budget; see the job summary'
 fi
-if [[ ${INPUT_COMMENT:-} == true ]]; then
-  post_comment "$report"
+leave_comment "$report" "$code"
+if [[ $mode != never && ${GITHUB_EVENT_NAME:-} == pull_request && ${HEAD_REPOSITORY:-$GITHUB_REPOSITORY} != "$GITHUB_REPOSITORY" ]]; then
+  annotate notice 'a pull request from a fork may not comment: keep the output comment-folder for a workflow_run'
+elif [[ $mode != never ]]; then
+  post_comment "$report" "$code" "$mode"
 fi
 finish "$code" "$report"

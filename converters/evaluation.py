@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeprune.answers import AnswerChange
 from edgeprune.artifact import Artifact, Format
 from edgeprune.converters.evaluator.arguments import UnknownOperationError
 from edgeprune.converters.parity import compare_outputs, refuse_senseless, sqnr_db
@@ -25,6 +26,7 @@ from edgeprune.formats.coreml.mil import Package
 from edgeprune.formats.coreml.mil_reader import read_coreml
 from edgeprune.formats.metadata import ImageInput
 from edgeprune.ledger import MetricValue, OutputParity, RuntimeRun
+from edgeprune.maker.training.answers import answer_changes
 from edgeprune.maker.training.bootstrap import compared
 from edgeprune.maker.training.data.columns import Column, as_type, taken
 from edgeprune.maker.training.data.loading import InputSpecs
@@ -50,13 +52,14 @@ EVALUATOR = "edgeprune evaluator"  # of graph and weights; it does not reproduce
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
     """What running a file told. `metrics` is empty with the reason in `note` when nothing was scored; `departs` says
-    how a file departs that may."""
+    how a file departs that may; `answers` are those that changed against the dense model, where that is known."""
 
     metrics: tuple[MetricValue, ...] = ()
     parity: tuple[OutputParity, ...] = ()
     runs: tuple[RuntimeRun, ...] = ()
     note: str | None = None
     departs: str | None = None
+    answers: tuple[AnswerChange, ...] = ()
 
 
 def evaluate_file(
@@ -120,6 +123,7 @@ def evaluate_file(
         runs=tuple(reversed(runs)),
         note=None if metrics else "not measured: no targets",
         departs=departs,
+        answers=_answers(expected, newest.outputs, samples, task, dense),
     )
 
 
@@ -153,6 +157,22 @@ def _metrics(
             )
         )
     return tuple(found)
+
+
+def _answers(
+    expected: Mapping[str, np.ndarray],
+    outputs: Mapping[str, np.ndarray],
+    samples: Samples,
+    task: Task | None,
+    dense: Mapping[str, np.ndarray] | None,
+) -> tuple[AnswerChange, ...]:
+    """Which answers changed against the dense model's for the same samples."""
+    if task is None or dense is None or not samples.told:
+        return ()
+    made = _by_place(expected, outputs)
+    count = len(next(iter(made.values())))
+    before, told = ({name: values[:count] for name, values in part.items()} for part in (dense, samples.told))
+    return answer_changes(task, before, made, told)
 
 
 def _by_place(expected: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -245,6 +265,7 @@ def _evaluate_package(
         parity=parity,
         runs=(RuntimeRun(name=runtime, version=version, ran=True, samples=count, value=value),),
         note=None if metrics else "not measured: no targets",
+        answers=_answers(wanted, outputs, samples, task, dense),
     )
 
 

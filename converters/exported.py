@@ -148,6 +148,7 @@ def artifact_entry(
         float_ops=_float_ops(made),
         weights=storage.encodings if storage else None,
         parameters=weighed.parameters,
+        answers=found.answers,
     )
 
 

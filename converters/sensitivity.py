@@ -30,43 +30,12 @@ from edgeprune.maker.training.bootstrap import compared
 from edgeprune.maker.training.data.loading import calibration_set
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.goals import Asked, find_task
+from edgeprune.points import LayerCost, Sensitivity
 
-__all__ = ["LayerCost", "Sensitivity", "cost_of_pruning", "cost_of_quantizing", "sensitivity"]
+__all__ = ["cost_of_pruning", "cost_of_quantizing", "sensitivity"]
 
 Advance = Callable[[int, int], None]
 Arrays = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerCost:
-    """Of a layer, or an operation of it: with only it compressed the `sqnr_db` of the outputs and the `metric`, which
-    is `lost` less; with only it left alone `without_db` and `without_metric`, which is `gained` more than with all
-    compressed; `gain` is that difference with its interval. `macs` is its share; None is unknown, of a decibel also
-    infinite."""
-
-    layer: str
-    macs: float | None
-    sqnr_db: float | None
-    metric: float | None
-    lost: float | None
-    without_db: float | None
-    without_metric: float | None
-    gained: float | None
-    gain: MetricChange | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sensitivity:
-    """All layers, the one that disturbs the outputs most first. `how` is int8 or a sparsity; `before` is the metric of
-    the float model, `after` and `after_db` those with all layers compressed, on `samples` samples (0: no targets)."""
-
-    how: str
-    metric: str | None
-    samples: int
-    before: float | None
-    after: float | None
-    after_db: float | None
-    layers: tuple[LayerCost, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

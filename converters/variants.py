@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeprune.artifact import SUFFIXES, Artifact, Format, Precision, sha256_of
 from edgeprune.checker.size.account import account
-from edgeprune.checker.size.codecs import with_quick
+from edgeprune.checker.size.codecs import BASE_CODEC, CODECS, with_quick
 from edgeprune.checker.sparse_kernels.options import STORED, SparseOptions
 from edgeprune.checker.sparse_kernels.proof import Arrays, random_inputs
 from edgeprune.checker.sparse_kernels.sparse_file import float_graph, stored_as, with_sparse_kernels
@@ -18,7 +18,9 @@ from edgeprune.converters.evaluation import Evaluated, evaluate_file
 from edgeprune.converters.exported import artifact_entry, entry_at
 from edgeprune.converters.parity import compare_outputs
 from edgeprune.converters.session import Exported
+from edgeprune.converters.slim_options import SlimOptions
 from edgeprune.converters.sparse_exports import few_inputs
+from edgeprune.converters.weight_grids import small_enough
 from edgeprune.errors import ConversionError, UsageError
 from edgeprune.formats import read_contents
 from edgeprune.formats.graph import Graph
@@ -45,10 +47,13 @@ _PRUNED = ("CONV_2D", "FULLY_CONNECTED")
 class VariantOptions:
     """What the new file is to be: `precision` of its weights (one of STORED; None: as they are), the `sparsity` that
     they are pruned to in one shot, by magnitude, and with `sparse` one that XNNPACK runs with sparse kernels. The
-    precision of `sparse` itself is not looked at. The file is compressed by the quick codecs and by `codecs`."""
+    precision of `sparse` itself is not looked at. With `download_target` ("0.2x" of the download of the file as it was,
+    or "80 kB") int8 weights go to coarser grids until the download is that small. The file is compressed by the quick
+    codecs and by `codecs`."""
 
     precision: Precision | None = None
     sparsity: float | None = None
+    download_target: str | None = None
     sparse: SparseOptions | None = None
     codecs: tuple[str, ...] = field(default=())
 
@@ -61,6 +66,12 @@ def check_variant(options: VariantOptions) -> None:
         raise UsageError(f"a variant's weights are {', '.join(STORED)}; got {options.precision}")
     if options.sparsity is not None:
         check_sparsity(options.sparsity)
+    if options.download_target is not None:
+        SlimOptions(download_target=options.download_target)
+        if options.precision is not Precision.INT8_WEIGHTS or options.sparse is not None:
+            raise UsageError(
+                "--download-target coarsens int8 weights: add --precision int8-weights, without sparse kernels"
+            )
 
 
 def variant(
@@ -96,6 +107,11 @@ def variant(
         found = with_sparse_kernels(source, start, replace(options.sparse, precision=precision), inputs=inputs)
         made, report = found.content, found.report
         notes += found.notes
+    elif options.download_target is not None:
+        target = SlimOptions(download_target=options.download_target).target_bytes(_download(content))
+        assert target is not None
+        made, coarse = small_enough(source, start, content, target, on_progress=shown.advance)
+        notes += coarse
     else:
         made = stored_as(graph, content, precision)
     shown.end()
@@ -112,6 +128,10 @@ def variant(
         entry = _judged(exported, start, content, inputs, samples_are, report, options, shown)
         shown.end()
     return entry_at(entry, str(place), warnings=(*notes, *entry.warnings))
+
+
+def _download(content: bytes) -> int:
+    return CODECS[BASE_CODEC].compressed_bytes(content)
 
 
 def input_specs_of(graph: Graph) -> InputSpecs:

@@ -187,10 +187,11 @@ def ranks() -> str:
 
 
 def verbs() -> str:
-    """The help of every verb, as the command line prints it."""
+    """All of the help of every verb, as --help-all prints it."""
     import click
 
     from edgeprune.commands.cli import CONTEXT, VERBS, cli
+    from edgeprune.commands.screens import whole_help
 
     parts = []
     for name in VERBS:
@@ -205,13 +206,14 @@ def verbs() -> str:
             terminal_width=100,
             **{key: value for key, value in CONTEXT.items() if key == "help_option_names"},
         )
-        parts.append(f"## edgeprune {name}\n\n```text\n{command.get_help(inner)}\n```\n")
+        parts.append(f"## edgeprune {name}\n\n```text\n{whole_help(inner)}\n```\n")
     return "\n".join(parts)
 
 
 def tables_of_a_recipe() -> Mapping[str, Callable[[], str]]:
     """The tables of a recipe, by the name of their part."""
     from edgeprune.maker.recipe import recipe, steps
+    from edgeprune.maker.search import space
 
     kinds = {
         "data": recipe.DataSpec,
@@ -224,6 +226,7 @@ def tables_of_a_recipe() -> Mapping[str, Callable[[], str]]:
         "exports": recipe.ExportSpec,
         "latency": recipe.LatencySpec,
         "student": recipe.StudentSpec,
+        "sweep": space.SweepOptions,
     }
     return {f"recipe-{name}": (lambda kind=kind: key_table(kind)) for name, kind in kinds.items()}
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeprune.answers import AnswerChange
 from edgeprune.errors import InputError
 from edgeprune.host.json_values import check_counts, check_shares, decode, record_of
 from edgeprune.step_reports import (
@@ -180,7 +181,8 @@ class ArtifactEntry:
     of an integer file that compute in float, because that was allowed; `estimates` the latencies on devices;
     `warnings` what an app would take wrongly. `metric` is the main one of `metrics`; `ladder` tells what was done so
     that int8 loses little; `latency` is that of one of several exported .tflite files against the dense float32 one;
-    `sparse_kernels` tells of one that was made for those.
+    `sparse_kernels` tells of one that was made for those; `answers` are those that it changed against the dense model,
+    output by output.
     """
 
     path: str
@@ -207,6 +209,7 @@ class ArtifactEntry:
     ladder: LadderReport | None = None
     latency: LatencyComparison | None = None
     sparse_kernels: SparseKernels | None = None
+    answers: tuple[AnswerChange, ...] = ()
 
     def scored(self, name: str) -> MetricValue | None:
         """Its value of the metric of that name."""
@@ -347,7 +350,7 @@ class Ledger:
     def download_ratio(self, entry: ArtifactEntry, codec: str = BASE_CODEC) -> float | None:
         """Download of a file over that of the dense float32 .tflite file."""
         base = self.dense.main
-        return entry.download_bytes[codec] / base.download_bytes[codec] if base else None
+        return entry.download_bytes[codec] / base.download_bytes[codec] if base and base.download_bytes[codec] else None
 
 
 def schema_path() -> Path:

@@ -82,6 +82,7 @@ class Unknown(enum.StrEnum):
     NOT_MEASURED = "not measured"
     NO_WEIGHTS = "no weights"
     NO_BASELINE = "no baseline"  # and growth is the only limit
+    NOT_IN_HISTORY = "not in history"  # the commit that growth is counted from
     NOT_IN_BASELINE = "not in baseline"  # the codec, or an estimate for the device
     OTHER_BASIS = "other basis"  # the baseline's estimate is of another state of the profile or version of the tool
     NOT_ESTIMATED = "not estimated"
@@ -135,9 +136,9 @@ class Verdict:
     """One limit held against one file; `passed` is None when it could not be judged: `unknown` says why.
 
     `codec`, `device`, `metric` and `target` (an accelerator) are set where the limit is of one, `asked` where it is
-    more than its number: the pattern, the multiple. Of a latency, `now` is the file's estimate and `before` the
-    baseline's. `layers` names what breaks the limit, `detail` is what the reader of the file or the estimate says about
-    it.
+    more than its number: the pattern, the multiple, the commits that growth is over. Of a latency, `now` is the file's
+    estimate and `before` the baseline's; of growth against a history, `since` is the commit that it counts from.
+    `layers` names what breaks the limit, `detail` is what the reader of the file or the estimate says about it.
     """
 
     kind: Limit
@@ -156,6 +157,7 @@ class Verdict:
     target: str | None = None
     asked: str | None = None
     layers: tuple[str, ...] = ()
+    since: str | None = None
 
 
 def all_passed(verdicts: Iterable[Verdict]) -> bool | None:

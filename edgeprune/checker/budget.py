@@ -15,6 +15,7 @@ from edgeprune.host.toml_values import check_choice, known_keys
 from edgeprune.verdict import Limit, Unit
 
 if TYPE_CHECKING:
+    from edgeprune.checker.history.since import Since
     from edgeprune.formats.pattern import Pattern
 
 __all__ = ["Budget", "asked_limits", "given_budget", "read_budget"]
@@ -26,7 +27,8 @@ _DEVICE = "pixel3-tflite-4t-float32"  # an example
 class Budget:
     """Limits for the files that match the glob `path`, which counts from the folder of the configuration.
 
-    `growth_bytes` and `growth_share` limit how much the download may grow against the baseline, `max_metric_drop` what
+    `growth_bytes` and `growth_share` limit how much the download may grow against the baseline, or with `growth_since`
+    against that commit of the history, `max_metric_drop` what
     the main metric (or each of several, by its name) may lose against the dense model in the ledger at `ledger`,
     `max_latency_ms` the latency estimated from the profiles of `devices`, and `max_latency_growth` the fraction by
     which that estimate may be above the one for the baseline. `min_eligible` is the share of the MACs that the
@@ -42,6 +44,7 @@ class Budget:
     install_bytes: int | None = None
     growth_bytes: int | None = None
     growth_share: float | None = None
+    growth_since: Since | None = None
     parameters: int | None = None
     min_sparsity: float | None = None
     max_metric_drop: float | Mapping[str, float] | None = None
@@ -68,6 +71,8 @@ class Budget:
         multiple = self.channel_multiple
         if multiple is not None and (not is_kind(multiple, int) or multiple < 2):
             raise UsageError(f"{Limit.CHANNEL_MULTIPLE} is a whole number of channels, at least 2; got {multiple!r}")
+        if self.growth_since is not None and self.growth_bytes is None and self.growth_share is None:
+            raise UsageError(f"growth {self.growth_since} has no limit; give growth_share or growth_bytes")
         if self.target is not None:
             from edgeprune.checker.latency.accelerators.rules import find_accelerator  # only where one is named
 
@@ -103,7 +108,11 @@ class Budget:
     @property
     def asked(self) -> Mapping[Limit, str]:
         """What limits ask for that are more than their number."""
-        found = {Limit.PATTERN: self.pattern, Limit.CHANNEL_MULTIPLE: self.channel_multiple}
+        found: dict[Limit, Pattern | int | Since | None] = {
+            Limit.GROWTH: self.growth_since,
+            Limit.PATTERN: self.pattern,
+            Limit.CHANNEL_MULTIPLE: self.channel_multiple,
+        }
         return {limit: str(value) for limit, value in found.items() if value is not None}
 
     @property
@@ -113,7 +122,7 @@ class Budget:
 
     @property
     def limits_growth(self) -> bool:
-        """Whether it limits anything against a baseline."""
+        """Whether it limits anything against a baseline, or against the history."""
         return any(kind.of_baseline for kind, _, _ in self.limits)
 
     @property
@@ -210,7 +219,9 @@ def asked_limits(budget: Budget) -> dict[str, object]:
     asked: dict[str, object] = {str(kind): value for kind, value, _ in budget.limits}
     if isinstance(budget.max_metric_drop, Mapping):
         asked[str(Limit.MAX_METRIC_DROP)] = dict(budget.max_metric_drop)
-    asked |= {str(kind): text for kind, text in budget.asked.items()}
+    asked |= {str(kind): text for kind, text in budget.asked.items() if kind is not Limit.GROWTH}
+    if budget.growth_since is not None:
+        asked["growth_since"] = str(budget.growth_since)
     devices = [Path(device).name for device in budget.devices]
     target = {"target": budget.target} if budget.target else {}
     return {**asked, "codec": budget.codec, **({"devices": devices} if devices else {}), **target}

@@ -6,13 +6,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeprune.checker.budget import Budget
 from edgeprune.checker.config import Config, matches
 from edgeprune.checker.judge import budget_verdicts, unread_verdicts
 from edgeprune.checker.size.advice import reasons
-from edgeprune.checker.size.baseline import Baseline, load_baseline
+from edgeprune.checker.size.baseline import Baseline, history_baseline, load_baseline
 from edgeprune.checker.size.codecs import FULL, QUICK
+from edgeprune.checker.size.layer_pairs import changed_pairs, layer_pairs
 from edgeprune.checker.size.models_behind import Estimator, Refused, Source, Sources, no_estimates, sources_of
 from edgeprune.checker.size.records import FileAccount
 from edgeprune.errors import EdgepruneError, InputError, RecipeError, UsageError
@@ -20,6 +22,10 @@ from edgeprune.formats import Contents
 from edgeprune.host.toml_values import near
 from edgeprune.host.untrusted import faults_of, real_place, status_of
 from edgeprune.verdict import Estimate, Verdict, all_passed
+
+if TYPE_CHECKING:  # loaded where there is a history
+    from edgeprune.checker.history.past import Past
+    from edgeprune.host.git import GitCommit
 
 __all__ = ["Check", "CheckOptions", "Wanted", "check_files", "estimator_for", "wanted_files"]
 
@@ -34,11 +40,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckOptions:
-    """What to look at: `baseline` is what growth is against, `codec` the download that a comparison tells where no
-    limit is of another; `fast` measures the quick codecs only. Latency is estimated for `devices`, and for those of
-    the budgets. `why` says where the bytes are."""
+    """What to look at: `baseline` is what growth is against, or else what came before `commit` in `history`, which may
+    be a file that is not there yet. `codec` is the download that a comparison tells where no limit is of another;
+    `fast` measures the quick codecs only. Latency is estimated for `devices`, and for those of the budgets. `why` says
+    where the bytes are."""
 
     baseline: Path | None = None
+    history: Path | None = None
+    commit: GitCommit | None = None
     codec: str = "deflate"
     fast: bool = False
     devices: tuple[str, ...] = ()
@@ -54,7 +63,8 @@ class CheckOptions:
 class Check:
     """What was checked: `before` holds the baseline's record of a file by its path; `notes` are sentences.
 
-    `broken` is why a file could not be read, of several the one with the highest exit code.
+    `gone` are files of the baseline that are no longer there. `broken` is why a file could not be read, of several the
+    one with the highest exit code.
     """
 
     files: tuple[FileAccount, ...]
@@ -65,12 +75,28 @@ class Check:
     codec: str
     notes: tuple[str, ...]
     why: Mapping[str, Sequence[str]]
+    gone: tuple[str, ...] = ()
     broken: EdgepruneError | None = None
 
     @property
     def passed(self) -> bool | None:
         """False when a limit is exceeded, else None when one could not be checked, else True."""
         return all_passed(self.verdicts)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether every file is known to be as it was: in size, in each download, and layer by layer."""
+        same = all(_same(self.before.get(record.path), record) for record in self.files)
+        return same and bool(self.files) and self.broken is None and not self.gone
+
+
+def _same(before: FileAccount | None, record: FileAccount) -> bool:
+    if before is None or before.raw_bytes != record.raw_bytes or before.parameters != record.parameters:
+        return False
+    codecs = before.download_bytes.keys() & record.download_bytes.keys()
+    return all(before.download_bytes[name] == record.download_bytes[name] for name in codecs) and not (
+        before.layers and record.layers and changed_pairs(layer_pairs(before.layers, record.layers))
+    )
 
 
 def wanted_files(files: Sequence[Path], settings: Config | None, given: Budget | None) -> list[Wanted]:
@@ -121,24 +147,39 @@ def check_files(
     sources = [(item, source) for item, behind in found for source in behind.models]
     records = [source.record for _, source in sources]
     broken = {str(item.path): behind.error for item, behind in found if behind.error}
-    earlier = None
-    if options.baseline is not None:
-        names = [record.path for record in records]
-        earlier = load_baseline(options.baseline, names, options.codecs, estimator=estimator)
+    earlier, past = _earlier(wanted, records, options, estimator)
     before = _before(records, earlier)
+    gone = tuple(_gone(earlier, before, broken, whole))
     lost = earlier.faults.values() if earlier else ()
     why, faults = _why([source for _, source in sources]) if options.why else ({}, ())
     return Check(
         files=tuple(records),
-        verdicts=tuple(_verdicts(found, before)),
+        verdicts=tuple(_verdicts(found, before, past)),
         before=before,
-        baseline=str(options.baseline) if options.baseline else None,
+        baseline=str(earlier.path) if earlier else None,
         config=str(config) if config else None,
         codec=options.codec,
-        notes=(*_notes(found, before, earlier), *_gone(earlier, before, broken, whole)),
+        notes=(*_notes(found, before, earlier, past), *(_farewell(path, earlier) for path in gone)),
         why=why,
+        gone=gone,
         broken=max((*broken.values(), *lost, *faults), key=lambda error: error.exit_code, default=None),
     )
+
+
+def _earlier(
+    wanted: Sequence[Wanted], records: Sequence[FileAccount], options: CheckOptions, estimator: Estimator
+) -> tuple[Baseline | None, Past | None]:
+    """What the files are compared with, and the commits that growth is counted over."""
+    since = [budget.growth_since for item in wanted for budget in item.budgets]
+    tags = [item.tag for item in since if item is not None and item.tag is not None]
+    history = earlier = None
+    if options.history is not None:
+        earlier = history = history_baseline(options.history, options.commit, tags, may_be_new=True)
+    if options.baseline is not None:
+        names = [record.path for record in records]
+        earlier = load_baseline(options.baseline, names, options.codecs, estimator=estimator, tags=tags)
+    counted = history or earlier
+    return earlier, counted.past if counted else None
 
 
 def _why(sources: Sequence[Source]) -> tuple[dict[str, Sequence[str]], list[EdgepruneError]]:
@@ -198,29 +239,40 @@ def _before(records: Sequence[FileAccount], earlier: Baseline | None) -> dict[st
     return {path: record for path, record in found.items() if record is not None}
 
 
-def _verdicts(found: Sequence[tuple[Wanted, Sources]], before: Mapping[str, FileAccount]) -> Iterator[Verdict]:
+def _verdicts(
+    found: Sequence[tuple[Wanted, Sources]], before: Mapping[str, FileAccount], past: Past | None
+) -> Iterator[Verdict]:
     for item, behind in found:
         for source in behind.models:
             record = source.record
             earlier = before.get(record.path)
-            yield from budget_verdicts(record, item.budgets, earlier, file=source.file, contents=source.contents)
+            yield from budget_verdicts(
+                record, item.budgets, earlier, past=past, file=source.file, contents=source.contents
+            )
     for item, behind in found:
         for refused in behind.refused:
             yield from unread_verdicts(refused.path, item.budgets, refused.reason)
 
 
 def _notes(
-    found: Sequence[tuple[Wanted, Sources]], before: Mapping[str, FileAccount], earlier: Baseline | None
+    found: Sequence[tuple[Wanted, Sources]],
+    before: Mapping[str, FileAccount],
+    earlier: Baseline | None,
+    past: Past | None,
 ) -> Iterator[str]:
     sources: list[tuple[Wanted, Source]] = [(item, source) for item, behind in found for source in behind.models]
     paths = [source.record.path for _, source in sources]
-    if earlier is not None:
+    if past is not None:
+        yield from past.notes()
+    elif any(budget.growth_since for item, _ in sources for budget in item.budgets):
+        yield "growth over commits was not judged: add --history FILE.jsonl, to which each commit adds a line"
+    if earlier is not None and earlier.past is None:
         for path, fault in earlier.faults.items():
             yield f"growth was not judged: {path} of the baseline {earlier.path} was not read ({fault})"
         for path in paths:
             if path not in before and path.split("!", maxsplit=1)[0] not in earlier.faults:
                 yield f"{path} is not in the baseline {earlier.path}: new, so its growth is not judged"
-    elif any(budget.limits_growth for item, _ in sources for budget in item.budgets):
+    elif earlier is None and any(_needs_baseline(budget) for item, _ in sources for budget in item.budgets):
         yield "growth was not judged: add --baseline, for example the JSON of a check of the main branch"
     without = [source.record.path for item, source in sources if not item.budgets]
     if len(without) < len(sources):
@@ -231,12 +283,20 @@ def _notes(
             yield from (f"{refused.path}: not read: {refused.reason}" for refused in behind.refused)
 
 
+def _needs_baseline(budget: Budget) -> bool:
+    return any(kind.of_baseline and (kind not in budget.asked) for kind, _, _ in budget.limits)
+
+
 def _gone(
     earlier: Baseline | None, before: Mapping[str, FileAccount], broken: Mapping[str, EdgepruneError], whole: bool
 ) -> Iterator[str]:
-    """Files of the baseline that are not among the checked ones."""
+    """The paths of files of the baseline that are not among the checked ones."""
     if earlier is None or not whole:
         return
     for record in earlier.records:
         if record not in before.values() and record.path not in broken:
-            yield f"{record.path} of the baseline {earlier.path} is no longer there: removed, or renamed"
+            yield record.path
+
+
+def _farewell(path: str, earlier: Baseline | None) -> str:
+    return f"{path} of the baseline {earlier.path if earlier else ''} is no longer there: removed, or renamed"

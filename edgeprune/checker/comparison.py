@@ -49,14 +49,17 @@ class Comparison:
         return layer_pairs(self.before.layers, self.after.layers)
 
 
-def compare_files(before: Path, after: Path, codecs: Sequence[str] = QUICK, *, device: str | None = None) -> Comparison:
-    """The accounts of two model files side by side, with `device` the estimates of both from its profile.
+def compare_files(
+    before: Path, after: Path, codecs: Sequence[str] = QUICK, *, device: str | None = None, brotli: bool = False
+) -> Comparison:
+    """The accounts of two model files side by side, with `device` the estimates of both from its profile; `brotli` as
+    for `account`.
 
     Raises UsageError for an unknown device, InputError and Unsupported as `account` does, FileFault for what nobody
     foresaw.
     """
     profile = _profile(device) if device else None  # before the slow part
-    (old, was), (new, now) = (_side(path, codecs) for path in (before, after))
+    (old, was), (new, now) = (_side(path, codecs, brotli=brotli) for path in (before, after))
     return Comparison(
         before=was,
         after=now,
@@ -77,10 +80,10 @@ def readable_ones(paths: Sequence[Path], codecs: Sequence[str]) -> tuple[list[Fi
     return records, faults
 
 
-def _side(path: Path, codecs: Sequence[str]) -> tuple[Contents, FileAccount]:
+def _side(path: Path, codecs: Sequence[str], *, brotli: bool = False) -> tuple[Contents, FileAccount]:
     with faults_of(path):
         contents = read_contents(path)
-        return contents, account(contents, codecs)
+        return contents, account(contents, codecs, brotli=brotli)
 
 
 def _profile(device: str) -> Profile:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +14,7 @@ from edgeprune.errors import EdgepruneError, RecipeError
 from edgeprune.host.toml_values import known_keys, read_toml
 from edgeprune.units import format_bytes
 
-__all__ = ["CONFIG", "Config", "find_config", "load_config", "matches", "sample_config"]
+__all__ = ["CONFIG", "Config", "download_of", "find_config", "load_config", "matches", "sample_config"]
 
 CONFIG = "edgeprune.toml"
 PYPROJECT = "pyproject.toml"
@@ -77,6 +76,8 @@ def _budget(path: Path, where: str, raw: object) -> Budget:
     if not pattern or PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts:
         raise RecipeError(f"{path}: [{where}] path {pattern!r} must lie in the folder of this file")
     try:
+        if any("**" in part and part != "**" for part in PurePosixPath(pattern).parts):
+            raise ValueError("** stands alone between slashes")  # Python 3.13 would take it for *
         next(iter(path.glob(pattern)), None)  # below a file there is nothing: only the pattern is looked at
     except (ValueError, IndexError, AttributeError, re.error) as cause:  # AttributeError: pathlib's answer to "./"
         raise RecipeError(
@@ -96,22 +97,31 @@ def matches(config: Config, budget: Budget) -> list[Path]:
     return found
 
 
-def sample_config(folder: Path) -> str:
-    """A configuration for the models that lie in and below `folder`, with a tenth to spare."""
-    from edgeprune.checker.size.download import measure_download
+def sample_config(folder: Path, files: Sequence[Path] | None = None) -> str:
+    """A configuration for model files and app bundles in `folder` (else a few that lie in and below it), with a tenth
+    to spare; one that cannot be read is left out."""
+    if files is None:
+        from edgeprune.checker.folder import exported_files
 
-    found = [
-        path
-        for suffix in (".tflite", ".mlpackage", ".onnx")
-        for depth in ("", "*/", "*/*/")
-        for path in sorted(folder.glob(f"{depth}*{suffix}"))
+        files = exported_files(folder)[:_MOST_IN_SAMPLE]
+    sizes = {path: download_of(path) for path in files}
+    tables = [
+        _sample_budget(glob.escape(path.relative_to(folder).as_posix()), format_bytes(size * 11 // 10))
+        for path, size in sizes.items()
+        if size is not None
     ]
-    tables = []
-    for path in found[:_MOST_IN_SAMPLE]:
-        with contextlib.suppress(EdgepruneError):  # a broken file is no reason to show nothing
-            size = measure_download(path, ("deflate",))["deflate"] * 11 // 10
-            tables.append(_sample_budget(glob.escape(path.relative_to(folder).as_posix()), format_bytes(size)))
     return "\n".join(tables) or _sample_budget("models/*.tflite", "350 kB")
+
+
+def download_of(path: Path) -> int | None:
+    """Deflated bytes of a model file, of an app bundle those of its largest model; None where it cannot be read."""
+    from edgeprune.checker.size.models_behind import sources_of
+
+    try:
+        models = sources_of(path, ("deflate",)).models
+    except EdgepruneError:  # a broken file is no reason to show nothing
+        return None
+    return max((model.record.download_bytes["deflate"] for model in models), default=None)
 
 
 def _sample_budget(pattern: str, size: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edgeprune.artifact import sha256_of
 from edgeprune.checker.budget import Budget
 from edgeprune.checker.size.baseline import Baseline, entry_record
+from edgeprune.checker.size.layer_pairs import grown_layers
 from edgeprune.checker.size.records import FileAccount
 from edgeprune.errors import UsageError
 from edgeprune.formats import Contents, read_contents
@@ -17,9 +18,10 @@ from edgeprune.host.untrusted import read_whole
 from edgeprune.verdict import Band, Estimate, Limit, Unit, Unknown, Verdict
 
 if TYPE_CHECKING:  # loaded where there is one
+    from edgeprune.checker.history.past import Past
     from edgeprune.ledger import ArtifactEntry, Ledger
 
-__all__ = ["Scored", "band_of", "budget_verdicts", "run_verdicts", "scored_in", "unread_verdicts"]
+__all__ = ["Scored", "band_of", "budget_verdicts", "entry_of", "run_verdicts", "scored_in", "unread_verdicts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,7 @@ def budget_verdicts(
     budgets: Sequence[Budget],
     before: FileAccount | None = None,
     *,
+    past: Past | None = None,
     file: Path | None = None,
     ledger: Ledger | None = None,
     contents: Contents | None = None,
@@ -44,14 +47,17 @@ def budget_verdicts(
     """Each limit of the budgets against one file. What cannot be measured has `passed` None.
 
     `before` is the file's record in the baseline; without one, growth is not judged (the file is new), but a file that
-    has no other limit cannot be checked. Limits on latency are held against the estimates in the records, and those on
-    the metric against the ledger of the run, or the one that a budget names: there the file is the one at `file`, None
-    for a model inside an archive. Limits on its structure are held against `contents`.
+    has no other limit cannot be checked. `past` is what growth over commits is held against, and without a baseline all
+    growth; there a file that is recorded for the first time grew by 0. Limits on latency are held against the estimates
+    in the records, and those on the metric against the ledger of the run, or the one that a budget names: there the
+    file is the one at `file`, None for a model inside an archive. Limits on its structure are held against `contents`.
     """
     found = [
         verdict
         for budget in budgets
-        for verdict in _verdicts(_Case(record=record, budget=budget, before=before, contents=contents), file, ledger)
+        for verdict in _verdicts(
+            _Case(record=record, budget=budget, before=before, past=past, contents=contents), file, ledger
+        )
     ]
     return found or [verdict for budget in budgets for verdict in _open(record.path, budget, Unknown.NO_BASELINE)]
 
@@ -71,6 +77,7 @@ def run_verdicts(
             entry_record(entry),
             [budget],
             baseline.find(entry.path) if baseline else None,
+            past=baseline.past if baseline else None,
             ledger=ledger,
             contents=read_contents(folder / entry.path) if reads and folder is not None else None,
         )
@@ -87,6 +94,7 @@ class _Case:
     record: FileAccount
     budget: Budget
     before: FileAccount | None
+    past: Past | None = None
     contents: Contents | None = None
 
     def held(
@@ -163,17 +171,37 @@ def _sizes(case: _Case) -> Iterator[Verdict]:
 
 
 def _growth(case: _Case) -> Iterator[Verdict]:
-    budget, before = case.budget, case.before
-    if before is None:
+    since, before = case.budget.growth_since, case.before
+    earlier = case.past.earlier(case.record.path, since) if case.past else None
+    if since is None and before is not None and (earlier is None or earlier.account is not before):
+        yield from _grown_from(case, before)
+    elif earlier is None:
         return
-    new, old = (record.download_bytes.get(budget.codec) for record in (case.record, before))
+    elif earlier.account is not None and earlier.commit is not None:
+        yield from (replace(item, since=earlier.commit.name) for item in _grown_from(case, earlier.account))
+    elif earlier.is_here:
+        yield from (replace(item, detail=earlier.missing) for item in _grown_from(case, case.record))
+    else:
+        yield from _grown_from(case, None, earlier.missing)
+
+
+def _grown_from(case: _Case, before: FileAccount | None, missing: str = "") -> Iterator[Verdict]:
+    """The limits on growth held against an earlier account; None, with the reason, where there is none."""
+    budget, codec = case.budget, case.budget.codec
+    new, old = case.record.download_bytes.get(codec), before.download_bytes.get(codec) if before else None
     grown = None if new is None or old is None else new - old
-    unknown = Unknown.NOT_IN_BASELINE if old is None else Unknown.NOT_MEASURED
-    if budget.growth_bytes is not None:
-        yield case.held(Limit.GROWTH, grown, budget.growth_bytes, Unit.BYTES, unknown=unknown)
-    if budget.growth_share is not None:
-        share = None if grown is None or not old else grown / old
-        yield case.held(Limit.GROWTH, share, budget.growth_share, Unit.FRACTION, unknown=unknown)
+    unknown = Unknown.NOT_IN_HISTORY if missing else Unknown.NOT_IN_BASELINE if old is None else Unknown.NOT_MEASURED
+    share = None if grown is None or not old else grown / old
+    limits = (
+        (grown, budget.growth_bytes, Unit.BYTES),
+        (share, budget.growth_share, Unit.FRACTION),
+    )
+    for actual, limit, unit in limits:
+        if limit is not None:
+            verdict = case.held(Limit.GROWTH, actual, limit, unit, unknown=unknown, detail=missing)
+            over = before if verdict.passed is False else None
+            layers = grown_layers(over.layers, case.record.layers) if over else ()
+            yield replace(verdict, asked=budget.asked.get(Limit.GROWTH), layers=layers)
 
 
 def _counts(case: _Case) -> Iterator[Verdict]:
@@ -207,7 +235,7 @@ def _scored_by(place: Path, path: str, file: Path | None, name: str) -> Scored:
     from edgeprune.ledger import Ledger
 
     ledger = Ledger.from_json(read_whole(place, "the ledger.json of a run"), str(place))
-    entry, metric = _entry(ledger, path), name or ledger.metric.name
+    entry, metric = entry_of(ledger, path), name or ledger.metric.name
     if entry is None:
         return Scored(metric=metric, unknown=Unknown.NOT_IN_LEDGER, detail=str(place))
     if file is None or sha256_of(file) != entry.sha256:
@@ -218,7 +246,7 @@ def _scored_by(place: Path, path: str, file: Path | None, name: str) -> Scored:
 def scored_in(ledger: Ledger, path: str, name: str = "") -> Scored:
     """What the file called `path` in the ledger lost of the metric of that name (of the main one) against the dense
     model on the same samples."""
-    entry = _entry(ledger, path)
+    entry = entry_of(ledger, path)
     kind = next((kind for kind in ledger.kinds if kind.name == (name or ledger.metric.name)), None)
     metric = entry.scored(kind.name) if kind and entry else None
     base = ledger.dense.scored(kind.name) if kind else None
@@ -232,7 +260,7 @@ def scored_in(ledger: Ledger, path: str, name: str = "") -> Scored:
     return Scored(metric=kind.name, drop=before - metric.value if kind.higher_is_better else metric.value - before)
 
 
-def _entry(ledger: Ledger, path: str) -> ArtifactEntry | None:
+def entry_of(ledger: Ledger, path: str) -> ArtifactEntry | None:
     """The one file of the ledger with this name."""
     name = PurePosixPath(path.replace("\\", "/")).name
     found = [e for stage in ledger.stages for e in stage.artifacts if PurePosixPath(e.path).name == name]

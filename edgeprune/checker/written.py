@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edgeprune.checker.history.since import split_since
 from edgeprune.errors import UsageError
 from edgeprune.units import parse_bytes, parse_growth, parse_share
 from edgeprune.verdict import Limit
@@ -32,8 +33,10 @@ def _size(name: str) -> Callable[[Scalar], Fields]:
 
 
 def _growth(value: Scalar) -> Fields:
-    in_bytes, share = parse_growth(str(value))
-    return {"growth_bytes": in_bytes} if in_bytes is not None else {"growth_share": share or 0.0}
+    text, since = split_since(str(value))
+    in_bytes, share = parse_growth(text)
+    amount: Fields = {"growth_bytes": in_bytes} if in_bytes is not None else {"growth_share": share or 0.0}
+    return {**amount, "growth_since": since} if since else amount
 
 
 def _share(name: str) -> Callable[[Scalar], Fields]:
@@ -86,7 +89,8 @@ LIMITS: Mapping[Limit, Written] = {
         kinds=(str,),
         read=_growth,
         metavar="CHANGE",
-        help='Largest growth of each download against --baseline: "2 %" or "50 kB".',
+        help='Largest growth of each download against --baseline: "2 %" or "50 kB"; or against the history: '
+        '"2 % over the last 10 commits", "5 % since tag v1".',
     ),
     Limit.PARAMETERS: Written(
         kinds=(int,), read=_number("parameters"), metavar="COUNT", help="Most parameters of each file."

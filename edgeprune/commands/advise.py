@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeprune.commands.options import PATH, Scoring, Trust, common_options, echo_json, taken, taken_goal
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class _Job:
     quiet: bool
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("model", type=PATH)
 @click.option(
     "--data", type=PATH, metavar="DATA", help="Samples with targets that each way is scored on, 1,000 at most."
@@ -70,7 +71,9 @@ class _Job:
 @click.option("--sparsity", type=float, help="The share of zeros that you have in mind.  [default: 0.8]")
 @click.option("--ratio", type=float, help="The share of the channels to remove that you have in mind.  [default: 0.5]")
 @click.option(
-    "--goal", type=click.Choice(["download", "latency"]), help="[default: latency with --ratio alone, else download]"
+    "--goal",
+    type=click.Choice(["download", "latency"]),
+    help="What to recommend by.  [default: latency with --ratio alone, else download]",
 )
 @click.option("-o", "--output", type=PATH, metavar="RECIPE", help="Write the recommended recipe (.toml); needs --data.")
 @common_options("metric", "scale", "offset", "on_bad_sample", "seed", "overwrite", "json", "quiet", "trust", "custom")

@@ -11,6 +11,7 @@ import click
 from edgeprune.checker.arm.cpus import CPUS
 from edgeprune.checker.wasm.root import BUILDS
 from edgeprune.commands.options import PATH, common_options, echo_json
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 from edgeprune.runtime.runtimes import ONNX_RUNTIMES, RUNTIMES
 
@@ -36,7 +37,7 @@ def _batches(_: click.Context, __: click.Parameter, text: str | None) -> tuple[i
     return tuple(dict.fromkeys(map(int, words)))
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("file", type=PATH)
 @click.option("--against", type=PATH, metavar="OTHER", help="The file it is compared with, for example the dense one.")
 @click.option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeprune.commands.options import PATH, Trust, common_options, echo_json, taken, taken_goal
+from edgeprune.commands.screens import Verb
 
 if TYPE_CHECKING:
     from edgeprune.ledger import Blame
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["blame"]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("output", type=PATH)
 @click.option(
     "--recipe",

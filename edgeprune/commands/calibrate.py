@@ -6,15 +6,16 @@ from pathlib import Path
 
 import click
 
-from edgeprune.commands.options import PATH, common_options, echo_json
+from edgeprune.commands.options import PATH, common_options, device_option, echo_json
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 
 __all__ = ["calibrate"]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("measured", type=PATH)
-@click.option("--device", required=True, metavar="NAME", help="The profile to start from ('edgeprune devices').")
+@device_option("The profile to start from ('edgeprune devices').", required=True)
 @click.option("-o", "--output", type=PATH, required=True, help="The new profile, a .toml.")
 @click.option("--label", default="", metavar="TEXT", help="What to call the device, for example 'Pixel 9, our own'.")
 @click.option("--models", type=PATH, help="The folder that the files in MEASURED are in.")
@@ -31,7 +32,7 @@ def calibrate(
     median.
 
     \b
-    Example:
+    Examples:
       edgeprune calibrate pixel9.csv --device pixel4-tflite-4t-float32 --models exports -o pixel9.toml
     """
     from edgeprune.checker.latency.calibrate import calibrate_from, settings_notes

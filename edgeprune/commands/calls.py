@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from edgeprune.maker.pruning.channel.pruner import ChannelResult
     from edgeprune.maker.pruning.options import ChannelOptions
     from edgeprune.maker.recipe.recipe import Recipe
+    from edgeprune.maker.search.asked import ShrinkOptions
     from edgeprune.maker.training.data.samples import Samples
+    from edgeprune.maker.training.goal import Words
     from edgeprune.maker.training.goals import Asked
     from edgeprune.maker.training.options import TrainOptions
+    from edgeprune.points import SearchReport
     from edgeprune.runtime.session import RunResult
     from edgeprune.verdict import Verdict
 
@@ -52,6 +55,7 @@ __all__ = [
     "run_tflite",
     "save_model",
     "scores",
+    "shrink",
     "snippet",
     "write_metadata",
 ]
@@ -109,7 +113,8 @@ def blame(
 
 def check(path: StrPath, budget: Budget, *, baseline: StrPath | None = None) -> tuple[Verdict, ...]:
     """Hold a model file against a budget: one verdict for each limit, whose `passed` is None where it could not be
-    checked. `baseline`, an earlier file or a report of `edgeprune check --json`, is what growth is counted from."""
+    checked. `baseline`, an earlier file, a report of `edgeprune check --json` or a history, is what growth is counted
+    from."""
     from edgeprune.checker.check import CheckOptions, Wanted, check_files
 
     if not budget.limits:
@@ -321,9 +326,11 @@ def run(
     baseline: StrPath | None = None,
     progress: Progress | None = None,
 ) -> Ledger:
-    """Run a recipe (or the file of one) and return its ledger; models, ledger.json and report.md lie in `folder` once
-    all is done. `baseline`, as for `check`, is what limits on growth in the recipe's budget are held against."""
+    """Run a recipe (or the file of one) and return its ledger; models, ledger.json, report.md and report.html lie in
+    `folder` once all is done. `baseline`, as for `check`, is what limits on growth in the recipe's budget are held
+    against."""
     from edgeprune.commands.options import json_text
+    from edgeprune.commands.pages import page_of_folder, write_page
     from edgeprune.host.outputs import output_folder, write_file
     from edgeprune.host.progress import Progress as Shown
 
@@ -344,7 +351,56 @@ def run(
         ledger = run_recipe(prepared, place, shown, earlier)
         write_file(place / "ledger.json", json_text(ledger.to_json()).encode() + b"\n")
         write_file(place / "report.md", ledger_markdown(ledger).encode())
+    if wanted.html:  # when all else is safe: hours of training do not hang on a picture
+        write_page(page_of_folder(ledger, Path(folder), shown), Path(folder) / "report.html")
     return ledger
+
+
+def shrink(
+    model: StrPath,
+    folder: StrPath,
+    options: ShrinkOptions,
+    *,
+    train: StrPath,
+    validation: StrPath | None = None,
+    test: StrPath | None = None,
+    metric: Words = (),
+    loss: str | Mapping[str, str] = "",
+    scale: float = 1.0,
+    offset: float = 0.0,
+    workers: int = 1,
+    cache: StrPath | None = None,
+    overwrite: bool = False,
+    trust_code: bool = False,
+    custom: Sequence[StrPath] = (),
+    quiet: bool = True,
+) -> SearchReport:
+    """Search for a smaller and faster model that reaches the targets of `options`, and leave its files, the recipe that
+    makes them and `search.json` in `folder`.
+
+    A tenth of the training samples takes the place of `validation` and of `test` where they are not given; numbers are
+    read as value * `scale` + `offset`. `report.met` says whether all targets are reached. What is done is kept in
+    `cache` until they are: a search that was killed goes on. Raises RuledOut for targets that no training could reach.
+    """
+    from edgeprune.commands.options import Scoring
+    from edgeprune.commands.shrink import searched, shrink_job
+    from edgeprune.maker.search.executors import Spread
+    from edgeprune.maker.training.data.words import OnBadSample
+    from edgeprune.maker.training.goal import goal_of
+
+    splits = {"train": train, "validation": validation, "test": test}
+    scoring = Scoring(goal=goal_of(metric, loss), scale=scale, offset=offset, on_bad_sample=str(OnBadSample.ERROR))
+    job = shrink_job(
+        Path(model),
+        {name: None if path is None else Path(path) for name, path in splits.items()},
+        options,
+        scoring,
+        cache=None if cache is None else Path(cache),
+        spread=Spread(workers=workers),
+        trust_code=trust_code,
+        custom=tuple(Path(file) for file in custom),
+    )
+    return searched(job, Path(folder), overwrite=overwrite, quiet=quiet)
 
 
 def snippet(path: StrPath, language: str, *, compute_units: str | None = None) -> str:

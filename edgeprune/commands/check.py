@@ -8,21 +8,32 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from edgeprune.checker.arm.cpus import CPUS
 from edgeprune.checker.budget import given_budget
 from edgeprune.checker.config import CONFIG, Config, find_config, load_config, sample_config
+from edgeprune.checker.history.since import HISTORY_SUFFIX, split_since
 from edgeprune.checker.size.codecs import BASE_CODEC, FULL, QUICK
 from edgeprune.checker.written import LIMITS
-from edgeprune.commands.options import EXIT_CODES, PATH, chosen_format, common_options
+from edgeprune.commands.options import (
+    EXIT_CODES,
+    PATH,
+    check_page_name,
+    chosen_format,
+    common_options,
+    device_option,
+)
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 from edgeprune.host.untrusted import real_place
 from edgeprune.verdict import Limit
 
 if TYPE_CHECKING:
-    from edgeprune.checker.check import Check
+    from edgeprune.checker.check import Check, Wanted
+    from edgeprune.host.git import GitCommit
 
 __all__ = ["check"]
 
-_FOR_MACHINES = ("junit", "github")  # an empty report there would pass for a good one
+_FOR_MACHINES = ("junit", "github", "sarif")  # an empty report there would pass for a good one
 Command = TypeVar("Command", bound=Callable[..., int])
 
 
@@ -38,12 +49,22 @@ def _limit_options(command: Command) -> Command:
     return command
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("files", nargs=-1, type=PATH)
 @click.option("--config", type=PATH, help="Budgets.  [default: edgeprune.toml or pyproject.toml, here or above]")
 @click.option(
-    "--baseline", type=PATH, help="What to compare with: a model file, a folder, an earlier JSON report, a ledger.json."
+    "--baseline",
+    type=PATH,
+    help="What to compare with: a model file, a folder, an earlier JSON report, a history, a ledger.json.",
 )
+@click.option(
+    "--history",
+    type=PATH,
+    metavar="FILE.jsonl",
+    help="Add a line with what this commit costs, and without --baseline compare with the commit before.",
+)
+@click.option("--commit", metavar="NAME", help="Of that line: a hash or a name.  [default: git's commit here]")
+@click.option("--arm", type=click.Choice(list(CPUS)), help="In that line also count instructions on an emulated cpu.")
 @_limit_options
 @click.option(
     "--codec",
@@ -56,26 +77,27 @@ def _limit_options(command: Command) -> Command:
 @click.option(
     "--format",
     "output_format",
-    type=click.Choice(["text", "json", "markdown", "junit", "github"]),
+    type=click.Choice(["text", "json", "markdown", "junit", "github", "sarif", "benchmark-action", "bmf"]),
     help="Of the report on stdout (or in --output).  [default: text]",
 )
 @click.option("-o", "--output", type=PATH, help="Write the report there; a text report still goes to stdout.")
 @click.option("--why", is_flag=True, help="Say where the bytes are and what would make them fewer.")
 @click.option("--fast", is_flag=True, help="Measure deflate and a quick zstd (level 12) only: a tenth of the time.")
-@click.option(
-    "--device",
+@device_option(
+    "Also estimate the latency on a device ('edgeprune devices', or a .toml of your own); repeatable.",
     "devices",
     multiple=True,
-    metavar="NAME",
-    help="Also estimate the latency on a device ('edgeprune devices', or a .toml of your own); repeatable.",
 )
 @click.option("--target", metavar="NAME", help="The accelerator that --min-eligible is about, as for 'estimate'.")
 @click.option("--show", is_flag=True, help="Only show the FILES: no limit is held, exit code 0.")
-@common_options("json")
+@common_options("html", "json")
 def check(
     files: tuple[Path, ...],
     config: Path | None,
     baseline: Path | None,
+    history: Path | None,
+    commit: str | None,
+    arm: str | None,
     codec: str,
     ledger: Path | None,
     output_format: str | None,
@@ -85,6 +107,7 @@ def check(
     devices: tuple[str, ...],
     target: str | None,
     show: bool,
+    page: Path | None,
     as_json: bool,
     **limits: str | None,
 ) -> int:
@@ -100,7 +123,8 @@ def check(
       path = "models/*.tflite"     a glob, from the folder of this file
       download = "350 kB"          the compressed file; codec = "deflate" | "brotli" | "zstd" | "xz"
       install = "1.2 MB"           the file itself
-      growth = "2 %"               of the download against --baseline; or "50 kB"
+      growth = "2 %"               of the download against --baseline; or "50 kB"; against the history "2 % over
+                                   the last 10 commits", "5 % since tag v1"
       parameters = 500000
       min_sparsity = "50 %"        of the weights; or 0.5
       max_metric_drop = "1 %"      read from ledger = "out/ledger.json"
@@ -117,28 +141,68 @@ def check(
       edgeprune check model.tflite --download "350 kB" --min-sparsity "75 %"
       edgeprune check --baseline main.json --format markdown -o comment.md
       edgeprune check app-release.apk --show --why
+      edgeprune check --history sizes.jsonl --growth "2 % over the last 10 commits"
       edgeprune check model.tflite --show --device pixel3-tflite-4t-float32
     """
     from edgeprune.checker.check import CheckOptions, check_files, wanted_files
 
     texts = {Limit(key): text for key, text in limits.items() if text is not None}
-    given = given_budget(texts, codec=codec, devices=devices, ledger=ledger, target=target)
-    _refuse_contradictions(files, config, texts, baseline, show=show, fast=fast, codec=codec)
+    of_limit = None if history and Limit.MAX_METRIC_DROP not in texts else ledger  # a line tells the metric, too
+    given = given_budget(texts, codec=codec, devices=devices, ledger=of_limit, target=target)
+    _refuse_contradictions(files, config, texts, baseline or history, show=show, fast=fast, codec=codec)
+    begun = _begun(history, commit, arm)
     settings = None if show else _settings(files, config, limited=given is not None)
     wanted = wanted_files(files, settings, given)
     ledgers = [budget.ledger for item in wanted for budget in item.budgets]
-    read = [*(item.path for item in wanted), baseline, settings.path if settings else None, *ledgers]
+    read = [*(item.path for item in wanted), baseline, history, settings.path if settings else None, *ledgers]
     _refuse_replacing(output, [path for path in read if path is not None])
+    check_page_name(page, [path for path in read if path is not None])
     kind = chosen_format(as_json, output_format)
     if kind in _FOR_MACHINES and not any(item.budgets for item in wanted):
         raise UsageError(
             f"--format {kind} reports limits, and none was given: nothing would be checked; add --download, or "
             f"budgets in {CONFIG}"
         )
-    options = CheckOptions(baseline=baseline, codec=codec, fast=fast, devices=devices, why=why)
+    options = CheckOptions(
+        baseline=baseline, history=history, commit=begun, codec=codec, fast=fast, devices=devices, why=why
+    )
     found = check_files(wanted, options, config=settings.path if settings else None, whole=not files)
+    if page is not None:
+        from edgeprune.commands.pages import write_page
+        from edgeprune.report.html.file_pages import check_page
+
+        write_page(check_page(found), page)
     _tell(found, kind, output)
-    return _exit_code(found, show=show)
+    code = _exit_code(found, show=show)
+    if history is not None and begun is not None:
+        _record(history, begun, found, wanted, ledger, arm)
+    return code
+
+
+def _begun(history: Path | None, commit: str | None, arm: str | None) -> GitCommit | None:
+    """The commit that a line of the history will be of, None without one. Raises UsageError before any work."""
+    for name, value in (("--commit", commit), ("--arm", arm)):
+        if history is None and value is not None:
+            raise UsageError(f"{name} is about the line that --history adds; give --history sizes.jsonl as well")
+    if history is None:
+        return None
+    if history.suffix.lower() != HISTORY_SUFFIX:
+        raise UsageError(f"{history}: a history ends in {HISTORY_SUFFIX}; name it {history.stem}{HISTORY_SUFFIX}")
+    from edgeprune.host.git import named_commit, this_commit
+
+    return this_commit(Path.cwd()) if commit is None else named_commit(Path.cwd(), commit)
+
+
+def _record(
+    history: Path, commit: GitCommit, found: Check, wanted: Sequence[Wanted], ledger: Path | None, arm: str | None
+) -> None:
+    """Add the line of a commit to the history."""
+    from edgeprune.checker.history.lines import append_record
+    from edgeprune.checker.history.recording import commit_record, instruction_counter
+
+    count = instruction_counter(arm) if arm is not None else None
+    added = append_record(history, commit_record(found, commit, wanted, ledger=ledger, count=count))
+    click.echo(f"edgeprune: {history}: {commit.short} {'recorded' if added else 'is there already'}", err=True)
 
 
 def _refuse_contradictions(
@@ -158,7 +222,8 @@ def _refuse_contradictions(
         raise UsageError("--show only shows the FILES that are named, and checks nothing; drop it, or the limits")
     growth = [limit for limit in Limit if limit.of_baseline and limit in limits]
     if growth and baseline is None:
-        raise UsageError(f"--{growth[0].replace('_', '-')} needs something to compare with; add --baseline FILE")
+        add = "--history FILE.jsonl" if split_since(limits[growth[0]])[1] else "--baseline FILE"
+        raise UsageError(f"--{growth[0].replace('_', '-')} needs something to compare with; add {add}")
 
 
 def _refuse_replacing(output: Path | None, read: Sequence[Path]) -> None:
@@ -178,7 +243,9 @@ def _settings(files: Sequence[Path], config: Path | None, *, limited: bool) -> C
         return load_config(nearest)
     if not files:
         click.echo(sample_config(Path()), nl=False)
-        raise UsageError(f"no files and no {CONFIG}; name model files, or save the lines above as {CONFIG}")
+        raise UsageError(
+            f"no files and no {CONFIG}; name model files, or save the lines above as {CONFIG}, as edgeprune init does"
+        )
     return None
 
 

@@ -10,6 +10,7 @@ from typing import TextIO
 
 import click
 
+from edgeprune.commands.screens import Verbs
 from edgeprune.errors import INTERRUPTED, EdgepruneError, unexpected
 from edgeprune.host.interrupts import handlers
 
@@ -29,20 +30,26 @@ EPILOG = f"""{EXIT_CODES}
 
 \b
 Examples:
-  edgeprune run sample_models/fashion/recipe.toml -o out     the whole job: prune, fine-tune, INT8, export, measure
-  edgeprune shrink model.keras --train train.npz --download 0.1x --latency 0.5x    name the target, get the model
-  edgeprune prune model.keras --sparsity 0.8 -o small.keras  zeros in one shot, no data needed
-  edgeprune prune model.keras --style channel --ratio 0.4 -o narrow.keras      fewer channels: smaller and faster
+  edgeprune demo                      see it work on a small model, in three minutes
+  edgeprune init                      a recipe and budgets for the models in this folder
+  edgeprune run recipe.toml -o out    the whole job of that recipe
+  edgeprune shrink model.keras --train train.npz --download 0.1x    name the target, get the model
+  edgeprune prune model.keras --sparsity 0.8 -o small.keras         zeros in one shot, no data needed
+  edgeprune prune model.keras --style channel --ratio 0.4 -o narrow.keras   fewer channels: smaller and faster
   edgeprune convert model.keras --to tflite --precision int8 --calibration train.npz -o model.tflite
-  edgeprune verify model.tflite --against model.keras        does the file compute what the model computes
-  edgeprune check model.tflite --download "350 kB"            hold a file against a download budget"""
+  edgeprune verify model.tflite --against model.keras               does the file compute what the model computes
+  edgeprune check model.tflite --download "350 kB"                  hold a file against a download budget"""
 
 
 # Verb -> the module that holds it, in the order in which they are told. A verb is imported when it is called.
 VERBS = {
+    "demo": "edgeprune.commands.demo",
+    "init": "edgeprune.commands.init",
     "shrink": "edgeprune.commands.shrink",
+    "sweep": "edgeprune.commands.sweep",
     "advise": "edgeprune.commands.advise",
     "run": "edgeprune.commands.run",
+    "report": "edgeprune.commands.report",
     "blame": "edgeprune.commands.blame",
     "prune": "edgeprune.commands.prune",
     "groups": "edgeprune.commands.groups",
@@ -52,6 +59,7 @@ VERBS = {
     "variant": "edgeprune.commands.variant",
     "verify": "edgeprune.commands.verify",
     "check": "edgeprune.commands.check",
+    "history": "edgeprune.commands.history",
     "inspect": "edgeprune.commands.inspect",
     "metadata": "edgeprune.commands.metadata",
     "pack": "edgeprune.commands.pack",
@@ -60,10 +68,11 @@ VERBS = {
     "devices": "edgeprune.commands.devices",
     "bench": "edgeprune.commands.bench",
     "calibrate": "edgeprune.commands.calibrate",
+    "completion": "edgeprune.commands.completion",
 }
 
 
-class _Verbs(click.Group):
+class _Verbs(Verbs):
     """Finds its commands in VERBS."""
 
     def list_commands(self, _: click.Context) -> list[str]:
@@ -94,8 +103,8 @@ def _tell_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
 @click.option("--version", is_flag=True, expose_value=False, callback=_tell_version, help="Show the version and exit.")
 @click.option("--verbose", is_flag=True, is_eager=True, help="With --version: also what confines child processes here.")
 def cli(verbose: bool) -> None:
-    """Make a Keras model smaller and prove what that gains: prune, fine-tune, quantize, convert to TFLite, Core ML
-    and ONNX, and see download size beside latency, each measured on the file that ships."""
+    """Make a Keras model smaller and prove what that gains, measured on the file that ships. 'edgeprune VERB --help'
+    explains a verb."""
     if verbose:
         raise click.UsageError("--verbose goes with --version here; the verbs have options of that name")
 

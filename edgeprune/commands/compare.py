@@ -8,20 +8,21 @@ from pathlib import Path
 import click
 
 from edgeprune.checker.size.codecs import with_quick
-from edgeprune.commands.options import PATH, chosen_format, common_options
+from edgeprune.commands.options import PATH, check_page_name, chosen_format, common_options, device_option
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import EdgepruneError, UsageError
 
 __all__ = ["compare"]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("before", type=PATH)
 @click.argument("after", type=PATH)
 @click.option("--measure", is_flag=True, help="Also time both on this host, paired (.tflite; about 15 seconds).")
-@click.option("--device", metavar="NAME", help="Also estimate both on a device ('edgeprune devices').")
+@device_option("Also estimate both on a device ('edgeprune devices').")
 @click.option("--all", "every", is_flag=True, help="Show layers that did not change, too.")
 @click.option("--format", "output_format", type=click.Choice(["text", "json", "markdown"]), help="[default: text]")
-@common_options("codecs", "json", "quiet")
+@common_options("html", "codecs", "json", "quiet")
 def compare(
     before: Path,
     after: Path,
@@ -29,6 +30,7 @@ def compare(
     device: str | None,
     every: bool,
     output_format: str | None,
+    page: Path | None,
     codecs: tuple[str, ...],
     as_json: bool,
     quiet: bool,
@@ -45,10 +47,13 @@ def compare(
     from edgeprune.report.compare_report import COMPARE_FORMATS
 
     form = chosen_format(as_json, output_format)
+    check_page_name(page, [before, after])
     if measure:
         check_measurable(before, after)
     try:
-        found = compare_files(before, after, with_quick(codecs), device=device)
+        found = compare_files(
+            before, after, with_quick(codecs), device=device, brotli=page is not None and "brotli" in codecs
+        )
     except UsageError:
         raise
     except EdgepruneError:
@@ -59,6 +64,11 @@ def compare(
         progress.begin("latency of both on this host")
         found = with_measured_latency(found, before, after, progress.advance)
         progress.end(found.verdict or "not ranked")
+    if page is not None:
+        from edgeprune.commands.pages import write_page
+        from edgeprune.report.html.file_pages import compare_page
+
+        write_page(compare_page(found), page)
     click.echo(COMPARE_FORMATS[form](found, every), nl=False)
     return 0
 

@@ -25,6 +25,7 @@ from edgeprune.commands.options import (
     taken_goal,
     with_note,
 )
+from edgeprune.commands.screens import Verb
 from edgeprune.converters.exports import OPSET, OPSETS
 from edgeprune.errors import UsageError
 from edgeprune.maker.training.goal import Goal
@@ -91,16 +92,17 @@ class _Wanted:
     custom: tuple[Path, ...]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("model", type=PATH)
 @click.option("--to", "to", type=click.Choice(WRITTEN), required=True, help="Format of the output.")
 @click.option(
     "--precision",
     type=click.Choice([word.value for word in Precision]),
     metavar="NAME",
-    help="tflite: float32 (default), float16, dynamic, int8, int16x8. coreml: float32, float16 (default), int8, "
-    "palette2, palette4, palette6, palette8, sparse; from iOS17 w8a8; from iOS18 int4, sparse-int8, sparse-w8a8, "
-    "sparse-palette4, -palette6, -palette8. onnx: float32 (default), float16, int8 (Q/DQ).",
+    help="Of the numbers in the file, from float32 to 2 bits. For tflite: float32 (default), float16, dynamic, int8, "
+    "int16x8. For coreml: float32, float16 (default), int8, palette2, palette4, palette6, palette8, sparse; from iOS17 "
+    "w8a8; from iOS18 int4, sparse-int8, sparse-w8a8, sparse-palette4, "
+    "-palette6, -palette8. For onnx: float32 (default), float16, int8 (Q/DQ).",
 )
 @click.option("-o", "--output", type=PATH, required=True, help="A .tflite or .onnx file or .mlpackage folder.")
 @click.option(
@@ -168,8 +170,8 @@ class _Wanted:
 @click.option(
     "--download-target",
     metavar="SIZE",
-    help="The same until the download is '80 kB', or '0.1x' of the model's float32 file (coreml: float16 package); "
-    "they may cost --spend, or 1 %.",
+    help="Download to reach, '80 kB' or '0.1x' of the float32 file; coarser weights may cost --spend for it, or 1 % "
+    "(coreml: of the float16 package).",
 )
 @click.option(
     "--validation",
@@ -193,8 +195,8 @@ class _Wanted:
 @click.option(
     "--mean",
     metavar="M[,M,M]",
-    help="With --std: the model gets (pixel - M) / S, another way to say --scale and --offset. Without --image-input "
-    "the only input takes pictures.",
+    help="Mean of the training pictures, with --std; the model gets (pixel - M) / S, another way to say --scale and "
+    "--offset. Without --image-input the only input takes pictures.",
 )
 @click.option("--std", metavar="S[,S,S]", help="See --mean; one number for coreml.")
 @click.option(
@@ -207,7 +209,7 @@ class _Wanted:
     "--labels",
     type=PATH,
     metavar="TXT",
-    help="One label a line: a Core ML package becomes a classifier, a .tflite file carries the labels.",
+    help="A text with one label a line: a Core ML package becomes a classifier, a .tflite file carries the labels.",
 )
 @click.option(
     "--softmax",
@@ -253,15 +255,15 @@ def convert(model: Path, output: Path, **options: object) -> int:
 
     \b
     Examples:
-      edgeprune convert model.keras --to tflite --precision int8 --calibration train.npz --data test.npz -o model.tflite
+      edgeprune convert model.keras --to tflite --precision int8 --calibration train.npz -o model.tflite
       edgeprune convert model.keras --to coreml --precision palette4 -o Model.mlpackage
+      edgeprune convert model.keras --to onnx --opset 17 -o model.onnx
       edgeprune convert model.keras --to coreml --precision w8a8 --deployment-target iOS17 \\
           --calibration train.npz -o Integer.mlpackage
       edgeprune convert model.keras --to coreml --image-input image --scale 0.00784314 --offset -1 \\
           --class-labels labels.txt -o Photo.mlpackage
       edgeprune convert detector.keras --to coreml --outputs boxes,scores \\
           --input-shape 1,320..640,320..640,3 -o D.mlpackage
-      edgeprune convert model.keras --to onnx --opset 17 -o model.onnx
       edgeprune convert model.keras --to tflite --mean 127.5 --std 127.5 --labels labels.txt -o photo.tflite
     """
     wanted = taken(_Wanted, options, goal=taken_goal(options), ends=taken(EndWords, options))

@@ -5,14 +5,21 @@ from __future__ import annotations
 import click
 
 from edgeprune.commands.options import common_options, echo_json
+from edgeprune.commands.screens import Verb
 
 __all__ = ["devices"]
 
 
-@click.command()
+@click.command(cls=Verb)
 @common_options("json")
 def devices(as_json: bool) -> int:
-    """List the device profiles with their errors on networks that the fit has not seen."""
+    """List the device profiles with their errors on networks that the fit has not seen.
+
+    \b
+    Examples:
+      edgeprune devices
+      edgeprune devices --json
+    """
     from edgeprune.checker.latency.profiles import shipped_profiles
     from edgeprune.report.latency_report import devices_text, profile_json
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeprune.commands.options import PATH, common_options, echo_json
+from edgeprune.commands.options import PATH, common_options, device_option, echo_json
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["estimate"]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("file", type=PATH)
-@click.option("--device", metavar="NAME", help="A profile of 'edgeprune devices', or a .toml of your own.")
+@device_option("A profile of 'edgeprune devices', or a .toml of your own.")
 @click.option(
     "--target",
     metavar="NAME",

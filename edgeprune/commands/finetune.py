@@ -19,6 +19,7 @@ from edgeprune.commands.options import (
     taken,
     taken_goal,
 )
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 from edgeprune.maker.training.data.words import weight_words
 from edgeprune.maker.training.options import DECAYS, OPTIMIZERS, TrainOptions
@@ -44,7 +45,7 @@ class _Job:
     quiet: bool
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="The tuned model, a .keras file.")
 @click.option("--train", type=PATH, required=True, metavar="DATA", help="Training samples.")
@@ -73,7 +74,14 @@ class _Job:
 @click.option("--patience", type=int, help="Stop after so many epochs without a better validation value.")
 @common_options("metric", "loss", "loss_weight", *JOB)
 def finetune(output: Path, overwrite: bool, as_json: bool, **values: Any) -> int:
-    """Train MODEL on. Weights that are zero stay zero, so a pruned model stays pruned."""
+    """Train MODEL on. Weights that are zero stay zero, so a pruned model stays pruned.
+
+    \b
+    Examples:
+      edgeprune finetune pruned.keras --train train.npz --epochs 4 -o tuned.keras
+      edgeprune finetune pruned.keras --train train.npz --validation validation.npz --epochs 20 --patience 3 \\
+          --teacher model.keras -o tuned.keras
+    """
     from edgeprune.artifact import sha256_of
     from edgeprune.host.outputs import check_output_file, output_file
 

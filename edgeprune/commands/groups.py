@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeprune.commands.options import PATH, Trust, common_options, echo_json, taken
+from edgeprune.commands.screens import Verb
 
 if TYPE_CHECKING:
     from edgeprune.maker.pruning.channel.groups import Member, Structure
@@ -32,13 +33,19 @@ class _Row:
     reason: str | None
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("model", type=PATH)
 @click.option("--through-norms", is_flag=True, help="Follow channels through LayerNormalization too.")
 @common_options("json", "trust", "custom")
 def groups(model: Path, through_norms: bool, as_json: bool, **values: Any) -> int:
     """List the dependency groups of MODEL: layers that must lose the same channels, what is at stake in each, and
-    whether it can be pruned or why not."""
+    whether it can be pruned or why not.
+
+    \b
+    Examples:
+      edgeprune groups model.keras
+      edgeprune groups model.keras --through-norms --json
+    """
     from edgeprune.maker.pruning.channel.pruner import analyse
 
     structure = analyse(taken(Trust, values).load(model), through_norms=through_norms)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from edgeprune.commands.options import PATH, chosen_format, common_options
+from edgeprune.commands.options import PATH, check_page_name, chosen_format, common_options
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ __all__ = ["inspect"]
 _SPARSE = "tensorrt-sparse-ampere"
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("file", type=PATH)
 @click.option(
     "--format",
@@ -41,40 +43,66 @@ _SPARSE = "tensorrt-sparse-ampere"
     type=click.Choice(["all", "cpuAndGPU", "cpuAndNeuralEngine", "cpuOnly"]),
     help="With --snippet, of a Core ML model: the processors that it may use, which are the app's choice.",
 )
-@common_options("json")
+@common_options("html", "json")
 def inspect(
-    file: Path, output_format: str | None, as_json: bool, why: bool, language: str | None, units: str | None
+    file: Path,
+    output_format: str | None,
+    page: Path | None,
+    as_json: bool,
+    why: bool,
+    language: str | None,
+    units: str | None,
 ) -> int:
     """Show the graph of a model FILE as a table: op, shape, precision, parameters, zeros, MACs, bytes.
 
     "deflated" is a layer's part of the compressed download, "ideal" what a coder that looks at one number at a time
     would need (order-0 entropy, per channel where that is less). Reads what 'check' reads.
+
+    \b
+    Examples:
+      edgeprune inspect model.tflite
+      edgeprune inspect model.tflite --why
+      edgeprune inspect model.tflite --snippet kotlin
     """
-    from edgeprune.checker.size.advice import reasons
     from edgeprune.checker.size.codecs import BASE_CODEC
     from edgeprune.checker.size.models_behind import sources_of
+    from edgeprune.commands.pages import is_small
     from edgeprune.report.cells import shown
     from edgeprune.report.inspect_report import INSPECT_FORMATS
 
     if language is not None:
-        return _snippet(file, language, units, alone=not (output_format or as_json or why))
+        return _snippet(file, language, units, alone=not (output_format or as_json or why or page))
     if units is not None:
         raise UsageError("--compute-units stands in the code of an app: add --snippet swift or --snippet python")
     form = chosen_format(as_json, output_format)
-    found = sources_of(file, (BASE_CODEC,), every=True)
+    check_page_name(page, [file])
+    brotli = page is not None and is_small(file)
+    found = sources_of(file, (BASE_CODEC, "brotli") if brotli else (BASE_CODEC,), every=True, brotli=brotli)
     click.echo(INSPECT_FORMATS[form]([source.record for source in found.models]), nl=False)
     for refused in found.refused:
         click.echo(f"not read: {shown(refused.path)}: {shown(refused.reason)}", err=True)
+    said = _reasons(found.models) if why or page else []
     if why:
-        told = [
-            sentence
-            for source in found.models
-            for sentence in (*reasons(source.contents, source.record), *_two_of_four(source))
-        ]
-        click.echo("\n".join(f"- {shown(sentence)}" for sentence in told), err=form != "text")
+        click.echo("\n".join(f"- {shown(sentence)}" for sentence in said), err=form != "text")
+    if page is not None:
+        _write_page(found.models, said, page)
     if found.error is not None:
         raise found.error
     return 0
+
+
+def _reasons(models: Sequence[Source]) -> list[str]:
+    """Where the bytes of each model are, and whether 2:4 would pay."""
+    from edgeprune.checker.size.advice import reasons
+
+    return [line for source in models for line in (*reasons(source.contents, source.record), *_two_of_four(source))]
+
+
+def _write_page(models: Sequence[Source], said: Sequence[str], page: Path) -> None:
+    from edgeprune.commands.pages import write_page
+    from edgeprune.report.html.file_pages import inspect_page
+
+    write_page(inspect_page([source.record for source in models], said), page)
 
 
 def _two_of_four(source: Source) -> list[str]:
@@ -98,7 +126,7 @@ def _snippet(file: Path, language: str, units: str | None, *, alone: bool) -> in
     from edgeprune.report.snippets.languages import snippet
 
     if not alone:
-        raise UsageError("--snippet prints code alone; leave out --format, --json and --why")
+        raise UsageError("--snippet prints code alone; leave out --format, --json, --html and --why")
     if is_bundle(file):
         raise UsageError(f"{file}: --snippet is for one model; take it out of the bundle first")
     click.echo(snippet(read_contents(file), language, units), nl=False)

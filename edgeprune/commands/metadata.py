@@ -10,6 +10,7 @@ import click
 
 from edgeprune.artifact import Color
 from edgeprune.commands.options import PATH, common_options, echo_json, taken
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class _Wanted:
         return ImageInput.normalized(self.image_input or "", means, stds, Color(self.color or Color.RGB))
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("file", type=PATH)
 @click.option("-o", "--output", type=PATH, help="The .tflite file to write; --overwrite alone replaces FILE.")
 @click.option("--name", help="Name of the model.")

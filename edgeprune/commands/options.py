@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from edgeprune.checker.size.codecs import CODECS, QUICK, with_quick
 from edgeprune.errors import UsageError
@@ -31,13 +32,16 @@ __all__ = [
     "Scoring",
     "Trust",
     "asked_task",
+    "check_page_name",
     "chosen_format",
     "common_options",
+    "device_option",
     "echo_json",
     "field_option",
     "json_text",
     "taken",
     "taken_goal",
+    "typed_flag",
     "with_note",
 ]
 
@@ -71,6 +75,13 @@ COMMON = {
         f"[default: {', '.join(QUICK)}]",
     ),
     "json": click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+    "html": click.option(
+        "--html",
+        "page",
+        type=PATH,
+        metavar="FILE.html",
+        help="Also write a page with pictures, in one file that needs nothing else.",
+    ),
     "quiet": click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
     "overwrite": click.option(
         "--overwrite", is_flag=True, help="Replace an existing output once the new one is complete."
@@ -121,6 +132,31 @@ COMMON = {
         "--scale", type=float, default=1.0, show_default=True, help="Float inputs become value * scale + offset."
     ),
     "offset": click.option("--offset", type=float, default=0.0, show_default=True, help="See --scale."),
+    "workers": click.option(
+        "--workers",
+        type=int,
+        default=1,
+        show_default=True,
+        help="How many processes of this machine carry out trials side by side; the winner is the same.",
+    ),
+    "ray": click.option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Carry out trials on a Ray cluster: auto, HOST:PORT, or local for one on this machine. Needs the extra "
+        "ray here and on its nodes.",
+    ),
+    "mlflow": click.option(
+        "--mlflow",
+        metavar="URI",
+        help="Log every file that was judged to an MLflow tracking server, or into a folder or database: "
+        "sqlite:///runs.db, http://HOST:PORT. Needs the extra mlflow.",
+    ),
+    "cache": click.option(
+        "--cache",
+        type=PATH,
+        metavar="FOLDER",
+        help="Where results are kept, for a search that goes on.  [default: edgeprune in the user's cache folder]",
+    ),
     "on_bad_sample": click.option(
         "--on-bad-sample",
         type=click.Choice([str(word) for word in OnBadSample]),
@@ -224,11 +260,34 @@ def _named(text: str) -> tuple[str, str]:
     return (output, word) if equals else (FIRST, text)
 
 
+def check_page_name(page: Path | None, read: Sequence[Path]) -> None:
+    """Raise UsageError for a page of a name that is none, or that would replace what is read for it."""
+    from edgeprune.host.untrusted import real_place
+
+    if page is None:
+        return
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{page}: a page ends in .html; name it {page.stem or 'report'}.html")
+    if real_place(page) in map(real_place, read):
+        raise UsageError(f"{page}: the page would replace a file that is read; give it another name")
+
+
 def chosen_format(as_json: bool, output_format: str | None) -> str:
     """The format of a report: --format, or json with --json."""
     if as_json and output_format not in (None, "json"):
         raise click.UsageError(f"--json and --format {output_format} contradict each other; drop one")
     return output_format or ("json" if as_json else "text")
+
+
+def device_option(text: str, *names: str, **more: Any) -> Callable[[Command], Command]:
+    """--device with its help; a shell completes the names of profiles."""
+
+    def profiles(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+        from edgeprune.checker.latency.profiles import profile_paths
+
+        return [name for name in profile_paths() if name.startswith(incomplete)]
+
+    return click.option("--device", *names, metavar="NAME", shell_complete=profiles, help=text, **more)
 
 
 def common_options(*names: str) -> Callable[[Command], Command]:
@@ -273,3 +332,10 @@ def taken(record: type[Record], values: dict[str, Any], **more: object) -> Recor
     stands in `more`."""
     names = [field.name for field in fields(record) if field.name not in more]
     return record(**{name: values.pop(name) for name in names}, **more)
+
+
+def typed_flag(context: click.Context, names: Iterable[str]) -> str | None:
+    """The flag of the first of these options that stands on the command line."""
+    typed = (name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
+    first = next(typed, None)
+    return None if first is None else "--" + first.replace("_", "-")

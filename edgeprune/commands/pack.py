@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from edgeprune.commands.options import PATH, common_options, echo_json
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 
 __all__ = ["pack"]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("file", type=PATH)
 @click.option("-o", "--output", type=PATH, help="NAME.tflite, or NAME.zip for an archive with the file in it.")
 @click.option(

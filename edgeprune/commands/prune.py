@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from edgeprune.commands.options import (
     JOB,
@@ -16,11 +14,14 @@ from edgeprune.commands.options import (
     Scoring,
     Trust,
     common_options,
+    device_option,
     echo_json,
     field_option,
     taken,
     taken_goal,
+    typed_flag,
 )
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 from edgeprune.maker.pruning.channel.criteria import CRITERIA
 from edgeprune.maker.pruning.options import (
@@ -92,7 +93,7 @@ class _Done:
     scores: tuple[_Score, ...]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="The pruned model, a .keras file.")
 @click.option(
@@ -121,7 +122,7 @@ class _Done:
     "example 1e-4.",
 )
 @click.option("--latency", type=float, help="channel: share of the latency to keep, estimated for --device.")
-@click.option("--device", metavar="NAME", help="channel: the profile for --latency ('edgeprune devices'), or a .toml.")
+@device_option("channel: the profile for --latency ('edgeprune devices'), or a .toml.")
 @click.option("--lossless", is_flag=True, help="channel: remove dead channels only; outputs stay the same.")
 @field_option(
     MagnitudeOptions,
@@ -219,18 +220,11 @@ def prune(
     return 0
 
 
-def _given(context: click.Context, names: Iterable[str]) -> str | None:
-    """The flag of the first of these options that stands on the command line."""
-    typed = (name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
-    first = next(typed, None)
-    return None if first is None else "--" + first.replace("_", "-")
-
-
 def _refuse_strangers(context: click.Context, style: str) -> None:
     strange = MAGNITUDE_ONLY if style == "channel" else CHANNEL_ONLY
     if style == "magnitude" and context.params["score"] == "wanda":
         strange = tuple(name for name in strange if name != "train")
-    flag = _given(context, strange)
+    flag = typed_flag(context, strange)
     if flag is not None:
         hint = "; add --style channel" if style == "magnitude" else ""
         raise UsageError(f"{flag} does not belong to --style {style}{hint}")
@@ -240,11 +234,11 @@ def _refuse_strangers(context: click.Context, style: str) -> None:
 
 def _refuse_pointless(context: click.Context, values: dict[str, Any]) -> None:
     if values["lossless"]:
-        flag, reason = _given(context, NOT_LOSSLESS), "--lossless removes dead channels only"
+        flag, reason = typed_flag(context, NOT_LOSSLESS), "--lossless removes dead channels only"
     elif values["harmless"] is not None:
-        flag, reason = _given(context, NOT_HARMLESS), "--harmless goes by what channels do on samples"
+        flag, reason = typed_flag(context, NOT_HARMLESS), "--harmless goes by what channels do on samples"
     else:
-        flag = _given(context, ("scope",)) if values["ratio"] is None else None
+        flag = typed_flag(context, ("scope",)) if values["ratio"] is None else None
         reason = "--scope is for --ratio"
     if flag is not None:
         raise UsageError(f"{flag} has no effect: {reason}")

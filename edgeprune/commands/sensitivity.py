@@ -21,11 +21,11 @@ from edgeprune.commands.options import (
     taken,
     taken_goal,
 )
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import InputError, UsageError
-from edgeprune.units import format_percent
 
 if TYPE_CHECKING:
-    from edgeprune.converters.sensitivity import Sensitivity
+    from edgeprune.points import Sensitivity
 
 __all__ = ["sensitivity"]
 
@@ -46,7 +46,7 @@ class _Job:
     quiet: bool
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("model", type=PATH)
 @click.option("--data", type=PATH, required=True, metavar="DATA", help="Samples that the model is scored on.")
 @click.option(
@@ -88,7 +88,9 @@ def sensitivity(cache: Path | None, no_cache: bool, as_json: bool, **values: Any
     if as_json:
         echo_json({"schema_version": 1, "input": {"path": str(job.model)}, **asdict(found)})
     else:
-        click.echo(_text(found))
+        from edgeprune.report.sensitivity_report import sensitivity_text
+
+        click.echo(sensitivity_text(found))
     return 0
 
 
@@ -128,9 +130,9 @@ def _kept(place: Path | None) -> Sensitivity | None:
     """An earlier result; one that cannot be read is none."""
     if place is None or not place.is_file():
         return None
-    from edgeprune.converters.sensitivity import Sensitivity
     from edgeprune.host.json_values import decode, record_of
     from edgeprune.host.untrusted import read_whole
+    from edgeprune.points import Sensitivity
 
     with suppress(InputError):
         return record_of(Sensitivity, decode(read_whole(place, "a result"), str(place)), str(place))
@@ -173,40 +175,3 @@ def _measured(job: _Job) -> Sensitivity:
         seed=job.seed,
         progress=Progress(quiet=job.quiet),
     )
-
-
-def _text(found: Sensitivity) -> str:
-    from edgeprune.report.table import Table, to_text
-
-    metric = found.metric or "metric"
-    heads = ("layer", "MACs", "only it: SQNR", metric, "loses", "all but it: SQNR", metric, "gains")
-    rows = tuple(
-        (
-            cost.layer,
-            _percent(cost.macs),
-            _decibels(cost.sqnr_db),
-            _number(cost.metric),
-            _percent(cost.lost),
-            _decibels(cost.without_db),
-            _number(cost.without_metric),
-            _percent(cost.gained),
-        )
-        for cost in found.layers
-    )
-    scored = f", {metric} {_number(found.before)} -> {_number(found.after)}" if found.metric else ""
-    on = f" on {found.samples:,} samples (one is {100 / found.samples:.2g} %)" if found.samples else ""
-    lines = [to_text(Table(heads=heads, rows=rows, left=frozenset({0})))]
-    lines.append(f"\n{found.how} of all of them: SQNR {_decibels(found.after_db)}{scored}{on}.")
-    return "\n".join(lines)
-
-
-def _decibels(value: float | None) -> str:
-    return "equal" if value is None else f"{value:.1f} dB"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else format_percent(value, 2)

@@ -11,6 +11,7 @@ import click
 from edgeprune.artifact import Precision, sha256_of
 from edgeprune.checker.sparse_kernels.options import STORED, Prefer, SparseOptions
 from edgeprune.commands.options import PATH, common_options, echo_json, taken, with_note
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class _Wanted:
 
     precision: str | None
     sparsity: float | None
+    download_target: str | None
     sparse_kernels: bool
     prefer: str | None
     reversed_input: bool
@@ -48,12 +50,13 @@ class _Wanted:
         return VariantOptions(
             precision=Precision(self.precision) if self.precision else None,
             sparsity=self.sparsity,
+            download_target=self.download_target,
             sparse=sparse if self.sparse_kernels else None,
             codecs=self.codecs,
         )
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("file", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="The .tflite file to write.")
 @click.option(
@@ -63,6 +66,12 @@ class _Wanted:
     "computed with in float32.  [default: as in FILE]",
 )
 @click.option("--sparsity", type=float, help="Prune the smallest weights of every kernel to this share of zeros.")
+@click.option(
+    "--download-target",
+    metavar="SIZE",
+    help="With --precision int8-weights: coarser weights, by their own error, until the download is 0.2x of FILE's or "
+    "80 kB.",
+)
 @click.option(
     "--sparse-kernels", is_flag=True, help="Rewrite the graph and store the weights so that XNNPACK's zeros are fast."
 )
@@ -94,6 +103,7 @@ def variant(file: Path, output: Path, **options: object) -> int:
     \b
     Examples:
       edgeprune variant model.tflite --precision float16 -o half.tflite
+      edgeprune variant model.tflite --precision int8-weights --download-target 0.2x -o coarse.tflite
       edgeprune variant pruned.tflite --sparse-kernels -o fast.tflite
       edgeprune variant model.tflite --sparsity 0.8 --sparse-kernels --precision int8-weights -o small.tflite
     """

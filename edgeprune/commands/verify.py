@@ -21,6 +21,7 @@ from edgeprune.commands.options import (
     taken_goal,
     with_note,
 )
+from edgeprune.commands.screens import Verb
 from edgeprune.errors import ConversionError, UsageError
 from edgeprune.maker.training.goal import Goal
 from edgeprune.maker.training.metrics import METRICS
@@ -63,7 +64,7 @@ class _Wanted:
         return (self.offset,) if self.image_bias is None else numbers_of("--image-bias", self.image_bias)
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("exported", type=PATH)
 @click.option("--against", type=PATH, required=True, metavar="MODEL", help="The Keras model it came from.")
 @click.option(

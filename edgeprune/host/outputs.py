@@ -1,4 +1,7 @@
-"""Outputs appear whole or not at all: written under a temporary name beside the final one, then renamed."""
+"""Outputs appear whole or not at all: written under a temporary name beside the final one, then renamed.
+
+A line that is added to a file is written whole, under a lock, or not at all.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from edgeprune.errors import EdgepruneError, OutputError, UsageError
 from edgeprune.host.interrupts import held_back, note_output
 from edgeprune.host.scratch import scratch_folder
 
-__all__ = ["check_output_file", "output_file", "output_folder", "write_file"]
+__all__ = ["MARK", "append_line", "between_appends", "check_output_file", "output_file", "output_folder", "write_file"]
 
 MARK = "ledger.json"  # what every output folder holds
 PACKAGE = ".mlpackage"  # the one output that is a folder
@@ -57,6 +61,72 @@ def write_file(path: Path, content: bytes) -> None:
             made.replace(path)
     except OSError as cause:
         raise OutputError(f"{path}: cannot be written: {cause.strerror or cause}") from cause
+
+
+def append_line(path: Path, line: bytes) -> bool:
+    """Append a line to a file, which is made where there is none; False where that very line is in it already.
+
+    Others who append meanwhile wait. A line whose writer was killed is left as it is, and this one begins behind it.
+    Raises OutputError, with the file as it was.
+    """
+    try:
+        with _locked(path) as file:
+            content = file.read()
+            if line in content.split(b"\n"):
+                return False
+            start = b"" if not content or content.endswith(b"\n") else b"\n"
+            with held_back():
+                _add(file, start + line + b"\n", len(content))
+                note_output(path)
+            return True
+    except OSError as cause:
+        raise OutputError(f"{path}: cannot be written: {cause.strerror or cause}") from cause
+
+
+@contextlib.contextmanager
+def between_appends(path: Path) -> Iterator[None]:
+    """Inside the context nobody appends a line to the file at `path`, so that none is read in part. A file that is not
+    there, or a disk that knows no locks, is no reason to wait."""
+    import fcntl
+
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            fcntl.flock(stack.enter_context(path.open("rb")), fcntl.LOCK_SH)
+        yield
+
+
+def _add(file: IO[bytes], text: bytes, before_bytes: int) -> None:
+    """Write at the end of a file of so many bytes, or leave it as it was."""
+    try:
+        if file.write(text) != len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(file.fileno(), before_bytes)
+        raise
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[IO[bytes]]:
+    """The file at `path`, open to read and to append, which nobody else has in this way."""
+    import fcntl
+
+    while True:
+        with path.open("a+b", buffering=0) as file:
+            with contextlib.suppress(OSError):  # a disk that knows no locks: a line is one call to the system anyway
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_at(file, path):  # else somebody put another file in its place
+                file.seek(0)
+                yield file
+                return
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from edgeprune.checker.check import Check
 from edgeprune.checker.size.codecs import CODECS, Codec
-from edgeprune.checker.size.layer_pairs import Pair, layer_pairs
+from edgeprune.checker.size.layer_pairs import Pair, changed_pairs, layer_pairs, layer_weight
 from edgeprune.checker.size.records import FileAccount, LayerAccount
 from edgeprune.report.cells import difference, layer_name, markdown_cell, markdown_text, shown
 from edgeprune.report.estimates import earlier_ms, estimate_notes, estimate_table
+from edgeprune.report.exporters import benchmark_action, bmf, sarif
 from edgeprune.report.table import Table, to_markdown, to_text
 from edgeprune.report.verdicts import amount, limit_name, outcome_word, verdict_line
 from edgeprune.units import format_bytes, format_count, format_percent
 from edgeprune.verdict import Limit, Unit, Verdict
 
-__all__ = ["FORMATS"]
+__all__ = ["FORMATS", "difference_table", "file_table", "legend"]
 
 SCHEMA_VERSION = 3
+_OF_SIZE = (Limit.DOWNLOAD, Limit.INSTALL, Limit.GROWTH)
 _MOST_LAYERS = 8  # in a pull-request comment
 
 
@@ -44,24 +46,27 @@ def _measured(check: Check) -> list[Codec]:
     return [codec for codec in CODECS.values() if any(codec.name in record.download_bytes for record in check.files)]
 
 
-def _file_table(check: Check, cell: Callable[[str], str]) -> Table:
+def file_table(check: Check, cell: Callable[[str], str]) -> Table:
+    """A row for each file; `cell` writes a name."""
     names = [codec.name for codec in _measured(check)]
     heads = ("file", "install", *names, "parameters", "zeros", "MACs")
     return Table(heads=heads, rows=tuple(_row(record, names, cell) for record in check.files))
 
 
 def _text(check: Check) -> str:
-    lines = [to_text(_file_table(check, shown)), _legend(check)] if check.files else ["no file could be read"]
+    lines = [to_text(file_table(check, shown)), legend(check)] if check.files else ["no file could be read"]
     for record in check.files:
         lines += _archive_lines(record)
     estimates = estimate_table(check.files, shown)
     if estimates is not None:
         lines += ["", to_text(estimates), *map(shown, estimate_notes(check.files))]
     if check.baseline is not None and check.files:
-        lines += ["", to_text(_difference_table(check, shown))]
+        lines += ["", to_text(difference_table(check, shown))]
         lines += ["\n" + to_text(table) for table in _grown_tables(check, shown)]
     if check.verdicts:
         lines += ["", *(verdict_line(verdict) for verdict in check.verdicts)]
+    if not check.why and any(verdict.passed is False and verdict.kind in _OF_SIZE for verdict in check.verdicts):
+        lines.append("add --why: where the bytes are, and what would make them fewer")
     for path, sentences in check.why.items():
         lines += ["", f"why, {shown(path)}:", *(f"- {shown(sentence)}" for sentence in sentences)]
     notes = [*(f"{record.path}: {record.note}" for record in check.files if record.note), *check.notes]
@@ -69,7 +74,7 @@ def _text(check: Check) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _legend(check: Check) -> str:
+def legend(check: Check) -> str:
     """What the size of each codec stands for."""
     names = {codec.name: f"-{codec.level}" if codec.name.isalpha() else "" for codec in _measured(check)}
     told = "; ".join(f"{name}{level}: {CODECS[name].stands_for}" for name, level in names.items())
@@ -84,7 +89,7 @@ def _archive_lines(record: FileAccount) -> list[str]:
     return lines + [f"  {shown(note)}" for note in found.notes]
 
 
-def _difference_table(check: Check, cell: Callable[[str], str]) -> Table:
+def difference_table(check: Check, cell: Callable[[str], str]) -> Table:
     """A row for each file's download and install and for each limit: before, after, difference, limit, verdict."""
     rows = [
         (cell(record.path), *row)
@@ -147,9 +152,8 @@ def _grown_tables(check: Check, cell: Callable[[str], str]) -> list[Table]:
         before = check.before.get(record.path)
         if before is None or not before.layers or not record.layers:
             continue
-        matched = [_comparable(pair) for pair in layer_pairs(before.layers, record.layers)]
-        pairs = [(old, new) for old, new in matched if _weight(old) != _weight(new)]
-        grown = [pair for pair in pairs if _weight(pair[1]) > _weight(pair[0])]
+        pairs = changed_pairs(layer_pairs(before.layers, record.layers))
+        grown = [pair for pair in pairs if layer_weight(pair[1]) > layer_weight(pair[0])]
         told = sorted(grown or pairs, key=_shrunk, reverse=not grown)[:_MOST_LAYERS]
         rows = tuple(_grown_row(old, new, cell) for old, new in told)
         more = f" ({len(pairs) - len(told)} more changed)" if len(pairs) > len(told) else ""
@@ -162,14 +166,6 @@ def _grown_tables(check: Check, cell: Callable[[str], str]) -> list[Table]:
             )
             tables.append(Table(heads=(*heads, "download share before", "after"), rows=rows))
     return tables
-
-
-def _comparable(pair: Pair) -> Pair:
-    """The pair without shares of the download where one side was looked at quickly and has none."""
-    old, new = pair
-    if old is None or new is None or (old.deflate_bytes is None) is (new.deflate_bytes is None):
-        return pair
-    return replace(old, deflate_bytes=None), replace(new, deflate_bytes=None)
 
 
 def _grown_row(old: LayerAccount | None, new: LayerAccount | None, cell: Callable[[str], str]) -> tuple[str, ...]:
@@ -189,12 +185,7 @@ def _grown_row(old: LayerAccount | None, new: LayerAccount | None, cell: Callabl
 
 
 def _shrunk(pair: Pair) -> tuple[int, ...]:
-    return tuple(before - after for before, after in zip(*map(_weight, pair), strict=True))
-
-
-def _weight(layer: LayerAccount | None) -> tuple[int, int]:
-    """(bytes in the file, in the download)."""
-    return (layer.raw_bytes, layer.deflate_bytes or 0) if layer else (0, 0)
+    return tuple(before - after for before, after in zip(*map(layer_weight, pair), strict=True))
 
 
 def _json(check: Check) -> str:
@@ -223,13 +214,14 @@ def _bare(record: FileAccount) -> dict[str, object]:
 def _markdown(check: Check) -> str:
     verdict = {True: "within budget", False: "OVER BUDGET", None: "cannot be checked"}[check.passed]
     title = f"edgeprune: {verdict}" if check.verdicts else "edgeprune: model sizes (no limit was checked)"
+    title += ", no size changed" if check.unchanged else ""
     lines = [f"### {title}", ""]
     if not check.files:
         lines += ["No file could be read.", ""]
     elif check.baseline is not None or check.verdicts:
-        lines += [to_markdown(_difference_table(check, markdown_cell)), ""]
+        lines += [to_markdown(difference_table(check, markdown_cell)), ""]
     else:
-        lines += [to_markdown(_file_table(check, markdown_cell)), ""]
+        lines += [to_markdown(file_table(check, markdown_cell)), ""]
     estimates = estimate_table(check.files, markdown_cell)
     if estimates is not None:
         lines += [to_markdown(estimates), "", *(f"- {markdown_text(text)}" for text in estimate_notes(check.files)), ""]
@@ -237,11 +229,13 @@ def _markdown(check: Check) -> str:
     lines += [f"- {markdown_text(verdict_line(item))}" for item in failed] + ([""] if failed else [])
     for table in _grown_tables(check, markdown_cell):
         lines += [to_markdown(table), ""]
+    if not check.why and any(verdict.passed is False and verdict.kind in _OF_SIZE for verdict in check.verdicts):
+        lines.append("add --why: where the bytes are, and what would make them fewer")
     for path, sentences in check.why.items():
         lines += [f"Why, {markdown_cell(path)}:", "", *(f"- {markdown_text(text)}" for text in sentences), ""]
     lines += [f"- {markdown_text(note)}" for note in check.notes] + ([""] if check.notes else [])
     if check.files:
-        lines.append(markdown_text(_legend(check)))
+        lines.append(markdown_text(legend(check)))
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -297,4 +291,7 @@ FORMATS: Mapping[str, Callable[[Check], str]] = {
     "markdown": _markdown,
     "junit": _junit,
     "github": _github,
+    "sarif": sarif,
+    "benchmark-action": benchmark_action,
+    "bmf": bmf,
 }

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgeprune.checker.latency.ratios import EstimateRatio
     from edgeprune.ledger import LatencyComparison
 
-__all__ = ["COMPARE_FORMATS", "headline"]
+__all__ = ["COMPARE_FORMATS", "headline", "totals_table"]
 
 
 def headline(found: Comparison) -> str:
@@ -123,7 +123,8 @@ def _differs(old: LayerAccount, new: LayerAccount) -> bool:
     return facts[0] != facts[1] or abs(shares[1] - shares[0]) > max(_FEW_BYTES, _SAME_SHARE * shares[0])
 
 
-def _totals(old: FileAccount, new: FileAccount) -> Table:
+def totals_table(old: FileAccount, new: FileAccount) -> Table:
+    """Both files as a whole: bytes, parameters, MACs, zeros."""
     sizes = [("install", old.raw_bytes, new.raw_bytes)]
     sizes += [(f"download ({name})", count, new.download_bytes[name]) for name, count in old.download_bytes.items()]
     rows: list[tuple[str, ...]] = [(name, format_bytes(a), format_bytes(b), difference(a, b)) for name, a, b in sizes]
@@ -147,7 +148,7 @@ def _layers(found: Comparison, every: bool, cell: Callable[[str], str]) -> tuple
 def _text(found: Comparison, every: bool) -> str:
     old, new = found.before, found.after
     layers, others = _layers(found, every, shown)
-    lines = [f"{shown(old.path)} -> {shown(new.path)}", headline(found), "", to_text(_totals(old, new)), ""]
+    lines = [f"{shown(old.path)} -> {shown(new.path)}", headline(found), "", to_text(totals_table(old, new)), ""]
     lines += [to_text(layers)] if layers.rows else []
     lines += [f"{others} (--all shows them)"] if others else []
     lines += [f"note: {shown(record.note)}" for record in (old, new) if record.note]
@@ -187,7 +188,7 @@ def _markdown(found: Comparison, every: bool) -> str:
     old, new = found.before, found.after
     layers, others = _layers(found, every, markdown_cell)
     lines = [f"### {markdown_cell(old.path)} -> {markdown_cell(new.path)}", "", headline(found), ""]
-    lines += [to_markdown(_totals(old, new)), ""]
+    lines += [to_markdown(totals_table(old, new)), ""]
     lines += [to_markdown(layers), ""] if layers.rows else []
     lines += [f"{others}."] if others else []
     lines += [markdown_text(record.note) for record in (old, new) if record.note]

@@ -13,7 +13,7 @@ from edgeprune.report.check_report import SCHEMA_VERSION
 from edgeprune.report.table import Table, to_markdown, to_text
 from edgeprune.units import format_bytes, format_count, format_percent
 
-__all__ = ["INSPECT_FORMATS"]
+__all__ = ["INSPECT_FORMATS", "layers_table"]
 
 HEADS = (
     "layer",
@@ -70,7 +70,8 @@ def _total_row(record: FileAccount) -> tuple[str, ...]:
     )
 
 
-def _table(record: FileAccount, cell: Callable[[str], str]) -> Table:
+def layers_table(record: FileAccount, cell: Callable[[str], str] = shown) -> Table:
+    """A row for each layer, what is beside them, and the whole; `cell` writes a name."""
     rest, total = _rest_row(record), _total_row(record)
     cells = (*(_layer_row(layer, cell) for layer in record.layers), (cell(rest[0]), *rest[1:]), total)
     return Table(heads=HEADS, rows=cells, left=frozenset({0, 1, 2, 3}))
@@ -80,7 +81,7 @@ def _text(records: Sequence[FileAccount]) -> str:
     parts = []
     for record in records:
         note = f"note: {shown(record.note)}\n" if record.note else ""
-        parts.append(f"{shown(record.path)}\n{to_text(_table(record, shown))}\n{note}")
+        parts.append(f"{shown(record.path)}\n{to_text(layers_table(record, shown))}\n{note}")
     return "\n".join(parts)
 
 
@@ -88,7 +89,7 @@ def _markdown(records: Sequence[FileAccount]) -> str:
     parts = []
     for record in records:
         note = f"\n{markdown_text(record.note)}\n" if record.note else ""
-        parts.append(f"### {markdown_cell(record.path)}\n\n{to_markdown(_table(record, markdown_cell))}\n{note}")
+        parts.append(f"### {markdown_cell(record.path)}\n\n{to_markdown(layers_table(record, markdown_cell))}\n{note}")
     return "\n".join(parts)
 
 

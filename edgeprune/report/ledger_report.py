@@ -6,14 +6,25 @@ from collections.abc import Sequence
 
 from edgeprune.artifact import SUFFIXES, Format
 from edgeprune.checker.size.codecs import CODECS
-from edgeprune.ledger import ArtifactEntry, ChannelReport, Ledger, MetricValue, Stage
+from edgeprune.ledger import ArtifactEntry, ChannelReport, Ledger, MetricValue, PruneReport, Stage
 from edgeprune.report.blame_report import blame_markdown, blame_text
 from edgeprune.report.pruning import equalized_line, pattern_kept
 from edgeprune.report.table import Table, to_markdown, to_terminal, to_text
 from edgeprune.report.verdicts import latency_text, verdict_line
 from edgeprune.units import format_bytes, format_count, format_percent, format_seconds
 
-__all__ = ["files_table", "ledger_markdown", "ledger_text", "stages_table"]
+__all__ = [
+    "UNKNOWN",
+    "files_table",
+    "kept_table",
+    "kernels_table",
+    "ledger_markdown",
+    "ledger_text",
+    "methods",
+    "metric_text",
+    "stages_table",
+    "widths_table",
+]
 
 UNKNOWN = "not measured"
 
@@ -158,36 +169,43 @@ def ledger_markdown(ledger: Ledger) -> str:
             parts += [f"## Channels of stage {stage.name}", "", f"{equalized_line(stage.equalized)}.", ""]
         if stage.channels:
             parts += _channel_section(stage)
-    parts += ["## How it was measured", "", *(f"- {line}" for line in _methods(ledger)), ""]
+    parts += ["## How it was measured", "", *(f"- {line}" for line in methods(ledger)), ""]
     return "\n".join(parts)
 
 
-def _kept_section(ledger: Ledger) -> list[str]:
+def kept_table(ledger: Ledger) -> Table:
     """What each stage keeps of the earlier ones."""
     rows = tuple(
         (stage.name, item.what, item.of, f"{item.asked:,}", f"{item.got:,}")
         for stage in ledger.stages
         for item in stage.kept
     )
-    if not rows:
-        return []
-    table = Table(heads=("stage", "keeps", "of stage", "asked", "got"), rows=rows, left=frozenset({0, 1, 2}))
-    return ["## What later stages keep", "", to_markdown(table), ""]
+    return Table(heads=("stage", "keeps", "of stage", "asked", "got"), rows=rows, left=frozenset({0, 1, 2}))
 
 
-def _pruning_section(stage: Stage) -> list[str]:
-    assert stage.pruning is not None
+def _kept_section(ledger: Ledger) -> list[str]:
+    table = kept_table(ledger)
+    return ["## What later stages keep", "", to_markdown(table), ""] if table.rows else []
+
+
+def kernels_table(pruning: PruneReport) -> Table:
+    """Sparsity asked and got of each kernel that was pruned."""
     rows = tuple(
         (
             item.layer,
             item.kind,
             f"{item.elements:,}",
-            stage.pruning.pattern or (format_percent(item.asked) if item.asked is not None else "global"),
+            pruning.pattern or (format_percent(item.asked) if item.asked is not None else "global"),
             format_percent(item.got),
         )
-        for item in stage.pruning.layers
+        for item in pruning.layers
     )
-    table = Table(heads=("layer", "type", "weights", "asked", "got"), rows=rows, left=frozenset({0, 1}))
+    return Table(heads=("layer", "type", "weights", "asked", "got"), rows=rows, left=frozenset({0, 1}))
+
+
+def _pruning_section(stage: Stage) -> list[str]:
+    assert stage.pruning is not None
+    table = kernels_table(stage.pruning)
     left = tuple((i.layer, i.kind, f"{i.parameters:,}", i.reason) for i in stage.pruning.skipped)
     dense = Table(heads=("layer", "type", "parameters", "why it stays dense"), rows=left, left=frozenset({0, 1, 3}))
     kept = [to_markdown(dense), ""] if left else []
@@ -195,8 +213,8 @@ def _pruning_section(stage: Stage) -> list[str]:
     return [f"## Sparsity of stage {stage.name}", "", *pattern, to_markdown(table), "", *kept]
 
 
-def _channel_section(stage: Stage) -> list[str]:
-    assert stage.channels is not None
+def widths_table(channels: ChannelReport) -> Table:
+    """Channels of each layer that was made narrower, before and after."""
     rows = tuple(
         (
             i.layer,
@@ -205,9 +223,14 @@ def _channel_section(stage: Stage) -> list[str]:
             "ranked" if i.asked is None else f"{i.asked:g}",
             f"{i.after:,}",
         )
-        for i in stage.channels.removed
+        for i in channels.removed
     )
-    table = Table(heads=("layer", "type", "channels", "asked to stay", "left"), rows=rows, left=frozenset({0, 1}))
+    return Table(heads=("layer", "type", "channels", "asked to stay", "left"), rows=rows, left=frozenset({0, 1}))
+
+
+def _channel_section(stage: Stage) -> list[str]:
+    assert stage.channels is not None
+    table = widths_table(stage.channels)
     left = tuple((", ".join(i.layers), f"{i.channels:,}", i.reason) for i in stage.channels.skipped)
     kept = Table(heads=("layers", "channels", "why all channels stay"), rows=left, left=frozenset({0, 2}))
     parts = [f"## Channels of stage {stage.name}", "", *_target_lines(stage.channels), to_markdown(table), ""]
@@ -251,7 +274,8 @@ def _run_here(ledger: Ledger) -> str:
     )
 
 
-def _methods(ledger: Ledger) -> list[str]:
+def methods(ledger: Ledger) -> list[str]:
+    """How the numbers of a run were obtained, in sentences."""
     runtimes = ", ".join(f"{k} {v}" for k, v in ledger.host.runtimes.items()) or "none installed"
     lines = [
         f"{', '.join(kind.name for kind in ledger.kinds)}: each {_run_here(ledger)} file run over the test split by a "

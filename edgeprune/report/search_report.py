@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from edgeprune.points import Point, SearchReport
+from edgeprune.checker.size.codecs import BASE_CODEC
+from edgeprune.points import DataFreeReport, Point, SearchReport
 from edgeprune.report.table import Table, to_markdown, to_terminal, to_text
 from edgeprune.units import format_bytes, format_count, format_percent, format_seconds
 
-__all__ = ["search_markdown", "search_table", "search_text"]
+__all__ = ["data_free_text", "search_lines", "search_markdown", "search_table", "search_text"]
 
 ENDS = {"done": "", "interrupted": "; interrupted, so this is the best so far"}
 
@@ -104,3 +105,27 @@ def search_markdown(report: SearchReport) -> str:
     return (
         "\n".join([head, *(f"- {line}" for line in search_lines(report)), "", to_markdown(search_table(report))]) + "\n"
     )
+
+
+def data_free_text(report: DataFreeReport) -> str:
+    """What was made without data, a row for each file, and what nobody knows of it."""
+    rows = []
+    for entry in report.files:
+        parity = (entry.parity or (None,))[0]
+        error = None if parity is None else parity.relative_error
+        moved = "not run" if error is None else f"{error:.2g} of the range, on {entry.parity_on}"
+        size = entry.download_bytes[BASE_CODEC]
+        rows.append((entry.path, str(entry.precision), format_bytes(size), f"{size / report.dense_bytes:.3f}x", moved))
+    heads = ("file", "weights", "download", "of dense", "outputs differ by at most")
+    lines = [to_text(Table(heads=heads, rows=tuple(rows), left=frozenset({0, 1, 4}))), ""]
+    if report.channels is not None:
+        gone = report.channels.parameters_before - report.channels.parameters_after
+        lines.append(f"* {gone:,} parameters of dead channels are gone; outputs stay what they were.")
+    lines += [f"* {line[0].upper()}{line[1:]}." for line in report.said]
+    for name in [name for name, reached in report.reached.items() if not reached]:
+        lines.append(f"* {name} is larger than the {format_bytes(report.download_bytes or 0)} that were asked for.")
+    lines.append(
+        "* Accuracy: not measured. Without samples nothing tells what coarser weights cost; look at it before you ship "
+        "(edgeprune verify MODEL FILE --data TEST.npz), or give --train."
+    )
+    return "\n".join(lines)

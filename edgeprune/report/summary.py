@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from edgeprune.artifact import Format
 from edgeprune.ledger import ArtifactEntry, LatencyReached, Ledger, MetricKind, MetricValue, Outcome, Stage
 from edgeprune.report.agreement_report import channel_lines, sparse_lines
@@ -12,76 +14,119 @@ from edgeprune.report.verdicts import band_text, latency_text
 from edgeprune.units import format_bytes, format_ms
 from edgeprune.verdict import Limit, Unknown
 
-__all__ = ["summary_sentences"]
+__all__ = ["change_text", "difference_text", "summary_sentences"]
 
 
-def _change(before: float, after: float) -> str:
+def change_text(before: float, after: float) -> str:
     """A relative change: "-88 %"; a change below half a percent reads "unchanged"."""
+    if not before:
+        return "unchanged" if not after else "new"
     percent = 100 * (after / before - 1)
     return "unchanged" if abs(percent) < 0.5 else f"{percent:+.0f} %"
 
 
 def summary_sentences(ledger: Ledger) -> list[str]:
-    """The facts in the order in which they are asked for: download, quality, latency, sparsity, what is not known."""
-    sentences = _download(ledger) + _quality(ledger)
+    """The facts in the order in which they are asked for: what the smallest file gained and cost, which file is for
+    what, the other files, how each stage came to it, what is not known."""
+    files = sorted(_exported(ledger), key=lambda entry: entry.download_bytes["deflate"])
+    sentences = [sentence for entry in files[:1] for sentence in _file(ledger, entry)]
+    sentences += _not_scored(ledger) + shipping_sentences(ledger)
+    sentences += [sentence for entry in files[1:] for sentence in _file(ledger, entry)]
     for stage in ledger.stages[1:]:
-        sentences += _latency(stage)
-    sentences += _estimates(ledger) + shipping_sentences(ledger) + _sparse_kernels(ledger)
-    sentences += [
-        _target(stage, stage.channels.estimated_latency)
-        for stage in ledger.stages
-        if stage.channels and stage.channels.estimated_latency
-    ]
-    for stage in ledger.stages:
-        if stage.pruning:
-            sentences.append(_sparsity(stage))
-        if stage.channels:
-            sentences.append(_channels(ledger, stage))
-        sentences += [f"{e.path}: {ladder_text(e.ladder)}." for e in stage.artifacts if e.ladder is not None]
-    return sentences + _lost_channels(ledger) + _refused(ledger) + _unknown(ledger) + _not_judged(ledger)
+        sentences += _stage(ledger, stage, {entry.path for entry in files})
+    return sentences + _untimed(files) + _refused(ledger) + _not_judged(ledger)
 
 
 def _exported(ledger: Ledger) -> list[ArtifactEntry]:
     return [entry for stage in ledger.stages for entry in stage.artifacts if entry.exported]
 
 
-def _download(ledger: Ledger) -> list[str]:
+def _file(ledger: Ledger, entry: ArtifactEntry) -> list[str]:
+    """What ships: its sizes, what it scores, how long it takes, and what an app must know of it."""
+    sentences = [_download(ledger, entry), *_scores(ledger, entry)]
+    sentences += [line for stage in ledger.stages[1:] if _main_is(stage, entry) for line in _latency(stage)]
+    sentences += _estimates(entry)
+    sentences += [f"{entry.path}: {ladder_text(entry.ladder)}."] if entry.ladder is not None else []
+    sentences += [f"{entry.path}: {line}." for line in sparse_lines(entry.sparse_kernels)]
+    warnings = (*channel_lines(entry.parity or ()), *entry.warnings)
+    return sentences + [f"WARNING: {entry.path}: {line}." for line in warnings]
+
+
+def _stage(ledger: Ledger, stage: Stage, files: Collection[str]) -> list[str]:
+    """What a stage did and what came of it; what was said of one of the `files` that ship is not said again."""
+    sentences = [_sparsity(stage)] if stage.pruning else []
+    if stage.channels:
+        sentences.append(_channels(ledger, stage))
+        if stage.channels.estimated_latency:
+            sentences.append(_target(stage, stage.channels.estimated_latency))
+    sentences += [
+        _quality(kind, stage, base.value, found)
+        for kind in ledger.kinds
+        if (base := ledger.dense.scored(kind.name)) and (found := stage.scored(kind.name)) and found.file not in files
+    ]
+    return sentences + (_latency(stage) if stage.main is None or stage.main.path not in files else [])
+
+
+def _download(ledger: Ledger, entry: ArtifactEntry) -> str:
     base = ledger.dense.main
     assert base is not None
+    before, after = base.download_bytes["deflate"], entry.download_bytes["deflate"]
+    return (
+        f"Download {change_text(before, after)} ({format_bytes(before)} -> {format_bytes(after)} zipped), install "
+        f"{change_text(base.raw_bytes, entry.raw_bytes)} ({format_bytes(base.raw_bytes)} -> "
+        f"{format_bytes(entry.raw_bytes)}) with {entry.path}, against the dense float32 .tflite."
+    )
+
+
+def _not_scored(ledger: Ledger) -> list[str]:
+    return [
+        f"{kind.name}: not measured, so nothing is known of what pruning cost."
+        for kind in ledger.kinds
+        if ledger.dense.scored(kind.name) is None
+    ]
+
+
+def _scores(ledger: Ledger, entry: ArtifactEntry) -> list[str]:
+    """Each metric of a file: as that of the stage that was measured on it, else by itself."""
+    if entry.metric is None:
+        return [f"{ledger.metric.name} of {entry.path}: {entry.metric_note}."]
     sentences = []
-    for entry in _exported(ledger):
-        before, after = base.download_bytes["deflate"], entry.download_bytes["deflate"]
-        sentences.append(
-            f"Download {_change(before, after)} ({format_bytes(before)} -> {format_bytes(after)} zipped), install "
-            f"{_change(base.raw_bytes, entry.raw_bytes)} ({format_bytes(base.raw_bytes)} -> "
-            f"{format_bytes(entry.raw_bytes)}) with {entry.path}, against the dense float32 .tflite."
-        )
+    for kind in ledger.kinds:
+        base, found = ledger.dense.scored(kind.name), entry.scored(kind.name)
+        of_stage = next((s for s in ledger.stages[1:] if _is_of(s.scored(kind.name), entry)), None)
+        if of_stage is not None and base is not None:
+            measured = of_stage.scored(kind.name)
+            assert measured is not None
+            sentences.append(_quality(kind, of_stage, base.value, measured))
+        elif found is not None:
+            rounds = "; Apple's own kernels may round otherwise" if "evaluator" in found.runtime else ""
+            sentences.append(f"{kind.name} of {entry.path}: {_value(kind, found)}{rounds}.")
     return sentences
 
 
-def _quality(ledger: Ledger) -> list[str]:
-    return [sentence for kind in ledger.kinds for sentence in _quality_of(ledger, kind)]
+def _main_is(stage: Stage, entry: ArtifactEntry) -> bool:
+    return stage.main is not None and stage.main.path == entry.path
 
 
-def _quality_of(ledger: Ledger, kind: MetricKind) -> list[str]:
-    """What one metric became of, stage by stage."""
-    base = ledger.dense.scored(kind.name)
-    if base is None:
-        return [f"{kind.name}: not measured, so nothing is known of what pruning cost."]
-    return [
-        f"{kind.name} of stage {stage.name}: {_value_text(kind, base.value)} -> {_value_text(kind, found.value)} "
-        f"({_difference(kind, found.value - base.value)}{_interval(kind, found)}) on {found.samples:,} test samples, "
+def _is_of(found: MetricValue | None, entry: ArtifactEntry) -> bool:
+    return found is not None and found.file == entry.path
+
+
+def _quality(kind: MetricKind, stage: Stage, before: float, found: MetricValue) -> str:
+    """What one metric became of at a stage."""
+    return (
+        f"{kind.name} of stage {stage.name}: {_value_text(kind, before)} -> {_value_text(kind, found.value)} "
+        f"({difference_text(kind, found.value - before)}{_interval(kind, found)}) on {found.samples:,} test samples, "
         f"measured on {found.file} with {found.runtime}."
-        for stage in ledger.stages[1:]
-        if (found := stage.scored(kind.name)) is not None
-    ]
+    )
 
 
 def _value_text(kind: MetricKind, value: float) -> str:
     return f"{100 * value:.2f} %" if kind.is_share else f"{value:.4f}"
 
 
-def _difference(kind: MetricKind, value: float) -> str:
+def difference_text(kind: MetricKind, value: float) -> str:
+    """A difference of a metric with its sign: "-0.82 points" of a share, four decimals otherwise."""
     return f"{100 * value:+.2f} points" if kind.is_share else f"{value:+.4f}"
 
 
@@ -90,9 +135,9 @@ def _interval(kind: MetricKind, found: MetricValue) -> str:
     change = found.change
     if change is None or change.low is None or change.high is None or change.low == change.high == 0:
         return ""  # not one sample changed
-    low = _difference(kind, change.low).removesuffix(" points")
+    low = difference_text(kind, change.low).removesuffix(" points")
     doubt = ": no more than the choice of samples makes" if change.is_noise else ""
-    return f", 95 % interval {low} to {_difference(kind, change.high)}{doubt}"
+    return f", 95 % interval {low} to {difference_text(kind, change.high)}{doubt}"
 
 
 def _latency(stage: Stage) -> list[str]:
@@ -114,7 +159,7 @@ def _latency(stage: Stage) -> list[str]:
     return [f"{where}: {found.verdict} {interval}."]
 
 
-def _estimates(ledger: Ledger) -> list[str]:
+def _estimates(entry: ArtifactEntry) -> list[str]:
     return [
         f"Latency of {entry.path} on a device: "
         + (
@@ -122,7 +167,6 @@ def _estimates(ledger: Ledger) -> list[str]:
             if found.total_ms is not None
             else f"not estimated from profile {found.device}: {found.refused}."
         )
-        for entry in _exported(ledger)
         for found in entry.estimates
     ]
 
@@ -197,52 +241,24 @@ def _refused(ledger: Ledger) -> list[str]:
     ]
 
 
-def _sparse_kernels(ledger: Ledger) -> list[str]:
-    """Files that were made for sparse kernels: the rewrites, what they changed, and where they pay."""
-    return [f"{entry.path}: {line}." for entry in _exported(ledger) for line in sparse_lines(entry.sparse_kernels)]
-
-
-def _lost_channels(ledger: Ledger) -> list[str]:
-    """Channels of outputs that a file which ships has lost, and what an app would take wrongly of it."""
-    return [
-        f"WARNING: {entry.path}: {line}."
-        for entry in _exported(ledger)
-        for line in (*channel_lines(entry.parity or ()), *entry.warnings)
-    ]
-
-
 _UNTIMED = {
     Format.COREML: "Core ML runs on macOS and iOS only",
     Format.ONNX: "edgeprune bench FILE times it with ONNX Runtime on one thread",
 }
 
 
-def _unknown(ledger: Ledger) -> list[str]:
-    """What was not measured, and what was by the evaluator only."""
-    others = [entry for entry in _exported(ledger) if entry.format != Format.TFLITE]
-    lines = [
-        f"{ledger.metric.name} of {entry.path}: {entry.metric_note}."
-        for entry in _exported(ledger)
-        if entry.metric is None
-    ]
-    lines += [
-        f"{kind.name} of {entry.path}: {_value(kind, found)}"
-        + ("; Apple's own kernels may round otherwise." if "evaluator" in found.runtime else ".")
-        for entry in others
-        for kind in ledger.kinds
-        if (found := entry.scored(kind.name)) is not None
-    ]
-    lines += [
-        f"Not measured: latency of {', '.join(files)}; {why}."
+def _untimed(files: Sequence[ArtifactEntry]) -> list[str]:
+    """Files of formats that no run times."""
+    return [
+        f"Not measured: latency of {', '.join(paths)}; {why}."
         for model_format, why in _UNTIMED.items()
-        if (files := [entry.path for entry in others if entry.format == model_format])
+        if (paths := [entry.path for entry in files if entry.format == model_format])
     ]
-    return lines
 
 
 def _value(kind: MetricKind, found: MetricValue) -> str:
     change = found.change
-    against = f" ({_difference(kind, change.difference)}{_interval(kind, found)})" if change is not None else ""
+    against = f" ({difference_text(kind, change.difference)}{_interval(kind, found)})" if change is not None else ""
     return f"{_value_text(kind, found.value)}{against} on {found.samples:,} test samples with {found.runtime}"
 
 

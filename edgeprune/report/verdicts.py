@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgeprune.host.git import short_name
 from edgeprune.report.cells import shown
 from edgeprune.units import format_bytes, format_count, format_ms, format_percent
 from edgeprune.verdict import Band, Estimate, Limit, Unit, Unknown, Verdict
@@ -40,7 +41,8 @@ def limit_name(verdict: Verdict) -> str:
     """What was limited: "download (deflate)", "latency estimate, phone"."""
     name = _NAMES.get(verdict.kind, str(verdict.kind))
     if verdict.codec is not None:
-        return f"{name} ({verdict.codec})"
+        over = f" {shown(verdict.asked)}" if verdict.asked is not None else ""
+        return f"{name} ({verdict.codec}){over}"
     if verdict.kind is Limit.MAX_METRIC_DROP and verdict.metric is not None:
         return f"{name} ({verdict.metric})"
     if verdict.asked is not None:
@@ -95,13 +97,21 @@ def _aside(verdict: Verdict) -> str:
     if verdict.kind is Limit.MAX_LATENCY_GROWTH:
         return f"from {latency_text(before)} to {latency_text(now)}" if now and before else ""
     if verdict.kind.of_structure:
-        more = f" and {len(verdict.layers) - _NAMED} more" if len(verdict.layers) > _NAMED else ""
-        return "; ".join(verdict.layers[:_NAMED]) + more or verdict.detail
+        return _first_layers(verdict) or verdict.detail
+    if verdict.kind is Limit.GROWTH:
+        since = f"since {short_name(verdict.since)}" if verdict.since else ""
+        grown = f"most in {_first_layers(verdict)}" if verdict.layers else ""
+        return "; ".join(part for part in (since, grown, verdict.detail) if part)
     if now is None:
         return ""
     within = now.low_ms <= verdict.limit <= now.high_ms
     notes = [band_text(now), "the limit is within this band" if within else "", verdict.detail]
     return "; ".join(note for note in notes if note)
+
+
+def _first_layers(verdict: Verdict) -> str:
+    more = f" and {len(verdict.layers) - _NAMED} more" if len(verdict.layers) > _NAMED else ""
+    return "; ".join(verdict.layers[:_NAMED]) + more
 
 
 def reason(verdict: Verdict) -> str:
@@ -112,7 +122,10 @@ def reason(verdict: Verdict) -> str:
         Unknown.NOT_COUNTED: detail or "not known of this file",
         Unknown.NOT_MEASURED: "not measured",
         Unknown.NO_WEIGHTS: detail or "it has no weights",
-        Unknown.NO_BASELINE: "it is in no baseline, and growth is its only limit; give it a limit of its own as well",
+        Unknown.NO_BASELINE: "it is in no baseline, and growth is its only limit; give it a limit of its own as well"
+        if verdict.asked is None
+        else "there is no history to count from, and growth is its only limit; add --history FILE.jsonl",
+        Unknown.NOT_IN_HISTORY: detail,
         Unknown.NOT_IN_BASELINE: _not_in_baseline(verdict),
         Unknown.OTHER_BASIS: "the baseline was estimated with another state of the profile, or version of edgeprune; "
         "make it again",

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from places import ROOT
 
-SCRIPT = ROOT / ".github" / "check.sh"
+SCRIPT, COMMENT = ROOT / ".github" / "check.sh", ROOT / ".github" / "comment.sh"
 STAND_IN = """#!{python}
 import json, os, pathlib, sys
 folder = pathlib.Path({folder!r})
@@ -72,7 +72,14 @@ def run(tmp_path: Path) -> Runner:
         return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
     def start(
-        *, code: int = 0, report: str = "| a | b |\n", stderr: str = "", comments: str = "", gh: int = 0, **given: str
+        *,
+        script: Path = SCRIPT,
+        code: int = 0,
+        report: str = "| a | b |\n",
+        stderr: str = "",
+        comments: str = "",
+        gh: int = 0,
+        **given: str,
     ) -> Result:
         plan = {"code": code, "report": report, "stderr": stderr, "comments": comments, "gh": gh}
         (stand_ins / "plan.json").write_text(json.dumps(plan))
@@ -90,7 +97,7 @@ def run(tmp_path: Path) -> Runner:
             **given,
         }
         done = subprocess.run(
-            ["bash", str(SCRIPT)], env=environment, cwd=work, capture_output=True, text=True, timeout=60, check=False
+            ["bash", str(script)], env=environment, cwd=work, capture_output=True, text=True, timeout=60, check=False
         )
         pairs = [line.partition("=") for line in (tmp_path / "output").read_text().splitlines()]
         body = stand_ins / "body.md"
@@ -232,6 +239,114 @@ def test_a_comment_is_updated(run: Runner) -> None:
     assert run(INPUT_COMMENT="true", GITHUB_JOB="other").body.splitlines()[0] != first
 
 
+CHANGED, SAME = "### edgeprune: within budget\n", "### edgeprune: within budget, no size changed\n"
+
+
+@pytest.mark.parametrize(
+    ("mode", "report", "code", "posted"),
+    [
+        ("always", SAME, 0, True),
+        ("true", SAME, 0, True),
+        ("on-change", SAME, 0, False),
+        ("on-change", CHANGED, 0, True),
+        ("on-change", SAME, 1, True),
+        ("on-change", "### edgeprune: within budget\n, no size changed", 0, True),  # told by a name further down
+        ("on-failure", CHANGED, 0, False),
+        ("on-failure", SAME, 3, True),
+        ("never", CHANGED, 1, False),
+        ("false", CHANGED, 1, False),
+    ],
+)
+def test_when_there_is_a_comment(run: Runner, mode: str, report: str, code: int, posted: bool) -> None:
+    """Only what is worth it in that mode begins a new one."""
+    result = run(INPUT_COMMENT=mode, report=report, code=code)
+    assert result.code == code
+    assert any("POST" in call for call in result.calls) is posted
+
+
+@pytest.mark.parametrize("mode", ["on-change", "on-failure"])
+def test_an_old_comment_does_not_stay_wrong(run: Runner, mode: str) -> None:
+    """What was over budget and is no longer is told where it was told."""
+    result = run(INPUT_COMMENT=mode, report=SAME, comments="501")
+    assert result.calls[1][:5] == ["api", "--silent", "--method", "PATCH", "repos/owner/app/issues/comments/501"]
+
+
+def test_another_word_for_when(run: Runner) -> None:
+    """Is a wrong use, before any work."""
+    result = run(INPUT_COMMENT="sometimes")
+    assert (result.code, result.checks) == (2, [])
+
+
+def test_a_history_is_handed_on(run: Runner) -> None:
+    """As an option of the check."""
+    (check,) = run(INPUT_HISTORY="sizes.jsonl").checks
+    assert check[check.index("--history") + 1] == "sizes.jsonl"
+
+
+HEAD = "a" * 40
+
+
+def test_a_fork_gets_its_comment_by_another_workflow(run: Runner) -> None:
+    """The check posts nothing and leaves a folder; the second workflow posts it and mentions nobody."""
+    report = "### edgeprune: OVER BUDGET\n\n- @octocat\n"
+    first = run(
+        INPUT_COMMENT="on-change",
+        GITHUB_EVENT_NAME="pull_request",
+        HEAD_REPOSITORY="somebody/app",
+        report=report,
+        code=1,
+    )
+    assert (first.code, first.calls) == (1, [])
+    folder = first.outputs["comment-folder"]
+    second = run(script=COMMENT, INPUT_FOLDER=folder, INPUT_HEAD_SHA=HEAD, comments=HEAD)
+    assert second.code == 0
+    asked, _, post = second.calls[0], second.calls[1], second.calls[2]
+    assert asked[:2] == ["api", "repos/owner/app/pulls/17"]
+    assert post[4].startswith("repos/owner/app/issues/")
+    assert "### edgeprune: OVER BUDGET" in second.body
+    assert "@octocat" not in second.body
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "code"),
+    [
+        ("pull-request", "17/../18", 4),
+        ("pull-request", "", 4),
+        ("exit-code", "0; touch hacked", 4),
+        ("report.md", "buy this\n", 4),
+        ("pull-request", None, 4),
+        ("report.md", None, 4),
+    ],
+)
+def test_a_fork_is_not_believed(run: Runner, tmp_path: Path, file: str, content: str | None, code: int) -> None:
+    """What is no report of ours on a pull request is not posted."""
+    folder = tmp_path / "from-the-check"
+    folder.mkdir()
+    for name, text in {"pull-request": "17", "exit-code": "1", "report.md": CHANGED}.items():
+        (folder / name).write_text(text)
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(content)
+    result = run(script=COMMENT, INPUT_FOLDER=str(folder), INPUT_HEAD_SHA=HEAD, comments=HEAD)
+    assert result.code == code
+    assert not any("POST" in call for call in result.calls)
+    assert not list(tmp_path.rglob("hacked"))
+
+
+def test_a_fork_comments_on_its_own_pull_request_only(run: Runner) -> None:
+    """A number whose newest commit is another than the one that was checked gets nothing, nor does a folder that is a
+    link to a secret."""
+    first = run(INPUT_COMMENT="never", report=CHANGED)
+    folder = first.outputs["comment-folder"]
+    other = run(script=COMMENT, INPUT_FOLDER=folder, INPUT_HEAD_SHA=HEAD, comments="b" * 40)
+    assert (other.code, len(other.calls)) == (0, 1)
+    assert run(script=COMMENT, INPUT_FOLDER=folder, INPUT_HEAD_SHA="").code == 2
+    (Path(folder) / "report.md").unlink()
+    (Path(folder) / "report.md").symlink_to("/etc/passwd")
+    assert run(script=COMMENT, INPUT_FOLDER=folder, INPUT_HEAD_SHA=HEAD, comments=HEAD).code == 4
+
+
 @pytest.mark.parametrize("number", ["", "17/../18", "x"])
 def test_no_pull_request(run: Runner, number: str) -> None:
     """On a push there is nothing to comment on."""
@@ -267,6 +382,10 @@ def test_the_action_has_no_expression_in_a_command() -> None:
     wanted = set(re.findall(r"INPUT_[A-Z_]+", SCRIPT.read_text()))
     assert wanted == set(re.findall(r"^        (INPUT_[A-Z_]+): \$\{\{ inputs\.", text, re.MULTILINE))
     assert os.access(SCRIPT, os.X_OK)
+    of_fork = (ROOT / ".github" / "comment" / "action.yml").read_text()
+    assert "${{" not in of_fork[of_fork.index("run: |") :]
+    known = set(re.findall(r"^        (INPUT_[A-Z_]+): \$\{\{ inputs\.", text + of_fork, re.MULTILINE))
+    assert set(re.findall(r"INPUT_[A-Z_]+", COMMENT.read_text())) <= known
 
 
 def loaded(name: str) -> Any:

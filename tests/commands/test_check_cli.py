@@ -179,7 +179,8 @@ def test_without_a_configuration_one_is_printed(call: Any, here: Path) -> None:
     outcome = call("check")
     assert outcome.code == 2
     assert outcome.err.splitlines() == [
-        "edgeprune: no files and no edgeprune.toml; name model files, or save the lines above as edgeprune.toml"
+        "edgeprune: no files and no edgeprune.toml; name model files, or save the lines above as edgeprune.toml, as "
+        "edgeprune init does"
     ]
     (here / "edgeprune.toml").write_text(outcome.out)
     kept = call("check", "--json")
@@ -452,3 +453,22 @@ def test_a_quick_look_beside_a_whole_one(call: Any, here: Path) -> None:
     assert "layers of" not in outcome.out
     layers = json.loads(call("check", "--fast", "--json").out)["files"][0]["layers"]
     assert {layer["deflate_bytes"] for layer in layers if layer["raw_bytes"]} == {None}
+
+
+def test_the_title_says_where_no_size_changed(call: Any, here: Path) -> None:
+    """What an action reads: with a baseline of every file, alike layer by layer, and none of them gone."""
+    budgets(here, WIDE)
+    shutil.copytree(here / "models", here / "old/models")
+
+    def title(*more: str) -> str:
+        text: str = call("check", "--fast", "--format", "markdown", *more).out
+        return text.splitlines()[0]
+
+    assert title() == "### edgeprune: within budget"
+    assert title("--baseline", "old") == "### edgeprune: within budget, no size changed"
+    call("check", "--fast", "--json", "-o", "old.json")
+    assert title("--baseline", "old.json").endswith(", no size changed")
+    shutil.copy(FILES / "float32.tflite", here / "models/int8.tflite")
+    assert title("--baseline", "old") == "### edgeprune: within budget"
+    (here / "models/int8.tflite").unlink()
+    assert title("--baseline", "old.json") == "### edgeprune: within budget"  # one is gone

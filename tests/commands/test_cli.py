@@ -60,21 +60,6 @@ def test_a_stdout_that_takes_nothing(streams: str, said: str, unbuffered: str) -
     assert (done.returncode, done.stderr) == (3, said)
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        *("run", "prune", "finetune", "convert", "verify", "groups"),
-        *("check", "inspect", "compare", "estimate", "devices", "calibrate", "bench"),
-    ],
-)
-def test_help(call: Any, verb: str) -> None:
-    """Every verb has a help that names its options, on stdout."""
-    outcome = call(verb, "--help")
-    assert (outcome.code, outcome.err) == (0, "")
-    assert outcome.out.startswith(f"Usage: edgeprune {verb} ")
-    assert "Options:" in outcome.out
-
-
 def test_check_of_real_files(call: Any) -> None:
     """A look at a file, without a limit; the sparse file's zeros are seen."""
     outcome = call("check", FILES / "float32_sparse.tflite", "--json", "--show")
@@ -269,20 +254,29 @@ class TestRun:
         for artifact in files:
             assert sha256_of(work / "out" / artifact["path"]) == artifact["sha256"]
         written = {p.relative_to(work / "out").as_posix() for p in (work / "out").rglob("*") if p.is_file()}
-        assert written == {a["path"] for a in files} | {"ledger.json", "report.md", "model.keras"}
+        assert written == {a["path"] for a in files} | {"ledger.json", "report.md", "report.html", "model.keras"}
         assert ledger["stages"][1]["pruning"]["got"] == 0.75
         assert {verdict["kind"] for verdict in ledger["verdicts"]} == {"download", "min_sparsity"}
         assert all(verdict["passed"] for verdict in ledger["verdicts"])
         assert sorted(p.name for p in work.iterdir()) == ["model.keras", "out", "recipe.toml", "test.npz", "train.npz"]
         report = (work / "out" / "report.md").read_text()
         assert report.startswith("# model.keras: ")
+        page = (work / "out" / "report.html").read_text()
+        assert ": where the bytes are, against stages/model.dense.float32.tflite" in page
+        assert "Which classes pay" in page
+        told = [change for a in files if a["path"] == "model.int8.tflite" for change in a["answers"]]
+        assert [change["answers"] for change in told] == [48]
 
     def test_over_budget(self, call: Any, work: Path, recipe: Any) -> None:
-        """A limit that is not met is exit code 1, its verdict alone says so, and every file is there all the same."""
+        """A limit that is not met is exit code 1, its verdict alone says so, and every file is there all the same, but
+        for the page where the recipe wants none."""
         steps = '[[exports]]\nformat = "tflite"\nprecision = "float32"\n'
         limits = '[budget]\ndownload = "1 kB"\ncodec = "xz"\nmin_sparsity = 0.0\n'
-        outcome = call("run", recipe(steps + limits), "-o", work / "out", "-q")
+        path = recipe(steps + limits)
+        path.write_text("html = false\n" + path.read_text())
+        outcome = call("run", path, "-o", work / "out", "-q")
         assert (outcome.code, outcome.err) == (1, "")
+        assert outcome.out.endswith("(models, ledger.json, report.md)\n")
         ledger = json.loads((work / "out" / "ledger.json").read_text())
         assert {verdict["kind"]: verdict["passed"] for verdict in ledger["verdicts"]} == {
             "download": False,

@@ -16,6 +16,8 @@ from places import ROOT, TESTS
 from edgeprune.artifact import sha256_of
 from edgeprune.checker.budget import Budget, given_budget, read_budget
 from edgeprune.checker.config import load_config
+from edgeprune.checker.history.lines import append_record
+from edgeprune.checker.history.records import CommitRecord
 from edgeprune.checker.judge import budget_verdicts, run_verdicts
 from edgeprune.checker.latency.estimate import basis_of
 from edgeprune.checker.latency.profiles import find_profile
@@ -23,6 +25,7 @@ from edgeprune.checker.size.baseline import Baseline, entry_record
 from edgeprune.checker.written import LIMITS
 from edgeprune.errors import RecipeError, UsageError
 from edgeprune.formats import read_contents
+from edgeprune.host.git import GitCommit
 from edgeprune.host.toml_values import read_toml
 from edgeprune.ledger import Ledger
 from edgeprune.maker.recipe.entries import run_baseline
@@ -249,6 +252,24 @@ def test_a_run_takes_the_baselines_of_a_check(tmp_path: Path) -> None:
     in_recipe(tmp_path, Limit.INSTALL, '"2 MB"')
     with pytest.raises(UsageError, match="add growth"):
         run_baseline(load_recipe(tmp_path / "recipe.toml"), tmp_path)
+
+
+def test_a_run_is_held_against_a_history(run: tuple[Ledger, Baseline, Path]) -> None:
+    """As a check is: over commits, and since a tag."""
+    made, _, folder = run
+    earlier = replace(
+        entry_record(made.stages[-1].artifacts[0]), path="m.float32.tflite", download_bytes={"deflate": 80}
+    )
+    old = GitCommit(name="a", date="2026-01-01T12:00:00Z", tags=("v1",))
+    append_record(folder / "sizes.jsonl", CommitRecord(commit=old, tool="0.1.0", files=(earlier,)))
+    for text in ("2 % over the last 10 commits", "2 % since tag v1"):
+        in_recipe(folder, Limit.GROWTH, f'"{text}"')
+        recipe = load_recipe(folder / "recipe.toml")
+        (shipped,) = made.stages[-1].artifacts
+        exported = replace(made, stages=(stage("p", "prune", (replace(shipped, path="m.float32.tflite"),)),))
+        (verdict,) = run_verdicts(exported, recipe.budget, run_baseline(recipe, folder / "sizes.jsonl"), folder)
+        assert (verdict.passed, verdict.since) == (False, "a")
+        assert verdict.asked == text.removeprefix("2 % ").replace("tag ", "")
 
 
 @pytest.mark.parametrize("budget", [Budget(max_metric_drop=0.1), Budget(max_latency_ms=5)])

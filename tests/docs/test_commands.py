@@ -34,7 +34,7 @@ STAND_INS = {
     "Model.mlpackage": "sparse_int8.mlpackage",
     "base/models/photo.tflite": "float32.tflite",
 }
-MAKERS = {"run", "prune", "groups", "finetune", "convert", "verify"}
+MAKERS = {"run", "init", "prune", "groups", "finetune", "convert", "verify"}
 PROFILE = "pixel3-tflite-4t-float32"
 RUN = ("shell", "console", "python")
 # Every block that does not run here: where, and why.
@@ -47,20 +47,27 @@ NOT_RUN = {
     ("blame.md", "makes a file of each layer"),
     ("channel-pruning.md", "exports a network up to nine times"),
     ("ci.md", "pip install"),
+    ("ci.md", "needs a git repository"),
     ("convert-and-verify.md", "makes two files of each layer"),
     ("convert-and-verify.md", "scores a dozen files"),
     ("core-ml.md", "scores a dozen packages"),
+    ("first-five-minutes.md", "pip install"),
+    ("first-five-minutes.md", "trains for minutes"),
+    ("first-five-minutes.md", "writes into the home folder"),
     ("getting-started.md", "pip install"),
     ("latency.md", "needs an NVIDIA GPU"),
     ("latency.md", "needs an emulated Arm system"),
     ("latency.md", "needs LiteRT.js and node"),
     ("latency.md", "needs Vela"),
+    ("report.md", "needs a finished run"),
+    ("shrink.md", "makes up to five packages"),
     ("shrink.md", "searches for minutes"),
     ("sparse-kernels.md", "a network that is not here"),
     ("sparse-kernels.md", "converts a mobile network"),
     ("sparse-kernels.md", "needs a phone"),
     ("sparse-kernels.md", "needs node and LiteRT.js"),
     ("sparse-kernels.md", "needs an emulated Arm system"),
+    ("sweep.md", "trains for minutes"),
     ("which-pruning.md", "makes a dozen files"),
     ("which-pruning.md", "trains for minutes"),
     ("which-pruning.md", "trains, and times files for minutes"),
@@ -170,7 +177,7 @@ def test_blocks_that_do_not_run() -> None:
 
 def test_every_block_names_its_language() -> None:
     """A block without a language, or with another spelling of shell, would be passed over."""
-    known = {*RUN, "toml", "yaml", "text", "json", "diff", "mermaid"}
+    known = {*RUN, "toml", "yaml", "text", "json", "diff", "mermaid", "ruby", "kotlin"}
     blocks = [block for page in PAGES for block in blocks_of(page)]
     assert [block.place for block in blocks if block.language not in known] == []
     assert sum(page.read_text().count("\n```") for page in PAGES) == 2 * len(blocks)

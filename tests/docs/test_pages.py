@@ -89,16 +89,21 @@ def test_toml_and_yaml_examples_are_valid() -> None:
 
 
 def test_the_action_is_used_as_it_is() -> None:
-    """The workflow that the pages show hands the action inputs that it has."""
-    inputs = set(yaml.safe_load((ROOT / "action.yml").read_text())["inputs"])
+    """The workflows that the pages show hand each action inputs that it has, and read outputs that it has."""
+    actions = {"OWNER/edgeprune": "action.yml", "OWNER/edgeprune/.github/comment": ".github/comment/action.yml"}
+    known = {name: yaml.safe_load((ROOT / file).read_text()) for name, file in actions.items()}
     steps: list[dict[str, Any]] = []
     for page in PAGES:
         for block in blocks_of(page):
             if block.language == "yaml" and "jobs:" in block.body:
                 steps += [s for job in yaml.safe_load(block.body)["jobs"].values() for s in job["steps"]]
-    ours = [step for step in steps if step["uses"].startswith("OWNER/edgeprune@")]
-    assert ours
-    assert all(set(step.get("with", {})) <= inputs for step in ours)
+            elif block.language == "yaml" and "uses:" in block.body:
+                steps += [item for item in yaml.safe_load(block.body) if "uses" in item]
+    ours = [(step, known[name]) for step in steps if (name := step.get("uses", "").partition("@")[0]) in known]
+    assert len({action["name"] for _, action in ours}) == len(actions)
+    assert all(set(step.get("with", {})) <= set(action["inputs"]) for step, action in ours)
+    outputs = {name for page in PAGES for name in re.findall(r"steps\.check\.outputs\.([\w-]+)", page.read_text())}
+    assert outputs <= set(known["OWNER/edgeprune"]["outputs"])
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -114,11 +119,15 @@ def test_workflows(path: Path) -> None:
 
 
 def test_the_test_workflow_runs_the_whole_check() -> None:
-    """The same command as everywhere, on the Python that the Makefile wants."""
+    """The same command as everywhere, on each Python that the package names."""
     flow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
     (job,) = flow["jobs"].values()
     assert job["runs-on"].startswith("ubuntu")
-    assert {"python-version": "3.11"} in [step.get("with") for step in job["steps"]]
+    classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    versions = [c.rpartition(" ")[2] for c in classifiers if re.search(r":: Python :: 3\.\d+$", c)]
+    assert job["strategy"]["matrix"] == {"python-version": versions}
+    assert {"python-version": "${{ matrix.python-version }}"} in [step.get("with") for step in job["steps"]]
+    assert [step["env"] for step in job["steps"] if step.get("run") == ".ci/run"] == [{"PYTHON": "python"}]
     assert ".ci/run" in [step.get("run") for step in job["steps"]]
 
 

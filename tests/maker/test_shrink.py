@@ -7,18 +7,21 @@ import json
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import image_arrays
 
-from edgeprune.artifact import sha256_of
-from edgeprune.errors import UsageError
+import edgeprune
+from edgeprune.artifact import Precision, sha256_of
+from edgeprune.errors import RuledOut, UsageError
 from edgeprune.maker.recipe import model_steps
-from edgeprune.maker.search import fitting, halving, shrink, trials
+from edgeprune.maker.search import fitting, halving, recipe_trials, shrink, trials
 from edgeprune.maker.search.asked import ShrinkOptions
-from edgeprune.maker.search.shrink import nearest
+from edgeprune.maker.search.candidates import Candidate
+from edgeprune.maker.search.outcome import nearest
 from edgeprune.points import Aims, Point
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras.*")
@@ -69,6 +72,7 @@ def small(converter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(halving, "MOST_CANDIDATES", 2)
     monkeypatch.setattr(halving, "MOST_RECOVERED", 2)
     monkeypatch.setattr(fitting, "TRIES", 2)
+    monkeypatch.setattr(trials, "ROUND_STEPS", 3)
 
 
 @pytest.fixture
@@ -98,15 +102,15 @@ def shipped(folder: Path) -> dict[str, str]:
 
 def _killed_once(patch: pytest.MonkeyPatch, search: Any) -> None:
     """A search that is killed while its second candidate is trained."""
-    judged, left = trials.Trials.judged, [2]
+    made, left = trials.Trials.made, [3]  # the first is asked for by who carries it out and by the search
 
     def killed(self: Any, *arguments: Any, **more: Any) -> Any:
         left[0] -= 1
         if not left[0]:
             raise KilledError
-        return judged(self, *arguments, **more)
+        return made(self, *arguments, **more)
 
-    patch.setattr(trials.Trials, "judged", killed)
+    patch.setattr(trials.Trials, "made", killed)
     with pytest.raises(KilledError):
         search("out")
 
@@ -150,6 +154,7 @@ def _check(out: Path, text: str) -> None:
     assert "all targets are reached" in text
     assert "looked at once" in text
     assert (out / "report.md").read_text().startswith("#")
+    assert "files that the search tried" in (out / "report.html").read_text()
     assert winner["candidate"] in (out / "search.md").read_text()
     assert len(shipped(out)) == 1
     assert tomllib.loads((out / "recipe.toml").read_text())["steps"][-1]["kind"] in ("quantize", "finetune")
@@ -172,7 +177,7 @@ def test_what_is_not_reached(search: Any, tmp_path: Path, monkeypatch: pytest.Mo
         yield lambda: asked[0]
 
     monkeypatch.setattr(trials.Trials, "judged", once)
-    monkeypatch.setattr(trials.Judge, "lost", lambda *_: 0.5)
+    monkeypatch.setattr(recipe_trials.Judge, "lost", lambda *_: 0.5)
     monkeypatch.setattr("edgeprune.host.interrupts.asking", asking)
     done = search("out", "--download", "0.3x", "--max-drop", "1 %", test=False)
     assert done.code == 1, done.err
@@ -188,10 +193,15 @@ def test_what_is_not_reached(search: Any, tmp_path: Path, monkeypatch: pytest.Mo
     assert tomllib.loads((tmp_path / "out" / "recipe.toml").read_text())["data"]["set_aside"] == 0.1
 
 
-def test_ruled_out(search: Any, tmp_path: Path) -> None:
-    """A size below what the graph alone takes is refused before any training, with the nearest that is not."""
+def test_ruled_out(search: Any, files: Path, tmp_path: Path) -> None:
+    """A size below what the graph alone takes is refused before any training, with the nearest that is not; in Python
+    too."""
     done = search("out", "--download", "500 B")
     done.error(3, "a download of 500 B is ruled out", "ask for more")
+    splits = {name: files / f"{name}.npz" for name in ("train", "validation", "test")}
+    wanted = edgeprune.ShrinkOptions(download="500 B")
+    with pytest.raises(RuledOut, match="a download of 500 B is ruled out"):
+        edgeprune.shrink(files / "model.keras", tmp_path / "out", wanted, **splits, cache=tmp_path / "cache")
     assert not (tmp_path / "out").exists()
 
 
@@ -236,3 +246,15 @@ def test_the_nearest_to_each_aim() -> None:
     points = [_point(90, 0.05, 0.5), _point(120, 0.0, 0.5), _point(90, 0.02, 0.7), _point(90, 0.03, 0.5)]
     aims = Aims(download_bytes=100, latency=0.5, max_drop=0.01)
     assert nearest(points, aims) == {"drop": 3, "download": 1, "latency": 1}
+
+
+@pytest.mark.parametrize(("samples", "epochs"), [(30, 150), (300, 38), (12_000, 1), (10**6, 1)])
+def test_few_samples_are_seen_more_often(samples: int, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round of training is about as many steps whatever the number of samples."""
+    monkeypatch.setattr(trials, "ROUND_STEPS", 150)
+    searched = trials.Trials.__new__(trials.Trials)
+    searched.prepared = SimpleNamespace(train=range(samples))  # type: ignore[assignment]
+    searched.asked = ShrinkOptions(download="0.5x", batch_size=64)
+    candidate = Candidate(cost="macs", share=0.5, importance="l1", precision=Precision.INT8, idle=False)
+    steps = searched.steps(trials.Attempt(candidate=candidate, tuned=(1, 2), recovered=5))
+    assert [step.get("epochs") for step in steps] == [epochs, epochs, 2 * epochs, 5, None]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
-from made_ledgers import entry, estimate, latency, stage
+from made_ledgers import entry, estimate, latency, score, stage
 from made_ledgers import ledger as made_ledger
 from places import TESTS
 
@@ -88,6 +89,30 @@ def test_growth_without_a_baseline_is_told(ledger: Ledger) -> None:
     """A limit on growth that was not judged leaves a sentence."""
     asked = replace(ledger.recipe, asked={"budget": asked_limits(Budget(growth_share=0.02))})
     assert "growth was not judged: add --baseline FILE to the run." in summary_sentences(replace(ledger, recipe=asked))
+
+
+def test_the_order_of_the_sentences(ledger: Ledger) -> None:
+    """The smallest file and what it cost come first; then the other files, each with its score; then stage by stage."""
+    last = ledger.stages[-1]
+    small, middle, large = (
+        entry(f"{n}.tflite", exported=True, download_bytes={"deflate": n}, metric=score(0.92, f"{n}.tflite"))
+        for n in (70_000, 80_000, 90_000)
+    )
+    made = replace(last, artifacts=(large, small, middle), metric=score(0.92, "70000.tflite"))
+    sentences = summary_sentences(replace(ledger, stages=(*ledger.stages[:2], made)))
+    begins = [" ".join(sentence.split()[:4]) for sentence in sentences]
+    assert [begin.split()[0] for begin in begins[:2]] == ["Download", "accuracy"]
+    assert "70000.tflite" in sentences[0]
+    assert [s.split(" with ")[1].split(",")[0] for s in sentences if s.startswith("Download")] == [
+        "70000.tflite",
+        "80000.tflite",
+        "90000.tflite",
+    ]
+    assert not any(one.startswith("Download") and two.startswith("Download") for one, two in pairwise(begins))
+    assert begins.index("accuracy of stage int8:") < begins.index("accuracy of 80000.tflite: 92.00")
+    assert begins.index("Download -90 % (900") < begins.index("Sparsity of stage pruned:")
+    assert begins.index("Sparsity of stage pruned:") + 1 == begins.index("accuracy of stage pruned:")
+    assert len(set(sentences)) == len(sentences)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
-"""What a check is compared with: a model file, a folder of them, an earlier JSON report, or the ledger of a run."""
+"""What a check is compared with: a model file, a folder of them, an earlier JSON report, a history, or a ledger."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from edgeprune.checker.history.since import HISTORY_SUFFIX
 from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import QUICK
 from edgeprune.checker.size.models_behind import Estimator, is_bundle, no_estimates, sources_of
@@ -18,13 +19,16 @@ from edgeprune.host.json_values import decode, record_of
 from edgeprune.host.untrusted import faults_of, is_folder, read_whole
 
 if TYPE_CHECKING:  # loaded where there is one
+    from edgeprune.checker.history.past import Past
+    from edgeprune.host.git import GitCommit
     from edgeprune.ledger import ArtifactEntry, Ledger
 
-__all__ = ["Baseline", "entry_record", "load_baseline"]
+__all__ = ["Baseline", "entry_record", "history_baseline", "load_baseline"]
 
 
 class Baseline:
-    """Records of earlier files, to be looked up by path; `faults` are those that cannot be read, by what is checked."""
+    """Records of earlier files, to be looked up by path; `faults` are those that cannot be read, by what is checked.
+    Of a history, `past` is what growth over commits is held against."""
 
     def __init__(
         self,
@@ -33,11 +37,16 @@ class Baseline:
         *,
         only: bool = False,
         faults: Mapping[str, EdgepruneError] | None = None,
+        past: Past | None = None,
     ) -> None:
         self.path, self.records, self.only, self.faults = path, tuple(records), only, faults or {}
+        self.past = past
 
     def find(self, path: str) -> FileAccount | None:
-        """The record of `path`: of that very path, else of the one file whose path ends like it, at least by name."""
+        """The record of `path`: of that very path, else of the one file whose path ends like it, at least by name. Of a
+        history, that of the nearest commit before which has one."""
+        if self.past is not None:
+            return self.past.earlier(path).account
         if self.only and len(self.records) == 1:
             return self.records[0]
         exact = [record for record in self.records if record.path == path]
@@ -78,15 +87,21 @@ def load_baseline(
     codecs: Sequence[str] = QUICK,
     *,
     estimator: Estimator = no_estimates,
+    tags: Iterable[str] = (),
 ) -> Baseline:
     """The baseline at `path` for the files `checked`; `estimator` as for `sources_of`, a report has its own estimates.
 
-    A model file or package stands for the one file that is checked; of another folder, the files with the paths (or
-    names) of those that are checked are taken, and one that cannot be read is among its faults. Else raises InputError
-    for what cannot be read, UsageError when one file is given for several.
+    Of a history (.jsonl) it is the commit before the one that is checked out, and `tags` are those that growth is
+    counted from. A model file or package stands for the one file that is checked; of another folder, the files with the
+    paths (or names) of those that are checked are taken, and one that cannot be read is among its faults. Else raises
+    InputError for what cannot be read, UsageError when one file is given for several.
     """
     if path.suffix.lower() == ".json":
         return Baseline(path, _from_json(path))
+    if path.suffix.lower() == HISTORY_SUFFIX:
+        from edgeprune.host.git import commit_here
+
+        return history_baseline(path, commit_here(Path.cwd()), tags)
     if is_folder(path) and path.suffix.lower() not in (".mlpackage", ".mlmodelc"):
         return _in_folder(path, checked, codecs, estimator)
     if is_bundle(path):
@@ -126,6 +141,16 @@ def _place_in(folder: Path, name: str) -> Path | None:
         if place.exists():
             return place
     return None
+
+
+def history_baseline(
+    path: Path, commit: GitCommit | None, tags: Iterable[str] = (), *, may_be_new: bool = False
+) -> Baseline:
+    """What came before a commit in the history at `path`, as `load_past` reads it."""
+    from edgeprune.checker.history.past import load_past
+
+    past = load_past(path, commit, tags, may_be_new=may_be_new)
+    return Baseline(path, past.commits[0].files if past.commits else (), past=past)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

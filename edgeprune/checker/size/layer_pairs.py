@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from edgeprune.checker.size.records import LayerAccount
+from edgeprune.formats.contents import printable
 
-__all__ = ["Pair", "layer_pairs"]
+__all__ = ["Pair", "causes", "changed_pairs", "grown_layers", "layer_gain", "layer_pairs", "layer_weight"]
+
+_NAME_CHARS = 80
 
 # What formats call the same operation, in lower case without underscores.
 _SAME_KIND = {
@@ -57,3 +61,66 @@ def _by_kind(
 def _kind(layer: LayerAccount) -> str:
     plain = layer.kind.replace("_", "").lower()
     return _SAME_KIND.get(plain, plain)
+
+
+def changed_pairs(pairs: Iterable[Pair]) -> list[Pair]:
+    """Those whose bytes differ, without the parts of the download where one side was looked at quickly and has none."""
+    known = [_comparable(pair) for pair in pairs]
+    return [(old, new) for old, new in known if layer_weight(old) != layer_weight(new)]
+
+
+def causes(before: Sequence[LayerAccount], after: Sequence[LayerAccount]) -> list[Pair]:
+    """The layers that make the difference between two files, the largest first: those whose bytes in the file differ,
+    else whose content does (what an ideal coder needs of it), else whose part of the download does.
+
+    A part of the download also moves by some bytes with the layers before it, and a quick look does not count it.
+    """
+    pairs = layer_pairs(before, after)
+    for kind in (_in_file, _ideal, _in_download):
+        found = [pair for pair in pairs if kind(pair)]
+        if found:
+            return sorted(found, key=lambda pair: [abs(count) for count in layer_gain(pair)], reverse=True)
+    return []
+
+
+def grown_layers(before: Sequence[LayerAccount], after: Sequence[LayerAccount]) -> tuple[str, ...]:
+    """The names of the layers that made a file grow, the one that grew most first."""
+    grown = [pair for pair in causes(before, after) if layer_gain(pair) > (0, 0)]
+    return tuple(printable(new.name, _NAME_CHARS) for _, new in grown if new is not None)
+
+
+def layer_gain(pair: Pair) -> tuple[int, int]:
+    """How many bytes a layer gained in the file, and in the download or else, where that is not known, ideally."""
+    return _in_file(pair), _in_download(pair) if _is_known(pair) else _ideal(pair)
+
+
+def _is_known(pair: Pair) -> bool:
+    return all(layer is None or layer.deflate_bytes is not None for layer in pair)
+
+
+def _in_file(pair: Pair) -> int:
+    old, new = (layer.raw_bytes if layer else 0 for layer in pair)
+    return new - old
+
+
+def _in_download(pair: Pair) -> int:
+    old, new = ((layer.deflate_bytes or 0) if layer else 0 for layer in pair)
+    return new - old if _is_known(pair) else 0
+
+
+def _ideal(pair: Pair) -> int:
+    old, new = ((layer.bound_bytes or 0) if layer else 0 for layer in pair)
+    both = all(layer is None or layer.bound_bytes is not None for layer in pair)
+    return new - old if both else 0
+
+
+def layer_weight(layer: LayerAccount | None) -> tuple[int, int]:
+    """(bytes in the file, in the download)."""
+    return (layer.raw_bytes, layer.deflate_bytes or 0) if layer else (0, 0)
+
+
+def _comparable(pair: Pair) -> Pair:
+    old, new = pair
+    if old is None or new is None or (old.deflate_bytes is None) is (new.deflate_bytes is None):
+        return pair
+    return replace(old, deflate_bytes=None), replace(new, deflate_bytes=None)

@@ -68,9 +68,10 @@ def sources_of(
     *,
     every: bool = False,
     shares: bool = True,
+    brotli: bool = False,
     estimator: Estimator = no_estimates,
 ) -> Sources:
-    """The models at `path`; `every` and `shares` as for `account`.
+    """The models at `path`; `every`, `shares` and `brotli` as for `account`.
 
     `estimator` is called with each model that was read, also with those inside a bundle.
 
@@ -79,9 +80,10 @@ def sources_of(
     """
     with faults_of(path):
         if is_bundle(path):
-            return _in_bundle(path, _Look(codecs=codecs, every=every, shares=shares, estimator=estimator))
+            look = _Look(codecs=codecs, every=every, shares=shares, brotli=brotli, estimator=estimator)
+            return _in_bundle(path, look)
         contents = read_contents(path)
-        record = account(contents, codecs, shares=shares, every=every, estimates=estimator(contents))
+        record = account(contents, codecs, shares=shares, brotli=brotli, every=every, estimates=estimator(contents))
         return Sources(models=(Source(record=record, contents=contents, file=path),))
 
 
@@ -92,6 +94,7 @@ class _Look:
     codecs: Sequence[str]
     every: bool
     shares: bool
+    brotli: bool
     estimator: Estimator
 
     def source(self, bundle: Bundle, model: BundledModel, inner: Path) -> Source:
@@ -104,7 +107,15 @@ class _Look:
             notes=model.notes,
         )
         name, contents = f"{bundle.path}!{model.name}", read_contents(inner)
-        record = account(contents, self.codecs, shares=self.shares, every=self.every, path=name, in_archive=place)
+        record = account(
+            contents,
+            self.codecs,
+            shares=self.shares,
+            brotli=self.brotli,
+            every=self.every,
+            path=name,
+            in_archive=place,
+        )
         return Source(record=replace(record, estimates=self.estimator(contents)), contents=contents, file=None)
 
 

@@ -15,9 +15,10 @@ __all__ = ["FileAccount", "InArchive", "LayerAccount"]
 class LayerAccount:
     """One layer. Unknown is None.
 
-    `raw_bytes`: of its arrays in the file; `deflate_bytes`: its part of one deflate stream over all arrays;
-    `bound_bytes`: order-0 code length of its arrays; `weights`: elements of kernels, matrices and tables, and `zeros`
-    those that are zero (`parameters` has biases, too); `shape`: of its first output; `macs`: for one inference.
+    `raw_bytes`: of its arrays in the file; `deflate_bytes`: its part of one deflate stream over all arrays, and
+    `brotli_bytes` of one by brotli, None where it was not asked for; `bound_bytes`: order-0 code length of its arrays;
+    `weights`: elements of kernels, matrices and tables, and `zeros` those that are zero (`parameters` has biases, too);
+    `shape`: of its first output; `macs`: for one inference.
     """
 
     name: str
@@ -32,10 +33,12 @@ class LayerAccount:
     deflate_bytes: int | None
     bound_bytes: int | None
     macs: int | None
+    brotli_bytes: int | None = None
 
     def __post_init__(self) -> None:
         check_counts(parameters=self.parameters, weights=self.weights, zeros=self.zeros, macs=self.macs)
         check_counts(raw_bytes=self.raw_bytes, deflate_bytes=self.deflate_bytes, bound_bytes=self.bound_bytes)
+        check_counts(brotli_bytes=self.brotli_bytes)
 
     @property
     def sparsity(self) -> float | None:
@@ -104,8 +107,11 @@ class FileAccount:
         return next((found for found in named if found.basis == basis), named[0] if named else None)
 
     def to_json(self) -> dict[str, object]:
-        """Plain values by the names of the fields; layers also with `sparsity` and `bits_per_weight`."""
+        """Plain values by the names of the fields; layers also with `sparsity` and `bits_per_weight`, and without
+        `brotli_bytes` where nobody asked for it."""
         body = asdict(self)
         for values, layer in zip(body["layers"], self.layers, strict=True):
             values |= {"sparsity": layer.sparsity, "bits_per_weight": layer.bits_per_weight}
+            if layer.brotli_bytes is None:
+                del values["brotli_bytes"]
         return body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +56,12 @@ def float_graph(path: Path, content: bytes) -> EditedGraph:
     return graph
 
 
-def stored_as(graph: EditedGraph, source: bytes, precision: Precision) -> bytes:
-    """The file of a float graph with weights of a precision, and with the files behind `source`, which it came from."""
-    store_weights(graph, precision, sparse=False, prefer=Prefer.DOWNLOAD)
+def stored_as(
+    graph: EditedGraph, source: bytes, precision: Precision, floors: Mapping[int, float] | None = None
+) -> bytes:
+    """The file of a float graph with weights of a precision, and with the files behind `source`, which it came from;
+    `floors` as `store_weights` takes them."""
+    store_weights(graph, precision, sparse=False, prefer=Prefer.DOWNLOAD, floors=floors)
     return _finished(graph, source)
 
 

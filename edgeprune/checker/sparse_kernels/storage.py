@@ -7,6 +7,7 @@ One filter stored sparse is enough for XNNPACK to look at the zeros of all; the 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,8 +19,9 @@ from edgeprune.checker.sparse_kernels.options import Prefer
 from edgeprune.errors import InputError
 from edgeprune.formats.tflite.editing import EditedGraph
 from edgeprune.formats.tflite.objects import Generated
+from edgeprune.formats.tflite.scales import round_up
 
-__all__ = ["store_weights", "unpack_weights"]
+__all__ = ["int8_kernels", "int8_levels", "store_weights", "unpack_weights"]
 
 Array = npt.NDArray[np.generic]
 _SAMPLED_BYTES = 1 << 14  # of each tensor that two ways of storing are tried on
@@ -77,25 +79,26 @@ def _floats(graph: EditedGraph, index: int, values: Array) -> npt.NDArray[np.flo
 
 
 def store_weights(
-    graph: EditedGraph, stored: Precision, *, sparse: bool, prefer: Prefer, hint: int | None = None
+    graph: EditedGraph,
+    stored: Precision,
+    *,
+    sparse: bool,
+    prefer: Prefer,
+    hint: int | None = None,
+    floors: Mapping[int, float] | None = None,
 ) -> int:
     """Store the weights of a float graph; how many of them sparse.
 
     With `sparse` each kernel of CONV_2D and FULLY_CONNECTED is stored sparse where that is smaller, by `prefer`; `hint`
-    is one that is in any case. int8 is never stored sparse: LiteRT 2.3.0 unpacks that into other numbers.
+    is one that is in any case. int8 is never stored sparse: LiteRT 2.3.0 unpacks that into other numbers. `floors` are
+    those of `int8_levels` by constant.
     """
-    before: dict[int, tuple[Generated, str]] = {}
-    for op in graph.ops:
-        kind = graph.kind(op)
-        for place, index in enumerate(graph.reads(op)):
-            if place and kind in _HALVED and graph.floats(index) is not None and index not in before:
-                before[index] = (op, kind if place == 1 else "")
     count = 0
-    for index, (op, kind) in before.items():
+    for index, (op, kind) in _weights(graph).items():
         values = graph.floats(index)
         assert values is not None
         values = values + np.float32(0)  # -0.0 becomes +0.0
-        dense = _packed(values, _type_of(stored, kind, values))
+        dense = _packed(values, _type_of(stored, kind, values), (floors or {}).get(index, 0.0))
         chosen = dense
         if kind in _KERNELS and (sparse or index == hint):
             thin = replace(_packed(values, _sparse_type(stored, values)), sparse=True)
@@ -103,6 +106,28 @@ def store_weights(
         _put(graph, index, chosen, op)
         count += chosen.sparse
     return count
+
+
+def _weights(graph: EditedGraph) -> dict[int, tuple[Generated, str]]:
+    """Of each float constant that an operation computes with: the first such operation, and its kind where the constant
+    is a kernel, "" where it is a bias."""
+    found: dict[int, tuple[Generated, str]] = {}
+    for op in graph.ops:
+        kind = graph.kind(op)
+        for place, index in enumerate(graph.reads(op)):
+            if place and kind in _HALVED and graph.floats(index) is not None and index not in found:
+                found[index] = (op, kind if place == 1 else "")
+    return found
+
+
+def int8_kernels(graph: EditedGraph) -> dict[int, npt.NDArray[np.float32]]:
+    """The constants of a float graph that INT8_WEIGHTS stores as int8, and their values."""
+    found = {}
+    for index, (_, kind) in _weights(graph).items():
+        values = graph.floats(index)
+        if values is not None and _type_of(Precision.INT8_WEIGHTS, kind, values) == "int8":
+            found[index] = values
+    return found
 
 
 def _type_of(stored: Precision, kind: str, values: Array) -> str:
@@ -148,14 +173,26 @@ def _put(graph: EditedGraph, index: int, packed: _Packed, before: Generated) -> 
     graph.redirect(index, last, readers)
 
 
-def _packed(values: npt.NDArray[np.float32], dtype: str) -> _Packed:
-    """int8 is symmetric, -127 to 127, with a scale for each output channel."""
+def _packed(values: npt.NDArray[np.float32], dtype: str, floor: float = 0.0) -> _Packed:
     if dtype != "int8":
         return _Packed(values=values.astype(np.dtype(dtype)))
+    stored, scales = int8_levels(values, floor)
+    return _Packed(values=stored, scales=scales)
+
+
+def int8_levels(
+    values: npt.NDArray[np.float32], floor: float = 0.0
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """(A kernel as int8, -127 to 127, float32 scales of few bits for its first axis, its output channels).
+
+    No scale is below `floor` times the largest that the kernel needs: numbers of a coarser grid compress better.
+    """
     rows = np.abs(values).reshape(len(values), -1).max(1)
-    scales = np.where(rows > 0, rows / np.float32(127), np.float32(1)).astype(np.float32)
+    scales = round_up(np.where(rows > 0, rows / np.float32(127), np.float32(1)).astype(np.float32))
+    if floor > 0 and rows.any():
+        scales = np.maximum(scales, round_up(np.array([floor * scales[rows > 0].max()], np.float32)))
     steps = np.rint(values / scales.reshape(-1, *[1] * (values.ndim - 1)))
-    return _Packed(values=steps.astype(np.int8), scales=scales)
+    return steps.astype(np.int8), scales
 
 
 def _parameters(graph: EditedGraph, scales: npt.NDArray[np.float32] | None) -> Generated | None:

@@ -13,10 +13,11 @@ from edgeprune.maker.recipe.candidates import Candidates, Wanted
 from edgeprune.maker.recipe.recipe_toml import RecipeFiles, recipe_toml
 from edgeprune.verdict import Estimate
 
-__all__ = ["advised", "recipe_text"]
+__all__ = ["TRAIN", "TUNE", "advised", "recipe_text"]
 
-_TRAIN = {"epochs": 2, "learning_rate": 1e-3}
-_TUNE = {"epochs": 4, "learning_rate": 1e-3}
+# What a first recipe trains: enough to see what pruning costs, not to win it all back.
+TRAIN = {"epochs": 2, "learning_rate": 1e-3}
+TUNE = {"epochs": 4, "learning_rate": 1e-3}
 
 
 def advised(
@@ -100,11 +101,11 @@ def _quantizes(way: Way, can_calibrate: bool) -> bool:
 def _steps(advice: Advice, way: Way, *, can_calibrate: bool) -> list[dict[str, object]]:
     steps: list[dict[str, object]] = []
     if way.kind.has_zeros:
-        steps.append({"kind": "prune", "sparsity": way.pattern or advice.sparsity, **(_TRAIN if advice.trains else {})})
+        steps.append({"kind": "prune", "sparsity": way.pattern or advice.sparsity, **(TRAIN if advice.trains else {})})
     if way.kind.narrower:
         steps.append({"kind": "prune", "style": "channel", "ratio": advice.ratio})
     if steps and advice.trains:
-        steps.append({"kind": "finetune", **_TUNE})
+        steps.append({"kind": "finetune", **TUNE})
     if _quantizes(way, can_calibrate):
         steps.append({"kind": "quantize"})
     return steps

@@ -111,7 +111,9 @@ def run_baseline(recipe: Recipe, path: Path) -> Baseline:
         raise UsageError(f'{recipe.path}: --baseline is what growth is against; add growth = "2 %" to [budget]')
     names = [export_name(recipe, export) for export in recipe.exports]
     estimator = estimator_for(recipe.budget.devices)
-    return load_baseline(path, names, with_quick([recipe.budget.codec]), estimator=estimator)
+    since = recipe.budget.growth_since
+    tags = [since.tag] if since is not None and since.tag is not None else []
+    return load_baseline(path, names, with_quick([recipe.budget.codec]), estimator=estimator, tags=tags)
 
 
 def stage_model(folder: Path, recipe: Recipe, stage: str) -> Path:

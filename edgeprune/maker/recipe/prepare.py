@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,7 @@ from edgeprune.runtime.session import installed_runtimes
 
 __all__ = [
     "Prepared",
+    "adapted",
     "app_options",
     "check_extras",
     "plan_lines",
@@ -146,12 +147,21 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
             for name in dict.fromkeys(map(teacher_of, recipe.steps))
             if name and teacher_file(name)
         },
-        structures=_checked_steps(recipe, model, student, task, train),
+        structures=_checked_steps(recipe, model, student, task, train, {}),
         task=task,
         train=train,
         validation=validation,
         test=test,
     )
+
+
+def adapted(prepared: Prepared, recipe: Recipe) -> Prepared:
+    """The same model and data under a recipe that differs in its steps and exports only. Raises RecipeError."""
+    _check_ends(recipe, prepared.model, _packages(recipe))
+    structures = _checked_steps(
+        recipe, prepared.model, prepared.student, prepared.task, prepared.train, prepared.structures
+    )
+    return replace(prepared, recipe=recipe, structures=structures)
 
 
 def _with_set_aside(
@@ -226,14 +236,19 @@ def _check_ends(recipe: Recipe, model: Model, packages: Sequence[AppOptions]) ->
 
 
 def _checked_steps(
-    recipe: Recipe, model: Model, student: Model | None, task: Task, train: Samples | None
+    recipe: Recipe,
+    model: Model,
+    student: Model | None,
+    task: Task,
+    train: Samples | None,
+    known: Mapping[bool, Structure],
 ) -> dict[bool, Structure]:
-    """What the steps ask of the model's dependency groups, by `through_norms`. Raises RecipeError for a step that the
-    model cannot take."""
+    """What the steps ask of the model's dependency groups, by `through_norms`; `known` are those of before. Raises
+    RecipeError for a step that the model cannot take."""
     slugs = ["dense", *(file_part(step.name) for step in recipe.steps)]
     if len(set(slugs)) != len(slugs):
         raise RecipeError(f"{recipe.path}: two stages have names that make the same file name: {', '.join(slugs)}")
-    structures: dict[bool, Structure] = {}
+    structures = dict(known)
     current, begins = model, student_step(recipe)
     for step in recipe.steps:
         current = student if step is begins and student is not None else current

@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 
-SWITCHES = ("keep_stages", "blame")
+SWITCHES = {"keep_stages": False, "blame": False, "html": True}  # and what they are where they are left out
 TABLES = ("seed", "data", "steps", "exports", "latency", "budget", "student")
 
 
@@ -134,6 +134,8 @@ class Recipe:
     """Keep the Keras model of each stage in `stages/` of the output, so that `edgeprune blame` can undo steps."""
     blame: bool = False
     """At the end of the run measure what undoing each step and each layer brings back; see the page on blame."""
+    html: bool = True
+    """Draw `report.html` beside the ledger: the run as one page with pictures."""
     data: DataSpec
     steps: tuple[Step, ...]
     exports: tuple[ExportSpec, ...]
@@ -179,7 +181,7 @@ def _recipe(path: Path, sha256: str, raw: Mapping[str, object]) -> Recipe:
         seed=seed,
         data=replace(data, **splits),
         steps=tuple(_placed(path, step) for step in steps),
-        **{key: typed(path, key, raw.get(key, False), bool) for key in SWITCHES},
+        **{key: typed(path, key, raw.get(key, usual), bool) for key, usual in SWITCHES.items()},
         exports=tuple(
             _export(path, f"exports {n}", item) for n, item in enumerate(_list(path, "exports", raw), start=1)
         ),

@@ -7,12 +7,17 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from edgeprune.maker.keras.compiled import compiled_of
 from edgeprune.maker.keras.types import Model
+from edgeprune.maker.training.data.loading import stored_at
 from edgeprune.maker.training.goal import DEFAULT, FIRST, Goal
 
-__all__ = ["RecipeFiles", "goal_words", "recipe_toml"]
+__all__ = ["RecipeFiles", "goal_words", "moved_toml", "recipe_toml"]
+
+# Keys of a recipe that may name files.
+PATHS = ("model", "train", "validation", "test", "teacher", "class_labels", "device", "devices", "metric", "loss")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +56,7 @@ def recipe_toml(
     steps: Iterable[Mapping[str, object]],
     exports: Sequence[tuple[str, str]],
     latency: Mapping[str, object],
+    budget: Mapping[str, object] | None = None,
 ) -> str:
     """A recipe with paths beside `place`, where it will stand; `head` is the comment on its first line."""
     lines = [
@@ -73,7 +79,36 @@ def recipe_toml(
         lines += ["", "[[exports]]", _line("format", form), _line("precision", stored)]
     if latency:
         lines += ["", "[latency]", *(_line(key, value) for key, value in latency.items())]
+    if budget:
+        lines += ["", "[budget]", *(_line(key, value) for key, value in budget.items())]
     return "\n".join(lines) + "\n"
+
+
+def moved_toml(raw: Mapping[str, Any], seen_from: Path, place: Path, *, head: str) -> str:
+    """A recipe's values, whose files lie beside `seen_from`, as the text of one that stands at `place`."""
+    tables, lines = dict[str, Any](), [f"# {head}", f"#   edgeprune run {place.name} -o output"]
+    for key, value in _seen_at(raw, seen_from.absolute().parent, place).items():
+        listed = isinstance(value, list) and bool(value) and all(isinstance(each, Mapping) for each in value)
+        if listed or key in ("data", "latency", "budget", "student"):
+            tables[key] = value
+        else:
+            lines.append(_line(key, value))
+    for key, value in tables.items():
+        for table in value if isinstance(value, list) else [value]:
+            lines += ["", f"[[{key}]]" if isinstance(value, list) else f"[{key}]"]
+            lines += [_line(name, each) for name, each in table.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _seen_at(value: Any, folder: Path, place: Path, key: str = "") -> Any:
+    """The same values with the files that they name as seen from the folder of `place`."""
+    if isinstance(value, Mapping):
+        return {name: _seen_at(each, folder, place, name if name in PATHS else key) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_seen_at(each, folder, place, key) for each in value]
+    if key in PATHS and isinstance(value, str) and stored_at(folder / value).exists():
+        return _beside(folder / value, place)
+    return value
 
 
 def _line(key: str, value: object) -> str:

@@ -29,7 +29,7 @@ from edgeprune.maker.recipe.steps import QuantizeStep
 from edgeprune.maker.recipe.tables import flat
 from edgeprune.maker.training.data.loading import calibration_set
 
-__all__ = ["StageFiles", "calibration_of"]
+__all__ = ["Adapt", "StageFiles", "calibration_of"]
 
 Adapt = Callable[[Callable[..., Exported]], Callable[..., Exported]]
 

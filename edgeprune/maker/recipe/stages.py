@@ -1,16 +1,19 @@
 """What was made once is not made again: results by the hash of all that made them, and the models behind them.
 
 A folder of records (JSON) and files. A record is written last and appears whole, so that what is there is complete,
-whenever the program that made it was killed.
+whenever the program that made it was killed. Several processes may work in one folder: what one of them makes the
+others wait for.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,12 +46,21 @@ def cpu_s() -> float:
 
 class Store:
     """Results in `folder`; `base` stands for what all of them hang on. `spent_s` is what the results that were asked
-    for took to make, whenever that was: the clock of a search that goes on after a kill as if there had been none."""
+    for took to make, whenever and wherever that was: the clock of a search that goes on after a kill as if there had
+    been none. `elsewhere` gives the bytes of a file that is not in the folder by its name, None where it has none."""
 
-    def __init__(self, folder: Path, base: str, load: Callable[[Path], Model]) -> None:
-        self.folder, self.base, self.load = folder, base, load
+    def __init__(
+        self,
+        folder: Path,
+        base: str,
+        load: Callable[[Path], Model],
+        *,
+        elsewhere: Callable[[str], bytes | None] = lambda _: None,
+    ) -> None:
+        self.folder, self.base, self.load, self.elsewhere = folder, base, load, elsewhere
         self.spent_s = self.spent_cpu_s = 0.0
         self._inner = [0.0, 0.0]  # seconds and CPU seconds of results within the one that is made
+        self._within: list[list[str]] = []  # the results that each of those that are made asked for
         self._seen: set[str] = set()
         self._models: dict[str, Model] = {}  # the last few, by key
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,32 +72,70 @@ class Store:
 
     def path(self, key: str, suffix: str) -> Path:
         """Where a file of a result lies."""
-        return self.folder / f"{key}{suffix}"
+        place = self.folder / f"{key}{suffix}"
+        content = None if place.exists() else self.elsewhere(place.name)
+        if content is not None:
+            write_file(place, content)
+        return place
 
     def once(self, kind: str, told: object, make: Callable[[str], Record]) -> Record:
         """The record of a result; `make(key)` makes it, and files beside it, where it is not there."""
         key = self.key(kind, told)
+        if self._within:
+            self._within[-1].append(key)
         found = self._read(key)
         if found is None:
-            found = self._timed(make, key)
-            write_file(self.path(key, ".json"), json.dumps(found, indent=1).encode())
-        if key not in self._seen:
-            self._seen.add(key)
-            self.spent_s += found["seconds"]
-            self.spent_cpu_s += found["cpu_s"]
+            with self._alone(key):
+                found = self._read(key)  # another process may have made it meanwhile
+                if found is None:
+                    found = self._timed(make, key)
+                    write_file(self.path(key, ".json"), json.dumps(found, indent=1).encode())
+        self._count(key, found)
         return found
 
+    def known(self, kind: str, told: object) -> Record | None:
+        """The record of a result if it was made; not counted as asked for."""
+        return self._read(self.key(kind, told))
+
+    @contextlib.contextmanager
+    def _alone(self, key: str) -> Iterator[None]:
+        """Only one process is in this context for a key; the system lets go of the lock of a dead one. Waiting is time
+        of another result."""
+        begun = time.monotonic()
+        lock = os.open(self.folder / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with contextlib.suppress(OSError):  # a disk that knows no locks: the work may be done twice
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            self._inner[0] += time.monotonic() - begun
+            yield
+        finally:
+            os.close(lock)
+
+    def _count(self, key: str, found: Record) -> None:
+        """Count once what a result took, and those that it asked for."""
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.spent_s += found["seconds"]
+        self.spent_cpu_s += found["cpu_s"]
+        for inner in found.get("within", ()):
+            record = None if inner in self._seen else self._read(inner)
+            if record is not None:
+                self._count(inner, record)
+
     def _timed(self, make: Callable[[str], Record], key: str) -> Record:
-        """A record with what it took itself, without the results that it asked for."""
+        """A record with what it took itself, without the results that it asked for (`within`)."""
         outer, self._inner = self._inner, [0.0, 0.0]
+        self._within.append([])
         begun, used = time.monotonic(), cpu_s()
         try:
             found = make(key)
         finally:
+            within = self._within.pop()
             whole = [time.monotonic() - begun, cpu_s() - used]
             own = [total - inner for total, inner in zip(whole, self._inner, strict=True)]
             self._inner = [before + total for before, total in zip(outer, whole, strict=True)]
-        return {**found, "seconds": round(own[0], 3), "cpu_s": round(own[1], 3)}
+        return {**found, "within": within, "seconds": round(own[0], 3), "cpu_s": round(own[1], 3)}
 
     def _read(self, key: str) -> Record | None:
         try:

@@ -15,15 +15,15 @@ from edgeprune.units import parse_share, parse_time
 if TYPE_CHECKING:
     from edgeprune.checker.latency.profiles import Profile
 
-__all__ = ["ShrinkOptions"]
+__all__ = ["AimOptions", "ShrinkOptions"]
 
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*x\s*")
 PRECISIONS = (Precision.INT8, Precision.FLOAT16)  # of the files that a search ships
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShrinkOptions:
-    """The targets and how to look for them."""
+class AimOptions:
+    """The targets."""
 
     download: str | None = None
     """`"0.1x"` of the dense float32 file, or a size such as `"80 kB"`."""
@@ -33,27 +33,15 @@ class ShrinkOptions:
     """How much of the metric may be lost: of a share in points, of other metrics of its value."""
     device: str | None = None
     """The profile that the latency is estimated from."""
-    time: str = "10min"
-    """How long the search may take; the best so far is what comes out then."""
-    flip: bool = False
-    """Mirror training images left to right at random."""
-    shift: int = 0
-    """Move training images by up to so many pixels."""
-    batch_size: int = 64
-    seed: int = 0
 
-    def __post_init__(self) -> None:
-        if self.download is None and self.latency is None:
-            raise UsageError("name a target: --download 0.1x, --latency 0.5x, or both")
-        if self.device is not None and self.latency is None:
-            raise UsageError("--device is what --latency is estimated for; add a latency, or leave it out")
+    def check(self) -> None:
+        """Raise UsageError for targets that are none."""
         if self.download is not None:
             SlimOptions(download_target=self.download)
         if not 0 <= parse_share(self.max_drop) < 1:
             raise UsageError(f"--max-drop is a small part of the metric such as '1 %'; got {self.max_drop!r}")
         if self.latency is not None:
             self.latency_share()
-        parse_time(self.time)
         if self.device is not None:
             self._check_device()
 
@@ -90,12 +78,34 @@ class ShrinkOptions:
             return PRECISIONS
         return tuple(each for each in PRECISIONS if not why_never(profile, "tflite", each))
 
-    @property
-    def time_s(self) -> float:
-        """How long the search may take."""
-        return parse_time(self.time)
-
     def aims(self, dense_bytes: int) -> Aims:
         """The targets as numbers."""
         target = SlimOptions(download_target=self.download).target_bytes(dense_bytes) if self.download else None
         return Aims(download_bytes=target, latency=self.latency_share(), max_drop=parse_share(self.max_drop))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShrinkOptions(AimOptions):
+    """The targets and how to look for them."""
+
+    time: str = "10min"
+    """How long the search may take; the best so far is what comes out then."""
+    flip: bool = False
+    """Mirror training images left to right at random."""
+    shift: int = 0
+    """Move training images by up to so many pixels."""
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.download is None and self.latency is None:
+            raise UsageError("name a target: --download 0.1x, --latency 0.5x, or both")
+        if self.device is not None and self.latency is None:
+            raise UsageError("--device is what --latency is estimated for; add a latency, or leave it out")
+        self.check()
+        parse_time(self.time)
+
+    @property
+    def time_s(self) -> float:
+        """How long the search may take."""
+        return parse_time(self.time)

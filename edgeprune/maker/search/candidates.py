@@ -48,8 +48,10 @@ def channel_target(candidate: Candidate) -> Step:
     return {candidate.cost: candidate.share, "importance": candidate.importance, "round_to": ROUND_TO}
 
 
-def steps_of(candidate: Candidate, asked: ShrinkOptions, tuned: tuple[int, ...], recovered: int = 0) -> list[Step]:
-    """The steps of a candidate: one epoch behind each cut, `tuned` epochs at a constant rate and `recovered` ones
+def steps_of(
+    candidate: Candidate, asked: ShrinkOptions, cut: int, tuned: tuple[int, ...], recovered: int = 0
+) -> list[Step]:
+    """The steps of a candidate: `cut` epochs behind each cut, `tuned` ones at a constant rate and `recovered` ones
     while it falls."""
     vary: Step = {"batch_size": asked.batch_size, "distill": 0.9}
     vary |= {"flip": True} if asked.flip else {}
@@ -57,11 +59,11 @@ def steps_of(candidate: Candidate, asked: ShrinkOptions, tuned: tuple[int, ...],
     fast: Step = {"learning_rate": 2e-3, "decay": "constant", **vary}
     steps: list[Step] = [HARMLESS] if candidate.idle else []
     if candidate.share < 1:
-        cut = {"kind": "prune", "name": "narrower", "style": "channel", **channel_target(candidate)}
-        steps.append({**cut, "epochs": 1, **fast})
+        narrower = {"kind": "prune", "name": "narrower", "style": "channel", **channel_target(candidate)}
+        steps.append({**narrower, "epochs": cut, **fast})
     if candidate.sparsity:
         zeros = {"kind": "prune", "name": "sparse", "sparsity": round(candidate.sparsity, 2)}
-        steps.append({**zeros, "epochs": 1, **fast})
+        steps.append({**zeros, "epochs": cut, **fast})
     for number, epochs in enumerate(tuned, start=1):
         steps.append({"kind": "finetune", "name": f"tuned {number}", "epochs": epochs, **fast})
     if recovered:

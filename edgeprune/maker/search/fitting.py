@@ -51,9 +51,10 @@ def kinds(
     bring it down), the most promising first; `targets` is whether importance can look at a loss."""
     for precision in precisions:
         able = SQUEEZE if precision is Precision.INT8 else 1.0
-        plain = Candidate(cost="macs", share=1.0, importance="lamp", precision=precision, idle=idle)
+        first, second = ("taylor", "lamp") if targets else ("lamp", "l2")
+        plain = Candidate(cost="macs", share=1.0, importance=first, precision=precision, idle=idle)
         yield plain, able
-        yield replace(plain, importance="taylor" if targets else "l2"), able
+        yield replace(plain, importance=second), able
         if aims.download_bytes is not None:
             yield replace(plain, cost="parameters"), able
             if able > 1:

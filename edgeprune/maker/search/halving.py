@@ -2,19 +2,20 @@
 
 Successive halving (Jamieson and Talwalkar, arXiv:1502.07943): all candidates get a little training, the better half
 gets more. The clock is what the results took when they were made, so that a search that goes on after a kill decides
-as one that was never killed.
+as one that was never killed; of trials that run side by side it counts what they take on so many workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 from edgeprune.artifact import Precision
 from edgeprune.errors import EdgepruneError, RuledOut
 from edgeprune.maker.search.candidates import Candidate
+from edgeprune.maker.search.executors import Executor, Job, scheduled
 from edgeprune.maker.search.fitting import fitted, kinds, refuse_ruled_out, with_zeros
-from edgeprune.maker.search.trials import Judged, Trials
+from edgeprune.maker.search.trials import Attempt, Judged, Trials
 from edgeprune.maker.search.watch import Stopped
 from edgeprune.points import Aims
 from edgeprune.units import format_bytes, format_percent, format_seconds
@@ -25,7 +26,7 @@ __all__ = ["Halving"]
 # file is made. The rest is for the run that leaves the files.
 CHOSEN, FIRST, HALVED, MADE = 0.2, 0.4, 0.55, 0.85
 MOST_CANDIDATES = 8
-MOST_RECOVERED = 24  # epochs
+MOST_RECOVERED = 24  # rounds of training
 GRID_PRICE = 0.02  # of the metric for each whole that coarser grids take off a file: 15 % cost 0.3 points
 LEAST_EPOCHS = 2
 
@@ -35,10 +36,12 @@ class Halving:
     """One search. `judged` are all files so far, `ended` says why it ended."""
 
     trials: Trials
+    executor: Executor
     aims: Aims
     note: Callable[[str], None]
     judged: list[Judged] = field(default_factory=list)
     ended: str = "done"
+    _saved_s: float = 0.0  # of what results took, by making several at a time
 
     def run(self) -> Judged:
         """The best file. Raises RuledOut for targets that nothing reaches, Stopped where it was asked to end before
@@ -59,23 +62,21 @@ class Halving:
 
     def best(self) -> Judged:
         """Of the files that reach all targets the one that loses least, else the nearest."""
-        return min(self.judged, key=lambda each: (self._excess(each), each.point.lost, each.point.download_bytes))
-
-    def _excess(self, each: Judged) -> float:
-        """How far a file is from the targets: points of the metric weigh as percents of a size."""
-        point = each.point
-        over = self.aims.excess(point.download_bytes, point.latency, point.lost)
-        return 100 * over.pop("drop") + 10 * sum(over.values())
+        return min(self.judged, key=lambda each: self.aims.rank(each.point))
 
     def _reaches(self, each: Judged) -> bool:
-        return self._excess(each) == 0
+        return self.aims.distance(each.point) == 0
 
     @property
     def _time_s(self) -> float:
         return self.trials.asked.time_s
 
+    @property
+    def _spent_s(self) -> float:
+        return self.trials.store.spent_s - self._saved_s
+
     def _late(self, share: float) -> bool:
-        return self.trials.store.spent_s > share * self._time_s
+        return self._spent_s > share * self._time_s
 
     def _candidates(self) -> list[Candidate]:
         """Candidates that are small and fast enough, as many as time allows, the most promising first."""
@@ -141,21 +142,38 @@ class Halving:
         self, candidates: list[Candidate], tuned: tuple[int, ...], until: float, which: str
     ) -> list[Candidate]:
         """Those that there was time for, the best first."""
-        results: list[tuple[float, int, Candidate]] = []
-        for number, candidate in enumerate(candidates):
-            if len(results) > 1 and self._late(until):
-                break
-            self.note(f"round {which}, candidate {number + 1} of {len(candidates)}: {candidate.name}; {self._left()}")
-            try:
-                made = self.trials.judged(candidate, tuned, stage=f"round {which}")
-            except EdgepruneError as cause:
-                if isinstance(cause, RuledOut):
-                    raise
-                self.note(f"  not made: {cause}")
-                continue
-            self._add(made)
-            results.append((self._expected(made), number, candidate))
-        return [candidate for _, _, candidate in sorted(results)]
+        attempts = [Attempt(candidate=candidate, tuned=tuned) for candidate in candidates]
+        begun, took = self._spent_s, dict[int, float | None]()
+        made: dict[int, Judged] = {}
+        failed: list[EdgepruneError] = []
+
+        def drawn() -> Iterator[Job]:
+            for number, attempt in enumerate(attempts):
+                free, _ = scheduled(took.values(), self.executor.workers)
+                if len(took) - len(failed) > 1 and begun + free > until * self._time_s:
+                    return
+                took[number] = None
+                name = attempt.candidate.name
+                self.note(f"round {which}, candidate {number + 1} of {len(candidates)}: {name}; {self._left()}")
+                yield self.trials.job(attempt, number)
+
+        since = self.trials.spent
+        try:
+            for job, failure in self.executor.carry_out(drawn()):
+                if failure is None:
+                    made[job.number] = self._judged(attempts[job.number], f"round {which}", since)
+                else:
+                    self.note(f"  not made: {failure}")
+                    failed.append(failure)
+                took[job.number] = self.trials.spent[0] - since[0]
+                since = self.trials.spent
+        finally:
+            self.judged += [made[number] for number in sorted(made)]
+        if failed and not self.judged:
+            raise failed[0]
+        seconds = [each or 0.0 for each in took.values()]
+        self._saved_s += sum(seconds) - scheduled(seconds, self.executor.workers)[1]
+        return [candidates[number] for _, number in sorted((self._expected(each), n) for n, each in made.items())]
 
     def _expected(self, made: Judged) -> float:
         """What is lost, with the price of the grids that the file still needs."""
@@ -167,36 +185,42 @@ class Halving:
         recovered = self._epochs_left(candidate)
         stage = f"recovered, {recovered} epochs"
         self.note(f"recover {candidate.name}: {recovered} epochs; {self._left()}")
-        made = self.trials.judged(candidate, tuned, stage=stage, recovered=recovered)
-        self._add(made)
+        attempt = Attempt(candidate=candidate, tuned=tuned, recovered=recovered)
+        made = self._add(attempt, stage)
         over = self.aims.excess(made.point.download_bytes, made.point.latency, made.point.lost)
         if candidate.precision is not Precision.INT8:
             return made
         if over.get("download"):
-            made = self._squeezed(made, candidate, tuned, recovered)
+            made = self._squeezed(made, attempt)
         elif over["drop"]:
             keys = {"max_drop": f"{100 * self.aims.max_drop:g} %"}
-            made = self.trials.judged(candidate, tuned, stage="rungs of int8", recovered=recovered, quantize=keys)
-            self._add(made)
+            made = self._add(replace(attempt, quantize=keys), "rungs of int8")
         return made
 
-    def _squeezed(self, made: Judged, candidate: Candidate, tuned: tuple[int, ...], recovered: int) -> Judged:
+    def _squeezed(self, made: Judged, attempt: Attempt) -> Judged:
         left = max(self.aims.max_drop - max(0.0, made.point.lost), 0.001)
         keys = {"download_target": f"{self.aims.download_bytes} B", "spend": f"{100 * left:.3f} %"}
         self.note(f"coarser weights until {format_bytes(self.aims.download_bytes or 0)}; {self._left()}")
-        found = self.trials.judged(candidate, tuned, stage="coarser grids", recovered=recovered, quantize=keys)
-        self._add(found)
-        return found
+        return self._add(replace(attempt, quantize=keys), "coarser grids")
 
     def _epochs_left(self, candidate: Candidate) -> int:
         """How many epochs there is time for, by what those so far took."""
         epoch_s = max(each.epoch_s for each in self.judged if each.candidate == candidate)
-        left = MADE * self._time_s - self.trials.store.spent_s
-        return int(min(MOST_RECOVERED, max(LEAST_EPOCHS, 0.8 * left / max(epoch_s, 1e-3))))
+        left = MADE * self._time_s - self._spent_s
+        most = MOST_RECOVERED * self.trials.round_epochs
+        return int(min(most, max(LEAST_EPOCHS, 0.8 * left / max(epoch_s, 1e-3))))
 
-    def _add(self, made: Judged) -> None:
+    def _add(self, attempt: Attempt, stage: str) -> Judged:
+        made = self._judged(attempt, stage, self.trials.spent)
         self.judged.append(made)
-        self.note(f"  {self._told(made)}; best so far: {self._told(self.best())}; {self._left()}")
+        return made
+
+    def _judged(self, attempt: Attempt, stage: str, since: tuple[float, float]) -> Judged:
+        """The file of an attempt, told; `since` is what was spent before it."""
+        made = self.trials.judged(attempt, stage=stage, since=since)
+        best = min([*self.judged, made], key=lambda each: self.aims.rank(each.point))
+        self.note(f"  {self._told(made)}; best so far: {self._told(best)}; {self._left()}")
+        return made
 
     def _told(self, made: Judged) -> str:
         point = made.point
@@ -206,7 +230,7 @@ class Halving:
         return ", ".join(parts)
 
     def _left(self) -> str:
-        return f"{format_seconds(max(0.0, self._time_s - self.trials.store.spent_s))} left"
+        return f"{format_seconds(max(0.0, self._time_s - self._spent_s))} left"
 
 
 def _rounds(count: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -9,31 +10,35 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from edgeprune.artifact import Precision, sha256_of
-from edgeprune.checker.size.codecs import BASE_CODEC
+from edgeprune.artifact import sha256_of
 from edgeprune.converters.session import Converter
 from edgeprune.errors import RecipeError, UsageError
-from edgeprune.ledger import Ledger, Stage
+from edgeprune.ledger import Ledger
 from edgeprune.maker.keras.model_files import load_model
 from edgeprune.maker.keras.models import keras_module
 from edgeprune.maker.recipe.pipeline import run_recipe
 from edgeprune.maker.recipe.prepare import Prepared, prepare
-from edgeprune.maker.recipe.recipe import Recipe, recipe_of_text
+from edgeprune.maker.recipe.recipe import recipe_of_text
 from edgeprune.maker.recipe.recipe_toml import RecipeFiles, goal_words, recipe_toml
 from edgeprune.maker.recipe.stages import Store, cpu_s
 from edgeprune.maker.search.asked import ShrinkOptions
 from edgeprune.maker.search.candidates import HARMLESS, export_pairs
+from edgeprune.maker.search.executors import Executor, Spread
 from edgeprune.maker.search.halving import Halving
-from edgeprune.maker.search.trials import PAIRS, PROCESSES, Judged, Steps, Trials
+from edgeprune.maker.search.outcome import Outcome, leave_nearest, search_report
+from edgeprune.maker.search.recipe_trials import PAIRS, PROCESSES
+from edgeprune.maker.search.tracking import tracking_of
+from edgeprune.maker.search.trials import Judged, Steps, Trials
 from edgeprune.maker.search.watch import Watch
+from edgeprune.maker.search.workplace import executor_for
 from edgeprune.maker.training.data.loading import stored_at
 from edgeprune.maker.training.goal import Goal
 from edgeprune.maker.training.loop import make_deterministic
-from edgeprune.points import Aims, Point, SearchReport
+from edgeprune.points import SearchReport
 
 __all__ = ["SET_ASIDE", "ShrinkJob", "shrink"]
 
@@ -42,12 +47,15 @@ SET_ASIDE = 0.1  # of the training samples, for each split that is not given
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShrinkJob:
-    """What to make smaller, with what, how; `cache` is the folder in which searches keep their results."""
+    """What to make smaller, with what, how; `cache` is the folder in which searches keep their results, and
+    `mlflow` is where files that were judged are logged to."""
 
     files: RecipeFiles
     goal: Goal
     asked: ShrinkOptions
     cache: Path
+    spread: Spread = field(default_factory=Spread)
+    mlflow: str | None = None
     trust_code: bool = False
     custom: tuple[Path, ...] = ()
 
@@ -63,12 +71,13 @@ def shrink(job: ShrinkJob, place: Path, out: Path, progress: Watch) -> tuple[Sea
     progress.begin("read model and data")
     model = load_model(job.files.model, trust_code=job.trust_code, custom=job.custom)
     job = replace(job, files=replace(job.files, goal=goal_words(job.goal, model)))
-    recipe_of = _recipes(job, out.absolute().parent / "recipe.toml")
-    first = recipe_of([HARMLESS])
+    near = out.absolute().parent / "recipe.toml"
+    text_of = _recipes(job, near)
     try:
+        first = recipe_of_text(near, text_of([HARMLESS]))
         prepared = prepare(first, trust_code=job.trust_code, custom=job.custom)
     except RecipeError as cause:
-        raise _without_place(cause, first.path) from cause
+        raise UsageError(str(cause).removeprefix(f"{near}: ")) from cause  # nobody wrote that recipe
     progress.end()
     _check(prepared)
     for line in _set_aside(job, prepared):
@@ -78,53 +87,79 @@ def shrink(job: ShrinkJob, place: Path, out: Path, progress: Watch) -> tuple[Sea
     def load(path: Path) -> object:
         return load_model(path, trust_code=job.trust_code, custom=job.custom)
 
-    base = _base(job)
+    base = base_of(job.files, job.custom)
+    tracking = tracking_of(job.mlflow, job.files.model.stem, base[:16])
     store = Store(job.cache / f"shrink-{base}", base, load)  # type: ignore[arg-type]
     with Converter() as converter:
         converter.start()
         trials = Trials(
             prepared=prepared,
-            asked=job.asked,
-            recipe_of=recipe_of,
             store=store,
             converter=converter,
             progress=progress,
+            seed=job.asked.seed,
+            timed=job.asked.latency is not None,
+            device=job.asked.device,
+            asked=job.asked,
+            text_of=text_of,
+            place=near,
         )
-        search = Halving(trials=trials, aims=job.asked.aims(trials.dense_bytes), note=progress.note)
-        found = search.run()
+        with contextlib.closing(_executor(job, trials, text_of([HARMLESS]))) as executor:
+            aims = job.asked.aims(trials.dense_bytes)
+            search = Halving(trials=trials, executor=executor, aims=aims, note=progress.note)
+            found = search.run()
+        for each in search.judged:
+            tracking.log(each.point, {"candidate": each.candidate.name})
         progress.over = True
         ledger = _run(job, found, trials, place, out, progress)
-    report = _report(job, search, found, ledger, seconds=time.monotonic() - begun, cpu=cpu_s() - used)
-    _leave_nearest(search, report, place)
+    outcome = Outcome(
+        model=job.files.model.name,
+        points=[each.point for each in search.judged],
+        files=[each.file for each in search.judged],
+        winner=search.judged.index(found),
+        ledger=ledger,
+        asked=asdict(job.asked),
+        seconds=time.monotonic() - begun,
+        cpu_s=cpu_s() - used,
+        ended=search.ended,
+        said=tuple(_set_aside(job, prepared)),
+    )
+    report = search_report(outcome, trials, aims)
+    leave_nearest(report, outcome.files, place)
     if report.met and report.ended == "done":
         shutil.rmtree(store.folder, ignore_errors=True)
     return report, ledger
 
 
-def _recipes(job: ShrinkJob, place: Path) -> Callable[[Steps], Recipe]:
+def _recipes(job: ShrinkJob, place: Path) -> Callable[[Steps], str]:
     """What makes a recipe that stands at `place` out of steps; nothing is exported by it."""
 
-    def recipe_of(steps: Steps) -> Recipe:
+    def text_of(steps: Steps) -> str:
         exports = [] if steps else [("tflite", "float32")]  # a recipe has something to do
-        text = recipe_toml(job.files, place, head="A candidate.", steps=steps, exports=exports, latency={})
-        try:
-            return recipe_of_text(place, text)
-        except RecipeError as cause:
-            raise _without_place(cause, place) from cause
+        return recipe_toml(job.files, place, head="A candidate.", steps=steps, exports=exports, latency={})
 
-    return recipe_of
+    return text_of
 
 
-def _without_place(cause: RecipeError, place: Path) -> UsageError:
-    """An error of a recipe that nobody wrote, without the file that it is not in."""
-    return UsageError(str(cause).removeprefix(f"{place}: "))
+def _executor(job: ShrinkJob, trials: Trials, recipe: str) -> Executor:
+    """Who carries out the trials; `recipe` is one of them."""
+    return executor_for(
+        trials,
+        trials.place,
+        recipe,
+        job.spread,
+        inputs={"model": job.files.model, **job.files.splits},
+        trust_code=job.trust_code,
+        custom=job.custom,
+    )
 
 
-def _base(job: ShrinkJob) -> str:
-    """What all results hang on: model, data, how they are read, and this version."""
-    files = job.files
-    paths = [files.model, *(stored_at(path) for path in files.splits.values()), *job.custom]
+def base_of(files: RecipeFiles, custom: Sequence[Path], more: Sequence[Path] = (), *, cpus: int | None = None) -> str:
+    """What all results hang on: model, data, how they are read, files of one's own, the threads of training, and this
+    version."""
+    paths = [files.model, *(stored_at(path) for path in files.splits.values()), *custom, *more]
     told = {**asdict(files), "model": files.model.name, "splits": sorted(files.splits)}
+    told |= {} if cpus is None else {"cpus": cpus}
     told |= {"sha256": [sha256_of(path) for path in paths], "version": version("edgeprune")}
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
@@ -166,92 +201,6 @@ def _run(job: ShrinkJob, found: Judged, trials: Trials, place: Path, out: Path, 
     )
     (place / "recipe.toml").write_text(text, encoding="utf-8")
     return ledger
-
-
-def _report(
-    job: ShrinkJob, search: Halving, found: Judged, ledger: Ledger, *, seconds: float, cpu: float
-) -> SearchReport:
-    trials, points = search.trials, [each.point for each in search.judged]
-    stage = _shipped(ledger, found.candidate.precision)
-    entry = next(e for e in stage.artifacts if e.format == "tflite" and e.exported)
-    change = entry.metric.change if entry.metric else None
-    assert trials.prepared.task is not None
-    score = trials.prepared.task.main
-    dropped = None if change is None else trials.judge.lost(change.before, change.before + change.difference)
-    latency = _latency(stage, found)
-    over = search.aims.excess(entry.download_bytes[BASE_CODEC], latency, found.point.lost)
-    reached = {name: not excess for name, excess in over.items()}
-    if dropped is not None:
-        reached["drop on test"] = dropped <= search.aims.max_drop
-    return SearchReport(
-        tool_version=version("edgeprune"),
-        model=job.files.model.name,
-        metric=score.name,
-        is_share=score.metric.is_share,
-        dense_bytes=trials.dense_bytes,
-        dense_metric=float(trials.dense_file(Precision.FLOAT32)["metric"]),
-        device=job.asked.device,
-        aims=search.aims,
-        asked=asdict(job.asked),
-        points=tuple(_with_pareto(points)),
-        winner=search.judged.index(found),
-        nearest={} if all(reached.values()) else nearest(points, search.aims),
-        reached=reached,
-        test_drop=dropped,
-        seconds=round(seconds, 1),
-        cpu_s=round(cpu, 1),
-        ended=search.ended,
-        said=tuple(_set_aside(job, trials.prepared)),
-    )
-
-
-def _shipped(ledger: Ledger, precision: Precision) -> Stage:
-    """The stage of the file that ships."""
-    return next(
-        stage
-        for stage in reversed(ledger.stages)
-        if any(e.exported and e.format == "tflite" and e.precision == precision for e in stage.artifacts)
-    )
-
-
-def _latency(stage: Stage, found: Judged) -> float | None:
-    """The latency of the file that ships: as the run measured it, else as the search found it."""
-    measured = stage.latency if found.candidate.precision is Precision.INT8 else None
-    return found.point.latency if measured is None else measured.ratio
-
-
-def _with_pareto(points: Sequence[Point]) -> list[Point]:
-    """The points, marked where no other is at least as good in all and better in one."""
-
-    def better(one: Point, other: Point) -> bool:
-        pairs = [
-            (one.download_bytes, other.download_bytes),
-            (one.lost, other.lost),
-            (one.latency or 0.0, other.latency or 0.0),
-        ]
-        return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
-
-    return [replace(point, pareto=not any(better(other, point) for other in points)) for point in points]
-
-
-def nearest(points: Sequence[Point], aims: Aims) -> dict[str, int]:
-    """Of each aim the place of the point that is nearest to it among those that reach most of the others."""
-    found = {}
-    over = [aims.excess(point.download_bytes, point.latency, point.lost) for point in points]
-    for name in over[0]:
-        rest = [sum(bool(value) for other, value in each.items() if other != name) for each in over]
-        found[name] = min(range(len(points)), key=lambda n: (rest[n], over[n][name], points[n].lost))
-    return found
-
-
-def _leave_nearest(search: Halving, report: SearchReport, place: Path) -> None:
-    """The file of the nearest point of each aim, called by the first aim that it is nearest to."""
-    first = {number: name for name, number in reversed(list(report.nearest.items()))}
-    for number, name in first.items():
-        (place / "nearest").mkdir(exist_ok=True)
-        file = search.judged[number].file
-        if file.is_file():
-            shutil.copyfile(file, place / "nearest" / f"{name}.{report.points[number].precision}.tflite")
 
 
 def usual_cache() -> Path:

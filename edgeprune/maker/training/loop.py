@@ -32,6 +32,7 @@ from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.distillation_losses import kind_of_loss
 from edgeprune.maker.training.distiller import distilled, trained_model
 from edgeprune.maker.training.frozen import thawed
+from edgeprune.maker.training.fused_norms import fused_norms
 from edgeprune.maker.training.metrics import Metric, Targets
 from edgeprune.maker.training.norms import NormStatistics
 from edgeprune.maker.training.options import OPTIMIZERS, TrainOptions
@@ -123,6 +124,8 @@ def compile_model(
     losses = _by_output(keras, student, [by_place[n].function if n in by_place else None for n in places])
     weights = _by_output(keras, student, [by_place[n].weight if n in by_place else 0.0 for n in places])
     model.compile(sparsify(optimizer) if sparsify else optimizer, losses, loss_weights=weights, jit_compile=False)
+    # Now: TensorFlow traces a step twice that makes variables.
+    model.optimizer.build(model.trainable_variables)
 
 
 def _by_output(keras: ModuleType, model: Model, values: Sequence[object]) -> Any:
@@ -239,7 +242,7 @@ def train_batch(
     for loss in task.losses:
         targets[loss.place] = loss.targets(samples.told, indices)
     keras = keras_module()
-    with computed_channels_last(keras, student), _quietly(len(task.losses) < len(targets)):
+    with computed_channels_last(keras, student), fused_norms(keras), _quietly(len(task.losses) < len(targets)):
         weights = None if samples.weights is None else samples.weights[indices]
         made = model.train_on_batch(
             as_called(student, varied), _by_output(keras, student, targets), sample_weight=weights

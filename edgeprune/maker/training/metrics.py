@@ -15,7 +15,7 @@ from edgeprune.host.toml_values import check_choice
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["METRICS", "Metric", "OfSums", "Targets", "find_metric"]
+__all__ = ["METRICS", "Metric", "OfSums", "Targets", "class_answers", "find_metric", "label_answers"]
 
 Outputs = Any  # an array; of a function of the user's own for a whole model, arrays by the output's name
 Whole = Callable[[Outputs, Outputs], "float | np.ndarray"]
@@ -242,6 +242,19 @@ def _r_squared(sums: np.ndarray) -> np.ndarray:
 
     wrong, about, squares = np.split(sums[..., :-1], 3, -1)
     return _mean_known(1 - _divided(wrong, squares - about**2 / sums[..., -1:]))
+
+
+def class_answers(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(class answered, class there) for each place of all samples, int64 [places]."""
+    import numpy as np
+
+    said, there = outputs.argmax(-1), _indexes(outputs, targets)
+    return said.reshape(-1).astype(np.int64), there.reshape(-1).astype(np.int64)
+
+
+def label_answers(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(whether each label is said, whether it is there), bool [samples, labels]."""
+    return _said(outputs), _marks(outputs, targets)
 
 
 def _of_classes(name: str, parts: Parts, of_sums: OfSums = _ratio) -> Metric:

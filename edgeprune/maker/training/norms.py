@@ -20,6 +20,7 @@ from edgeprune.maker.keras.models import as_called, input_specs, keras_module, l
 from edgeprune.maker.keras.types import Model
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.frozen import thawed
+from edgeprune.maker.training.fused_norms import fused_norms
 
 __all__ = ["NormStatistics"]
 
@@ -49,8 +50,9 @@ class NormStatistics:
             return
         sums: list[tuple[Floats, Floats]] = [(np.zeros(()), np.zeros(())) for _ in self.layers]
         before = [np.asarray(weight) for weight in self.model.non_trainable_variables]
-        layout = computed_channels_last(keras_module(any_backend=True), self.model)
-        with thawed(self.model), _last_batch_only(self.layers), layout:
+        keras = keras_module(any_backend=True)
+        layout, fused = computed_channels_last(keras, self.model), fused_norms(keras)
+        with thawed(self.model), _last_batch_only(self.layers), layout, fused:
             for number in range(batches):
                 self._run(self._order[number * BATCH : (number + 1) * BATCH])
                 for place, layer in enumerate(self.layers):

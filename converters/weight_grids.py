@@ -1,0 +1,93 @@
+"""Coarser grids for int8 weights where there are no samples: by the error of the weights alone.
+
+Without samples nothing tells what an error does to the outputs, so each kernel's counts as a share of the kernel's own
+energy: layers behind one another add their noise in about that proportion. What accuracy that costs is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeprune.artifact import Precision
+from edgeprune.checker.size.codecs import BASE_CODEC, CODECS
+from edgeprune.checker.sparse_kernels.sparse_file import float_graph, stored_as
+from edgeprune.checker.sparse_kernels.storage import int8_kernels, int8_levels
+from edgeprune.converters.coarse_kernels import FLOORS
+from edgeprune.converters.grids import Grid, Move, deflated, moves
+from edgeprune.units import format_bytes, format_percent
+
+__all__ = ["small_enough"]
+
+Floats = npt.NDArray[np.float32]
+
+
+def small_enough(
+    path: Path,
+    start: bytes,
+    source: bytes,
+    target_bytes: int,
+    *,
+    on_progress: Callable[[int, int], None],
+) -> tuple[bytes, list[str]]:
+    """(The float file `start` with int8 weights as coarse as a download of `target_bytes` asks for, what is to be
+    said).
+
+    `path` is for messages, `source` the file that `start` was made of. Takes seconds for each million weights.
+    """
+    kernels = int8_kernels(float_graph(path, start))
+    grids: list[list[Grid]] = []
+    for values in kernels.values():
+        grids.append([_grid(values, floor) for floor in FLOORS])
+        on_progress(len(grids), len(kernels) + 1)
+    weights = [1 / max(float(np.square(values, dtype=np.float64).sum()), 1e-30) for values in kernels.values()]
+    order = moves(grids, weights)
+
+    def made(count: int) -> bytes:
+        floors = _floors(order[:count], list(kernels))
+        return stored_as(float_graph(path, start), source, Precision.INT8_WEIGHTS, floors)
+
+    low, high = 0, len(order)  # the smallest number of moves that is small enough lies in between
+    while low < high:
+        middle = (low + high) // 2
+        small = CODECS[BASE_CODEC].compressed_bytes(made(middle)) <= target_bytes
+        low, high = (low, middle) if small else (middle + 1, high)
+    on_progress(len(kernels) + 1, len(kernels) + 1)
+    content = made(low)
+    return content, _said(content, target_bytes, kernels, _floors(order[:low], list(kernels)))
+
+
+def _grid(values: Floats, floor: float) -> Grid:
+    stored, scales = int8_levels(values, floor)
+    error = float(np.square(values - _floats(stored, scales), dtype=np.float64).sum())
+    return Grid(choice=floor, stream_bytes=deflated(stored, scales), error=error)
+
+
+def _floats(stored: npt.NDArray[np.int8], scales: Floats) -> Floats:
+    return stored * scales.reshape(-1, *[1] * (stored.ndim - 1))
+
+
+def _floors(order: list[Move], indices: list[int]) -> dict[int, float]:
+    return {indices[move.layer]: move.choice for move in order}
+
+
+def _said(content: bytes, target_bytes: int, kernels: Mapping[int, Floats], floors: Mapping[int, float]) -> list[str]:
+    size = CODECS[BASE_CODEC].compressed_bytes(content)
+    shares = []
+    for index, values in kernels.items():
+        grid = _grid(values, floors.get(index, 0.0))
+        shares.append(grid.error / max(float(np.square(values, dtype=np.float64).sum()), 1e-30))
+    found = [
+        f"coarser weights by their own error, without samples: {format_percent(float(np.mean(shares)), 2)} of the "
+        f"energy of a kernel in the mean and {format_percent(max(shares, default=0.0), 2)} at most; what that costs in "
+        "accuracy is not measured"
+    ]
+    if size > target_bytes:
+        found.append(
+            f"the download target of {format_bytes(target_bytes)} is not reached: {format_bytes(size)}, as no grid is "
+            "coarser"
+        )
+    return found

@@ -1,0 +1,57 @@
+"""A workplace without TensorFlow: what executors do with jobs is the same for it, and takes no seconds.
+
+A job is a word: "fail" cannot be done, "die once" ends its process at the first try, "die" always; other words are
+written down. Each process that begins a job leaves a file that tells so.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgeprune.errors import UsageError
+from edgeprune.maker.recipe.stages import Store
+from edgeprune.maker.search.executors import Job, Setting
+
+
+class LightWork:
+    """Leaves for each job the word, what it read, and what it began with."""
+
+    def __init__(self, setting: Setting, elsewhere: Callable[[str], bytes | None]) -> None:
+        self.store = Store(Path(setting.folder), setting.store_base, lambda _: None, elsewhere=elsewhere)  # type: ignore[arg-type,return-value]
+        self.marks, self.read = Path(setting.place), dict(setting.moved)
+
+    def carry_out(self, job: Job) -> None:
+        """Write the word down."""
+
+        def make(key: str) -> dict[str, Any]:
+            first = (self.marks / f"{job.number} tried").exists()
+            (self.marks / f"{job.number} tried").touch()
+            (self.marks / f"{job.number} by {os.getpid()}").touch()
+            if job.recipe == "fail":
+                raise UsageError("this one cannot be done")
+            if job.recipe == "die" or (job.recipe == "die once" and not first):
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.05)
+            self.store.path(key, ".bin").write_bytes(job.recipe.encode())
+            begun = self.store.path("first", ".bin")
+            read = {key: Path(place).read_text() for key, place in self.read.items()}
+            return {
+                "word": job.recipe,
+                "begun": begun.read_text() if begun.exists() else None,
+                "read": read,
+                "key": key,
+            }
+
+        self.store.once("word", job.recipe, make)
+
+
+def opened(setting: Setting, elsewhere: Callable[[str], bytes | None]) -> LightWork:
+    """See executors.Setting.opens."""
+    if setting.store_base == "refused":
+        raise UsageError("nothing can be opened here")
+    return LightWork(setting, elsewhere)
