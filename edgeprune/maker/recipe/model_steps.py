@@ -25,7 +25,7 @@ from edgeprune.maker.quantization.places import Places
 from edgeprune.maker.quantization.training import Quantized, train_quantized
 from edgeprune.maker.recipe.latency_search import prune_to_latency
 from edgeprune.maker.recipe.prepare import Prepared, through_norms
-from edgeprune.maker.recipe.recipe import ChannelStep, EqualizeStep, FinetuneStep, PruneStep, QatStep, Step
+from edgeprune.maker.recipe.recipe import ChannelStep, EqualizeStep, FinetuneStep, ModelStep, PruneStep, QatStep, Step
 from edgeprune.maker.recipe.stages import REPORTS, Store, places_json, places_of, reports_json, reports_of
 from edgeprune.maker.recipe.steps import teacher_file, teacher_of
 from edgeprune.maker.recipe.tables import flat
@@ -71,7 +71,7 @@ class ModelSteps:
             return self.prepared.model
         return self.prepared.teachers[name] if teacher_file(name) else self.models[name]
 
-    def run(self, model: Model, step: PruneStep | ChannelStep | FinetuneStep | EqualizeStep) -> StepResult:
+    def run(self, model: Model, step: ModelStep) -> StepResult:
         """One step, with its progress; the model that goes in is left alone. With a store a step that was carried out
         before, behind the same steps, is not carried out again."""
         self.asked.append(flat(step))
@@ -93,7 +93,7 @@ class ModelSteps:
         known = self.store.read_model(self.store.key("stage", self.asked))
         return StepResult(model=known, kept=places_of(record["kept"]), **reports_of(record))
 
-    def _run(self, model: Model, step: PruneStep | ChannelStep | FinetuneStep | EqualizeStep) -> StepResult:
+    def _run(self, model: Model, step: ModelStep) -> StepResult:
         if isinstance(step, EqualizeStep):
             return self._equalized(model, step)
         self._tell_frozen(model, step.name, step.training)

@@ -72,10 +72,8 @@ from edgeprune.maker.recipe.model_steps import ModelSteps, StepResult
 from edgeprune.maker.recipe.pattern_check import check_file, pattern_after
 from edgeprune.maker.recipe.prepare import Prepared, app_options
 from edgeprune.maker.recipe.recipe import (
-    ChannelStep,
-    EqualizeStep,
     ExportSpec,
-    FinetuneStep,
+    ModelStep,
     PruneStep,
     QatStep,
     QuantizeStep,
@@ -214,7 +212,7 @@ class _Run:
             self.converter.export(pad_symmetrically(self.model)[0], path, Format.TFLITE, Precision.FLOAT32)
             check_eligible(path)
 
-    def _train_step(self, step: PruneStep | ChannelStep | FinetuneStep | EqualizeStep) -> None:
+    def _train_step(self, step: ModelStep) -> None:
         begun = time.monotonic()
         if step is student_step(self.recipe):
             self._begin_student(step)

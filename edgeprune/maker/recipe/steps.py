@@ -28,6 +28,7 @@ __all__ = [
     "ChannelStep",
     "EqualizeStep",
     "FinetuneStep",
+    "ModelStep",
     "PruneStep",
     "QatStep",
     "QuantizeStep",
@@ -178,7 +179,8 @@ class QatStep(QuantizeStep):
     training: QatOptions
 
 
-Step = PruneStep | ChannelStep | FinetuneStep | EqualizeStep | QuantizeStep | QatStep
+ModelStep = PruneStep | ChannelStep | FinetuneStep | EqualizeStep  # those that change the model in float
+Step = ModelStep | QuantizeStep | QatStep
 TrainingStep = PruneStep | ChannelStep | FinetuneStep | QatStep
 STEPS: dict[str, type[PruneStep | FinetuneStep | EqualizeStep | QuantizeStep | QatStep]] = {
     "prune": PruneStep,
