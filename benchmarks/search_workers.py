@@ -5,7 +5,7 @@
 A small network is trained, and the same space is swept by one process, by two, and with --ray on a cluster that is
 started here, where one of the workers is killed in the middle. Trials a minute leave out what a worker's start takes
 (TensorFlow, model and data), which is told beside. CPU seconds stand beside wall time: where others use the machine
-they say more. With --kills a search is killed (SIGKILL) at moments drawn at random and started again until it ends: the
+they say more. With --kills a search is killed (SIGKILL) at random moments and started again until it ends: the
 result has to be that of one that was never killed.
 """
 
@@ -150,30 +150,35 @@ def outcome(folder: Path) -> str:
 
 
 def killed(folder: Path, verb: Sequence[object], name: str, kills: int, seed: int) -> None:
-    """Run to the end; then, with an empty cache, killed so many times at random moments, and once more to the end."""
-    rng, begun = random.Random(seed), time.monotonic()
-    plain, often = folder / f"{name}-plain", folder / f"{name}-often"
-    subprocess.run(command(*verb, "-o", plain, "--cache", folder / f"{name}-1", "-q"), stdout=subprocess.DEVNULL)
-    whole_s, cache = time.monotonic() - begun, folder / f"{name}-2"
-    made: list[int] = []
-    for _ in range(kills):
-        child = subprocess.Popen(command(*verb, "-o", often, "--cache", cache, "-q"), stdout=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.1, 1.0) * whole_s)
-        if child.poll() is None:
-            child.kill()
+    """Run to the end; then, with an empty cache, killed so many times, each time at a random moment behind a few more
+    results, and once more to the end."""
+    rng, plain, often = random.Random(seed), folder / f"{name}-plain", folder / f"{name}-often"
+    child = subprocess.Popen(command(*verb, "-o", plain, "--cache", folder / f"{name}-1", "-q"))
+    most = 0
+    while child.poll() is None:
+        most = max(most, len(_records(folder / f"{name}-1")))
+        time.sleep(0.1)
+    cache, made = folder / f"{name}-2", list[int]()
+    for number in range(kills):
+        child = subprocess.Popen(command(*verb, "-o", often, "--cache", cache, "-q"))
+        while child.poll() is None and len(_records(cache)) < number * most // kills:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0.0, 2.0))
+        child.kill()
         child.wait()
-        records = list(cache.glob("*/*.json"))
-        for file in records:
+        for file in _records(cache):
             json.loads(file.read_text())  # none is half
-        made.append(len(records))
-        if often.exists():
-            break
-    if not often.exists():
-        subprocess.run(command(*verb, "-o", often, "--cache", cache, "-q"), stdout=subprocess.DEVNULL)
+        made.append(len(_records(cache)))
+        assert not often.exists()
+    subprocess.run(command(*verb, "-o", often, "--cache", cache, "-q"))
     same = outcome(plain) == outcome(often)
     half = [file.name for file in folder.iterdir() if file.name.startswith(".")]
-    print(f"{name}: killed {len(made)} times within {whole_s:.0f} s each; results in the cache after each: {made}")
+    print(f"{name}: killed {kills} times; results in the cache after each, of {most}: {made}")
     print(f"{name}: {'the same result' if same else 'ANOTHER RESULT'}; left beside the output: {half or 'nothing'}")
+
+
+def _records(cache: Path) -> list[Path]:
+    return list(cache.glob("*/*.json"))
 
 
 def main() -> None:
@@ -199,7 +204,7 @@ def main() -> None:
             print(f"{name}: {told}; result {outcome(folder / name.replace(' ', '-'))}", flush=True)
         if asked.kills:
             splits = [text for key in ("train", "validation", "test") for text in (f"--{key}", folder / f"{key}.npz")]
-            search = ["shrink", folder / "model.keras", *splits, "--download", "0.6x", "--max-drop", "50 %"]
+            search = ["shrink", folder / "model.keras", *splits, "--download", "0.2x", "--max-drop", "50 %"]
             killed(folder, [*search, "--time", "1h", "--seed", 3], "shrink", asked.kills, seed=1)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

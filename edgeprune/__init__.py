@@ -178,7 +178,7 @@ _HOMES = {
     "save_model": "edgeprune.commands.calls",
     "scores": "edgeprune.commands.calls",
     "sensitivity": "edgeprune.converters.sensitivity",
-    "shrink": "edgeprune.commands.calls",
+    "shrink": "edgeprune.commands.searches",
     "snippet": "edgeprune.commands.calls",
     "sparse": "edgeprune.maker.pruning.own_training",
     "sparsity_report": "edgeprune.maker.pruning.own_training",

@@ -6,6 +6,8 @@ written down. Each process that begins a job leaves a file that tells so.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import time
@@ -14,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import UsageError
+from edgeprune.host.progress import Progress
 from edgeprune.maker.recipe.stages import Store
-from edgeprune.maker.search.executors import Job, Setting
+from edgeprune.maker.search.executors import Job, Means, Setting, Spread, executor_of
 
 
 class LightWork:
@@ -55,3 +58,23 @@ def opened(setting: Setting, elsewhere: Callable[[str], bytes | None]) -> LightW
     if setting.store_base == "refused":
         raise UsageError("nothing can be opened here")
     return LightWork(setting, elsewhere)
+
+
+def on_ray(folder: str, words: list[str]) -> None:
+    """Carry out jobs on a Ray cluster that is started for them, and print why which could not be done, as JSON."""
+    place = Path(folder)
+    setting = Setting(
+        recipe="", place=folder, folder=str(place / "store"), store_base="base", opens="light_work:opened"
+    )
+    means = Means(
+        setting=setting,
+        spread=Spread(ray="local"),
+        work=opened(setting, lambda _: None),
+        progress=Progress(quiet=True),
+        needs=lambda _: ["first.bin"],
+        inputs={"model": place / "model.txt"},
+    )
+    with contextlib.closing(executor_of(means)) as executor:
+        jobs = [Job(number=number, recipe=word, precision="int8") for number, word in enumerate(words)]
+        told = {job.recipe: failure and str(failure) for job, failure in executor.carry_out(iter(jobs))}
+    print(json.dumps(told))  # noqa: T201

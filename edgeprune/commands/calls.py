@@ -27,12 +27,9 @@ if TYPE_CHECKING:
     from edgeprune.maker.pruning.channel.pruner import ChannelResult
     from edgeprune.maker.pruning.options import ChannelOptions
     from edgeprune.maker.recipe.recipe import Recipe
-    from edgeprune.maker.search.asked import ShrinkOptions
     from edgeprune.maker.training.data.samples import Samples
-    from edgeprune.maker.training.goal import Words
     from edgeprune.maker.training.goals import Asked
     from edgeprune.maker.training.options import TrainOptions
-    from edgeprune.points import SearchReport
     from edgeprune.runtime.session import RunResult
     from edgeprune.verdict import Verdict
 
@@ -55,7 +52,6 @@ __all__ = [
     "run_tflite",
     "save_model",
     "scores",
-    "shrink",
     "snippet",
     "write_metadata",
 ]
@@ -354,53 +350,6 @@ def run(
     if wanted.html:  # when all else is safe: hours of training do not hang on a picture
         write_page(page_of_folder(ledger, Path(folder), shown), Path(folder) / "report.html")
     return ledger
-
-
-def shrink(
-    model: StrPath,
-    folder: StrPath,
-    options: ShrinkOptions,
-    *,
-    train: StrPath,
-    validation: StrPath | None = None,
-    test: StrPath | None = None,
-    metric: Words = (),
-    loss: str | Mapping[str, str] = "",
-    scale: float = 1.0,
-    offset: float = 0.0,
-    workers: int = 1,
-    cache: StrPath | None = None,
-    overwrite: bool = False,
-    trust_code: bool = False,
-    custom: Sequence[StrPath] = (),
-    quiet: bool = True,
-) -> SearchReport:
-    """Search for a smaller and faster model that reaches the targets of `options`, and leave its files, the recipe that
-    makes them and `search.json` in `folder`.
-
-    A tenth of the training samples takes the place of `validation` and of `test` where they are not given; numbers are
-    read as value * `scale` + `offset`. `report.met` says whether all targets are reached. What is done is kept in
-    `cache` until they are: a search that was killed goes on. Raises RuledOut for targets that no training could reach.
-    """
-    from edgeprune.commands.options import Scoring
-    from edgeprune.commands.shrink import searched, shrink_job
-    from edgeprune.maker.search.executors import Spread
-    from edgeprune.maker.training.data.words import OnBadSample
-    from edgeprune.maker.training.goal import goal_of
-
-    splits = {"train": train, "validation": validation, "test": test}
-    scoring = Scoring(goal=goal_of(metric, loss), scale=scale, offset=offset, on_bad_sample=str(OnBadSample.ERROR))
-    job = shrink_job(
-        Path(model),
-        {name: None if path is None else Path(path) for name, path in splits.items()},
-        options,
-        scoring,
-        cache=None if cache is None else Path(cache),
-        spread=Spread(workers=workers),
-        trust_code=trust_code,
-        custom=tuple(Path(file) for file in custom),
-    )
-    return searched(job, Path(folder), overwrite=overwrite, quiet=quiet)
 
 
 def snippet(path: StrPath, language: str, *, compute_units: str | None = None) -> str:

@@ -229,8 +229,6 @@ def _markdown(check: Check) -> str:
     lines += [f"- {markdown_text(verdict_line(item))}" for item in failed] + ([""] if failed else [])
     for table in _grown_tables(check, markdown_cell):
         lines += [to_markdown(table), ""]
-    if not check.why and any(verdict.passed is False and verdict.kind in _OF_SIZE for verdict in check.verdicts):
-        lines.append("add --why: where the bytes are, and what would make them fewer")
     for path, sentences in check.why.items():
         lines += [f"Why, {markdown_cell(path)}:", "", *(f"- {markdown_text(text)}" for text in sentences), ""]
     lines += [f"- {markdown_text(note)}" for note in check.notes] + ([""] if check.notes else [])

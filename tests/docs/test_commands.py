@@ -39,7 +39,6 @@ PROFILE = "pixel3-tflite-4t-float32"
 RUN = ("shell", "console", "python")
 # Every block that does not run here: where, and why.
 NOT_RUN = {
-    ("README.md", "sets up an environment"),
     ("README.md", "pip install"),
     ("README.md", "searches for minutes"),
     ("CONTRIBUTING.md", "sets up an environment"),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,17 +31,6 @@ from edgeprune.maker.search.executors import (
     scheduled,
 )
 
-RAY = pytest.param(
-    "ray",
-    marks=[
-        pytest.mark.slow,
-        pytest.mark.alone,
-        pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (extra ray)"),
-        pytest.mark.filterwarnings("ignore:::ray"),
-        pytest.mark.filterwarnings("ignore::ResourceWarning"),
-        pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    ],
-)
 SPREADS = {"here": Spread(), "processes": Spread(workers=2), "ray": Spread(ray="local")}
 Open = Callable[..., contextlib.AbstractContextManager[tuple[Executor, Means]]]
 
@@ -90,7 +82,7 @@ def test_the_table_is_tested() -> None:
     assert set(EXECUTORS) == set(SPREADS) == {spread.kind for spread in SPREADS.values()}
 
 
-@pytest.mark.parametrize("kind", ["here", "processes", RAY])
+@pytest.mark.parametrize("kind", ["here", "processes"])
 def test_each_does_the_same(kind: str, opened: Open) -> None:
     """All jobs are done, one that cannot be says why, and what a dead worker had begun is begun again: nothing is lost,
     and nothing else is begun twice. The results lie in the store, whole."""
@@ -98,12 +90,15 @@ def test_each_does_the_same(kind: str, opened: Open) -> None:
     with opened(kind) as (executor, means):
         found = outcomes(executor, *words)
         again = outcomes(executor, "e", "f")
+    assert {word: str(failure) for word, failure in found.items() if failure} == {"fail": "this one cannot be done"}
     assert set(found) == set(words)
-    assert {word for word, failure in found.items() if failure is not None} == {"fail"}
-    assert "this one cannot be done" in str(found["fail"])
     assert set(again.values()) == {None}
-    done = [word for word in [*words, "e", "f"] if word != "fail"]
-    for word, record in known(means, *done).items():
+    check(means, [word for word in [*words, "e", "f"] if word != "fail"], kind)
+
+
+def check(means: Means, words: list[str], kind: str) -> None:
+    """Hold what lies in the store, and who began what, against what was asked."""
+    for word, record in known(means, *words).items():
         assert record is not None, word
         assert (record["word"], record["begun"]) == (word, "an earlier result")
         assert means.work.store.path(record["key"], ".bin").read_text() == word
@@ -111,8 +106,26 @@ def test_each_does_the_same(kind: str, opened: Open) -> None:
     by = [path.name.split(" by ") for path in Path(means.setting.place).glob("* by *")]
     assert len({pid for _, pid in by}) <= {"here": 1, "processes": 3, "ray": 4}[kind]
     assert sum(number == "5" for number, _ in by) == (0 if kind == "here" else 2)
-    assert all(sum(number == other for other, _ in by) >= 1 for number, _ in by)
-    assert executor.workers == 1 if kind == "here" else executor.workers >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (extra ray)")
+def test_a_ray_cluster_does_the_same(opened: Open, tmp_path: Path) -> None:
+    """A cluster of this machine, one of whose workers dies in the middle: the same results, nothing lost. What trials
+    read and begin with comes out of its object store. In a process of its own, for Ray leaves some behind."""
+    words = ["a", "b", "fail", "c", "d", "die once"]
+    script = "import sys, light_work; light_work.on_ray(sys.argv[1], sys.argv[2:])"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, tmp_path, *words], capture_output=True, text=True, timeout=240
+    )
+    if "no cluster there" in done.stderr:
+        pytest.skip(done.stderr.splitlines()[-1])  # none can be started here
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told == {word: "this one cannot be done" if word == "fail" else None for word in words}
+    with opened("here") as (_, means):
+        check(means, [word for word in words if word != "fail"], "ray")
 
 
 def test_a_trial_that_always_dies(opened: Open) -> None:
@@ -177,6 +190,6 @@ def test_what_cannot_be_spread(given: dict[str, Any], part: str) -> None:
 
 def test_no_cluster(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Ray the extra is named."""
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(EdgepruneError, match=r"edgeprune\[ray\]"), opened("ray"):
         pass
