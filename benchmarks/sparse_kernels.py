@@ -4,9 +4,10 @@ Each is built with random weights and statistics at its usual size, converted on
 made a file for sparse kernels by `edgeprune variant`. With --arm the executed Arm64 instructions are counted of the
 pruned file stored dense and of the sparse one (prepare the emulated system first). With --speed the CPU time of a
 variant is held against that of converting the same model again in the same run. Target: the edit costs at most 1/50 of
-what `edgeprune convert` does.
+what `edgeprune convert` does. With --spread zeros are spread over the layers in several ways, 80 % of all weights each
+time, and instructions counted.
 
-    python benchmarks/sparse_kernels.py FOLDER [--arm] [--speed] [MODEL ...]
+    python benchmarks/sparse_kernels.py FOLDER [--arm] [--speed] [--spread] [MODEL ...]
 """
 
 from __future__ import annotations
@@ -129,6 +130,63 @@ def speed(name: str, folder: Path) -> None:
     print(f"edgeprune variant {part:.1f} CPU s, most of it 64 samples on two runtimes: 1/{whole / part:.1f}")
 
 
+def spread(name: str, folder: Path) -> None:
+    """Instructions at 80 % zeros overall: what a layer keeps is in proportion to its weight in each of SPREADS."""
+    import numpy as np
+
+    from edgeprune.artifact import Precision
+    from edgeprune.checker.arm.cpus import arm_root, find_cpu
+    from edgeprune.checker.arm.emulation import count_instructions
+    from edgeprune.checker.sparse_kernels.options import SparseOptions
+    from edgeprune.checker.sparse_kernels.sparse_file import float_graph, with_sparse_kernels
+    from edgeprune.maker.pruning.magnitude import keep_largest
+
+    dense = converted(name, folder)
+    for words, weigh in SPREADS.items():
+        graph = float_graph(dense, dense.read_bytes())
+        ops = [op for op in graph.ops if graph.kind(op) in ("CONV_2D", "FULLY_CONNECTED")][1:]
+        kernels = [graph.floats(graph.reads(op)[1]) for op in ops]
+        positions = [int(np.prod(graph.shape(graph.writes(op)[0])[1:-1])) for op in ops]
+        shares = np.array([weigh(k.shape, n) for k, n in zip(kernels, positions, strict=True)])
+        sizes = np.array([kernel.size for kernel in kernels])
+        kept = _shares_kept(shares, sizes, 1 - SPARSITY)
+        for op, kernel, share in zip(ops, kernels, kept, strict=True):
+            values = np.where(keep_largest(kernel, 1 - share), kernel, 0)
+            graph.set_read(op, 1, graph.add_constant(graph.name(graph.reads(op)[1]) + "/thin", values))
+        path = folder / f"{name}.spread.tflite"
+        path.write_bytes(with_sparse_kernels(path, graph.content(), SparseOptions(precision=Precision.FLOAT32)).content)
+        macs = sizes * positions
+        found = count_instructions(path, cpu=find_cpu("cortex-a76"), root=arm_root()).instructions
+        print(
+            f"| {words} | {1 - (kept * sizes).sum() / sizes.sum():.1%} | {1 - (kept * macs).sum() / macs.sum():.1%} | "
+            f"{1 - kept[-1]:.0%} | {found / 1e6:.1f} M |",
+            flush=True,
+        )
+
+
+def _shares_kept(shares: Any, sizes: Any, whole: float) -> Any:
+    """What each layer keeps, at most all of it, so that `whole` of all weights stay."""
+    import numpy as np
+
+    low, high = 0.0, 1e9
+    for _ in range(200):
+        middle = (low + high) / 2
+        if (np.minimum(1, shares * middle) * sizes).sum() > whole * sizes.sum():
+            high = middle
+        else:
+            low = middle
+    return np.minimum(1, shares * low)
+
+
+# Words -> what a layer keeps, for its kernel's shape (outputs first) and its number of positions.
+SPREADS: dict[str, Callable[[Any, int], float]] = {
+    "the same share of each layer": lambda _shape, _positions: 1.0,
+    "1x1 convolutions half of what the classifier keeps": lambda shape, _positions: 1.0 if len(shape) == 4 else 2.0,
+    "Erdos-Renyi (RigL, arXiv:1911.11134)": lambda shape, _positions: (shape[0] + shape[-1]) / (shape[0] * shape[-1]),
+    "less of large maps: by positions to the power of -1/4": lambda _shape, positions: positions**-0.25,
+}
+
+
 def main() -> None:
     words = [word for word in sys.argv[1:] if not word.startswith("--")]
     folder, names = Path(words[0]), words[1:] or list(MODELS)
@@ -136,6 +194,10 @@ def main() -> None:
     if "--speed" in sys.argv:
         for name in names:
             speed(name, folder)
+        return
+    if "--spread" in sys.argv:
+        for name in names:
+            spread(name, folder)
         return
     for name in names:
         print(row(name, folder, arm="--arm" in sys.argv), flush=True)

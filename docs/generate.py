@@ -220,6 +220,7 @@ def tables_of_a_recipe() -> Mapping[str, Callable[[], str]]:
         "prune": steps.PruneStep,
         "channel": steps.ChannelStep,
         "finetune": steps.FinetuneStep,
+        "equalize": steps.EqualizeStep,
         "quantize": steps.QuantizeStep,
         "qat": steps.QatStep,
         "exports": recipe.ExportSpec,

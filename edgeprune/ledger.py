@@ -20,6 +20,7 @@ from edgeprune.step_reports import (
     ChannelParity,
     ChannelReport,
     EpochLog,
+    EqualizeReport,
     HarmlessReport,
     KeptReport,
     LatencyComparison,
@@ -50,6 +51,7 @@ __all__ = [
     "ChannelParity",
     "ChannelReport",
     "EpochLog",
+    "EqualizeReport",
     "Estimate",
     "HarmlessReport",
     "Host",
@@ -221,7 +223,7 @@ class ArtifactEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A row of the ledger: the model after a step. `kind` is dense, prune, finetune or quantize.
+    """A row of the ledger: the model after a step. `kind` is dense, prune, finetune, equalize, quantize or qat.
 
     `kept` is what it keeps of earlier stages; `student` tells of a smaller dense model that began here.
     """
@@ -241,6 +243,7 @@ class Stage:
     metrics: tuple[MetricValue, ...] = ()
     kept: tuple[KeptReport, ...] = ()
     student: StudentReport | None = None
+    equalized: EqualizeReport | None = None
 
     def __post_init__(self) -> None:
         check_counts(parameters=self.parameters, nonzero_parameters=self.nonzero_parameters, macs=self.macs)

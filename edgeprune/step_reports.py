@@ -15,6 +15,7 @@ __all__ = [
     "ChannelParity",
     "ChannelReport",
     "EpochLog",
+    "EqualizeReport",
     "HarmlessReport",
     "KeptReport",
     "LatencyComparison",
@@ -171,7 +172,8 @@ class ChannelOrder:
 class PruneReport:
     """What pruning did: asked and got over all pruned kernels, each kernel, and each layer left dense.
 
-    `pattern` is N:M as asked for, "2:4"; None for a fraction.
+    `pattern` is N:M as asked for, "2:4"; None for a fraction. `padded` are the layers that were padded anew first, as
+    sparse kernels want.
     """
 
     asked: float
@@ -180,6 +182,7 @@ class PruneReport:
     skipped: tuple[SkippedLayer, ...]
     pattern: str | None = None
     reordering: ChannelOrder | None = None
+    padded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +251,20 @@ class ChannelReport:
     note: str | None
     estimated_latency: LatencyReached | None = None
     harmless: HarmlessReport | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EqualizeReport:
+    """What equalization did to the `channels` of so many `layers`: `still` ones do not vary on samples and became a
+    constant, `flattened` ones reach the cap of their activation and were made less steep. `spread_*` is the largest
+    number of a channel's kernel (batch normalization folded in) against the median of its layer, in the worst layer."""
+
+    layers: int
+    channels: int
+    still: int
+    flattened: int
+    spread_before: float
+    spread_after: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

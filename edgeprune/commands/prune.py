@@ -140,6 +140,12 @@ class _Done:
 @click.option(
     "--permute", is_flag=True, help="magnitude: reorder channels first so that N:M keeps more (the outputs stay)."
 )
+@click.option(
+    "--symmetric-padding",
+    is_flag=True,
+    help="magnitude: pad layers first so that sparse kernels can run them (convert --sparse-kernels); outputs change "
+    "until the model is fine-tuned.",
+)
 @field_option(
     ChannelOptions,
     "importance",
@@ -191,6 +197,7 @@ def prune(
     Examples:
       edgeprune prune model.keras --sparsity 0.8 -o sparse.keras
       edgeprune prune model.keras --sparsity 2:4 --permute -o pattern.keras
+      edgeprune prune model.keras --sparsity 0.8 --symmetric-padding -o eligible.keras
       edgeprune prune model.keras --style channel --ratio 0.4 -o narrow.keras
       edgeprune prune model.keras --style channel --macs 0.5 --importance taylor --train train.npz -o half.keras
       edgeprune prune model.keras --style channel --latency 0.6 --device pixel3-tflite-4t-float32 -o fast.keras

@@ -8,7 +8,7 @@ from edgeprune.artifact import SUFFIXES, Format
 from edgeprune.checker.size.codecs import CODECS
 from edgeprune.ledger import ArtifactEntry, ChannelReport, Ledger, MetricValue, PruneReport, Stage
 from edgeprune.report.blame_report import blame_markdown, blame_text
-from edgeprune.report.pruning import pattern_kept
+from edgeprune.report.pruning import equalized_line, pattern_kept
 from edgeprune.report.table import Table, to_markdown, to_terminal, to_text
 from edgeprune.report.verdicts import latency_text, verdict_line
 from edgeprune.units import format_bytes, format_count, format_percent, format_seconds
@@ -165,6 +165,8 @@ def ledger_markdown(ledger: Ledger) -> str:
     for stage in ledger.stages:
         if stage.pruning:
             parts += _pruning_section(stage)
+        if stage.equalized:
+            parts += [f"## Channels of stage {stage.name}", "", f"{equalized_line(stage.equalized)}.", ""]
         if stage.channels:
             parts += _channel_section(stage)
     parts += ["## How it was measured", "", *(f"- {line}" for line in methods(ledger)), ""]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from edgeprune.ledger import ChannelOrder, ChannelReport, HarmlessReport, LatencyReached, PruneReport
+from edgeprune.ledger import ChannelOrder, ChannelReport, EqualizeReport, HarmlessReport, LatencyReached, PruneReport
 from edgeprune.report.table import Table, reason_lines, to_text
 from edgeprune.units import format_count
 
-__all__ = ["channel_lines", "pattern_kept", "zeros_lines"]
+__all__ = ["channel_lines", "equalized_line", "pattern_kept", "zeros_lines"]
 
 
 def zeros_lines(report: PruneReport, *, every: bool = False) -> list[str]:
@@ -17,6 +17,9 @@ def zeros_lines(report: PruneReport, *, every: bool = False) -> list[str]:
         lines.append(pattern_kept(report))
     if report.reordering:
         lines.append(_reordering(report.reordering))
+    if report.padded:
+        names = ", ".join(report.padded[:4]) + (", ..." if len(report.padded) > 4 else "")
+        lines.append(f"padding: {len(report.padded)} layers padded anew for sparse kernels ({names}): fine-tune")
     if every:
         lines.append(_kernels(report))
     return lines + reason_lines("left dense", ((item.layer, item.reason) for item in report.skipped), every=every)
@@ -82,6 +85,15 @@ def channel_lines(report: ChannelReport, *, every: bool = False) -> list[str]:
 def _latency(reached: LatencyReached) -> str:
     before, after = reached.before.total_ms, reached.after.total_ms
     return f"latency {before:.3g} -> {after:.3g} ms ({reached.ratio:.3f}x), {reached.after.how}"
+
+
+def equalized_line(report: EqualizeReport) -> str:
+    """What equalization did."""
+    return (
+        f"{report.channels:,} channels of {report.layers} layers; the largest kernel {report.spread_after:.1f} times "
+        f"the median of its layer, {report.spread_before:.1f} times before; {report.still:,} channels that do not "
+        f"vary became constants, {report.flattened:,} that reach the cap of their activation less steep"
+    )
 
 
 def _harmless(found: HarmlessReport) -> str:

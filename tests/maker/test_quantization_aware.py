@@ -176,6 +176,19 @@ def test_what_is_trained_is_the_file(
         off = np.abs(trained[output] - file[output])
         assert off.mean() <= (0.4 if wide else 0.12) * np.abs(values - file[output]).mean()
         assert off.max() <= 0.025 * span
+    if name == "nested":
+        check_smooth(simulated, trained, x[24:])
+
+
+def check_smooth(simulated: Simulation, trained: Any, x: np.ndarray) -> None:
+    """A loss sees what softmax and sigmoid give before they are rounded to 1/256: of small numbers nothing would be
+    left, and no gradient."""
+    smooth = simulated.rounded(x, training=True)
+    for output, values in trained.items():
+        steps = np.asarray(smooth[output]) * 256
+        assert not np.isclose(steps, np.round(steps), atol=1e-3).all()
+        assert np.isclose(values * 256, np.round(values * 256), atol=1e-3).all()
+        assert np.abs(values * 256 - np.clip(steps, 0, 255)).max() <= 0.51
 
 
 def test_numbers_between_two_steps(keras: Any, converter: Converter, tmp_path: Path) -> None:

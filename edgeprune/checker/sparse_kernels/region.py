@@ -17,7 +17,7 @@ from edgeprune.formats.tflite.objects import Generated
 __all__ = ["Mean", "Region", "Spatial", "find_region"]
 
 NARROW = "choose a network of 1x1 and depthwise convolutions, or prune channels (edgeprune prune --style channel)"
-PAD_ALIKE = "pad its layers of stride 2 by half the kernel on all sides and fine-tune"
+PAD_ALIKE = "pad the Keras model anew (edgeprune prune --symmetric-padding) and fine-tune"
 _AXES = (1, 2)  # height and width
 _TURNABLE = ("align_corners", "half_pixel_centers")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -327,15 +327,24 @@ def prune_magnitude(model: Model, options: MagnitudeOptions, *, samples: Samples
     `samples` of the training split are looked at with score "wanda" only. Raises UsageError when nothing is left to
     prune or include or exclude matches nothing, and Unsupported where channels cannot be reordered (`permute`).
     """
-    pruned, reordering = clone(model), None
-    if options.permute:
-        pruned, reordering = reordered(pruned, options, samples)
+    pruned, reordering, padded = ready_to_prune(model, options, samples)
     targets, skipped = select_targets(pruned, options)
     if not targets:
         raise UsageError(nothing_to_prune(skipped, options))
     masks = masks_of(targets, importance_of(pruned, targets, options, samples), options, options.fraction)
     apply_masks(targets, masks)
-    return PruneResult(model=pruned, masks=masks, report=report_sparsity(targets, skipped, options, reordering))
+    report = replace(report_sparsity(targets, skipped, options, reordering), padded=padded)
+    return PruneResult(model=pruned, masks=masks, report=report)
+
+
+def ready_to_prune(
+    model: Model, options: MagnitudeOptions, samples: Samples | None = None
+) -> tuple[Model, ChannelOrder | None, tuple[str, ...]]:
+    """(A copy of a model, padded and in another order where the options ask; that order, and the layers padded)."""
+    from edgeprune.maker.pruning.symmetric_padding import pad_symmetrically
+
+    ready, padded = pad_symmetrically(clone(model)) if options.symmetric_padding else (clone(model), ())
+    return (*(reordered(ready, options, samples) if options.permute else (ready, None)), padded)
 
 
 def reordered(model: Model, options: MagnitudeOptions, samples: Samples | None = None) -> tuple[Model, ChannelOrder]:

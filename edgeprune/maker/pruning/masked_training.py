@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from edgeprune.errors import UsageError
 from edgeprune.ledger import TrainLog
 from edgeprune.maker.keras.models import clone, keras_module, output_shapes
 from edgeprune.maker.keras.types import Model, Optimizer, Tensor
-from edgeprune.maker.pruning.magnitude import PruneResult, reordered, report_sparsity, select_targets
+from edgeprune.maker.pruning.magnitude import PruneResult, ready_to_prune, report_sparsity, select_targets
 from edgeprune.maker.pruning.options import MagnitudeOptions, check_sr_ste
 from edgeprune.maker.pruning.schedule import Schedule
 from edgeprune.maker.pruning.sparse_masks import HOLD, SparsePlan
@@ -85,7 +86,7 @@ def prune_while_training(
     shapes = output_shapes(model)
     samples = fitting_targets(samples, shapes, task)
     validation = None if validation is None else fitting_targets(validation, shapes, task)
-    pruned, reordering = reordered(model, pruning) if pruning.permute else (clone(model), None)
+    pruned, reordering, padded = ready_to_prune(model, pruning)
     plan = SparsePlan(options=pruning, schedule=schedule, prune_frozen=True, sr_ste=sr_ste)
     made: list[Optimizer] = []  # where a teacher helps it is no optimizer of the model's own
 
@@ -106,7 +107,7 @@ def prune_while_training(
             on_progress=on_progress,
         )
     masks = masks_of(made[-1])
-    report = report_sparsity(masks.targets, masks.skipped, pruning, reordering)
+    report = replace(report_sparsity(masks.targets, masks.skipped, pruning, reordering), padded=padded)
     kept = {key: np.asarray(variable) for key, variable in masks.variables.items()}
     return PruneResult(model=pruned, masks=kept, report=report), log
 

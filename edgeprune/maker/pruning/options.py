@@ -64,6 +64,9 @@ class MagnitudeOptions:
     output, in one shot."""
     permute: bool = False
     """Of a pattern: reorder channels first, all layers alike, so that more magnitude is kept; outputs stay the same."""
+    symmetric_padding: bool = False
+    """Pad layers first as sparse kernels want, where they are not: half the kernel on all sides, or as far as that with
+    the image turned. Outputs change until the model is fine-tuned."""
     include: tuple[str, ...] = ("*",)
     """Prune only layers whose name or type matches one of these patterns."""
     exclude: tuple[str, ...] = ()

@@ -31,6 +31,7 @@ from edgeprune.report.pruning import zeros_lines
 __all__ = ["SparsityLogger", "finalize", "sparse", "sparsity_report"]
 
 BEFORE_TRAINING = {
+    "symmetric_padding": "prune_magnitude(model, options) with sparsity 0 gives a model that is padded so",
     "permute": "reorder_channels(model, '2:4') gives a model that computes the same",
     "score": "prune_magnitude(model, options, samples=...) scores in one shot",
 }

@@ -8,7 +8,7 @@ gradient passes rounding as if it were not there. The weights are those of the m
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,17 +77,21 @@ def _layer_class() -> type:
             self.largest.assign(start[:, 1])
             self.step = self.add_weight(shape=(), dtype="int32", name="step", trainable=False, initializer="zeros")
             learns = [bool(nodes) and not g.fixed for g, nodes in zip(places.tensors, match.tensors, strict=True)]
-            self.learns, self.graph = np.array(learns), _RoundedFunction(traced, match, slim=places.slim)
+            fixed = {
+                n for group, nodes in zip(places.tensors, match.tensors, strict=True) if group.fixed for n in nodes
+            }
+            self.learns, self.graph = np.array(learns), _RoundedFunction(traced, match, fixed, slim=places.slim)
 
         def call(self, inputs: Sequence[Tensor], training: bool = False) -> list[Tensor]:
-            """The model's outputs, flat and in order."""
+            """The model's outputs, flat and in order; for a loss without the rounding behind a softmax or sigmoid."""
             import tensorflow as tf
 
             least, largest = (tf.convert_to_tensor(v) for v in (self.least.value, self.largest.value))
-            outputs, seen = self.graph(inputs, least, largest)
-            if training:
-                self._follow(seen, least, largest)
-            return outputs
+            outputs, smooth, seen = self.graph(inputs, least, largest)
+            if not training:
+                return outputs
+            self._follow(seen, least, largest)
+            return smooth
 
         def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:  # noqa: ARG002  (as Keras asks)
             """Those of the model."""
@@ -106,9 +110,14 @@ def _layer_class() -> type:
 
 
 class _RoundedFunction:
-    """The graph with rounding: (inputs, ranges) -> (outputs, (least, largest value of each group before rounding))."""
+    """The graph with rounding: (inputs, ranges) -> (outputs, the same for a loss, (least, largest value of each group
+    before rounding)).
 
-    def __init__(self, traced: TracedModel, match: Match, *, slim: bool) -> None:
+    A softmax is rounded to steps of 1/256: of most classes nothing is left, and no logarithm. A loss gets what is there
+    before, where the step is one of `fixed`, those that an operation prescribes.
+    """
+
+    def __init__(self, traced: TracedModel, match: Match, fixed: Collection[str], *, slim: bool) -> None:
         self.traced, self.match, self.slim = traced, match, slim
         self.read = {name: number for number, nodes in enumerate(match.tensors) for name in nodes}
         self.biases = [(k, at) for k in match.kernels if k.shifts and (at := self._range_of(k)) is not None]
@@ -119,12 +128,13 @@ class _RoundedFunction:
         self.groups = [[tapped.index(name) for name in nodes] for nodes in match.tensors]
         ends = [_rounded(name, tapped) for name in traced.outputs]
         self.count = len(ends)
+        self.smooth = [tapped.index(name) if name in fixed else None for name in map(self._passed, traced.outputs)]
         captured = [name for name, _ in traced.captured]
         self.whole = function_of(definition, [*traced.inputs, *feeds, *traced.variables, *captured], [*ends, *tapped])
 
     def __call__(
         self, inputs: Sequence[Tensor], least: Any, largest: Any
-    ) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
+    ) -> tuple[list[Tensor], list[Tensor], tuple[Tensor, Tensor]]:
         import tensorflow as tf
 
         rest = self.traced.rest()
@@ -142,7 +152,14 @@ class _RoundedFunction:
             tf.stack([end([zero, *(end(tapped[number]) for number in numbers)]) for numbers in self.groups])
             for end in (tf.reduce_min, tf.reduce_max)
         ]
-        return outputs, (tf.stop_gradient(seen[0]), tf.stop_gradient(seen[1]))
+        smooth = [out if at is None else tapped[at] for out, at in zip(outputs, self.smooth, strict=True)]
+        return outputs, smooth, (tf.stop_gradient(seen[0]), tf.stop_gradient(seen[1]))
+
+    def _passed(self, name: str) -> str:
+        """The tensor that an output is, behind nodes that only pass it on."""
+        while (node := self.traced.nodes.get(name)) is not None and node.op == "Identity":
+            name = source_of(node.input[0])
+        return name
 
     def _range_of(self, kernel: FoundKernel) -> int | None:
         """The number of the range of what a kernel is multiplied with."""

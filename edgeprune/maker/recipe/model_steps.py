@@ -11,7 +11,7 @@ from edgeprune.checker.latency.latency_targets import target_profile
 from edgeprune.converters.rounded_places import PREPARATION
 from edgeprune.converters.session import Converter
 from edgeprune.host.progress import Progress
-from edgeprune.ledger import ChannelReport, PruneReport, TrainLog
+from edgeprune.ledger import ChannelReport, EqualizeReport, PruneReport, TrainLog
 from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.channel.groups import Structure
 from edgeprune.maker.pruning.channel.pruner import ChannelResult
@@ -20,17 +20,19 @@ from edgeprune.maker.pruning.channel.surgery import Places as KeptPlaces
 from edgeprune.maker.pruning.magnitude import PruneResult, prune_magnitude
 from edgeprune.maker.pruning.masked_training import finetune, prune_while_training
 from edgeprune.maker.pruning.schedule import ConstantSparsity, PolynomialDecay
+from edgeprune.maker.quantization.equalization import equalize
 from edgeprune.maker.quantization.places import Places
 from edgeprune.maker.quantization.training import Quantized, train_quantized
 from edgeprune.maker.recipe.latency_search import prune_to_latency
 from edgeprune.maker.recipe.prepare import Prepared, through_norms
-from edgeprune.maker.recipe.recipe import ChannelStep, FinetuneStep, PruneStep, QatStep, Step
+from edgeprune.maker.recipe.recipe import ChannelStep, EqualizeStep, FinetuneStep, ModelStep, PruneStep, QatStep, Step
 from edgeprune.maker.recipe.stages import REPORTS, Store, places_json, places_of, reports_json, reports_of
 from edgeprune.maker.recipe.steps import teacher_file, teacher_of
 from edgeprune.maker.recipe.tables import flat
 from edgeprune.maker.training.frozen import frozen_note
 from edgeprune.maker.training.loop import steps_per_epoch
 from edgeprune.maker.training.options import TrainOptions
+from edgeprune.report.pruning import equalized_line
 
 __all__ = ["ModelSteps", "StepResult"]
 
@@ -43,6 +45,7 @@ class StepResult:
     model: Model
     pruning: PruneReport | None = None
     channels: ChannelReport | None = None
+    equalized: EqualizeReport | None = None
     training: TrainLog | None = None
     kept: tuple[KeptPlaces, ...] | None = None
 
@@ -68,7 +71,7 @@ class ModelSteps:
             return self.prepared.model
         return self.prepared.teachers[name] if teacher_file(name) else self.models[name]
 
-    def run(self, model: Model, step: PruneStep | ChannelStep | FinetuneStep) -> StepResult:
+    def run(self, model: Model, step: ModelStep) -> StepResult:
         """One step, with its progress; the model that goes in is left alone. With a store a step that was carried out
         before, behind the same steps, is not carried out again."""
         self.asked.append(flat(step))
@@ -90,7 +93,9 @@ class ModelSteps:
         known = self.store.read_model(self.store.key("stage", self.asked))
         return StepResult(model=known, kept=places_of(record["kept"]), **reports_of(record))
 
-    def _run(self, model: Model, step: PruneStep | ChannelStep | FinetuneStep) -> StepResult:
+    def _run(self, model: Model, step: ModelStep) -> StepResult:
+        if isinstance(step, EqualizeStep):
+            return self._equalized(model, step)
         self._tell_frozen(model, step.name, step.training)
         self.progress.begin(f"{step.name}: {'prune' if step.kind == 'prune' else 'fine-tune'}")
         if isinstance(step, FinetuneStep):
@@ -143,6 +148,16 @@ class ModelSteps:
             teacher=self.teacher(step),
             on_progress=self.progress.advance,
         )
+
+    def _equalized(self, model: Model, step: EqualizeStep) -> StepResult:
+        train = self.prepared.train
+        assert train is not None
+        self.progress.begin(f"{step.name}: equalize")
+        order = np.random.default_rng(self.prepared.recipe.seed).permutation(len(train))[: step.samples]
+        made, report = equalize(model, train.rows(np.sort(order)), seed=self.prepared.recipe.seed)
+        done = StepResult(model=made, equalized=report)
+        self.progress.end(_note(done))
+        return done
 
     def _channels(self, model: Model, step: ChannelStep) -> StepResult:
         """Fewer channels, in rounds with training after each if the step trains."""
@@ -238,6 +253,8 @@ def _note(done: StepResult) -> str:
     """What a step did, for its line of progress."""
     if done.pruning is not None:
         return f"sparsity {done.pruning.got:.1%}"
+    if done.equalized is not None:
+        return equalized_line(done.equalized)
     if done.channels is None:
         return ""
     reached = done.channels.estimated_latency

@@ -29,6 +29,7 @@ from edgeprune.formats import read_contents
 from edgeprune.formats.metadata import ImageInput
 from edgeprune.formats.pattern import Pattern
 from edgeprune.host.progress import Progress
+from edgeprune.host.scratch import scratch_folder
 from edgeprune.ledger import (
     ArtifactEntry,
     Blame,
@@ -50,6 +51,7 @@ from edgeprune.maker.keras.models import (
     save_model,
 )
 from edgeprune.maker.keras.types import AnyModel, Model
+from edgeprune.maker.pruning.symmetric_padding import pad_symmetrically
 from edgeprune.maker.recipe.blame import blamed
 from edgeprune.maker.recipe.entries import (
     asked_of,
@@ -70,9 +72,8 @@ from edgeprune.maker.recipe.model_steps import ModelSteps, StepResult
 from edgeprune.maker.recipe.pattern_check import check_file, pattern_after
 from edgeprune.maker.recipe.prepare import Prepared, app_options
 from edgeprune.maker.recipe.recipe import (
-    ChannelStep,
     ExportSpec,
-    FinetuneStep,
+    ModelStep,
     PruneStep,
     QatStep,
     QuantizeStep,
@@ -192,7 +193,7 @@ class _Run:
         self._dense_outputs = self._keras_outputs(self.model)
         check_latency_targets(self.recipe, self.folder / main.path)
         if any(export.sparse_kernels for export in self.recipe.exports):
-            check_eligible(self.folder / main.path)  # before hours of training
+            self._check_eligible(self.folder / main.path)  # before hours of training
         artifacts = [main]
         quantize = next((s for s in self.recipe.steps if isinstance(s, QuantizeStep)), None)
         if quantize:
@@ -201,7 +202,17 @@ class _Run:
             artifacts.append(self._tflite("dense", Precision(quantize.precision), plain, may_depart=True))
         self._add("dense", "dense", artifacts, begun)
 
-    def _train_step(self, step: PruneStep | ChannelStep | FinetuneStep) -> None:
+    def _check_eligible(self, dense: Path) -> None:
+        """Raise IneligibleError where no file of this model can run sparse, padded anew if a step does that."""
+        if not any(isinstance(step, PruneStep) and step.options.symmetric_padding for step in self.recipe.steps):
+            check_eligible(dense)
+            return
+        with scratch_folder() as folder:
+            path = folder / "padded.tflite"
+            self.converter.export(pad_symmetrically(self.model)[0], path, Format.TFLITE, Precision.FLOAT32)
+            check_eligible(path)
+
+    def _train_step(self, step: ModelStep) -> None:
         begun = time.monotonic()
         if step is student_step(self.recipe):
             self._begin_student(step)
@@ -356,6 +367,7 @@ class _Run:
                 artifacts=tuple(artifacts),
                 pruning=done.pruning if done else None,
                 channels=done.channels if done else None,
+                equalized=done.equalized if done else None,
                 training=done.training if done else None,
                 seconds=round(time.monotonic() - begun, 3),
                 kept=kept,

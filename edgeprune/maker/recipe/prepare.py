@@ -30,6 +30,7 @@ from edgeprune.maker.recipe.entries import file_part
 from edgeprune.maker.recipe.latency_search import latency_asked, refuse_unknown_macs
 from edgeprune.maker.recipe.recipe import (
     ChannelStep,
+    EqualizeStep,
     ExportSpec,
     FinetuneStep,
     PruneStep,
@@ -358,6 +359,8 @@ def _plan_of(prepared: Prepared, step: Step) -> str:
         trained = isinstance(step, QatStep)
         first = f"quantization-aware training, {_training_plan(prepared, training_of(step))}, " if trained else ""
         return f"{first}{step.precision}, calibrated on {step.samples} training samples, {ends}"
+    if isinstance(step, EqualizeStep):
+        return f"equalize channels, whose sizes {step.samples} training samples tell"
     training = _training_plan(prepared, step.training)
     if step.teacher is not None:
         taught = Path(step.teacher).name if teacher_file(step.teacher) else step.teacher
@@ -373,6 +376,7 @@ def _plan_of(prepared: Prepared, step: Step) -> str:
     asked = f"{options.fraction:.0%}" if options.pattern is None else f"{options.pattern}"
     how = f"{options.scope} scope{', by wanda' if options.needs_data else ''}"
     how += ", channels reordered first" if options.permute else ""
+    how += ", layers padded symmetrically first" if options.symmetric_padding else ""
     return (
         f"{step.style} pruning to {asked} of {len(chosen)} kernels ({how}, "
         f"{len(skipped)} layers stay dense), {training}{', ' + step.schedule if step.training else ''}, "

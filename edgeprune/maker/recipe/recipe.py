@@ -19,11 +19,14 @@ from edgeprune.errors import EdgepruneError, RecipeError, UsageError
 from edgeprune.host.toml_values import known_keys, read_toml, typed
 from edgeprune.maker.recipe.steps import (
     ChannelStep,
+    EqualizeStep,
     FinetuneStep,
+    ModelStep,
     PruneStep,
     QatStep,
     QuantizeStep,
     Step,
+    TrainingStep,
     check_step,
     needs_training_data,
     read_step,
@@ -38,9 +41,11 @@ from edgeprune.maker.training.goal import GOAL_KEYS, Goal, read_goal
 __all__ = [
     "ChannelStep",
     "DataSpec",
+    "EqualizeStep",
     "ExportSpec",
     "FinetuneStep",
     "LatencySpec",
+    "ModelStep",
     "PruneStep",
     "QatStep",
     "QuantizeStep",
@@ -193,9 +198,9 @@ def _recipe(path: Path, sha256: str, raw: Mapping[str, object]) -> Recipe:
 def _placed(path: Path, step: Step) -> Step:
     """A step whose teacher, if it is a file, lies beside the recipe."""
     teacher = teacher_of(step)
-    if isinstance(step, QuantizeStep) and not isinstance(step, QatStep):
+    if not isinstance(step, TrainingStep) or teacher is None or not teacher_file(teacher):
         return step
-    return replace(step, teacher=str(path.parent / teacher)) if teacher and teacher_file(teacher) else step
+    return replace(step, teacher=str(path.parent / teacher))
 
 
 def _student(path: Path, raw: object) -> StudentSpec:

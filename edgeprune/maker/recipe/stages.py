@@ -23,7 +23,7 @@ import numpy as np
 from edgeprune.host.json_values import record_of
 from edgeprune.host.outputs import output_file, write_file
 from edgeprune.host.untrusted import read_whole
-from edgeprune.ledger import ChannelReport, PruneReport, TrainLog
+from edgeprune.ledger import ChannelReport, EqualizeReport, PruneReport, TrainLog
 from edgeprune.maker.keras.models import save_model
 from edgeprune.maker.keras.types import Model
 
@@ -31,7 +31,12 @@ __all__ = ["REPORTS", "Store", "cpu_s", "places_json", "places_of", "reports_jso
 
 Record = dict[str, Any]  # JSON
 MODELS = 8  # kept in memory
-REPORTS = {"pruning": PruneReport, "channels": ChannelReport, "training": TrainLog}
+REPORTS = {
+    "pruning": PruneReport,
+    "channels": ChannelReport,
+    "equalized": EqualizeReport,
+    "training": TrainLog,
+}
 
 
 def cpu_s() -> float:

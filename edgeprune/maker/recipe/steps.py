@@ -26,11 +26,14 @@ from edgeprune.maker.training.options import QatOptions, TrainOptions
 __all__ = [
     "BACKENDS",
     "ChannelStep",
+    "EqualizeStep",
     "FinetuneStep",
+    "ModelStep",
     "PruneStep",
     "QatStep",
     "QuantizeStep",
     "Step",
+    "TrainingStep",
     "check_step",
     "needs_training_data",
     "read_step",
@@ -115,6 +118,20 @@ class FinetuneStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EqualizeStep:
+    """[[steps]] kind = "equalize": channels of alike size, so that one scale for a whole kernel or tensor suits them.
+
+    `samples` of the training split tell how large each channel gets.
+    """
+
+    kind: str = "equalize"
+    name: str = "equalized"
+    """Names the stage in the ledger."""
+    samples: int = 600
+    """How many training samples tell how large each channel gets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizeStep:
     """[[steps]] kind = "quantize": full-integer post-training quantization of the .tflite file.
 
@@ -162,10 +179,13 @@ class QatStep(QuantizeStep):
     training: QatOptions
 
 
-Step = PruneStep | ChannelStep | FinetuneStep | QuantizeStep | QatStep
-STEPS: dict[str, type[PruneStep] | type[FinetuneStep] | type[QuantizeStep] | type[QatStep]] = {
+ModelStep = PruneStep | ChannelStep | FinetuneStep | EqualizeStep  # those that change the model in float
+Step = ModelStep | QuantizeStep | QatStep
+TrainingStep = PruneStep | ChannelStep | FinetuneStep | QatStep
+STEPS: dict[str, type[PruneStep | FinetuneStep | EqualizeStep | QuantizeStep | QatStep]] = {
     "prune": PruneStep,
     "finetune": FinetuneStep,
+    "equalize": EqualizeStep,
     "quantize": QuantizeStep,
     "qat": QatStep,
 }
@@ -197,12 +217,12 @@ def _channel_step(path: Path, where: str, raw: Mapping[str, object], seed: int) 
 
 def training_of(step: Step) -> TrainOptions | None:
     """How the step trains; None for one that does not."""
-    return None if isinstance(step, QuantizeStep) and not isinstance(step, QatStep) else step.training
+    return step.training if isinstance(step, TrainingStep) else None
 
 
 def teacher_of(step: Step) -> str | None:
     """Who teaches in the step's training, as the recipe names it; None for the dense model."""
-    return None if isinstance(step, QuantizeStep) and not isinstance(step, QatStep) else step.teacher
+    return step.teacher if isinstance(step, TrainingStep) else None
 
 
 def teacher_file(name: str) -> bool:
@@ -213,7 +233,7 @@ def teacher_file(name: str) -> bool:
 def needs_training_data(step: Step) -> bool:
     """Whether the step trains or looks at training samples, those of a calibration aside."""
     pruning = step.options if isinstance(step, PruneStep | ChannelStep) else None
-    looks = pruning is not None and pruning.needs_data
+    looks = isinstance(step, EqualizeStep) or (pruning is not None and pruning.needs_data)
     return looks or training_of(step) is not None
 
 
@@ -224,6 +244,8 @@ def check_step(step: Step) -> None:
     training = training_of(step)
     if teacher_of(step) is not None and (training is None or not training.distill):
         raise UsageError("teacher is who answers for distill: set epochs and distill = 0.5, or leave teacher out")
+    if isinstance(step, EqualizeStep) and step.samples < 1:
+        raise UsageError(f"samples is at least 1; got {step.samples}")
     if isinstance(step, QuantizeStep):
         _check_quantize(step)
     elif isinstance(step, PruneStep):
@@ -283,6 +305,8 @@ def _check_prune(step: PruneStep) -> None:
     if step.sr_ste and step.training is None:
         raise UsageError("sr_ste is for training: set epochs, or leave it out")
     check_sr_ste(step.sr_ste, step.options)
+    if step.backend == "tfmot" and step.options.symmetric_padding:
+        raise UsageError('the tfmot backend pads nothing anew: drop symmetric_padding or use backend = "native"')
     if step.backend == "tfmot" and step.training is not None and step.training.distill:
         raise UsageError('the tfmot backend does not distil: drop distill or use backend = "native"')
     if step.backend == "tfmot" and (step.training is None or step.options.scope != "layer"):

@@ -28,7 +28,7 @@ from edgeprune.maker.keras.models import count_parameters
 from edgeprune.maker.keras.types import Model
 from edgeprune.maker.recipe.model_steps import ModelSteps
 from edgeprune.maker.recipe.prepare import Prepared, adapted
-from edgeprune.maker.recipe.recipe import ChannelStep, FinetuneStep, PruneStep, Recipe
+from edgeprune.maker.recipe.recipe import ModelStep, Recipe
 from edgeprune.maker.recipe.stage_files import Adapt, StageFiles, calibration_of
 from edgeprune.maker.recipe.stages import Record, Store
 from edgeprune.maker.recipe.steps import QatStep, QuantizeStep
@@ -215,7 +215,7 @@ class ModelRun:
         return model
 
 
-def changing(recipe: Recipe) -> Sequence[PruneStep | ChannelStep | FinetuneStep]:
+def changing(recipe: Recipe) -> Sequence[ModelStep]:
     """The steps that change the model in float."""
     return [step for step in recipe.steps if not isinstance(step, QuantizeStep)]
 
