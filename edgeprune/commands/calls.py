@@ -336,7 +336,8 @@ def run(
         shown.begin("check recipe, model and data")
         from edgeprune.maker.recipe.entries import run_baseline
         from edgeprune.maker.recipe.pipeline import run_recipe
-        from edgeprune.maker.recipe.prepare import plan_lines, prepare
+        from edgeprune.maker.recipe.plan_words import plan_lines
+        from edgeprune.maker.recipe.prepare import prepare
         from edgeprune.report.ledger_report import ledger_markdown
 
         earlier = run_baseline(wanted, Path(baseline)) if baseline is not None else None

@@ -76,7 +76,8 @@ def tell_run(ledger: Ledger, output: Path, *, as_json: bool) -> int:
 
 
 def _plan(recipe: Recipe, trust: Trust) -> str:
-    from edgeprune.maker.recipe.prepare import plan_lines, prepare
+    from edgeprune.maker.recipe.plan_words import plan_lines
+    from edgeprune.maker.recipe.prepare import prepare
 
     return "\n".join(plan_lines(prepare(recipe, trust_code=trust.trust_code, custom=trust.custom)))
 

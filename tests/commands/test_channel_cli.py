@@ -164,7 +164,8 @@ def test_a_model_is_analysed_once(recipe: Callable[..., Path], monkeypatch: pyte
     from edgeprune.host.progress import Progress
     from edgeprune.maker.pruning.channel import pruner
     from edgeprune.maker.recipe.model_steps import ModelSteps
-    from edgeprune.maker.recipe.prepare import plan_lines, prepare
+    from edgeprune.maker.recipe.plan_words import plan_lines
+    from edgeprune.maker.recipe.prepare import prepare
     from edgeprune.maker.recipe.recipe import ChannelStep, load_recipe
 
     traced: list[str] = []

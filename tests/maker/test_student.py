@@ -14,7 +14,8 @@ from edgeprune.errors import RecipeError
 from edgeprune.host.progress import Progress
 from edgeprune.maker.keras.models import clone, count_parameters, output_shapes
 from edgeprune.maker.recipe.model_steps import ModelSteps
-from edgeprune.maker.recipe.prepare import plan_lines, prepare
+from edgeprune.maker.recipe.plan_words import plan_lines
+from edgeprune.maker.recipe.prepare import prepare
 from edgeprune.maker.recipe.recipe import load_recipe
 from edgeprune.maker.recipe.student import fresh, narrower
 

@@ -18,7 +18,8 @@ from edgeprune.maker.keras.model_files import load_model
 from edgeprune.maker.keras.models import input_specs, output_names, output_shapes
 from edgeprune.maker.keras.types import Model
 from edgeprune.maker.recipe.advised import TRAIN, TUNE
-from edgeprune.maker.recipe.prepare import Prepared, plan_lines, prepare
+from edgeprune.maker.recipe.plan_words import plan_lines
+from edgeprune.maker.recipe.prepare import Prepared, prepare
 from edgeprune.maker.recipe.recipe import recipe_of_text
 from edgeprune.maker.recipe.recipe_toml import RecipeFiles, recipe_toml
 from edgeprune.maker.training.data.loading import load_samples
