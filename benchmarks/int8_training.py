@@ -27,7 +27,7 @@ seed = 1
 
 [data]
 train = "train.npz"
-validation = "val.npz"
+validation = "validation.npz"
 test = "test.npz"
 
 [latency]
@@ -39,16 +39,21 @@ QAT = (
     '[[steps]]\nkind = "qat"\nper_tensor = true\nepochs = 3\nbatch_size = 32\nlearning_rate = 1e-4\ndistill = 0.9\n'
     "flip = true\n"
 )
+ZEROS = (
+    '[[steps]]\nkind = "prune"\nsparsity = 0.5\nepochs = 4\nbatch_size = 32\nlearning_rate = 5e-4\ndistill = 0.9\n'
+    "flip = true\n"
+)
 RECIPES = {
     "quantize": QUANTIZE,
     "qat": QAT,
     "equalize and quantize": EQUALIZE + QUANTIZE,
     "equalize and qat": EQUALIZE + QAT,
+    "50 % zeros, equalize and qat": ZEROS + EQUALIZE + QAT,
 }
 
 
-def photos(archive: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels, uint8 [photos, SIZE, SIZE, 3], and classes, in an order drawn once."""
+def photos(archive: Path, size: int | None = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, uint8 [photos, size, size, 3] (None: as they are), and classes, in an order drawn once."""
     import tensorflow as tf
 
     with tarfile.open(archive) as packed:
@@ -59,7 +64,9 @@ def photos(archive: Path) -> tuple[np.ndarray, np.ndarray]:
             content = packed.extractfile(member)
             assert content is not None
             decoded = tf.io.decode_jpeg(content.read(), channels=3)
-            pixels.append(tf.cast(tf.round(tf.image.resize(decoded, (SIZE, SIZE), antialias=True)), tf.uint8).numpy())
+            if size is not None:
+                decoded = tf.round(tf.image.resize(decoded, (size, size), antialias=True))
+            pixels.append(tf.cast(decoded, tf.uint8).numpy())
     labels = np.array([classes.index(Path(m.name).parent.name) for m in members], np.int64)
     order = np.random.default_rng(0).permutation(len(labels))
     return np.stack(pixels)[order], labels[order]
@@ -97,7 +104,7 @@ def prepare(folder: Path, weights: Path, archive: Path) -> None:
     x = pixels.astype(np.float32) / 127.5 - 1
     parts = {
         "train": slice(TRAIN),
-        "val": slice(TRAIN, TRAIN + VALIDATION),
+        "validation": slice(TRAIN, TRAIN + VALIDATION),
         "test": slice(TRAIN + VALIDATION, None),
     }
     for name, part in parts.items():
@@ -106,11 +113,15 @@ def prepare(folder: Path, weights: Path, archive: Path) -> None:
 
 
 def main() -> None:
+    if len(sys.argv) < 4:
+        print("not run: it needs a FOLDER, WEIGHTS.keras and PHOTOS.tar")
+        return
     folder, weights, archive = map(Path, sys.argv[1:4])
     folder.mkdir(parents=True, exist_ok=True)
     prepare(folder, weights, archive)
     for words, steps in RECIPES.items():
-        recipe, out = folder / f"{words.replace(' ', '-')}.toml", folder / words.replace(" ", "-")
+        name = words.replace("%", "percent").replace(",", "").replace(" ", "-")
+        recipe, out = folder / f"{name}.toml", folder / name
         recipe.write_text(HEAD + steps)
         if not (out / "ledger.json").exists():
             subprocess.run([sys.executable, "-m", "edgeprune", "run", recipe, "-o", out, "-q"], check=True)

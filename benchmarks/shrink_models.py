@@ -15,7 +15,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +23,10 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from int8_training import photos, prepare
 
 SAMPLES = Path(__file__).parent.parent / "sample_models"
 SPLITS = ("train", "validation", "test")
-SIZE, CLASSES, TUNED = 128, 10, 14  # pixels, kinds of clothes, epochs
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def sample(name: str) -> Callable[[Path, Path], Path]:
 
 def resnet8(folder: Path, data: Path) -> Path:
     """6,500 pictures train, 1,000 decide, 2,500 are for the report; pixels 0 to 255."""
-    pictures, labels = _pictures(next((data / "cifar10_jpeg").glob("*.tar")), None)
+    pictures, labels = photos(next((data / "cifar10_jpeg").glob("*.tar")), None)
     _leave(folder, pictures.astype(np.float32), labels, (6_500, 1_000))
     return data / "mlperf_tiny" / "image_classification" / "pretrainedResnet.h5"
 
@@ -67,30 +66,9 @@ def ds_cnn(folder: Path, data: Path) -> Path:
 
 def mobilenet(folder: Path, data: Path) -> Path:
     """MobileNetV1-0.25, tuned on 2,000 photos of clothes; 400 decide."""
-    model = folder / "model.keras"
-    if not model.exists():
-        pictures, labels = _pictures(next((data / "clothing_small_224").glob("*.tar")), SIZE)
-        _leave(folder, pictures.astype(np.float32) / 127.5 - 1, labels, (2_000, 400))
-        _tuned(data / "imagenet_models" / "mobilenet_v1_025_224_imagenet.keras", folder).save(model)
-    return model
-
-
-def _pictures(archive: Path, size: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """(uint8 [n, height, width, 3] in a fixed random order, the number of the folder that each lies in)."""
-    import tensorflow as tf
-
-    with tarfile.open(archive) as tar:
-        members = [m for m in tar.getmembers() if m.name.endswith((".jpg", ".jpeg", ".png"))]
-        kinds = sorted({Path(m.name).parent.name for m in members})
-        made, labels = [], []
-        for member in members:
-            picture = tf.io.decode_image(tar.extractfile(member).read(), channels=3, expand_animations=False)
-            if size is not None:
-                picture = tf.round(tf.image.resize(picture, (size, size), antialias=True))
-            made.append(np.asarray(picture, np.uint8))
-            labels.append(kinds.index(Path(member.name).parent.name))
-    order = np.random.default_rng(0).permutation(len(made))
-    return np.stack(made)[order], np.array(labels, np.int64)[order]
+    weights = data / "imagenet_models" / "mobilenet_v1_025_224_imagenet.keras"
+    prepare(folder, weights, next((data / "clothing_small_224").glob("*.tar")))
+    return folder / "model.keras"
 
 
 def _leave(folder: Path, x: np.ndarray, y: np.ndarray, counts: tuple[int, int]) -> None:
@@ -98,31 +76,6 @@ def _leave(folder: Path, x: np.ndarray, y: np.ndarray, counts: tuple[int, int]) 
     cuts = (slice(train), slice(train, train + validation), slice(train + validation, None))
     for split, rows in zip(SPLITS, cuts, strict=True):
         np.savez(folder / f"{split}.npz", x=x[rows], y=y[rows])
-
-
-def _tuned(source: Path, folder: Path) -> Any:
-    from edgeprune.maker.keras.models import keras_module
-
-    keras = keras_module()
-    keras.utils.set_random_seed(0)
-    trained = keras.saving.load_model(source, compile=False)
-    body = keras.applications.MobileNet(input_shape=(SIZE, SIZE, 3), alpha=0.25, include_top=False, weights=None)
-    body.set_weights(trained.get_weights()[: len(body.weights)])
-    pooled = keras.layers.GlobalAveragePooling2D()(body.output)
-    model = keras.Model(body.input, keras.layers.Dense(CLASSES, activation="softmax")(pooled))
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.9
-    known = np.load(folder / "train.npz")
-    rate = keras.optimizers.schedules.CosineDecay(1e-3, TUNED * len(known["y"]) // 32)
-    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
-    rng = np.random.default_rng(1)
-    for _ in range(TUNED):
-        seen = np.where(rng.random(len(known["y"]))[:, None, None, None] < 0.5, known["x"], known["x"][:, :, ::-1])
-        model.fit(seen, known["y"], batch_size=32, verbose=0)
-    plain = keras.models.clone_model(model)
-    plain.set_weights(model.get_weights())
-    return plain
 
 
 MOON = ("--download", "0.1x", "--latency", "0.5x", "--max-drop", "1 %")

@@ -7,7 +7,7 @@ variant is held against that of converting the same model again in the same run.
 what `edgeprune convert` does. With --spread zeros are spread over the layers in several ways, 80 % of all weights each
 time, and instructions counted.
 
-    python benchmarks/sparse_kernels.py FOLDER [--arm] [--speed] [--spread] [MODEL ...]
+    python benchmarks/sparse_kernels.py [FOLDER] [--arm] [--speed] [--spread] [MODEL ...]
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ SPREADS: dict[str, Callable[[Any, int], float]] = {
 
 def main() -> None:
     words = [word for word in sys.argv[1:] if not word.startswith("--")]
-    folder, names = Path(words[0]), words[1:] or list(MODELS)
+    folder, names = Path(words[0] if words else "build/sparse-kernels"), words[1:] or list(MODELS)
     folder.mkdir(parents=True, exist_ok=True)
     if "--speed" in sys.argv:
         for name in names:
