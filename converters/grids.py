@@ -7,12 +7,12 @@ does to the outputs of the model, which a trial of each layer tells.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Grid", "Move", "deflated", "moves", "on_hull"]
+__all__ = ["Grid", "Move", "chosen_by", "deflated", "first_fitting", "moves", "on_hull"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,3 +73,17 @@ def _hull(number: int, grids: Sequence[Grid], weight: float) -> list[Move]:
         cost = weight * max(0.0, best.error - at.error)
         steps.append(Move(layer=number, choice=best.choice, distortion=cost, price=price(best)))
         at, left = best, [grid for grid in cheaper if grid.stream_bytes < best.stream_bytes]
+
+
+def chosen_by(path: Sequence[Move]) -> dict[int, float]:
+    """What some moves come to: the choice of each layer that they move."""
+    return {move.layer: move.choice for move in path}
+
+
+def first_fitting(most: int, fits: Callable[[int], bool]) -> int:
+    """The smallest number up to `most` that fits, where all above it do; `most` where none does."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle + 1, high)
+    return low

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgeprune.artifact import sha256_of
 from edgeprune.converters.float_start import run_content
-from edgeprune.converters.grids import Grid, Move, moves
+from edgeprune.converters.grids import Grid, Move, chosen_by, first_fitting, moves
 from edgeprune.converters.packaging import AppOptions
 from edgeprune.converters.session import Exported
 from edgeprune.converters.slim_options import SlimOptions
@@ -155,8 +155,8 @@ class Search(Generic[Choosing]):
         may = options.spend or USUAL_SPEND
         count = self.affordable(path, parse_share(may))
         if target_bytes is not None:
-            count = _first(count, lambda n: self.layers.download_bytes(_chosen(path[:n])) <= target_bytes)
-        chosen = _chosen(path[:count])
+            count = first_fitting(count, lambda n: self.layers.download_bytes(chosen_by(path[:n])) <= target_bytes)
+        chosen = chosen_by(path[:count])
         size = self.layers.download_bytes(chosen)
         if target_bytes is None or size <= target_bytes:
             return chosen, ()
@@ -207,18 +207,13 @@ class Search(Generic[Choosing]):
         """What the first moves cost on the validation samples."""
         for n in (0, count):
             if n not in self.scores:
-                self.scores[n] = self.judge.value(self.layers.run(_chosen(path[:n]), self.judge.inputs))
+                self.scores[n] = self.judge.value(self.layers.run(chosen_by(path[:n]), self.judge.inputs))
                 self.step()
         return self.judge.lost(self.scores[0], self.scores[count])
 
     def step(self) -> None:
         self.done += 1
         self.told(min(self.done, self.whole), self.whole)
-
-
-def _chosen(path: Sequence[Move]) -> dict[int, float]:
-    """What some moves come to."""
-    return {move.layer: move.choice for move in path}
 
 
 def _trend(distortion: np.ndarray, lost: np.ndarray) -> tuple[float, float]:
@@ -234,15 +229,6 @@ def _trend(distortion: np.ndarray, lost: np.ndarray) -> tuple[float, float]:
     luck, price = spread @ design.T @ (weights * lost)
     off = float((weights * np.square(lost - luck - price * distortion)).sum()) / max(1, len(lost) - 2)
     return float(luck), float(price + (off * spread[1, 1]) ** 0.5)
-
-
-def _first(most: int, fits: Callable[[int], bool]) -> int:
-    """The smallest number up to `most` that fits, where all above it do; `most` where none does."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(middle) else (middle + 1, high)
-    return low
 
 
 def _changed(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:

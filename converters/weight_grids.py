@@ -6,7 +6,7 @@ energy: layers behind one another add their noise in about that proportion. What
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from edgeprune.checker.size.codecs import BASE_CODEC, CODECS
 from edgeprune.checker.sparse_kernels.sparse_file import float_graph, stored_as
 from edgeprune.checker.sparse_kernels.storage import int8_kernels, int8_levels
 from edgeprune.converters.coarse_kernels import FLOORS
-from edgeprune.converters.grids import Grid, Move, deflated, moves
+from edgeprune.converters.grids import Grid, chosen_by, deflated, first_fitting, moves
 from edgeprune.units import format_bytes, format_percent
 
 __all__ = ["small_enough"]
@@ -44,20 +44,19 @@ def small_enough(
         grids.append([_grid(values, floor) for floor in FLOORS])
         on_progress(len(grids), len(kernels) + 1)
     weights = [1 / max(float(np.square(values, dtype=np.float64).sum()), 1e-30) for values in kernels.values()]
-    order = moves(grids, weights)
+    order, indices = moves(grids, weights), list(kernels)
 
     def made(count: int) -> bytes:
-        floors = _floors(order[:count], list(kernels))
+        floors = {indices[layer]: floor for layer, floor in chosen_by(order[:count]).items()}
         return stored_as(float_graph(path, start), source, Precision.INT8_WEIGHTS, floors)
 
-    low, high = 0, len(order)  # the smallest number of moves that is small enough lies in between
-    while low < high:
-        middle = (low + high) // 2
-        small = CODECS[BASE_CODEC].compressed_bytes(made(middle)) <= target_bytes
-        low, high = (low, middle) if small else (middle + 1, high)
+    count = first_fitting(len(order), lambda n: CODECS[BASE_CODEC].compressed_bytes(made(n)) <= target_bytes)
     on_progress(len(kernels) + 1, len(kernels) + 1)
-    content = made(low)
-    return content, _said(content, target_bytes, kernels, _floors(order[:low], list(kernels)))
+    content, chosen = made(count), chosen_by(order[:count])
+    errors = [{grid.choice: grid.error for grid in known}[chosen.get(n, FLOORS[0])] for n, known in enumerate(grids)]
+    return content, _said(
+        content, target_bytes, [error * weight for error, weight in zip(errors, weights, strict=True)]
+    )
 
 
 def _grid(values: Floats, floor: float) -> Grid:
@@ -70,16 +69,9 @@ def _floats(stored: npt.NDArray[np.int8], scales: Floats) -> Floats:
     return stored * scales.reshape(-1, *[1] * (stored.ndim - 1))
 
 
-def _floors(order: list[Move], indices: list[int]) -> dict[int, float]:
-    return {indices[move.layer]: move.choice for move in order}
-
-
-def _said(content: bytes, target_bytes: int, kernels: Mapping[int, Floats], floors: Mapping[int, float]) -> list[str]:
+def _said(content: bytes, target_bytes: int, shares: Sequence[float]) -> list[str]:
+    """`shares` are the errors of kernels, each as a share of its energy."""
     size = CODECS[BASE_CODEC].compressed_bytes(content)
-    shares = []
-    for index, values in kernels.items():
-        grid = _grid(values, floors.get(index, 0.0))
-        shares.append(grid.error / max(float(np.square(values, dtype=np.float64).sum()), 1e-30))
     found = [
         f"coarser weights by their own error, without samples: {format_percent(float(np.mean(shares)), 2)} of the "
         f"energy of a kernel in the mean and {format_percent(max(shares, default=0.0), 2)} at most; what that costs in "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -97,19 +96,9 @@ def _tflite(start: Path, out: Path, target: int | None, progress: Progress) -> A
 
 
 def _package(model: Model, out: Path, target: int | None, converter: Converter, progress: Progress) -> ArtifactEntry:
-    """The finest package that is small enough."""
-
-    def made(precision: Precision) -> ArtifactEntry:
-        return convert(model, out, precision=precision, overwrite=True, converter=converter, progress=progress)
-
-    return _first_small(made, target)
-
-
-def _first_small(made: Callable[[Precision], ArtifactEntry], target: int | None) -> ArtifactEntry:
-    if target is None:
-        return made(Precision.INT8)
-    for precision in PACKAGES:
-        entry = made(precision)
-        if entry.download_bytes[BASE_CODEC] <= target:
+    """The finest package that is small enough; int8 where nothing is asked."""
+    for precision in PACKAGES if target is not None else (Precision.INT8,):
+        entry = convert(model, out, precision=precision, overwrite=True, converter=converter, progress=progress)
+        if target is None or entry.download_bytes[BASE_CODEC] <= target:
             break
     return entry

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -84,12 +85,10 @@ def shrink(job: ShrinkJob, place: Path, out: Path, progress: Watch) -> tuple[Sea
         progress.note(line)
     make_deterministic(keras_module(), job.asked.seed)
 
-    def load(path: Path) -> object:
-        return load_model(path, trust_code=job.trust_code, custom=job.custom)
-
+    load = partial(load_model, trust_code=job.trust_code, custom=job.custom)
     base = base_of(job.files, job.custom)
     tracking = tracking_of(job.mlflow, job.files.model.stem, base[:16])
-    store = Store(job.cache / f"shrink-{base}", base, load)  # type: ignore[arg-type]
+    store = Store(job.cache / f"shrink-{base}", base, load)
     with Converter() as converter:
         converter.start()
         trials = Trials(

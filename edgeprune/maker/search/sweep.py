@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from edgeprune.artifact import Precision
@@ -179,12 +180,10 @@ def sweep(job: SweepJob, place: Path, out: Path, progress: Watch) -> tuple[Searc
     progress.end()
     make_deterministic(keras_module(), first.seed)
 
-    def load(path: Path) -> object:
-        return load_model(path, trust_code=job.trust_code, custom=job.custom)
-
+    load = partial(load_model, trust_code=job.trust_code, custom=job.custom)
     files = _files(first)
     base = base_of(files, job.custom, list(map(Path, prepared.teachers)), cpus=job.spread.limits.cpus)
-    store = Store(job.cache / f"sweep-{base}", base, load)  # type: ignore[arg-type]
+    store = Store(job.cache / f"sweep-{base}", base, load)
     with contextlib.ExitStack() as life:
         converter = life.enter_context(Converter())
         tracking = tracking_of(job.mlflow, first.model.stem, space.sha256)

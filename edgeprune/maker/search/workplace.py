@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -116,9 +117,7 @@ def opened(setting: Setting, elsewhere: Elsewhere) -> Workplace:
     prepared = prepare(recipe, trust_code=setting.trust_code, custom=custom)
     make_deterministic(keras_module(), setting.seed)
 
-    def load(path: Path) -> Any:
-        return load_model(path, trust_code=setting.trust_code, custom=custom)
-
+    load = partial(load_model, trust_code=setting.trust_code, custom=custom)
     trials = RecipeTrials(
         prepared=prepared,
         store=Store(Path(setting.folder), setting.store_base, load, elsewhere=elsewhere),
