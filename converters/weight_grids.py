@@ -74,8 +74,10 @@ def _said(content: bytes, target_bytes: int, shares: Sequence[float]) -> list[st
     size = CODECS[BASE_CODEC].compressed_bytes(content)
     found = [
         f"coarser weights by their own error, without samples: {format_percent(float(np.mean(shares)), 2)} of the "
-        f"energy of a kernel in the mean and {format_percent(max(shares, default=0.0), 2)} at most; what that costs in "
+        f"energy of a kernel in the mean and {format_percent(max(shares), 2)} at most; what that costs in "
         "accuracy is not measured"
+        if shares
+        else "no kernel is large enough to be stored as int8"
     ]
     if size > target_bytes:
         found.append(

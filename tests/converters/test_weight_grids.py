@@ -81,6 +81,16 @@ def test_a_download_that_no_grid_reaches_is_said(dense: bytes) -> None:
     assert "is not reached" in said[-1]
 
 
+def test_a_file_without_kernels_worth_it_says_so() -> None:
+    """No share of nothing: it was "nan %"."""
+    network = Network(8, seed=1, sparsity=0.0)
+    network.conv(2, 1, 1)
+    network.mean()
+    content, _, said = coarse(network.content(), 0.2)
+    assert said[0] == "no kernel is large enough to be stored as int8"
+    assert len(content) <= len(network.content())
+
+
 def test_levels_are_within_half_a_step_and_scales_are_slim() -> None:
     rng = np.random.default_rng(0)
     values = (rng.normal(size=(6, 3, 3, 5)) * rng.uniform(0.1, 9, (6, 1, 1, 1))).astype(np.float32)
