@@ -1,9 +1,9 @@
 """What `edgeprune run` costs beside training: CPU and wall seconds of a recipe without any, on the Fashion sample.
 
-80 % of the weights in one shot, int8, and four files: each is run over the 5,000 test images (.tflite on every installed
-runtime, packages by the evaluator), weighed, and the three stages and two files are timed in pairs. CPU seconds are of
-all processes; other programs on the machine make each of them do less, so the import of TensorFlow is measured before
-and after as a yardstick. Target: at most 100 CPU s.
+80 % of the weights in one shot, int8, and four files: each is run over the 5,000 test images (.tflite on every
+installed runtime, packages by the evaluator) and weighed, and stages and files are timed in pairs. CPU seconds are of
+all processes. Where other programs use the machine too each of them does less, so the import of TensorFlow is measured
+before and after, as a yardstick. Target: at most 100 CPU s.
 
     python benchmarks/run_cost.py [TURNS]
 """
