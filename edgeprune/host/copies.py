@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
@@ -66,7 +67,7 @@ def copied_process(
         with held_back():
             (lifeline, kept), (its_input, to_it), (from_it, its_output) = os.pipe(), os.pipe(), os.pipe()
             stack.callback(os.close, kept)
-            pid = os.fork()
+            pid = _fork()
             if not pid:
                 _run(module, [its_input, its_output, stderr.fileno()], lifeline, writable, settings)
             for descriptor in (lifeline, its_input, its_output):
@@ -76,6 +77,13 @@ def copied_process(
             stack.callback(kill, child)
             stack.enter_context(undoing(lambda: kill(child)))
         yield child
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        # From 3.12 on Python warns of any, also of OpenBLAS's, which ends them before a fork and starts others.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 def _run(

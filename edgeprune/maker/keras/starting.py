@@ -75,4 +75,5 @@ def begun_nothing() -> bool:
         return False
     from tensorflow.python.eager import context
 
-    return context._context is None or not context._context._initialized
+    known = vars(context).get("_context", False)  # its own; another TensorFlow may keep it elsewhere
+    return known is None or (known is not False and not getattr(known, "_initialized", True))
