@@ -93,7 +93,7 @@ OPERATIONS: dict[str, Callable[[Any, list[Any], Any, Any], Any]] = {
     "DEPTHWISE_CONV_2D": _depthwise,
     "FULLY_CONNECTED": lambda tf, inputs, *_: tf.linalg.matmul(inputs[0], inputs[1], transpose_b=True) + inputs[2],
     "PAD": lambda tf, inputs, *_: tf.pad(inputs[0], inputs[1]),
-    "ADD": lambda tf, inputs, *_: inputs[0] + inputs[1],
+    "ADD": lambda _, inputs, *__: inputs[0] + inputs[1],
     "MEAN": lambda tf, inputs, options, _: tf.reduce_mean(inputs[0], inputs[1], keepdims=bool(options.keepDims)),
     "RESHAPE": lambda tf, inputs, _, shape: tf.reshape(inputs[0], shape),
     "SOFTMAX": lambda tf, inputs, *_: tf.nn.softmax(inputs[0]),
