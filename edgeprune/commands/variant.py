@@ -89,8 +89,8 @@ class _Wanted:
     "--data",
     type=PATH,
     metavar="DATA",
-    help="Samples that both files are run on, the first 64: an .npz with the inputs of FILE.  [default: at most 8 random "
-    "ones; 64 for the proof of --sparse-kernels]",
+    help="Samples that both files are run on, the first 64: an .npz with the inputs of FILE.  [default: at most 8 "
+    "random ones, and 64 for the proof of --sparse-kernels]",
 )
 @common_options("codecs", "scale", "offset", "overwrite", "json", "quiet")
 def variant(file: Path, output: Path, **options: object) -> int:
