@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edgeprune.maker.pruning.options import ChannelOptions
     from edgeprune.maker.recipe.recipe import Recipe
     from edgeprune.maker.training.data.samples import Samples
+    from edgeprune.maker.training.features import Kept
     from edgeprune.maker.training.goals import Asked
     from edgeprune.maker.training.options import TrainOptions
     from edgeprune.runtime.session import RunResult
@@ -250,6 +251,7 @@ def finetune(
     metric: Asked | None = None,
     loss: str | Mapping[str, str] = "",
     teacher: Model | None = None,
+    kept: Kept | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[Model, TrainLog]:
     """A copy trained on, and the log of its training. Zeros of kernels stay zeros; the argument is left alone.
@@ -257,6 +259,7 @@ def finetune(
     `metric` and `loss` are names, by output's name where there are several; what is not named is that of the model as
     it is compiled, else accuracy and the loss that goes with it.
     With `options.distill` the `teacher` (a model with the same inputs and outputs) gives that share of the targets.
+    With `options.features`, `kept` is that of the ChannelResult where the model was cut out of the teacher.
     """
     from edgeprune.maker.keras.models import output_shapes
     from edgeprune.maker.pruning.masked_training import finetune as tuned
@@ -268,7 +271,7 @@ def finetune(
     task, shapes = find_task(model, metric, loss=loss, trains=True), output_shapes(model)
     told = fitting_targets(samples, shapes, task)
     checked = None if validation is None else fitting_targets(validation, shapes, task)
-    return tuned(model, told, checked, task, options, teacher=teacher, on_progress=on_progress)
+    return tuned(model, told, checked, task, options, teacher=teacher, kept=kept, on_progress=on_progress)
 
 
 def prune_channels(

@@ -71,6 +71,7 @@ class _Job:
     help="Share of the loss that the answers of --teacher have.  [default: 0.9]",
 )
 @field_option(TrainOptions, "temperature", help="Warmth of the teacher's answers.")
+@field_option(TrainOptions, "features", help="Weight of what layers of the same widths make against the teacher's.")
 @click.option("--patience", type=int, help="Stop after so many epochs without a better validation value.")
 @common_options("metric", "loss", "loss_weight", *JOB)
 def finetune(output: Path, overwrite: bool, as_json: bool, **values: Any) -> int:

@@ -254,6 +254,7 @@ def test_few_samples_are_seen_more_often(samples: int, epochs: int, monkeypatch:
     monkeypatch.setattr(trials, "ROUND_STEPS", 150)
     searched = trials.Trials.__new__(trials.Trials)
     searched.prepared = SimpleNamespace(train=range(samples))  # type: ignore[assignment]
+    searched._teaches = False
     searched.asked = ShrinkOptions(download="0.5x", batch_size=64)
     candidate = Candidate(cost="macs", share=0.5, importance="l1", precision=Precision.INT8, idle=False)
     steps = searched.steps(trials.Attempt(candidate=candidate, tuned=(1, 2), recovered=5))

@@ -20,6 +20,7 @@ from edgeprune.maker.pruning.sparse_masks import HOLD, SparsePlan
 from edgeprune.maker.pruning.sparse_optimizer import make_sparse, masks_of
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.data.targets import fitting_targets
+from edgeprune.maker.training.features import Kept
 from edgeprune.maker.training.goals import Asked, find_task
 from edgeprune.maker.training.loop import OnProgress, train
 from edgeprune.maker.training.options import TrainOptions
@@ -36,11 +37,13 @@ def finetune(
     options: TrainOptions,
     *,
     teacher: Model | None = None,
+    kept: Kept | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[Model, TrainLog]:
     """A fine-tuned copy. Zeros of kernels stay zeros; the argument is left alone.
 
-    With `options.distill` the `teacher` (a model with the same inputs and outputs) gives that share of the targets.
+    With `options.distill` the `teacher` (a model with the same inputs and outputs) gives that share of the targets;
+    `kept` is as for `train`.
     """
     tuned = clone(model)
     log = train(
@@ -50,6 +53,7 @@ def finetune(
         task,
         options,
         teacher=teacher,
+        kept=kept,
         sparsify=lambda optimizer: make_sparse(optimizer, HOLD, tuned),
         on_progress=on_progress,
     )
@@ -68,6 +72,7 @@ def prune_while_training(
     settled_step: int,
     sr_ste: float = 0.0,
     teacher: Model | None = None,
+    kept: Kept | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[PruneResult, TrainLog]:
     """A copy whose sparsity follows `schedule` while it trains; the argument is left alone. Zeros that kernels have
@@ -102,14 +107,15 @@ def prune_while_training(
             task,
             options,
             teacher=teacher,
+            kept=kept,
             sparsify=sparsify,
             keep_best_from_step=settled_step,
             on_progress=on_progress,
         )
     masks = masks_of(made[-1])
     report = replace(report_sparsity(masks.targets, masks.skipped, pruning, reordering), padded=padded)
-    kept = {key: np.asarray(variable) for key, variable in masks.variables.items()}
-    return PruneResult(model=pruned, masks=kept, report=report), log
+    left = {key: np.asarray(variable) for key, variable in masks.variables.items()}
+    return PruneResult(model=pruned, masks=left, report=report), log
 
 
 @contextlib.contextmanager

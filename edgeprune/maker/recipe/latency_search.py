@@ -95,7 +95,7 @@ def prune_to_latency(
     """The widest model found whose float32 .tflite takes at most `options.latency` of the model's estimated latency.
 
     `profile` is that of `target_profile`. With `rounds` each one keeps the same share of the latency, the last one ends
-    at the target, and `train(model, round)` returns the model trained on after each of them. `structure` is what
+    at the target, and `train` is as for `prune_in_rounds`. `structure` is what
     `analyse` found of the model, where that was done before. The report holds the estimates before and after. Raises
     OutOfReach for a share that cannot be reached, UsageError as `prune_channels` does, and Unsupported when the profile
     does not cover the model.

@@ -15,7 +15,7 @@ from edgeprune.ledger import ChannelReport, EqualizeReport, PruneReport, TrainLo
 from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.channel.groups import Structure
 from edgeprune.maker.pruning.channel.pruner import ChannelResult
-from edgeprune.maker.pruning.channel.rounds import Train, prune_in_rounds
+from edgeprune.maker.pruning.channel.rounds import Train, composed, prune_in_rounds
 from edgeprune.maker.pruning.channel.surgery import Places as KeptPlaces
 from edgeprune.maker.pruning.magnitude import PruneResult, prune_magnitude
 from edgeprune.maker.pruning.masked_training import finetune, prune_while_training
@@ -63,6 +63,7 @@ class ModelSteps:
         self.asked: list[dict[str, object]] = []  # of the steps so far
         self.batch_s: float | None = None  # seconds of a step of the last training, with a store
         self.models: dict[str, Model] = {"dense": prepared.model}
+        self.kept: tuple[KeptPlaces, ...] = ()  # what is left of each weight of the recipe's model, () for all
 
     def teacher(self, step: Step) -> Model:
         """Who teaches in a step that distills."""
@@ -75,22 +76,24 @@ class ModelSteps:
         """One step, with its progress; the model that goes in is left alone. With a store a step that was carried out
         before, behind the same steps, is not carried out again."""
         self.asked.append(flat(step))
-        if self.store is None:
-            return self._run(model, step)
+        done = self._run(model, step) if self.store is None else self._once(self.store, model, step)
+        self.kept = composed(self.kept, done.kept) if done.kept else self.kept
+        return done
+
+    def _once(self, store: Store, model: Model, step: ModelStep) -> StepResult:
         made: list[StepResult] = []
 
         def make(key: str) -> dict[str, object]:
-            assert self.store is not None
             made.append(self._run(model, step))
-            self.store.write_model(key, made[0].model)
+            store.write_model(key, made[0].model)
             reports = {name: getattr(made[0], name) for name in REPORTS}
             return {**reports_json(reports), "kept": places_json(made[0].kept), "batch_s": self.progress.unit_s}
 
-        record = self.store.once("stage", self.asked, make)
+        record = store.once("stage", self.asked, make)
         self.batch_s = record["batch_s"]
         if made:
             return made[0]
-        known = self.store.read_model(self.store.key("stage", self.asked))
+        known = store.read_model(store.key("stage", self.asked))
         return StepResult(model=known, kept=places_of(record["kept"]), **reports_of(record))
 
     def _run(self, model: Model, step: ModelStep) -> StepResult:
@@ -99,7 +102,7 @@ class ModelSteps:
         self._tell_frozen(model, step.name, step.training)
         self.progress.begin(f"{step.name}: {'prune' if step.kind == 'prune' else 'fine-tune'}")
         if isinstance(step, FinetuneStep):
-            tuned, log = self._finetuned(model, step, step.training)
+            tuned, log = self._finetuned(model, step, step.training, self.kept)
             done = StepResult(model=tuned, training=log)
         elif isinstance(step, ChannelStep):
             done = self._channels(model, step)
@@ -136,7 +139,9 @@ class ModelSteps:
         if frozen is not None:
             self.progress.note(f"{name}: {frozen}")
 
-    def _finetuned(self, model: Model, step: Step, options: TrainOptions) -> tuple[Model, TrainLog]:
+    def _finetuned(
+        self, model: Model, step: Step, options: TrainOptions, kept: tuple[KeptPlaces, ...]
+    ) -> tuple[Model, TrainLog]:
         """A copy of the model, trained on."""
         assert self.prepared.train is not None
         return finetune(
@@ -146,6 +151,7 @@ class ModelSteps:
             self.prepared.task,
             options,
             teacher=self.teacher(step),
+            kept=kept or None,
             on_progress=self.progress.advance,
         )
 
@@ -193,9 +199,9 @@ class ModelSteps:
     def _round_training(self, step: ChannelStep, options: TrainOptions, logs: list[TrainLog]) -> Train:
         """The training after each round; leaves its log in `logs`."""
 
-        def trained(model: Model, number: int) -> Model:
+        def trained(model: Model, number: int, kept: tuple[KeptPlaces, ...]) -> Model:
             self.progress.begin(f"{step.name}: train, round {number} of {step.rounds}")
-            tuned, log = self._finetuned(model, step, options)
+            tuned, log = self._finetuned(model, step, options, composed(self.kept, kept))
             logs.append(log)
             self.progress.end()
             if number < step.rounds:
@@ -226,6 +232,7 @@ class ModelSteps:
             settled_step=settled,
             sr_ste=step.sr_ste,
             teacher=self.teacher(step),
+            kept=self.kept or None,
             on_progress=self.progress.advance,
         )
 

@@ -32,6 +32,7 @@ from edgeprune.maker.recipe.steps import (
     read_step,
     teacher_file,
     teacher_of,
+    training_of,
 )
 from edgeprune.maker.recipe.student import StudentSpec
 from edgeprune.maker.recipe.tables import read_table
@@ -317,6 +318,7 @@ def _check_steps(recipe: Recipe) -> str | None:
             raise RecipeError(f"{path}: step {step.name!r}: {cause}") from cause
     _check_teachers(recipe)
     _check_patterns(recipe)
+    _check_features(recipe)
     last = recipe.steps[-1] if recipe.steps else None
     if isinstance(last, QuantizeStep) and last.searches and not (recipe.data.validation or recipe.data.set_aside):
         raise RecipeError(
@@ -335,6 +337,19 @@ def _check_patterns(recipe: Recipe) -> None:
                 f"{asked.name!r}: put it before that one"
             )
         asked = step if isinstance(step, PruneStep) and step.options.pattern is not None else asked
+
+
+def _check_features(recipe: Recipe) -> None:
+    """Layers are compared with those of the recipe's model only while their channels are the same ones."""
+    moved = "[student]" if recipe.student is not None else ""
+    for step in recipe.steps:
+        training = training_of(step)
+        moved = moved or (f"step {step.name!r}" if isinstance(step, PruneStep) and step.options.permute else "")
+        if moved and training is not None and training.features:
+            raise RecipeError(
+                f"{recipe.path}: step {step.name!r}: features compares channels with those of the recipe's model, and "
+                f"those of {moved} are others: leave it out"
+            )
 
 
 def _check_teachers(recipe: Recipe) -> None:

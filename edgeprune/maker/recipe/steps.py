@@ -244,6 +244,8 @@ def check_step(step: Step) -> None:
     training = training_of(step)
     if teacher_of(step) is not None and (training is None or not training.distill):
         raise UsageError("teacher is who answers for distill: set epochs and distill = 0.5, or leave teacher out")
+    if teacher_of(step) is not None and training is not None and training.features:
+        raise UsageError("features are those of the recipe's own model: leave out teacher, or features")
     if isinstance(step, EqualizeStep) and step.samples < 1:
         raise UsageError(f"samples is at least 1; got {step.samples}")
     if isinstance(step, QuantizeStep):

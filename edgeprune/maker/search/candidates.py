@@ -49,11 +49,18 @@ def channel_target(candidate: Candidate) -> Step:
 
 
 def steps_of(
-    candidate: Candidate, asked: ShrinkOptions, cut: int, tuned: tuple[int, ...], recovered: int = 0
+    candidate: Candidate,
+    asked: ShrinkOptions,
+    cut: int,
+    tuned: tuple[int, ...],
+    recovered: int = 0,
+    *,
+    features: bool = True,
 ) -> list[Step]:
     """The steps of a candidate: `cut` epochs behind each cut, `tuned` ones at a constant rate and `recovered` ones
-    while it falls."""
+    while it falls. With `features` layers of the dense model teach too."""
     vary: Step = {"batch_size": asked.batch_size, "distill": 0.9}
+    vary |= {"features": 1.0} if features else {}
     vary |= {"flip": True} if asked.flip else {}
     vary |= {"shift": asked.shift} if asked.shift else {}
     fast: Step = {"learning_rate": 2e-3, "decay": "constant", **vary}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from edgeprune.artifact import Precision
@@ -18,6 +19,7 @@ from edgeprune.maker.search.asked import ShrinkOptions
 from edgeprune.maker.search.candidates import HARMLESS, Candidate, channel_target, steps_of
 from edgeprune.maker.search.executors import Job
 from edgeprune.maker.search.recipe_trials import ModelRun, RecipeTrials, weighed
+from edgeprune.maker.training.features import teaches_by_features
 from edgeprune.maker.training.loop import steps_per_epoch
 from edgeprune.points import Point
 from edgeprune.units import format_bytes
@@ -69,6 +71,10 @@ class Trials(RecipeTrials):
     place: Path
     _pruners: dict[tuple[bool, str], ChannelPruner] = field(default_factory=dict)
 
+    @cached_property
+    def _teaches(self) -> bool:
+        return teaches_by_features(self.prepared.model)
+
     @property
     def _batches(self) -> int:
         assert self.prepared.train is not None
@@ -116,7 +122,8 @@ class Trials(RecipeTrials):
     def steps(self, attempt: Attempt) -> Steps:
         """The steps of a candidate's recipe."""
         tuned = tuple(self.round_epochs * count for count in attempt.tuned)
-        steps = steps_of(attempt.candidate, self.asked, self.round_epochs, tuned, attempt.recovered)
+        how = (self.asked, self.round_epochs, tuned, attempt.recovered)
+        steps = steps_of(attempt.candidate, *how, features=self._teaches)
         if attempt.candidate.precision is Precision.INT8:
             steps.append({"kind": "quantize", **attempt.quantize})
         return steps

@@ -141,17 +141,29 @@ class FeatureDistillation(DistillationLoss):
     """What a layer of the student makes against what a layer of the teacher makes, of the same shape.
 
     `loss` is a loss of Keras; without layer names it is for the outputs, one for all or a list or dict of them.
+    `teacher_channels` are those of the teacher's last axis that the student still has, int [channels], where channels
+    were removed. With `relative` both are divided by the spread of what the teacher makes in a batch.
     """
 
     def __init__(
-        self, loss: Any = "mse", teacher_layer_name: str | None = None, student_layer_name: str | None = None
+        self,
+        loss: Any = "mse",
+        teacher_layer_name: str | None = None,
+        student_layer_name: str | None = None,
+        *,
+        teacher_channels: Sequence[int] | None = None,
+        relative: bool = False,
     ) -> None:
         _check_losses(loss)
         if (teacher_layer_name is None) != (student_layer_name is None):
             raise UsageError(
                 "FeatureDistillation needs the names of two layers: teacher_layer_name, student_layer_name"
             )
+        if teacher_channels is not None and teacher_layer_name is None:
+            raise UsageError("teacher_channels are those of a layer: name it with teacher_layer_name")
         self.loss, self.teacher_layer_name, self.student_layer_name = loss, teacher_layer_name, student_layer_name
+        self.teacher_channels = None if teacher_channels is None else [int(place) for place in teacher_channels]
+        self.relative = relative
 
     def validate_model_compatibility(self, teacher: Model, student: Model) -> None:
         """Raise UsageError where there is no such layer, or the shapes differ."""
@@ -164,11 +176,18 @@ class FeatureDistillation(DistillationLoss):
                 (student, self.student_layer_name, "student"),
             )
         ]
-        if shapes[0] != shapes[1]:
+        chosen = shapes[0]
+        if self.teacher_channels is not None:
+            if any(not 0 <= place < (shape[-1] or 0) for shape in chosen for place in self.teacher_channels):
+                raise UsageError(
+                    f"layer {self.teacher_layer_name!r} of the teacher makes {shapes[0]}: teacher_channels name others"
+                )
+            chosen = [(*shape[:-1], len(self.teacher_channels)) for shape in chosen]
+        if chosen != shapes[1]:
             raise UsageError(
                 f"layer {self.teacher_layer_name!r} of the teacher makes {shapes[0]}, layer "
-                f"{self.student_layer_name!r} of the student {shapes[1]}: name layers of equal shapes (exclude them "
-                "from channel pruning, or give the student a layer that makes as many channels)"
+                f"{self.student_layer_name!r} of the student {shapes[1]}: name layers of equal shapes (say which "
+                "channels were left with teacher_channels, or give the student a layer that makes as many)"
             )
 
     def compute_loss(
@@ -192,13 +211,24 @@ class FeatureDistillation(DistillationLoss):
         total = keras.ops.zeros(())
         for loss, answer, output, weight in zip(losses, answers, outputs, weights, strict=True):
             if loss is not None:
-                total = total + weighted(keras, _of_keras(keras, loss))(answer, output, sample_weight=weight)
+                ends = self._compared(keras, answer, output)
+                total = total + weighted(keras, _of_keras(keras, loss))(*ends, sample_weight=weight)
         return total
+
+    def _compared(self, keras: ModuleType, answer: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """(The teacher's, the student's), as they are compared."""
+        if self.teacher_channels is not None:
+            answer = keras.ops.take(answer, self.teacher_channels, axis=-1)
+        if not self.relative:
+            return answer, output
+        scale = 1 / keras.ops.sqrt(keras.ops.var(answer) + TINY)
+        return answer * scale, output * scale
 
     def get_config(self) -> Config:
         """The arguments of the constructor."""
         names = {"teacher_layer_name": self.teacher_layer_name, "student_layer_name": self.student_layer_name}
-        return {"loss": _stored(self.loss), **names}
+        more = {"teacher_channels": self.teacher_channels, "relative": self.relative}
+        return {"loss": _stored(self.loss), **names, **more}
 
 
 def by_output(value: Any, names: Sequence[str], what: str) -> list[Any]:

@@ -220,9 +220,12 @@ def distilled(
     temperature: float,
     kinds: Kinds,
     weights: Sequence[float] | None = None,
+    features: Sequence[FeatureDistillation] = (),
+    feature_weight: float = 0.0,
 ) -> Model:
     """A Distiller in which the teacher's answers have this share of the loss.
 
+    The mean of the `features` is added to what the answers make with `feature_weight`.
     `kinds` says what the outputs are: one for all, a list, or a dict by their names; None for one that is not taught.
     `weights` are those of the outputs in the loss, 1 each unless given.
     """
@@ -235,6 +238,8 @@ def distilled(
             own[place] = LOSSES[Targets(kind)]
             losses.append(LogitsDistillation(temperature=temperature, loss=own))
     taught = [weight for weight, kind in zip(each, known, strict=True) if kind is not None]
+    losses += features
+    taught += [feature_weight / len(features) for _ in features]
     made: Any = Distiller(teacher, student, losses, taught, student_loss_weight=1 - share)
     return made
 

@@ -31,6 +31,7 @@ from edgeprune.maker.training.data.class_weights import weighted
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.distillation_losses import kind_of_loss
 from edgeprune.maker.training.distiller import distilled, trained_model
+from edgeprune.maker.training.features import Kept, feature_losses
 from edgeprune.maker.training.frozen import thawed
 from edgeprune.maker.training.fused_norms import fused_norms
 from edgeprune.maker.training.metrics import Metric, Targets
@@ -89,7 +90,7 @@ def _seed_layers(model: Model, seed: int) -> None:
         generator.state.assign(np.array([(seed + index) % 2**32, 0], generator.state.dtype))
 
 
-def _taught(model: Model, teacher: Model, task: Task, options: TrainOptions) -> Model:
+def _taught(model: Model, teacher: Model, task: Task, options: TrainOptions, kept: Kept | None = None) -> Model:
     """What trains `model` by its losses and by the answers of a teacher, output by output; those without a loss are not
     taught."""
     kinds: list[Targets | None] = [None] * len(model.outputs)
@@ -97,7 +98,9 @@ def _taught(model: Model, teacher: Model, task: Task, options: TrainOptions) -> 
     for loss in task.losses:
         kinds[loss.place], weights[loss.place] = _kind(model, loss), loss.weight
     asked = {"share": options.distill, "temperature": options.temperature}
-    return distilled(model, teacher, kinds=kinds, weights=weights, **asked)
+    features = feature_losses(teacher, model, kept) if options.features else []
+    more = {"features": features, "feature_weight": options.features}
+    return distilled(model, teacher, kinds=kinds, weights=weights, **asked, **more)  # type: ignore[arg-type]
 
 
 def _kind(model: Model, loss: OutputLoss) -> Targets:
@@ -141,6 +144,7 @@ def train(
     options: TrainOptions,
     *,
     teacher: Model | None = None,
+    kept: Kept | None = None,
     sparsify: Sparsify | None = None,
     keep_best_from_step: int = 0,
     may_keep_start: bool = False,
@@ -151,8 +155,8 @@ def train(
     `sparsify` makes the optimizer one that prunes. Weights of epochs that end before `keep_best_from_step` are never
     kept, for a model that is still being pruned is not a candidate; with `may_keep_start` those from before the
     training are one, as epoch 0.
-    Without validation the last weights stay. `teacher` is the model that `options.distill` asks. Raises EdgepruneError
-    when the loss is not finite.
+    Without validation the last weights stay. `teacher` is the model that `options.distill` asks, `kept` what is left of
+    each of its weights in the model, where channels were removed. Raises EdgepruneError when the loss is not finite.
     """
     samples = weighted(samples, options.class_weight, task)
     with thawed(model) if options.thaw else contextlib.nullcontext():
@@ -163,6 +167,7 @@ def train(
             task,
             options,
             teacher,
+            kept,
             sparsify,
             keep_best_from_step,
             may_keep_start,
@@ -177,6 +182,7 @@ def _trained(
     task: Task,
     options: TrainOptions,
     teacher: Model | None,
+    kept: Kept | None,
     sparsify: Sparsify | None,
     keep_best_from_step: int,
     may_keep_start: bool,
@@ -188,7 +194,8 @@ def _trained(
     rng = np.random.default_rng(options.seed)
     per_epoch = steps_per_epoch(len(samples), options.batch_size)
     total = per_epoch * options.epochs
-    trainee = _taught(model, teacher, task, options) if teacher is not None and options.distill else model
+    teaches = teacher is not None and options.distill
+    trainee = _taught(model, teacher, task, options, kept) if teacher is not None and teaches else model
     compile_model(keras, trainee, task, options, total, sparsify)
     shapes = [shape for shape, _ in input_specs(model).values()]
     augment = Augmenter(shapes, flip=options.flip, shift=options.shift, seed=options.seed)

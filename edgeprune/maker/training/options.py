@@ -22,7 +22,7 @@ class TrainOptions:
 
     `flip` and `shift` vary training images: mirrored left to right at random, moved by up to `shift` pixels.
     With `thaw` frozen layers are trained too. `distill` is the share of the loss that the answers of a teacher model
-    have, at `temperature`.
+    have, at `temperature`, with what layers make beside them where `features` is above 0.
     """
 
     epochs: int
@@ -45,6 +45,9 @@ class TrainOptions:
     """Share of the loss that the dense model's answers have, 0 to 1."""
     temperature: float = 3.0
     """Warmth of these answers, 0.1 to 100."""
+    features: float = 0.0
+    """Weight, beside these answers, of what up to 8 layers make against the dense model's, channel by channel of those
+    that stayed (FitNets, arXiv:1412.6550); 1 suits."""
     renew_norms: bool = True
     """Estimate the statistics of batch normalization again, over up to 2,048 training samples, before a model is scored
     or kept."""
@@ -63,6 +66,10 @@ class TrainOptions:
             raise UsageError(f"distill is the teacher's share of the loss, 0 to 1; got {self.distill:g}")
         if not 0.1 <= self.temperature <= 100:
             raise UsageError(f"temperature is 0.1 to 100; got {self.temperature:g}")
+        if not 0 <= self.features <= 100:
+            raise UsageError(f"features is the weight of what layers make, 0 to 100; got {self.features:g}")
+        if self.features and not self.distill:
+            raise UsageError("features are a part of what the dense model teaches: set distill = 0.9 too")
         if self.epochs < 1 or self.batch_size < 1:
             name, value = ("epochs", self.epochs) if self.epochs < 1 else ("batch_size", self.batch_size)
             raise UsageError(f"{name} is at least 1; got {value}")
@@ -85,9 +92,13 @@ class QatOptions(TrainOptions):
     """Share of the loss that the dense model's answers have, 0 to 1."""
     renew_norms: bool = False
     """Has to be `false`: batch normalization is folded, as in the file."""
+    features: float = 0.0
+    """Has to be 0: layers that are rounded make other numbers."""
 
     def __post_init__(self) -> None:
         # Written out: in a dataclass with slots super() without arguments means the class before it got them.
         TrainOptions.__post_init__(self)
+        if self.features:
+            raise UsageError("quantization-aware training compares no layers: leave out features")
         if self.renew_norms:
             raise UsageError("quantization-aware training folds batch normalization: leave out renew_norms")

@@ -23,7 +23,7 @@ from edgeprune.maker.training.task import Task
 __all__ = ["composed", "in_rounds", "merged_reports", "prune_in_rounds", "round_options"]
 
 Cut = Callable[[Model, int], ChannelResult]  # of a model, in a round (from 1)
-Train = Callable[[Model, int], Model]
+Train = Callable[[Model, int, tuple[Places, ...]], Model]  # with what all cuts so far kept of each weight
 
 
 def round_options(options: ChannelOptions, number: int, rounds: int, base: Cost, now: Cost) -> ChannelOptions:
@@ -54,17 +54,18 @@ def prune_in_rounds(
     train: Train | None = None,
     structure: Structure | None = None,
 ) -> ChannelResult:
-    """Remove channels in `rounds` rounds; `train(model, round)` returns the model trained on after each of them.
+    """Remove channels in `rounds` rounds; `train(model, round, kept)` returns the model trained on after each of them,
+    `kept` being what is left of each weight of `model`.
 
     Without `options` dead channels are removed, and with `harmless` those that do nothing, in one round. `structure` is
     what `analyse` found of the model, where that was done before. The report is that of all rounds together.
     """
     if options is None:
         result = prune_dead(model, structure=structure)
-        return replace(result, model=train(result.model, 1)) if train else result
+        return replace(result, model=train(result.model, 1, result.kept)) if train else result
     if options.harmless is not None:
         result = prune_harmless(model, options, samples=samples, structure=structure)
-        return replace(result, model=train(result.model, 1)) if train else result
+        return replace(result, model=train(result.model, 1, result.kept)) if train else result
     reports: list[ChannelReport] = []
     widths: dict[str, int] = {}
 
@@ -95,7 +96,7 @@ def prune_in_rounds(
 def in_rounds(
     model: Model, cut: Cut, options: ChannelOptions, *, rounds: int = 1, train: Train | None = None
 ) -> ChannelResult:
-    """`cut(model, round)`, then `train(model, round)`, `rounds` times; `options` are what all rounds together aim at.
+    """`cut(model, round)`, then `train(model, round, kept)`, `rounds` times; `options` are what all rounds aim at.
 
     The report is that of all rounds together.
     """
@@ -107,7 +108,7 @@ def in_rounds(
         result = cut(model, number)
         reports.append(result.report)
         kept = composed(kept, result.kept)
-        model = train(result.model, number) if train else result.model
+        model = train(result.model, number, kept) if train else result.model
     return ChannelResult(model=model, report=merged_reports(reports, options), kept=kept)
 
 
