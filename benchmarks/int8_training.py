@@ -79,7 +79,7 @@ def tuned(weights: Path, x: np.ndarray, y: np.ndarray) -> Any:
     keras = keras_module()
     keras.utils.set_random_seed(0)
     known = keras.saving.load_model(weights, compile=False).get_weights()
-    body = keras.applications.MobileNet(input_shape=(SIZE, SIZE, 3), alpha=0.25, include_top=False, weights=None)
+    body = keras.applications.MobileNet(input_shape=x.shape[1:], alpha=0.25, include_top=False, weights=None)
     body.set_weights(known[: len(body.get_weights())])
     for layer in body.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -96,11 +96,11 @@ def tuned(weights: Path, x: np.ndarray, y: np.ndarray) -> Any:
     return model
 
 
-def prepare(folder: Path, weights: Path, archive: Path) -> None:
+def prepare(folder: Path, weights: Path, archive: Path, size: int = SIZE) -> None:
     """The model and the three splits, where they are not there yet."""
     if (folder / "model.keras").exists():
         return
-    pixels, labels = photos(archive)
+    pixels, labels = photos(archive, size)
     x = pixels.astype(np.float32) / 127.5 - 1
     parts = {
         "train": slice(TRAIN),

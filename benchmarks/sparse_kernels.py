@@ -1,13 +1,15 @@
 """Which networks of keras.applications XNNPACK can run with sparse kernels, by which rewrites, what stops the others.
 
 Each is built with random weights and statistics at its usual size, converted once (kept in FOLDER), pruned to 80 % and
-made a file for sparse kernels by `edgeprune variant`. With --arm the executed Arm64 instructions are counted of the
-pruned file stored dense and of the sparse one (prepare the emulated system first). With --speed the CPU time of a
-variant is held against that of converting the same model again in the same run. Target: the edit costs at most 1/50 of
-what `edgeprune convert` does. With --spread zeros are spread over the layers in several ways, 80 % of all weights each
-time, and instructions counted.
+made a file for sparse kernels by `edgeprune variant`; models of more than LARGE pixels are proved on 2 samples. With
+--structure nothing is converted: the first convolution and the kernels of the others are told, of models whose weights
+are never made, which is enough to rule out a larger member of a family. With --arm the executed Arm64 instructions are
+counted of the pruned file stored dense and of the sparse one (prepare the emulated system first). With --speed the CPU
+time of a variant is held against that of converting the same model again in the same run. Target: the edit costs at
+most 1/50 of what `edgeprune convert` does. With --spread zeros are spread over the layers in several ways, 80 % of all
+weights each time, and instructions counted.
 
-    python benchmarks/sparse_kernels.py [FOLDER] [--arm] [--speed] [--spread] [MODEL ...]
+    python benchmarks/sparse_kernels.py [FOLDER] [--structure] [--arm] [--speed] [--spread] [MODEL ...]
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,18 +26,40 @@ from typing import Any
 from applications import with_statistics
 
 MODELS = (
-    *("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0", "EfficientNetB3"),
-    *("EfficientNetV2B0", "NASNetMobile", "ResNet50", "DenseNet121", "Xception", "InceptionV3"),
+    *("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large"),
+    *(f"EfficientNetB{size}" for size in range(8)),
+    *(f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")),
+    *("NASNetMobile", "NASNetLarge", "Xception", "InceptionV3", "InceptionResNetV2"),
+    *("ResNet50", "ResNet101", "ResNet152", "ResNet50V2", "ResNet101V2", "ResNet152V2"),
+    *("DenseNet121", "DenseNet169", "DenseNet201", "VGG16", "VGG19"),
+    *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
 )
+LARGE = 300  # pixels
 SPARSITY = 0.8
 
 
 def built(name: str) -> Any:
+    return with_statistics(plain(name))
+
+
+def plain(name: str) -> Any:
     from edgeprune.maker.keras.models import keras_module
 
-    keras = keras_module()
     more = {"input_shape": (224, 224, 3)} if name.startswith("MobileNetV3") else {}
-    return with_statistics(getattr(keras.applications, name)(weights=None, **more))
+    return getattr(keras_module().applications, name)(weights=None, **more)
+
+
+def structure(name: str) -> str:
+    """The first convolution, and the kernels of the others with how many there are."""
+    from edgeprune.maker.keras.models import keras_module
+
+    with keras_module().StatelessScope(initialize_variables=False):  # variables get no values
+        layers = [layer for layer in plain(name)._flatten_layers() if hasattr(layer, "kernel_size")]
+    found = [(type(layer).__name__, *layer.kernel_size, layer.strides[0]) for layer in layers]
+    kind, height, width, stride = found[0]
+    inside = Counter(f"{kind} {height}x{width}" for kind, height, width, _ in found[1:])
+    told = ", ".join(f"{count} {words}" for words, count in sorted(inside.items()))
+    return f"| {name} | {kind} {height}x{width} of stride {stride} | {told} |"
 
 
 def converted(name: str, folder: Path) -> Path:
@@ -52,12 +77,20 @@ def converted(name: str, folder: Path) -> Path:
 def row(name: str, folder: Path, *, arm: bool) -> str:
     from edgeprune.checker.sparse_kernels.ineligible import IneligibleError
     from edgeprune.checker.sparse_kernels.options import SparseOptions
+    from edgeprune.checker.sparse_kernels.proof import random_inputs
     from edgeprune.converters.variants import VariantOptions, variant
+    from edgeprune.formats import read_graph
+    from edgeprune.maker.training.data.samples import Samples
 
     dense = converted(name, folder)
+    graph = read_graph(dense)
+    few = None
+    if graph.tensors[graph.inputs[0]].shape[1] > LARGE:
+        few = Samples(path=Path("random"), inputs=random_inputs(graph, samples=2), targets=None)
     pruned, sparse = folder / f"{name}.pruned.tflite", folder / f"{name}.sparse.tflite"
     try:
-        made = variant(dense, sparse, VariantOptions(sparsity=SPARSITY, sparse=SparseOptions()), overwrite=True)
+        asked = VariantOptions(sparsity=SPARSITY, sparse=SparseOptions())
+        made = variant(dense, sparse, asked, samples=few, overwrite=True)
     except IneligibleError as error:
         return f"| {name} | no | {error.found} (condition {error.rule}) |"
     assert made.sparse_kernels is not None
@@ -127,7 +160,7 @@ def speed(name: str, folder: Path) -> None:
     options = ("--sparsity", SPARSITY, "--sparse-kernels", "-o", out, "--overwrite", "-q")
     part = children_seconds("variant", dense, *options)
     print(f"edgeprune convert {whole:.1f} CPU s: the edit is 1/{whole / edited:.0f} of it")
-    print(f"edgeprune variant {part:.1f} CPU s, most of it 64 samples on two runtimes: 1/{whole / part:.1f}")
+    print(f"edgeprune variant {part:.1f} CPU s, 64 samples on two files among them: 1/{whole / part:.1f}")
 
 
 def spread(name: str, folder: Path) -> None:
@@ -200,7 +233,7 @@ def main() -> None:
             spread(name, folder)
         return
     for name in names:
-        print(row(name, folder, arm="--arm" in sys.argv), flush=True)
+        print(structure(name) if "--structure" in sys.argv else row(name, folder, arm="--arm" in sys.argv), flush=True)
 
 
 if __name__ == "__main__":

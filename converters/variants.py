@@ -37,6 +37,7 @@ from edgeprune.maker.pruning.schedule import check_sparsity
 from edgeprune.maker.training.data.loading import InputSpecs
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.runtime.session import installed_runtimes, newest_runtime, run_tflite
+from edgeprune.runtime.trials import trial_count
 
 __all__ = ["VariantOptions", "check_variant", "input_specs_of", "prune_graph", "variant"]
 
@@ -56,6 +57,22 @@ class VariantOptions:
     download_target: str | None = None
     sparse: SparseOptions | None = None
     codecs: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trial:
+    """What both files are run on, [samples, ...] by input name, `words` for it, whether it is `real`, and the outputs
+    that are expected, where they are known."""
+
+    inputs: Arrays
+    words: str
+    real: bool
+    expected: Arrays = field(default_factory=dict)
+
+    def with_outputs(self, known: Arrays) -> _Trial:
+        """With the first of these outputs, which begin with those of `inputs`."""
+        count = min(len(rows) for rows in self.inputs.values())
+        return replace(self, expected={name: rows[:count] for name, rows in known.items()})
 
 
 def check_variant(options: VariantOptions) -> None:
@@ -85,10 +102,10 @@ def variant(
 ) -> ArtifactEntry:
     """Write the float .tflite file at `path` as `out`, with other weights or for sparse kernels, and return its record.
 
-    It is run on the first SAMPLES of `samples`, or on random ones, by every installed runtime, and held against the
-    file at `path` (with the same zeros, where they are new). Raises UsageError, Unsupported for a file of integers,
-    IneligibleError for one that cannot run sparse, and ConversionError for one that departs; nothing is left at `out`
-    then.
+    It is run on the first SAMPLES of `samples`, or on `trial_count` random ones, by every installed runtime, and held
+    against the file at `path` (with the same zeros, where they are new); rewrites are proved on SAMPLES in any case.
+    Raises UsageError, Unsupported for a file of integers, IneligibleError for one that cannot run sparse, and
+    ConversionError for one that departs; nothing is left at `out` then.
     """
     source, place, shown = Path(path), Path(out), progress or Progress(quiet=True)
     check_variant(options)
@@ -101,11 +118,12 @@ def variant(
     known, _ = parse_tflite(source, content)
     precision = options.precision or Precision(tflite_precision(known))
     start = graph.content()
-    inputs, samples_are = _inputs(known, samples)
+    trial = _trial(known, samples)
     report, notes = None, list(_pruned_notes(options))
     if options.sparse is not None:
-        found = with_sparse_kernels(source, start, replace(options.sparse, precision=precision), inputs=inputs)
-        made, report = found.content, found.report
+        asked, given = replace(options.sparse, precision=precision), trial.inputs if trial.real else None
+        found = with_sparse_kernels(source, start, asked, inputs=given)
+        made, report, trial = found.content, found.report, trial.with_outputs(found.known)
         notes += found.notes
     elif options.download_target is not None:
         target = SlimOptions(download_target=options.download_target).target_bytes(_download(content))
@@ -125,7 +143,7 @@ def variant(
             sha256=sha256_of(written),
             contents=read_contents(written),
         )
-        entry = _judged(exported, start, content, inputs, samples_are, report, options, shown)
+        entry = _judged(exported, start, content, trial, report, options, shown)
         shown.end()
     return entry_at(entry, str(place), warnings=(*notes, *entry.warnings))
 
@@ -165,18 +183,18 @@ def _pruned_notes(options: VariantOptions) -> tuple[str, ...]:
     )
 
 
-def _inputs(graph: Graph, samples: Samples | None) -> tuple[Arrays, str]:
+def _trial(graph: Graph, samples: Samples | None) -> _Trial:
     if samples is None:
-        return random_inputs(graph), "random samples"
-    return few_inputs(samples, input_specs_of(graph)) or {}, f"samples of {samples.path.name}"
+        return _Trial(inputs=random_inputs(graph, trial_count(graph.macs)), words="random samples", real=False)
+    inputs = few_inputs(samples, input_specs_of(graph)) or {}
+    return _Trial(inputs=inputs, words=f"samples of {samples.path.name}", real=True)
 
 
 def _judged(
     made: Exported,
     start: bytes,
     content: bytes,
-    inputs: Arrays,
-    samples_are: str,
+    trial: _Trial,
     report: SparseKernels | None,
     options: VariantOptions,
     progress: Progress,
@@ -184,17 +202,18 @@ def _judged(
     """The record of a file that is to compute what `start` does, which was made of `content`."""
     found, notes = Evaluated(), []
     if installed_runtimes():
-        expected = _outputs(start, inputs)
+        expected = trial.expected or _outputs(start, trial.inputs)
         turned = report is not None and report.reversed_input
-        fed = {name: rows[:, ::-1, ::-1] if turned and rows.ndim == 4 else rows for name, rows in inputs.items()}
+        fed = {name: rows[:, ::-1, ::-1] if turned and rows.ndim == 4 else rows for name, rows in trial.inputs.items()}
         found = _evaluated(made, fed, expected, progress)
-        notes = _change_notes(_outputs(content, inputs), expected) if options.sparsity is not None else []
+        if options.sparsity is not None and trial.real:
+            notes = _change_notes(_outputs(content, trial.inputs), expected)
     weighed = account(made.contents, with_quick(options.codecs), shares=False, bounds=False)
-    entry = artifact_entry(made, weighed, found, made.path.name, samples_are if found.parity else None, True)
+    entry = artifact_entry(made, weighed, found, made.path.name, trial.words if found.parity else None, True)
     return replace(entry, sparse_kernels=report, warnings=tuple(notes))
 
 
-def _evaluated(made: Artifact, inputs: Arrays, expected: Mapping[str, np.ndarray], progress: Progress) -> Evaluated:
+def _evaluated(made: Artifact, inputs: Arrays, expected: Arrays, progress: Progress) -> Evaluated:
     samples = Samples(path=Path("samples"), inputs=inputs, targets=None)
     specs = {name: (array.shape, str(array.dtype)) for name, array in inputs.items()}
     try:

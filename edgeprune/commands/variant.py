@@ -89,16 +89,18 @@ class _Wanted:
     "--data",
     type=PATH,
     metavar="DATA",
-    help="Samples that both files are run on, the first 64: an .npz with the inputs of FILE.  [default: random ones]",
+    help="Samples that both files are run on, the first 64: an .npz with the inputs of FILE.  [default: at most 8 "
+    "random ones, and 64 for the proof of --sparse-kernels]",
 )
 @common_options("codecs", "scale", "offset", "overwrite", "json", "quiet")
 def variant(file: Path, output: Path, **options: object) -> int:
     """Make another file out of a float .tflite FILE: other precision, zeros, or ready for sparse kernels.
 
-    The file itself is edited, in a hundredth of the time of a conversion and without TensorFlow. --sparse-kernels makes
-    the graph one that XNNPACK runs with sparse kernels on Arm and in WebAssembly (not on x86 with AVX), by exact
-    rewrites, each of which is listed and proved by running both files; exit code 3 with the condition and the layer
-    where that cannot be done. The new file runs on every installed runtime and is held against FILE.
+    The file itself is edited, without TensorFlow, in a hundredth of the time of a conversion; to run and weigh it takes
+    longer. --sparse-kernels makes the graph one that XNNPACK runs with sparse kernels on Arm and in WebAssembly (not on
+    x86 with AVX), by exact rewrites, each of which is listed and proved by running both files; exit code 3 with the
+    condition and the layer where that cannot be done. The new file runs on every installed runtime and is held against
+    FILE.
 
     \b
     Examples:

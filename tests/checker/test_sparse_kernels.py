@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -341,6 +342,18 @@ def test_what_nothing_reads_is_left_out() -> None:
     tensors, ops = parse_tflite(PATH, made)[0].tensors, parse_tflite(PATH, made)[0].ops
     read = {index for op in ops for index in (*op.inputs, *op.outputs)}
     assert read >= set(range(len(tensors)))
+
+
+def test_fewer_random_inputs_are_the_first_of_more() -> None:
+    """Whatever their number, of a file with several inputs too."""
+    known = parse_tflite(PATH, headed(plain()))[0]
+    other = next(op.outputs[0] for op in known.ops)
+    graph = replace(known, inputs=(*known.inputs, other), signatures=())
+    few, more = random_inputs(graph, samples=2), random_inputs(graph, samples=5)
+    assert len(few) == 2
+    for name, rows in few.items():
+        np.testing.assert_array_equal(rows, more[name][:2])
+        assert rows.min() < 0 < rows.max() < 1
 
 
 def test_a_wrong_rewrite_is_caught() -> None:

@@ -186,6 +186,16 @@ def test_choice_of_layers(image_model: Any, options: dict[str, Any], pruned: lis
     assert all(s.reason for s in skipped)
 
 
+def test_steps_for_different_layers(image_model: Any) -> None:
+    """Convolutions first, the classifier after them: the second step leaves the zeros of the first."""
+    first = prune_magnitude(image_model, MagnitudeOptions(sparsity=0.75, include=("Conv2D",), keep_first=True))
+    second = prune_magnitude(first.model, MagnitudeOptions(sparsity=0.5, include=("Dense",)))
+    made, before = kernels(second.model), kernels(image_model)
+    np.testing.assert_array_equal(made["point"], kernels(first.model)["point"])
+    np.testing.assert_array_equal(made["conv"], before["conv"])
+    assert [(made[name] == 0).mean() for name in ("point", "scores")] == pytest.approx([0.75, 0.5], abs=0.02)
+
+
 @pytest.mark.parametrize("option", ["include", "exclude"])
 def test_a_pattern_that_matches_nothing(image_model: Any, option: str) -> None:
     """A pattern without a layer is a mistake, and the layers are listed."""

@@ -7,7 +7,7 @@ unchanged file, where it matters: by running it with the plain kernels of the ru
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,24 +31,24 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
     """The largest `difference` of an output, as a share of its largest number, and, where it is above EXACT, what two
-    sets of kernels of the runtime differ by on the unchanged file (`rounding`)."""
+    sets of kernels of the runtime differ by on the unchanged file (`rounding`); `known` are that file's outputs."""
 
     difference: float
     rounding: float | None = None
+    known: Arrays = field(default_factory=dict, repr=False, compare=False)
 
 
 def random_inputs(graph: Graph, samples: int = SAMPLES) -> dict[str, npt.NDArray[np.generic]]:
-    """Inputs of the first signature, [samples, ...] by name, the same for the same file: floats between -1 and 1, bytes
-    over their whole range, other integers 0 or 1."""
-    rng = np.random.default_rng(0)
+    """Inputs of the first signature, [samples, ...] by name, the same for the same file, and fewer are the first of
+    more: floats between -1 and 1, bytes over their whole range, other integers 0 or 1."""
     signature = next((found for found in graph.signatures if found.subgraph == 0), None)
     named = dict(zip(signature.input_tensors, signature.inputs, strict=True)) if signature is not None else {}
     inputs: dict[str, npt.NDArray[np.generic]] = {}
-    for index in graph.inputs:
-        tensor = graph.tensors[index]
+    for place, index in enumerate(graph.inputs):
+        tensor, rng = graph.tensors[index], np.random.default_rng((0, place))
         size = (samples, *tensor.shape[1:])
         if tensor.dtype.startswith("float"):
-            inputs[named.get(index, tensor.name)] = rng.uniform(-1, 1, size).astype(np.float32)
+            inputs[named.get(index, tensor.name)] = rng.random(size, np.float32) * np.float32(2) - np.float32(1)
         else:
             inputs[named.get(index, tensor.name)] = rng.integers(0, 256 if tensor.dtype == "uint8" else 2, size)
     return inputs
@@ -71,7 +71,7 @@ def prove_exact(path: Path, before: bytes, after: bytes, inputs: Arrays, inputs_
         found = run_tflite(second, inputs_after or inputs, runtime=runtime).outputs
         difference = _largest(known, found)
         if difference <= EXACT:
-            return Proof(difference=difference)
+            return Proof(difference=difference, known=known)
         rounding = _largest(known, _plain(first, before, inputs, known, runtime))
     if not difference <= max(EXACT, ROUNDINGS * rounding):
         samples = min(len(rows) for rows in inputs.values())
@@ -80,7 +80,7 @@ def prove_exact(path: Path, before: bytes, after: bytes, inputs: Arrays, inputs_
             f"{samples} samples; {EXACT:g} is allowed, and rounding explains {rounding:.2g}; this is a defect, please "
             "report it"
         )
-    return Proof(difference=difference, rounding=rounding)
+    return Proof(difference=difference, rounding=rounding, known=known)
 
 
 def _largest(known: Arrays, found: Arrays) -> float:

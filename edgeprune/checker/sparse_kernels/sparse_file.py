@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeprune.artifact import Precision
@@ -30,11 +30,13 @@ PRUNE = "prune it: edgeprune prune MODEL.keras --sparsity 0.8, or edgeprune vari
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseFile:
-    """The bytes of a file, and what was done."""
+    """The bytes of a file, and what was done; `known` are the outputs of the file that it was made of, where the proof
+    ran it."""
 
     content: bytes
     report: SparseKernels
     notes: tuple[str, ...]
+    known: Arrays = field(default_factory=dict, repr=False)
 
 
 def float_graph(path: Path, content: bytes) -> EditedGraph:
@@ -103,7 +105,7 @@ def with_sparse_kernels(
         stored_sparse=count,
         reversed_input=wanted.reversed_input and any(rewrite.name == "rot180" for rewrite in rewrites),
     )
-    return SparseFile(content=made, report=report, notes=notes)
+    return SparseFile(content=made, report=report, notes=notes, known=proof.known)
 
 
 def _proved(path: Path, before: bytes, after: bytes, inputs: Arrays, *, turns: bool) -> Proof:
