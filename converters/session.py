@@ -16,6 +16,7 @@ import subprocess
 import time
 import weakref
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -42,8 +43,10 @@ from edgeprune.errors import ConversionError, OutputError, Unsupported, UsageErr
 from edgeprune.formats import Contents, read_contents
 from edgeprune.formats.input_sizes import InputSizes
 from edgeprune.formats.metadata import ImageInput
-from edgeprune.host.children import child_process, how_it_ended
+from edgeprune.host.children import Child, child_process, how_it_ended
+from edgeprune.host.copies import can_copy, copied_process
 from edgeprune.host.scratch import scratch_folder
+from edgeprune.maker.keras.starting import begun_nothing
 from edgeprune.maker.keras.types import AnyModel
 
 __all__ = ["Converter", "Exported"]
@@ -88,7 +91,8 @@ class Converter:
 
     def __init__(self, *, timeout_s: float = 900) -> None:
         self.timeout_s = timeout_s
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
+        self._copied = False
         self._life = contextlib.ExitStack()  # of the child and its log
         self._place = contextlib.ExitStack()  # of the folder
         self._made: Path | None = None
@@ -205,6 +209,8 @@ class Converter:
             job["begin"] = str(self._folder / "begin.tflite")
         elif calibrated(model_format, precision):
             job["calibration"] = str(self._write_calibration(calibration, precision))
+        if self._copied and model_format is Format.ONNX:
+            self._end_child()  # a copy has this process's order of sets
         reply = self._ask(job, what)
         if not made.exists():
             raise ConversionError(f"{out.name}: the {model_format} converter reported success but wrote no file")
@@ -221,19 +227,26 @@ class Converter:
         )
 
     def start(self) -> None:
-        """Start the child early; its imports then run beside other work."""
+        """Start the child early; its imports then run beside other work, or are those of this process where nothing was
+        computed yet."""
         if self._child is None:
             # A file, not a pipe: nobody has to read what the converters say while they say it.
             self._log = self._life.enter_context((self._folder / "log.txt").open("w+b"))
-            worker = child_process(
-                ["-m", _WORKER],
-                writable=[self._folder],
-                stdin=subprocess.PIPE,
-                stderr=self._log,
-                settings={"PYTHONHASHSEED": "0"},  # tf2onnx goes through sets of names
-            )
-            self._child = self._life.enter_context(worker)
+            self._copied = begun_nothing() and can_copy()
+            self._child = self._life.enter_context(self._copy() if self._copied else self._fresh())
             self._pending = b""
+
+    def _copy(self) -> AbstractContextManager[Child]:
+        return copied_process(_WORKER, writable=[self._folder], stderr=self._log, settings={})
+
+    def _fresh(self) -> AbstractContextManager[Child]:
+        return child_process(
+            ["-m", _WORKER],
+            writable=[self._folder],
+            stdin=subprocess.PIPE,
+            stderr=self._log,
+            settings={"PYTHONHASHSEED": "0"},  # tf2onnx goes through sets of names
+        )
 
     def forget(self, model: AnyModel) -> None:
         """Let go of a model that is not exported again, and of its graphs: otherwise both are kept for more exports."""
@@ -329,7 +342,7 @@ class Converter:
         return next(told, "")
 
     def _end_child(self) -> None:
-        self._child = None
+        self._child, self._copied = None, False
         self._life.close()  # kills it: it holds no state worth an orderly end
 
 

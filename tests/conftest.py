@@ -161,10 +161,13 @@ def converter() -> Iterator[Any]:
         yield made
 
 
-def lend(converter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the command line use this converter process: starting one costs ten seconds."""
+def lend(converter: Any, monkeypatch: pytest.MonkeyPatch, *more: Any) -> None:
+    """Let the command line, and `more` modules, use this converter process: starting one costs ten seconds."""
 
     class Borrowed:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(converter, name)
+
         def __enter__(self) -> Any:
             return converter
 
@@ -176,7 +179,7 @@ def lend(converter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgeprune.converters import conversion, session
     from edgeprune.maker.recipe import pipeline
 
-    for module in (conversion, pipeline, session):
+    for module in (conversion, pipeline, session, *more):
         monkeypatch.setattr(module, "Converter", Borrowed)
 
 

@@ -7,6 +7,7 @@ weights and their precision. It does not reproduce the kernels of Apple's CPU, G
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 from edgeprune.converters.evaluator import arrays, elementwise, recurrent, sums, windows
 from edgeprune.converters.evaluator.arguments import Arguments, Kernel, UnknownOperationError
+from edgeprune.converters.evaluator.widening import widened
 from edgeprune.converters.types import Value
 from edgeprune.errors import ConversionError, InputError
 from edgeprune.formats.coreml.constexpr import DECODERS
@@ -35,6 +37,7 @@ KERNELS: Mapping[str, Kernel] = {
 }
 # Tracing the program as one graph costs about as much as this many runs operation by operation.
 EAGER_SAMPLES = 16
+MANY_SAMPLES = 64  # from here on they go many at a time, where the program lets them
 _WIDE = {tf.float16: tf.float32, tf.int8: tf.int32, tf.uint8: tf.int32, tf.int16: tf.int32, tf.uint16: tf.int32}
 _HANDLED = {"const", "classify"}
 _NARROW = {"float16", "float32", "bool", "int32", "int16", "int8", "uint8", "uint16", "uint32", "int64", "float64"}
@@ -96,6 +99,9 @@ class Evaluator:
         inputs and wrong shapes.
         """
         count = self._check(inputs)
+        many = self._many(inputs, count)
+        if many is not None:
+            return many.run(inputs, on_progress)
         call = self._once if count <= EAGER_SAMPLES else tf.function(self._once, autograph=False)
         rows: list[tuple[Array, ...]] = []
         batch = self._batch(inputs)
@@ -135,6 +141,9 @@ class Evaluator:
     def ranges(self, inputs: Mapping[str, Array]) -> dict[str, tuple[float, float]]:
         """(Smallest, largest) number of every input and value of the main function that holds floats, by name."""
         count, batch = self._check(inputs), self._batch(inputs)
+        many = self._many(inputs, count)
+        if many is not None:
+            return many.ranges(inputs)
         call = self._extents if count <= EAGER_SAMPLES else tf.function(self._extents, autograph=False)
         found: dict[str, Array] = {}
         for index in range(0, count, batch):
@@ -173,6 +182,16 @@ class Evaluator:
         sizes = {port.shape[0] if len(port.shape) == inputs[port.name].ndim else 1 for port in self.ports}
         (size,) = sizes if len(sizes) == 1 else (1,)
         return size or 1
+
+    def _many(self, inputs: Mapping[str, Array], count: int) -> Evaluator | None:
+        """The same program for many samples at once, where there are many and it keeps them apart."""
+        alike = all(inputs[port.name].ndim == len(port.shape) for port in self.ports)
+        program = widened(self.program, self._constants) if count >= MANY_SAMPLES and alike else None
+        if program is None:
+            return None
+        made = copy.copy(self)
+        made.program = program
+        return made
 
     def _fed(self, inputs: Mapping[str, Array], start: int, batch: int, count: int) -> dict[str, Value]:
         """Samples from `start` on as the program takes them; the last one again where some are missing."""

@@ -337,6 +337,8 @@ def run(
     shown = progress or Shown(quiet=True)
     with output_folder(Path(folder), overwrite=overwrite) as place:
         shown.begin("check recipe, model and data")
+        from edgeprune.converters.session import Converter
+        from edgeprune.maker.keras.starting import at_start
         from edgeprune.maker.recipe.entries import run_baseline
         from edgeprune.maker.recipe.pipeline import run_recipe
         from edgeprune.maker.recipe.plan_words import plan_lines
@@ -344,11 +346,14 @@ def run(
         from edgeprune.report.ledger_report import ledger_markdown
 
         earlier = run_baseline(wanted, Path(baseline)) if baseline is not None else None
-        prepared = prepare(wanted, trust_code=trust_code, custom=[Path(file) for file in custom])
-        shown.end()
-        for line in plan_lines(prepared):
-            shown.note("  " + line)
-        ledger = run_recipe(prepared, place, shown, earlier)
+        with Converter() as converter:
+            with at_start(converter.start):
+                prepared = prepare(wanted, trust_code=trust_code, custom=[Path(file) for file in custom])
+            converter.start()
+            shown.end()
+            for line in plan_lines(prepared):
+                shown.note("  " + line)
+            ledger = run_recipe(prepared, place, shown, earlier, converter=converter)
         write_file(place / "ledger.json", json_text(ledger.to_json()).encode() + b"\n")
         write_file(place / "report.md", ledger_markdown(ledger).encode())
     if wanted.html:  # when all else is safe: hours of training do not hang on a picture

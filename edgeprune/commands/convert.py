@@ -291,6 +291,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     """What can be known first is checked before TensorFlow starts."""
     from edgeprune.converters.conversion import ConvertOptions, check_conversion, convert
     from edgeprune.converters.ladder_options import LadderOptions
+    from edgeprune.converters.session import Converter
     from edgeprune.converters.slim_options import SlimOptions
     from edgeprune.host.outputs import check_output_file
     from edgeprune.host.progress import Progress
@@ -298,6 +299,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     from edgeprune.maker.keras.model_files import load_convertible
     from edgeprune.maker.keras.models import output_names
     from edgeprune.maker.keras.preprocessing import cut_preprocessing, refuse_preprocessing
+    from edgeprune.maker.keras.starting import at_start
     from edgeprune.maker.training.data.loading import load_split
 
     app, scaling = _told(wanted)
@@ -339,7 +341,9 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
         check_output_file(beside, overwrite=wanted.overwrite, suffix=".json")
     progress = Progress(quiet=wanted.quiet)
     progress.begin(f"load {path.name}")
-    model = load_convertible(path, trust_code=wanted.trust_code, custom=wanted.custom, on_note=progress.note)
+    converter = Converter()
+    with at_start(converter.start):
+        model = load_convertible(path, trust_code=wanted.trust_code, custom=wanted.custom, on_note=progress.note)
     cut = None
     if wanted.cut_preprocessing:
         model, cut = cut_preprocessing(model)
@@ -354,7 +358,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
     samples = with_note(load_split(wanted.data, model, task, **more)) if wanted.data else None
     validation = with_note(load_split(wanted.validation, model, task, **more)) if wanted.validation else None
     progress.end()
-    with _described(cut, beside, overwrite=wanted.overwrite):
+    with converter, _described(cut, beside, overwrite=wanted.overwrite):
         entry = convert(
             model,
             output,
@@ -365,6 +369,7 @@ def _converted(path: Path, output: Path, wanted: _Wanted) -> ArtifactEntry:
             metric=task,
             options=options,
             overwrite=wanted.overwrite,
+            converter=converter,
             progress=progress,
         )
     if cut is not None:

@@ -17,14 +17,27 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from edgeprune.host.interrupts import held_back, undoing
 
-__all__ = ["child_process", "confinement_here", "how_it_ended", "kill"]
+__all__ = ["Child", "child_process", "close_pipes", "confinement_here", "how_it_ended", "kill"]
 
 _LAUNCH = "edgeprune.host.launch"
 Stream = int | IO[bytes]
+
+
+class Child(Protocol):
+    """What is asked of a child, however it was started; `subprocess.Popen` is one."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def stdin(self) -> IO[bytes] | None: ...
+    @property
+    def stdout(self) -> IO[bytes] | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
 
 
 def how_it_ended(code: int) -> str:
@@ -76,7 +89,7 @@ def child_process(
                     pass_fds=[lifeline],
                     start_new_session=True,
                 )
-            stack.callback(_close, child)
+            stack.callback(close_pipes, child)
             stack.callback(kill, child)
             stack.enter_context(undoing(lambda: kill(child)))
         yield child
@@ -90,15 +103,17 @@ def _open(descriptor: int) -> Iterator[None]:
         os.close(descriptor)
 
 
-def kill(child: subprocess.Popen[bytes]) -> None:
+def kill(child: Child) -> None:
     """Kill a process that leads a session of its own, and all that it started, and reap it."""
     if child.poll() is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
+        for end in (os.killpg, os.kill):  # a copy of this process may lead none yet
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                end(child.pid, signal.SIGKILL)
     child.wait()
 
 
-def _close(child: subprocess.Popen[bytes]) -> None:
+def close_pipes(child: Child) -> None:
+    """Close this side's ends."""
     for stream in (child.stdin, child.stdout):
         if stream is not None:
             with contextlib.suppress(BrokenPipeError):

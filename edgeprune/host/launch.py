@@ -2,7 +2,8 @@
 
 Started by `edgeprune.host.children` as `python -P -m edgeprune.host.launch SETTINGS COMMAND...`; SETTINGS is a JSON
 object, COMMAND `-m MODULE ARGUMENTS...`, whose `main` is called in this process, or a program with its arguments, which
-takes this process over. No library is loaded before: its threads would not be bound.
+takes this process over. No library is loaded before: its threads would not be bound. (A copy of the parent, which
+`edgeprune.host.copies` makes, has libraries and none of their threads.)
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from edgeprune.host.confinement import Confinement
+
+__all__ = ["bind", "main"]
 
 _NOT_STARTED = 127  # what a shell reports for a program that it cannot start
 _F_SETSIG = 10  # fcntl.h of Linux; Python does not name it
@@ -28,18 +33,24 @@ _F_SETSIG = 10  # fcntl.h of Linux; Python does not name it
 def main() -> None:
     """Do as the arguments say."""
     settings, command = json.loads(sys.argv[1]), sys.argv[2:]
-    _end_with(settings["lifeline"])
-    if settings["writable"] is not None:
-        from edgeprune.host.confinement import confine
-
-        told = confine([Path(folder) for folder in settings["writable"]])
-        if not command:  # asked what is on here
-            print(told, flush=True)  # noqa: T201
+    told = bind(settings["lifeline"], settings["writable"])
+    if not command and told is not None:  # asked what is on here
+        print(told, flush=True)  # noqa: T201
     if command[:1] == ["-m"]:
         sys.argv = command[1:]
         importlib.import_module(command[1]).main()
     elif command:
         _become(command, settings["environment"])
+
+
+def bind(lifeline: int, writable: Sequence[str] | None) -> Confinement | None:
+    """Tie this process to its parent, and confine it to these folders, unless it may do all that its parent may."""
+    _end_with(lifeline)
+    if writable is None:
+        return None
+    from edgeprune.host.confinement import confine
+
+    return confine([Path(folder) for folder in writable])
 
 
 def _end_with(lifeline: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,30 @@ from edgeprune.runtime.session import installed_runtimes, run_tflite
 
 RUNTIME = next(reversed(installed_runtimes()), "")
 RNG = np.random.default_rng(0)
+# A program that converts in a copy of itself, kills the copy, and begins another child.
+COPIED = """
+import os, signal, sys
+from pathlib import Path
+from edgeprune.artifact import Format, Precision
+from edgeprune.converters.session import Converter
+from edgeprune.errors import ConversionError
+from edgeprune.maker.keras.model_files import load_model
+from edgeprune.maker.keras.starting import at_start
+place, converter = Path(sys.argv[1]), Converter()
+with at_start(converter.start):
+    model = load_model(place / "m.keras")
+with converter:
+    converter.export(model, place / "m.tflite", Format.TFLITE, Precision.FLOAT32)
+    converter.export(model, place / "m.mlpackage", Format.COREML, Precision.FLOAT16)
+    print(converter._copied)
+    os.kill(converter._child.pid, signal.SIGSEGV)
+    try:
+        converter.export(model, place / "n.tflite", Format.TFLITE, Precision.FLOAT32)
+    except ConversionError as error:
+        print("died of SIGSEGV" if "died of SIGSEGV" in str(error) else error)
+    converter.start()
+    print(converter._copied)
+"""
 
 
 def images(count: int) -> dict[str, np.ndarray]:
@@ -308,6 +334,21 @@ class TestChild:
         assert (folder.exists(), Path(f"/proc/{child.pid}").exists()) == (False, False)
         assert first == second == third
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tflite", "b.tflite", "c.tflite"]
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="no process is copied there")
+    def test_a_copy_makes_the_same_files(self, converter: Any, vector_model: Any, tmp_path: Path) -> None:
+        """A child that is a copy of a process that has imported TensorFlow, and computed nothing, makes the files that
+        one of its own start makes; a crash of it is an error, and the next child is one of its own start."""
+        vector_model.save(tmp_path / "m.keras")
+        (tmp_path / "b").mkdir()
+        told = subprocess.run([sys.executable, "-c", COPIED, tmp_path], capture_output=True, text=True, check=False)
+        assert told.stdout.splitlines() == ["True", "died of SIGSEGV", "False"], told.stderr
+        for name, kind, precision in (
+            ("m.tflite", Format.TFLITE, Precision.FLOAT32),
+            ("m.mlpackage", Format.COREML, Precision.FLOAT16),
+        ):
+            converter.export(vector_model, tmp_path / "b" / name, kind, precision)
+            assert sha256_of(tmp_path / name) == sha256_of(tmp_path / "b" / name), name
 
     def test_a_hang(self, pruned: Any, tmp_path: Path) -> None:
         """A child that does not answer in time is ended."""

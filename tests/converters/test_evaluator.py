@@ -15,8 +15,10 @@ import pytest
 import tensorflow as tf
 from places import TESTS
 
+from edgeprune.converters.evaluator import program
 from edgeprune.converters.evaluator.arguments import Arguments, UnknownOperationError
 from edgeprune.converters.evaluator.program import KERNELS, Evaluator, unknown_operations
+from edgeprune.converters.evaluator.widening import RULES, widened
 from edgeprune.errors import ConversionError, InputError
 from edgeprune.formats.coreml.mil import Block, Constant, Feature, Operation, Package, Port
 from edgeprune.formats.coreml.mil_reader import read_coreml
@@ -1056,3 +1058,132 @@ def test_flipped_bytes_of_a_program(half: Package, tmp_path: Path) -> None:
         except (InputError, ConversionError, UnknownOperationError) as cause:
             outcomes.add("two lines" if "\n" in str(cause) else "refused")
     assert outcomes == {"result", "refused"}
+
+
+# --- many samples at once -------------------------------------------------------------------------------------------
+
+# What goes along the first axis, or mixes in another way what hangs on an input.
+MIXED: dict[str, list[dict[str, Any]]] = {
+    "argsort": [{"x": X, "axis": 0}],
+    "concat": [{"values": [X, Y], "axis": 0}, {"values": [X, Y], "axis": -3}],
+    "cumsum": [{"x": X}],
+    "expand_dims": [{"x": X, "axes": [0]}],
+    "gather": [{"x": X, "indices": np.array([0], np.int32), "axis": 0}],
+    "layer_norm": [{"x": X}, {"x": X, "axes": [0, 2]}],
+    "matmul": [{"x": X[:, 0], "y": Y[:, 0], "transpose_y": True}, {"x": X[:, 0], "y": Y[:, 0], "transpose_x": True}],
+    "pad": [{"x": X, "pad": [1, 0, 0, 0, 0, 0]}],
+    "reduce_max": [{"x": X, "keep_dims": True}, {"x": X, "axes": [0], "keep_dims": True}],
+    "reduce_argmax": [{"x": X, "axis": 0, "keep_dims": True}],
+    "reverse": [{"x": X}, {"x": X, "axes": [0]}],
+    "shape": [{"x": X}],
+    "slice_by_index": [{"x": X, "begin": [0, 0, 0], "end": [1, 2, 2]}],
+    "softmax": [{"x": X, "axis": 0}, {"x": X, "axis": -3}],
+    "split": [{"x": X, "num_splits": 1, "axis": 0}],
+    "stack": [{"values": [X, Y], "axis": 0}],
+    "squeeze": [{"x": X[:, :1]}],
+    "tile": [{"x": X, "reps": [2, 1, 1]}],
+    "topk": [{"x": X, "k": 1, "axis": 0}],
+    "transpose": [{"x": X, "perm": [1, 0, 2]}],
+}
+IMAGES = floats(2, 4, 6, 6)
+APART: dict[str, list[dict[str, Any]]] = {
+    "avg_pool": [{"x": IMAGES, "kernel_sizes": [2, 2], "strides": [2, 2], "pad_type": "same"}],
+    "batch_norm": [{"x": IMAGES, "mean": floats(4), "variance": np.abs(floats(4))}],
+    "conv": [
+        {"x": IMAGES, "weight": floats(3, 4, 3, 3), "bias": floats(3), "pad_type": "same", "strides": [2, 2]},
+        {"x": IMAGES, "weight": floats(8, 1, 3, 3), "groups": 4},
+        {"x": IMAGES[:, 0], "weight": floats(5, 6, 3)},
+    ],
+    "conv_transpose": [{"x": IMAGES, "weight": floats(4, 3, 2, 2), "strides": [2, 2]}],
+    "crop": [{"x": IMAGES, "crop_height": [1, 1], "crop_width": [0, 2]}],
+    "dequantize": [{"input": np.full((2, 3), 7, np.int32), "scale": F(0.5)}],
+    "depth_to_space": [{"x": IMAGES, "block_size": 2}],
+    "gather": [{"x": floats(9, 2), "indices": np.array([[1, 3], [8, 0]], np.int32), "axis": 0}],
+    "instance_norm": [{"x": IMAGES, "gamma": floats(4)}],
+    "l2_pool": [{"x": IMAGES, "kernel_sizes": [2, 2]}],
+    "local_response_norm": [{"x": IMAGES, "size": 3}],
+    "max_pool": [{"x": IMAGES, "kernel_sizes": [3, 3], "pad_type": "same"}],
+    "one_hot": [{"indices": np.array([[1, 3], [0, 2]], np.int32), "one_hot_vector_size": 4}],
+    "pixel_shuffle": [{"x": IMAGES, "upscale_factor": 2}],
+    "pixel_unshuffle": [{"x": IMAGES, "downscale_factor": 2}],
+    "reshape": [{"x": IMAGES, "shape": [1, -1]}, {"x": IMAGES, "shape": [1, 6, 4, 6]}],
+    "resize_bilinear": [{"x": IMAGES, "target_size_height": 3, "target_size_width": 9}],
+    "resize_nearest_neighbor": [{"x": IMAGES, "target_size_height": 3, "target_size_width": 12}],
+    "silu": [{"x": X}],
+    "slice_by_index": [
+        {
+            "x": X,
+            "begin": [0, 1, 0],
+            "end": [0, 3, 0],
+            "begin_mask": [True, False, True],
+            "end_mask": [True, False, True],
+        }
+    ],
+    "space_to_depth": [{"x": IMAGES, "block_size": 2}],
+    "split": [{"x": X, "num_splits": 2, "axis": 2}],
+    "squeeze": [{"x": X[:, :1], "axes": [1]}],
+    "transpose": [{"x": X, "perm": [0, 2, 1]}],
+    "upsample_bilinear": [{"x": IMAGES, "scale_factor_height": F(2), "scale_factor_width": F(2)}],
+    "upsample_nearest_neighbor": [{"x": IMAGES, "scale_factor_height": F(2), "scale_factor_width": F(2)}],
+}
+
+
+def of_samples(kind: str, given: Mapping[str, Any]) -> tuple[Package, dict[str, np.ndarray]] | None:
+    """A program of one operation for a sample, and two samples of what it computes with; None where it takes none."""
+    found: dict[str, np.ndarray] = {}
+
+    def bound(name: str, value: Any) -> Any:
+        if name in COMPUTED | {"values"} and np.ndim(value) and len(value) == 2:
+            found[f"{name}{len(found)}"] = np.asarray(value)
+            return list(found)[-1]
+        array = np.asarray(value)
+        return Constant(
+            dtype="string" if array.dtype.kind == "U" else array.dtype.name, shape=array.shape, values=value
+        )
+
+    inputs = {
+        name: tuple(bound(name, each) for each in value) if name == "values" else (bound(name, value),)
+        for name, value in given.items()
+    }
+    if not found:
+        return None
+    one = dict(given)
+    for name, bindings in inputs.items():
+        rows = [tf.constant(found[each][:1]) if isinstance(each, str) else each.values for each in bindings]
+        one[name] = rows if name == "values" else rows[0]
+    splits = len(given["split_sizes"]) if "split_sizes" in given else given.get("num_splits", 1)
+    try:
+        made = KERNELS[kind](Arguments(kind=kind, values=one, outputs=2 if kind == "topk" else splits))
+    except tf.errors.OpError:  # of two samples alone
+        return None
+    values = made if isinstance(made, tuple) else (made,)
+    ends = [port(f"out{n}", tuple(value.shape), value.dtype.name) for n, value in enumerate(values)]
+    told = Operation(kind=kind, inputs=inputs, outputs=tuple(ends), attributes={})
+    ports = [port(name, (1, *array.shape[1:]), array.dtype.name) for name, array in found.items()]
+    return package(ports, [told], [end.name for end in ends]), found
+
+
+def test_many_samples_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every operation that is let through computes for each of many samples what it computes for that one; each of the
+    rules lets something through."""
+    through = set()
+    for kind, given in [(kind, given) for table in (CASES, APART) for kind, cases in table.items() for given in cases]:
+        made = of_samples(kind, given)
+        if made is None or widened(made[0].program, {}) is None:
+            continue
+        through.add(kind)
+        alone = [Evaluator(made[0]).run({name: rows[n : n + 1] for name, rows in made[1].items()}) for n in (0, 1)]
+        with monkeypatch.context() as patched:
+            patched.setattr(program, "MANY_SAMPLES", 1)
+            found = Evaluator(made[0]).run(made[1])
+        for name, values in found.items():
+            np.testing.assert_allclose(values, np.concatenate([one[name] for one in alone]), 1e-5, 1e-5, err_msg=kind)
+    assert through == set(RULES)
+
+
+def test_samples_that_would_mix() -> None:
+    """What goes along the first axis is not let through, in whatever way it is told."""
+    for kind, given in [(kind, given) for kind, cases in MIXED.items() for given in cases]:
+        made = of_samples(kind, given)
+        assert made is not None
+        assert widened(made[0].program, {}) is None, (kind, given)

@@ -204,3 +204,102 @@ def test_how_a_child_ended() -> None:
     assert how_it_ended(3) == "ended with exit code 3"
     assert how_it_ended(-signal.SIGSEGV) == "died of SIGSEGV"
     assert how_it_ended(-signal.SIGKILL) == "died of SIGKILL, for want of memory most likely"
+
+
+# --- copies of this process ---------------------------------------------------------------------------------------
+
+copies = pytest.mark.skipif(sys.platform != "linux", reason="no process is copied there")
+
+# A program that imports `work`, and then starts a copy of itself that calls work.main.
+PARENT = """
+import atexit, sys
+sys.path.insert(0, sys.argv[1])
+import work
+from pathlib import Path
+from edgeprune.host.copies import copied_process
+atexit.register(print, "the end of the parent")
+work.value = "of the parent"
+own = Path(sys.argv[2])
+with open(sys.argv[1] + "/log", "w+b") as log:
+    with copied_process("work", writable=[own], stderr=log, settings={"SET": "1"}) as child:
+        print(child.pid, flush=True)
+        child.stdin.write(sys.argv[3].encode() + b"\\n")
+        child.stdin.close()
+        print(child.stdout.read().decode(), child.wait(), child.poll(), flush=True)
+"""
+WORK = """
+import os, signal, sys, tempfile, time
+value = ""
+def main():
+    task = sys.stdin.readline().strip()
+    if task == "tell":
+        print(value, os.environ["SET"], sys.argv, tempfile.gettempdir(), sorted(os.listdir("/proc/self/fd")).index("2"))
+    elif task == "write":
+        open(tempfile.gettempdir() + "/mine", "w").close()
+        try:
+            open(os.path.dirname(__file__) + "/other", "w")
+        except PermissionError as error:
+            print("refused")
+    elif task == "fail":
+        raise ValueError("the reason")
+    elif task == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif task == "sleep":
+        print("begun", flush=True)
+        time.sleep(60)
+"""
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> list[str]:
+    """The program, before the task."""
+    (tmp_path / "work.py").write_text(WORK)
+    (tmp_path / "own").mkdir()
+    return [sys.executable, "-c", PARENT, str(tmp_path), str(tmp_path / "own")]
+
+
+def told_by(parent: list[str], task: str) -> list[str]:
+    """What the parent prints, after the copy's number."""
+    done = subprocess.run([*parent, task], capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.splitlines()[1:]
+
+
+@copies
+def test_what_a_copy_has(parent: list[str], tmp_path: Path) -> None:
+    """It has what its parent imported and set, its own settings and place for temporary files, and runs none of its
+    parent's exit handlers."""
+    told, status, end = told_by(parent, "tell")
+    assert told == f"of the parent 1 ['work'] {tmp_path / 'own'} 2"
+    assert (status, end) == (" 0 0", "the end of the parent")
+
+
+@needs_landlock
+@copies
+def test_what_a_copy_may_not(parent: list[str], tmp_path: Path) -> None:
+    """It is confined as any child is."""
+    assert told_by(parent, "write")[0] == "refused"
+    assert (tmp_path / "own" / "mine").exists()
+    assert not (tmp_path / "other").exists()
+
+
+@copies
+def test_how_a_copy_fails(parent: list[str], tmp_path: Path) -> None:
+    """An error is in the log and in the exit code, a crash is the signal's."""
+    assert told_by(parent, "fail") == [" 1 1", "the end of the parent"]
+    assert "ValueError: the reason" in (tmp_path / "log").read_text()
+    assert told_by(parent, "crash") == [" -11 -11", "the end of the parent"]
+
+
+@pytest.mark.alone
+@copies
+def test_a_killed_parent_takes_its_copy_along(parent: list[str]) -> None:
+    """After SIGKILL of the parent the copy is gone within two seconds."""
+    with subprocess.Popen([*parent, "sleep"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert alive(pid)
+        process.kill()
+        until = time.monotonic() + 2
+    while alive(pid) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not alive(pid)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import image_arrays
+from conftest import image_arrays, lend
 
 import edgeprune
 from edgeprune.artifact import Precision, sha256_of
@@ -63,12 +63,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, keras: Any) -> Path:
 @pytest.fixture(autouse=True)
 def small(converter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few candidates, little training, and one converter for all."""
-
-    @contextlib.contextmanager
-    def borrowed() -> Iterator[Any]:
-        yield converter
-
-    monkeypatch.setattr(shrink, "Converter", borrowed)
+    lend(converter, monkeypatch, shrink)
     monkeypatch.setattr(halving, "MOST_CANDIDATES", 2)
     monkeypatch.setattr(halving, "MOST_RECOVERED", 2)
     monkeypatch.setattr(fitting, "TRIES", 2)

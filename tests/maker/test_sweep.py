@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import image_arrays
+from conftest import image_arrays, lend
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.maker.search.space import Choice, Range, Space, load_space
@@ -202,11 +201,7 @@ def test_the_whole_sweep(
     killed ends with; the recipe of the best, and those that no other beats, are written down."""
     from edgeprune.maker.search import recipe_trials, sweep
 
-    @contextlib.contextmanager
-    def borrowed() -> Iterator[Any]:
-        yield converter
-
-    monkeypatch.setattr(sweep, "Converter", borrowed)
+    lend(converter, monkeypatch, sweep)
     image_model.save(tmp_path / "model.keras")
     for name, count, seed in (("train", 96, 1), ("validation", 60, 2), ("test", 60, 3)):
         np.savez_compressed(tmp_path / f"{name}.npz", **image_arrays(count, seed))

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.errors import InputError, MissingExtra, OutputError, Unsupported
+from edgeprune.errors import InputError, OutputError, Unsupported
 from edgeprune.formats.contents import printable
 from edgeprune.host.interrupts import undoing
 from edgeprune.maker.keras.backends import conversions, on_tensorflow
 from edgeprune.maker.keras.graphs import functional_of, is_model
 from edgeprune.maker.keras.layouts import computed_channels_last
 from edgeprune.maker.keras.saved_models import SavedModel
+from edgeprune.maker.keras.starting import quiet_tensorflow, start_keras
 from edgeprune.maker.keras.types import AnyModel, Layer, Model, Shape, Tensor, Variable
 
 __all__ = [
@@ -57,58 +58,20 @@ FEW = 16  # samples
 Predictor = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
-def quiet_tensorflow() -> None:
-    """Ask TensorFlow, absl and oneDNN for errors only. Must run before their first import."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-
-
-@contextlib.contextmanager
-def muted_stderr() -> Iterator[None]:
-    """Hide what native code writes to file descriptor 2 while TensorFlow starts; nothing of Python's is lost."""
-    try:
-        saved = os.dup(2)
-    except OSError:
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  (a device, not a file)
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-
-
 def keras_module(*, any_backend: bool = False) -> ModuleType:
     """The keras package, on TensorFlow unless `any_backend`. Raises MissingExtra when it is not installed."""
     quiet_tensorflow()
     chosen = os.environ.get("KERAS_BACKEND", "tensorflow")
     if any_backend:
-        return sys.modules.get("keras") or _start_keras(with_tensorflow=chosen == "tensorflow")
+        return sys.modules.get("keras") or start_keras(with_tensorflow=chosen == "tensorflow")
     if chosen != "tensorflow":
         raise Unsupported(f"KERAS_BACKEND is set to {chosen!r} and exporting needs TensorFlow: unset KERAS_BACKEND")
     keras = sys.modules.get("keras") if "tensorflow" in sys.modules else None
-    keras = keras or _start_keras()
+    keras = keras or start_keras()
     if keras.backend.backend() != "tensorflow":
         raise Unsupported(
             f"Keras runs on its {keras.backend.backend()} backend; exporting needs TensorFlow: unset KERAS_BACKEND"
         )
-    return keras
-
-
-def _start_keras(*, with_tensorflow: bool = True) -> ModuleType:
-    try:
-        with muted_stderr(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import keras
-
-            if with_tensorflow:
-                import tensorflow as tf
-
-                tf.get_logger().setLevel("ERROR")
-    except ImportError as cause:
-        raise MissingExtra("tensorflow and keras", "convert", "working on a Keras model") from cause
     return keras
 
 

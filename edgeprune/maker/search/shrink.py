@@ -21,6 +21,7 @@ from edgeprune.errors import RecipeError, UsageError
 from edgeprune.ledger import Ledger
 from edgeprune.maker.keras.model_files import load_model
 from edgeprune.maker.keras.models import keras_module
+from edgeprune.maker.keras.starting import at_start
 from edgeprune.maker.recipe.pipeline import run_recipe
 from edgeprune.maker.recipe.prepare import Prepared, prepare
 from edgeprune.maker.recipe.recipe import recipe_of_text
@@ -70,7 +71,9 @@ def shrink(job: ShrinkJob, place: Path, out: Path, progress: Watch) -> tuple[Sea
     """
     begun, used = time.monotonic(), cpu_s()
     progress.begin("read model and data")
-    model = load_model(job.files.model, trust_code=job.trust_code, custom=job.custom)
+    converter = Converter()
+    with at_start(converter.start):
+        model = load_model(job.files.model, trust_code=job.trust_code, custom=job.custom)
     job = replace(job, files=replace(job.files, goal=goal_words(job.goal, model)))
     near = out.absolute().parent / "recipe.toml"
     text_of = _recipes(job, near)
@@ -89,7 +92,7 @@ def shrink(job: ShrinkJob, place: Path, out: Path, progress: Watch) -> tuple[Sea
     base = base_of(job.files, job.custom)
     tracking = tracking_of(job.mlflow, job.files.model.stem, base[:16])
     store = Store(job.cache / f"shrink-{base}", base, load)
-    with Converter() as converter:
+    with converter:
         converter.start()
         trials = Trials(
             prepared=prepared,

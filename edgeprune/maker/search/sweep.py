@@ -18,6 +18,7 @@ from edgeprune.errors import EdgepruneError, MissingExtra, RecipeError
 from edgeprune.ledger import Ledger
 from edgeprune.maker.keras.model_files import load_model
 from edgeprune.maker.keras.models import keras_module
+from edgeprune.maker.keras.starting import at_start
 from edgeprune.maker.recipe.pipeline import run_recipe
 from edgeprune.maker.recipe.prepare import Prepared, prepare
 from edgeprune.maker.recipe.recipe import Recipe, recipe_of_text
@@ -176,7 +177,9 @@ def sweep(job: SweepJob, place: Path, out: Path, progress: Watch) -> tuple[Searc
     os.environ.update(threads_of(job.spread.limits.cpus))
     progress.begin("read model and data")
     first = space.recipe(space.first())
-    prepared = prepare(first, trust_code=job.trust_code, custom=job.custom)
+    converter = Converter()
+    with at_start(converter.start):
+        prepared = prepare(first, trust_code=job.trust_code, custom=job.custom)
     progress.end()
     make_deterministic(keras_module(), first.seed)
 
@@ -185,7 +188,7 @@ def sweep(job: SweepJob, place: Path, out: Path, progress: Watch) -> tuple[Searc
     base = base_of(files, job.custom, list(map(Path, prepared.teachers)), cpus=job.spread.limits.cpus)
     store = Store(job.cache / f"sweep-{base}", base, load)
     with contextlib.ExitStack() as life:
-        converter = life.enter_context(Converter())
+        life.enter_context(converter)
         tracking = tracking_of(job.mlflow, first.model.stem, space.sha256)
         study = life.enter_context(study_of(space, store.folder))
         trials = RecipeTrials(

@@ -99,11 +99,12 @@ def executor_for(
 
 
 def opened(setting: Setting, elsewhere: Elsewhere) -> Workplace:
-    """A workplace of its own: TensorFlow, the model and the data, and a converter that starts when it is needed."""
+    """A workplace of its own: TensorFlow, the model and the data, and a converter."""
     from edgeprune.converters.session import Converter
     from edgeprune.host.progress import Progress
     from edgeprune.maker.keras.model_files import load_model
     from edgeprune.maker.keras.models import keras_module
+    from edgeprune.maker.keras.starting import at_start
     from edgeprune.maker.recipe.prepare import prepare
     from edgeprune.maker.recipe.recipe import recipe_of_text
     from edgeprune.maker.recipe.stages import Store
@@ -114,14 +115,16 @@ def opened(setting: Setting, elsewhere: Elsewhere) -> Workplace:
     recipe = recipe_of_text(place, setting.recipe)
     splits = {name: _moved(setting, name, getattr(recipe.data, name)) for name in ("train", "validation", "test")}
     recipe = replace(recipe, model=_moved(setting, "model", recipe.model), data=replace(recipe.data, **splits))
-    prepared = prepare(recipe, trust_code=setting.trust_code, custom=custom)
+    converter = Converter()
+    with at_start(converter.start):
+        prepared = prepare(recipe, trust_code=setting.trust_code, custom=custom)
     make_deterministic(keras_module(), setting.seed)
 
     load = partial(load_model, trust_code=setting.trust_code, custom=custom)
     trials = RecipeTrials(
         prepared=prepared,
         store=Store(Path(setting.folder), setting.store_base, load, elsewhere=elsewhere),
-        converter=Converter(),
+        converter=converter,
         progress=Progress(quiet=True),
         seed=setting.seed,
     )
