@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +17,10 @@ from conftest import image_arrays, lend
 
 import edgeprune
 from edgeprune.artifact import Precision, sha256_of
-from edgeprune.errors import RuledOut, UsageError
+from edgeprune.errors import RecipeError, RuledOut, UsageError
 from edgeprune.maker.recipe import model_steps
+from edgeprune.maker.recipe.recipe import recipe_of_text
+from edgeprune.maker.recipe.recipe_toml import RecipeFiles, recipe_toml
 from edgeprune.maker.search import fitting, halving, recipe_trials, shrink, trials
 from edgeprune.maker.search.asked import ShrinkOptions
 from edgeprune.maker.search.candidates import Candidate
@@ -254,3 +257,49 @@ def test_few_samples_are_seen_more_often(samples: int, epochs: int, monkeypatch:
     candidate = Candidate(cost="macs", share=0.5, importance="l1", precision=Precision.INT8, idle=False)
     steps = searched.steps(trials.Attempt(candidate=candidate, tuned=(1, 2), recovered=5))
     assert [step.get("epochs") for step in steps] == [epochs, epochs, 2 * epochs, 5, None]
+
+
+def test_a_small_model_trains_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where TensorFlow has its threads already, and for large models, nothing is said; what is said stands in the
+    recipe."""
+    small = tmp_path / "small.keras"
+    small.write_bytes(b"0" * 1000)
+    assert shrink.training_threads(small) is None  # TensorFlow is here
+    for name in ("tensorflow", "keras"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert shrink.training_threads(small) == 1
+    with small.open("r+b") as file:
+        file.truncate(shrink.SMALL_BYTES)
+    assert shrink.training_threads(small) is None
+    files = RecipeFiles(model=small, splits={"train": tmp_path / "t.npz", "test": tmp_path / "t.npz"}, threads=1)
+    text = recipe_toml(files, tmp_path / "recipe.toml", head="x", steps=[], exports=[("tflite", "float32")], latency={})
+    assert recipe_of_text(tmp_path / "recipe.toml", text).threads == 1
+    with pytest.raises(RecipeError, match="from 1 to 1024"):
+        recipe_of_text(tmp_path / "recipe.toml", text.replace("threads = 1", "threads = 0"))
+
+
+@pytest.mark.parametrize(("lost", "precisions"), [(0.001, {"int8"}), (0.02, {"int8", "float16"})])
+def test_float16_is_tried_where_int8_costs_accuracy(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: float, precisions: set[str]
+) -> None:
+    """Where int8 costs the dense model hardly anything a file of twice the bytes cannot win."""
+    monkeypatch.setattr(recipe_trials.RecipeTrials, "dense_lost", lambda *_: lost)
+    seen = []
+
+    def stopped(self: halving.Halving, candidates: list[Candidate]) -> None:
+        seen.extend(candidates)
+        raise RuledOut("enough")
+
+    monkeypatch.setattr(halving.Halving, "_halved", stopped)
+    options = ShrinkOptions(download="0.5x", max_drop="2 %", time="1h", seed=3)
+    with pytest.raises(RuledOut, match="enough"):
+        edgeprune.shrink(
+            files / "model.keras",
+            tmp_path / "out",
+            options,
+            train=files / "train.npz",
+            validation=files / "validation.npz",
+            test=files / "test.npz",
+            cache=tmp_path / "cache",
+        )
+    assert {str(candidate.precision) for candidate in seen} == precisions

@@ -11,13 +11,19 @@ from types import ModuleType
 
 from edgeprune.errors import MissingExtra
 
-__all__ = ["at_start", "begun_nothing", "quiet_tensorflow", "start_keras"]
+__all__ = ["at_start", "begun_nothing", "quiet_tensorflow", "start_keras", "take_threads"]
 
 
 def quiet_tensorflow() -> None:
     """Ask TensorFlow, absl and oneDNN for errors only. Must run before their first import."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+def take_threads(count: int | None) -> None:
+    """Have TensorFlow take so many threads, if a number is asked for. Too late once it has computed anything."""
+    if count is not None:
+        os.environ.update({"TF_NUM_INTRAOP_THREADS": str(count), "TF_NUM_INTEROP_THREADS": str(count)})
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from edgeprune.host.toml_values import check_choice
 from edgeprune.maker.keras.compiled import compiled_of
 from edgeprune.maker.keras.model_files import load_model
 from edgeprune.maker.keras.models import input_specs, output_shapes, refuse_half_precision
+from edgeprune.maker.keras.starting import take_threads
 from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.channel.groups import Structure
 from edgeprune.maker.pruning.channel.plan import chosen_groups
@@ -100,6 +101,7 @@ def prepare(recipe: Recipe, *, trust_code: bool = False, custom: Sequence[Path] 
     """
     check_extras(recipe)
     packages = _packages(recipe)
+    take_threads(recipe.threads)
     model = load_model(recipe.model, trust_code=trust_code, custom=custom)
     refuse_half_precision(model)
     _check_ends(recipe, model, packages)

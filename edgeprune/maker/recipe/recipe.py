@@ -62,7 +62,7 @@ __all__ = [
 
 
 SWITCHES = {"keep_stages": False, "blame": False, "html": True}  # and what they are where they are left out
-TABLES = ("seed", "data", "steps", "exports", "latency", "budget", "student")
+TABLES = ("seed", "threads", "data", "steps", "exports", "latency", "budget", "student")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +133,8 @@ class Recipe:
     goal: Goal
     seed: int = 0
     """Same seed, same result on the same machine."""
+    threads: int | None = None
+    """Threads of training; left out, a core each. Another number changes the last bits; 1 suits small models."""
     keep_stages: bool = False
     """Keep the Keras model of each stage in `stages/` of the output, so that `edgeprune blame` can undo steps."""
     blame: bool = False
@@ -182,6 +184,7 @@ def _recipe(path: Path, sha256: str, raw: Mapping[str, object]) -> Recipe:
         model=path.parent / typed(path, "model", raw["model"], str),
         goal=read_goal(path, raw),
         seed=seed,
+        threads=None if "threads" not in raw else typed(path, "threads", raw["threads"], int),
         data=replace(data, **splits),
         steps=tuple(_placed(path, step) for step in steps),
         **{key: typed(path, key, raw.get(key, usual), bool) for key, usual in SWITCHES.items()},
@@ -261,6 +264,8 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(f"{path}: [data] lacks 'test'; name samples, or set_aside = 0.1 of the training samples")
     if share is not None and not (0 < share <= 0.4 and recipe.data.train is not None):
         raise RecipeError(f"{path}: set_aside in [data] is a share of the samples in train, above 0 and at most 0.4")
+    if recipe.threads is not None and not 1 <= recipe.threads <= 1024:
+        raise RecipeError(f"{path}: threads is a whole number from 1 to 1024; got {recipe.threads}")
     if not 0 <= recipe.seed < 2**32:
         raise RecipeError(f"{path}: seed is a whole number from 0 to {2**32 - 1}; got {recipe.seed}")
     if not (math.isfinite(recipe.data.scale) and math.isfinite(recipe.data.offset)):
@@ -340,16 +345,14 @@ def _check_patterns(recipe: Recipe) -> None:
 
 
 def _check_features(recipe: Recipe) -> None:
-    """Layers are compared with those of the recipe's model only while their channels are the same ones."""
+    """Channels are compared with those of the recipe's model only while they are the same ones."""
     moved = "[student]" if recipe.student is not None else ""
     for step in recipe.steps:
         training = training_of(step)
         moved = moved or (f"step {step.name!r}" if isinstance(step, PruneStep) and step.options.permute else "")
         if moved and training is not None and training.features:
-            raise RecipeError(
-                f"{recipe.path}: step {step.name!r}: features compares channels with those of the recipe's model, and "
-                f"those of {moved} are others: leave it out"
-            )
+            why = f"features compares channels with the recipe's model, and those of {moved} are others: leave it out"
+            raise RecipeError(f"{recipe.path}: step {step.name!r}: {why}")
 
 
 def _check_teachers(recipe: Recipe) -> None:

@@ -33,6 +33,7 @@ class RecipeFiles:
     on_bad_sample: str = "error"
     set_aside: float | None = None
     seed: int = 0
+    threads: int | None = None
 
 
 def goal_words(goal: Goal, model: Model) -> dict[str, object]:
@@ -65,6 +66,7 @@ def recipe_toml(
         _line("model", _beside(files.model, place)),
         *(_line(key, words) for key, words in files.goal.items()),
         _line("seed", files.seed),
+        *([_line("threads", files.threads)] if files.threads is not None else []),
         "",
         "[data]",
         *(_line(key, _beside(path, place)) for key, path in files.splits.items()),

@@ -187,11 +187,6 @@ def executor_of(means: Means) -> Executor:
     return EXECUTORS[means.spread.kind](means)
 
 
-def threads_of(cpus: int | None) -> dict[str, str]:
-    """Settings of the environment, for before TensorFlow is loaded, by which it takes so many threads."""
-    return {} if cpus is None else {"TF_NUM_INTRAOP_THREADS": str(cpus), "TF_NUM_INTEROP_THREADS": str(cpus)}
-
-
 def scheduled(seconds: Iterable[float | None], workers: int) -> tuple[float, float]:
     """(When a worker is free for the next job, when all are done) on a clock that counts what jobs took: each began, in
     this order, on the worker that was free first. None is a job that still runs; it ends later than the others."""

@@ -29,6 +29,7 @@ MOST_CANDIDATES = 8
 MOST_RECOVERED = 40  # rounds of training
 GRID_PRICE = 0.02  # of the metric for each whole that coarser grids take off a file: 15 % cost 0.3 points
 LEAST_EPOCHS = 2
+HARMLESS_SHARE = 0.25  # of the drop that is allowed
 
 
 @dataclass(kw_only=True)
@@ -89,6 +90,8 @@ class Halving:
         for kind, able in kinds(self.aims, precisions, idle=idle, targets=targets):
             if kind.cost == "parameters" and found and not self._by_size(found[0]):
                 continue
+            if found and kind.precision is not found[0].precision and self._keeps(found[0].precision):
+                continue  # the others have to be narrower
             start = starts.get((kind.precision, kind.cost), self._start(kind))
             made = fitted(trials, kind, self.aims, able, start)
             if made is not None and made.name not in [known.name for known in found]:
@@ -105,6 +108,10 @@ class Halving:
                 "download or latency, or for more time"
             )
         return found
+
+    def _keeps(self, precision: Precision) -> bool:
+        """Whether storing the dense model so costs it next to nothing of what may be lost."""
+        return self.trials.dense_lost(precision) <= HARMLESS_SHARE * self.aims.max_drop
 
     def _by_size(self, candidate: Candidate) -> bool:
         """Whether it is the download that keeps a candidate from being wider, and not the latency."""

@@ -77,8 +77,12 @@ class RecipeTrials:
         """The metric of the dense float32 file, which all others are held against."""
         return float(self.dense_file(Precision.FLOAT32)["metric"])
 
+    def dense_lost(self, precision: Precision) -> float:
+        """What the dense model loses by being stored so."""
+        return self.judge.lost(self.dense_metric, float(self.dense_file(precision)["metric"]))
+
     def dense_file(self, precision: Precision) -> Record:
-        """The file of the dense model; its metric where it is float32."""
+        """The file of the dense model."""
         if precision not in self.dense:
 
             def make(key: str) -> Record:
@@ -86,8 +90,8 @@ class RecipeTrials:
                 path = self.store.path(key, ".tflite")
                 quantize = QuantizeStep(precision=str(precision)) if precision in INTEGER else None
                 made = self.files().made(self.prepared.model, path, precision, quantize).made
-                value = self.judge.score(path.read_bytes()) if precision is Precision.FLOAT32 else None
-                self.progress.end()
+                value = self.judge.score(path.read_bytes())
+                self.progress.end(f"{self.prepared.task.main.name} {value:.4f}")
                 return {**weighed(made), "metric": value, "key": key}
 
             self.dense[precision] = self.store.once("dense", str(precision), make)

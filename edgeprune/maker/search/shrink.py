@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +22,7 @@ from edgeprune.errors import RecipeError, UsageError
 from edgeprune.ledger import Ledger
 from edgeprune.maker.keras.model_files import load_model
 from edgeprune.maker.keras.models import keras_module
-from edgeprune.maker.keras.starting import at_start
+from edgeprune.maker.keras.starting import at_start, take_threads
 from edgeprune.maker.recipe.pipeline import run_recipe
 from edgeprune.maker.recipe.prepare import Prepared, prepare
 from edgeprune.maker.recipe.recipe import recipe_of_text
@@ -42,9 +43,10 @@ from edgeprune.maker.training.goal import Goal
 from edgeprune.maker.training.loop import make_deterministic
 from edgeprune.points import SearchReport
 
-__all__ = ["SET_ASIDE", "ShrinkJob", "shrink"]
+__all__ = ["SET_ASIDE", "ShrinkJob", "shrink", "training_threads"]
 
 SET_ASIDE = 0.1  # of the training samples, for each split that is not given
+SMALL_BYTES = 10_000_000  # of a model file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,8 @@ def shrink(job: ShrinkJob, place: Path, out: Path, progress: Watch) -> tuple[Sea
     """
     begun, used = time.monotonic(), cpu_s()
     progress.begin("read model and data")
+    job = replace(job, files=replace(job.files, threads=training_threads(job.files.model)))
+    take_threads(job.files.threads)
     converter = Converter()
     with at_start(converter.start):
         model = load_model(job.files.model, trust_code=job.trust_code, custom=job.custom)
@@ -131,6 +135,12 @@ def shrink(job: ShrinkJob, place: Path, out: Path, progress: Watch) -> tuple[Sea
     if report.met and report.ended == "done":
         shutil.rmtree(store.folder, ignore_errors=True)
     return report, ledger
+
+
+def training_threads(model: Path) -> int | None:
+    """One for a small model, whose operations are too short to be shared: two threads take a third more CPU time and
+    end hardly earlier. None, as many as there are cores, for others, and where TensorFlow has its threads already."""
+    return 1 if "tensorflow" not in sys.modules and model.is_file() and model.stat().st_size < SMALL_BYTES else None
 
 
 def _recipes(job: ShrinkJob, place: Path) -> Callable[[Steps], str]:

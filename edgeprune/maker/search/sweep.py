@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,13 +17,13 @@ from edgeprune.errors import EdgepruneError, MissingExtra, RecipeError
 from edgeprune.ledger import Ledger
 from edgeprune.maker.keras.model_files import load_model
 from edgeprune.maker.keras.models import keras_module
-from edgeprune.maker.keras.starting import at_start
+from edgeprune.maker.keras.starting import at_start, take_threads
 from edgeprune.maker.recipe.pipeline import run_recipe
 from edgeprune.maker.recipe.prepare import Prepared, prepare
 from edgeprune.maker.recipe.recipe import Recipe, recipe_of_text
 from edgeprune.maker.recipe.recipe_toml import RecipeFiles
 from edgeprune.maker.recipe.stages import Store, cpu_s
-from edgeprune.maker.search.executors import Executor, Job, Spread, threads_of
+from edgeprune.maker.search.executors import Executor, Job, Spread
 from edgeprune.maker.search.outcome import Outcome, leave_nearest, search_report, with_pareto
 from edgeprune.maker.search.recipe_trials import RecipeTrials
 from edgeprune.maker.search.sampling import Asked, Study, study_of
@@ -174,7 +173,7 @@ def sweep(job: SweepJob, place: Path, out: Path, progress: Watch) -> tuple[Searc
     begun, used, space = time.monotonic(), cpu_s(), job.space
     if importlib.util.find_spec("optuna") is None:
         raise MissingExtra("optuna", "sweep", "edgeprune sweep")
-    os.environ.update(threads_of(job.spread.limits.cpus))
+    take_threads(job.spread.limits.cpus)
     progress.begin("read model and data")
     first = space.recipe(space.first())
     converter = Converter()

@@ -26,7 +26,6 @@ from edgeprune.maker.search.executors import (
     Spread,
     Workplace,
     executor_of,
-    threads_of,
 )
 
 if TYPE_CHECKING:
@@ -143,7 +142,10 @@ def _moved(setting: Setting, key: str, path: Path | None) -> Any:
 
 def open_workplace(setting: Setting, elsewhere: Elsewhere = lambda _: None) -> Workplace:
     """What the setting says that makes one; called before TensorFlow is loaded."""
-    os.environ.update({"TF_CPP_MIN_LOG_LEVEL": "3", **threads_of(setting.cpus)})
+    from edgeprune.maker.keras.starting import take_threads
+
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    take_threads(setting.cpus)
     module, _, function = setting.opens.partition(":")
     return cast("Workplace", getattr(importlib.import_module(module), function)(setting, elsewhere))
 
