@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def test_every_sample_at_most_once() -> None:
         ({"optimizer": "lion"}, "adam, adamw, sgd"),
         ({"decay": "step"}, "known: cosine, constant"),
         ({"patience": 0}, "at least 1 epoch"),
+        ({"keep_from": 1.0}, "below 1"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], word: str) -> None:
@@ -164,6 +166,10 @@ class TestTraining:
                 options,
                 keep_best_from_step=first_step,
             )
+            assert log.kept_epoch == kept
+        for share, kept in ((0.0, 1), (0.33, 1), (0.4, 2), (0.9, 3)):
+            task = find_task(vector_model, "accuracy", trains=True)
+            log = train(clone(vector_model), made(64), made(20), task, replace(options, keep_from=share))
             assert log.kept_epoch == kept
 
     def test_a_diverging_loss(self, keras: Any) -> None:

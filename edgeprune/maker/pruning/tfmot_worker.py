@@ -167,6 +167,7 @@ def _train(
     steps.set_model(model)
     steps.on_train_begin()
     shapes = [tuple(tensor.shape) for tensor in model.inputs]
+    settled_step = max(settled_step, round(options.keep_from * total))
     augment = Augmenter(shapes, flip=options.flip, shift=options.shift, seed=options.seed)
     best = BestWeights(metric, options.patience)
     epochs: list[tuple[float, float | None]] = []

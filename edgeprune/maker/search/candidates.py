@@ -11,6 +11,7 @@ __all__ = ["HARMLESS", "Candidate", "channel_target", "export_pairs", "steps_of"
 
 HARMLESS = {"kind": "prune", "name": "idle", "style": "channel", "harmless": 1e-4, "round_to": 1}
 ROUND_TO = 8
+KEPT_FROM = 0.8  # of each training: of many epochs few samples choose the luckiest, and call it better than it is
 Step = dict[str, object]
 
 
@@ -59,7 +60,7 @@ def steps_of(
 ) -> list[Step]:
     """The steps of a candidate: `cut` epochs behind each cut, `tuned` ones at a constant rate and `recovered` ones
     while it falls. With `features` layers of the dense model teach too."""
-    vary: Step = {"batch_size": asked.batch_size, "distill": 0.9}
+    vary: Step = {"batch_size": asked.batch_size, "distill": 0.9, "keep_from": KEPT_FROM}
     vary |= {"features": 1.0} if features else {}
     vary |= {"flip": True} if asked.flip else {}
     vary |= {"shift": asked.shift} if asked.shift else {}

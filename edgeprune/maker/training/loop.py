@@ -194,6 +194,7 @@ def _trained(
     rng = np.random.default_rng(options.seed)
     per_epoch = steps_per_epoch(len(samples), options.batch_size)
     total = per_epoch * options.epochs
+    keep_best_from_step = max(keep_best_from_step, round(options.keep_from * total))
     teaches = teacher is not None and options.distill
     trainee = _taught(model, teacher, task, options, kept) if teacher is not None and teaches else model
     compile_model(keras, trainee, task, options, total, sparsify)

@@ -37,6 +37,9 @@ class TrainOptions:
     """`"adam"`, `"adamw"` or `"sgd"`."""
     patience: int | None = None
     """Stop after so many epochs without a better validation value."""
+    keep_from: float = 0.0
+    """Share of the training before which no weights are kept as the best: validation samples that are few choose by
+    chance among many epochs."""
     flip: bool = False
     """Mirror training images left to right at random."""
     shift: int = 0
@@ -66,6 +69,8 @@ class TrainOptions:
             raise UsageError(f"distill is the teacher's share of the loss, 0 to 1; got {self.distill:g}")
         if not 0.1 <= self.temperature <= 100:
             raise UsageError(f"temperature is 0.1 to 100; got {self.temperature:g}")
+        if not 0 <= self.keep_from < 1:
+            raise UsageError(f"keep_from is a share of the training, at least 0 and below 1; got {self.keep_from:g}")
         if not 0 <= self.features <= 100:
             raise UsageError(f"features is the weight of what layers make, 0 to 100; got {self.features:g}")
         if self.features and not self.distill:
