@@ -303,3 +303,35 @@ def test_float16_is_tried_where_int8_costs_accuracy(
             cache=tmp_path / "cache",
         )
     assert {str(candidate.precision) for candidate in seen} == precisions
+
+
+@pytest.mark.parametrize("fixed", [0.0, 0.2, 0.4])
+def test_widths_for_a_latency_that_has_a_fixed_part(fixed: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the latency is found whatever share of it no width takes away, in four files, and never exceeded."""
+    monkeypatch.setattr(fitting, "TRIES", 4)
+    shares = []
+
+    def shape(candidate: Candidate) -> trials.Shape:
+        shares.append(candidate.share)
+        latency = fixed + (1 - fixed) * round(candidate.share * 32) / 32
+        return trials.Shape(download_bytes=1000, parameters=1, macs=1, latency=latency)
+
+    kind = Candidate(cost="macs", share=1.0, importance="l1", precision=Precision.INT8)
+    aims = Aims(download_bytes=None, latency=0.5, max_drop=0.01)
+    found = fitting.fitted(SimpleNamespace(shape=shape), kind, aims, 1.0, 0.425)  # type: ignore[arg-type]
+    assert found is not None
+    assert len(shares) <= 4
+    assert 0.44 <= shape(found).latency <= 0.5  # type: ignore[operator]
+
+
+def test_more_files_where_none_is_small_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A size that falls in one step only, far below the first guesses."""
+    monkeypatch.setattr(fitting, "TRIES", 4)
+    sizes = iter([3.0, 2.9, 2.8, 2.7, 2.6, 0.9])
+
+    def shape(_: Candidate) -> trials.Shape:
+        return trials.Shape(download_bytes=round(1000 * next(sizes)), parameters=1, macs=1, latency=None)
+
+    kind = Candidate(cost="macs", share=1.0, importance="l1", precision=Precision.INT8)
+    aims = Aims(download_bytes=1000, latency=None, max_drop=0.01)
+    assert fitting.fitted(SimpleNamespace(shape=shape), kind, aims, 1.0, 0.9) is not None  # type: ignore[arg-type]

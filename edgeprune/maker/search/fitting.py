@@ -15,6 +15,7 @@ from edgeprune.units import format_bytes
 __all__ = ["fitted", "kinds", "refuse_ruled_out"]
 
 TRIES = 4  # files that are made for each kind of candidate
+MORE_TRIES = 3  # where none of these was small and fast enough
 CLOSE = 0.94  # of a target: near enough
 MARGIN = 0.985  # aimed at; a paired measurement strays by a percent
 SQUEEZE = 1.15  # coarser grids bring an int8 file down by so much for about 0.3 points (docs/recipe.md)
@@ -66,7 +67,10 @@ def fitted(trials: Trials, kind: Candidate, aims: Aims, able: float, start: floa
     None where none was found."""
     best: Candidate | None = None
     share, low, high = start, 0.0, 1.02
-    for _ in range(TRIES):
+    used: list[tuple[float, float]] = []
+    for number in range(TRIES + MORE_TRIES):
+        if number >= TRIES and best is not None:
+            break
         candidate = kind.of(min(1.0, share))
         try:
             over = _over(trials.shape(candidate), aims, able)
@@ -80,9 +84,22 @@ def fitted(trials: Trials, kind: Candidate, aims: Aims, able: float, start: floa
             high = share
         if (over is not None and CLOSE <= over <= 1) or share >= 1 >= (over or 2):
             break
-        guess = share * MARGIN / over if over else (low + high) / 2
-        share = guess if low < guess < high else (low + high) / 2
+        used += [] if over is None else [(share, over)]
+        guess = None if over is None else _guess(used)
+        share = guess if guess is not None and low < guess < high else (low + high) / 2
     return best
+
+
+def _guess(used: list[tuple[float, float]]) -> float:
+    """The share that would use MARGIN, from (share, use) so far: on the line through the last two, for a latency has a
+    part that no width takes away; in proportion where there is no such line."""
+    share, over = used[-1]
+    if len(used) > 1:
+        before, then = used[-2]
+        slope = (over - then) / (share - before) if share != before else 0.0
+        if slope > 0:
+            return share + (MARGIN - over) / slope
+    return share * MARGIN / over if over else share
 
 
 def _over(shape: Shape, aims: Aims, able: float) -> float:
