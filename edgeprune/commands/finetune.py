@@ -72,6 +72,7 @@ class _Job:
 )
 @field_option(TrainOptions, "temperature", help="Warmth of the teacher's answers.")
 @field_option(TrainOptions, "features", help="Weight of what layers of the same widths make against the teacher's.")
+@field_option(TrainOptions, "keep_from", help="Share of the training before which no weights are kept as the best.")
 @click.option("--patience", type=int, help="Stop after so many epochs without a better validation value.")
 @common_options("metric", "loss", "loss_weight", *JOB)
 def finetune(output: Path, overwrite: bool, as_json: bool, **values: Any) -> int:

@@ -135,7 +135,7 @@ LATER: dict[str, tuple[str, ...]] = {
         "bisect",
         "cut-preprocessing",
     ),
-    "finetune": ("renew-norms", "thaw", "class-weight", "temperature", "features"),
+    "finetune": ("renew-norms", "thaw", "class-weight", "temperature", "features", "keep-from"),
     "prune": (
         "harmless",
         "lossless",

@@ -155,7 +155,7 @@ def test_a_run_does_not_hang_on_its_page(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("edgeprune.maker.recipe.prepare.prepare", lambda *_, **__: None)
     monkeypatch.setattr("edgeprune.maker.recipe.plan_words.plan_lines", lambda *_: [])
-    monkeypatch.setattr("edgeprune.maker.recipe.pipeline.run_recipe", lambda *_: full_ledger())
+    monkeypatch.setattr("edgeprune.maker.recipe.pipeline.run_recipe", lambda *_, **__: full_ledger())
     monkeypatch.setattr("edgeprune.commands.pages.page_of_folder", broken)
     with pytest.raises(ValueError, match="no picture"):
         edgeprune.run(ROOT / "sample_models" / "fashion" / "recipe.toml", tmp_path / "out")

@@ -185,7 +185,7 @@ def test_rounds_end_where_one_cut_would(wide: Any) -> None:
     """Three rounds reach the target of one, train in between, and report the first against the last widths."""
     seen = []
 
-    def train(model: Any, number: int) -> Any:
+    def train(model: Any, number: int, _: object) -> Any:
         seen.append((number, model.count_params()))
         return model
 
@@ -240,7 +240,7 @@ def test_rounds_with_coarse_widths(coarse: Any, target: dict[str, Any]) -> None:
     """Small parts of a ratio add up instead of being rounded away, and a target that is reached early is no error."""
     trained = []
 
-    def train(model: Any, number: int) -> Any:
+    def train(model: Any, number: int, _: object) -> Any:
         trained.append(number)
         return model
 

@@ -99,7 +99,7 @@ def test_a_step_of_a_recipe(model: Any, samples: Samples) -> None:
     options = ChannelOptions(harmless=1e-4, round_to=1)
     trained: list[int] = []
 
-    def train(made: Any, number: int) -> Any:
+    def train(made: Any, number: int, _: object) -> Any:
         trained.append(number)
         return made
 

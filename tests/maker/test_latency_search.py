@@ -171,7 +171,7 @@ class TestSearch:
         seen: list[tuple[int, float]] = []
         trials: list[tuple[int, int, str]] = []
 
-        def train(model: Any, number: int) -> Any:
+        def train(model: Any, number: int, _: object) -> Any:
             seen.append((number, estimate(model)))
             return model
 
@@ -192,7 +192,7 @@ class TestSearch:
         """Where rounded widths went past a later round's part, that round keeps all channels and only trains."""
         sizes = []
 
-        def train(model: Any, _number: int) -> Any:
+        def train(model: Any, *_: object) -> Any:
             sizes.append(model.count_params())
             return model
 
@@ -205,7 +205,7 @@ class TestSearch:
     def test_out_of_reach_is_known_before_any_training(self, narrow: Any) -> None:
         """In rounds the fewest channels that may stay are estimated first: two groups of four are too many here."""
 
-        def train(model: Any, _number: int) -> Any:
+        def train(model: Any, *_: object) -> Any:
             raise AssertionError("nothing is to be trained")
 
         with pytest.raises(OutOfReach, match=r"latency = 0\.2 cannot be reached on .*fewest channels that may stay"):
