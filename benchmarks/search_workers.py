@@ -1,6 +1,6 @@
 """Trials a minute on one and on two workers, and what is left of a sweep that is killed at random moments.
 
-    python benchmarks/search_workers.py [--trials N] [--epochs N] [--kills N] [--ray]
+    python benchmarks/search_workers.py [--trials N] [--epochs N] [--threads N] [--kills N] [--ray]
 
 A small network is trained, and the same space is swept by one process, by two, and with --ray on a cluster that is
 started here, where one of the workers is killed in the middle. Trials a minute leave out what a worker's start takes
@@ -30,6 +30,7 @@ SPACE = """
 model = "model.keras"
 metric = "accuracy"
 seed = 5
+{threads}
 
 [data]
 train = "train.npz"
@@ -189,12 +190,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4000)
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--workers", default="1,2")
+    parser.add_argument("--threads", type=int, default=1, help="of a trial; 0 for as many as there are cores")
     parser.add_argument("--ray", action="store_true")
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="search-workers-"))
     try:
         make(folder, asked.samples)
-        (folder / "space.toml").write_text(SPACE.format(trials=asked.trials, epochs=asked.epochs))
+        threads = f"threads = {asked.threads}" if asked.threads else ""
+        (folder / "space.toml").write_text(SPACE.format(trials=asked.trials, epochs=asked.epochs, threads=threads))
         names = [f"workers {count}" for count in asked.workers.split(",") if count] + ["ray"] * asked.ray
         for name in names:
             kind, _, count = name.partition(" ")

@@ -341,7 +341,9 @@ class TestChild:
         one of its own start makes; a crash of it is an error, and the next child is one of its own start."""
         vector_model.save(tmp_path / "m.keras")
         (tmp_path / "b").mkdir()
-        told = subprocess.run([sys.executable, "-c", COPIED, tmp_path], capture_output=True, text=True, check=False)
+        told = subprocess.run(
+            [sys.executable, "-P", "-c", COPIED, tmp_path], capture_output=True, text=True, check=False
+        )
         assert told.stdout.splitlines() == ["True", "died of SIGSEGV", "False"], told.stderr
         for name, kind, precision in (
             ("m.tflite", Format.TFLITE, Precision.FLOAT32),

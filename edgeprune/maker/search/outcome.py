@@ -46,7 +46,7 @@ def search_report(outcome: Outcome, trials: RecipeTrials, aims: Aims) -> SearchR
     over = aims.excess(entry.download_bytes[BASE_CODEC], _latency(stage, winner), winner.lost)
     reached = {name: not excess for name, excess in over.items()}
     if dropped is not None:
-        reached["drop on test"] = dropped <= aims.max_drop
+        reached["drop on test"] = aims.allows(dropped)
     return SearchReport(
         tool_version=version("edgeprune"),
         model=outcome.model,
