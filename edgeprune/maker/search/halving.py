@@ -26,7 +26,7 @@ __all__ = ["Halving"]
 # file is made. The rest is for the run that leaves the files.
 CHOSEN, FIRST, HALVED, MADE = 0.2, 0.4, 0.55, 0.85
 MOST_CANDIDATES = 8
-MOST_RECOVERED = 40  # rounds of training
+MOST_RECOVERED = 60  # rounds of training
 GRID_PRICE = 0.02  # of the metric for each whole that coarser grids take off a file: 15 % cost 0.3 points
 LEAST_EPOCHS = 2
 HARMLESS_SHARE = 0.25  # of the drop that is allowed
