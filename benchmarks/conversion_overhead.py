@@ -29,7 +29,7 @@ model = keras.saving.load_model(sys.argv[1], compile=False)
 content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
 open(sys.argv[2], "wb").write(content)
 """
-CONVERT = "from edgeprune.commands.cli import main; main()"
+COMMAND = "from edgeprune.commands.cli import main; main()"
 DEFLATE = """
 import sys, zlib
 zlib.compress(open(sys.argv[1], "rb").read(), 9)
@@ -53,7 +53,7 @@ def measured(name: str, folder: Path) -> bool:
     pairs = []
     for _ in range(ROUNDS):
         theirs = seconds(PLAIN, model, plain)
-        ours = seconds(CONVERT, "convert", model, "--to", "tflite", "-o", made, "--overwrite", "--quiet")
+        ours = seconds(COMMAND, "convert", model, "--to", "tflite", "-o", made, "--overwrite", "--quiet")
         pairs.append((ours, theirs))
     ratios = {}
     for what, index in (("CPU", 0), ("wall", 1)):

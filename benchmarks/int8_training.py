@@ -112,13 +112,21 @@ def prepare(folder: Path, weights: Path, archive: Path, size: int = SIZE) -> Non
     tuned(weights, x[:TRAIN], labels[:TRAIN]).save(folder / "model.keras")
 
 
-def main() -> None:
+def prepared_folder(size: int = SIZE) -> Path | None:
+    """The folder that the command line names, with model and splits in it; None, which is said, where it names none."""
     if len(sys.argv) < 4:
         print("not run: it needs a FOLDER, WEIGHTS.keras and PHOTOS.tar")
-        return
+        return None
     folder, weights, archive = map(Path, sys.argv[1:4])
     folder.mkdir(parents=True, exist_ok=True)
-    prepare(folder, weights, archive)
+    prepare(folder, weights, archive, size)
+    return folder
+
+
+def main() -> None:
+    folder = prepared_folder()
+    if folder is None:
+        return
     for words, steps in RECIPES.items():
         name = words.replace("%", "percent").replace(",", "").replace(" ", "-")
         recipe, out = folder / f"{name}.toml", folder / name

@@ -10,14 +10,12 @@ before and after, as a yardstick. Target: at most 100 CPU s.
 
 from __future__ import annotations
 
-import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from conversion_overhead import COMMAND, seconds
 
 FASHION = Path(__file__).parent.parent / "sample_models" / "fashion"
 MOST_S = 100.0
@@ -42,15 +40,6 @@ kind = "quantize"
 EXPORTS = (("tflite", "float32"), ("tflite", "int8"), ("coreml", "sparse"), ("coreml", "int8"))
 
 
-def seconds(*command: str | Path) -> tuple[float, float]:
-    """CPU seconds of a command and all that it started and waited for, and wall seconds."""
-    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    subprocess.run([sys.executable, *map(str, command)], check=True, capture_output=True, env=quiet)
-    after, wall_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - begun
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall_s
-
-
 def main() -> None:
     exports = "".join(f'\n[[exports]]\nformat = "{kind}"\nprecision = "{name}"\n' for kind, name in EXPORTS)
     spent = []
@@ -58,11 +47,9 @@ def main() -> None:
         recipe = Path(place) / "recipe.toml"
         recipe.write_text(RECIPE.format(folder=FASHION) + exports)
         for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 1):
-            yardsticks = [seconds("-c", "import tensorflow")[0]]
-            cpu_s, wall_s = seconds(
-                "-m", "edgeprune", "run", recipe, "-o", Path(place) / "out", "--overwrite", "--quiet"
-            )
-            yardsticks.append(seconds("-c", "import tensorflow")[0])
+            yardsticks = [seconds("import tensorflow")[0]]
+            cpu_s, wall_s = seconds(COMMAND, "run", recipe, "-o", Path(place) / "out", "--overwrite", "--quiet")
+            yardsticks.append(seconds("import tensorflow")[0])
             spent.append(cpu_s)
             told = " and ".join(f"{each:.1f}" for each in yardsticks)
             print(

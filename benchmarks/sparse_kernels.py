@@ -14,8 +14,6 @@ weights each time, and instructions counted.
 
 from __future__ import annotations
 
-import resource
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from applications import with_statistics
+from conversion_overhead import COMMAND, seconds
 
 MODELS = (
     *("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large"),
@@ -117,14 +116,6 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - begun
 
 
-def children_seconds(*arguments: object) -> float:
-    """CPU time of a command and of all that it starts."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "edgeprune", *map(str, arguments)], check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
 def speed(name: str, folder: Path) -> None:
     """A variant against a conversion: the work itself, and the commands with all their checks."""
     from edgeprune.artifact import Precision
@@ -156,9 +147,9 @@ def speed(name: str, folder: Path) -> None:
     print(f"{name}: edit {edited:.3f} CPU s, converter alone and warm {made:.2f}: 1/{made / edited:.0f}", flush=True)
     keras_file, out = folder / f"{name}.keras", folder / "speed.tflite"
     model.save(keras_file)
-    whole = children_seconds("convert", keras_file, "--to", "tflite", "-o", out, "--overwrite", "-q")
+    whole, _ = seconds(COMMAND, "convert", keras_file, "--to", "tflite", "-o", out, "--overwrite", "-q")
     options = ("--sparsity", SPARSITY, "--sparse-kernels", "-o", out, "--overwrite", "-q")
-    part = children_seconds("variant", dense, *options)
+    part, _ = seconds(COMMAND, "variant", dense, *options)
     print(f"edgeprune convert {whole:.1f} CPU s: the edit is 1/{whole / edited:.0f} of it")
     print(f"edgeprune variant {part:.1f} CPU s, 64 samples on two files among them: 1/{whole / part:.1f}")
 

@@ -13,9 +13,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
-from int8_training import HEAD, prepare
+from int8_training import HEAD, prepared_folder
 
 SIZE = 100
 RECIPE = """
@@ -51,12 +50,9 @@ sparse_kernels = true
 
 
 def main() -> None:
-    if len(sys.argv) < 4:
-        print("not run: it needs a FOLDER, WEIGHTS.keras and PHOTOS.tar")
+    folder = prepared_folder(SIZE)
+    if folder is None:
         return
-    folder, weights, archive = map(Path, sys.argv[1:4])
-    folder.mkdir(parents=True, exist_ok=True)
-    prepare(folder, weights, archive, SIZE)
     recipe, out = folder / "sparse.toml", folder / "sparse"
     recipe.write_text(HEAD + RECIPE)
     subprocess.run([sys.executable, "-m", "edgeprune", "run", recipe, "-o", out, "-q", "--overwrite"], check=True)
