@@ -56,7 +56,7 @@ def steps_of(
     tuned: tuple[int, ...],
     recovered: int = 0,
     *,
-    features: bool = True,
+    features: bool,
 ) -> list[Step]:
     """The steps of a candidate: `cut` epochs behind each cut, `tuned` ones at a constant rate and `recovered` ones
     while it falls. With `features` layers of the dense model teach too."""

@@ -84,9 +84,11 @@ def fitted(trials: Trials, kind: Candidate, aims: Aims, able: float, start: floa
             high = share
         if (over is not None and CLOSE <= over <= 1) or share >= 1 >= (over or 2):
             break
-        used += [] if over is None else [(share, over)]
-        guess = None if over is None else _guess(used)
-        share = guess if guess is not None and low < guess < high else (low + high) / 2
+        guess = low
+        if over is not None:
+            used.append((share, over))
+            guess = _guess(used)
+        share = guess if low < guess < high else (low + high) / 2
     return best
 
 

@@ -75,11 +75,21 @@ class RecipeTrials:
     @property
     def dense_metric(self) -> float:
         """The metric of the dense float32 file, which all others are held against."""
-        return float(self.dense_file(Precision.FLOAT32)["metric"])
+        return self._dense_score(Precision.FLOAT32)
 
     def dense_lost(self, precision: Precision) -> float:
         """What the dense model loses by being stored so."""
-        return self.judge.lost(self.dense_metric, float(self.dense_file(precision)["metric"]))
+        return self.judge.lost(self.dense_metric, self._dense_score(precision))
+
+    def _dense_score(self, precision: Precision) -> float:
+        def make(_: str) -> Record:
+            file = self.store.path(self.dense_file(precision)["key"], ".tflite")
+            self.progress.begin(f"score the dense model as {precision}")
+            value = self.judge.score(file.read_bytes())
+            self.progress.end(f"{self.prepared.task.main.name} {value:.4f}")
+            return {"metric": value}
+
+        return float(self.store.once("dense metric", str(precision), make)["metric"])
 
     def dense_file(self, precision: Precision) -> Record:
         """The file of the dense model."""
@@ -90,9 +100,8 @@ class RecipeTrials:
                 path = self.store.path(key, ".tflite")
                 quantize = QuantizeStep(precision=str(precision)) if precision in INTEGER else None
                 made = self.files().made(self.prepared.model, path, precision, quantize).made
-                value = self.judge.score(path.read_bytes())
-                self.progress.end(f"{self.prepared.task.main.name} {value:.4f}")
-                return {**weighed(made), "metric": value, "key": key}
+                self.progress.end()
+                return {**weighed(made), "key": key}
 
             self.dense[precision] = self.store.once("dense", str(precision), make)
         return self.dense[precision]

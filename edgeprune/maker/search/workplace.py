@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edgeprune.errors import EdgepruneError, unexpected
+from edgeprune.maker.keras.starting import take_threads
 from edgeprune.maker.search.executors import (
     Executor,
     Job,
@@ -142,8 +143,6 @@ def _moved(setting: Setting, key: str, path: Path | None) -> Any:
 
 def open_workplace(setting: Setting, elsewhere: Elsewhere = lambda _: None) -> Workplace:
     """What the setting says that makes one; called before TensorFlow is loaded."""
-    from edgeprune.maker.keras.starting import take_threads
-
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     take_threads(setting.cpus)
     module, _, function = setting.opens.partition(":")

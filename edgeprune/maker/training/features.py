@@ -41,8 +41,7 @@ def feature_losses(teacher: Model, student: Model, kept: Kept | None) -> list[Fe
     """
     if graph_of(teacher) is None or graph_of(student) is None:
         raise UsageError("features are those of named layers: the model has to be Functional or Sequential")
-    able = {layer.name: layer for layer in student.layers}
-    found = [each for each in _features(teacher, kept) if _fits(each, teacher, able.get(each.layer))]
+    found = _comparable(teacher, student, kept)
     if not found:
         raise UsageError("features finds no layer that both models have and a kernel reads: leave it out")
     places = sorted({round(place) for place in np.linspace(0, len(found) - 1, MOST)})
@@ -60,9 +59,12 @@ def feature_losses(teacher: Model, student: Model, kept: Kept | None) -> list[Fe
 
 def teaches_by_features(model: Model) -> bool:
     """Whether models that are cut out of this one can be held against it layer by layer."""
-    able = {layer.name: layer for layer in model.layers}
-    found = _features(model, None) if graph_of(model) is not None else iter(())
-    return any(_fits(each, model, able.get(each.layer)) for each in found)
+    return graph_of(model) is not None and bool(_comparable(model, model, None))
+
+
+def _comparable(teacher: Model, student: Model, kept: Kept | None) -> list[_Feature]:
+    able = {layer.name: layer for layer in student.layers}
+    return [each for each in _features(teacher, kept) if _fits(each, teacher, able.get(each.layer))]
 
 
 def _features(teacher: Model, kept: Kept | None) -> Iterator[_Feature]:

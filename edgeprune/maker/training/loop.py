@@ -195,8 +195,9 @@ def _trained(
     per_epoch = steps_per_epoch(len(samples), options.batch_size)
     total = per_epoch * options.epochs
     keep_best_from_step = max(keep_best_from_step, round(options.keep_from * total))
-    teaches = teacher is not None and options.distill
-    trainee = _taught(model, teacher, task, options, kept) if teacher is not None and teaches else model
+    trainee = model
+    if teacher is not None and options.distill:
+        trainee = _taught(model, teacher, task, options, kept)
     compile_model(keras, trainee, task, options, total, sparsify)
     shapes = [shape for shape, _ in input_specs(model).values()]
     augment = Augmenter(shapes, flip=options.flip, shift=options.shift, seed=options.seed)
