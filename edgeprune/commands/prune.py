@@ -150,7 +150,7 @@ class _Done:
     ChannelOptions,
     "importance",
     type=click.Choice(list(CRITERIA)),
-    help=f"channel: how channels are ranked. {' and '.join(c.name for c in CRITERIA.values() if c.needs_data)} need "
+    help=f"channel: how channels are ranked. {', '.join(c.name for c in CRITERIA.values() if c.needs_data)} need "
     "--train.",
 )
 @field_option(

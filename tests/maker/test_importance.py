@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from edgeprune.errors import UsageError
 from edgeprune.maker.pruning.channel.criteria import CRITERIA, geometric_median, l1, l2, lamp
 from edgeprune.maker.pruning.channel.importance import unit_scores
+from edgeprune.maker.pruning.channel.observe import _logits
 from edgeprune.maker.pruning.channel.pruner import analyse
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.goals import find_task
@@ -61,7 +62,7 @@ def test_a_layer_scaled_as_a_whole_keeps_its_scores(keras: Any, name: str) -> No
     np.testing.assert_allclose(unit_scores(analyse(model), name), before, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["l1", "l2", "lamp", "bn_scale", "taylor", "activation"])
+@pytest.mark.parametrize("name", ["l1", "l2", "lamp", "bn_scale", "fisher", "taylor", "activation"])
 def test_a_channel_switched_off_matters_least(keras: Any, name: str) -> None:
     """A channel whose kernel, bias and scale are zero scores lowest of its layer."""
     model = randomised(ZOO["plain"](keras, keras.layers, keras.ops))
@@ -83,7 +84,40 @@ def test_a_channel_switched_off_matters_least(keras: Any, name: str) -> None:
         assert np.argmin(scores[group.units]) == 5
 
 
-@pytest.mark.parametrize(("name", "part"), [("taylor", "training samples"), ("activation", "training samples")])
+def test_fisher_is_how_far_outputs_move(keras: Any) -> None:
+    """Of a linear network: the mean over samples of the squares of what each unit adds to the outputs, over all groups
+    alike; a depthwise kernel between passes a unit on and does not count it again."""
+    layers = keras.layers
+    x = keras.Input((6, 6, 3), name="x")
+    a = layers.Conv2D(8, 1, use_bias=False, name="a")(x)
+    b = layers.Conv2D(6, 1, use_bias=False, name="b")(layers.DepthwiseConv2D(1, use_bias=False, name="between")(a))
+    model = randomised(keras.Model(x, layers.Dense(3, use_bias=False, name="d")(layers.GlobalAveragePooling2D()(b))))
+    images = np.random.default_rng(0).normal(size=(400, 6, 6, 3)).astype(np.float32)
+    structure = analyse(model)
+    found = unit_scores(structure, "fisher", samples=Samples(path=Path("made"), inputs={"x": images}, targets=None))
+
+    first, between, second, last = (
+        np.asarray(model.get_layer(n).weights[0]).squeeze() for n in ("a", "between", "b", "d")
+    )
+    made = images.mean((1, 2)) @ first * between  # [samples, 8]; all is linear, so the mean may come first
+    adds = made[:, :, None] * (second @ last)[None], (made @ second)[:, :, None] * last[None]
+    expected = np.concatenate([(each**2).sum(2).mean(0) for each in adds])
+    scores = np.concatenate([found[group.units] for group in structure.groups[:2]])
+    np.testing.assert_allclose(scores / scores.mean(), expected / expected.mean(), rtol=0.4)
+    assert np.corrcoef(scores, expected)[0, 1] > 0.95
+
+
+@pytest.mark.parametrize(("end", "numbers"), [("softmax", [-3.0, 1.0, 2.0]), ("sigmoid", [-3.0, 1.0, 9.0])])
+def test_logits_behind_probabilities(keras: Any, end: str, numbers: list[float]) -> None:
+    """What a softmax or sigmoid was given comes out again, of classes about its mean; other outputs stay."""
+    given = np.array([numbers], np.float32)
+    made = getattr(keras.activations, end)(keras.ops.convert_to_tensor(given))
+    wanted = given - given.mean() if end == "softmax" else given
+    np.testing.assert_allclose(np.asarray(_logits(made, end)), wanted, rtol=1e-3)
+    np.testing.assert_array_equal(np.asarray(_logits(given, "")), given)
+
+
+@pytest.mark.parametrize(("name", "part"), [(name, "training samples") for name in ("fisher", "taylor", "activation")])
 def test_criteria_that_look_at_data_say_so(keras: Any, name: str, part: str) -> None:
     """Without samples they are refused, with the ones that need none named."""
     with pytest.raises(UsageError, match=part):

@@ -116,7 +116,7 @@ class ChannelOptions:
 
     With scope "layer" each group loses `ratio` of its channels, with "global" all groups together, the least important
     channels first and at most 90 % of a group; `macs`, `parameters` and `download` rank like that too (criteria with an
-    absolute scale, such as taylor, by importance per cost). Widths become multiples of `round_to` where a group has
+    absolute scale, fisher and taylor, by importance per cost). Widths become multiples of `round_to` where a group has
     more channels than that. `through_norms` also prunes channels that a LayerNormalization reads together, which
     changes its statistics. `compensate` = "norms" estimates the statistics of batch normalization again where there are
     samples; "mean" moves the mean of a removed channel into the bias of the layers that read it (needs samples).

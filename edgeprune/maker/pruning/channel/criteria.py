@@ -79,6 +79,13 @@ CRITERIA: dict[str, Criterion] = {
         Criterion(name="fpgm", rows=geometric_median, source="He et al. 2019, geometric median, arXiv:1811.00250"),
         Criterion(name="lamp", rows=lamp, source="Lee et al. 2021, layer-adaptive magnitude, arXiv:2010.07611"),
         Criterion(
+            name="fisher",
+            rows=None,
+            needs_data=True,
+            absolute=True,
+            source="Theis et al. 2018, Fisher pruning (here of the outputs themselves), arXiv:1801.05787",
+        ),
+        Criterion(
             name="taylor",
             rows=None,
             needs_data=True,

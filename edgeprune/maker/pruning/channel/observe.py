@@ -11,16 +11,26 @@ import numpy.typing as npt
 from edgeprune.errors import Unsupported
 from edgeprune.maker.keras.backends import on_tensorflow
 from edgeprune.maker.keras.graphs import functional_of, is_model, nodes_of
-from edgeprune.maker.keras.models import input_specs, keras_module
+from edgeprune.maker.keras.models import input_specs, keras_module, share_end
 from edgeprune.maker.keras.types import Graph, Model, Node, Tensor
 from edgeprune.maker.pruning.channel.channel_ids import Labels
 from edgeprune.maker.pruning.channel.groups import Structure
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.task import Task
 
-__all__ = ["channel_magnitudes", "channel_means", "channel_moments", "play", "sample_batches", "weight_gradients"]
+__all__ = [
+    "channel_magnitudes",
+    "channel_means",
+    "channel_moments",
+    "output_gradients",
+    "play",
+    "sample_batches",
+    "weight_gradients",
+]
 
 BATCH = 64
+PROBED = 4  # samples of a probe
+TINY, EPSILON = 1e-30, 1e-7  # the least of a probability, and of what is left of one, in float32
 Seen = Callable[[Node, Sequence[Tensor], Sequence[Tensor]], None]
 Floats = npt.NDArray[np.float64]
 
@@ -46,8 +56,11 @@ def play(graph: Graph, values: Sequence[Tensor], seen: Seen) -> list[Tensor]:
     return [known[id(t)] for t in graph.outputs]
 
 
-def sample_batches(model: Model, samples: Samples) -> Iterator[list[Tensor]]:
-    """Samples in batches, a tensor for each input of the model. Raises Unsupported where Keras is not on TensorFlow."""
+def sample_batches(model: Model, samples: Samples, size: int = BATCH) -> Iterator[list[Tensor]]:
+    """Samples in batches of `size`, a tensor for each input of the model.
+
+    Raises Unsupported where Keras is not on TensorFlow.
+    """
     if not on_tensorflow():
         raise Unsupported(
             "importance and compensation that look at samples need Keras on TensorFlow: use l1, l2, fpgm, lamp, "
@@ -55,9 +68,9 @@ def sample_batches(model: Model, samples: Samples) -> Iterator[list[Tensor]]:
         )
     import tensorflow as tf
 
-    for start in range(0, len(samples), BATCH):
+    for start in range(0, len(samples), size):
         yield [
-            tf.constant(samples.inputs[name][start : start + BATCH].astype(dtype))
+            tf.constant(samples.inputs[name][start : start + size].astype(dtype))
             for name, (_, dtype) in input_specs(model).items()
         ]
 
@@ -129,3 +142,51 @@ def weight_gradients(model: Model, samples: Samples, task: Task) -> Mapping[int,
         found = tape.gradient(value, [v.value for v in variables])
         totals = [t if g is None else t + tf.convert_to_tensor(g).numpy() for t, g in zip(totals, found, strict=True)]
     return {id(v): t for v, t in zip(variables, totals, strict=True) if not np.isscalar(t)}
+
+
+def output_gradients(model: Model, samples: Samples, seed: int) -> Iterator[Mapping[int, npt.NDArray[Any]]]:
+    """Gradient, for each kernel by id of the variable, of the model's outputs summed under random signs, for PROBED
+    samples at a time.
+
+    The signs make cross terms vanish in the mean of squares: for a direction d in the weights E[(gradient . d)^2] is
+    the sum over samples and outputs of their squared change along d (Hutchinson 1990, doi:10.1080/03610919008812866).
+    Probabilities count as the logits behind them; of several outputs each counts as much, by its variance.
+    """
+    import tensorflow as tf
+
+    from edgeprune.maker.keras.models import call_model
+
+    variables = [v for v in model.weights if v.dtype.startswith("float") and len(v.shape) > 1]
+    ends = [share_end(model, place) for place in range(len(model.outputs))]
+
+    def opened(batch: Sequence[Tensor]) -> list[Tensor]:
+        return [_logits(made, end) for made, end in zip(call_model(model, batch), ends, strict=True)]
+
+    def probed(batch: Sequence[Tensor], signs: Sequence[Tensor]) -> list[Tensor]:
+        values = [v.value for v in variables]
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            total = tf.add_n([tf.reduce_sum(z * each) for z, each in zip(opened(batch), signs, strict=True)])
+        return [tf.convert_to_tensor(g) for g in tape.gradient(total, values, unconnected_gradients="zero")]
+
+    rng, traced = np.random.default_rng(seed), tf.function(probed, autograph=False)
+    made = [np.asarray(z) for z in opened(next(sample_batches(model, samples)))]
+    weights = [1 / (float(z.std()) * z[0].size ** 0.5 or 1.0) for z in made]
+    for batch in sample_batches(model, samples, PROBED):
+        shapes = [(np.shape(batch[0])[0], *z.shape[1:]) for z in made]
+        drawn = [each * rng.choice((-1.0, 1.0), shape) for each, shape in zip(weights, shapes, strict=True)]
+        found = traced(batch, [tf.constant(signs, tf.float32) for signs in drawn])
+        yield {id(v): np.asarray(g) for v, g in zip(variables, found, strict=True)}
+
+
+def _logits(made: Tensor, end: str) -> Tensor:
+    """The numbers that probabilities are made of, those of classes about their mean; other outputs as they are."""
+    import tensorflow as tf
+
+    made = tf.cast(made, tf.float32)
+    if end == "softmax":
+        logs = tf.math.log(tf.maximum(made, TINY))
+        return logs - tf.reduce_mean(logs, -1, keepdims=True)
+    if end == "sigmoid":
+        return tf.math.log(tf.maximum(made, TINY)) - tf.math.log(tf.maximum(1 - made, EPSILON))
+    return made
