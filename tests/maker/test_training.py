@@ -171,6 +171,11 @@ class TestTraining:
             task = find_task(vector_model, "accuracy", trains=True)
             log = train(clone(vector_model), made(64), made(20), task, replace(options, keep_from=share))
             assert log.kept_epoch == kept
+            scored = [epoch.validation is not None for epoch in log.epochs]
+            assert scored == [number >= kept for number in (1, 2, 3)]
+        waiting = replace(options, keep_from=0.9, patience=3)
+        log = train(clone(vector_model), made(64), made(20), task, waiting)
+        assert [epoch.validation is None for epoch in log.epochs] == [False] * 3
 
     def test_a_diverging_loss(self, keras: Any) -> None:
         """A loss that is no longer finite ends training with the step and what to do."""

@@ -108,6 +108,28 @@ def test_the_waterfall_says_what_the_ledger_says() -> None:
     assert ">.tflite · ships<" in picture.wide
 
 
+def test_only_scored_epochs_have_a_point() -> None:
+    """With keep_from the first epochs are not scored: the curve begins where scores do, at the epoch's own number."""
+    full = full_ledger()
+    stages = list(full.stages)
+    place = next(n for n, stage in enumerate(stages) if stage.training and len(stage.training.epochs) > 1)
+    training = stages[place].training
+    assert training is not None
+    last = len(training.epochs)
+    unscored = [replace(epoch, validation=None, scores={}) for epoch in training.epochs[:-1]]
+    kept = replace(training, epochs=(*unscored, training.epochs[-1]), kept_epoch=last)
+    stages[place] = replace(stages[place], training=kept)
+    page = run_page(replace(full, stages=tuple(stages)), RunFiles())
+    picture = next(each for each in page.pictures if each.name == "learning")
+    title = f"{stages[place].name}: validation"
+    after = picture.wide[picture.wide.index(title) :]
+    assert after.count(f"epoch {last}: ") == 1
+    assert "epoch 1: " not in after.split(": loss")[0]
+    told = [row[3] for row in picture.table.rows if row[0] == stages[place].name]
+    assert told[:-1] == ["not measured"] * (last - 1)
+    assert told[-1] != "not measured"
+
+
 NAMES = st.text(max_size=24) | st.sampled_from(
     [NASTY, "</svg></script><script>pwned()</script>", '" onload="x', "]]>", ""]
 )

@@ -38,8 +38,8 @@ class TrainOptions:
     patience: int | None = None
     """Stop after so many epochs without a better validation value."""
     keep_from: float = 0.0
-    """Share of the training before which no weights are kept as the best: validation samples that are few choose by
-    chance among many epochs."""
+    """Share of the training before which no weights are kept as the best, nor scored unless `patience` is set:
+    validation samples that are few choose by chance among many epochs."""
     flip: bool = False
     """Mirror training images left to right at random."""
     shift: int = 0

@@ -73,36 +73,43 @@ def _drawn(stages: Sequence[Stage], kind: MetricKind, width: float, label: str) 
 def _metric(
     stage: str, kind: MetricKind, epochs: Sequence[EpochLog], kept: int, place: tuple[float, float, float]
 ) -> list[Markup]:
-    values = [epoch.validation for epoch in epochs]
     title = f"{stage}: validation {kind.name}"
-    known = [100 * value if kind.is_share else value for value in values if value is not None]
-    if len(known) < len(values):
+    known = [(number, epoch.validation) for number, epoch in enumerate(epochs, start=1) if epoch.validation is not None]
+    if not known:
         x, y, _ = place
         return [text(x, y + 14, title, "head"), text(x, y + 40, "not measured", "soft")]
-    return _plot(title, known, kept, place, "", "{:.4g} %" if kind.is_share else "{:.4g}")
+    # With keep_from only the last epochs are scored.
+    values = [100 * value if kind.is_share else value for _, value in known]
+    return _plot(title, values, kept, place, "", "{:.4g} %" if kind.is_share else "{:.4g}", first=known[0][0])
 
 
 def _plot(
-    title: str, values: Sequence[float], kept: int, place: tuple[float, float, float], class_: str, word: str
+    title: str,
+    values: Sequence[float],
+    kept: int,
+    place: tuple[float, float, float],
+    class_: str,
+    word: str,
+    *,
+    first: int = 1,
 ) -> list[Markup]:
-    """Values of the epochs from 1, those that count drawn larger."""
+    """Values of the epochs from `first`, those that count drawn larger."""
     x, y, width = place
     low, high = min(values), max(values)
     room = 0.1 * (high - low) or 0.05 * abs(high) or 1.0
     down = Scale(low=low - room, high=high + room, start=y + 26 + _HIGH, end=y + 26)
-    across = Scale(low=1, high=max(2, len(values)), start=x + 52, end=x + width - 12)
+    last = first + len(values) - 1
+    across = Scale(low=1, high=max(2, last), start=x + 52, end=x + width - 12)
     parts = [text(x, y + 14, title, "head")]
     for value in ticks(down.low, down.high, 4):
         parts += [
             line(across.start - 6, down(value), across.end + 6, down(value), "grid"),
             text(across.start - 10, down(value) + 4, word.format(value), "small", anchor="end"),
         ]
-    parts += [
-        text(across(number), down.start + 15, str(number), "small", anchor="middle") for number in {1, len(values)}
-    ]
-    points = [(across(number), down(value)) for number, value in enumerate(values, start=1)]
+    parts += [text(across(number), down.start + 15, str(number), "small", anchor="middle") for number in {1, last}]
+    points = [(across(number), down(value)) for number, value in enumerate(values, start=first)]
     parts.append(path(points, f"line {class_}".strip()))
-    for number, (point, value) in enumerate(zip(points, values, strict=True), start=1):
+    for number, (point, value) in enumerate(zip(points, values, strict=True), start=first):
         if number == kept or len(values) <= 60:
             tip = f"epoch {number}: {word.format(value)}"
             parts.append(
