@@ -11,7 +11,15 @@ from types import ModuleType
 
 from edgeprune.errors import MissingExtra
 
-__all__ = ["at_start", "begun_nothing", "quiet_tensorflow", "start_keras", "take_threads"]
+__all__ = [
+    "at_start",
+    "begun_nothing",
+    "quiet_tensorflow",
+    "start_keras",
+    "take_threads",
+    "threads_are_free",
+    "too_late",
+]
 
 
 def quiet_tensorflow() -> None:
@@ -20,10 +28,25 @@ def quiet_tensorflow() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
+_THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")  # TensorFlow reads them at its first computation
+
+
 def take_threads(count: int | None) -> None:
-    """Have TensorFlow take so many threads, if a number is asked for. Too late once it has computed anything."""
-    if count is not None:
-        os.environ.update({"TF_NUM_INTRAOP_THREADS": str(count), "TF_NUM_INTEROP_THREADS": str(count)})
+    """Have TensorFlow take so many threads, if a number is asked for; nothing happens where it is too late."""
+    if count is not None and threads_are_free():
+        os.environ.update(dict.fromkeys(_THREADS, str(count)))
+
+
+def threads_are_free() -> bool:
+    """Whether TensorFlow has not computed anything yet, so that its number of threads can be set."""
+    return "tensorflow" not in sys.modules or begun_nothing()
+
+
+def too_late(count: int | None) -> str | None:
+    """What to tell where so many threads are asked for and TensorFlow has begun with another number; else None."""
+    if count is None or threads_are_free() or all(os.environ.get(name) == str(count) for name in _THREADS):
+        return None
+    return f"threads = {count} comes too late: TensorFlow has computed before in this process; results differ in bits"
 
 
 @contextlib.contextmanager

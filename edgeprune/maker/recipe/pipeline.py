@@ -50,6 +50,7 @@ from edgeprune.maker.keras.models import (
     predict,
     save_model,
 )
+from edgeprune.maker.keras.starting import too_late
 from edgeprune.maker.keras.types import AnyModel, Model
 from edgeprune.maker.pruning.symmetric_padding import pad_symmetrically
 from edgeprune.maker.recipe.blame import blamed
@@ -107,6 +108,8 @@ def run_recipe(
 
     What `store` holds of the steps is not carried out again; `converter` is one that runs already.
     """
+    if late := too_late(prepared.recipe.threads):
+        progress.note(late)
     make_deterministic(keras_module(), prepared.recipe.seed)  # before the first gradient, not only while training
     if converter is not None:
         return _Run(prepared, folder, progress, converter, baseline, store).ledger()
