@@ -1,11 +1,11 @@
 """How near `edgeprune shrink` comes to ten times smaller, twice as fast and one point, over several models.
 
-    python benchmarks/shrink_models.py OUT [--data FOLDER] [--only NAME] [--time 20min] [--seed 7]
+    python benchmarks/shrink_models.py OUT [--data FOLDER] [--only NAME] [--time 20min] [--seed 7] [--device NAME]
 
 Without --data the sample models are searched. FOLDER may hold, each as its publisher packs it: cifar10_jpeg/ and
 mlperf_tiny/ (ResNet-8 and DS-CNN of MLPerf Tiny), clothing_small_224/ and imagenet_models/ (MobileNetV1-0.25, which is
 tuned on the photos first, at 128 pixels). What was prepared and searched before is in OUT and is not made again. CPU
-seconds stand beside wall time; latencies of int8 and float32 files are paired measurements of one run.
+seconds stand beside wall time; latencies are paired measurements of one run unless --device names a profile.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ CASES = {
 }
 
 
-def searched(name: str, out: Path, data: Path, time: str, seed: int) -> dict[str, Any]:
+def searched(name: str, out: Path, data: Path, time: str, seed: int, device: str | None) -> dict[str, Any]:
     """search.json of a case, and beside it the latency of the files that ship."""
     case, folder = CASES[name], out / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,6 +100,7 @@ def searched(name: str, out: Path, data: Path, time: str, seed: int) -> dict[str
         model = case.ready(folder, data)
         splits = [part for split in SPLITS for part in (f"--{split}", str(folder / f"{split}.npz"))]
         command = [sys.executable, "-m", "edgeprune", "shrink", str(model), *splits, *case.asked]
+        command += ["--device", device] if device else []
         command += ["--time", time, "--seed", str(seed), "-o", str(found), "--cache", str(out / "cache")]
         made = subprocess.run([*command, "--overwrite"], stdout=subprocess.DEVNULL)
         if made.returncode not in (0, 1):
@@ -126,6 +127,7 @@ def main() -> None:
     options.add_argument("--only", choices=CASES, action="append")
     options.add_argument("--time", default="20min")
     options.add_argument("--seed", type=int, default=7)
+    options.add_argument("--device", help="estimate latencies for it instead of measuring them here")
     asked = options.parse_args()
     print(
         f"{'model':10s} {'winner':44s} ep.  download       latency       drop of metric         CPU s wall s  missed\n"
@@ -133,7 +135,7 @@ def main() -> None:
     )
     for name in asked.only or CASES:
         if all((asked.data / needed).is_dir() for needed in CASES[name].needs):
-            print(row(name, searched(name, asked.out, asked.data, asked.time, asked.seed)), flush=True)
+            print(row(name, searched(name, asked.out, asked.data, asked.time, asked.seed, asked.device)), flush=True)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ def shrink(
     scale: float = 1.0,
     offset: float = 0.0,
     workers: int = 1,
+    ray: str | None = None,
+    mlflow: str | None = None,
     cache: str | Path | None = None,
     overwrite: bool = False,
     trust_code: bool = False,
@@ -37,8 +39,10 @@ def shrink(
     makes them and `search.json` in `folder`.
 
     A tenth of the training samples takes the place of `validation` and of `test` where they are not given; numbers are
-    read as value * `scale` + `offset`. `report.met` says whether all targets are reached. What is done is kept in
-    `cache` until they are: a search that was killed goes on. Raises RuledOut for targets that no training could reach.
+    read as value * `scale` + `offset`. Candidates are trained by `workers` processes here, or on the cluster at the
+    address `ray`; every file that was judged is logged to `mlflow`. `report.met` says whether all targets are reached.
+    What is done is kept in `cache` until they are: a search that was killed goes on. Raises RuledOut for targets that
+    no training could reach.
     """
     from edgeprune.commands.options import Scoring
     from edgeprune.commands.shrink import searched, shrink_job
@@ -54,7 +58,8 @@ def shrink(
         options,
         scoring,
         cache=None if cache is None else Path(cache),
-        spread=Spread(workers=workers),
+        spread=Spread(workers=workers, ray=ray),
+        mlflow=mlflow,
         trust_code=trust_code,
         custom=tuple(Path(file) for file in custom),
     )

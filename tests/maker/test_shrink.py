@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -204,6 +203,30 @@ def test_ruled_out(search: Any, files: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_precision_that_is_ruled_out_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor with int8 instructions the least int8 file of a small network takes most of the dense one's time:
+    nothing is looked for there, and the others are. Without any left the nearest is told."""
+    least = {Precision.INT8: (10.0, 0.6), Precision.FLOAT16: (20.0, 0.3)}
+    monkeypatch.setattr(fitting, "_least", lambda _, precision, **__: least[precision])
+    notes: list[str] = []
+    known: Any = SimpleNamespace(
+        dense_bytes=100, asked=SimpleNamespace(device=None), progress=SimpleNamespace(note=notes.append)
+    )
+
+    def able(download: int | None, latency: float | None) -> list[Precision]:
+        aims = Aims(download_bytes=download, latency=latency, max_drop=0.01)
+        return fitting.able_precisions(known, aims, tuple(least), idle=False)
+
+    assert able(30, 0.5) == [Precision.FLOAT16]
+    assert notes == ["int8 is ruled out: its least file takes 0.600x of the latency"]
+    assert able(None, 0.7) == able(30, None) == list(least)
+    assert able(15, 0.7) == [Precision.INT8]
+    with pytest.raises(RuledOut, match=r"10 B \(0.100x\)"):
+        able(5, 0.7)
+    with pytest.raises(RuledOut, match=r"take 0.600x \(measured here\)"):
+        able(15, 0.5)
+
+
 def test_a_model_without_channels(call: Any, tmp_path: Path, keras: Any) -> None:
     """One line that names no file that nobody wrote."""
     x = keras.Input((4,), name="x")
@@ -261,13 +284,13 @@ def test_few_samples_are_seen_more_often(samples: int, epochs: int, monkeypatch:
 
 
 def test_a_small_model_trains_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where TensorFlow has its threads already, and for large models, nothing is said; what is said stands in the
+    """Where TensorFlow has begun with its threads, and for large models, nothing is said; what is said stands in the
     recipe."""
     small = tmp_path / "small.keras"
     small.write_bytes(b"0" * 1000)
-    monkeypatch.setitem(sys.modules, "tensorflow", SimpleNamespace())
+    monkeypatch.setattr(shrink, "threads_are_free", lambda: False)
     assert shrink.training_threads(small) is None
-    monkeypatch.delitem(sys.modules, "tensorflow")
+    monkeypatch.setattr(shrink, "threads_are_free", lambda: True)
     assert shrink.training_threads(small) == 1
     with small.open("r+b") as file:
         file.truncate(shrink.SMALL_BYTES)

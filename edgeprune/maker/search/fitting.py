@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from edgeprune.artifact import Precision
@@ -12,7 +12,7 @@ from edgeprune.maker.search.trials import Shape, Trials
 from edgeprune.points import Aims
 from edgeprune.units import format_bytes
 
-__all__ = ["fitted", "kinds", "refuse_ruled_out"]
+__all__ = ["able_precisions", "fitted", "kinds"]
 
 TRIES = 4  # files that are made for each kind of candidate
 MORE_TRIES = 3  # where none of these was small and fast enough
@@ -22,40 +22,51 @@ SQUEEZE = 1.15  # coarser grids bring an int8 file down by so much for about 0.3
 BYTES_A_WEIGHT = {Precision.INT8: 1.0, Precision.FLOAT16: 2.0}  # at most; zeros cost nothing
 
 
-def refuse_ruled_out(trials: Trials, aims: Aims, precisions: tuple[Precision, ...], *, idle: bool) -> None:
-    """Raise RuledOut for a target that even the fewest channels that may stay, and weights that are all zero, miss."""
-    least_bytes, least_latency = float("inf"), float("inf")
-    for precision in precisions:
-        plain = Candidate(cost="macs", share=1.0, importance="l1", precision=precision, idle=idle)
-        shape = trials.shape(trials.narrowest(plain))
-        weights = BYTES_A_WEIGHT[precision] * shape.parameters
-        least_bytes = min(least_bytes, max(0.0, shape.download_bytes - weights))
-        least_latency = min(least_latency, shape.latency or 0.0)
-    if aims.download_bytes is not None and least_bytes > aims.download_bytes:
-        least = least_bytes / trials.dense_bytes
+def able_precisions(trials: Trials, aims: Aims, precisions: tuple[Precision, ...], *, idle: bool) -> list[Precision]:
+    """Those that the fewest channels that may stay, and weights that are all zero, do not rule out.
+
+    Raises RuledOut, with the nearest that is not, where that leaves none.
+    """
+    least = {each: _least(trials, each, idle=idle) for each in precisions}
+    small = [each for each in precisions if aims.download_bytes is None or least[each][0] <= aims.download_bytes]
+    fast = [each for each in precisions if aims.latency is None or least[each][1] <= aims.latency]
+    if not small:
+        nearest = min(size for size, _ in least.values())
         raise RuledOut(
-            f"a download of {format_bytes(aims.download_bytes)} is ruled out: without any weights the file of the "
-            f"fewest channels that may stay is {format_bytes(round(least_bytes))} ({least:.3f}x); ask for more"
+            f"a download of {format_bytes(aims.download_bytes or 0)} is ruled out: without any weights the file of the "
+            f"fewest channels that may stay is {format_bytes(round(nearest))} ({nearest / trials.dense_bytes:.3f}x); "
+            "ask for more"
         )
-    if aims.latency is not None and least_latency > aims.latency:
+    able = [each for each in small if each in fast]
+    if not able:
+        nearest = min(least[each][1] for each in small)
         how = f"estimated for {trials.asked.device}" if trials.asked.device else "measured here"
         raise RuledOut(
-            f"a latency of {aims.latency:g}x is ruled out: the fewest channels that may stay take {least_latency:.3f}x "
+            f"a latency of {aims.latency:g}x is ruled out: the fewest channels that may stay take {nearest:.3f}x "
             f"({how}); ask for more"
         )
+    for each in precisions:
+        if each not in able:
+            what = f"takes {least[each][1]:.3f}x of the latency" if each in small else "is larger than the download"
+            trials.progress.note(f"{each} is ruled out: its least file {what}")
+    return able
 
 
-def kinds(
-    aims: Aims, precisions: tuple[Precision, ...], *, idle: bool, targets: bool
-) -> Iterator[tuple[Candidate, float]]:
+def _least(trials: Trials, precision: Precision, *, idle: bool) -> tuple[float, float]:
+    """(Bytes, share of the latency) of the file with the fewest channels that may stay, its weights all zero."""
+    plain = Candidate(cost="macs", share=1.0, importance="l1", precision=precision, idle=idle)
+    shape = trials.shape(trials.narrowest(plain))
+    return max(0.0, shape.download_bytes - BYTES_A_WEIGHT[precision] * shape.parameters), shape.latency or 0.0
+
+
+def kinds(aims: Aims, precisions: Sequence[Precision], *, idle: bool) -> Iterator[tuple[Candidate, float]]:
     """(A kind of candidate, by how much its file may exceed the download that is asked for, for coarser grids will
-    bring it down), the most promising first; `targets` is whether importance can look at a loss."""
+    bring it down), the most promising first."""
     for precision in precisions:
         able = SQUEEZE if precision is Precision.INT8 else 1.0
-        first, second = ("taylor", "lamp") if targets else ("lamp", "l2")
-        plain = Candidate(cost="macs", share=1.0, importance=first, precision=precision, idle=idle)
+        plain = Candidate(cost="macs", share=1.0, importance="fisher", precision=precision, idle=idle)
         yield plain, able
-        yield replace(plain, importance=second), able
+        yield replace(plain, importance="lamp"), able
         if aims.download_bytes is not None:
             yield replace(plain, cost="parameters"), able
             if able > 1:

@@ -7,14 +7,14 @@ as one that was never killed; of trials that run side by side it counts what the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from edgeprune.artifact import Precision
 from edgeprune.errors import EdgepruneError, RuledOut
 from edgeprune.maker.search.candidates import Candidate
 from edgeprune.maker.search.executors import Executor, Job, scheduled
-from edgeprune.maker.search.fitting import fitted, kinds, refuse_ruled_out, with_zeros
+from edgeprune.maker.search.fitting import able_precisions, fitted, kinds, with_zeros
 from edgeprune.maker.search.trials import Attempt, Judged, Trials
 from edgeprune.maker.search.watch import Stopped
 from edgeprune.points import Aims
@@ -81,13 +81,11 @@ class Halving:
 
     def _candidates(self) -> list[Candidate]:
         """Candidates that are small and fast enough, as many as time allows, the most promising first."""
-        trials, precisions = self.trials, self.trials.asked.precisions
-        idle = trials.idle()
-        refuse_ruled_out(trials, self.aims, precisions, idle=idle)
-        targets = bool(trials.prepared.task.losses)
+        trials, idle = self.trials, self.trials.idle()
+        precisions = able_precisions(trials, self.aims, trials.asked.precisions, idle=idle)
         found: list[Candidate] = []
         starts: dict[tuple[Precision, str], float] = {}
-        for kind, able in kinds(self.aims, precisions, idle=idle, targets=targets):
+        for kind, able in kinds(self.aims, precisions, idle=idle):
             if kind.cost == "parameters" and found and not self._by_size(found[0]):
                 continue
             if found and kind.precision is not found[0].precision and self._keeps(found[0].precision):
@@ -168,7 +166,7 @@ class Halving:
         try:
             for job, failure in self.executor.carry_out(drawn()):
                 if failure is None:
-                    made[job.number] = self._judged(attempts[job.number], f"round {which}", since)
+                    made[job.number] = self._judged(attempts[job.number], f"round {which}", since, made.values())
                 else:
                     self.note(f"  not made: {failure}")
                     failed.append(failure)
@@ -215,17 +213,19 @@ class Halving:
         epoch_s = max(each.epoch_s for each in self.judged if each.candidate == candidate)
         left = MADE * self._time_s - self._spent_s
         most = MOST_RECOVERED * self.trials.round_epochs
-        return int(min(most, max(LEAST_EPOCHS, 0.8 * left / max(epoch_s, 1e-3))))
+        return int(min(most, max(LEAST_EPOCHS, 0.9 * left / max(epoch_s, 1e-3))))
 
     def _add(self, attempt: Attempt, stage: str) -> Judged:
         made = self._judged(attempt, stage, self.trials.spent)
         self.judged.append(made)
         return made
 
-    def _judged(self, attempt: Attempt, stage: str, since: tuple[float, float]) -> Judged:
-        """The file of an attempt, told; `since` is what was spent before it."""
+    def _judged(
+        self, attempt: Attempt, stage: str, since: tuple[float, float], beside: Iterable[Judged] = ()
+    ) -> Judged:
+        """The file of an attempt, told; `since` is what was spent before it, `beside` are files of the same round."""
         made = self.trials.judged(attempt, stage=stage, since=since)
-        best = min([*self.judged, made], key=lambda each: self.aims.rank(each.point))
+        best = min([*self.judged, *beside, made], key=lambda each: self.aims.rank(each.point))
         self.note(f"  {self._told(made)}; best so far: {self._told(best)}; {self._left()}")
         return made
 

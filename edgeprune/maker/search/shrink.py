@@ -8,7 +8,6 @@ import importlib.util
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,7 +21,7 @@ from edgeprune.errors import RecipeError, UsageError
 from edgeprune.ledger import Ledger
 from edgeprune.maker.keras.model_files import load_model
 from edgeprune.maker.keras.models import keras_module
-from edgeprune.maker.keras.starting import at_start, take_threads
+from edgeprune.maker.keras.starting import at_start, take_threads, threads_are_free
 from edgeprune.maker.recipe.pipeline import run_recipe
 from edgeprune.maker.recipe.prepare import Prepared, prepare
 from edgeprune.maker.recipe.recipe import recipe_of_text
@@ -139,8 +138,9 @@ def shrink(job: ShrinkJob, place: Path, out: Path, progress: Watch) -> tuple[Sea
 
 def training_threads(model: Path) -> int | None:
     """One for a small model, whose operations are too short to be shared: two threads take a third more CPU time and
-    end hardly earlier. None, as many as there are cores, for others, and where TensorFlow has its threads already."""
-    return 1 if "tensorflow" not in sys.modules and model.is_file() and model.stat().st_size < SMALL_BYTES else None
+    end hardly earlier. None, as many as there are cores, for others, and where TensorFlow has begun with its threads
+    already."""
+    return 1 if threads_are_free() and model.is_file() and model.stat().st_size < SMALL_BYTES else None
 
 
 def _recipes(job: ShrinkJob, place: Path) -> Callable[[Steps], str]:
