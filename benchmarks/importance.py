@@ -51,9 +51,8 @@ def main() -> None:
     train, validation = (edgeprune.load_samples(path, model) for path in (asked.train, asked.validation))
     x = np.asarray(next(iter(validation.inputs.values())), np.float32)
     whole = model.predict(x, batch_size=64, verbose=0)
-    print(
-        f"{'importance':12s} {'CPU s':>6s} {'MACs':>6s} {'param.':>6s}   untrained: KL, same    {asked.epochs} epochs: KL, same"
-    )
+    after = f"{asked.epochs} epochs: KL, same"
+    print(f"{'':12s} {'CPU s':>6s} {'MACs':>6s} {'param.':>6s}   untrained: KL, same    {after}")
     for name in asked.only or CRITERIA:
         wanted = edgeprune.ChannelOptions(macs=asked.macs, importance=name, seed=asked.seed)
         begun = cpu_s()
