@@ -6,6 +6,7 @@ import contextlib
 import json
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -327,6 +328,19 @@ def test_float16_is_tried_where_int8_costs_accuracy(
             cache=tmp_path / "cache",
         )
     assert {str(candidate.precision) for candidate in seen} == precisions
+
+
+@pytest.mark.parametrize(
+    ("share", "lost", "nothing"), [(0.2, 0.0, True), (None, 0.0, True), (0.5, 0.0, False), (0.2, 0.009, False)]
+)
+def test_another_precision_is_tried_where_it_may_be_wider(share: float | None, lost: float, nothing: bool) -> None:
+    """A table model of which int8 takes a fixed part of the time has room for more channels as float16."""
+    first = Candidate(cost="macs", share=0.3, importance="fisher", precision=Precision.INT8)
+    other = None if share is None else replace(first, share=share, precision=Precision.FLOAT16)
+    known: Any = SimpleNamespace(
+        aims=Aims(download_bytes=1, latency=0.5, max_drop=0.01), trials=SimpleNamespace(dense_lost=lambda _: lost)
+    )
+    assert halving.Halving._gains_nothing(known, first, other) is nothing
 
 
 @pytest.mark.parametrize("fixed", [0.0, 0.2, 0.4])

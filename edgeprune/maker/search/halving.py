@@ -85,13 +85,17 @@ class Halving:
         precisions = able_precisions(trials, self.aims, trials.asked.precisions, idle=idle)
         found: list[Candidate] = []
         starts: dict[tuple[Precision, str], float] = {}
+        narrower: set[Precision] = set()
         for kind, able in kinds(self.aims, precisions, idle=idle):
             if kind.cost == "parameters" and found and not self._by_size(found[0]):
                 continue
-            if found and kind.precision is not found[0].precision and self._keeps(found[0].precision):
-                continue  # the others have to be narrower
+            if kind.precision in narrower:
+                continue
             start = starts.get((kind.precision, kind.cost), self._start(kind))
             made = fitted(trials, kind, self.aims, able, start)
+            if found and kind.precision is not found[0].precision and self._gains_nothing(found[0], made):
+                narrower.add(kind.precision)
+                continue
             if made is not None and made.name not in [known.name for known in found]:
                 found.append(made)
                 starts[kind.precision, kind.cost] = made.share
@@ -107,9 +111,11 @@ class Halving:
             )
         return found
 
-    def _keeps(self, precision: Precision) -> bool:
-        """Whether storing the dense model so costs it next to nothing of what may be lost."""
-        return self.trials.dense_lost(precision) <= HARMLESS_SHARE * self.aims.max_drop
+    def _gains_nothing(self, first: Candidate, other: Candidate | None) -> bool:
+        """Whether the first candidate of another precision is no wider than that of the first, which costs the dense
+        model next to nothing of what may be lost."""
+        wider = other is not None and other.share > first.share
+        return not wider and self.trials.dense_lost(first.precision) <= HARMLESS_SHARE * self.aims.max_drop
 
     def _by_size(self, candidate: Candidate) -> bool:
         """Whether it is the download that keeps a candidate from being wider, and not the latency."""
