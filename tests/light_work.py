@@ -1,7 +1,8 @@
 """A workplace without TensorFlow: what executors do with jobs is the same for it, and takes no seconds.
 
-A job is a word: "fail" cannot be done, "die once" ends its process at the first try, "die" always; other words are
-written down. Each process that begins a job leaves a file that tells so.
+A job is a word: "fail" cannot be done, "die once" ends its process at the first try, "die" always, "lose the node" ends
+the node of the cluster that it runs on at the first try; other words are written down. Each process that begins a job
+leaves a file that tells so.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ class LightWork:
                 raise UsageError("this one cannot be done")
             if job.recipe == "die" or (job.recipe == "die once" and not first):
                 os.kill(os.getpid(), signal.SIGKILL)
+            if job.recipe == "lose the node" and not first:
+                os.kill(os.getppid(), signal.SIGKILL)  # the raylet, and all that runs there
+                os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(0.05)
             self.store.path(key, ".bin").write_bytes(job.recipe.encode())
             begun = self.store.path("first", ".bin")
@@ -60,15 +64,30 @@ def opened(setting: Setting, elsewhere: Callable[[str], bytes | None]) -> LightW
     return LightWork(setting, elsewhere)
 
 
-def on_ray(folder: str, words: list[str]) -> None:
-    """Carry out jobs on a Ray cluster that is started for them, and print why which could not be done, as JSON."""
+def on_nodes(folder: str, words: list[str]) -> None:
+    """The same as `on_ray` on a cluster of a head that takes no trials and two nodes with room for one each."""
+    from ray.cluster_utils import Cluster
+
+    room = {"object_store_memory": 100 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **room})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, **room)
+    try:
+        on_ray(folder, words, address=cluster.address)
+    finally:
+        cluster.shutdown()
+
+
+def on_ray(folder: str, words: list[str], *, address: str = "local") -> None:
+    """Carry out jobs on a Ray cluster, by default one that is started for them, and print why which could not be done,
+    as JSON."""
     place = Path(folder)
     setting = Setting(
         recipe="", place=folder, folder=str(place / "store"), store_base="base", opens="light_work:opened"
     )
     means = Means(
         setting=setting,
-        spread=Spread(ray="local"),
+        spread=Spread(ray=address),
         work=opened(setting, lambda _: None),
         progress=Progress(quiet=True),
         needs=lambda _: ["first.bin"],

@@ -199,7 +199,7 @@ def prune(
       edgeprune prune model.keras --sparsity 2:4 --permute -o pattern.keras
       edgeprune prune model.keras --sparsity 0.8 --symmetric-padding -o eligible.keras
       edgeprune prune model.keras --style channel --ratio 0.4 -o narrow.keras
-      edgeprune prune model.keras --style channel --macs 0.5 --importance taylor --train train.npz -o half.keras
+      edgeprune prune model.keras --style channel --macs 0.5 --importance fisher --train train.npz -o half.keras
       edgeprune prune model.keras --style channel --latency 0.6 --device pixel3-tflite-4t-float32 -o fast.keras
       edgeprune prune model.keras --style channel --lossless -o same.keras
       edgeprune prune model.keras --style channel --harmless 1e-4 --train train.npz -o idle.keras

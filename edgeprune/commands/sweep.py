@@ -26,7 +26,7 @@ __all__ = ["sweep"]
 def sweep(space: Path, output: Path | None, dry_run: bool, **values: Any) -> int:
     """Try recipes out of SPACE, a recipe whose keys may be open, and keep those that no other beats.
 
-    An open key of a step or an export is a list, importance = { one_of = ["lamp", "taylor"] }, or a range, macs = {
+    An open key of a step or an export is a list, importance = { one_of = ["lamp", "fisher"] }, or a range, macs = {
     from = 0.3, to = 0.8 }. The table [sweep] says what is made better (metric, download, latency), how many recipes are
     tried and by which sampler. Validation samples decide; the test samples are looked at once, for the run of the best.
 

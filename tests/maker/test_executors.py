@@ -111,11 +111,13 @@ def check(means: Means, words: list[str], kind: str) -> None:
 @pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (extra ray)")
-def test_a_ray_cluster_does_the_same(opened: Open, tmp_path: Path) -> None:
-    """A cluster of this machine, one of whose workers dies in the middle: the same results, nothing lost. What trials
-    read and begin with comes out of its object store. In a process of its own, for Ray leaves some behind."""
-    words = ["a", "b", "fail", "c", "d", "die once"]
-    script = "import sys, light_work; light_work.on_ray(sys.argv[1], sys.argv[2:])"
+@pytest.mark.parametrize(("where", "last"), [("on_ray", "die once"), ("on_nodes", "lose the node")])
+def test_a_ray_cluster_does_the_same(opened: Open, tmp_path: Path, where: str, last: str) -> None:
+    """A cluster of this machine, one of whose workers dies in the middle, and one of three nodes, one of which does:
+    the same results, nothing lost. What trials read and begin with comes out of its object store. In a process of its
+    own, for Ray leaves some behind."""
+    words = ["a", "b", "fail", "c", "d", last]
+    script = f"import sys, light_work; light_work.{where}(sys.argv[1], sys.argv[2:])"
     done = subprocess.run(
         [sys.executable, "-P", "-c", script, tmp_path, *words], capture_output=True, text=True, timeout=240
     )

@@ -174,7 +174,7 @@ def load_space(path: Path) -> Space:
     if not found:
         raise RecipeError(
             f"{path}: no key is open; write macs = {{ from = 0.3, to = 0.8 }} or importance = "
-            '{ one_of = ["lamp", "taylor"] } in a step'
+            '{ one_of = ["lamp", "fisher"] } in a step'
         )
     space = Space(path=path, raw=raw, open=found, sweep=sweep)
     for name, each in [("", None), *found.items()]:
