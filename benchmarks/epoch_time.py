@@ -2,6 +2,8 @@
 
     python benchmarks/epoch_time.py            # the Fashion sample, 1,600 images
     python benchmarks/epoch_time.py --jit      # also model.fit compiled by XLA (minutes to compile)
+    python benchmarks/epoch_time.py --distill  # what a channel step trains: half the MACs, taught by the whole model,
+                                               # beside a loop written by hand with all that makes one fast
 
 The ways take turns (A B A B), and the first turn of each, which traces, does not count.
 """
@@ -22,18 +24,20 @@ import numpy as np
 import edgeprune
 
 FASHION = Path(__file__).parent.parent / "sample_models" / "fashion"
-SAMPLES, BATCH, TURNS = 1_600, 64, 5
+SAMPLES, BATCH, TURNS, SHARE = 1_600, 64, 5, 0.9
 
 
-def own_epoch(model, train) -> Callable[[], None]:
-    """Batches through the loop of the pipeline."""
+def own_epoch(model, train, teacher=None) -> Callable[[], None]:
+    """Batches through the loop of the pipeline, with `teacher` distilled."""
     from edgeprune.maker.keras.models import clone, keras_module
     from edgeprune.maker.training.goals import find_task
-    from edgeprune.maker.training.loop import batches, compile_model, train_batch
+    from edgeprune.maker.training.loop import _taught, batches, compile_model, train_batch
 
     copy, rng = clone(model), np.random.default_rng(0)
     task = find_task(copy, "accuracy", trains=True)
-    compile_model(keras_module(), copy, task, edgeprune.TrainOptions(epochs=1, batch_size=BATCH), SAMPLES // BATCH)
+    options = edgeprune.TrainOptions(epochs=1, batch_size=BATCH, distill=SHARE if teacher else 0.0)
+    copy = copy if teacher is None else _taught(copy, teacher, task, options)
+    compile_model(keras_module(), copy, task, options, SAMPLES // BATCH)
 
     def epoch() -> None:
         for step, rows in enumerate(batches(len(train), BATCH, rng)):
@@ -57,13 +61,56 @@ def keras_epoch(model, train, *, steps: int, jit: bool) -> Callable[[], None]:
     return lambda: copy.fit(batches, epochs=1, verbose=0)
 
 
+def hand_epoch(model, train, teacher) -> Callable[[], None]:
+    """One traced step on arrays in memory: fused batch normalization, the teacher's answers within the step, Adam."""
+    import keras
+    import tensorflow as tf
+
+    from edgeprune.maker.keras.models import clone
+    from edgeprune.maker.training.fused_norms import fused_norms
+
+    copy, rng, optimizer = clone(model), np.random.default_rng(0), keras.optimizers.Adam(1e-3)
+    optimizer.build(copy.trainable_variables)
+    ((name,), (targets,)), warm = (train.inputs, train.targets.values()), edgeprune.TrainOptions(epochs=1).temperature
+    images, labels = np.asarray(train.inputs[name], np.float32), np.asarray(targets)
+
+    @tf.function(jit_compile=False)
+    def step(x, y):
+        answers = tf.nn.softmax(tf.math.log(teacher(x, training=False) + 1e-7) / warm)
+        with tf.GradientTape() as tape:
+            made = copy(x, training=True)
+            logs = tf.nn.log_softmax(tf.math.log(made + 1e-7) / warm)
+            taught = -tf.reduce_mean(tf.reduce_sum(answers * logs, -1)) * warm**2
+            told = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y, made))
+            loss = SHARE * taught + (1 - SHARE) * told
+        variables = copy.trainable_variables
+        optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
+        return loss
+
+    def epoch() -> None:
+        order = rng.permutation(len(images))
+        with fused_norms(keras):
+            for start in range(0, len(images) - BATCH + 1, BATCH):
+                rows = order[start : start + BATCH]
+                float(step(tf.constant(images[rows]), tf.constant(labels[rows])))
+
+    return epoch
+
+
+def distilled_ways(model, train) -> dict[str, Callable[[], None]]:
+    half = edgeprune.prune_channels(model, edgeprune.ChannelOptions(macs=0.5), verify=False).model
+    return {"edgeprune": own_epoch(half, train, model), "by hand": hand_epoch(half, train, model)}
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--jit", action="store_true", help="model.fit compiled by XLA too")
+    options.add_argument("--distill", action="store_true", help="a channel step beside a loop written by hand")
+    asked = options.parse_args()
     model = edgeprune.load_model(FASHION / "fashion.keras")
     train = edgeprune.load_samples(FASHION / "train.npz", model, metric="accuracy").rows(np.arange(SAMPLES))
-    ways = {"edgeprune": own_epoch(model, train)}
-    for steps, jit in ((1, False), (8, False), *(((8, True),) if options.parse_args().jit else ())):
+    ways = distilled_ways(model, train) if asked.distill else {"edgeprune": own_epoch(model, train)}
+    for steps, jit in () if asked.distill else ((1, False), (8, False), *(((8, True),) if asked.jit else ())):
         ways[f"fit, {steps} steps a call{', XLA' if jit else ''}"] = keras_epoch(model, train, steps=steps, jit=jit)
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(TURNS + 1):
