@@ -215,8 +215,9 @@ class Halving:
         return self._add(replace(attempt, quantize=keys), "coarser grids")
 
     def _epochs_left(self, candidate: Candidate) -> int:
-        """How many epochs there is time for, by what those so far took."""
-        epoch_s = max(each.epoch_s for each in self.judged if each.candidate == candidate)
+        """How many epochs there is time for, by what the last ones took: of a machine that others use too earlier ones
+        tell less."""
+        epoch_s = [each.epoch_s for each in self.judged if each.candidate == candidate][-1]
         left = MADE * self._time_s - self._spent_s
         most = MOST_RECOVERED * self.trials.round_epochs
         return int(min(most, max(LEAST_EPOCHS, 0.9 * left / max(epoch_s, 1e-3))))
