@@ -18,7 +18,7 @@ from edgeprune.host.toml_values import check_choice
 from edgeprune.maker.pruning.channel.channel_ids import Labels
 from edgeprune.maker.pruning.channel.criteria import CRITERIA, l2
 from edgeprune.maker.pruning.channel.groups import Structure
-from edgeprune.maker.pruning.channel.observe import channel_magnitudes, output_gradients, weight_gradients
+from edgeprune.maker.pruning.channel.observe import channel_magnitudes, output_changes, weight_gradients
 from edgeprune.maker.pruning.channel.trace import Weight
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.task import Task
@@ -56,7 +56,7 @@ def unit_scores(
         return _taylor(structure, gradients)
     if name == "fisher":
         assert some is not None
-        return _fisher(structure, output_gradients(structure.trace.model, some, seed))
+        return _fisher(structure, some, seed)
     if name == "bn_scale":
         return _scale_scores(structure)
     assert criterion.rows is not None
@@ -111,24 +111,20 @@ def _taylor(structure: Structure, gradients: Mapping[int, npt.NDArray[Any]]) -> 
     return scores / (scores.mean() or 1.0)
 
 
-def _fisher(structure: Structure, probes: Iterable[Mapping[int, npt.NDArray[Any]]]) -> Floats:
-    """Mean of (sum of weight times gradient)^2 over all that reads a unit's channel: how far outputs move without it,
-    to second order. What no kernel reads counts by the weights that make it."""
-    reading, making = np.zeros(len(structure)), np.zeros(len(structure))
-    read = np.zeros(len(structure), bool)
-    kernels = {id(w.variable): np.asarray(w.variable) for w in structure.weights if len(w.variable.shape) > 1}
-    for gradients in probes:
+def _fisher(structure: Structure, samples: Samples, seed: int) -> Floats:
+    """Mean of (sum of weight times gradient)^2 over all that reads a unit's channel: how far outputs move without it.
+    What no kernel reads counts by the weights that make it."""
+    mixing = {id(weight.variable): weight for weight, _ in kernels(structure)}  # a depthwise one passes channels on
+    read, reading, making = (np.zeros(len(structure)) for _ in range(3))
+    axes = {key: tuple(weight.axes) for key, weight in mixing.items()}
+    for changes in output_changes(structure.trace.model, samples, axes, seed):
         totals = np.zeros((2, len(structure)))
-        for weight in structure.weights:
-            if id(weight.variable) not in gradients or weight.made_axis is None:
-                continue  # a depthwise kernel passes channels on
-            change = kernels[id(weight.variable)] * gradients[id(weight.variable)]
-            for axis, labels in weight.axes.items():
-                made, units = axis == weight.made_axis, structure.units(labels)
-                np.add.at(totals[int(made)], units[units >= 0], rows_of(change, axis).sum(1)[units >= 0])
-                read[units[units >= 0]] |= not made
+        for (key, axis), sums in changes.items():
+            units, made = structure.units(mixing[key].axes[axis]), axis == mixing[key].made_axis
+            np.add.at(totals[int(made)], units[units >= 0], sums[units >= 0])
+            read[units[units >= 0]] += not made
         reading, making = reading + totals[0] ** 2, making + totals[1] ** 2
-    scores = np.where(read, reading, making)
+    scores = np.where(read > 0, reading, making)
     return scores / (scores.mean() or 1.0)
 
 

@@ -22,7 +22,7 @@ __all__ = [
     "channel_magnitudes",
     "channel_means",
     "channel_moments",
-    "output_gradients",
+    "output_changes",
     "play",
     "sample_batches",
     "weight_gradients",
@@ -144,19 +144,23 @@ def weight_gradients(model: Model, samples: Samples, task: Task) -> Mapping[int,
     return {id(v): t for v, t in zip(variables, totals, strict=True) if not np.isscalar(t)}
 
 
-def output_gradients(model: Model, samples: Samples, seed: int) -> Iterator[Mapping[int, npt.NDArray[Any]]]:
-    """Gradient, for each kernel by id of the variable, of the model's outputs summed under random signs, for PROBED
-    samples at a time.
+def output_changes(
+    model: Model, samples: Samples, axes: Mapping[int, Sequence[int]], seed: int
+) -> Iterator[dict[tuple[int, int], Floats]]:
+    """What kernels do to the outputs, for PROBED samples at a time: by (id of the variable, axis), for each of `axes`,
+    weight times gradient of the outputs' sum under random signs, float [size of the axis], summed over all else.
 
-    The signs make cross terms vanish in the mean of squares: for a direction d in the weights E[(gradient . d)^2] is
-    the sum over samples and outputs of their squared change along d (Hutchinson 1990, doi:10.1080/03610919008812866).
-    Probabilities count as the logits behind them; of several outputs each counts as much, by its variance.
+    The signs make cross terms vanish in the mean of squares: the mean square of such a sum is that over samples and
+    outputs of how far each moves without these weights, to first order (Hutchinson 1990,
+    doi:10.1080/03610919008812866). Probabilities count as the logits behind them; of several outputs each counts as
+    much, by its variance.
     """
     import tensorflow as tf
 
     from edgeprune.maker.keras.models import call_model
 
-    variables = [v for v in model.weights if v.dtype.startswith("float") and len(v.shape) > 1]
+    variables = [v for v in model.weights if id(v) in axes and v.dtype.startswith("float")]
+    places = [(v, axis) for v in variables for axis in axes[id(v)]]
     ends = [share_end(model, place) for place in range(len(model.outputs))]
 
     def opened(batch: Sequence[Tensor]) -> list[Tensor]:
@@ -167,16 +171,18 @@ def output_gradients(model: Model, samples: Samples, seed: int) -> Iterator[Mapp
         with tf.GradientTape() as tape:
             tape.watch(values)
             total = tf.add_n([tf.reduce_sum(z * each) for z, each in zip(opened(batch), signs, strict=True)])
-        return [tf.convert_to_tensor(g) for g in tape.gradient(total, values, unconnected_gradients="zero")]
+        gradients = tape.gradient(total, values, unconnected_gradients="zero")
+        changes = {id(v): v.value * tf.convert_to_tensor(g) for v, g in zip(variables, gradients, strict=True)}
+        return [tf.reduce_sum(changes[id(v)], [a for a in range(len(v.shape)) if a != axis]) for v, axis in places]
 
     rng, traced = np.random.default_rng(seed), tf.function(probed, autograph=False)
-    made = [np.asarray(z) for z in opened(next(sample_batches(model, samples)))]
+    made = [np.asarray(z) for z in opened(next(sample_batches(model, samples, 4 * PROBED)))]
     weights = [1 / (float(z.std()) * z[0].size ** 0.5 or 1.0) for z in made]
     for batch in sample_batches(model, samples, PROBED):
         shapes = [(np.shape(batch[0])[0], *z.shape[1:]) for z in made]
         drawn = [each * rng.choice((-1.0, 1.0), shape) for each, shape in zip(weights, shapes, strict=True)]
         found = traced(batch, [tf.constant(signs, tf.float32) for signs in drawn])
-        yield {id(v): np.asarray(g) for v, g in zip(variables, found, strict=True)}
+        yield {(id(v), axis): np.asarray(s, np.float64) for (v, axis), s in zip(places, found, strict=True)}
 
 
 def _logits(made: Tensor, end: str) -> Tensor:
