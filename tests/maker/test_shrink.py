@@ -330,6 +330,23 @@ def test_float16_is_tried_where_int8_costs_accuracy(
     assert {str(candidate.precision) for candidate in seen} == precisions
 
 
+def test_a_kind_that_would_be_hardly_narrower_is_left_out() -> None:
+    """A file that is a little too large comes down by coarser grids; the same kind that needs none is not tried too."""
+    first = Candidate(cost="macs", share=0.3, importance="fisher", precision=Precision.INT8)
+    aims = Aims(download_bytes=1000, latency=0.5, max_drop=0.01)
+
+    def near(size: int, kind: Candidate, able: float) -> bool:
+        shape = SimpleNamespace(download_bytes=size)
+        known: Any = SimpleNamespace(aims=aims, trials=SimpleNamespace(shape=lambda _: shape))
+        return halving.Halving._near(known, first, kind, able)
+
+    assert near(1080, first.of(1.0), 1.0)
+    assert not near(1090, first.of(1.0), 1.0)
+    assert not near(1000, first.of(1.0), fitting.SQUEEZE)
+    assert not near(1000, replace(first, importance="lamp"), 1.0)
+    assert not near(1000, replace(first, precision=Precision.FLOAT16), 1.0)
+
+
 @pytest.mark.parametrize(
     ("share", "lost", "nothing"), [(0.2, 0.0, True), (None, 0.0, True), (0.5, 0.0, False), (0.2, 0.009, False)]
 )

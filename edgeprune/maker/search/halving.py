@@ -30,6 +30,7 @@ MOST_RECOVERED = 60  # rounds of training
 GRID_PRICE = 0.02  # of the metric for each whole that coarser grids take off a file: 15 % cost 0.3 points
 LEAST_EPOCHS = 2
 HARMLESS_SHARE = 0.25  # of the drop that is allowed
+NEAR = 1.08  # of the download: coarser grids bring a file down by so little without a narrower one
 
 
 @dataclass(kw_only=True)
@@ -89,6 +90,8 @@ class Halving:
         for kind, able in kinds(self.aims, precisions, idle=idle):
             if kind.cost == "parameters" and found and not self._by_size(found[0]):
                 continue
+            if found and self._near(found[0], kind, able):
+                continue
             if kind.precision in narrower:
                 continue
             start = starts.get((kind.precision, kind.cost), self._start(kind))
@@ -116,6 +119,12 @@ class Halving:
         model next to nothing of what may be lost."""
         wider = other is not None and other.share > first.share
         return not wider and self.trials.dense_lost(first.precision) <= HARMLESS_SHARE * self.aims.max_drop
+
+    def _near(self, first: Candidate, kind: Candidate, able: float) -> bool:
+        """Whether a kind of which no grids are expected would be hardly narrower than the first candidate."""
+        target = self.aims.download_bytes
+        same = (first.importance, first.cost, first.precision) == (kind.importance, kind.cost, kind.precision)
+        return same and able == 1.0 and target is not None and self.trials.shape(first).download_bytes <= NEAR * target
 
     def _by_size(self, candidate: Candidate) -> bool:
         """Whether it is the download that keeps a candidate from being wider, and not the latency."""
