@@ -61,16 +61,20 @@ def _least(trials: Trials, precision: Precision, *, idle: bool) -> tuple[float, 
 
 def kinds(aims: Aims, precisions: Sequence[Precision], *, idle: bool) -> Iterator[tuple[Candidate, float]]:
     """(A kind of candidate, by how much its file may exceed the download that is asked for, for coarser grids will
-    bring it down), the most promising first."""
-    for precision in precisions:
-        able = SQUEEZE if precision is Precision.INT8 else 1.0
-        plain = Candidate(cost="macs", share=1.0, importance="fisher", precision=precision, idle=idle)
-        yield plain, able
-        yield replace(plain, importance="lamp"), able
+    bring it down), the most promising first, and one of each precision before a second of any."""
+    plain = [
+        Candidate(cost="macs", share=1.0, importance="fisher", precision=precision, idle=idle)
+        for precision in precisions
+    ]
+    able = {each: SQUEEZE if each is Precision.INT8 else 1.0 for each in precisions}
+    for kind in plain:
+        yield kind, able[kind.precision]
+    for kind in plain:
+        yield replace(kind, importance="lamp"), able[kind.precision]
         if aims.download_bytes is not None:
-            yield replace(plain, cost="parameters"), able
-            if able > 1:
-                yield plain, 1.0
+            yield replace(kind, cost="parameters"), able[kind.precision]
+            if able[kind.precision] > 1:
+                yield kind, 1.0
 
 
 def fitted(trials: Trials, kind: Candidate, aims: Aims, able: float, start: float) -> Candidate | None:
