@@ -330,6 +330,19 @@ def test_float16_is_tried_where_int8_costs_accuracy(
     assert {str(candidate.precision) for candidate in seen} == precisions
 
 
+@pytest.mark.parametrize(
+    ("size", "latency", "by_size"),
+    [(950, 0.3, True), (950, None, True), (950, 0.48, False), (800, 0.3, False), (800, 0.48, False)],
+)
+def test_what_keeps_a_candidate_from_being_wider(size: int, latency: float | None, by_size: bool) -> None:
+    """Only where it is the download alone are channels weighed by their parameters too."""
+    candidate = Candidate(cost="macs", share=0.3, importance="fisher", precision=Precision.INT8)
+    shape = SimpleNamespace(download_bytes=size, latency=latency)
+    aims = Aims(download_bytes=1000, latency=None if latency is None else 0.5, max_drop=0.01)
+    known: Any = SimpleNamespace(aims=aims, trials=SimpleNamespace(shape=lambda _: shape))
+    assert halving.Halving._by_size(known, candidate) is by_size
+
+
 def test_a_kind_that_would_be_hardly_narrower_is_left_out() -> None:
     """A file that is a little too large comes down by coarser grids; the same kind that needs none is not tried too."""
     first = Candidate(cost="macs", share=0.3, importance="fisher", precision=Precision.INT8)

@@ -30,6 +30,7 @@ MOST_RECOVERED = 60  # rounds of training
 GRID_PRICE = 0.02  # of the metric for each whole that coarser grids take off a file: 15 % cost 0.3 points
 LEAST_EPOCHS = 2
 HARMLESS_SHARE = 0.25  # of the drop that is allowed
+NEARLY = 0.9  # of a target: it is what keeps a candidate from being wider
 NEAR = 1.08  # of the download: coarser grids bring a file down by so little without a narrower one
 
 
@@ -128,8 +129,9 @@ class Halving:
 
     def _by_size(self, candidate: Candidate) -> bool:
         """Whether it is the download that keeps a candidate from being wider, and not the latency."""
-        target = self.aims.download_bytes
-        return target is not None and self.trials.shape(candidate).download_bytes > 0.9 * target
+        shape, target, latency = self.trials.shape(candidate), self.aims.download_bytes, self.aims.latency
+        slow = latency is not None and shape.latency is not None and shape.latency > NEARLY * latency
+        return target is not None and shape.download_bytes > NEARLY * target and not slow
 
     def _start(self, kind: Candidate) -> float:
         """A first guess of the share that stays."""
