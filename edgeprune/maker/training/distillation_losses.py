@@ -28,6 +28,7 @@ __all__ = [
     "LogitsDistillation",
     "by_output",
     "kind_of_loss",
+    "logits_of",
 ]
 
 TINY = 1e-7  # what Keras clips probabilities to
@@ -125,8 +126,8 @@ class LogitsDistillation(DistillationLoss):
         between = _between_classes if kind is Targets.CLASSES else _between_labels
 
         def values(answers: Tensor, outputs: Tensor) -> Tensor:
-            warm = _logits(keras, answers, kind, are_shares=head.teacher_gives_shares) / self.temperature
-            own = _logits(keras, outputs, kind, are_shares=head.student_gives_shares) / self.temperature
+            warm = logits_of(keras, answers, kind, are_shares=head.teacher_gives_shares) / self.temperature
+            own = logits_of(keras, outputs, kind, are_shares=head.student_gives_shares) / self.temperature
             made = between(keras, warm, own)
             return self.temperature**2 * (made - between(keras, warm, warm) if _name_of(loss) in RELATIVE else made)
 
@@ -308,10 +309,12 @@ def weighted(keras: ModuleType, values: Callable[[Tensor, Tensor], Tensor]) -> A
     return Weighted()
 
 
-def _logits(keras: ModuleType, outputs: Tensor, kind: Targets, *, are_shares: bool) -> Tensor:
+def logits_of(keras: ModuleType, outputs: Tensor, kind: Targets, *, are_shares: bool, least: float = TINY) -> Tensor:
+    """The numbers that a softmax or sigmoid was given, up to a constant, where outputs are shares; shares far below
+    `least` count as it."""
     if not are_shares:
         return outputs
-    logits: Tensor = keras.ops.log(outputs + TINY)
+    logits: Tensor = keras.ops.log(outputs + least)
     return logits if kind is Targets.CLASSES else logits - keras.ops.log(1 - outputs + TINY)
 
 

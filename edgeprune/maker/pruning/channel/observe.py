@@ -16,6 +16,8 @@ from edgeprune.maker.keras.types import Graph, Model, Node, Tensor
 from edgeprune.maker.pruning.channel.channel_ids import Labels
 from edgeprune.maker.pruning.channel.groups import Structure
 from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.distillation_losses import logits_of
+from edgeprune.maker.training.metrics import Targets
 from edgeprune.maker.training.task import Task
 
 __all__ = [
@@ -30,7 +32,7 @@ __all__ = [
 
 BATCH = 64
 PROBED = 4  # samples of a probe
-TINY, EPSILON = 1e-30, 1e-7  # the least of a probability, and of what is left of one, in float32
+LEAST = 1e-30  # of a probability: a larger one would take small ones their gradients
 Seen = Callable[[Node, Sequence[Tensor], Sequence[Tensor]], None]
 Floats = npt.NDArray[np.float64]
 
@@ -187,12 +189,7 @@ def output_changes(
 
 def _logits(made: Tensor, end: str) -> Tensor:
     """The numbers that probabilities are made of, those of classes about their mean; other outputs as they are."""
-    import tensorflow as tf
-
-    made = tf.cast(made, tf.float32)
-    if end == "softmax":
-        logs = tf.math.log(tf.maximum(made, TINY))
-        return logs - tf.reduce_mean(logs, -1, keepdims=True)
-    if end == "sigmoid":
-        return tf.math.log(tf.maximum(made, TINY)) - tf.math.log(tf.maximum(1 - made, EPSILON))
-    return made
+    keras = keras_module()
+    kind = Targets.CLASSES if end == "softmax" else Targets.LABELS
+    logits = logits_of(keras, keras.ops.cast(made, "float32"), kind, are_shares=bool(end), least=LEAST)
+    return logits - keras.ops.mean(logits, axis=-1, keepdims=True) if end == "softmax" else logits
