@@ -30,13 +30,15 @@ SAMPLES, BATCH, TURNS, SHARE = 1_600, 64, 5, 0.9
 def own_epoch(model, train, teacher=None) -> Callable[[], None]:
     """Batches through the loop of the pipeline, with `teacher` distilled."""
     from edgeprune.maker.keras.models import clone, keras_module
+    from edgeprune.maker.training.distiller import distilled
     from edgeprune.maker.training.goals import find_task
-    from edgeprune.maker.training.loop import _taught, batches, compile_model, train_batch
+    from edgeprune.maker.training.loop import batches, compile_model, train_batch
 
     copy, rng = clone(model), np.random.default_rng(0)
     task = find_task(copy, "accuracy", trains=True)
-    options = edgeprune.TrainOptions(epochs=1, batch_size=BATCH, distill=SHARE if teacher else 0.0)
-    copy = copy if teacher is None else _taught(copy, teacher, task, options)
+    options = edgeprune.TrainOptions(epochs=1, batch_size=BATCH)
+    if teacher is not None:
+        copy = distilled(copy, teacher, share=SHARE, temperature=options.temperature, kinds="classes")
     compile_model(keras_module(), copy, task, options, SAMPLES // BATCH)
 
     def epoch() -> None:

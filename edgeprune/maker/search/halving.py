@@ -89,11 +89,7 @@ class Halving:
         starts: dict[tuple[Precision, str], float] = {}
         narrower: set[Precision] = set()
         for kind, able in kinds(self.aims, precisions, idle=idle):
-            if kind.cost == "parameters" and found and not self._by_size(found[0]):
-                continue
-            if found and self._near(found[0], kind, able):
-                continue
-            if kind.precision in narrower:
+            if kind.precision in narrower or (found and self._needless(found[0], kind, able)):
                 continue
             start = starts.get((kind.precision, kind.cost), self._start(kind))
             made = fitted(trials, kind, self.aims, able, start)
@@ -121,10 +117,13 @@ class Halving:
         wider = other is not None and other.share > first.share
         return not wider and self.trials.dense_lost(first.precision) <= HARMLESS_SHARE * self.aims.max_drop
 
+    def _needless(self, first: Candidate, kind: Candidate, able: float) -> bool:
+        """Whether nothing is to be expected of a kind beside the first candidate."""
+        return self._near(first, kind, able) or (kind.cost == "parameters" and not self._by_size(first))
+
     def _near(self, first: Candidate, kind: Candidate, able: float) -> bool:
         """Whether a kind of which no grids are expected would be hardly narrower than the first candidate."""
-        target = self.aims.download_bytes
-        same = (first.importance, first.cost, first.precision) == (kind.importance, kind.cost, kind.precision)
+        target, same = self.aims.download_bytes, kind == first.of(kind.share)
         return same and able == 1.0 and target is not None and self.trials.shape(first).download_bytes <= NEAR * target
 
     def _by_size(self, candidate: Candidate) -> bool:

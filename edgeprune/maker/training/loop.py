@@ -194,8 +194,8 @@ def _trained(
     rng = np.random.default_rng(options.seed)
     per_epoch = steps_per_epoch(len(samples), options.batch_size)
     total = per_epoch * options.epochs
-    looks_from = 0 if options.patience is not None else round(options.keep_from * total)
-    keep_best_from_step = max(keep_best_from_step, round(options.keep_from * total))
+    kept_from = round(options.keep_from * total)
+    keep_best_from_step = max(keep_best_from_step, kept_from)
     trainee = model
     if teacher is not None and options.distill:
         trainee = _taught(model, teacher, task, options, kept)
@@ -215,10 +215,10 @@ def _trained(
             step += 1
             if on_progress:
                 on_progress(step, total, f"loss {losses[-1]:.3f}")
-        looks = validation is not None and step >= looks_from
-        if norms is not None and (looks or step == total):
+        scored_on = validation if step >= kept_from or options.patience is not None else None
+        if norms is not None and (scored_on is not None or step == total):
             norms.renew()
-        values = evaluate(model, validation, task, outputs_of=outputs_of) if validation is not None and looks else ()
+        values = evaluate(model, scored_on, task, outputs_of=outputs_of) if scored_on is not None else ()
         value = values[0] if values else None
         scores = {score.name: found for score, found in zip(task.scores, values, strict=False)}
         logs.append(EpochLog(loss=float(np.mean(losses)), validation=value, scores=scores))
