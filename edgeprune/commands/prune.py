@@ -305,10 +305,11 @@ def _pruned(job: _Job, *, overwrite: bool, quiet: bool) -> _Done:
     progress = Progress(quiet=quiet)
     progress.begin(f"load {job.model.name}")
     model = job.trust.load(job.model)
-    looks = job.train is not None and isinstance(job.options, ChannelOptions) and job.options.importance == "taylor"
-    task = job.scoring.task(model, job.trust, trains=looks) if job.train or job.data else None
-    splits = (job.train, job.data) if task else ()
-    samples, tests = [job.scoring.split(path, model, task, job.trust) for path in splits if task] or (None, None)
+    learns = isinstance(job.options, ChannelOptions) and CRITERIA[job.options.importance].needs_targets
+    learns = learns and job.train is not None
+    task = job.scoring.task(model, job.trust, trains=learns) if learns or job.data else None
+    samples = job.scoring.split(job.train, model, task if learns else None, job.trust)  # others read no targets
+    tests = job.scoring.split(job.data, model, task, job.trust)
     progress.end()
     progress.begin("prune")
     result = _result(job, model, samples, task, progress)

@@ -119,6 +119,16 @@ def test_bad_options(call: Any, block: Path, extra: tuple[object, ...], code: in
     assert not (block / "out.keras").exists()
 
 
+def test_samples_without_targets(call: Any, block: Path, keras: Any) -> None:
+    """They will do for what looks at inputs alone; a criterion that looks at a loss says what is missing."""
+    shape = keras.saving.load_model(block / "model.keras", compile=False).input_shape
+    np.savez(block / "inputs.npz", x=np.random.default_rng(0).normal(size=(9, *shape[1:])).astype(np.float32))
+    asked = ("-q", "--ratio", 0.4, "--round-to", 1, "--train", block / "inputs.npz", "--overwrite", "--importance")
+    for importance in ("fisher", "activation"):
+        assert prune(call, block, *asked, importance).code == 0
+    prune(call, block, *asked, "taylor").error(4, "no array 'y' with the targets")
+
+
 def test_options_of_the_other_style(call: Any, block: Path) -> None:
     """An option of channel pruning without --style channel says what to add."""
     done = call("prune", block / "model.keras", "--ratio", 0.4, "-o", block / "out.keras")
