@@ -387,3 +387,27 @@ def test_macs_of_layers_that_are_not_followed(keras: Any) -> None:
     assert prune_channels(model, ChannelOptions(ratio=0.5)).report.macs_before is None
     with pytest.raises(UsageError, match="layers that are not followed"):
         prune_channels(model, ChannelOptions(macs=0.5))
+
+
+@pytest.mark.parametrize("target", ["macs", "parameters"])
+def test_both_directions_keep_as_many_units(keras: Any, target: str) -> None:
+    """Keras takes what both directions make for twice what the forward one makes, and the next layer with it."""
+    L = keras.layers  # noqa: N806
+    x = keras.Input((6, 4))
+    y = L.Dense(32, name="mid")(L.Bidirectional(L.LSTM(16, return_sequences=True), name="both")(x))
+    model = randomised(keras.Model(x, L.Dense(3)(L.GlobalAveragePooling1D()(y))))
+    result = prune_channels(model, ChannelOptions(**{target: 0.5}, importance="l2", round_to=1))  # type: ignore[arg-type]
+    both = result.model.get_layer("both")
+    assert 0 < both.forward_layer.units == both.backward_layer.units < 16
+    assert result.report.verified is not None
+    assert result.report.verified <= 1e-4
+
+
+def test_directions_that_differ_are_left_alone(keras: Any) -> None:
+    """As an output nothing reads what Keras reckons wrongly, so such a model exists."""
+    L = keras.layers  # noqa: N806
+    x = keras.Input((6, 4))
+    y = L.Dense(16, name="front")(x)
+    ways = L.LSTM(8, return_sequences=True), L.LSTM(4, return_sequences=True, go_backwards=True)
+    model = keras.Model(x, [L.Bidirectional(ways[0], backward_layer=ways[1], name="both")(y), L.Dense(3)(y)])
+    assert analyse(model).trace.fences == [("both", "both: its directions have different numbers of units")]

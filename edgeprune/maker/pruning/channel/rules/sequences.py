@@ -41,18 +41,21 @@ def recurrent(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
 
 
 def bidirectional(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
-    """Both directions make units of their own; merging by sum, product or mean joins them."""
+    """A unit of one direction goes with one of the other: Keras reckons what both make as twice the forward one, and
+    merging by sum, product or mean joins them anyway."""
     forward, backward, merge = layer.forward_layer, layer.backward_layer, layer.merge_mode
     if len(call.outputs) > 1 or len(call.flows) > 1 or merge not in ("concat", "sum", "mul", "ave"):
         return trace.fence(layer, call, f"{layer.name}: states of a bidirectional layer cannot be followed")
+    if getattr(forward, "units", None) != getattr(backward, "units", None):
+        return trace.fence(layer, call, f"{layer.name}: its directions have different numbers of units")
     rank = len(call.output_shape)
     ways = [recurrent(trace, way, call)[0] for way in (forward, backward)]
     if not all(id(way) in trace.makers for way in (forward, backward)):
         return [trace.nothing(call.outputs[0])]
+    both = trace.joined(ways[0], ways[1], f"{layer.name} merges both directions")
     if merge == "concat":
-        labels = np.concatenate([flow.labels.reshape(-1) for flow in ways])
-        return [trace.along(labels, rank, rank - 1)]
-    return [trace.joined(ways[0], ways[1], f"{layer.name} merges both directions")]
+        return [trace.along(np.tile(both.labels.reshape(-1), 2), rank, rank - 1)]
+    return [both]
 
 
 def time_distributed(trace: Trace, layer: Layer, call: Call) -> list[Flow]:
