@@ -94,6 +94,18 @@ class Judge:
         """The metric of a file."""
         return self.value(self.made(content))
 
+    def strayed(self, outputs: Mapping[str, np.ndarray]) -> float | None:
+        """How far what a file computed is from `floats`: the mean squared difference of each output as a part of its
+        variance, added up. Few samples tell more by it than by a metric that counts right answers. None where the
+        outputs cannot be held against each other."""
+        found = 0.0
+        for name, value in self._own(outputs).items():
+            wanted = np.asarray(self.floats[name], np.float64) if name in self.floats else np.zeros(0)
+            if wanted.shape != value.shape or not wanted.size:
+                return None
+            found += float(np.mean((value - wanted) ** 2)) / max(float(np.var(wanted)), 1e-12)
+        return found if np.isfinite(found) else None
+
     def change(self, content: bytes) -> MetricChange:
         """What a file changes of the metric, and how sure that is."""
         return compared(self.main, self.floats, self._own(self.made(content)), self.samples.told)[1]

@@ -93,6 +93,17 @@ class _Done:
     scores: tuple[_Score, ...]
 
 
+def _widths(texts: tuple[str, ...]) -> dict[str, int] | None:
+    """Channels by group, from texts such as "stem=8"; None without any."""
+    found: dict[str, int] = {}
+    for text in texts:
+        name, _, count = text.rpartition("=")
+        if not name or not count.strip().isdecimal():
+            raise UsageError(f"--width is a layer and the channels to keep of its group, stem=8; got {text[:60]!r}")
+        found[name] = int(count)
+    return found or None
+
+
 @click.command(cls=Verb)
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="The pruned model, a .keras file.")
@@ -120,6 +131,14 @@ class _Done:
     metavar="PART",
     help="channel: remove channels that do nothing on --train; outputs change by at most this part of their range, for "
     "example 1e-4.",
+)
+@click.option(
+    "--width",
+    "widths",
+    metavar="LAYER=CHANNELS",
+    multiple=True,
+    callback=lambda _, __, texts: _widths(texts),
+    help="channel: channels to keep of a layer's group ('edgeprune groups'), for example stem=8; again for others.",
 )
 @click.option("--latency", type=float, help="channel: share of the latency to keep, estimated for --device.")
 @device_option("channel: the profile for --latency ('edgeprune devices'), or a .toml.")

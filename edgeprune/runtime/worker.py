@@ -47,6 +47,7 @@ Report = Callable[[int, int], None]
 # CPU time of one timed block, far above the timer's resolution. Longer blocks do not help: on a loaded machine the
 # noise of a pair hardly falls with their length (4.9 % at 0.3 ms, 5.2 % at 3 ms), so many short pairs win.
 BLOCK_NS = 400_000
+MOST_ORDERED = 4  # files whose orders are all taken
 PROCESS_NS = 400_000_000  # CPU time that is worth spending on pairs once a process is started
 MAX_BLOCK = 2_000  # invokes
 SINGLES_NS = 1_000_000_000  # CPU time that is worth spending on calls timed one by one, in each process
@@ -551,7 +552,10 @@ def pair_count(single_ns: float, block: int, files: int, wanted: int) -> int:
 
 
 def pair_orders(files: int) -> list[tuple[int, ...]]:
-    """The orders that pairs take in turn: every permutation but those that are another one's mirror image."""
+    """The orders that pairs take in turn: every permutation but those that are another one's mirror image; of many
+    files each as the first once."""
+    if files > MOST_ORDERED:
+        return [(*range(first, files), *range(first)) for first in range(files)]
     return [order for order in itertools.permutations(range(files)) if order[0] <= order[-1]]
 
 

@@ -209,6 +209,12 @@ class TestProtocol:
         """Three files take three orders in turn, one for each file in the middle; the way back mirrors each."""
         assert pair_orders(3) == [(0, 1, 2), (0, 2, 1), (1, 0, 2)]
 
+    def test_pair_orders_of_many_files(self) -> None:
+        """Of many files not all orders: each is the first one once."""
+        orders = pair_orders(20)
+        assert [order[0] for order in orders] == list(range(20))
+        assert all(sorted(order) == list(range(20)) for order in orders)
+
     def test_load_orders(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Processes alternate which file is loaded first, and times come back under the right file's name."""
         first = []

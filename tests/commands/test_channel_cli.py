@@ -95,7 +95,7 @@ def test_lossless(call: Any, block: Path, keras: Any) -> None:
 @pytest.mark.parametrize(
     ("extra", "code", "part"),
     [
-        ((), 2, "takes one of ratio, macs, parameters, download, latency and harmless; got none"),
+        ((), 2, "takes one of ratio, macs, parameters, download, latency, widths and harmless; got none"),
         (("--ratio", 1.4), 2, "at least 0 and below 1; got 1.4"),
         (("--ratio", 40), 2, "did you mean 0.4?"),
         (("--ratio", 0.4, "--macs", 0.5), 2, "got ratio, macs"),
@@ -108,6 +108,10 @@ def test_lossless(call: Any, block: Path, keras: Any) -> None:
         (("--ratio", 0.4, "--importance", "taylor"), 2, "looks at training samples"),
         (("--ratio", 0.4, "--compensate", "mean"), 2, "--compensate mean looks at training samples"),
         (("--ratio", 0.4, "--round-to", 64), 2, "nothing to prune"),
+        (("--width", "stem"), 2, "stem=8; got 'stem'"),
+        (("--width", "stem=0"), 2, "at least 1"),
+        (("--width", "stm=8"), 2, "'stm' names no group"),
+        (("--width", "stem=8", "--macs", 0.5), 2, "got macs, widths"),
     ],
 )
 def test_bad_options(call: Any, block: Path, extra: tuple[object, ...], code: int, part: str) -> None:
@@ -129,6 +133,15 @@ def test_samples_without_targets(call: Any, block: Path, keras: Any) -> None:
     prune(call, block, *asked, "taylor").error(4, "no array 'y' with the targets")
 
 
+def test_widths(call: Any, block: Path, keras: Any) -> None:
+    """Channels of single layers by name, as often as one likes."""
+    done = prune(call, block, "--width", "stem=8", "--width", "expand=20", "--json")
+    told = json.loads(done.out)
+    assert done.code == 0, done.err
+    assert told["asked"] == "the widths of 2 groups"
+    assert {i["layer"]: i["after"] for i in told["removed"]} == {"stem": 8, "project": 8, "expand": 20}
+
+
 def test_options_of_the_other_style(call: Any, block: Path) -> None:
     """An option of channel pruning without --style channel says what to add."""
     done = call("prune", block / "model.keras", "--ratio", 0.4, "-o", block / "out.keras")
@@ -140,12 +153,15 @@ def test_options_of_the_other_style(call: Any, block: Path) -> None:
     ("step", "part"),
     [
         ("ratio = 40\n", "did you mean 0.4"),
-        ("", "one of ratio, macs, parameters, download, latency, harmless and lossless"),
+        ("", "one of ratio, macs, parameters, download, latency, widths, harmless and lossless"),
         ("ratio = 0.4\nsparsity = 0.5\n", "unknown key 'sparsity'"),
         ("ratio = 0.4\nrounds = 3\n", "set epochs"),
         ("ratio = 0.4\nimportance = 'lmap'\n", "unknown importance criterion 'lmap'"),
         ("ratio = 0.4\nexclude = ['nothing*']\n", "exclude pattern 'nothing*' matches no layer"),
         ("ratio = 0.4\nround_to = 64\n", "nothing to prune"),
+        ("widths = 8\n", "widths' is a table such as { stem = 8, head = 128 }, got 8"),
+        ("widths = { stem = 'wide' }\n", "widths.stem"),
+        ("widths = { stem = 8 }\nepochs = 1\nrounds = 2\n", "rounds are for training in between"),
     ],
 )
 def test_bad_recipes(call: Any, recipe: Callable[..., Path], step: str, part: str) -> None:

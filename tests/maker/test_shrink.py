@@ -368,7 +368,9 @@ def test_another_precision_is_tried_where_it_may_be_wider(share: float | None, l
     first = Candidate(cost="macs", share=0.3, importance="fisher", precision=Precision.INT8)
     other = None if share is None else replace(first, share=share, precision=Precision.FLOAT16)
     known: Any = SimpleNamespace(
-        aims=Aims(download_bytes=1, latency=0.5, max_drop=0.01), trials=SimpleNamespace(dense_lost=lambda _: lost)
+        aims=Aims(download_bytes=1, latency=0.5, max_drop=0.01),
+        trials=SimpleNamespace(dense_lost=lambda _: lost),
+        _macs=lambda candidate: 1000 * candidate.share,
     )
     assert halving.Halving._gains_nothing(known, first, other) is nothing
 

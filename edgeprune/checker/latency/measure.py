@@ -34,7 +34,16 @@ from edgeprune.ledger import LatencyComparison, Outcome
 from edgeprune.runtime.runtimes import runtimes_of
 from edgeprune.runtime.session import ask_worker, installed_runtimes, newest_runtime
 
-__all__ = ["ProcessTimes", "compare_latency", "copied", "in_rounds", "judge", "process_times", "timed_files"]
+__all__ = [
+    "ProcessTimes",
+    "compare_latency",
+    "copied",
+    "in_rounds",
+    "judge",
+    "latency_shares",
+    "process_times",
+    "timed_files",
+]
 
 OnStep = Callable[[int, int], None]
 TOLERANCE = 0.02  # a smaller change of latency is not worth a claim
@@ -132,6 +141,36 @@ def timed_files(
             pairs=pairs,
             on_progress=on_progress,
         )
+
+
+def latency_shares(
+    baseline: Path,
+    files: Sequence[Path],
+    *,
+    processes: int = 3,
+    pairs: int = 30,
+    seed: int = 0,
+    timeout_s: float = 600,
+    on_progress: OnStep | None = None,
+) -> npt.NDArray[np.float64]:
+    """The latency of many .tflite files against that of `baseline`, float [files]: all timed in turn in each of so many
+    processes, as `compare_latency` times two. For a trend over the files; one of them may be off by some percent.
+
+    Raises as `compare_latency`.
+    """
+    every = [baseline, *files]
+    runtime = _newest(Format.TFLITE)
+    job = {"job": "time", "warmups": 5, "pairs": pairs, "seed": seed, "batch": None, "singles": 0}
+    found = []
+    for k in range(processes):
+        order = [*range(len(every))][:: -1 if k % 2 else 1]
+        asked = {**job, "paths": [str(every[i].absolute()) for i in order]}
+        step = _steps(on_progress, k, processes, pairs)
+        result = ask_worker(asked, every, runtime=runtime, timeout_s=timeout_s, on_progress=step)
+        cpu_ms = process_times(result, order, f"{baseline} on {runtime}").cpu_ms
+        found.append(np.median(cpu_ms[:, 1:] / cpu_ms[:, :1], axis=0))
+    shares: npt.NDArray[np.float64] = np.mean(found, axis=0)
+    return shares
 
 
 def in_rounds(

@@ -5,6 +5,7 @@ Light, for the command line shows them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeprune.errors import UsageError
@@ -27,7 +28,7 @@ __all__ = [
 COMPENSATIONS = ("norms", "mean", "none")
 SCOPES = ("layer", "global")
 SCORES = ("magnitude", "wanda")
-TARGETS = ("ratio", "macs", "parameters", "download", "latency", "harmless")
+TARGETS = ("ratio", "macs", "parameters", "download", "latency", "widths", "harmless")
 
 
 def sparsity_of(written: str | float | Pattern) -> float | Pattern:
@@ -111,8 +112,8 @@ class MagnitudeOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelOptions:
     """What to remove and how much: one of `ratio` (fraction of channels), `macs`, `parameters`, `download` or `latency`
-    (share left; the latency is that of a device and is searched for, see `prune_to_latency`), or `harmless`: what does
-    nothing on real input.
+    (share left; the latency is that of a device and is searched for, see `prune_to_latency`), `widths` (channels left
+    of each group), or `harmless`: what does nothing on real input.
 
     With scope "layer" each group loses `ratio` of its channels, with "global" all groups together, the least important
     channels first and at most 90 % of a group; `macs`, `parameters` and `download` rank like that too (criteria with an
@@ -132,6 +133,9 @@ class ChannelOptions:
     """Share of the deflated bytes of the weights to keep, counted as float32."""
     latency: float | None = None
     """Share of the latency to keep, estimated for `device`."""
+    widths: Mapping[str, int] | None = None
+    """Channels to keep of each group, by the name that `edgeprune groups` gives it: `{ stem = 8, head = 128 }`. Groups
+    that are not named stay whole."""
     harmless: float | None = None
     """Remove channels that do nothing on training samples, the least effect first, each replaced by its mean, while no
     output changes by more than this part of its range (`1e-4`); checked on samples that were not looked at."""
@@ -159,7 +163,10 @@ class ChannelOptions:
                 f"channel pruning takes one of {', '.join(TARGETS[:-1])} and {TARGETS[-1]}; got "
                 f"{', '.join(given) or 'none'}"
             )
-        _check_target(given[0], getattr(self, given[0]))
+        if self.widths is None:
+            _check_target(given[0], getattr(self, given[0]))
+        elif not self.widths or min(self.widths.values()) < 1:
+            raise UsageError(f"widths are the channels to keep of each group, at least 1; got {dict(self.widths)}")
         check_choice("scope", self.scope, SCOPES)
         check_choice("importance criterion", self.importance, CRITERIA)
         check_choice("way to compensate", self.compensate, COMPENSATIONS)
@@ -168,12 +175,14 @@ class ChannelOptions:
 
     @property
     def target(self) -> str:
-        """What is aimed at: "ratio", "macs", "parameters" or "latency"."""
+        """What is aimed at: one of TARGETS."""
         return next(name for name in TARGETS if getattr(self, name) is not None)
 
     @property
     def asked(self) -> str:
         """What was asked for, in words: "ratio 0.4"."""
+        if self.widths is not None:
+            return f"the widths of {len(self.widths)} group{'s' * (len(self.widths) != 1)}"
         return f"{self.target} {getattr(self, self.target):g}"
 
     @property

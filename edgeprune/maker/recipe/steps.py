@@ -279,7 +279,8 @@ def _check_channel(step: ChannelStep) -> None:
         )
     if (step.options is None) != step.lossless:
         raise UsageError(
-            "channel pruning takes one of ratio, macs, parameters, download, latency, harmless and lossless = true"
+            "channel pruning takes one of ratio, macs, parameters, download, latency, widths, harmless and "
+            "lossless = true"
         )
     if latency is not None:
         if step.device is None:
@@ -289,8 +290,8 @@ def _check_channel(step: ChannelStep) -> None:
         target_profile(latency, step.device)
     if step.rounds < 1:
         raise UsageError(f"rounds is at least 1; got {step.rounds}")
-    harmless = step.options is not None and step.options.harmless is not None
-    if step.rounds > 1 and (step.lossless or harmless or step.training is None):
+    once = step.options is None or step.options.target in ("harmless", "widths")
+    if step.rounds > 1 and (once or step.training is None):
         raise UsageError("rounds are for training in between: set epochs, and a ratio, macs, parameters or latency")
 
 

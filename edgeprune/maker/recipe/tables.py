@@ -39,6 +39,12 @@ def _word_or_table(path: Path, key: str, value: object) -> str | Mapping[str, fl
     return typed(path, key, value, str)
 
 
+def _numbers(path: Path, key: str, value: object) -> Mapping[str, int]:
+    if not isinstance(value, Mapping):
+        raise RecipeError(f"{path}: '{key}' is a table such as {{ stem = 8, head = 128 }}, got {value!r}")
+    return {name: typed(path, f"{key}.{name}", number, int) for name, number in value.items()}
+
+
 def _fraction_or_pattern(path: Path, key: str, value: object) -> float | Pattern:
     if not isinstance(value, str):
         return typed(path, key, value, float)
@@ -62,6 +68,7 @@ READERS: dict[object, Callable[[Path, str, object], object]] = {
     str: lambda path, key, value: typed(path, key, value, str),
     tuple[str, ...]: _patterns,
     str | Mapping[str, float]: _word_or_table,
+    Mapping[str, int]: _numbers,
 }
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from edgeprune.artifact import Precision
 from edgeprune.maker.search.asked import ShrinkOptions
 
-__all__ = ["HARMLESS", "Candidate", "channel_target", "export_pairs", "steps_of"]
+__all__ = ["HARMLESS", "ROUND_TO", "TARGETS", "Candidate", "channel_target", "export_pairs", "steps_of"]
 
 HARMLESS = {"kind": "prune", "name": "idle", "style": "channel", "harmless": 1e-4, "round_to": 1}
 ROUND_TO = 8
+TARGETS = "targets"  # the cost of widths that are chosen under all limits at once
 KEPT_FROM = 0.8  # of each training: of many epochs few samples choose the luckiest, and call it better than it is
 Step = dict[str, object]
 
@@ -18,7 +19,11 @@ Step = dict[str, object]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """`share` of the `cost` ("macs", "parameters", "download") stays, by channels of the highest `importance`; then
-    `sparsity` of the weights becomes zero. `idle` removes channels that do nothing first."""
+    `sparsity` of the weights becomes zero. `idle` removes channels that do nothing first.
+
+    Of the cost "targets" the widths are those of most importance within `share` of the latency and the download that
+    are asked for; `widths`, once they are known, are channels by group, and `most` are what groups may keep at most.
+    """
 
     cost: str
     share: float
@@ -26,27 +31,36 @@ class Candidate:
     precision: Precision
     sparsity: float = 0.0
     idle: bool = True
+    widths: tuple[tuple[str, int], ...] = ()
+    most: tuple[tuple[str, int], ...] = ()
 
     @property
     def name(self) -> str:
         """The candidate in words, the same for the same one."""
         zeros = f", {self.sparsity:.0%} zeros" if self.sparsity else ""
-        width = f"{self.share:.3f} of the {self.cost} by {self.importance}" if self.share < 1 else "all channels"
+        width = f"{self.share:.3f} of the {self.cost} by {self.importance}" if self.narrows else "all channels"
+        width += "".join(f", {name} at {count}" for name, count in self.most)
         return f"{width}{zeros}, {self.precision}"
+
+    @property
+    def narrows(self) -> bool:
+        """Whether channels go, beside those that do nothing."""
+        return self.share < 1 or self.cost == TARGETS
 
     @property
     def whole(self) -> bool:
         """Whether all weights stay."""
-        return self.share >= 1 and not self.sparsity
+        return not self.narrows and not self.sparsity
 
     def of(self, share: float) -> Candidate:
         """The same at another share."""
-        return replace(self, share=round(share, 4))
+        return replace(self, share=round(share, 4), widths=())
 
 
 def channel_target(candidate: Candidate) -> Step:
     """The keys that say which channels stay."""
-    return {candidate.cost: candidate.share, "importance": candidate.importance, "round_to": ROUND_TO}
+    how: Step = {"importance": candidate.importance, "round_to": ROUND_TO}
+    return {"widths": dict(candidate.widths), **how} if candidate.widths else {candidate.cost: candidate.share, **how}
 
 
 def steps_of(
@@ -66,7 +80,7 @@ def steps_of(
     vary |= {"shift": asked.shift} if asked.shift else {}
     fast: Step = {"learning_rate": 2e-3, "decay": "constant", **vary}
     steps: list[Step] = [HARMLESS] if candidate.idle else []
-    if candidate.share < 1:
+    if candidate.narrows:
         narrower = {"kind": "prune", "name": "narrower", "style": "channel", **channel_target(candidate)}
         steps.append({**narrower, "epochs": cut, **fast})
     if candidate.sparsity:

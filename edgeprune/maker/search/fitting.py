@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from edgeprune.artifact import Precision
 from edgeprune.errors import OutOfReach, RuledOut
-from edgeprune.maker.search.candidates import Candidate
+from edgeprune.maker.search.candidates import TARGETS, Candidate
 from edgeprune.maker.search.trials import Shape, Trials
 from edgeprune.points import Aims
 from edgeprune.units import format_bytes
@@ -17,6 +17,8 @@ __all__ = ["able_precisions", "fitted", "kinds"]
 TRIES = 4  # files that are made for each kind of candidate
 MORE_TRIES = 3  # where none of these was small and fast enough
 CLOSE = 0.94  # of a target: near enough
+CLOSER = 0.96  # the same of widths that were planned for the target
+MOST_PLANNED = 1.3  # of a target
 MARGIN = 0.985  # aimed at; a paired measurement strays by a percent
 SQUEEZE = 1.15  # coarser grids bring an int8 file down by so much for about 0.3 points (docs/recipe.md)
 BYTES_A_WEIGHT = {Precision.INT8: 1.0, Precision.FLOAT16: 2.0}  # at most; zeros cost nothing
@@ -59,20 +61,24 @@ def _least(trials: Trials, precision: Precision, *, idle: bool) -> tuple[float, 
     return max(0.0, shape.download_bytes - BYTES_A_WEIGHT[precision] * shape.parameters), shape.latency or 0.0
 
 
-def kinds(aims: Aims, precisions: Sequence[Precision], *, idle: bool) -> Iterator[tuple[Candidate, float]]:
+def kinds(
+    trials: Trials, aims: Aims, precisions: Sequence[Precision], *, idle: bool
+) -> Iterator[tuple[Candidate, float]]:
     """(A kind of candidate, by how much its file may exceed the download that is asked for, for coarser grids will
     bring it down), the most promising first, and one of each precision before a second of any."""
-    plain = [
-        Candidate(cost="macs", share=1.0, importance="fisher", precision=precision, idle=idle)
-        for precision in precisions
-    ]
     able = {each: SQUEEZE if each is Precision.INT8 else 1.0 for each in precisions}
-    for kind in plain:
-        yield kind, able[kind.precision]
+    plain = []
+    for precision in precisions:
+        kind = Candidate(cost="macs", share=1.0, importance="fisher", precision=precision, idle=idle)
+        if trials.costs(kind) is not None:
+            kind = replace(kind, cost=TARGETS)
+        plain.append(kind)
+        yield kind, able[precision]
     for kind in plain:
         yield replace(kind, importance="lamp"), able[kind.precision]
         if aims.download_bytes is not None:
-            yield replace(kind, cost="parameters"), able[kind.precision]
+            if kind.cost != TARGETS:
+                yield replace(kind, cost="parameters"), able[kind.precision]
             if able[kind.precision] > 1:
                 yield kind, 1.0
 
@@ -81,13 +87,17 @@ def fitted(trials: Trials, kind: Candidate, aims: Aims, able: float, start: floa
     """The widest candidate of a kind that reaches the targets of size and latency, looked for from the share `start`;
     None where none was found."""
     best: Candidate | None = None
-    share, low, high = start, 0.0, 1.02
+    free = (
+        kind.cost == TARGETS
+    )  # more than all of a target may be planned for, where the line is above what is measured
+    share, low, high, close = start, 0.0, MOST_PLANNED if free else 1.02, CLOSER if free else CLOSE
     used: list[tuple[float, float]] = []
     for number in range(TRIES + MORE_TRIES):
         if number >= TRIES and best is not None:
             break
-        candidate = kind.of(min(1.0, share))
+        candidate = kind.of(share if free else min(1.0, share))
         try:
+            candidate = trials.planned(candidate, aims, able) if free else candidate
             over = _over(trials.shape(candidate), aims, able)
         except OutOfReach:
             over = None
@@ -97,7 +107,7 @@ def fitted(trials: Trials, kind: Candidate, aims: Aims, able: float, start: floa
             best, low = candidate if best is None or candidate.share > best.share else best, share
         else:
             high = share
-        if (over is not None and CLOSE <= over <= 1) or share >= 1 >= (over or 2):
+        if (over is not None and close <= over <= 1) or (not free and share >= 1 >= (over or 2)):
             break
         guess = low
         if over is not None:
@@ -137,4 +147,5 @@ def with_zeros(trials: Trials, kind: Candidate, aims: Aims, start: float) -> Can
     if wide is None:
         return None
     room = aims.download_bytes / trials.shape(wide).download_bytes
-    return replace(wide, sparsity=round(1 - 0.8 * room, 2)) if 0.3 < room < 0.9 else None
+    most = 0.75 if wide.precision is Precision.INT8 else 0.9  # grids bring integers down by less for less
+    return replace(wide, sparsity=round(1 - 0.8 * room, 2)) if 0.3 < room < most else None

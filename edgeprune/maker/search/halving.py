@@ -7,14 +7,14 @@ as one that was never killed; of trials that run side by side it counts what the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from edgeprune.artifact import Precision
 from edgeprune.errors import EdgepruneError, RuledOut
-from edgeprune.maker.search.candidates import Candidate
+from edgeprune.maker.search.candidates import TARGETS, Candidate
 from edgeprune.maker.search.executors import Executor, Job, scheduled
-from edgeprune.maker.search.fitting import able_precisions, fitted, kinds, with_zeros
+from edgeprune.maker.search.fitting import MARGIN, able_precisions, fitted, kinds, with_zeros
 from edgeprune.maker.search.trials import Attempt, Judged, Trials
 from edgeprune.maker.search.watch import Stopped
 from edgeprune.points import Aims
@@ -26,6 +26,7 @@ __all__ = ["Halving"]
 # file is made. The rest is for the run that leaves the files.
 CHOSEN, FIRST, HALVED, MADE = 0.2, 0.4, 0.55, 0.85
 MOST_CANDIDATES = 8
+MOST_VARIED = 2  # groups that are tried narrower
 MOST_RECOVERED = 60  # rounds of training
 GRID_PRICE = 0.02  # of the metric for each whole that coarser grids take off a file: 15 % cost 0.3 points
 LEAST_EPOCHS = 2
@@ -88,7 +89,7 @@ class Halving:
         found: list[Candidate] = []
         starts: dict[tuple[Precision, str], float] = {}
         narrower: set[Precision] = set()
-        for kind, able in kinds(self.aims, precisions, idle=idle):
+        for kind, able in self._kinds(found, precisions, idle=idle):
             if kind.precision in narrower or (found and self._needless(found[0], kind, able)):
                 continue
             start = starts.get((kind.precision, kind.cost), self._start(kind))
@@ -111,11 +112,28 @@ class Halving:
             )
         return found
 
+    def _kinds(
+        self, found: Sequence[Candidate], precisions: list[Precision], *, idle: bool
+    ) -> Iterator[tuple[Candidate, float]]:
+        """Kinds of candidates, and behind the first of all, once it was found, the same with one of its groups
+        narrower, where a step of that group's width takes much of the latency."""
+        varied = False
+        for kind, able in kinds(self.trials, self.aims, precisions, idle=idle):
+            yield kind, able
+            if found and not varied and found[0].widths:
+                varied = True
+                for each in self.trials.coarse(found[0], self.aims)[:MOST_VARIED]:
+                    yield replace(found[0].of(1.0), most=(each,)), able
+
     def _gains_nothing(self, first: Candidate, other: Candidate | None) -> bool:
         """Whether the first candidate of another precision is no wider than that of the first, which costs the dense
         model next to nothing of what may be lost."""
-        wider = other is not None and other.share > first.share
+        wider = other is not None and self._macs(other) > self._macs(first)
         return not wider and self.trials.dense_lost(first.precision) <= HARMLESS_SHARE * self.aims.max_drop
+
+    def _macs(self, candidate: Candidate) -> int:
+        shape = self.trials.shape(candidate)
+        return shape.parameters if shape.macs is None else shape.macs
 
     def _needless(self, first: Candidate, kind: Candidate, able: float) -> bool:
         """Whether nothing is to be expected of a kind beside the first candidate."""
@@ -134,6 +152,8 @@ class Halving:
 
     def _start(self, kind: Candidate) -> float:
         """A first guess of the share that stays."""
+        if kind.cost == TARGETS:
+            return MARGIN
         guess = 1.0
         if self.aims.download_bytes is not None:
             whole = self.trials.dense_file(kind.precision)["download_bytes"]
@@ -194,12 +214,22 @@ class Halving:
             raise failed[0]
         seconds = [each or 0.0 for each in took.values()]
         self._saved_s += sum(seconds) - scheduled(seconds, self.executor.workers)[1]
-        return [candidates[number] for _, number in sorted((self._expected(each), n) for n, each in made.items())]
+        expected = self._expected(made)
+        return [candidates[number] for number in sorted(made, key=lambda number: (expected[number], number))]
 
-    def _expected(self, made: Judged) -> float:
-        """What is lost, with the price of the grids that the file still needs."""
-        over = self.aims.excess(made.point.download_bytes, None if self.aims.latency is None else 0.0, 0.0)
-        return made.point.lost + GRID_PRICE * over.get("download", 0.0)
+    def _expected(self, made: Mapping[int, Judged]) -> dict[int, float]:
+        """What files of one round lose, with the price of the grids that they still need. Half of it goes by how far
+        their answers are from the dense model's, for samples enough to tell two files by right answers are seldom."""
+        every = list(made.values())
+        strayed = sum(each.strayed or 0.0 for each in every)
+        told = strayed > 0 and all(each.strayed is not None for each in every)
+        slope = max(0.0, sum(each.point.lost for each in every)) / strayed if told else 0.0
+        found: dict[int, float] = {}
+        for number, each in made.items():
+            over = self.aims.excess(each.point.download_bytes, None if self.aims.latency is None else 0.0, 0.0)
+            lost = (each.point.lost + slope * (each.strayed or 0.0)) / 2 if slope else each.point.lost
+            found[number] = lost + GRID_PRICE * over.get("download", 0.0)
+        return found
 
     def _finished(self, candidate: Candidate, tuned: tuple[int, ...]) -> Judged:
         """The candidate trained on while there is time, and what is left of the accuracy spent on its bytes."""

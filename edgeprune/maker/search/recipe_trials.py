@@ -12,9 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edgeprune.artifact import Precision
 from edgeprune.checker.latency.estimate import estimate_latency
-from edgeprune.checker.latency.measure import compare_latency
+from edgeprune.checker.latency.measure import compare_latency, latency_shares
 from edgeprune.checker.latency.profiles import find_profile
 from edgeprune.checker.size.account import account
 from edgeprune.checker.size.codecs import BASE_CODEC
@@ -62,10 +65,13 @@ class RecipeTrials:
         assert self.prepared.validation is not None
         few = self.prepared.validation
         if len(few) > MOST_JUDGED:
-            import numpy as np
-
             few = few.some(MOST_JUDGED, np.random.default_rng(self.seed))
         return Judge.of(self.prepared.model, few, self.prepared.task.main)
+
+    @cached_property
+    def _against(self) -> Judge:
+        """The same that holds files against the dense model."""
+        return self.judge.against(self.prepared.model)
 
     @property
     def dense_bytes(self) -> int:
@@ -121,9 +127,16 @@ class RecipeTrials:
                 model, path, precision, quantize, asked=run.steps.asked, dense_bytes=self.dense_bytes, adapt=adapt
             )
             self.converter.forget(model)
-            value = self.judge.score(path.read_bytes())
+            outputs = self.judge.made(path.read_bytes())
+            value, strayed = self.judge.value(outputs), self._against.strayed(outputs)
             self.progress.end(f"{self.prepared.task.main.name} {value:.4f}")
-            facts = {"parameters": count_parameters(model), "metric": value, "batch_s": run.steps.batch_s, "key": key}
+            facts = {
+                "parameters": count_parameters(model),
+                "metric": value,
+                "strayed": strayed,
+                "batch_s": run.steps.batch_s,
+                "key": key,
+            }
             return {**weighed(found.made), **facts}
 
         return self.store.once("judged", self.told(recipe, precision), make)
@@ -189,6 +202,14 @@ class RecipeTrials:
     def how(self) -> str:
         """How latencies are obtained, in a word for a table."""
         return ("estimated" if self.device else "measured") if self.timed else "not asked for"
+
+    def trend(self, files: Sequence[Path], precision: Precision) -> npt.NDArray[np.float64]:
+        """The latencies of many files against that of the dense model's, float [files]: each less sure than one of
+        `latency`."""
+        dense = self.store.path(self.dense_file(precision)["key"], ".tflite")
+        if self.device:
+            return np.array([self._estimated(dense, file, self.device) for file in files])
+        return latency_shares(dense, files, processes=PROCESSES, seed=self.seed, on_progress=self.progress.advance)
 
     def _measured(self, dense: Path, file: Path) -> float:
         found = compare_latency(

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from edgeprune.artifact import Precision
+from edgeprune.host.progress import Progress
+from edgeprune.host.scratch import scratch_folder
 from edgeprune.maker.keras.models import count_parameters
 from edgeprune.maker.keras.types import Model
+from edgeprune.maker.pruning.channel.groups import Group
+from edgeprune.maker.pruning.channel.plan import Use, chosen_groups
 from edgeprune.maker.pruning.channel.pruner import ChannelPruner
+from edgeprune.maker.pruning.channel.widths import FLOOR
 from edgeprune.maker.pruning.options import ChannelOptions
 from edgeprune.maker.recipe.recipe import recipe_of_text
 from edgeprune.maker.recipe.stages import Record
 from edgeprune.maker.recipe.steps import QuantizeStep
 from edgeprune.maker.search.asked import ShrinkOptions
-from edgeprune.maker.search.candidates import HARMLESS, Candidate, channel_target, steps_of
+from edgeprune.maker.search.candidates import HARMLESS, ROUND_TO, Candidate, channel_target, steps_of
+from edgeprune.maker.search.costs import Costs, fit_costs, random_widths
 from edgeprune.maker.search.executors import Job
 from edgeprune.maker.search.recipe_trials import ModelRun, RecipeTrials, weighed
 from edgeprune.maker.training.features import teaches_by_features
 from edgeprune.maker.training.loop import steps_per_epoch
-from edgeprune.points import Point
+from edgeprune.points import Aims, Point
 from edgeprune.units import format_bytes
 
 __all__ = ["Attempt", "Judged", "Shape", "Trials"]
 
+SAMPLED = 18  # files of random widths, whose latencies are explained
+FEW = 16  # samples for the ranges of an int8 file that nobody looks at
+SAMPLED_SHARE = 0.1  # of the time, at most
+TRUSTED = 0.1  # mean relative error of a line that is gone by
+COARSE = 0.08  # of the latency that is asked for
 ROUND_STEPS = 150  # of training, about, behind which candidates can be told apart
 Steps = list[dict[str, object]]
 
@@ -42,13 +57,15 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A point, the recipe's steps that lead to it, its file, and what an epoch of its training took."""
+    """A point, the recipe's steps that lead to it, its file, what an epoch of its training took, and how far the file's
+    answers are from the dense model's."""
 
     candidate: Candidate
     steps: Steps
     point: Point
     file: Path
     epoch_s: float
+    strayed: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +87,7 @@ class Trials(RecipeTrials):
     text_of: Callable[[Steps], str]
     place: Path
     _pruners: dict[tuple[bool, str], ChannelPruner] = field(default_factory=dict)
+    _costs: dict[tuple[bool, Precision], Costs | None] = field(default_factory=dict)
 
     @cached_property
     def _teaches(self) -> bool:
@@ -140,7 +158,7 @@ class Trials(RecipeTrials):
             candidate=candidate.name,
             stage=stage,
             precision=str(candidate.precision),
-            epochs=self.round_epochs * (bool(candidate.share < 1) + bool(candidate.sparsity) + sum(attempt.tuned))
+            epochs=self.round_epochs * (candidate.narrows + bool(candidate.sparsity) + sum(attempt.tuned))
             + attempt.recovered,
             latency=self.shape(candidate).latency,
             **self.facts(record, since),
@@ -150,20 +168,122 @@ class Trials(RecipeTrials):
             steps=steps,
             point=point,
             file=self.store.path(record["key"], ".tflite"),
+            strayed=record["strayed"],
             epoch_s=self._batches * (record["batch_s"] or 0.0),
         )
 
     def _cut(self, candidate: Candidate) -> Model:
         """The model with the candidate's widths, untrained."""
-        key = (candidate.idle, candidate.importance)
-        options = ChannelOptions(**channel_target(candidate), seed=self.asked.seed)  # type: ignore[arg-type]
-        if candidate.share >= 1:
+        if not candidate.narrows:
             return self.model_of([HARMLESS] if candidate.idle else [])[0]
+        options = ChannelOptions(**channel_target(candidate), seed=self.asked.seed)  # type: ignore[arg-type]
+        pruner = self._pruner(candidate)
+        return pruner.cut(pruner.plan(options))
+
+    def _pruner(self, candidate: Candidate) -> ChannelPruner:
+        key = (candidate.idle, candidate.importance)
         if key not in self._pruners:
             base, _ = self.model_of([HARMLESS] if candidate.idle else [])
+            options = self._options(candidate)
             self._pruners[key] = ChannelPruner(base, options, samples=self.prepared.train, task=self.prepared.task)
-        pruner = self._pruners[key]
-        return pruner.cut(pruner.plan(options))
+        return self._pruners[key]
+
+    def _options(self, candidate: Candidate) -> ChannelOptions:
+        """Those of a plan that has targets of its own."""
+        return ChannelOptions(ratio=0.5, importance=candidate.importance, round_to=ROUND_TO, seed=self.asked.seed)
+
+    def costs(self, candidate: Candidate) -> Costs | None:
+        """What widths come to in files of the candidate's precision; None where that cannot be told: no latency is
+        asked for, a file takes too long to make, names of groups are not unique, or the line is too far off."""
+        key = (candidate.idle, candidate.precision)
+        if key not in self._costs:
+            self._costs[key] = self._find_costs(candidate) if self.timed else None
+        return self._costs[key]
+
+    def _find_costs(self, candidate: Candidate) -> Costs | None:
+        pruner = self._pruner(candidate)
+        structure = pruner.structure
+        groups, _ = chosen_groups(structure, self._options(candidate))
+        if len({group.name for group in groups}) < len(groups):
+            return None
+        plans = random_widths(structure, groups, ROUND_TO, SAMPLED, seed=self.asked.seed)
+
+        def make(_: str) -> Record:
+            cut = map(pruner.cut, plans)
+            with scratch_folder() as folder:
+                sizes, files = self._sampled(cut, candidate.precision, folder)
+                latency = self.trend(files, candidate.precision) if files else np.zeros(0)
+            self.progress.end()
+            return {"latency": [round(float(each), 5) for each in latency], "download_bytes": sizes}
+
+        told = [candidate.idle, ROUND_TO, SAMPLED, str(candidate.precision), self.device]
+        record = self.store.once("costs", told, make)
+        if not record["latency"]:
+            return None
+        dense = self.dense_file(candidate.precision)["download_bytes"]
+        every = [*plans, np.ones(len(structure), bool)]
+        found = fit_costs(
+            structure, every, np.array([*record["latency"], 1.0]), np.array([*record["download_bytes"], dense])
+        )
+        return found if found.error <= TRUSTED else None
+
+    def _sampled(self, models: Iterable[Model], precision: Precision, folder: Path) -> tuple[list[int], list[Path]]:
+        """(Bytes of the download, file) of each of SAMPLED models; nothing where that would take too long."""
+        self.progress.begin(f"what widths cost as {precision}: {SAMPLED} files of random ones")
+        quiet = replace(self.files(), progress=Progress(quiet=True))
+        quantize = QuantizeStep(samples=FEW) if precision is Precision.INT8 else None
+        sizes, files, begun = list[int](), list[Path](), time.monotonic()
+        for number, model in enumerate(models, start=1):
+            files.append(folder / f"{number}.tflite")
+            sizes.append(weighed(quiet.made(model, files[-1], precision, quantize).made)["download_bytes"])
+            self.converter.forget(model)
+            self.progress.advance(number, SAMPLED)
+            if number == 1 and (time.monotonic() - begun) * SAMPLED > SAMPLED_SHARE * self.asked.time_s:
+                return [], []
+        return sizes, files
+
+    def planned(self, candidate: Candidate, aims: Aims, able: float = 1.0) -> Candidate:
+        """A candidate of the cost "targets" with its widths; its download may be `able` times what is asked for.
+        Raises OutOfReach."""
+        pruner, costs = self._pruner(candidate), self.costs(candidate)
+        assert costs is not None
+        uses: list[Use] = []
+        if aims.latency is not None:
+            latency = candidate.share * aims.latency
+            uses.append(lambda kept: costs.latency_of(kept) / latency)
+        if aims.download_bytes is not None:
+            room = candidate.share * able * aims.download_bytes
+            uses.append(lambda kept: costs.download_of(kept) / room)
+        options = self._options(candidate)
+        kept = pruner.within(options, uses, dict(candidate.most))
+        widths = [(group.name, int(kept[group.units].sum()) * group.width) for group in self._groups(candidate)]
+        return replace(candidate, widths=tuple(widths))
+
+    def _groups(self, candidate: Candidate) -> list[Group]:
+        return chosen_groups(self._pruner(candidate).structure, self._options(candidate))[0]
+
+    def coarse(self, candidate: Candidate, aims: Aims) -> list[tuple[str, int]]:
+        """(Group, the next smaller number of its units) where one step of the group's width takes a large part of the
+        latency that is asked for, the largest first: which importance and greed do not see well."""
+        costs = self.costs(candidate)
+        if costs is None or aims.latency is None:
+            return []
+        counts, groups = dict(candidate.widths), self._groups(candidate)
+        now = self._pruner(candidate).plan(ChannelOptions(**channel_target(candidate), seed=self.asked.seed))  # type: ignore[arg-type]
+        found: list[tuple[float, str, int]] = []
+        for group in groups:
+            step = max(1, ROUND_TO // math.gcd(ROUND_TO, group.width))
+            units = counts[group.name] // group.width
+            fewer = (math.ceil(units / step) - 1) * step
+            if fewer < max(step, FLOOR * len(group.units)):
+                continue
+            less = now.copy()
+            mine = group.units[now[group.units]]
+            less[mine[: units - fewer]] = False
+            saved = costs.latency_of(now) - costs.latency_of(less)
+            if saved >= COARSE * aims.latency:
+                found.append((saved, group.name, fewer))
+        return [(name, fewer) for _, name, fewer in sorted(found, reverse=True)]
 
     def narrowest(self, candidate: Candidate) -> Candidate:
         """The candidate with the fewest channels that may stay."""

@@ -6,6 +6,7 @@ layers make; its units compete with each other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -169,10 +170,14 @@ class Structure:
 
     def _counts(self, kept: Kept) -> list[int]:
         """How many numbers are left of each weight."""
+        return [math.prod(size) for size in self.shapes(kept)]
+
+    def shapes(self, kept: Kept) -> list[list[int]]:
+        """What is left of each weight, in the order of `weights`."""
         sizes = [list(weight.variable.shape) for weight in self.weights]
         for axis in self._axes:
             sizes[axis.weight][axis.axis] = axis.fixed + int(kept[axis.units].sum())
-        return [int(np.prod(size)) for size in sizes]
+        return sizes
 
     def download_bytes(self, kept: Kept) -> float:
         """About what deflate makes of the weights, as float32, with these units kept: each number of a weight costs

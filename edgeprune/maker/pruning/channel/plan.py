@@ -15,7 +15,10 @@ from edgeprune.maker.pruning.channel.groups import Group, Kept, Structure
 from edgeprune.maker.pruning.channel.widths import FLOOR, Widths
 from edgeprune.maker.pruning.options import ChannelOptions
 
-__all__ = ["chosen_groups", "cost_of", "macs_unknown", "plan_channels"]
+__all__ = ["Use", "chosen_groups", "cost_of", "macs_unknown", "plan_channels", "plan_within"]
+
+Use = Callable[[Kept], float]
+TURNS = 6  # of the search for what one limit weighs against the other
 
 
 def chosen_groups(structure: Structure, options: ChannelOptions) -> tuple[list[Group], list[tuple[Group, str]]]:
@@ -72,6 +75,8 @@ def plan_channels(
         reasons = sorted({reason for _, reason in left}) or ["the model has no layers that make channels"]
         raise UsageError(f"nothing to prune: no group of channels may lose any ({'; '.join(reasons[:3])})")
     planner = Widths(structure, options, groups, scores)
+    if options.widths is not None:
+        return _of_widths(planner, options.widths)
     if options.ratio is not None and options.scope == "layer":
         share = 1 - options.ratio
         return planner.with_counts(lambda group: share * (widths or {}).get(group.name, len(group.units)))
@@ -82,6 +87,66 @@ def plan_channels(
         kept = planner.lowest(lambda k: float(k[units].sum()), (1 - options.ratio) * total)
         return planner.above(np.inf) if kept is None else kept
     return _within_cost(planner)
+
+
+def _of_widths(planner: Widths, widths: Mapping[str, int]) -> Kept:
+    """The best units of each group that is named, as many channels as it says."""
+    named = {name: [group for group in planner.groups if group.name == name] for name in widths}
+    counts: dict[int, int] = {}
+    for name, groups in named.items():
+        if len(groups) != 1:
+            known = ", ".join(group.name for group in planner.groups[:6])
+            what = "no group of channels that may lose any" if not groups else f"{len(groups)} groups of channels"
+            raise UsageError(f"widths: {name!r} names {what}; those that may are {known} (edgeprune groups lists them)")
+        group, channels = groups[0], widths[name]
+        fixed = int((~planner.structure.free[group.units]).sum())
+        if channels % group.width or not max(1, fixed) <= channels // group.width <= len(group.units):
+            least, step = max(1, fixed) * group.width, f", in steps of {group.width}" if group.width > 1 else ""
+            raise UsageError(f"widths: {name} keeps {least} to {group.channels} channels{step}; got {channels}")
+        counts[id(group)] = channels // group.width
+    return planner.exactly(lambda group: counts.get(id(group), len(group.units)))
+
+
+def plan_within(
+    structure: Structure,
+    options: ChannelOptions,
+    scores: npt.NDArray[np.float64],
+    uses: Sequence[Use],
+    *,
+    most: Mapping[str, int] | None = None,
+) -> Kept:
+    """The plan of most worth within one or two limits at once, filled up: each of `uses` is the part of a limit that a
+    plan takes. `most` are units that groups may keep, by name; the target of `options` is not looked at.
+
+    What one limit weighs against the other, where absolute scores are set against the cost that each unit saves, is
+    looked for so that both are used. Raises OutOfReach.
+    """
+    groups, _ = chosen_groups(structure, options)
+    capped = Widths(structure, options, groups, scores).exactly(
+        lambda group: (most or {}).get(group.name, len(group.units))
+    )
+    free = [group for group in groups if group.name not in (most or {})]
+    absolute = CRITERIA[options.importance].absolute
+
+    def used(kept: Kept) -> float:
+        return max(use(kept & capped) for use in uses)
+
+    plans: list[Kept] = []
+    low, high = 0.0, 1.0
+    for _ in range(TURNS if absolute and len(uses) > 1 else 1):
+        weight = (low + high) / 2
+
+        def mixed(kept: Kept, weight: float = weight) -> float:
+            return weight * uses[0](kept & capped) + (1 - weight) * uses[-1](kept & capped)
+
+        planner = Widths(structure, options, free, scores / _unit_costs(structure, free, mixed) if absolute else scores)
+        found = planner.lowest(used, 1.0)
+        if found is None:
+            raise OutOfReach(f"the fewest channels that may stay take {used(planner.above(np.inf)):.3f} of the limits")
+        plan = planner.filled(found, scores, used, 1.0) & capped
+        plans.append(plan)
+        low, high = (weight, high) if uses[0](plan) > uses[-1](plan) else (low, weight)
+    return max(plans, key=lambda plan: float(scores[plan].sum()))
 
 
 def _within_cost(planner: Widths) -> Kept:
@@ -107,16 +172,14 @@ def _within_cost(planner: Widths) -> Kept:
     return planner.filled(found, value, cost, share * base)
 
 
-def cost_of(structure: Structure, what: str) -> Callable[[Kept], float]:
+def cost_of(structure: Structure, what: str) -> Use:
     """The cost of what a plan keeps: "macs", "parameters" or "download" (deflated bytes of the float32 weights)."""
     if what == "download":
         return structure.download_bytes
     return lambda kept: float(getattr(structure.cost(kept), what))
 
 
-def _unit_costs(
-    structure: Structure, groups: Sequence[Group], cost: Callable[[Kept], float]
-) -> npt.NDArray[np.float64]:
+def _unit_costs(structure: Structure, groups: Sequence[Group], cost: Use) -> npt.NDArray[np.float64]:
     """Cost of everything that touches a unit, relative to the mean of the groups; float [units]."""
     costs, whole = np.ones(len(structure)), cost(np.ones(len(structure), bool))
     for group in groups:

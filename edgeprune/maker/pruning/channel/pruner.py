@@ -19,7 +19,7 @@ from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.channel.groups import Group, Kept, Structure
 from edgeprune.maker.pruning.channel.importance import unit_scores
 from edgeprune.maker.pruning.channel.observe import channel_means
-from edgeprune.maker.pruning.channel.plan import chosen_groups, macs_unknown, plan_channels
+from edgeprune.maker.pruning.channel.plan import Use, chosen_groups, macs_unknown, plan_channels, plan_within
 from edgeprune.maker.pruning.channel.rules import RULES
 from edgeprune.maker.pruning.channel.surgery import Places, Shifts, cut, kept_places, zeroed
 from edgeprune.maker.pruning.channel.trace import Trace
@@ -102,6 +102,10 @@ class ChannelPruner:
     def plan(self, options: ChannelOptions, widths: Mapping[str, int] | None = None) -> Kept:
         """Which units stay: bool [units]; `widths` as for `plan_channels`."""
         return plan_channels(self.structure, options, self._scores, widths=widths)
+
+    def within(self, options: ChannelOptions, uses: Sequence[Use], most: Mapping[str, int]) -> Kept:
+        """The same within limits of one's own, as `plan_within`."""
+        return plan_within(self.structure, options, self._scores, uses, most=most)
 
     def cut(self, kept: Kept) -> Model:
         """The new model of a plan, compensated if the options ask for it."""

@@ -49,11 +49,18 @@ class Widths:
 
     def with_counts(self, wanted: Callable[[Group], float], *, up: bool = False) -> Kept:
         """The best units of each group, as many as are wanted, rounded."""
+
+        def count(group: Group) -> int:
+            fixed = int((~self.structure.free[group.units]).sum())
+            return rounded(group, wanted(group), self.options.round_to, fixed, up=up)
+
+        return self.exactly(count)
+
+    def exactly(self, count: Callable[[Group], int]) -> Kept:
+        """The best units of each group, so many."""
         kept = np.ones(len(self.structure), bool)
         for group in self.groups:
-            fixed = int((~self.structure.free[group.units]).sum())
-            count = rounded(group, wanted(group), self.options.round_to, fixed, up=up)
-            _keep_best(self.structure, group, count, self.scores, kept)
+            _keep_best(self.structure, group, count(group), self.scores, kept)
         for guard in self._guards:  # a tensor would be left without channels
             if not kept[guard].any():
                 kept[guard[np.argmax(self.scores[guard])]] = True
