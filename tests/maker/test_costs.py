@@ -184,5 +184,6 @@ def test_what_lies_between_two_candidates(monkeypatch: pytest.MonkeyPatch) -> No
     near, far = expected((0.021, 0.04, 900), (0.020, 0.06, 900))
     assert near < far
     assert near + far == pytest.approx(0.041)
+    assert far - near == pytest.approx(0.75 * 0.041 / 5 - 0.25 * 0.001)
     assert expected((0.02, None, 900), (0.01, 0.06, 900)) == [0.02, 0.01]
     assert expected((-0.02, 0.01, 900), (0.01, 0.06, 1100)) == pytest.approx([-0.02, 0.012])

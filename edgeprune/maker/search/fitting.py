@@ -75,10 +75,11 @@ def kinds(
         plain.append(kind)
         yield kind, able[precision]
     for kind in plain:
+        if kind.cost == TARGETS:
+            continue  # both limits are known to it, and by lamp three of three lost a point more after an epoch
         yield replace(kind, importance="lamp"), able[kind.precision]
         if aims.download_bytes is not None:
-            if kind.cost != TARGETS:
-                yield replace(kind, cost="parameters"), able[kind.precision]
+            yield replace(kind, cost="parameters"), able[kind.precision]
             if able[kind.precision] > 1:
                 yield kind, 1.0
 
