@@ -17,13 +17,15 @@ from conftest import image_arrays, lend
 
 import edgeprune
 from edgeprune.artifact import Precision, sha256_of
+from edgeprune.checker.latency.kernels import Kernel, kernels_of
 from edgeprune.errors import RecipeError, RuledOut, UsageError
+from edgeprune.formats import read_contents
 from edgeprune.maker.recipe import model_steps
 from edgeprune.maker.recipe.recipe import recipe_of_text
 from edgeprune.maker.recipe.recipe_toml import RecipeFiles, recipe_toml
 from edgeprune.maker.search import fitting, halving, recipe_trials, shrink, trials
 from edgeprune.maker.search.asked import ShrinkOptions
-from edgeprune.maker.search.candidates import Candidate
+from edgeprune.maker.search.candidates import TARGETS, Candidate
 from edgeprune.maker.search.outcome import nearest
 from edgeprune.points import Aims, Point
 
@@ -330,6 +332,84 @@ def test_float16_is_tried_where_int8_costs_accuracy(
     assert {str(candidate.precision) for candidate in seen} == precisions
 
 
+def _slow_by_kernels(_: object, dense: Path, file: Path, *__: object) -> float:
+    """A machine whose first convolution takes ten times what its multiplications say, with a part that stays."""
+
+    def took(path: Path) -> float:
+        first, *others = [k for k in kernels_of(read_contents(path).graph) if isinstance(k, Kernel) and k.macs]
+        return 2e4 + 10 * first.macs + sum(kernel.macs + 5 * kernel.written for kernel in others)
+
+    return took(file) / took(dense)
+
+
+def test_widths_by_what_they_cost_on_a_machine(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of random widths are timed once; then both limits hold for the widths that are planned, and the layer of
+    which a step is a large part of the latency is tried a step narrower. The recipe of a candidate names its widths."""
+    timed, seen = [], list[Candidate]()
+    trend = recipe_trials.RecipeTrials.trend
+
+    def counted(self: Any, chosen: list[Path], precision: Precision) -> Any:
+        timed.append(len(chosen))
+        return trend(self, chosen, precision)
+
+    def many(dense: Path, chosen: list[Path], **_: object) -> Any:
+        return np.array([_slow_by_kernels(None, dense, file) for file in chosen])
+
+    def stopped(self: halving.Halving, candidates: list[Candidate]) -> None:
+        shapes = [self.trials.shape(each) for each in candidates]
+        seen.extend(candidates)
+        for shape in shapes:
+            assert shape.latency is not None
+            assert shape.latency <= 0.5
+            assert shape.download_bytes <= 1.15 * self.aims.download_bytes  # type: ignore[operator]
+        assert shapes[0].latency > 0.35  # type: ignore[operator]
+        step = self.trials.steps(trials.Attempt(candidate=candidates[0], tuned=()))[0]
+        assert step["widths"] == dict(candidates[0].widths)
+        raise RuledOut("enough")
+
+    monkeypatch.setattr(recipe_trials.RecipeTrials, "trend", counted)
+    monkeypatch.setattr(recipe_trials, "latency_shares", many)
+    monkeypatch.setattr(recipe_trials.RecipeTrials, "_measured", _slow_by_kernels)
+    monkeypatch.setattr(recipe_trials.RecipeTrials, "dense_lost", lambda *_: 0.0)
+    monkeypatch.setattr(halving.Halving, "_halved", stopped)
+    monkeypatch.setattr(trials.Trials, "idle", lambda _: False)
+    monkeypatch.setattr(halving, "MOST_CANDIDATES", 4)
+    monkeypatch.setattr(fitting, "TRIES", 4)
+    monkeypatch.setattr(trials, "SAMPLED", 10)
+    monkeypatch.setattr(trials, "SAMPLED_SHARE", 1.0)
+    options = ShrinkOptions(download="0.3x", latency="0.5x", max_drop="2 %", time="1h", seed=3)
+    splits = {name: files / f"{name}.npz" for name in ("train", "validation", "test")}
+    for _ in range(2):  # the second finds what the first one timed
+        with pytest.raises(RuledOut, match="enough"):
+            edgeprune.shrink(files / "model.keras", tmp_path / "out", options, **splits, cache=tmp_path / "cache")
+    assert timed == [10, 10]  # of int8 and of float16
+    assert {each.cost for each in seen} == {TARGETS}
+    plain, varied = seen[0], next(each for each in seen if each.most)
+    assert varied.most[0][0] == "wide"
+    assert dict(varied.widths)["wide"] < dict(plain.widths)["wide"]
+    assert "wide at" in varied.name
+
+
+def test_no_files_of_random_widths_where_one_takes_too_long(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then widths are a share of the MACs."""
+    seen = list[Candidate]()
+
+    def stopped(_: halving.Halving, candidates: list[Candidate]) -> None:
+        seen.extend(candidates)
+        raise RuledOut("enough")
+
+    monkeypatch.setattr(recipe_trials.RecipeTrials, "_measured", _slow_by_kernels)
+    monkeypatch.setattr(halving.Halving, "_halved", stopped)
+    monkeypatch.setattr(trials, "SAMPLED_SHARE", 0.0)
+    options = ShrinkOptions(download="0.5x", latency="0.7x", max_drop="2 %", time="1h", seed=3)
+    splits = {name: files / f"{name}.npz" for name in ("train", "validation", "test")}
+    with pytest.raises(RuledOut, match="enough"):
+        edgeprune.shrink(files / "model.keras", tmp_path / "out", options, **splits, cache=tmp_path / "cache")
+    assert {each.cost for each in seen} == {"macs"}
+
+
 @pytest.mark.parametrize(
     ("size", "latency", "by_size"),
     [(950, 0.3, True), (950, None, True), (950, 0.48, False), (800, 0.3, False), (800, 0.48, False)],
@@ -369,8 +449,7 @@ def test_another_precision_is_tried_where_it_may_be_wider(share: float | None, l
     other = None if share is None else replace(first, share=share, precision=Precision.FLOAT16)
     known: Any = SimpleNamespace(
         aims=Aims(download_bytes=1, latency=0.5, max_drop=0.01),
-        trials=SimpleNamespace(dense_lost=lambda _: lost),
-        _macs=lambda candidate: 1000 * candidate.share,
+        trials=SimpleNamespace(dense_lost=lambda _: lost, worth=lambda candidate: candidate.share),
     )
     assert halving.Halving._gains_nothing(known, first, other) is nothing
 

@@ -22,11 +22,8 @@ from edgeprune.maker.pruning.channel.widths import rounded
 __all__ = ["Costs", "fit_costs", "random_widths", "work_of"]
 
 KINDS = (Kind.SPATIAL, Kind.POINTWISE, Kind.DEPTHWISE, Kind.FULLY_CONNECTED)
-NARROWEST, WIDEST, SPREAD = (
-    0.2,
-    0.8,
-    0.3,
-)  # shares of the channels in random widths: of all groups, and from group to group
+NARROWEST, WIDEST = 0.2, 0.8  # shares of the channels in random widths
+SPREAD = 0.3  # from group to group
 Floats = npt.NDArray[np.float64]
 
 

@@ -25,8 +25,8 @@ __all__ = ["Halving"]
 # Shares of the time: until candidates are chosen, until the first training of all, until halving ends, until the last
 # file is made. The rest is for the run that leaves the files.
 CHOSEN, FIRST, HALVED, MADE = 0.2, 0.4, 0.55, 0.85
-# Two files that differ in 4 % of 2,000 answers differ by 0 +- 0.45 points of accuracy, while one that loses a fifth more
-# than another in the end strays a fifth further after its first epoch.
+# Two files that differ in 4 % of 2,000 answers differ by 0.45 points of accuracy by chance, while one that will lose a
+# fifth more than another strays a fifth further after its first epoch.
 BY_ANSWERS = 0.75
 MOST_CANDIDATES = 8
 MOST_VARIED = 2  # groups that are tried narrower
@@ -131,12 +131,8 @@ class Halving:
     def _gains_nothing(self, first: Candidate, other: Candidate | None) -> bool:
         """Whether the first candidate of another precision is no wider than that of the first, which costs the dense
         model next to nothing of what may be lost."""
-        wider = other is not None and self._macs(other) > self._macs(first)
+        wider = other is not None and self.trials.worth(other) > self.trials.worth(first)
         return not wider and self.trials.dense_lost(first.precision) <= HARMLESS_SHARE * self.aims.max_drop
-
-    def _macs(self, candidate: Candidate) -> int:
-        shape = self.trials.shape(candidate)
-        return shape.parameters if shape.macs is None else shape.macs
 
     def _needless(self, first: Candidate, kind: Candidate, able: float) -> bool:
         """Whether nothing is to be expected of a kind beside the first candidate."""

@@ -176,9 +176,8 @@ class Trials(RecipeTrials):
         """The model with the candidate's widths, untrained."""
         if not candidate.narrows:
             return self.model_of([HARMLESS] if candidate.idle else [])[0]
-        options = ChannelOptions(**channel_target(candidate), seed=self.asked.seed)  # type: ignore[arg-type]
         pruner = self._pruner(candidate)
-        return pruner.cut(pruner.plan(options))
+        return pruner.cut(pruner.plan(self._target(candidate)))
 
     def _pruner(self, candidate: Candidate) -> ChannelPruner:
         key = (candidate.idle, candidate.importance)
@@ -187,6 +186,10 @@ class Trials(RecipeTrials):
             options = self._options(candidate)
             self._pruners[key] = ChannelPruner(base, options, samples=self.prepared.train, task=self.prepared.task)
         return self._pruners[key]
+
+    def _target(self, candidate: Candidate) -> ChannelOptions:
+        """Those that say which channels of a candidate stay."""
+        return ChannelOptions(**channel_target(candidate), seed=self.asked.seed)  # type: ignore[arg-type]
 
     def _options(self, candidate: Candidate) -> ChannelOptions:
         """Those of a plan that has targets of its own."""
@@ -206,7 +209,7 @@ class Trials(RecipeTrials):
         groups, _ = chosen_groups(structure, self._options(candidate))
         if len({group.name for group in groups}) < len(groups):
             return None
-        plans = random_widths(structure, groups, ROUND_TO, SAMPLED, seed=0)  # the same ones for searches of any seed
+        plans = random_widths(structure, groups, ROUND_TO, SAMPLED, seed=0)
 
         def make(_: str) -> Record:
             cut = map(pruner.cut, plans)
@@ -216,7 +219,8 @@ class Trials(RecipeTrials):
             self.progress.end()
             return {"latency": [round(float(each), 5) for each in latency], "download_bytes": sizes}
 
-        told = [candidate.idle, ROUND_TO, SAMPLED, str(candidate.precision), self.device]
+        groups_told = [(group.name, len(group.units)) for group in groups]  # idle channels differ from seed to seed
+        told = [groups_told, ROUND_TO, SAMPLED, str(candidate.precision), self.device]
         record = self.store.once("costs", told, make)
         if not record["latency"]:
             return None
@@ -259,6 +263,11 @@ class Trials(RecipeTrials):
         widths = [(group.name, int(kept[group.units].sum()) * group.width) for group in self._groups(candidate)]
         return replace(candidate, widths=tuple(widths))
 
+    def worth(self, candidate: Candidate) -> float:
+        """The importance of the channels that stay, to be held against that of another candidate that goes by it."""
+        pruner = self._pruner(candidate)
+        return pruner.worth(pruner.plan(self._target(candidate)))
+
     def _groups(self, candidate: Candidate) -> list[Group]:
         return chosen_groups(self._pruner(candidate).structure, self._options(candidate))[0]
 
@@ -269,7 +278,7 @@ class Trials(RecipeTrials):
         if costs is None or aims.latency is None:
             return []
         counts, groups = dict(candidate.widths), self._groups(candidate)
-        now = self._pruner(candidate).plan(ChannelOptions(**channel_target(candidate), seed=self.asked.seed))  # type: ignore[arg-type]
+        now = self._pruner(candidate).plan(self._target(candidate))
         found: list[tuple[float, str, int]] = []
         for group in groups:
             step = max(1, ROUND_TO // math.gcd(ROUND_TO, group.width))

@@ -107,6 +107,10 @@ class ChannelPruner:
         """The same within limits of one's own, as `plan_within`."""
         return plan_within(self.structure, options, self._scores, uses, most=most)
 
+    def worth(self, kept: Kept) -> float:
+        """The importance of the units that a plan keeps, all together."""
+        return float(self._scores[kept].sum())
+
     def cut(self, kept: Kept) -> Model:
         """The new model of a plan, compensated if the options ask for it."""
         if self._seen is not None and self._means is None:
