@@ -138,6 +138,7 @@ LATER: dict[str, tuple[str, ...]] = {
     "finetune": ("renew-norms", "thaw", "class-weight", "temperature", "features", "keep-from"),
     "prune": (
         "harmless",
+        "width",
         "lossless",
         "scope",
         "permute",

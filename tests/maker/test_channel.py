@@ -114,7 +114,7 @@ def test_a_target_out_of_reach_says_the_best(wide: Any) -> None:
         ({"macs": 0.0}, "above 0"),
         ({"parameters": 50.0}, "did you mean 0.5"),
         ({"ratio": float("nan")}, "got nan"),
-        ({}, "one of ratio, macs, parameters, download, latency and harmless; got none"),
+        ({}, "one of ratio, macs, parameters, download, latency, widths and harmless; got none"),
         ({"ratio": 0.1, "macs": 0.5}, "got ratio, macs"),
         ({"ratio": 0.1, "scope": "model"}, "unknown scope 'model'"),
         ({"ratio": 0.1, "importance": "l0"}, "unknown importance"),

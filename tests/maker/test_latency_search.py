@@ -63,7 +63,7 @@ def test_what_can_be_a_target(covered: Path) -> None:
         (f'device = "{PIXEL3}"\nmacs = 0.5\n', "add latency = 0.6 (the share to keep), or leave it out"),
         (
             f'latency = 0.6\nmacs = 0.5\ndevice = "{PIXEL3}"\n',
-            "one of ratio, macs, parameters, download, latency and harmless; got macs, l",
+            "one of ratio, macs, parameters, download, latency, widths and harmless; got macs, l",
         ),
         (f'latency = 0.6\nlossless = true\ndevice = "{PIXEL3}"\n', "dead channels only: leave out 'latency'"),
         (f'latency = 60\ndevice = "{PIXEL3}"\n', "did you mean 0.6?"),

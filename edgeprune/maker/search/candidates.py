@@ -13,6 +13,9 @@ HARMLESS = {"kind": "prune", "name": "idle", "style": "channel", "harmless": 1e-
 ROUND_TO = 8
 TARGETS = "targets"  # the cost of widths that are chosen under all limits at once
 KEPT_FROM = 0.8  # of each training: of many epochs few samples choose the luckiest, and call it better than it is
+# What layers of the dense model weigh beside its answers. Fashion at 0.40 of the MACs, divergence from the dense model
+# on 6,000 unseen images after five epochs: 0.0221 without, 0.0215 (0.1), 0.0190 (1), 0.0177 (3), 0.0168 (10); one seed.
+FEATURES = 3.0
 Step = dict[str, object]
 
 
@@ -75,7 +78,7 @@ def steps_of(
     """The steps of a candidate: `cut` epochs behind each cut, `tuned` ones at a constant rate and `recovered` ones
     while it falls. With `features` layers of the dense model teach too."""
     vary: Step = {"batch_size": asked.batch_size, "distill": 0.9, "keep_from": KEPT_FROM}
-    vary |= {"features": 1.0} if features else {}
+    vary |= {"features": FEATURES} if features else {}
     vary |= {"flip": True} if asked.flip else {}
     vary |= {"shift": asked.shift} if asked.shift else {}
     fast: Step = {"learning_rate": 2e-3, "decay": "constant", **vary}
