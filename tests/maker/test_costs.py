@@ -98,11 +98,11 @@ def test_a_plan_within_two_limits(fashion: Structure, macs: float, parameters: f
     """Neither is passed, one of them is used up, and it is worth more than one that knows but the tighter limit."""
     scores = np.random.default_rng(1).lognormal(0, 1, len(fashion))
     uses = limits(fashion, macs, parameters)
-    kept = plan_within(fashion, OPTIONS, scores, uses)
+    kept = plan_within(fashion, OPTIONS, scores, uses, most={})
     taken = [use(kept) for use in uses]
     assert max(taken) <= 1
     assert max(taken) >= 0.97
-    as_one = plan_within(fashion, OPTIONS, scores, [lambda kept: max(use(kept) for use in uses)])
+    as_one = plan_within(fashion, OPTIONS, scores, [lambda kept: max(use(kept) for use in uses)], most={})
     assert scores[kept].sum() >= scores[as_one].sum()
     if macs < 0.5 and parameters < 0.5:
         assert min(taken) >= 0.8
@@ -120,7 +120,7 @@ def test_one_group_can_be_held_narrower(fashion: Structure) -> None:
     others = np.setdiff1d(np.arange(len(fashion)), stem.units)
     assert scores[others][held[others]].sum() > scores[others][free[others]].sum()
     with pytest.raises(OutOfReach, match=r"of the limits"):
-        plan_within(fashion, OPTIONS, scores, limits(fashion, 0.001, 1))
+        plan_within(fashion, OPTIONS, scores, limits(fashion, 0.001, 1), most={})
 
 
 def test_widths_by_name(keras: Any) -> None:

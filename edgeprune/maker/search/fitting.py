@@ -88,9 +88,7 @@ def fitted(trials: Trials, kind: Candidate, aims: Aims, able: float, start: floa
     """The widest candidate of a kind that reaches the targets of size and latency, looked for from the share `start`;
     None where none was found."""
     best: Candidate | None = None
-    free = (
-        kind.cost == TARGETS
-    )  # more than all of a target may be planned for, where the line is above what is measured
+    free = kind.cost == TARGETS  # the line may be above what is measured: more than all of a target may be planned for
     share, low, high, close = start, 0.0, MOST_PLANNED if free else 1.02, CLOSER if free else CLOSE
     used: list[tuple[float, float]] = []
     for number in range(TRIES + MORE_TRIES):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,6 @@ from edgeprune.maker.keras.types import Model
 from edgeprune.maker.pruning.channel.groups import Group
 from edgeprune.maker.pruning.channel.plan import Use, chosen_groups
 from edgeprune.maker.pruning.channel.pruner import ChannelPruner
-from edgeprune.maker.pruning.channel.widths import FLOOR
 from edgeprune.maker.pruning.options import ChannelOptions
 from edgeprune.maker.recipe.recipe import recipe_of_text
 from edgeprune.maker.recipe.stages import Record
@@ -274,24 +272,15 @@ class Trials(RecipeTrials):
     def coarse(self, candidate: Candidate, aims: Aims) -> list[tuple[str, int]]:
         """(Group, the next smaller number of its units) where one step of the group's width takes a large part of the
         latency that is asked for, the largest first: which importance and greed do not see well."""
-        costs = self.costs(candidate)
+        costs, pruner = self.costs(candidate), self._pruner(candidate)
         if costs is None or aims.latency is None:
             return []
-        counts, groups = dict(candidate.widths), self._groups(candidate)
-        now = self._pruner(candidate).plan(self._target(candidate))
-        found: list[tuple[float, str, int]] = []
-        for group in groups:
-            step = max(1, ROUND_TO // math.gcd(ROUND_TO, group.width))
-            units = counts[group.name] // group.width
-            fewer = (math.ceil(units / step) - 1) * step
-            if fewer < max(step, FLOOR * len(group.units)):
-                continue
-            less = now.copy()
-            mine = group.units[now[group.units]]
-            less[mine[: units - fewer]] = False
-            saved = costs.latency_of(now) - costs.latency_of(less)
+        now = pruner.plan(self._target(candidate))
+        takes, found = costs.latency_of(now), list[tuple[float, str, int]]()
+        for group, less in pruner.narrower(self._options(candidate), now):
+            saved = takes - costs.latency_of(less)
             if saved >= COARSE * aims.latency:
-                found.append((saved, group.name, fewer))
+                found.append((saved, group.name, int(less[group.units].sum())))
         return [(name, fewer) for _, name, fewer in sorted(found, reverse=True)]
 
     def narrowest(self, candidate: Candidate) -> Candidate:

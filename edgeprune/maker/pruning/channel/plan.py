@@ -91,20 +91,20 @@ def plan_channels(
 
 def _of_widths(planner: Widths, widths: Mapping[str, int]) -> Kept:
     """The best units of each group that is named, as many channels as it says."""
-    named = {name: [group for group in planner.groups if group.name == name] for name in widths}
-    counts: dict[int, int] = {}
-    for name, groups in named.items():
+    counts: dict[str, int] = {}
+    for name, channels in widths.items():
+        groups = [group for group in planner.groups if group.name == name]
         if len(groups) != 1:
             known = ", ".join(group.name for group in planner.groups[:6])
             what = "no group of channels that may lose any" if not groups else f"{len(groups)} groups of channels"
             raise UsageError(f"widths: {name!r} names {what}; those that may are {known} (edgeprune groups lists them)")
-        group, channels = groups[0], widths[name]
+        group = groups[0]
         fixed = int((~planner.structure.free[group.units]).sum())
         if channels % group.width or not max(1, fixed) <= channels // group.width <= len(group.units):
             least, step = max(1, fixed) * group.width, f", in steps of {group.width}" if group.width > 1 else ""
             raise UsageError(f"widths: {name} keeps {least} to {group.channels} channels{step}; got {channels}")
-        counts[id(group)] = channels // group.width
-    return planner.exactly(lambda group: counts.get(id(group), len(group.units)))
+        counts[name] = channels // group.width
+    return planner.exactly(lambda group: counts.get(group.name, len(group.units)))
 
 
 def plan_within(
@@ -113,7 +113,7 @@ def plan_within(
     scores: npt.NDArray[np.float64],
     uses: Sequence[Use],
     *,
-    most: Mapping[str, int] | None = None,
+    most: Mapping[str, int],
 ) -> Kept:
     """The plan of most worth within one or two limits at once, filled up: each of `uses` is the part of a limit that a
     plan takes. `most` are units that groups may keep, by name; the target of `options` is not looked at.
@@ -122,10 +122,9 @@ def plan_within(
     looked for so that both are used. Raises OutOfReach.
     """
     groups, _ = chosen_groups(structure, options)
-    capped = Widths(structure, options, groups, scores).exactly(
-        lambda group: (most or {}).get(group.name, len(group.units))
-    )
-    free = [group for group in groups if group.name not in (most or {})]
+    whole = Widths(structure, options, groups, scores)
+    capped = whole.exactly(lambda group: most.get(group.name, len(group.units)))
+    free = [group for group in groups if group.name not in most]
     absolute = CRITERIA[options.importance].absolute
 
     def used(kept: Kept) -> float:

@@ -7,7 +7,7 @@ new model must compute what the old one computes with those channels set to zero
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from edgeprune.maker.pruning.channel.rules import RULES
 from edgeprune.maker.pruning.channel.surgery import Places, Shifts, cut, kept_places, zeroed
 from edgeprune.maker.pruning.channel.trace import Trace
 from edgeprune.maker.pruning.channel.verification import checked
+from edgeprune.maker.pruning.channel.widths import Widths
 from edgeprune.maker.pruning.options import ChannelOptions
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.norms import NormStatistics
@@ -106,6 +107,11 @@ class ChannelPruner:
     def within(self, options: ChannelOptions, uses: Sequence[Use], most: Mapping[str, int]) -> Kept:
         """The same within limits of one's own, as `plan_within`."""
         return plan_within(self.structure, options, self._scores, uses, most=most)
+
+    def narrower(self, options: ChannelOptions, kept: Kept) -> Iterator[tuple[Group, Kept]]:
+        """(Group, the plan with it a step narrower), for each of the chosen groups that may be."""
+        groups, _ = chosen_groups(self.structure, options)
+        return Widths(self.structure, options, groups, self._scores).narrower(kept)
 
     def worth(self, kept: Kept) -> float:
         """The importance of the units that a plan keeps, all together."""

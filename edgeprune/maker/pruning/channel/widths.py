@@ -95,7 +95,7 @@ class Widths:
             now = size(kept)
             if now >= FULL * limit:
                 break
-            given = [self._added(less, value, size, limit) for less in self._narrower(kept)]
+            given = [self._added(less, value, size, limit) for _, less in self.narrower(kept)]
             better = [plan for plan in given if size(plan) > now]
             if not better:
                 break
@@ -123,8 +123,8 @@ class Widths:
             if here < len(group.units):
                 yield self._with(kept, group, min(len(group.units), (here // step + 1) * step))
 
-    def _narrower(self, kept: Kept) -> Iterator[Kept]:
-        """The plan with each group a step narrower, as far as one may be."""
+    def narrower(self, kept: Kept) -> Iterator[tuple[Group, Kept]]:
+        """(Group, the plan with it a step narrower), for each group that may be."""
         for group in self.groups:
             step, here = self._step(group), int(kept[group.units].sum())
             fixed = int((~self.structure.free[group.units]).sum())
@@ -133,7 +133,7 @@ class Widths:
                 continue
             less = self._with(kept, group, fewer)
             if all(less[guard].any() for guard in self._guards):
-                yield less
+                yield group, less
 
     def _step(self, group: Group) -> int:
         return max(1, self.options.round_to // math.gcd(self.options.round_to, group.width))
