@@ -100,6 +100,8 @@ def _widths(texts: tuple[str, ...]) -> dict[str, int] | None:
         name, _, count = text.rpartition("=")
         if not name or not count.strip().isdecimal():
             raise UsageError(f"--width is a layer and the channels to keep of its group, stem=8; got {text[:60]!r}")
+        if name in found:
+            raise UsageError(f"--width names {name} twice: {found[name]} and {int(count)} channels")
         found[name] = int(count)
     return found or None
 

@@ -110,6 +110,7 @@ def test_lossless(call: Any, block: Path, keras: Any) -> None:
         (("--ratio", 0.4, "--round-to", 64), 2, "nothing to prune"),
         (("--width", "stem"), 2, "stem=8; got 'stem'"),
         (("--width", "stem=0"), 2, "at least 1"),
+        (("--width", "stem=8", "--width", "stem=16"), 2, "names stem twice: 8 and 16"),
         (("--width", "stm=8"), 2, "'stm' names no group"),
         (("--width", "stem=8", "--macs", 0.5), 2, "got macs, widths"),
     ],
