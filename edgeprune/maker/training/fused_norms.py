@@ -2,21 +2,30 @@
 
 Keras 3 computes it from mean and variance; the fused kernel gives the same numbers to within rounding and takes a third
 off a training step of a mobile network on a CPU (benchmarks/epoch_time.py).
+
+On x86 TensorFlow takes oneDNN's kernel, whose way through channels is three to eight times slower where the processor's
+widest vectors do not divide their number and vectors of eight do: [64, 28, 28, 56] takes 20 ms forward with AVX-512, 48
+channels 2.5 ms; with AVX2 any multiple of eight above eight is slow. There the forward half is computed step by step,
+and the kernel only does the gradient.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+from edgeprune.host.processor import has_avx512, is_x86
 from edgeprune.maker.keras.resolution import replaced
 from edgeprune.maker.keras.types import Tensor
 
 __all__ = ["fused_norms"]
 
 LEAST_EPSILON = 1.001e-5  # TensorFlow takes this in place of a smaller one
+_OCTET = 8  # numbers of four bytes in a vector of AVX2
+_NONE = 2**31  # divides no number of channels
 
 
 @contextlib.contextmanager
@@ -48,17 +57,38 @@ def _can_fuse(layer: Any, inputs: Any) -> bool:
     return plain and floats and len(inputs.shape) == 4 and layer.axis in (-1, 3) and layer.epsilon >= LEAST_EPSILON
 
 
+def _is_slow(inputs: Any) -> bool:
+    """Whether the kernel would take its slow way; a GPU has another kernel."""
+    channels = inputs.shape[-1]
+    return channels > _OCTET and channels % _OCTET == 0 and channels % _vector() != 0
+
+
+@functools.cache
+def _vector() -> int:
+    """Channels of which the kernel takes any multiple fast, 1 for a kernel without slow ways."""
+    import tensorflow as tf
+
+    if not is_x86() or tf.config.list_physical_devices("GPU"):
+        return 1
+    return 2 * _OCTET if has_avx512() else _NONE
+
+
 def _by_averages(layer: Any, inputs: Any) -> Tensor:
-    return _kernel(layer, inputs, layer.moving_mean.value, layer.moving_variance.value, is_training=False)[0]
+    mean, variance = layer.moving_mean.value, layer.moving_variance.value
+    # Behind a convolution the kernel becomes a part of it.
+    if _is_slow(inputs) and getattr(getattr(inputs, "op", None), "type", "") != "Conv2D":
+        return _stretched(inputs, *_affine(layer, inputs), mean, variance, layer.epsilon)
+    return _kernel(layer, inputs, mean, variance, is_training=False)[0]
 
 
 def _kernel(layer: Any, inputs: Any, mean: Tensor, variance: Tensor, *, is_training: bool) -> Any:
     import tensorflow as tf
 
+    scale, offset = _affine(layer, inputs)
     return tf.raw_ops.FusedBatchNormV3(
         x=inputs,
-        scale=layer.gamma.value if layer.scale else tf.ones(inputs.shape[-1]),
-        offset=layer.beta.value if layer.center else tf.zeros(inputs.shape[-1]),
+        scale=scale,
+        offset=offset,
         mean=mean,
         variance=variance,
         epsilon=layer.epsilon,
@@ -66,12 +96,64 @@ def _kernel(layer: Any, inputs: Any, mean: Tensor, variance: Tensor, *, is_train
     )
 
 
+def _affine(layer: Any, inputs: Any) -> tuple[Any, Any]:
+    """(gamma, beta), of those that the layer has."""
+    import tensorflow as tf
+
+    channels = inputs.shape[-1]
+    return (
+        layer.gamma.value if layer.scale else tf.ones(channels),
+        layer.beta.value if layer.center else tf.zeros(channels),
+    )
+
+
+def _stretched(inputs: Any, scale: Any, offset: Any, mean: Any, variance: Any, epsilon: float) -> Any:
+    """Inputs with this mean and variance, normalized."""
+    import tensorflow as tf
+
+    slope = scale * tf.math.rsqrt(variance + epsilon)
+    return inputs * slope + (offset - mean * slope)
+
+
 def _by_batch(layer: Any, inputs: Any) -> Tensor:
     import tensorflow as tf
 
-    outputs, mean, variance, *_ = _kernel(layer, inputs, tf.zeros(0), tf.zeros(0), is_training=True)
-    count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
-    variance *= (count - 1) / count  # the kernel gives the estimate for the population, Keras keeps that of the batch
+    if _is_slow(inputs):
+        outputs, mean, variance = _by_steps(layer, inputs)
+    else:
+        outputs, mean, variance, *_ = _kernel(layer, inputs, tf.zeros(0), tf.zeros(0), is_training=True)
+        count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
+        variance *= (count - 1) / count  # the kernel gives the population's estimate, Keras keeps that of the batch
     for moving, new in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
         moving.assign(moving * layer.momentum + new * (1 - layer.momentum))
     return outputs
+
+
+def _by_steps(layer: Any, inputs: Any) -> tuple[Any, Any, Any]:
+    """(Outputs, mean, variance) of a batch, whose gradient is the kernel's."""
+    import tensorflow as tf
+
+    scale, offset = _affine(layer, inputs)
+
+    def normalized(x: Any, scale: Any, offset: Any) -> Any:
+        places = (0, 1, 2)
+        mean = tf.reduce_mean(x, places)
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), places)
+
+        def gradient(upstream: Any, *_: Any) -> tuple[Any, Any, Any]:
+            made = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=upstream,
+                x=x,
+                scale=scale,
+                reserve_space_1=mean,
+                reserve_space_2=variance,
+                reserve_space_3=tf.zeros(0),
+                epsilon=layer.epsilon,
+                is_training=True,
+            )
+            return made.x_backprop, made.scale_backprop, made.offset_backprop
+
+        return (_stretched(x, scale, offset, mean, variance, layer.epsilon), mean, variance), gradient
+
+    outputs, mean, variance = tf.custom_gradient(normalized)(inputs, scale, offset)
+    return outputs, mean, variance
