@@ -3,7 +3,8 @@
     python benchmarks/epoch_time.py            # the Fashion sample, 1,600 images
     python benchmarks/epoch_time.py --jit      # also model.fit compiled by XLA (minutes to compile)
     python benchmarks/epoch_time.py --distill  # what a channel step trains: half the MACs, taught by the whole model,
-                                               # beside a loop written by hand with all that makes one fast
+                                               # beside a loop written by hand with all that makes one fast, and with
+                                               # answers asked once, as for samples that are not varied
 
 The ways take turns (A B A B), and the first turn of each, which traces, does not count.
 """
@@ -27,12 +28,13 @@ FASHION = Path(__file__).parent.parent / "sample_models" / "fashion"
 SAMPLES, BATCH, TURNS, SHARE = 1_600, 64, 5, 0.9
 
 
-def own_epoch(model, train, teacher=None) -> Callable[[], None]:
-    """Batches through the loop of the pipeline, with `teacher` distilled."""
+def own_epoch(model, train, teacher=None, *, once=False) -> Callable[[], None]:
+    """Batches through the loop of the pipeline, with `teacher` distilled, who is asked `once`."""
     from edgeprune.maker.keras.models import clone, keras_module
     from edgeprune.maker.training.distiller import distilled
     from edgeprune.maker.training.goals import find_task
     from edgeprune.maker.training.loop import batches, compile_model, train_batch
+    from edgeprune.maker.training.teacher_answers import TeacherAnswers
 
     copy, rng = clone(model), np.random.default_rng(0)
     task = find_task(copy, "accuracy", trains=True)
@@ -40,10 +42,11 @@ def own_epoch(model, train, teacher=None) -> Callable[[], None]:
     if teacher is not None:
         copy = distilled(copy, teacher, share=SHARE, temperature=options.temperature, kinds="classes")
     compile_model(keras_module(), copy, task, options, SAMPLES // BATCH)
+    known = TeacherAnswers.of(copy, train, BATCH) if once else None
 
     def epoch() -> None:
         for step, rows in enumerate(batches(len(train), BATCH, rng)):
-            train_batch(copy, train, task, rows, step)
+            train_batch(copy, train, task, rows, step, known=known)
 
     return epoch
 
@@ -101,7 +104,11 @@ def hand_epoch(model, train, teacher) -> Callable[[], None]:
 
 def distilled_ways(model, train) -> dict[str, Callable[[], None]]:
     half = edgeprune.prune_channels(model, edgeprune.ChannelOptions(macs=0.5), verify=False).model
-    return {"edgeprune": own_epoch(half, train, model), "by hand": hand_epoch(half, train, model)}
+    return {
+        "edgeprune": own_epoch(half, train, model),
+        "by hand": hand_epoch(half, train, model),
+        "answers asked once": own_epoch(half, train, model, once=True),
+    }
 
 
 def main() -> None:

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from edgeprune.errors import UsageError
+from edgeprune.maker.training import loop, teacher_answers
 from edgeprune.maker.training.augmentation import Augmenter
+from edgeprune.maker.training.data.samples import Samples
+from edgeprune.maker.training.distillation_losses import FeatureDistillation, LogitsDistillation
+from edgeprune.maker.training.distiller import Distiller
+from edgeprune.maker.training.goal import Goal
+from edgeprune.maker.training.goals import task_of
+from edgeprune.maker.training.options import TrainOptions
+from edgeprune.maker.training.task import Task
 
 PICTURES = (None, 6, 6, 1)
 
@@ -41,12 +49,6 @@ def test_a_step_of_the_pipeline_is_that_of_the_paper(share: float, nested: bool)
     * H(answer at T, p at T) of classes and labels, and the mean squared difference of numbers."""
     import keras
 
-    from edgeprune.maker.training.data.samples import Samples
-    from edgeprune.maker.training.goal import Goal
-    from edgeprune.maker.training.goals import task_of
-    from edgeprune.maker.training.loop import _taught, compile_model, train_batch
-    from edgeprune.maker.training.options import TrainOptions
-
     student, teacher = (heads(seed, nested=nested) for seed in (1, 2))
     rng = np.random.default_rng(3)
     x = rng.normal(size=(8, 4)).astype(np.float32)
@@ -56,9 +58,9 @@ def test_a_step_of_the_pipeline_is_that_of_the_paper(share: float, nested: bool)
     )
     task, options = task_of(student, goal), TrainOptions(epochs=1, distill=share, temperature=2.0)
     own, taught = ([np.asarray(t, np.float64) for t in keras.tree.flatten(model(x))] for model in (student, teacher))
-    trainee = _taught(student, teacher, task, options)
-    compile_model(keras, trainee, task, options, 1)
-    found = train_batch(trainee, Samples(path=Path("d"), inputs={"x": x}, targets=told), task, np.arange(8), 0)
+    trainee = loop._taught(student, teacher, task, options)
+    loop.compile_model(keras, trainee, task, options, 1)
+    found = loop.train_batch(trainee, Samples(path=Path("d"), inputs={"x": x}, targets=told), task, np.arange(8), 0)
 
     def warm(made: np.ndarray) -> np.ndarray:
         return softmax(np.log(made) / 2)
@@ -78,6 +80,82 @@ def test_a_step_of_the_pipeline_is_that_of_the_paper(share: float, nested: bool)
         for w, label, answer in zip((2, 1, 0.5), labels, answers, strict=True)
     )
     assert found == pytest.approx(wanted, rel=2e-3)
+
+
+def _told(model: Any, count: int) -> tuple[Samples, Task]:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(count, 4)).astype(np.float32)
+    told = {
+        "kind": rng.integers(0, 3, count),
+        "flags": rng.integers(0, 2, (count, 2)),
+        "size": rng.normal(size=(count, 1)),
+    }
+    goal = Goal(metric={"kind": ("accuracy",), "flags": ("f1",), "size": ("mse",)})
+    return Samples(path=Path("d"), inputs={"x": x}, targets=told), task_of(model, goal)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_answers_that_are_known_teach_as_those_of_each_step(nested: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher is asked once for samples that are not varied, of the last batch that is not full too; with room for
+    none of its answers, in each step. Both trainings end with the same weights."""
+    made, asked = [], list[bool]()
+    one_step = loop.train_batch
+
+    def seen(*given: Any) -> float:
+        asked.append(given[-1] is not None)
+        return one_step(*given)
+
+    monkeypatch.setattr(loop, "train_batch", seen)
+    for room in (teacher_answers.MOST_BYTES, 0):
+        monkeypatch.setattr(teacher_answers, "MOST_BYTES", room)
+        student, teacher = (heads(seed, nested=nested) for seed in (1, 2))
+        samples, task = _told(student, 37)
+        log = loop.train(
+            student, samples, None, task, TrainOptions(epochs=3, batch_size=8, distill=0.9), teacher=teacher
+        )
+        made.append([*student.get_weights(), np.array([epoch.loss for epoch in log.epochs])])
+    assert asked == [True] * 12 + [False] * 12
+    for one, other in zip(*made, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_known_of_a_teacher() -> None:
+    """Its outputs and features for each sample, in the order of the samples; nothing without a teacher."""
+    import keras
+
+    student, teacher = (heads(seed, nested=True) for seed in (1, 2))
+    samples, _ = _told(student, 21)
+    feature = FeatureDistillation("mse", "kind", "kind")
+    trainee: Any = Distiller(teacher, student, [LogitsDistillation(), feature])
+    known = teacher_answers.TeacherAnswers.of(trainee, samples, 8)
+    assert known is not None
+    rows = np.array([20, 3, 3])
+    found, wanted = known.rows(rows), teacher.predict(samples.inputs["x"], verbose=0)
+    for one, other in zip(keras.tree.flatten(found["outputs"]), keras.tree.flatten(wanted), strict=True):
+        np.testing.assert_allclose(one, other[rows], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["features"]["kind"], wanted[0][rows], rtol=1e-5, atol=1e-6)
+    assert teacher_answers.TeacherAnswers.of(student, samples, 8) is None
+
+
+@pytest.mark.parametrize("how", [{"flip": True}, {"shift": 1}, {"epochs": 1}])
+def test_a_teacher_is_asked_in_each_step_where_samples_vary(
+    how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And where each is shown once."""
+    import keras
+
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(teacher_answers.TeacherAnswers, "of", never)
+    x = keras.Input((6, 6, 1), name="x")
+    student, teacher = (
+        keras.Model(x, keras.layers.Dense(2, activation="softmax", name="y")(keras.layers.Flatten()(x))) for _ in "ab"
+    )
+    samples = Samples(path=Path("d"), inputs={"x": pictures(8)}, targets={"y": np.arange(8) % 2})
+    task = task_of(student, Goal(metric={"y": ("accuracy",)}))
+    options = TrainOptions(**{"epochs": 2, "batch_size": 4, "distill": 0.5, **how})
+    assert loop.train(student, samples, None, task, options, teacher=teacher).steps == 2 * options.epochs
 
 
 def test_augmentation_is_off_by_default() -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgeprune.errors import UsageError
 from edgeprune.maker.keras.graphs import functional_of, graph_of
@@ -29,9 +29,16 @@ from edgeprune.maker.training.distillation_losses import (
 )
 from edgeprune.maker.training.metrics import Targets
 
-__all__ = ["Distiller", "distilled", "trained_model"]
+__all__ = ["Answered", "Distiller", "distilled", "trained_model"]
 
 Kinds = Targets | str | Sequence[Targets | str | None] | Mapping[str, Targets | str | None]
+
+
+class Answered(NamedTuple):
+    """A batch whose answers are known: what `Distiller.answers` gave for these inputs."""
+
+    inputs: Any
+    answers: Any
 
 
 class Distiller:
@@ -125,8 +132,8 @@ class Distiller:
         return [_head(self.teacher, self.student, n, name, own[n]) for n, name in enumerate(names)]
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """The student's outputs."""
-        view = vars(self)["_views"][1]
+        """The student's outputs; `inputs` may be Answered."""
+        inputs, view = _inputs_of(inputs), vars(self)["_views"][1]
         if view is None:
             return self.student(inputs, training=training)
         made = view(inputs, training=training)
@@ -162,7 +169,8 @@ class Distiller:
     def _taught(self: Any, x: Any, y_pred: Any, sample_weight: Any, training: bool) -> Tensor:
         """The weighted sum of the distillation losses."""
         keras = keras_module(any_backend=True)
-        answers, outputs = self._answers(keras, x), self._outputs(keras, x, y_pred, training)
+        answers = x.answers if isinstance(x, Answered) else self.answers(x)
+        outputs = self._outputs(keras, _inputs_of(x), y_pred, training)
         total, heads = keras.ops.zeros(()), self.heads()
         for loss, weight in zip(self.distillation_losses, self.distillation_loss_weights, strict=True):
             ends = [
@@ -172,8 +180,9 @@ class Distiller:
             total = total + weight * loss.compute_loss(*ends, sample_weight=sample_weight, heads=heads)
         return total
 
-    def _answers(self: Any, keras: ModuleType, x: Any) -> Any:
-        view = self._views[0]
+    def answers(self: Any, x: Any) -> Any:
+        """What the teacher makes of a batch: its "outputs", and "features" by layer where a loss compares any."""
+        keras, view = keras_module(any_backend=True), self._views[0]
         with _without_gradients(keras):
             made = {"outputs": self.teacher(x, training=False)} if view is None else view(x, training=False)
         return keras.tree.map_structure(keras.ops.stop_gradient, made)
@@ -247,6 +256,10 @@ def distilled(
 def trained_model(model: Model) -> Model:
     """The student of a Distiller; any other model itself."""
     return model.student if isinstance(model, Distiller) else model
+
+
+def _inputs_of(x: Any) -> Any:
+    return x.inputs if isinstance(x, Answered) else x
 
 
 def _check_models(teacher: Any, student: Any) -> None:

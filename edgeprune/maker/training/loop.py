@@ -30,7 +30,7 @@ from edgeprune.maker.training.augmentation import Augmenter
 from edgeprune.maker.training.data.class_weights import weighted
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.distillation_losses import kind_of_loss
-from edgeprune.maker.training.distiller import distilled, trained_model
+from edgeprune.maker.training.distiller import Answered, distilled, trained_model
 from edgeprune.maker.training.features import Kept, feature_losses
 from edgeprune.maker.training.frozen import thawed
 from edgeprune.maker.training.fused_norms import fused_norms
@@ -38,6 +38,7 @@ from edgeprune.maker.training.metrics import Metric, Targets
 from edgeprune.maker.training.norms import NormStatistics
 from edgeprune.maker.training.options import OPTIMIZERS, TrainOptions
 from edgeprune.maker.training.task import OutputLoss, Task
+from edgeprune.maker.training.teacher_answers import TeacherAnswers
 
 __all__ = [
     "BestWeights",
@@ -207,11 +208,12 @@ def _trained(
     logs: list[EpochLog] = []
     if may_keep_start and validation is not None:
         best.offer(model, 0, evaluate(model, validation, task, outputs_of=outputs_of)[0], eligible=True)
-    step = 0
+    step, varied = 0, bool(options.flip or options.shift)
+    known = None if varied or options.epochs < 2 else TeacherAnswers.of(trainee, samples, options.batch_size)
     for _ in range(options.epochs):
         losses = []
         for indices in batches(len(samples), options.batch_size, rng):
-            losses.append(train_batch(trainee, samples, task, indices, step, augment))
+            losses.append(train_batch(trainee, samples, task, indices, step, augment, known))
             step += 1
             if on_progress:
                 on_progress(step, total, f"loss {losses[-1]:.3f}")
@@ -241,8 +243,10 @@ def train_batch(
     indices: np.ndarray,
     step: int,
     augment: Augmenter | None = None,
+    known: TeacherAnswers | None = None,
 ) -> float:
-    """One step of a compiled model (or Distiller) on these samples; the loss of this batch.
+    """One step of a compiled model (or Distiller) on these samples; the loss of this batch. `known` are a teacher's
+    answers to samples that are not varied.
 
     Raises EdgepruneError when that is not finite.
     """
@@ -255,9 +259,9 @@ def train_batch(
     keras = keras_module()
     with computed_channels_last(keras, student), fused_norms(keras), _quietly(len(task.losses) < len(targets)):
         weights = None if samples.weights is None else samples.weights[indices]
-        made = model.train_on_batch(
-            as_called(student, varied), _by_output(keras, student, targets), sample_weight=weights
-        )
+        given = as_called(student, varied)
+        asked = given if known is None else Answered(given, known.rows(indices))
+        made = model.train_on_batch(asked, _by_output(keras, student, targets), sample_weight=weights)
     value = float(np.ravel(made)[0])  # of several outputs the whole loss is the first
     if not np.isfinite(value):
         raise EdgepruneError(f"training diverged: the loss is {value} at step {step + 1}; lower learning_rate")
