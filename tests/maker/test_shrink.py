@@ -454,6 +454,39 @@ def test_another_precision_is_tried_where_it_may_be_wider(share: float | None, l
     assert halving.Halving._gains_nothing(known, first, other) is nothing
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "rounds", "winner"),
+    [
+        ([0.010, 0.0105], [0.009, 0.006], 2, 1),  # told apart by a second round
+        ([0.010, 0.0105], [0.006, 0.006], 2, 0),  # and no third one
+        ([0.010, 0.0200], [0.006, 0.001], 1, 0),
+        ([0.0300, 0.010, 0.0102, 0.0400], [0.008, 0.0081, 0.001], 3, 1),
+    ],
+)
+def test_candidates_that_are_close_are_trained_once_more(
+    first: list[float], second: list[float], rounds: int, winner: int
+) -> None:
+    """Two that are equally far after an epoch get another one before one of them gets all the time that is left."""
+    names = [f"candidate {number}" for number in range(len(first))]
+    asked = list[tuple[int, ...]]()
+
+    class Known(halving.Halving):
+        def _late(self, _: float) -> bool:
+            return False
+
+        def _trained(self, candidates: Any, tuned: tuple[int, ...], *_: Any) -> Any:
+            asked.append(tuned)
+            lost = first if not tuned else second
+            return sorted(zip(candidates, lost, strict=False), key=lambda each: each[1])
+
+    none: Any = None
+    search = Known(trials=none, executor=none, aims=none, note=lambda _: None)
+    found = search._halved([SimpleNamespace(name=name) for name in names])  # type: ignore[misc]
+    assert found[0][0].name == names[winner]
+    assert found[0][1] == asked[-1]
+    assert asked == [(), (1,), (1, 2)][:rounds]
+
+
 @pytest.mark.parametrize("fixed", [0.0, 0.2, 0.4])
 def test_widths_for_a_latency_that_has_a_fixed_part(fixed: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the latency is found whatever share of it no width takes away, in four files, and never exceeded."""

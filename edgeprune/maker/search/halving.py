@@ -25,9 +25,10 @@ __all__ = ["Halving"]
 # Shares of the time: until candidates are chosen, until the first training of all, until halving ends, until the last
 # file is made. The rest is for the run that leaves the files.
 CHOSEN, FIRST, HALVED, MADE = 0.2, 0.4, 0.55, 0.85
-# Two files that differ in 4 % of 2,000 answers differ by 0.45 points of accuracy by chance, while one that will lose a
-# fifth more than another strays a fifth further after its first epoch.
-BY_ANSWERS = 0.75
+# Two files that differ in 4 % of 2,000 answers differ by 0.45 points of accuracy by chance; how far answers are from
+# the dense model's is known to some 5 %, a twentieth of a point.
+BY_ANSWERS = 0.95
+CLOSE = 1.1  # of what the best is expected to lose: the same widths trained with another seed differ by half of that
 MOST_CANDIDATES = 8
 MOST_VARIED = 2  # groups that are tried narrower
 MOST_RECOVERED = 60  # rounds of training
@@ -168,20 +169,25 @@ class Halving:
         """(Candidate, epochs of each round) of those that are left, the best first."""
         tuned: tuple[int, ...] = ()
         ranked = self._trained(candidates, tuned, FIRST, f"1 of {_rounds(len(candidates))}")
-        epochs = 1
+        epochs, doubted = 1, False
         while len(ranked) > 1 and not self._late(HALVED):
-            half = ranked[: max(1, len(ranked) // 2)]
-            if len(half) == 1 and len(ranked) > 1:
-                return [(candidate, tuned) for candidate in ranked]
+            half = ranked[: len(ranked) // 2]
+            if len(half) == 1:
+                half = [each for each in ranked if each[1] <= CLOSE * max(0.0, ranked[0][1])][:2]
+                if doubted or len(half) < 2:
+                    break
+                doubted = True
+                self.note(f"  {half[0][0].name} and {half[1][0].name} are close: once more")
             tuned = (*tuned, epochs)
-            ranked = self._trained(half, tuned, HALVED, f"{len(tuned) + 1} of {_rounds(len(candidates))}")
+            which = f"{len(tuned) + 1} of {_rounds(len(candidates)) + doubted}"
+            ranked = self._trained([candidate for candidate, _ in half], tuned, HALVED, which)
             epochs *= 2
-        return [(candidate, tuned) for candidate in ranked]
+        return [(candidate, tuned) for candidate, _ in ranked]
 
     def _trained(
         self, candidates: list[Candidate], tuned: tuple[int, ...], until: float, which: str
-    ) -> list[Candidate]:
-        """Those that there was time for, the best first."""
+    ) -> list[tuple[Candidate, float]]:
+        """(Candidate, what it is expected to lose) of those that there was time for, the best first."""
         attempts = [Attempt(candidate=candidate, tuned=tuned) for candidate in candidates]
         begun, took = self._spent_s, dict[int, float | None]()
         made: dict[int, Judged] = {}
@@ -214,7 +220,8 @@ class Halving:
         seconds = [each or 0.0 for each in took.values()]
         self._saved_s += sum(seconds) - scheduled(seconds, self.executor.workers)[1]
         expected = self._expected(made)
-        return [candidates[number] for number in sorted(made, key=lambda number: (expected[number], number))]
+        order = sorted(made, key=lambda number: (expected[number], number))
+        return [(candidates[number], expected[number]) for number in order]
 
     def _expected(self, made: Mapping[int, Judged]) -> dict[int, float]:
         """What files of one round lose, with the price of the grids that they still need. BY_ANSWERS of it goes by how
