@@ -208,8 +208,7 @@ def _trained(
     logs: list[EpochLog] = []
     if may_keep_start and validation is not None:
         best.offer(model, 0, evaluate(model, validation, task, outputs_of=outputs_of)[0], eligible=True)
-    step, varied = 0, bool(options.flip or options.shift)
-    known = None if varied or options.epochs < 2 else TeacherAnswers.of(trainee, samples, options.batch_size)
+    step, known = 0, _asked_once(trainee, samples, options, total, on_progress)
     for _ in range(options.epochs):
         losses = []
         for indices in batches(len(samples), options.batch_size, rng):
@@ -234,6 +233,20 @@ def _trained(
         stopped_early=len(logs) < options.epochs,
         steps=step,
     )
+
+
+def _asked_once(
+    trainee: Model, samples: Samples, options: TrainOptions, total: int, on_progress: OnProgress | None
+) -> TeacherAnswers | None:
+    """A teacher's answers, where each epoch shows the same samples."""
+    if options.flip or options.shift or options.epochs < 2:
+        return None
+
+    def on_batch() -> None:
+        if on_progress:
+            on_progress(0, total, "the teacher is asked")
+
+    return TeacherAnswers.of(trainee, samples, options.batch_size, on_batch)
 
 
 def train_batch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ class TeacherAnswers:
         self._table = table
 
     @classmethod
-    def of(cls, trainee: Model, samples: Samples, batch_size: int) -> TeacherAnswers | None:
+    def of(
+        cls, trainee: Model, samples: Samples, batch_size: int, on_batch: Callable[[], None] = lambda: None
+    ) -> TeacherAnswers | None:
         """Those of all samples, asked in batches; None where they take more than MOST_BYTES or nobody teaches."""
         if not isinstance(trainee, Distiller):
             return None
@@ -38,6 +41,7 @@ class TeacherAnswers:
             specs = input_specs(trainee.student).items()
             inputs = [samples.inputs[name][rows].astype(dtype) for name, (_, dtype) in specs]
             made = ask(as_called(trainee.student, inputs))
+            on_batch()
             pieces.append(keras.tree.map_structure(lambda each, count=count: np.asarray(each)[:count], made))
             if start == 0 and _bytes_of(keras, pieces[0]) / count * len(samples) > MOST_BYTES:
                 return None
