@@ -98,7 +98,8 @@ def _told(model: Any, count: int) -> tuple[Samples, Task]:
 def test_answers_that_are_known_teach_as_those_of_each_step(nested: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The teacher is asked once for samples that are not varied, of the last batch that is not full too; with room for
     none of its answers, in each step. Both trainings end with the same weights."""
-    made, asked = [], list[bool]()
+    made, asked, told = [], list[bool](), list[tuple[int, int, str]]()
+    options = TrainOptions(epochs=3, batch_size=8, distill=0.9)
     one_step = loop.train_batch
 
     def seen(*given: Any) -> float:
@@ -111,9 +112,10 @@ def test_answers_that_are_known_teach_as_those_of_each_step(nested: bool, monkey
         student, teacher = (heads(seed, nested=nested) for seed in (1, 2))
         samples, task = _told(student, 37)
         log = loop.train(
-            student, samples, None, task, TrainOptions(epochs=3, batch_size=8, distill=0.9), teacher=teacher
+            student, samples, None, task, options, teacher=teacher, on_progress=lambda *at: told.append(at)
         )
         made.append([*student.get_weights(), np.array([epoch.loss for epoch in log.epochs])])
+    assert [at for at in told if at[0] == 0] == [(0, 12, "the teacher is asked")] * (5 + 1)  # once for what has no room
     assert asked == [True] * 12 + [False] * 12
     for one, other in zip(*made, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
