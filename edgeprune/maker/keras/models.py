@@ -32,10 +32,12 @@ __all__ = [
     "Leaf",
     "Predictor",
     "as_called",
+    "batch_of",
     "call_model",
     "clone",
     "count_nonzero_parameters",
     "count_parameters",
+    "filled_rows",
     "input_specs",
     "keras_module",
     "leaf_layers",
@@ -281,22 +283,27 @@ def _outputs_of(model: AnyModel, call: Callable[..., Sequence[Tensor]], batch_si
 
     def outputs(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         specs = input_specs(model)
-        ordered = [(inputs[name], dtype) for name, (_, dtype) in specs.items()]
         pieces: list[list[np.ndarray]] = []
-        count, fixed = len(ordered[0][0]), max((shape[0] or 1 for shape, _ in specs.values()))
+        count = len(inputs[next(iter(specs))])
+        fixed = max((shape[0] or 1 for shape, _ in specs.values()))
         for start in range(0, count, fixed if fixed > 1 else batch_size):
-            # A batch of a fixed size is filled up with the last sample.
-            rows = (
-                np.minimum(np.arange(start, start + fixed), count - 1)
-                if fixed > 1
-                else slice(start, start + batch_size)
-            )
-            made = call(*[constant(np.asarray(column[rows], dtype)) for column, dtype in ordered])
+            rows = filled_rows(start, fixed, count) if fixed > 1 else slice(start, start + batch_size)
+            made = call(*map(constant, batch_of(model, inputs, rows)))
             pieces.append([numbers(t)[: count - start] for t in made])
         columns = [np.concatenate(column) for column in zip(*pieces, strict=True)]
         return dict(zip(output_names(model), columns, strict=True))
 
     return outputs
+
+
+def batch_of(model: AnyModel, inputs: Mapping[str, Any], rows: np.ndarray | slice) -> list[np.ndarray]:
+    """Rows of the inputs [samples, ...] as the model takes them: in the order and the dtypes of `input_specs`."""
+    return [np.asarray(inputs[name][rows], dtype) for name, (_, dtype) in input_specs(model).items()]
+
+
+def filled_rows(start: int, size: int, count: int) -> np.ndarray:
+    """Indices of the batch of `size` from `start` on, filled up with the last of `count` samples."""
+    return np.minimum(np.arange(start, start + size), count - 1)
 
 
 def as_called(model: Model, values: Sequence[object]) -> object:

@@ -20,6 +20,7 @@ from edgeprune.maker.keras.layouts import computed_channels_last
 from edgeprune.maker.keras.models import (
     Predictor,
     as_called,
+    batch_of,
     input_specs,
     keras_module,
     predictor,
@@ -264,7 +265,7 @@ def train_batch(
     Raises EdgepruneError when that is not finite.
     """
     student = trained_model(model)
-    inputs = [samples.inputs[name][indices].astype(dtype) for name, (_, dtype) in input_specs(student).items()]
+    inputs = batch_of(student, samples.inputs, indices)
     varied = augment(inputs) if augment else inputs
     targets = [np.zeros((len(indices), 1), np.float32)] * len(student.outputs)  # of an output without a loss, unread
     for loss in task.losses:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from edgeprune.maker.keras.backends import conversions, on_tensorflow
 from edgeprune.maker.keras.layouts import computed_channels_last
-from edgeprune.maker.keras.models import as_called, input_specs, keras_module, leaf_layers
+from edgeprune.maker.keras.models import as_called, batch_of, keras_module, leaf_layers
 from edgeprune.maker.keras.types import Model
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.frozen import thawed
@@ -69,8 +69,7 @@ class NormStatistics:
         constant, _ = conversions()
         if self._step is None:
             self._step = self._made_step()
-        specs = input_specs(self.model)
-        self._step(*[constant(np.asarray(self._samples.inputs[n][rows], dtype)) for n, (_, dtype) in specs.items()])
+        self._step(*map(constant, batch_of(self.model, self._samples.inputs, rows)))
 
     def _made_step(self) -> Any:
         def step(*tensors: Any) -> None:

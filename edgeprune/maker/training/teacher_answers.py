@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.maker.keras.layouts import computed_channels_last
-from edgeprune.maker.keras.models import as_called, input_specs, keras_module
+from edgeprune.maker.keras.models import as_called, batch_of, filled_rows, keras_module
 from edgeprune.maker.keras.types import Model
 from edgeprune.maker.training.data.samples import Samples
 from edgeprune.maker.training.distiller import Distiller
@@ -35,12 +35,9 @@ class TeacherAnswers:
         keras, pieces = keras_module(), list[Any]()
         ask, size = _asked(trainee), min(batch_size, len(samples))
         for start in range(0, len(samples), size):
-            # The last batch is filled up with its last sample: a trace, and a model, may have one size.
-            rows = np.minimum(np.arange(start, start + size), len(samples) - 1)
             count = min(size, len(samples) - start)
-            specs = input_specs(trainee.student).items()
-            inputs = [samples.inputs[name][rows].astype(dtype) for name, (_, dtype) in specs]
-            made = ask(as_called(trainee.student, inputs))
+            rows = filled_rows(start, size, len(samples))  # a trace, and a model, may have one size
+            made = ask(as_called(trainee.student, batch_of(trainee.student, samples.inputs, rows)))
             on_batch()
             pieces.append(keras.tree.map_structure(lambda each, count=count: np.asarray(each)[:count], made))
             if start == 0 and _bytes_of(keras, pieces[0]) / count * len(samples) > MOST_BYTES:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from edgeprune.errors import Unsupported
 from edgeprune.maker.keras.backends import on_tensorflow
 from edgeprune.maker.keras.graphs import functional_of, is_model, nodes_of
-from edgeprune.maker.keras.models import input_specs, keras_module, share_end
+from edgeprune.maker.keras.models import batch_of, keras_module, share_end
 from edgeprune.maker.keras.types import Graph, Model, Node, Tensor
 from edgeprune.maker.pruning.channel.channel_ids import Labels
 from edgeprune.maker.pruning.channel.groups import Structure
@@ -71,10 +71,7 @@ def sample_batches(model: Model, samples: Samples, size: int = BATCH) -> Iterato
     import tensorflow as tf
 
     for start in range(0, len(samples), size):
-        yield [
-            tf.constant(samples.inputs[name][start : start + size].astype(dtype))
-            for name, (_, dtype) in input_specs(model).items()
-        ]
+        yield [tf.constant(each) for each in batch_of(model, samples.inputs, slice(start, start + size))]
 
 
 def channel_magnitudes(structure: Structure, samples: Samples) -> list[tuple[Labels, Floats]]:
