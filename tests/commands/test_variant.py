@@ -208,20 +208,24 @@ def test_x86_runs_dense(monkeypatch: pytest.MonkeyPatch, avx: bool, file: str, t
 
 
 def test_avx_is_read_from_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The flags of an x86; other processors have none."""
+    """The flags of an x86, those of its wide vectors too; other processors have none."""
     from edgeprune.host import processor
 
     place = tmp_path / "cpuinfo"
     monkeypatch.setattr(processor, "_CPUINFO", place)
-    for machine, text, has in (
-        ("x86_64", "flags : fpu avx sse", True),
-        ("x86_64", "flags : fpu sse", False),
-        ("x86_64", "model : 1", True),
-        ("aarch64", "flags : avx", False),
+    core = "flags : avx avx512bw avx512dq avx512f avx512vl"
+    for machine, text, has, wide in (
+        ("x86_64", "flags : fpu avx sse", True, False),
+        ("x86_64", "flags : fpu sse", False, False),
+        ("x86_64", "flags : avx avx512f", True, False),
+        ("x86_64", core, True, True),
+        ("x86_64", "model : 1", True, False),
+        ("aarch64", "flags : avx", False, False),
+        ("aarch64", core, False, False),
     ):
         place.write_text(text + "\n")
         monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
-        assert processor.has_avx() is has
+        assert (processor.has_avx(), processor.has_avx512()) == (has, wide)
 
 
 def test_what_convert_refuses_before_it_starts(call: Call, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ and the kernel only does the gradient.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -25,7 +24,6 @@ __all__ = ["fused_norms"]
 
 LEAST_EPSILON = 1.001e-5  # TensorFlow takes this in place of a smaller one
 _OCTET = 8  # numbers of four bytes in a vector of AVX2
-_NONE = 2**31  # divides no number of channels
 
 
 @contextlib.contextmanager
@@ -59,18 +57,12 @@ def _can_fuse(layer: Any, inputs: Any) -> bool:
 
 def _is_slow(inputs: Any) -> bool:
     """Whether the kernel would take its slow way; a GPU has another kernel."""
-    channels = inputs.shape[-1]
-    return channels > _OCTET and channels % _OCTET == 0 and channels % _vector() != 0
-
-
-@functools.cache
-def _vector() -> int:
-    """Channels of which the kernel takes any multiple fast, 1 for a kernel without slow ways."""
     import tensorflow as tf
 
-    if not is_x86() or tf.config.list_physical_devices("GPU"):
-        return 1
-    return 2 * _OCTET if has_avx512() else _NONE
+    channels = inputs.shape[-1]
+    if channels <= _OCTET or channels % _OCTET or not is_x86() or tf.config.list_physical_devices("GPU"):
+        return False
+    return not has_avx512() or channels % (2 * _OCTET) != 0
 
 
 def _by_averages(layer: Any, inputs: Any) -> Tensor:
