@@ -169,7 +169,7 @@ def test_many_files_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_lies_between_two_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of files that few samples hardly tell apart the one whose answers are nearer to the dense model's is expected to
     lose less; where nothing is lost, or answers cannot be compared, the metric alone counts."""
-    from edgeprune.maker.search.halving import BY_ANSWERS, Halving
+    from edgeprune.maker.search.halving import Halving
     from edgeprune.points import Aims
 
     known: Any = SimpleNamespace(aims=Aims(download_bytes=1000, latency=0.5, max_drop=0.01))
@@ -184,6 +184,6 @@ def test_what_lies_between_two_candidates(monkeypatch: pytest.MonkeyPatch) -> No
     near, far = expected((0.021, 0.04, 900), (0.020, 0.06, 900))
     assert near < far
     assert near + far == pytest.approx(0.041)
-    assert far - near == pytest.approx(BY_ANSWERS * 0.041 / 5 - (1 - BY_ANSWERS) * 0.001)
+    assert far - near == pytest.approx(0.95 * 0.041 / 5 - 0.05 * 0.001)
     assert expected((0.02, None, 900), (0.01, 0.06, 900)) == [0.02, 0.01]
     assert expected((-0.02, 0.01, 900), (0.01, 0.06, 1100)) == pytest.approx([-0.02, 0.012])

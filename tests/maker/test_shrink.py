@@ -467,7 +467,7 @@ def test_candidates_that_are_close_are_trained_once_more(
     first: list[float], second: list[float], rounds: int, winner: int
 ) -> None:
     """Two that are equally far after an epoch get another one before one of them gets all the time that is left."""
-    names = [f"candidate {number}" for number in range(len(first))]
+    shares = [0.1 * (number + 1) for number in range(len(first))]
     asked = list[tuple[int, ...]]()
 
     class Known(halving.Halving):
@@ -481,8 +481,9 @@ def test_candidates_that_are_close_are_trained_once_more(
 
     none: Any = None
     search = Known(trials=none, executor=none, aims=none, note=lambda _: None)
-    found = search._halved([SimpleNamespace(name=name) for name in names])  # type: ignore[misc]
-    assert found[0][0].name == names[winner]
+    whole = Candidate(cost="macs", share=1.0, importance="l1", precision=Precision.INT8)
+    found = search._halved([replace(whole, share=share) for share in shares])
+    assert found[0][0].share == shares[winner]
     assert found[0][1] == asked[-1]
     assert asked == [(), (1,), (1, 2)][:rounds]
 
